@@ -1,0 +1,108 @@
+//! Errors as `application/problem+json` (RFC 9457): one JSON object that a
+//! program can branch on (`type`, `status`) and a person can read (`title`,
+//! `detail`).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// The media type of every error body.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Most entries in [`Problem::errors`]; a batch of 10,000 wrong readings
+/// should not be answered with a megabyte of complaints.
+pub const MAX_FIELD_ERRORS: usize = 50;
+
+/// An error that is told to the client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Names the kind of problem. `about:blank`: the status says it all.
+    #[serde(rename = "type", default = "about_blank")]
+    pub kind: Cow<'static, str>,
+    /// The kind in words; the same for every occurrence.
+    pub title: Cow<'static, str>,
+    /// The HTTP status, repeated here so that a saved body is complete.
+    pub status: u16,
+    /// What is wrong with this request, for a person.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// What is wrong with each field, the first [`MAX_FIELD_ERRORS`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// When it makes sense to try again; travels as the `Retry-After` header,
+    /// in whole seconds.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
+}
+
+/// One field that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// Where in the request body, as a JSON pointer in a URI fragment (RFC 6901,
+    /// section 6): `#/readings/3/value` is field `value` of reading 3, counted from 0.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem that its status code names well enough.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: about_blank(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// 422: well-formed, understood, and wrong in these fields.
+    pub fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
+        let total = errors.len();
+        errors.truncate(MAX_FIELD_ERRORS);
+        let detail = if total > errors.len() {
+            format!("{total} fields are invalid; the first {} are listed", errors.len())
+        } else if total == 1 {
+            "one field is invalid".to_owned()
+        } else {
+            format!("{total} fields are invalid")
+        };
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.title)?;
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        for error in &self.errors {
+            write!(f, "; {} {}", error.pointer, error.detail)?;
+        }
+        Ok(())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(&self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        response
+    }
+}
+
+fn about_blank() -> Cow<'static, str> {
+    Cow::Borrowed("about:blank")
+}

@@ -1,0 +1,116 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+//! The harness: runs a chapter's real binaries and looks at what they print.
+//!
+//! A test is an `async fn` that panics when it fails. It is listed in its file's
+//! `main`; one that is forgotten there is dead code, which clippy refuses.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use tests::{run, test};
+//!
+//! async fn one_is_one() {
+//!     assert_eq!(1, 1);
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     run([test!(one_is_one)])
+//! }
+//! ```
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+mod process;
+mod readme;
+
+pub use process::{Output, Pair, Server, run_program};
+pub use readme::{assert_same, expected_output};
+
+type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A test with what it needs. Made by [`test!`].
+pub struct Test {
+    name: &'static str,
+    body: BoxedTest,
+    alone: bool,
+    lacking: Option<String>,
+}
+
+impl Test {
+    /// A test of that name; [`test!`] writes this call.
+    pub fn new<F, Fut>(name: &'static str, body: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        Self { name, body: Box::new(|| Box::pin(body())), alone: false, lacking: None }
+    }
+
+    /// No other test runs beside this one: it loads the machine, and would make
+    /// others slow or be disturbed by them.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// What the test needs of the machine. `Err` holds what is lacking and the
+    /// command that would change it: the test is then reported as ignored with
+    /// that reason, or fails if the environment has `REQUIRE=all`.
+    pub fn needs(mut self, need: Result<(), String>) -> Self {
+        self.lacking = self.lacking.or(need.err());
+        self
+    }
+
+    fn into_trial(self) -> Trial {
+        /// Held for reading by every test, for writing by one that runs alone.
+        static MACHINE: RwLock<()> = RwLock::new(());
+
+        Trial::ignorable_test(self.name, move || {
+            if let Some(reason) = self.lacking {
+                return match std::env::var("REQUIRE").as_deref() {
+                    Ok("all") => Err(Failed::from(format!("REQUIRE=all, but {reason}"))),
+                    _ => Ok(Completion::ignored_with(reason)),
+                };
+            }
+            let _shared;
+            let _exclusive;
+            if self.alone {
+                _exclusive = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+            } else {
+                _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+            }
+            let runtime = tokio::runtime::Runtime::new()?;
+            let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on((self.body)())));
+            // What a failed test left running on its runtime must not hold up the others.
+            runtime.shutdown_background();
+            match outcome {
+                Ok(()) => Ok(Completion::Completed),
+                Err(panic) => resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// The test of that function, under the function's name.
+#[macro_export]
+macro_rules! test {
+    ($name:ident) => {
+        $crate::Test::new(stringify!($name), $name)
+    };
+}
+
+/// The `main` of a test file: runs the tests with the arguments of `cargo test`.
+pub fn run(tests: impl IntoIterator<Item = Test>) -> ExitCode {
+    // A thousand connections and their other ends need more than the usual 1024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        eprintln!("the descriptor limit stays as it is: {error}");
+    }
+    let trials = tests.into_iter().map(Test::into_trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

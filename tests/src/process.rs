@@ -1,0 +1,190 @@
+//! Child processes that cannot outlive their test, and whose output is shown
+//! when it fails.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// A server that has not said `listening on` by then has failed. Generous: the
+/// machine may be busy, and nothing is measured here.
+const START: Duration = Duration::from_secs(60);
+
+/// Bound on a client's run.
+const RUN: Duration = Duration::from_secs(120);
+
+/// Bound on a server's stop: the servers' own drain time of 10 s, and some.
+const STOP: Duration = Duration::from_secs(15);
+
+/// The two binaries of a chapter; [`pair!`](crate::pair) finds them.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    /// Path of the server's binary.
+    pub server: &'static str,
+    /// Path of the client's binary.
+    pub client: &'static str,
+}
+
+/// The pair of the chapter of that name, from inside a test file.
+#[macro_export]
+macro_rules! pair {
+    ($chapter:literal) => {
+        $crate::Pair {
+            server: env!(concat!("CARGO_BIN_EXE_", $chapter, "-server")),
+            client: env!(concat!("CARGO_BIN_EXE_", $chapter, "-client")),
+        }
+    };
+}
+
+impl Pair {
+    /// Starts the server on a free port.
+    pub async fn serve(&self) -> Server {
+        Server::start(self.server, &["--addr", "127.0.0.1:0"]).await
+    }
+
+    /// Runs the client against a server to its end.
+    pub async fn client(&self, server: &Server, args: &[&str]) -> Output {
+        let url = ["--url", server.url()];
+        run_program(self.client, &[args, &url].concat()).await
+    }
+}
+
+/// What a process printed, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+/// Runs a program to its end, bounded in time. Nothing reaches its stdin.
+pub async fn run_program(program: &str, args: &[&str]) -> Output {
+    let child = Command::new(program).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output =
+        timeout(RUN, child).await.unwrap_or_else(|_| panic!("{program} {args:?} ran for over {RUN:?}"));
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A server process. Dropped before it was stopped (its test panics), it is
+/// killed, and what it printed is shown.
+pub struct Server {
+    program: String,
+    child: Child,
+    url: String,
+    printed: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a server and waits for its `listening on <url>`.
+    pub async fn start(program: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let printed = Arc::new(Mutex::new(String::new()));
+        let (found, url) = oneshot::channel();
+        let readers = vec![
+            tokio::spawn(collect(child.stdout.take().unwrap(), printed.clone(), Some(found))),
+            tokio::spawn(collect(child.stderr.take().unwrap(), printed.clone(), None)),
+        ];
+        let mut server = Self { program: program.to_owned(), child, url: String::new(), printed, readers };
+        server.url = timeout(START, url)
+            .await
+            .unwrap_or_else(|_| panic!("{program} did not listen within {START:?}"))
+            .unwrap_or_else(|_| panic!("{program} ended without listening"));
+        server
+    }
+
+    /// The address that it printed, such as `http://127.0.0.1:41234`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Host and port of the address, without its scheme.
+    pub fn addr(&self) -> &str {
+        self.url.split_once("://").map_or(&self.url, |(_scheme, addr)| addr)
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
+    /// Sends SIGTERM without waiting for what follows.
+    pub fn terminate(&self) {
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM).expect("SIGTERM");
+    }
+
+    /// Stops it by SIGTERM and returns all that it printed, stdout and stderr
+    /// together. Panics unless it exits with code 0 in time.
+    pub async fn stop(mut self) -> String {
+        self.terminate();
+        self.wait().await
+    }
+
+    /// The second half of [`Server::stop`], after [`Server::terminate`].
+    pub async fn wait(&mut self) -> String {
+        let status = timeout(STOP, self.child.wait()).await;
+        let status =
+            status.unwrap_or_else(|_| panic!("{} did not stop within {STOP:?}", self.program)).unwrap();
+        assert_eq!(status.code(), Some(0), "{} ended with {status}", self.program);
+        for reader in self.readers.drain(..) {
+            reader.await.unwrap();
+        }
+        self.printed()
+    }
+
+    fn printed(&self) -> String {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- {} printed:\n{}---", self.program, self.printed());
+        }
+    }
+}
+
+async fn collect(
+    from: impl AsyncRead + Unpin,
+    into: Arc<Mutex<String>>,
+    mut url: Option<oneshot::Sender<String>>,
+) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        {
+            let mut into = into.lock().unwrap_or_else(PoisonError::into_inner);
+            into.push_str(&line);
+            into.push('\n');
+        }
+        if let Some(found) = line.strip_prefix("listening on ")
+            && let Some(url) = url.take()
+        {
+            let _ = url.send(found.to_owned());
+        }
+    }
+}

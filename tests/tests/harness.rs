@@ -1,0 +1,105 @@
+//! The harness can fail: what it promises about failures is tested by making some.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+use tests::{Server, assert_same, expected_output, pair, run, run_program, test};
+
+const PAIR: tests::Pair = pair!("http_rest");
+
+/// Runs this very file with `EXPECT` in its environment: see `main`.
+async fn myself(name: &str, require: &str) -> tests::Output {
+    let myself = std::env::current_exe().unwrap();
+    let args = ["-u", "REQUIRE", "EXPECT=failures", require, myself.to_str().unwrap(), "--exact", name];
+    run_program("env", &args).await
+}
+
+async fn a_failed_test_shows_what_its_server_printed_and_leaves_no_process() {
+    let output = myself("fails_beside_a_server", "X=").await;
+    assert_eq!(output.code, Some(101));
+    assert!(output.stderr.contains("printed:\nlistening on http://127.0.0.1:"), "{}", output.stderr);
+    let pid = output.stdout.lines().find_map(|line| line.strip_prefix("pid ")).unwrap();
+    // The kernel may still be at it when the parent has ended: wait for the end, not for a time.
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn a_test_that_lacks_something_is_ignored_with_the_reason() {
+    let output = myself("lacks_something", "X=").await;
+    assert_eq!(output.code, Some(0));
+    assert!(
+        output.stdout.contains("ignored (no unicorn: install one with `apt-get install unicorn`)"),
+        "{}",
+        output.stdout
+    );
+    assert!(output.stdout.contains("0 passed; 0 failed; 1 ignored"), "{}", output.stdout);
+}
+
+async fn require_all_turns_an_ignored_test_into_a_failure() {
+    let output = myself("lacks_something", "REQUIRE=all").await;
+    assert_eq!(output.code, Some(101));
+    assert!(output.stdout.contains("REQUIRE=all, but no unicorn"), "{}", output.stdout);
+}
+
+async fn only_ports_times_and_ids_may_differ_from_the_readme() {
+    assert_same(
+        "at 127.0.0.1:1 in 2ms by 0123456789abcdef\n",
+        "at 127.0.0.1:8080 in 1.5s by fedcba9876543210\n",
+    );
+    assert_eq!(myself("prints_other_data", "X=").await.code, Some(101));
+    let missing = myself("shows_no_such_command", "X=").await;
+    assert_eq!(missing.code, Some(101));
+    assert!(missing.stdout.contains("has no block that begins with"), "{}", missing.stdout);
+}
+
+async fn a_server_that_does_not_start_fails_its_test() {
+    let output = myself("starts_no_server", "X=").await;
+    assert_eq!(output.code, Some(101));
+    assert!(output.stdout.contains("false ended without listening"), "{}", output.stdout);
+}
+
+// What follows runs only in the processes that `myself` starts.
+
+async fn fails_beside_a_server() {
+    let server = PAIR.serve().await;
+    println!("pid {}", server.pid());
+    panic!("on purpose");
+}
+
+async fn lacks_something() {
+    panic!("must not run");
+}
+
+async fn prints_other_data() {
+    assert_same("1767225600000\n", "1767225600001\n");
+}
+
+async fn shows_no_such_command() {
+    expected_output("http_rest/README.md", "no such command");
+}
+
+async fn starts_no_server() {
+    Server::start("false", &[]).await;
+}
+
+fn main() -> ExitCode {
+    if std::env::var("EXPECT").as_deref() == Ok("failures") {
+        let reason = "no unicorn: install one with `apt-get install unicorn`";
+        return run([
+            test!(fails_beside_a_server),
+            test!(lacks_something).needs(Err(reason.to_owned())),
+            test!(prints_other_data),
+            test!(shows_no_such_command),
+            test!(starts_no_server),
+        ]);
+    }
+    run([
+        test!(a_failed_test_shows_what_its_server_printed_and_leaves_no_process),
+        test!(a_test_that_lacks_something_is_ignored_with_the_reason),
+        test!(require_all_turns_an_ignored_test_into_a_failure),
+        test!(only_ports_times_and_ids_may_differ_from_the_readme),
+        test!(a_server_that_does_not_start_fails_its_test),
+    ])
+}
