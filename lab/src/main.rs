@@ -7,8 +7,8 @@
 //! It starts the HTTP server as a process of its own, records a thousand
 //! readings one at a time and prints how long each took.
 
-use std::io::{BufRead, BufReader, Write, stdout};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::io::{Write, stdout};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -17,6 +17,7 @@ use hdrhistogram::Histogram;
 use http_rest::client::Client;
 use http_rest::limits::Limits;
 use http_rest::model::{Metric, Reading};
+use lab::{Server, owner_is_gone, pin, runtime};
 use tokio::net::TcpListener;
 
 /// Requests that are measured.
@@ -37,7 +38,10 @@ struct Args {
 enum Mode {
     /// A server for the lab itself; stops when its stdin ends
     #[command(hide = true)]
-    Serve,
+    Serve {
+        /// Which one
+        role: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,68 +55,25 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(Mode::Serve) = args.command {
+    if let Some(Mode::Serve { role }) = &args.command {
+        ensure!(role == "http_rest", "no server named {role:?}");
         return runtime()?.block_on(serve());
     }
     if cfg!(debug_assertions) {
         bail!("a debug build measures the compiler's haste; use: cargo run --release");
     }
-    let placement = pin_to_one_core();
-    let server = Server::start()?;
-    runtime()?.block_on(measure(&server.url, placement))
-}
-
-/// Both ends share one core: across cores a virtual machine measures how long it
-/// takes to wake a sleeping one. A child inherits this choice. It is made before
-/// the runtime starts, so that the runtime counts the right number of cores.
-fn pin_to_one_core() -> &'static str {
-    let pinned = core_affinity::get_core_ids()
-        .and_then(|cores| cores.first().copied())
-        .is_some_and(core_affinity::set_for_current);
-    if pinned { "client and server on the same core" } else { "cores left to the system: expect noise" }
-}
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    // Both ends share one core: across cores a virtual machine measures how long
+    // it takes to wake a sleeping one. The server inherits this choice.
+    let placement =
+        if pin(0) { "client and server on the same core" } else { "cores left to the system: expect noise" };
+    let server = Server::start("http_rest", None)?;
+    runtime()?.block_on(measure(server.address(), placement))
 }
 
 async fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    // Its owner's end, however it comes, closes the pipe.
-    let shutdown = async {
-        let end = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        let _ = end.await;
-    };
-    http_rest::server::serve(listener, Limits::default(), shutdown).await.context("serve")
-}
-
-/// This program again, as a server.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("serve")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start the server")?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("the server's output")?).read_line(&mut line)?;
-        let url = line.trim().strip_prefix("listening on ").context("the server did not start")?.to_owned();
-        Ok(Self { child, url })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
+    http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await.context("serve")
 }
 
 async fn measure(url: &str, placement: &str) -> anyhow::Result<()> {
