@@ -3,23 +3,36 @@
 
 use std::time::Duration;
 
-use reqwest::{RequestBuilder, Response};
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::model::Reading;
+use crate::idempotency::IDEMPOTENCY_KEY;
+use crate::model::{Metric, Reading};
 use crate::problem::{PROBLEM_JSON, Problem};
-use crate::readings::{ReadingList, Recorded};
+use crate::readings::{Batch, ReadingList, Recorded};
+use crate::retry::{Repeat, retry};
+use crate::stations::{MERGE_PATCH, Station, StationList, StationPatch};
+use crate::watch::Watch;
 
 /// Longest time to wait for a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest time from a call to the end of its answer.
-pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for one attempt, from the request to the end of its answer. All
+/// attempts together have [`TOTAL_TIMEOUT`](crate::retry::TOTAL_TIMEOUT).
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest body of an answer, in bytes; the server's longest, a page of 500, has
+/// less than 100 kB.
+pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
 /// Why a call failed.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The client could not be made.
+    #[error("the HTTP client cannot start")]
+    Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
     #[error("no server at {base}")]
     Unreachable {
@@ -37,13 +50,27 @@ pub enum Error {
     Unexpected {
         /// The HTTP status.
         status: u16,
-        /// The first bytes of the body.
+        /// The first characters of the body.
         body: String,
     },
-    /// The connection broke or the time ran out; the request may or may not
-    /// have taken effect.
+    /// The connection broke or the attempt's time ran out; the request may or may
+    /// not have been executed.
     #[error("the request was sent, but no whole answer came back")]
     Broken(#[source] reqwest::Error),
+    /// All attempts together took too long; the request may or may not have been executed.
+    #[error("no answer in time")]
+    TimedOut,
+}
+
+impl Error {
+    /// The HTTP status, if there was an answer.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            Self::Unexpected { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
 }
 
 /// A client of one server. Clones share their connections; calls may run side
@@ -51,14 +78,41 @@ pub enum Error {
 /// in flight has a connection of its own, kept for the next.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     base: String,
 }
 
-/// The body of `POST /readings`.
-#[derive(Serialize)]
-struct Batch<'a> {
-    readings: &'a [Reading],
+/// A resource and the version that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versioned<T> {
+    /// The resource.
+    pub value: T,
+    /// Its entity tag, for a conditional read or change.
+    pub etag: String,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// The link to the next page; `None` on the last.
+    pub next: Option<String>,
+}
+
+/// Which readings to ask for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ReadingQuery {
+    /// Whose.
+    pub station: String,
+    /// Only this metric.
+    pub metric: Option<Metric>,
+    /// Earliest `recorded_at`, in ms since the Unix epoch.
+    pub from: Option<u64>,
+    /// Latest `recorded_at`, itself not included.
+    pub to: Option<u64>,
+    /// Most readings on a page, 1 to 500.
+    pub limit: Option<usize>,
 }
 
 impl Client {
@@ -66,70 +120,250 @@ impl Client {
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Broken`] if the HTTP library cannot start.
+    /// [`Error::Setup`] if the HTTP library cannot start.
     pub fn new(base: &str) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
             .tcp_nodelay(true)
             .no_proxy() // A proxy from the environment would stand between the two terminals.
             .build()
-            .map_err(Error::Broken)?;
+            .map_err(Error::Setup)?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings
-    /// were accepted.
+    /// were accepted. Sent again after a failure, it is recorded once.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 422 names each invalid field.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        let request = self.http.post(format!("{}/readings", self.base)).json(&Batch { readings });
-        let recorded: Recorded = self.call(request).await?;
-        Ok(recorded.accepted)
+        let request = self.request(Method::POST, "/readings").header(IDEMPOTENCY_KEY, new_key());
+        let answer = self.call(Repeat::Keyed, request.json(&Batch { readings })).await?;
+        Ok(answer.json::<Recorded>()?.accepted)
     }
 
-    /// The newest `limit` readings of a station, the oldest of them first.
+    /// The first page of a station's readings, the latest recorded first.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 404 if there is no such station.
-    pub async fn readings(&self, station: &str, limit: usize) -> Result<Vec<Reading>, Error> {
-        let request = self
-            .http
-            .get(format!("{}/readings", self.base))
-            .query(&[("station", station), ("limit", &limit.to_string())]);
-        let list: ReadingList = self.call(request).await?;
-        Ok(list.readings)
+    pub async fn readings(&self, query: &ReadingQuery) -> Result<Page<Reading>, Error> {
+        let answer =
+            self.call(Repeat::Idempotent, self.request(Method::GET, "/readings").query(query)).await?;
+        Ok(Page { next: answer.next(), items: answer.json::<ReadingList>()?.readings })
     }
 
-    async fn call<T: for<'de> Deserialize<'de>>(&self, request: RequestBuilder) -> Result<T, Error> {
-        let response = request.send().await.map_err(|error| {
-            if error.is_connect() {
-                Error::Unreachable { base: self.base.clone(), source: error }
-            } else {
-                Error::Broken(error)
-            }
-        })?;
-        if response.status().is_success() {
-            // An unreadable body is as good as a broken connection.
-            return response.json().await.map_err(Error::Broken);
+    /// The page that [`Page::next`] of another page links to.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 400 if the server was restarted in between.
+    pub async fn more_readings(&self, next: &str) -> Result<Page<Reading>, Error> {
+        let answer = self.call(Repeat::Idempotent, self.request(Method::GET, next)).await?;
+        Ok(Page { next: answer.next(), items: answer.json::<ReadingList>()?.readings })
+    }
+
+    /// Readings of one station, or of all, as they are recorded from now on.
+    ///
+    /// # Errors
+    /// If the server can't be reached at first; later the stream reconnects.
+    pub async fn watch(&self, station: Option<&str>) -> Result<Watch, Error> {
+        Watch::start(self.clone(), station).await
+    }
+
+    /// The first page of stations, in the order of their ids; `limit` is 1 to 500.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn stations(&self, limit: usize) -> Result<Page<Station>, Error> {
+        self.more_stations(&format!("/stations?limit={limit}")).await
+    }
+
+    /// The page that [`Page::next`] of another page links to.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn more_stations(&self, next: &str) -> Result<Page<Station>, Error> {
+        let answer = self.call(Repeat::Idempotent, self.request(Method::GET, next)).await?;
+        Ok(Page { next: answer.next(), items: answer.json::<StationList>()?.stations })
+    }
+
+    /// Makes a station.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 409 if the id is taken, 422 if a field is invalid.
+    pub async fn create_station(&self, station: &Station) -> Result<Versioned<Station>, Error> {
+        let request = self.request(Method::POST, "/stations").header(IDEMPOTENCY_KEY, new_key());
+        self.call(Repeat::Keyed, request.json(station)).await?.versioned()
+    }
+
+    /// Reads a station.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 404 if there is none.
+    pub async fn station(&self, id: &str) -> Result<Versioned<Station>, Error> {
+        self.call(Repeat::Idempotent, self.request(Method::GET, &station_path(id))).await?.versioned()
+    }
+
+    /// Reads a station unless it is still at the version of that `etag`.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 404 if there is none.
+    pub async fn station_if_changed(
+        &self,
+        id: &str,
+        etag: &str,
+    ) -> Result<Option<Versioned<Station>>, Error> {
+        let request = self.request(Method::GET, &station_path(id)).header(IF_NONE_MATCH, etag);
+        let answer = self.call(Repeat::Idempotent, request).await?;
+        if answer.status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
         }
-        Err(read_error(response).await)
+        answer.versioned().map(Some)
+    }
+
+    /// Replaces a station, if it is still at the version of that `etag`.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 412 if somebody changed it. After a broken
+    /// connection the request is sent again, and a 412 may then be due to the
+    /// first attempt: read the station to know.
+    pub async fn replace_station(&self, station: &Station, etag: &str) -> Result<Versioned<Station>, Error> {
+        let request = self.request(Method::PUT, &station_path(&station.id)).header(IF_MATCH, etag);
+        self.call(Repeat::Idempotent, request.json(station)).await?.versioned()
+    }
+
+    /// Changes some fields of a station, if it is still at the version of that
+    /// `etag`. A patch is not idempotent by its method (RFC 5789), so it is sent
+    /// again only if it certainly was not executed.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 412 if somebody changed it.
+    pub async fn patch_station(
+        &self,
+        id: &str,
+        patch: &StationPatch,
+        etag: &str,
+    ) -> Result<Versioned<Station>, Error> {
+        let request = self.request(Method::PATCH, &station_path(id)).header(IF_MATCH, etag);
+        // `json` sets a content type only where there is none yet.
+        self.call(Repeat::Harmful, request.header(CONTENT_TYPE, MERGE_PATCH).json(patch)).await?.versioned()
+    }
+
+    /// Deletes a station and its readings, if it is still at the version of that `etag`.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] with status 412 if somebody changed it. After a broken
+    /// connection the request is sent again, and a 404 may then be due to the
+    /// first attempt.
+    pub async fn delete_station(&self, id: &str, etag: &str) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
+        self.call(Repeat::Idempotent, request).await.map(drop)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    async fn call(&self, repeat: Repeat, request: RequestBuilder) -> Result<Answer, Error> {
+        let request = request.timeout(ATTEMPT_TIMEOUT).build().map_err(Error::Setup)?;
+        retry(repeat, || async {
+            // Bodies here are plain bytes, of which a clone shares the memory.
+            let request = request.try_clone().ok_or(Error::TimedOut)?;
+            self.send(RequestBuilder::from_parts(self.http.clone(), request)).await?.read().await
+        })
+        .await
+    }
+
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Incoming, Error> {
+        match request.send().await {
+            Ok(response) => Ok(Incoming(response)),
+            Err(source) if source.is_connect() => Err(Error::Unreachable { base: self.base.clone(), source }),
+            Err(source) => Err(Error::Broken(source)),
+        }
     }
 }
 
-async fn read_error(response: Response) -> Error {
-    let status = response.status().as_u16();
-    let is_problem = response
-        .headers()
-        .get("content-type")
-        .is_some_and(|value| value.as_bytes().starts_with(PROBLEM_JSON.as_bytes()));
-    let body = match response.text().await {
-        Ok(body) => body,
-        Err(error) => return Error::Broken(error),
-    };
-    match serde_json::from_str(&body) {
-        Ok(problem) if is_problem => Error::Problem(Box::new(problem)),
-        _ => Error::Unexpected { status, body: body.chars().take(200).collect() },
+/// An answer of which the header is here.
+pub(crate) struct Incoming(pub(crate) reqwest::Response);
+
+/// A whole answer that is no error.
+struct Answer {
+    status: StatusCode,
+    headers: reqwest::header::HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Incoming {
+    /// Reads the body, and turns an error into its type.
+    async fn read(mut self) -> Result<Answer, Error> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.0.chunk().await.map_err(Error::Broken)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                break; // What is cut off here is no JSON, and reported as that.
+            }
+        }
+        let answer = Answer { status: self.0.status(), headers: self.0.headers().clone(), body };
+        if answer.status.is_client_error() || answer.status.is_server_error() {
+            return Err(answer.into_error());
+        }
+        Ok(answer)
     }
+
+    /// The error in an answer that should have been a stream.
+    pub(crate) async fn into_error(self) -> Error {
+        match self.read().await {
+            Ok(answer) => answer.unexpected(),
+            Err(error) => error,
+        }
+    }
+}
+
+impl Answer {
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|_| self.unexpected())
+    }
+
+    fn versioned<T: DeserializeOwned>(&self) -> Result<Versioned<T>, Error> {
+        let etag =
+            self.headers.get(ETAG).and_then(|tag| tag.to_str().ok()).ok_or_else(|| self.unexpected())?;
+        Ok(Versioned { value: self.json()?, etag: etag.to_owned() })
+    }
+
+    /// The target of `Link: <target>; rel="next"`.
+    fn next(&self) -> Option<String> {
+        let link = self.headers.get(LINK)?.to_str().ok()?;
+        let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+        parameters.contains("rel=\"next\"").then(|| target.to_owned())
+    }
+
+    fn into_error(self) -> Error {
+        let media_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(mut problem) if media_type == Some(PROBLEM_JSON) => {
+                let seconds =
+                    self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                problem.retry_after = seconds.map(Duration::from_secs);
+                Error::Problem(Box::new(problem))
+            }
+            _ => self.unexpected(),
+        }
+    }
+
+    fn unexpected(&self) -> Error {
+        let body = String::from_utf8_lossy(&self.body).chars().take(200).collect();
+        Error::Unexpected { status: self.status.as_u16(), body }
+    }
+}
+
+/// A key that nobody else uses: 128 random bits.
+fn new_key() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+/// An id that is none (`a/b`) must not become another path.
+fn station_path(id: &str) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
+    let id: String =
+        id.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    format!("/stations/{id}")
 }

@@ -1,5 +1,5 @@
 //! Every bound of the server in one place. A request that exceeds one gets the
-//! error named here; a test shortens what it wants to see exceeded.
+//! answer named here; a test shortens what it wants to see exceeded.
 
 use std::time::Duration;
 
@@ -8,22 +8,36 @@ use std::time::Duration;
 pub struct Limits {
     /// Bytes in a request body; beyond it 413. 10,000 readings take about 1.1 MB.
     pub max_body: usize,
-    /// Time from a connection's first byte, or from the end of its last
-    /// request, to the end of the next request's header. Beyond it the
-    /// connection is closed: a client that sends a header byte by byte (a *slow
-    /// loris*) or keeps an idle connection pays with nothing but its own.
+    /// Time from a connection's first moment, or from the end of its last answer,
+    /// to the end of the next request's header. Beyond it the connection is
+    /// closed without a word: it is also how long a kept connection may be idle.
     pub header_timeout: Duration,
-    /// Time from the end of the header to the answer, the reading of the body
-    /// included; beyond it 408.
+    /// Time from the end of a request's header to its answer, the reading of the
+    /// body included; beyond it 408.
     pub request_timeout: Duration,
-    /// Open connections; beyond it 503 and close.
+    /// Time that a write may wait for a client that does not read; beyond it the
+    /// connection is closed.
+    pub write_timeout: Duration,
+    /// Requests being worked on; beyond it 503 with `Retry-After`. A stream of
+    /// live readings counts until it begins.
+    pub max_in_flight: usize,
+    /// Open connections; beyond it 503 with `Retry-After`, and close.
     pub max_connections: usize,
     /// After a final error, input is still read, and discarded, up to this many
-    /// bytes and this long. Closing a socket with unread input makes the kernel send a
-    /// reset, which can destroy the error on its way to the client.
+    /// bytes and for [`Limits::linger_time`]. Closing a socket with unread input
+    /// makes the kernel send a reset, which can destroy the error on its way.
     pub linger_bytes: usize,
     /// See [`Limits::linger_bytes`].
     pub linger_time: Duration,
+    /// Idempotency keys remembered; beyond it the oldest is forgotten.
+    pub max_keys: usize,
+    /// How long an idempotency key is remembered.
+    pub key_lifetime: Duration,
+    /// Readings kept for clients that come back to the live stream.
+    pub live_kept: usize,
+    /// A live stream with nothing to tell sends a comment this often, so that
+    /// both ends, and the proxies between them, know that it lives.
+    pub heartbeat: Duration,
     /// After a shutdown signal, how long requests in flight may take to finish.
     pub drain_timeout: Duration,
 }
@@ -34,9 +48,15 @@ impl Default for Limits {
             max_body: 2 * 1024 * 1024,
             header_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            max_in_flight: 1024,
             max_connections: 4096,
-            linger_bytes: 64 * 1024 * 1024,
-            linger_time: Duration::from_secs(5),
+            linger_bytes: 32 * 1024 * 1024,
+            linger_time: Duration::from_secs(2),
+            max_keys: 10_000,
+            key_lifetime: Duration::from_secs(60 * 60),
+            live_kept: 10_000,
+            heartbeat: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -1,6 +1,7 @@
-//! What travels: stations' readings, as JSON.
+//! What travels as JSON: readings. (A [`Station`](crate::stations::Station) is a chapter of its own.)
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::problem::FieldError;
 
@@ -14,7 +15,7 @@ pub const MAX_BATCH: usize = 10_000;
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// What a reading measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Air temperature in °C, -100 to 70.
@@ -28,15 +29,21 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// The metric of that name, as it is written in JSON and in query strings.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "temperature" => Some(Self::Temperature),
-            "humidity" => Some(Self::Humidity),
-            "pressure" => Some(Self::Pressure),
-            "wind" => Some(Self::Wind),
-            _ => None,
+    /// Its name in JSON and in query strings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "temperature",
+            Self::Humidity => "humidity",
+            Self::Pressure => "pressure",
+            Self::Wind => "wind",
         }
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
+            .into_iter()
+            .find(|metric| metric.name() == name)
     }
 
     /// The lowest and the highest value accepted, in the metric's unit.
@@ -51,15 +58,19 @@ impl Metric {
 }
 
 /// One measurement by one station.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"station": "oslo-1", "metric": "temperature", "value": -3.5, "recorded_at": 1_767_225_600_000_u64}))]
 pub struct Reading {
     /// The station's id, `[a-z0-9-]{1,32}`.
+    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub station: String,
     /// What was measured.
     pub metric: Metric,
-    /// The value in the metric's unit, within [`Metric::range`].
+    /// Temperature: -100 to 70 °C; humidity: 0 to 100 percent; pressure: 800 to
+    /// 1100 hPa; wind: 0 to 120 m/s.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
+    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
     pub recorded_at: u64,
 }
 
@@ -122,6 +133,6 @@ pub fn is_station_id(id: &str) -> bool {
 }
 
 /// The first characters of a string that is quoted back to its sender.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }

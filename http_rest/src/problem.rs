@@ -9,28 +9,37 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The media type of every error body.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Most entries in [`Problem::errors`]; a batch of 10,000 wrong readings
+/// Most entries in [`Problem::errors`], whose description says the number too. A batch of 10,000 wrong readings
 /// should not be answered with a megabyte of complaints.
 pub const MAX_FIELD_ERRORS: usize = 50;
 
+/// [`Problem::kind`] of 409: the first request with this `Idempotency-Key` still runs.
+pub const KEY_IN_USE: &str = "/problems/idempotency-key-in-use";
+
+/// [`Problem::kind`] of 422: this `Idempotency-Key` was used with another body.
+pub const KEY_REUSED: &str = "/problems/idempotency-key-reused";
+
 /// An error that is told to the client.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Names the kind of problem. `about:blank`: the status says it all.
     #[serde(rename = "type", default = "about_blank")]
+    #[schema(value_type = String)]
     pub kind: Cow<'static, str>,
     /// The kind in words; the same for every occurrence.
+    #[schema(value_type = String)]
     pub title: Cow<'static, str>,
     /// The HTTP status, repeated here so that a saved body is complete.
     pub status: u16,
     /// What is wrong with this request, for a person.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
-    /// What is wrong with each field, the first [`MAX_FIELD_ERRORS`] of them.
+    /// What is wrong with each field, the first 50 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
     /// When it makes sense to try again; travels as the `Retry-After` header,
@@ -40,7 +49,7 @@ pub struct Problem {
 }
 
 /// One field that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Where in the request body, as a JSON pointer in a URI fragment (RFC 6901,
     /// section 6): `#/readings/3/value` is field `value` of reading 3, counted from 0.
@@ -60,6 +69,11 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
         }
+    }
+
+    /// 422: well-formed, understood, and wrong in this field.
+    pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
+        Self::invalid_fields(vec![FieldError { pointer: pointer.to_owned(), detail: detail.into() }])
     }
 
     /// 422: well-formed, understood, and wrong in these fields.

@@ -1,50 +1,70 @@
 //! The server: accept connections, route requests, stop in good order.
 
-use std::error::Error;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use http_body_util::LengthLimitError;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use serde::de::DeserializeOwned;
-use serde_json::error::Category;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio::select;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::idempotency::Keys;
 use crate::limits::Limits;
+use crate::middleware::around_each_request;
 use crate::problem::Problem;
-use crate::readings;
 use crate::store::Store;
+use crate::{connection, live, openapi, readings, stations};
 
 /// What every handler can reach.
 #[derive(Clone)]
-pub struct App {
-    pub(crate) store: Arc<Store>,
+pub(crate) struct App(Arc<Shared>);
+
+/// See [`App`].
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) keys: Keys,
     pub(crate) limits: Arc<Limits>,
+    /// A permit for each request that may be worked on at the same time.
+    pub(crate) in_flight: Semaphore,
+    /// How many requests were given an id.
+    pub(crate) requests: AtomicU64,
+    /// Ends the live streams when the server stops.
+    pub(crate) stopping: CancellationToken,
 }
 
-/// The routes. Everything else in this file is about connections.
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The routes. `routes!` takes path and method from the handler's own
+/// description, which also becomes `/openapi.json`: the two can't differ.
 fn router(app: App) -> Router {
-    Router::new()
-        .route("/readings", post(readings::record).get(readings::list))
+    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble())
+        .routes(routes!(stations::list, stations::create))
+        .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
+        .routes(routes!(readings::list, readings::record))
+        .routes(routes!(live::live))
+        .split_for_parts();
+    router
+        .route("/openapi.json", openapi::route(description))
         .route("/healthz", get(async || "ok\n"))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -55,27 +75,15 @@ fn router(app: App) -> Router {
         .fallback(async |request: Request| {
             Problem::new(StatusCode::NOT_FOUND, format!("nothing lives at {}", request.uri().path()))
         })
-        .layer(middleware::from_fn_with_state(app.clone(), around_each_request))
+        .layer(from_fn_with_state(app.clone(), around_each_request))
         .with_state(app)
-}
-
-/// The request timeout and the log line.
-async fn around_each_request(State(app): State<App>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let response = timeout(app.limits.request_timeout, next.run(request)).await.unwrap_or_else(|_elapsed| {
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive or to answer")
-            .into_response()
-    });
-    info!("{method} {uri} {} in {:.1?}", response.status().as_u16(), started.elapsed());
-    response
 }
 
 /// Serves until `shutdown` completes, then finishes the requests in flight
 /// within [`Limits::drain_timeout`].
 ///
 /// # Errors
-/// Only if the listener cannot be used at all; whatever goes wrong on one
+/// Only if the listener can't be used at all; whatever goes wrong on one
 /// connection ends that connection.
 pub async fn serve(
     listener: TcpListener,
@@ -84,10 +92,20 @@ pub async fn serve(
 ) -> io::Result<()> {
     listener.local_addr()?;
     let limits = Arc::new(limits);
-    let app = router(App { store: Arc::default(), limits: limits.clone() });
+    let stopping = CancellationToken::new();
+    let app = router(App(Arc::new(Shared {
+        store: Store::new(limits.live_kept),
+        keys: Keys::new(limits.max_keys, limits.key_lifetime),
+        in_flight: Semaphore::new(limits.max_in_flight),
+        requests: AtomicU64::new(0),
+        stopping: stopping.clone(),
+        limits: limits.clone(),
+    })));
     let slots = Arc::new(Semaphore::new(limits.max_connections));
+    // Refusing takes a moment too: so many at a time are told, more are just closed.
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let connections = TaskTracker::new();
-    let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+    let cut = CancellationToken::new();
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -104,22 +122,26 @@ pub async fn serve(
             },
             () = &mut shutdown => break,
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            connections.spawn(refuse(stream, limits.clone()));
-            continue;
-        };
-        let connection = connection(stream, app.clone(), limits.clone(), stopping.clone());
-        let cut = cut.clone();
-        connections.spawn(async move {
-            cut.run_until_cancelled(connection).await;
-            drop(slot);
-        });
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            let connection = connection::run(stream, app.clone(), limits.clone(), stopping.clone());
+            let cut = cut.clone();
+            connections.spawn(async move {
+                cut.run_until_cancelled(connection).await;
+                drop(slot);
+            });
+        } else if let Ok(slot) = refusals.clone().try_acquire_owned() {
+            let refusal = connection::refuse(stream, limits.clone());
+            tokio::spawn(async move {
+                refusal.await;
+                drop(slot);
+            });
+        }
     }
 
     drop(listener); // From here on a new connection is refused, not left waiting.
+    info!("stopping: no new connections, requests in flight are finished");
     stopping.cancel();
     connections.close();
-    info!("stopping: no new connections, requests in flight are finished");
     if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
         warn!("{} connections cut after {:?}", connections.len(), limits.drain_timeout);
         cut.cancel();
@@ -128,103 +150,5 @@ pub async fn serve(
     Ok(())
 }
 
-/// One connection: request after request, until either side has had enough.
-async fn connection(stream: TcpStream, app: Router, limits: Arc<Limits>, stopping: CancellationToken) {
-    // An answer is one small write; Nagle's algorithm would hold it back until
-    // the client acknowledges the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!("nodelay: {error}");
-    }
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
-    let mut draining = false;
-    loop {
-        // Cancel safe: polling borrows the connection, which keeps its state.
-        select! {
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-                if let Err(error) = ended {
-                    debug!("connection ended: {error}");
-                }
-                break;
-            }
-            () = stopping.cancelled(), if !draining => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                draining = true;
-            }
-        }
-    }
-    linger(connection.into_parts().io.into_inner(), &limits).await;
-}
-
-/// Ends a connection so that the peer can read what it was last told: says that
-/// no more will be written, discards what still comes in, then closes.
-async fn linger(mut stream: TcpStream, limits: &Limits) {
-    if stream.shutdown().await.is_err() {
-        return; // The peer is gone.
-    }
-    let discard = async {
-        let mut left = limits.linger_bytes;
-        let mut scratch = [0; 8 * 1024];
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    let _ = timeout(limits.linger_time, discard).await;
-}
-
-/// Over the connection cap: says so and closes, without a task that could be
-/// kept busy for longer than the lingering takes.
-async fn refuse(mut stream: TcpStream, limits: Arc<Limits>) {
-    const BODY: &str = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"too many connections"}"#;
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
-        BODY.len()
-    );
-    if timeout(limits.linger_time, stream.write_all(answer.as_bytes())).await.is_ok_and(|sent| sent.is_ok()) {
-        linger(stream, &limits).await;
-    }
-}
-
-/// A request body as a value, or the problem with it: 415 not JSON, 413 too
-/// long, 400 not well-formed, 422 well-formed but not of this shape.
-pub(crate) async fn read_json<T: DeserializeOwned>(
-    headers: &HeaderMap,
-    body: Body,
-    max_body: usize,
-) -> Result<T, Problem> {
-    let essence = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default();
-    if !essence.trim().eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
-    }
-    let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body holds at most {max_body} bytes"));
-    // Refused before a byte of it is read, if the client says how much it is.
-    if body.size_hint().lower() > max_body as u64 {
-        return Err(too_large());
-    }
-    let bytes = to_bytes(body, max_body).await.map_err(|error| {
-        if error.source().is_some_and(|source| source.is::<LengthLimitError>()) {
-            too_large()
-        } else {
-            Problem::new(StatusCode::BAD_REQUEST, "the body broke off or was badly framed")
-        }
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        // serde_json's message names line and column by itself.
-        let status = match error.classify() {
-            Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            Category::Syntax | Category::Eof | Category::Io => StatusCode::BAD_REQUEST,
-        };
-        Problem::new(status, error.to_string())
-    })
-}
+/// Connections over the cap that are told so at the same time.
+const REFUSALS: usize = 64;

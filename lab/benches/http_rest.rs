@@ -4,7 +4,7 @@
 //! cargo bench -p lab --bench http_rest     # needs wrk
 //! ```
 //!
-//! `GET /readings?station=…` of this chapter's server, and a bare axum handler that
+//! `GET /stations/{id}` of this chapter's server, and a bare axum handler that
 //! returns the same JSON as a constant, under `wrk -t1 -c32`, in turn, round
 //! after round; server on core 0, wrk on core 1, logs off. The figure is the
 //! server's CPU time per request: it holds still where requests per second do not.
@@ -17,15 +17,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use http_rest::client::Client;
 use http_rest::limits::Limits;
-use http_rest::model::{Metric, Reading};
+use http_rest::stations::Station;
 use lab::{Server, Spread, owner_is_gone, pin, role, runtime};
 use tokio::net::TcpListener;
 
 const ROUNDS: usize = 7;
 const SECONDS_EACH: u32 = 2;
-const PATH: &str = "/readings?station=oslo-1";
-const BODY: &str =
-    r#"{"readings":[{"station":"oslo-1","metric":"temperature","value":-3.5,"recorded_at":1767225600000}]}"#;
+const PATH: &str = "/stations/oslo-1";
+const BODY: &str = r#"{"id":"oslo-1","name":"Oslo, Blindern","latitude":59.94,"longitude":10.72}"#;
 
 fn main() -> anyhow::Result<()> {
     match role() {
@@ -41,7 +40,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
         http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await?;
     } else {
         let bare =
-            Router::new().route("/readings", get(async || ([(CONTENT_TYPE, "application/json")], BODY)));
+            Router::new().route("/stations/{id}", get(async || ([(CONTENT_TYPE, "application/json")], BODY)));
         axum::serve(listener, bare).with_graceful_shutdown(owner_is_gone()).await?;
     }
     Ok(())
@@ -51,15 +50,9 @@ fn compare() -> anyhow::Result<()> {
     let chapter = Server::start("chapter", Some(0))?;
     let bare = Server::start("bare", Some(0))?;
     ensure!(pin(1), "this comparison needs two cores");
-    runtime()?.block_on(async {
-        let reading = Reading {
-            station: "oslo-1".into(),
-            metric: Metric::Temperature,
-            value: -3.5,
-            recorded_at: 1_767_225_600_000,
-        };
-        Client::new(chapter.address())?.record(&[reading]).await.context("prepare")
-    })?;
+    let oslo: Station = serde_json::from_str(BODY)?;
+    runtime()?
+        .block_on(async { Client::new(chapter.address())?.create_station(&oslo).await.context("prepare") })?;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     load(&chapter, 1)?; // Warm-up, not counted.
     load(&bare, 1)?;

@@ -9,9 +9,13 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
-use http_rest::client::{Client, Error};
+use clap::{Args as Arguments, Parser, Subcommand};
+use http_rest::client::{Client, Error, Page, ReadingQuery, Versioned};
+use http_rest::live::Gap;
 use http_rest::model::{Metric, Reading};
+use http_rest::stations::{Station, StationPatch};
+use http_rest::watch::LiveEvent;
+use serde::Serialize;
 
 /// Talks to the weather server over HTTP/1.1. Without a subcommand it takes you
 /// on a tour: what is sent, and what comes back.
@@ -27,25 +31,97 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// List, read and change stations
+    #[command(subcommand)]
+    Stations(Stations),
     /// Record one reading, taken now
     Record {
         /// The station's id: 1 to 32 of a-z, 0-9 and -
         station: String,
         /// temperature, humidity, pressure or wind
-        #[arg(value_parser = |name: &str| Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind"))]
+        #[arg(value_parser = metric)]
         metric: Metric,
         /// In °C, percent, hPa or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
-    /// Show the newest readings of a station
+    /// Show readings of a station, the latest recorded first
     Readings {
         /// The station's id
         station: String,
-        /// How many, 1 to 500
+        /// Only temperature, humidity, pressure or wind
+        #[arg(long, value_parser = metric)]
+        metric: Option<Metric>,
+        /// Earliest time, in ms since the Unix epoch
+        #[arg(long)]
+        from: Option<u64>,
+        /// Latest time, itself not included
+        #[arg(long)]
+        to: Option<u64>,
+        /// How many at most
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
+    /// Show readings as they are recorded, until Ctrl-C
+    Watch {
+        /// Only this station's
+        station: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Stations {
+    /// Show all stations
+    List,
+    /// Show a station and its version
+    Get {
+        /// The station's id
+        id: String,
+    },
+    /// Make a station
+    Create {
+        /// Its id: 1 to 32 of a-z, 0-9 and -
+        id: String,
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Change some fields of a station
+    Update {
+        /// The station's id
+        id: String,
+        /// A new name
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        place: Place,
+        /// The version that you have seen; without it, the one there is now
+        #[arg(long)]
+        etag: Option<String>,
+    },
+    /// Delete a station and its readings
+    Delete {
+        /// The station's id
+        id: String,
+        /// The version that you have seen; without it, the one there is now
+        #[arg(long)]
+        etag: Option<String>,
+    },
+}
+
+#[derive(Arguments)]
+struct Place {
+    /// Degrees north, -90 to 90
+    #[arg(long, allow_negative_numbers = true)]
+    latitude: Option<f64>,
+    /// Degrees east, -180 to 180
+    #[arg(long, allow_negative_numbers = true)]
+    longitude: Option<f64>,
+}
+
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -68,60 +144,175 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::new(&args.url)?;
-    let mut out = stdout();
+    let out = &mut stdout();
     match args.command {
-        None => tour(&client, &mut out).await,
+        None => tour(&client, out).await,
+        Some(Command::Stations(command)) => stations(&client, command, out).await,
         Some(Command::Record { station, metric, value }) => {
-            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
-            let recorded_at = u64::try_from(recorded_at.as_millis())?;
+            let now = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(now.as_millis())?;
             let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
-            writeln!(out, "accepted {accepted}")?;
-            Ok(())
+            Ok(writeln!(out, "accepted {accepted}")?)
         }
-        Some(Command::Readings { station, limit }) => {
-            for reading in client.readings(&station, limit).await? {
-                writeln!(out, "{}", serde_json::to_string(&reading)?)?;
+        Some(Command::Readings { station, metric, from, to, limit }) => {
+            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, 500)) };
+            let first = client.readings(&query).await?;
+            pages(out, first, limit, async |next| client.more_readings(&next).await).await
+        }
+        Some(Command::Watch { station }) => {
+            let mut watch = client.watch(station.as_deref()).await?;
+            loop {
+                match watch.next().await {
+                    Ok(LiveEvent::Reading(reading)) => line(out, &reading)?,
+                    Ok(LiveEvent::Gap(Gap { missed: Some(missed) })) => writeln!(out, "(missed {missed})")?,
+                    Ok(LiveEvent::Gap(Gap { missed: None })) => {
+                        writeln!(out, "(the server was restarted; what it had before is lost)")?;
+                    }
+                    // Each call has its retries and their pauses; a person decides when to stop.
+                    Err(Error::Unreachable { base, .. }) => {
+                        writeln!(out, "(no server at {base}; trying again)")?;
+                    }
+                    Err(other) => return Err(other.into()),
+                }
             }
-            Ok(())
+        }
+    }
+}
+
+async fn stations(client: &Client, command: Stations, out: &mut impl Write) -> anyhow::Result<()> {
+    match command {
+        Stations::List => {
+            let first = client.stations(500).await?;
+            pages(out, first, usize::MAX, async |next| client.more_stations(&next).await).await
+        }
+        Stations::Get { id } => versioned(out, &client.station(&id).await?),
+        Stations::Create { id, name, place: Place { latitude, longitude } } => {
+            versioned(out, &client.create_station(&Station { id, name, latitude, longitude }).await?)
+        }
+        Stations::Update { id, name, place, etag } => {
+            let etag = seen_or_current(client, &id, etag).await?;
+            let patch = StationPatch {
+                name,
+                latitude: place.latitude.map(Some),
+                longitude: place.longitude.map(Some),
+            };
+            versioned(out, &client.patch_station(&id, &patch, &etag).await?)
+        }
+        Stations::Delete { id, etag } => {
+            let etag = seen_or_current(client, &id, etag).await?;
+            client.delete_station(&id, &etag).await?;
+            Ok(writeln!(out, "deleted")?)
+        }
+    }
+}
+
+async fn seen_or_current(client: &Client, id: &str, seen: Option<String>) -> Result<String, Error> {
+    match seen {
+        Some(etag) => Ok(etag),
+        None => Ok(client.station(id).await?.etag),
+    }
+}
+
+fn line(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(writeln!(out, "{}", serde_json::to_string(value)?)?)
+}
+
+fn versioned(out: &mut impl Write, station: &Versioned<Station>) -> anyhow::Result<()> {
+    line(out, &station.value)?;
+    Ok(writeln!(out, "ETag {}", station.etag)?)
+}
+
+/// Prints up to `limit` items of a list, page after page.
+async fn pages<T: Serialize, F: Future<Output = Result<Page<T>, Error>>>(
+    out: &mut impl Write,
+    mut page: Page<T>,
+    mut limit: usize,
+    more: impl Fn(String) -> F,
+) -> anyhow::Result<()> {
+    loop {
+        for item in page.items.iter().take(limit) {
+            line(out, item)?;
+        }
+        limit = limit.saturating_sub(page.items.len());
+        match page.next {
+            Some(next) if limit > 0 => page = more(next).await?,
+            _ => return Ok(()),
         }
     }
 }
 
 /// The tour. Its output stands in the README, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
+    // An earlier tour may have been interrupted.
+    if let Ok(left) = client.station("oslo-1").await {
+        client.delete_station("oslo-1", &left.etag).await?;
+    }
+
+    writeln!(out, "1. POST /stations: create a station; the answer's ETag names its version")?;
+    let station =
+        Station { id: "oslo-1".into(), name: "Oslo".into(), latitude: Some(59.94), longitude: None };
+    let created = client.create_station(&station).await?;
+    show(out, 201, &created)?;
+
+    writeln!(out, "2. GET /stations/oslo-1: read it")?;
+    show(out, 200, &client.station("oslo-1").await?)?;
+
+    writeln!(out, "3. GET again with If-None-Match: has it changed since?")?;
+    match client.station_if_changed("oslo-1", &created.etag).await? {
+        None => writeln!(out, "   304: no, and the body was not sent again")?,
+        Some(changed) => show(out, 200, &changed)?,
+    }
+
+    writeln!(out, "4. PATCH with If-Match: add the longitude, if nobody changed the station meanwhile")?;
+    let patch = StationPatch { longitude: Some(Some(10.72)), ..StationPatch::default() };
+    let patched = client.patch_station("oslo-1", &patch, &created.etag).await?;
+    show(out, 200, &patched)?;
+
+    writeln!(out, "5. PUT with the ETag of step 1: it would undo step 4, which it has not seen")?;
+    refused(out, client.replace_station(&created.value, &created.etag).await)?;
+
+    writeln!(out, "6. POST /readings: record a batch of two")?;
     let reading = |metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),
         metric,
         value,
         recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
     };
-
-    writeln!(out, "1. POST /readings: record a batch of two")?;
-    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    let accepted = client.record(&batch).await?;
+    let accepted =
+        client.record(&[reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)]).await?;
     writeln!(out, "   200: {accepted} accepted")?;
 
-    writeln!(out, "2. GET /readings?station=oslo-1&limit=2: read them back")?;
-    for reading in client.readings("oslo-1", 2).await? {
-        writeln!(out, "   {}", serde_json::to_string(&reading)?)?;
+    writeln!(out, "7. GET /readings?station=oslo-1: read them back, the latest recorded first")?;
+    let query = ReadingQuery { station: "oslo-1".into(), ..ReadingQuery::default() };
+    for reading in client.readings(&query).await?.items {
+        write!(out, "   ")?;
+        line(out, &reading)?;
     }
 
-    writeln!(out, "3. POST /readings: a batch with an impossible value; nothing of it is kept")?;
-    show(
-        out,
-        client.record(&[reading(Metric::Temperature, 1.0, 2), reading(Metric::Humidity, 130.0, 2)]).await,
-    )?;
+    writeln!(out, "8. POST /readings: one impossible value, and nothing of the batch is kept")?;
+    refused(out, client.record(&[reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)]).await)?;
 
-    writeln!(out, "4. GET /readings?station=atlantis: a station that nobody has heard of")?;
-    show(out, client.readings("atlantis", 1).await)?;
-    Ok(())
+    writeln!(out, "9. DELETE with If-Match")?;
+    client.delete_station("oslo-1", &patched.etag).await?;
+    writeln!(out, "   204: gone")?;
+
+    writeln!(out, "10. GET /stations/oslo-1: nobody there")?;
+    refused(out, client.station("oslo-1").await)
+}
+
+fn show(out: &mut impl Write, status: u16, station: &Versioned<Station>) -> anyhow::Result<()> {
+    write!(out, "   {status}, ETag {}: ", station.etag)?;
+    line(out, &station.value)
 }
 
 /// Prints the problem that a deliberate mistake was answered with; anything
 /// else ends the tour.
-fn show<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
+fn refused<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
     match answer {
-        Err(Error::Problem(problem)) => Ok(writeln!(out, "   {problem}")?),
+        Err(Error::Problem(problem)) => {
+            let body = serde_json::to_string_pretty(&problem)?;
+            Ok(writeln!(out, "   {}", body.replace('\n', "\n   "))?)
+        }
         Err(other) => Err(other.into()),
         Ok(_) => anyhow::bail!("the server accepted what it should refuse"),
     }

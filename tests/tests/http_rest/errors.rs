@@ -1,0 +1,199 @@
+//! Every error is told, in its proper form.
+
+use std::time::Duration;
+
+use http_rest::limits::Limits;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, half_sent, request, rest, until};
+
+pub async fn each_error_is_a_problem_of_its_status() {
+    let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
+    let at = server.addr;
+    let broken = "{\n  \"readings\": [,]\n}";
+    let long = " ".repeat(1001);
+    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 8] = [
+        ("GET", "/nowhere", vec![], "", 404, "nothing lives at /nowhere"),
+        ("GET", "/stations/", vec![], "", 404, "nothing lives at /stations/"),
+        ("GET", "/stations/%ff", vec![], "", 404, "no station has such an id"),
+        ("POST", "/readings", vec![JSON], broken, 400, "expected value at line 2 column 16"),
+        ("POST", "/readings", vec![], "{}", 415, "send application/json"),
+        ("POST", "/readings", vec![("content-type", "text/plain")], "{}", 415, "send application/json"),
+        ("POST", "/readings", vec![JSON], &long, 413, "a body holds at most 1000 bytes"),
+        ("GET", "/readings", vec![], "", 400, "Failed to deserialize query string: missing field `station`"),
+    ];
+    for (method, path, headers, body, status, detail) in cases {
+        let problem = request(at, method, path, &headers, body).await.problem();
+        assert_eq!(
+            (&problem["status"], &problem["detail"]),
+            (&status.into(), &detail.into()),
+            "{method} {path}"
+        );
+    }
+
+    for (path, allow) in [
+        ("/stations", vec!["GET", "HEAD", "POST"]),
+        ("/stations/a", vec!["DELETE", "GET", "HEAD", "PATCH", "PUT"]),
+        ("/readings", vec!["GET", "HEAD", "POST"]),
+        ("/readings/live", vec!["GET", "HEAD"]),
+        ("/healthz", vec!["GET", "HEAD"]),
+    ] {
+        let answer = request(at, "TRACE", path, &[], "").await;
+        assert_eq!(answer.problem()["status"], 405);
+        let mut methods: Vec<&str> = answer.header("allow").unwrap().split(',').map(str::trim).collect();
+        methods.sort_unstable();
+        assert_eq!(methods, allow, "{path}");
+    }
+
+    // A body that does not say how long it is, and is too long.
+    let chunk = format!("1f4\r\n{}\r\n", "x".repeat(500));
+    let chunked = format!(
+        "POST /readings HTTP/1.1\r\nhost: test\r\ncontent-type: application/json; charset=utf-8\r\n\
+         transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+        chunk.repeat(3)
+    );
+    let answer = exchange(at, chunked.as_bytes()).await;
+    assert_eq!(answer.problem()["status"], 413);
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(request(at, "GET", "/healthz", &[], "").await.body, "ok\n", "others are served");
+    server.stop().await;
+}
+
+pub async fn what_the_parser_refuses_has_no_body() {
+    let server = Local::start(Limits::default()).await;
+    let long_target = format!("GET /{} HTTP/1.1\r\nhost: test\r\n\r\n", "a".repeat(70_000));
+    let long_header = format!("GET / HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "a".repeat(500_000));
+    for (bytes, status) in [
+        ("nonsense\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: test\r\ncontent-length: x\r\n\r\n", 400),
+        (&long_target, 414),
+        (&long_header, 431),
+    ] {
+        let answer = exchange(server.addr, bytes.as_bytes()).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{}", answer.head);
+    }
+    server.stop().await;
+}
+
+pub async fn a_request_has_one_plain_host() {
+    let server = Local::start(Limits::default()).await;
+    for (host, status) in [
+        ("", 400),
+        ("host:\r\n", 400),
+        ("host: a\r\nhost: a\r\n", 400),
+        ("host: me@a\r\n", 400),
+        ("host: a/b\r\n", 400),
+        ("host: a b\r\n", 400),
+        ("host: [::1]:8080\r\n", 200),
+        ("host: example.org\r\n", 200),
+    ] {
+        let bytes = format!("GET /healthz HTTP/1.1\r\nconnection: close\r\n{host}\r\n");
+        let answer = exchange(server.addr, bytes.as_bytes()).await;
+        assert_eq!(answer.status, status, "{host:?}");
+        if status == 400 {
+            answer.problem();
+        }
+    }
+    // HTTP/1.0 has no Host.
+    assert_eq!(exchange(server.addr, b"GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
+    server.stop().await;
+}
+
+pub async fn a_slow_body_is_told_of_its_timeout() {
+    let server =
+        Local::start(Limits { request_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
+    let answer = Answer::parse(&rest(&mut stream).await);
+    assert_eq!(answer.problem()["status"], 408);
+    assert_eq!(answer.header("connection"), Some("close"));
+    server.stop().await;
+}
+
+pub async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
+    let server = Local::start(Limits { max_in_flight: 1, max_connections: 2, ..Limits::default() }).await;
+    let body = batch("a", 1);
+    let mut first = half_sent(server.addr, &[], &body).await;
+    let second = request(server.addr, "GET", "/healthz", &[], "").await;
+    assert_eq!(
+        (&second.problem()["detail"], second.header("retry-after")),
+        (&"too many requests in flight".into(), Some("1"))
+    );
+
+    // The second connection's place becomes free a moment after its answer; a
+    // silent one takes it, and then none is left.
+    let mut silent = None;
+    let third = loop {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        let head = until(&mut stream, "\r\n\r\n").await;
+        if !head.contains("connection: close") {
+            assert!(silent.replace(stream).is_none(), "a third place");
+        } else if silent.is_some() {
+            break Answer::parse(&[head.into_bytes(), rest(&mut stream).await].concat());
+        }
+    };
+    assert_eq!(third.problem()["detail"], "too many connections");
+    assert_eq!((third.status, third.header("retry-after")), (503, Some("1")));
+
+    first.write_all(&body.as_bytes()[body.len() / 2..]).await.unwrap();
+    assert_eq!(Answer::parse(&rest(&mut first).await).status, 200, "what was accepted is finished");
+    drop(silent);
+    server.stop().await;
+}
+
+pub async fn a_request_id_is_kept_or_given() {
+    let server = Local::start(Limits::default()).await;
+    let own = request(server.addr, "GET", "/nowhere", &[("x-request-id", "my-id_1.2")], "").await;
+    assert_eq!(own.header("x-request-id"), Some("my-id_1.2"));
+    for strange in ["a b", "\u{1b}[31m", &"x".repeat(65)] {
+        let given = request(server.addr, "GET", "/healthz", &[("x-request-id", strange)], "").await;
+        // An escape character is refused by the parser, before any id is given.
+        let id = given.header("x-request-id");
+        assert!(
+            given.status == 400 || id.is_some_and(|id| id.parse::<u64>().is_ok()),
+            "{strange:?}: {given:?}"
+        );
+    }
+    server.stop().await;
+}
+
+pub async fn the_description_matches_the_routes() {
+    let server = Local::start(Limits::default()).await;
+    let description = request(server.addr, "GET", "/openapi.json", &[], "").await.json();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1."));
+    let mut described = 0;
+    for (path, item) in description["paths"].as_object().unwrap() {
+        let concrete = path.replace("{id}", "a");
+        let allow = request(server.addr, "TRACE", &concrete, &[], "").await;
+        let mut allowed: Vec<String> = allow
+            .header("allow")
+            .unwrap()
+            .split(',')
+            .map(|m| m.trim().to_lowercase())
+            .filter(|m| m != "head")
+            .collect();
+        allowed.sort_unstable();
+        let item = item.as_object().unwrap();
+        assert_eq!(allowed, item.keys().cloned().collect::<Vec<_>>(), "{path}");
+        for (method, operation) in item {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                described += 1;
+                let content = &response["content"];
+                match status.parse::<u16>().unwrap() {
+                    204 | 304 => assert!(content.is_null()),
+                    200..400 => assert!(content.is_object(), "{method} {path} {status}"),
+                    code => assert_eq!(content["application/problem+json"]["example"]["status"], code),
+                }
+            }
+            for common in ["400", "408", "503"] {
+                assert!(operation["responses"][common].is_object(), "{method} {path} {common}");
+            }
+        }
+    }
+    assert!(described > 50, "{described}");
+    for example in ["Station", "StationPatch", "Reading"] {
+        assert!(description["components"]["schemas"][example]["example"].is_object(), "{example}");
+    }
+    server.stop().await;
+}

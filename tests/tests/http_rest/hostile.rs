@@ -1,0 +1,108 @@
+//! Clients that are slow, greedy or gone, and a server that is told to stop.
+
+use std::time::Duration;
+
+use http_rest::limits::Limits;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::PAIR;
+use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, request, rest};
+
+pub async fn oversized_uploads_all_see_413() {
+    let server = Local::start(Limits::default()).await;
+    let body = bytes::Bytes::from(vec![b' '; 8 * 1024 * 1024]);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut uploads = JoinSet::new();
+    let mut outcomes = Vec::new();
+    for _ in 0..200 {
+        if uploads.len() == 20 {
+            outcomes.push(uploads.join_next().await.unwrap().unwrap());
+        }
+        let upload =
+            http.post(format!("{}/readings", server.url())).header("content-type", "application/json");
+        let upload = upload.body(body.clone()).send();
+        uploads.spawn(async {
+            upload.await.map(|answer| answer.status().as_u16()).map_err(|e| format!("{e:?}"))
+        });
+    }
+    outcomes.extend(uploads.join_all().await);
+    assert_eq!(outcomes, vec![Ok(413); 200]);
+    server.stop().await;
+}
+
+pub async fn a_thousand_slow_lorises_stop_nobody() {
+    assert!(Limits::default().max_connections > 1000, "the default cap is above the number of lorises");
+    let server = Local::start(Limits::default()).await;
+    let mut lorises = Vec::new();
+    for _ in 0..1000 {
+        let mut loris = TcpStream::connect(server.addr).await.unwrap();
+        loris.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\nx-slow: ").await.unwrap();
+        lorises.push(loris);
+    }
+    assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &batch("a", 1)).await.status, 200);
+    for loris in &mut lorises {
+        loris.write_all(b"y").await.unwrap(); // They are still connected.
+    }
+    drop(lorises);
+    server.stop().await;
+}
+
+pub async fn a_silent_connection_is_closed() {
+    let server =
+        Local::start(Limits { header_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    assert_eq!(rest(&mut silent).await, b"");
+    let mut loris = TcpStream::connect(server.addr).await.unwrap();
+    loris.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await.unwrap();
+    assert_eq!(rest(&mut loris).await, b"");
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+    assert_eq!(Answer::parse(&rest(&mut idle).await).body, "ok\n");
+    server.stop().await;
+}
+
+pub async fn a_client_that_does_not_read_is_cut_off() {
+    let short = Duration::from_millis(50);
+    let server = Local::start(Limits { write_timeout: short, linger_time: short, ..Limits::default() }).await;
+    request(server.addr, "POST", "/readings", &[JSON], &batch("a", 500)).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let question = b"GET /readings?station=a&limit=500 HTTP/1.1\r\nhost: test\r\n\r\n";
+    // Until the server closes, which alone makes a write fail.
+    timeout(SOON, async { while stream.write_all(question).await.is_ok() {} })
+        .await
+        .expect("the server gives up");
+    server.stop().await;
+}
+
+pub async fn sigterm_answers_the_hundred_requests_in_flight() {
+    let mut server = PAIR.serve().await;
+    let addr = server.addr().parse().unwrap();
+    let body = batch("a", 1);
+    let mut in_flight = Vec::new();
+    for _ in 0..100 {
+        in_flight.push(half_sent(addr, &[], &body).await);
+    }
+    server.terminate();
+    // It has heard the signal as soon as it refuses connections.
+    while TcpStream::connect(addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    for stream in &mut in_flight {
+        stream.write_all(&body.as_bytes()[body.len() / 2..]).await.unwrap();
+    }
+    for mut stream in in_flight {
+        let answer = Answer::parse(&rest(&mut stream).await);
+        assert_eq!((answer.status, answer.json()["accepted"].as_u64()), (200, Some(1)));
+    }
+    server.wait().await; // Exit code 0, or it panics.
+}
+
+pub async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
+    let server = Local::start(Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
+    server.stop().await;
+    assert!(rest(&mut stream).await.is_empty(), "cut, not answered");
+}

@@ -1,0 +1,205 @@
+//! `/stations`, raw and typed.
+
+use http_rest::client::Error;
+use http_rest::limits::Limits;
+use http_rest::stations::Station;
+use http_rest::store::MAX_STATIONS;
+
+use crate::raw::{Headers, JSON, Local, request};
+
+const PATCH: (&str, &str) = ("content-type", "application/merge-patch+json");
+
+fn station(id: &str, name: &str) -> Station {
+    Station { id: id.to_owned(), name: name.to_owned(), latitude: Some(1.0), longitude: None }
+}
+
+pub async fn a_station_is_created_read_replaced_patched_and_deleted() {
+    let server = Local::start(Limits::default()).await;
+    let at = server.addr;
+    let oslo = r#"{"id":"oslo","name":"Oslo","latitude":59.9}"#;
+    let created = request(at, "POST", "/stations", &[JSON], oslo).await;
+    assert_eq!(created.status, 201);
+    assert_eq!(created.header("location"), Some("/stations/oslo"));
+    assert_eq!(created.json()["longitude"], serde_json::Value::Null);
+    let first = created.header("etag").unwrap().to_owned();
+    assert!(first.starts_with('"') && first.ends_with('"'), "a strong tag: {first}");
+    assert_eq!(request(at, "POST", "/stations", &[JSON], oslo).await.problem()["status"], 409);
+
+    let read = request(at, "GET", "/stations/oslo", &[], "").await;
+    assert_eq!((read.status, read.header("etag"), &read.body), (200, Some(&*first), &created.body));
+
+    let replaced = request(
+        at,
+        "PUT",
+        "/stations/oslo",
+        &[JSON, ("if-match", &first)],
+        r#"{"id":"oslo","name":"Big Oslo"}"#,
+    )
+    .await;
+    assert_eq!(replaced.status, 200);
+    assert_eq!(replaced.json()["latitude"], serde_json::Value::Null, "PUT replaces the whole");
+    let second = replaced.header("etag").unwrap().to_owned();
+    assert_ne!(first, second);
+
+    let patched =
+        request(at, "PATCH", "/stations/oslo", &[PATCH, ("if-match", &second)], r#"{"longitude":10.7}"#)
+            .await;
+    assert_eq!((patched.status, &patched.json()["name"]), (200, &"Big Oslo".into()));
+
+    let gone =
+        request(at, "DELETE", "/stations/oslo", &[("if-match", patched.header("etag").unwrap())], "").await;
+    assert_eq!((gone.status, gone.body.as_str()), (204, ""));
+    assert_eq!(request(at, "GET", "/stations/oslo", &[], "").await.problem()["status"], 404);
+
+    let again = request(at, "POST", "/stations", &[JSON], oslo).await;
+    assert_ne!(again.header("etag"), Some(&*first), "a new life of a station has new tags");
+    server.stop().await;
+}
+
+pub async fn a_conditional_read_saves_the_body() {
+    let server = Local::start(Limits::default()).await;
+    let client = server.client();
+    let created = client.create_station(&station("a", "A")).await.unwrap();
+    assert_eq!(client.station_if_changed("a", &created.etag).await.unwrap(), None);
+    let etag = created.etag.as_str();
+    for (sent, status) in [
+        (etag.to_owned(), 304),
+        (format!("W/{etag}"), 304), // weak comparison
+        (format!("\"x\", {etag}"), 304),
+        ("*".to_owned(), 304),
+        ("\"x\"".to_owned(), 200),
+        ("nonsense".to_owned(), 200),
+    ] {
+        let answer = request(server.addr, "GET", "/stations/a", &[("if-none-match", &sent)], "").await;
+        assert_eq!((answer.status, answer.header("etag")), (status, Some(etag)), "{sent}");
+        assert_eq!(answer.body.is_empty(), status == 304);
+    }
+    let changed = client.replace_station(&station("a", "B"), etag).await.unwrap();
+    assert_eq!(client.station_if_changed("a", etag).await.unwrap(), Some(changed));
+    server.stop().await;
+}
+
+pub async fn a_change_is_checked_in_the_order_of_the_statuses() {
+    let server = Local::start(Limits::default()).await;
+    let at = server.addr;
+    let etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
+    let (stale, current) = (("if-match", "\"stale\""), ("if-match", etag.as_str()));
+    let weak = format!("W/{etag}");
+    // Each request has the fault that is looked for and all those that are looked for later.
+    let cases: [(&str, &str, Headers<'_>, &str, u16); 12] = [
+        ("PUT", "/nowhere", vec![], "", 404),
+        ("PUT", "/stations/b", vec![], "", 404),
+        ("PUT", "/stations/NOT-AN-ID", vec![], "", 404),
+        ("POST", "/stations/a", vec![], "", 405),
+        ("PUT", "/stations/a", vec![], "", 415),
+        ("PATCH", "/stations/a", vec![JSON], "", 415),
+        ("PUT", "/stations/a", vec![JSON], "", 428),
+        ("DELETE", "/stations/a", vec![], "", 428),
+        ("PUT", "/stations/a", vec![JSON, stale], "", 412),
+        ("PUT", "/stations/a", vec![JSON, ("if-match", &weak)], "", 412),
+        ("PUT", "/stations/a", vec![JSON, current], "{", 400),
+        ("PUT", "/stations/a", vec![JSON, current], r#"{"id":"b","name":"other id"}"#, 422),
+    ];
+    for (method, path, headers, body, status) in cases {
+        let answer = request(at, method, path, &headers, body).await;
+        assert_eq!(answer.problem()["status"], status, "{method} {path} {headers:?}");
+    }
+    assert_eq!(server.client().station("a").await.unwrap().etag, etag, "nothing was changed");
+    server.stop().await;
+}
+
+pub async fn a_merge_patch_changes_only_what_it_names() {
+    let server = Local::start(Limits::default()).await;
+    let mut etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
+    for (patch, status, latitude) in [
+        (r#"{}"#, 200, Some(1.0)),
+        (r#"{"latitude":2.5}"#, 200, Some(2.5)),
+        (r#"{"name":null}"#, 422, Some(2.5)), // required
+        (r#"{"name":{"deep":1}}"#, 422, Some(2.5)),
+        (r#"{"unknown":1}"#, 422, Some(2.5)),
+        (r#"{"unknown":null}"#, 200, Some(2.5)), // to remove what is not there is no change
+        (r#"{"id":"b"}"#, 422, Some(2.5)),
+        (r#"{"latitude":91}"#, 422, Some(2.5)),
+        (r#"["not an object"]"#, 422, Some(2.5)),
+        (r#"{"latitude":null}"#, 200, None),
+    ] {
+        let answer = request(server.addr, "PATCH", "/stations/a", &[PATCH, ("if-match", &etag)], patch).await;
+        assert_eq!(answer.status, status, "{patch}: {answer:?}");
+        let now = server.client().station("a").await.unwrap();
+        assert_eq!(now.value.latitude, latitude, "{patch}");
+        etag = now.etag;
+    }
+    server.stop().await;
+}
+
+pub async fn stations_are_listed_page_by_page() {
+    let server = Local::start(Limits::default()).await;
+    let client = server.client();
+    for id in ["c", "a", "e", "b", "d"] {
+        client.create_station(&station(id, "any")).await.unwrap();
+    }
+    let mut page = client.stations(2).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        assert!(page.items.len() <= 2);
+        seen.extend(page.items.iter().map(|station| station.id.clone()));
+        // What comes and goes before the cursor moves no entry to another page.
+        client.create_station(&station(&format!("a{}", seen.len()), "new")).await.unwrap();
+        let Some(next) = page.next else { break };
+        page = client.more_stations(&next).await.unwrap();
+    }
+    assert_eq!(seen.concat(), "abcde");
+    let whole = request(server.addr, "GET", "/stations?limit=500", &[], "").await;
+    assert_eq!(whole.header("link"), None, "the last page links to none");
+    for query in ["limit=0", "limit=501", "limit=x", "cursor=NO", "unknown=1", "limit=1&limit=2"] {
+        let answer = request(server.addr, "GET", &format!("/stations?{query}"), &[], "").await;
+        assert_eq!(answer.problem()["status"], 400, "{query}");
+    }
+    server.stop().await;
+}
+
+pub async fn two_writers_lose_no_update() {
+    const TRIES_EACH: u32 = 5_000;
+    let server = Local::start(Limits::default()).await;
+    server.client().create_station(&station("counter", "0")).await.unwrap();
+    let writer = |client: http_rest::client::Client| async move {
+        let (mut written, mut refused) = (0u32, 0u32);
+        for _ in 0..TRIES_EACH {
+            let read = client.station("counter").await.unwrap();
+            let next = read.value.name.parse::<u32>().unwrap() + 1;
+            match client.replace_station(&station("counter", &next.to_string()), &read.etag).await {
+                Ok(_) => written += 1,
+                Err(Error::Problem(problem)) if problem.status == 412 => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        (written, refused)
+    };
+    let writers = [tokio::spawn(writer(server.client())), tokio::spawn(writer(server.client()))];
+    let (mut written, mut refused) = (0, 0);
+    for outcome in writers {
+        let (w, r) = outcome.await.unwrap();
+        written += w;
+        refused += r;
+    }
+    assert_eq!(written + refused, 2 * TRIES_EACH);
+    assert!(refused > 0, "the two never met: nothing was tested");
+    assert_eq!(server.client().station("counter").await.unwrap().value.name, written.to_string());
+    server.stop().await;
+}
+
+pub async fn a_station_too_many_is_refused_whole() {
+    let server = Local::start(Limits::default()).await;
+    let reading = |i: usize| format!(r#"{{"station":"s{i}","metric":"wind","value":1,"recorded_at":0}}"#);
+    let readings: Vec<String> = (1..MAX_STATIONS).map(reading).collect();
+    let body = format!(r#"{{"readings":[{}]}}"#, readings.join(","));
+    assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &body).await.status, 200);
+    // Room for one more: a batch that needs two is refused, and makes none.
+    let two = format!(r#"{{"readings":[{},{}]}}"#, reading(5_000), reading(6_000));
+    assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &two).await.problem()["status"], 507);
+    assert_eq!(request(server.addr, "GET", "/stations/s5000", &[], "").await.status, 404);
+    server.client().create_station(&station("last", "Last")).await.unwrap();
+    let error = server.client().create_station(&station("one-more", "No")).await.unwrap_err();
+    assert_eq!(error.status(), Some(507));
+    server.stop().await;
+}
