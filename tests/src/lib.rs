@@ -23,14 +23,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::time::timeout;
 
 mod process;
 mod readme;
 
 pub use process::{Output, Pair, Server, run_program};
 pub use readme::{assert_same, expected_output};
+
+/// A test that runs for longer hangs. No test measures time, so this is far above
+/// what the slowest takes on a busy machine.
+const BOUND: Duration = Duration::from_secs(300);
 
 type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -86,7 +92,8 @@ impl Test {
                 _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
             }
             let runtime = tokio::runtime::Runtime::new()?;
-            let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on((self.body)())));
+            let bounded = async { timeout(BOUND, (self.body)()).await.expect("the test ends in time") };
+            let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(bounded)));
             // What a failed test left running on its runtime must not hold up the others.
             runtime.shutdown_background();
             match outcome {

@@ -108,12 +108,13 @@ pub async fn a_slow_reader_does_not_slow_the_recorder() {
 }
 
 pub async fn a_watch_survives_a_restart_and_tells_of_it() {
-    let server = Local::start(Limits::default()).await;
+    // So long a drain that the stream must end by itself for the server to stop.
+    let server = Local::start(Limits { drain_timeout: Duration::from_secs(3600), ..Limits::default() }).await;
     let addr = server.addr;
     let mut watch = server.client().watch(Some("a")).await.unwrap();
     server.client().record(&[reading("a", 1)]).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading("a", 1)));
-    server.stop().await; // Ends the stream too, or it would wait for ever.
+    server.stop().await;
 
     let server = Local::start_at(addr, Limits::default()).await;
     server.client().record(&[reading("a", 2)]).await.unwrap();
