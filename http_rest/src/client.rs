@@ -30,8 +30,8 @@ pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The client could not be made.
-    #[error("the HTTP client cannot start")]
+    /// The request could not be made, of an address that is none for example.
+    #[error("no request can be made of this")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
     #[error("no server at {base}")]
@@ -137,8 +137,9 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 422 names each invalid field.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        let request = self.request(Method::POST, "/readings").header(IDEMPOTENCY_KEY, new_key());
-        let answer = self.call(Repeat::Keyed, request.json(&Batch { readings })).await?;
+        let (key, batch) = (new_key(), Batch { readings });
+        let request = || self.request(Method::POST, "/readings").header(IDEMPOTENCY_KEY, &key).json(&batch);
+        let answer = self.call(Repeat::Keyed, request).await?;
         Ok(answer.json::<Recorded>()?.accepted)
     }
 
@@ -148,16 +149,16 @@ impl Client {
     /// [`Error::Problem`] with status 404 if there is no such station.
     pub async fn readings(&self, query: &ReadingQuery) -> Result<Page<Reading>, Error> {
         let answer =
-            self.call(Repeat::Idempotent, self.request(Method::GET, "/readings").query(query)).await?;
+            self.call(Repeat::Idempotent, || self.request(Method::GET, "/readings").query(query)).await?;
         Ok(Page { next: answer.next(), items: answer.json::<ReadingList>()?.readings })
     }
 
     /// The page that [`Page::next`] of another page links to.
     ///
     /// # Errors
-    /// [`Error::Problem`] with status 400 if the server was restarted in between.
+    /// [`Error::Problem`] with status 404 if the server was restarted in between.
     pub async fn more_readings(&self, next: &str) -> Result<Page<Reading>, Error> {
-        let answer = self.call(Repeat::Idempotent, self.request(Method::GET, next)).await?;
+        let answer = self.call(Repeat::Idempotent, || self.request(Method::GET, next)).await?;
         Ok(Page { next: answer.next(), items: answer.json::<ReadingList>()?.readings })
     }
 
@@ -182,7 +183,7 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub async fn more_stations(&self, next: &str) -> Result<Page<Station>, Error> {
-        let answer = self.call(Repeat::Idempotent, self.request(Method::GET, next)).await?;
+        let answer = self.call(Repeat::Idempotent, || self.request(Method::GET, next)).await?;
         Ok(Page { next: answer.next(), items: answer.json::<StationList>()?.stations })
     }
 
@@ -191,8 +192,9 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 409 if the id is taken, 422 if a field is invalid.
     pub async fn create_station(&self, station: &Station) -> Result<Versioned<Station>, Error> {
-        let request = self.request(Method::POST, "/stations").header(IDEMPOTENCY_KEY, new_key());
-        self.call(Repeat::Keyed, request.json(station)).await?.versioned()
+        let key = new_key();
+        let request = || self.request(Method::POST, "/stations").header(IDEMPOTENCY_KEY, &key).json(station);
+        self.call(Repeat::Keyed, request).await?.versioned()
     }
 
     /// Reads a station.
@@ -200,7 +202,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 404 if there is none.
     pub async fn station(&self, id: &str) -> Result<Versioned<Station>, Error> {
-        self.call(Repeat::Idempotent, self.request(Method::GET, &station_path(id))).await?.versioned()
+        self.call(Repeat::Idempotent, || self.request(Method::GET, &station_path(id))).await?.versioned()
     }
 
     /// Reads a station unless it is still at the version of that `etag`.
@@ -212,7 +214,7 @@ impl Client {
         id: &str,
         etag: &str,
     ) -> Result<Option<Versioned<Station>>, Error> {
-        let request = self.request(Method::GET, &station_path(id)).header(IF_NONE_MATCH, etag);
+        let request = || self.request(Method::GET, &station_path(id)).header(IF_NONE_MATCH, etag);
         let answer = self.call(Repeat::Idempotent, request).await?;
         if answer.status == StatusCode::NOT_MODIFIED {
             return Ok(None);
@@ -227,8 +229,9 @@ impl Client {
     /// connection the request is sent again, and a 412 may then be due to the
     /// first attempt: read the station to know.
     pub async fn replace_station(&self, station: &Station, etag: &str) -> Result<Versioned<Station>, Error> {
-        let request = self.request(Method::PUT, &station_path(&station.id)).header(IF_MATCH, etag);
-        self.call(Repeat::Idempotent, request.json(station)).await?.versioned()
+        let request =
+            || self.request(Method::PUT, &station_path(&station.id)).header(IF_MATCH, etag).json(station);
+        self.call(Repeat::Idempotent, request).await?.versioned()
     }
 
     /// Changes some fields of a station, if it is still at the version of that
@@ -243,9 +246,12 @@ impl Client {
         patch: &StationPatch,
         etag: &str,
     ) -> Result<Versioned<Station>, Error> {
-        let request = self.request(Method::PATCH, &station_path(id)).header(IF_MATCH, etag);
         // `json` sets a content type only where there is none yet.
-        self.call(Repeat::Harmful, request.header(CONTENT_TYPE, MERGE_PATCH).json(patch)).await?.versioned()
+        let request = || {
+            let request = self.request(Method::PATCH, &station_path(id)).header(IF_MATCH, etag);
+            request.header(CONTENT_TYPE, MERGE_PATCH).json(patch)
+        };
+        self.call(Repeat::Harmful, request).await?.versioned()
     }
 
     /// Deletes a station and its readings, if it is still at the version of that `etag`.
@@ -255,7 +261,7 @@ impl Client {
     /// connection the request is sent again, and a 404 may then be due to the
     /// first attempt.
     pub async fn delete_station(&self, id: &str, etag: &str) -> Result<(), Error> {
-        let request = self.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
+        let request = || self.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
         self.call(Repeat::Idempotent, request).await.map(drop)
     }
 
@@ -263,20 +269,15 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
-    async fn call(&self, repeat: Repeat, request: RequestBuilder) -> Result<Answer, Error> {
-        let request = request.timeout(ATTEMPT_TIMEOUT).build().map_err(Error::Setup)?;
-        retry(repeat, || async {
-            // Bodies here are plain bytes, of which a clone shares the memory.
-            let request = request.try_clone().ok_or(Error::TimedOut)?;
-            self.send(RequestBuilder::from_parts(self.http.clone(), request)).await?.read().await
-        })
-        .await
+    async fn call(&self, repeat: Repeat, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
+        retry(repeat, || async { self.send(request().timeout(ATTEMPT_TIMEOUT)).await?.read().await }).await
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Incoming, Error> {
         match request.send().await {
             Ok(response) => Ok(Incoming(response)),
             Err(source) if source.is_connect() => Err(Error::Unreachable { base: self.base.clone(), source }),
+            Err(source) if source.is_builder() => Err(Error::Setup(source)),
             Err(source) => Err(Error::Broken(source)),
         }
     }

@@ -7,7 +7,7 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::time::timeout;
 
 use crate::client::Error;
-use crate::problem::{KEY_IN_USE, Problem};
+use crate::problem::KEY_IN_USE;
 
 /// Attempts after the first.
 pub const MAX_RETRIES: usize = 4;
@@ -65,10 +65,7 @@ fn may_pass(error: &Error, repeat: Repeat) -> bool {
 
 fn retry_after(error: &Error) -> Option<Duration> {
     match error {
-        Error::Problem(problem) => {
-            let Problem { retry_after, .. } = **problem;
-            retry_after
-        }
+        Error::Problem(problem) => problem.retry_after,
         _ => None,
     }
 }

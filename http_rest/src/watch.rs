@@ -34,7 +34,7 @@ pub enum LiveEvent {
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
-    path: String,
+    station: Option<String>,
     last_id: Option<String>,
     response: Option<Response>,
     parser: Parser,
@@ -42,11 +42,8 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) async fn start(client: Client, station: Option<&str>) -> Result<Self, Error> {
-        let path = match station {
-            Some(station) => format!("/readings/live?station={station}"),
-            None => "/readings/live".to_owned(),
-        };
-        let mut watch = Self { client, path, last_id: None, response: None, parser: Parser::default() };
+        let station = station.map(str::to_owned);
+        let mut watch = Self { client, station, last_id: None, response: None, parser: Parser::default() };
         watch.connect().await?;
         Ok(watch)
     }
@@ -77,7 +74,10 @@ impl Watch {
     async fn connect(&mut self) -> Result<(), Error> {
         self.parser = Parser::default(); // Half an event of the old connection is lost with it.
         let response = retry(Repeat::Idempotent, || async {
-            let mut request = self.client.request(Method::GET, &self.path);
+            let mut request = self.client.request(Method::GET, "/readings/live");
+            if let Some(station) = &self.station {
+                request = request.query(&[("station", station)]);
+            }
             if let Some(id) = &self.last_id {
                 request = request.header("Last-Event-ID", id);
             }
