@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::raw::{Answer, Local, SOON, request};
+use crate::raw::{Answer, JSON, Local, SOON, request};
 
 const CASES: u32 = 1000;
 
@@ -76,15 +76,30 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     let json = prop_oneof![
         Just(r#"{"readings":[{"station":"a","metric":"wind","value":1,"recorded_at":0}]}"#.to_owned()),
         Just(r#"{"id":"a","name":"A"}"#.to_owned()),
+        "\\{\"(readings|id|name|latitude)\":(\\[\\{\"station\":\"a\",\"metric\":)?(\"[a-z]{0,3}\"|[0-9eE.-]{1,8}|null|\\[\\]|\\{\\})(\\}\\])?\\}",
         "(\\{|\\[|\"[a-z]{0,8}\"|:|,|[0-9eE.-]{1,8}|null|true|\\}|\\]){0,12}",
         (0usize..400).prop_map(|depth| "[".repeat(depth)),
     ];
     prop_oneof![3 => json.prop_map(String::into_bytes), 1 => prop::collection::vec(any::<u8>(), 0..200)]
 }
 
+/// Method, path and headers of which nothing is wrong, so that the body is looked at.
+fn plausible() -> impl Strategy<Value = (String, String, String)> {
+    let json = "content-type: application/json\r\n";
+    let known = [
+        ("POST", "/readings", json.to_owned()),
+        ("POST", "/stations", json.to_owned()),
+        ("PUT", "/stations/a", format!("{json}if-match: *\r\n")),
+        ("PATCH", "/stations/a", "content-type: application/merge-patch+json\r\nif-match: *\r\n".to_owned()),
+    ];
+    prop::sample::select(known.to_vec())
+        .prop_map(|(method, path, headers)| (method.into(), path.into(), headers))
+}
+
 /// A request that is mostly well-formed, or mere bytes.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    let request = (method(), path(), headers(), body()).prop_map(|(method, path, headers, body)| {
+    let head = prop_oneof![plausible(), (method(), path(), headers())];
+    let request = (head, body()).prop_map(|((method, path, headers), body)| {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n{headers}\r\n",
             body.len()
@@ -147,6 +162,7 @@ pub async fn generated_requests_get_proper_answers() {
         Limits { header_timeout: short, request_timeout: short, linger_time: short, ..Limits::default() };
     let server = Local::start(limits).await;
     let addr = server.addr;
+    request(addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
     let here = tokio::runtime::Handle::current();
     let run = move || {
         // The same cases each time: what fails here fails on every machine.
