@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::raw::{Answer, JSON, Local, SOON, request};
 
-const CASES: u32 = 1000;
+const CASES: u32 = 3000;
 
 fn method() -> impl Strategy<Value = String> {
     prop_oneof![
