@@ -1,0 +1,249 @@
+//! Framing: where one message ends and the next begins.
+//!
+//! TCP delivers a stream of bytes. What one side wrote in two pieces the other
+//! may read in one, or in seven. So every message is a *frame*: a header of
+//! fixed size that says how long the payload is, then the payload. The receiver
+//! collects bytes until a whole frame is there ([`FrameBuffer`]).
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use tcp_socket::frame::{Frame, kind, put_frame};
+//!
+//! let mut wire = BytesMut::new();
+//! put_frame(&mut wire, kind::PING, 0, 7, |_payload| {});
+//! assert_eq!(Frame::parse(&wire[..15], 1024), Ok(None)); // one byte is missing
+//! let frame = Frame::parse(&wire, 1024).unwrap().unwrap();
+//! assert_eq!((frame.kind, frame.request_id), (kind::PING, 7));
+//! ```
+
+use std::io;
+
+use bytes::{Buf, BufMut, BytesMut};
+use crc32c::{crc32c, crc32c_append};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes in a header: kind 2, flags 2, request id 4, payload length 4, checksum 4.
+/// All numbers are big-endian, as is the custom in network protocols.
+pub const HEADER: usize = 16;
+
+/// Offset of the checksum in the header; it covers what lies before and behind it.
+const CHECKSUM_AT: usize = 12;
+
+/// What a frame is. The values are those of `PROTOCOL.md`, section 5.
+pub mod kind {
+    /// Client: record a batch.
+    pub const RECORD: u16 = 0x0001;
+    /// Client: stream the readings of a station.
+    pub const WATCH: u16 = 0x0002;
+    /// Client: end the watch with this request id.
+    pub const CANCEL: u16 = 0x0003;
+    /// Client: answer with a `PONG`.
+    pub const PING: u16 = 0x0004;
+    /// Either: nothing follows.
+    pub const GOODBYE: u16 = 0x0005;
+    /// Server: the batch is recorded.
+    pub const RECORDED: u16 = 0x0101;
+    /// Server: some readings of a watched station.
+    pub const READING: u16 = 0x0102;
+    /// Server: answer to `PING`.
+    pub const PONG: u16 = 0x0104;
+    /// Server: the request failed, or with request id 0 the connection did.
+    pub const ERROR: u16 = 0x01ff;
+}
+
+/// Flag of a `READING`: the last one of its watch.
+pub const FLAG_END: u16 = 0x0100;
+
+/// Flags in these bits change the meaning of a frame: a receiver that does not
+/// know one must refuse the frame. It ignores unknown flags in the other bits.
+pub const CRITICAL_FLAGS: u16 = 0xff00;
+
+/// One frame, its payload still in the receive buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// One of [`kind`], or one that this version does not know.
+    pub kind: u16,
+    /// [`FLAG_END`], or flags that this version does not know.
+    pub flags: u16,
+    /// Chosen by the client for its request and repeated in each answer to it;
+    /// 0 concerns the connection.
+    pub request_id: u32,
+    /// Depends on the kind: see [`crate::message`].
+    pub payload: &'a [u8],
+}
+
+/// The stream cannot be read on: where the next frame begins is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BadFrame {
+    /// The header announces a payload over the limit.
+    #[error("a payload holds at most {limit} bytes, this one {length}")]
+    TooLarge {
+        /// The announced length.
+        length: u32,
+        /// The receiver's limit.
+        limit: u32,
+    },
+    /// The checksum does not fit the bytes.
+    #[error("the frame says checksum {announced:08x}, its bytes say {computed:08x}")]
+    Checksum {
+        /// What the header holds.
+        announced: u32,
+        /// What the bytes give.
+        computed: u32,
+    },
+}
+
+impl<'a> Frame<'a> {
+    /// The frame at the beginning of `bytes`; `None` if it is not all there yet.
+    ///
+    /// # Errors
+    /// [`BadFrame`], the length as soon as the header is there.
+    pub fn parse(bytes: &'a [u8], max_payload: u32) -> Result<Option<Self>, BadFrame> {
+        let Some(length) = payload_length(bytes, max_payload)? else { return Ok(None) };
+        let Some(frame) = bytes.get(..HEADER + length) else { return Ok(None) };
+        let (covered, mut rest) = frame.split_at(CHECKSUM_AT);
+        let announced = rest.get_u32();
+        let computed = crc32c_append(crc32c(covered), rest);
+        if announced != computed {
+            return Err(BadFrame::Checksum { announced, computed });
+        }
+        let mut header = covered;
+        let (kind, flags, request_id) = (header.get_u16(), header.get_u16(), header.get_u32());
+        Ok(Some(Self { kind, flags, request_id, payload: rest }))
+    }
+
+    /// Bytes of the frame on the wire, its header included.
+    pub fn wire_len(&self) -> usize {
+        HEADER + self.payload.len()
+    }
+}
+
+/// The announced length of the payload, once the header is there.
+fn payload_length(bytes: &[u8], limit: u32) -> Result<Option<usize>, BadFrame> {
+    let Some(mut header) = bytes.get(8..HEADER) else { return Ok(None) };
+    let length = header.get_u32();
+    if length > limit {
+        return Err(BadFrame::TooLarge { length, limit });
+    }
+    Ok(Some(length as usize))
+}
+
+/// Appends one frame, whose payload `write` appends in its turn. Nothing is
+/// copied: length and checksum are filled in when the payload is there.
+///
+/// A payload over 4 GiB would not fit its length field; what calls this is
+/// bounded far below that.
+pub fn put_frame(
+    into: &mut BytesMut,
+    kind: u16,
+    flags: u16,
+    request_id: u32,
+    write: impl FnOnce(&mut BytesMut),
+) {
+    let start = into.len();
+    into.reserve(64); // one step for a small frame instead of one per field
+    into.put_u16(kind);
+    into.put_u16(flags);
+    into.put_u32(request_id);
+    into.put_u64(0); // length and checksum
+    write(into);
+    let frame = &mut into[start..];
+    let length = (frame.len() - HEADER) as u32;
+    frame[8..CHECKSUM_AT].copy_from_slice(&length.to_be_bytes());
+    let checksum = crc32c_append(crc32c(&frame[..CHECKSUM_AT]), &frame[HEADER..]);
+    frame[CHECKSUM_AT..HEADER].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Bytes that arrived and are not yet taken as frames.
+///
+/// It grows with what has really arrived, never on the word of a header alone,
+/// and to no more than one frame of the largest size (or [`READ`], if that is
+/// more): a peer that announces much and sends little costs little.
+#[derive(Debug)]
+pub struct FrameBuffer {
+    bytes: BytesMut,
+    /// Length of the frame that was handed out last, still at the front.
+    taken: usize,
+    max_payload: u32,
+}
+
+/// Bytes asked for in one read, if the next frame does not need fewer.
+pub const READ: usize = 8 * 1024;
+
+impl FrameBuffer {
+    /// An empty buffer for frames with payloads of up to `max_payload` bytes.
+    pub fn new(max_payload: u32) -> Self {
+        Self { bytes: BytesMut::with_capacity(READ), taken: 0, max_payload }
+    }
+
+    /// Waits for more bytes; 0 means that the peer will send no more.
+    /// Cancel safe: what was read is in the buffer.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn read_from(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        self.make_room();
+        from.read_buf(&mut self.bytes).await
+    }
+
+    /// Adds bytes that came by another way than [`FrameBuffer::read_from`]; returns how
+    /// many fitted.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        self.make_room();
+        let count = bytes.len().min(self.bytes.capacity() - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..count]);
+        count
+    }
+
+    /// The next whole frame, if there is one. It stays in the buffer until the
+    /// next call, so that nothing is copied.
+    ///
+    /// # Errors
+    /// [`BadFrame`]; then there is nothing more to be had from this stream.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
+        self.bytes.advance(std::mem::take(&mut self.taken));
+        let frame = Frame::parse(&self.bytes, self.max_payload)?;
+        if let Some(frame) = &frame {
+            self.taken = frame.wire_len();
+        }
+        Ok(frame)
+    }
+
+    /// The bytes of an incomplete frame, if the stream ended here.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// Removes and returns the first `count` bytes if they are there: for what
+    /// comes before the first frame.
+    pub fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
+        let bytes = *self.bytes.first_chunk::<COUNT>()?;
+        self.bytes.advance(COUNT);
+        Some(bytes)
+    }
+
+    /// Bytes that the buffer could hold without another allocation.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Makes room for at least one byte, without going beyond one largest frame.
+    fn make_room(&mut self) {
+        self.bytes.advance(std::mem::take(&mut self.taken));
+        let length = self.bytes.len();
+        let largest = (HEADER + self.max_payload as usize).max(READ);
+        // After `next_frame` said `None` the buffer holds less than one frame.
+        let missing = match payload_length(&self.bytes, self.max_payload) {
+            Ok(Some(payload)) => (HEADER + payload).saturating_sub(length),
+            _ => READ.min(largest.saturating_sub(length)),
+        };
+        if self.bytes.try_reclaim(missing.clamp(1, READ)) {
+            return;
+        }
+        // Not `reserve`, which would double without regard to the limit.
+        let mut larger = BytesMut::with_capacity((2 * length).clamp(READ, largest));
+        larger.extend_from_slice(&self.bytes);
+        self.bytes = larger;
+    }
+}

@@ -1,0 +1,125 @@
+//! What the server keeps: in memory, bounded, and gone when it stops.
+//!
+//! The readings of a station are also the queue of everyone who watches it: a
+//! watch is only a number, the position of the next reading to send. A watcher
+//! that is slow therefore costs no memory and delays no recorder; it falls
+//! behind, and the distance says how much it missed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::message::Batch;
+use crate::model::Measurement;
+
+/// Stations kept at most; a batch that would create more is refused.
+pub const MAX_STATIONS: usize = 1_000;
+
+/// Readings kept for each station; the oldest give way. At 24 bytes a reading
+/// a full store takes 2.4 GB.
+pub const READINGS_PER_STATION: usize = 100_000;
+
+/// Stations and their readings.
+///
+/// A plain mutex: each operation is short and never waits for anything while it
+/// holds the lock.
+#[derive(Default)]
+pub struct Store {
+    stations: Mutex<HashMap<String, Station>>,
+}
+
+#[derive(Default)]
+struct Station {
+    readings: VecDeque<Measurement>,
+    /// How many were ever recorded: the position after the newest.
+    recorded: u64,
+    /// Rung at each batch that holds a reading of this station.
+    watchers: Vec<Arc<Notify>>,
+}
+
+/// The store holds [`MAX_STATIONS`] and a batch named new ones.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Store {
+    /// Keeps the whole batch or nothing of it, and creates the stations that it
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`Full`] if the batch names more new stations than there is room for.
+    pub fn record(&self, batch: &Batch<'_>) -> Result<u32, Full> {
+        let mut stations = self.lock();
+        let known = |station: &str| stations.contains_key(station);
+        if batch.runs().any(|run| !known(run.station)) {
+            let new: HashSet<&str> = batch.runs().map(|run| run.station).filter(|id| !known(id)).collect();
+            if stations.len() + new.len() > MAX_STATIONS {
+                return Err(Full);
+            }
+            stations.extend(new.into_iter().map(|id| (id.to_owned(), Station::default())));
+        }
+        for run in batch.runs() {
+            let Some(station) = stations.get_mut(run.station) else { continue };
+            for reading in run.readings() {
+                if station.readings.len() == READINGS_PER_STATION {
+                    station.readings.pop_front();
+                }
+                station.readings.push_back(reading);
+                station.recorded += 1;
+            }
+            for watcher in &station.watchers {
+                watcher.notify_one();
+            }
+        }
+        Ok(batch.count())
+    }
+
+    /// Rings `bell` at whatever is recorded for the station from now on. Returns
+    /// the position of the next reading; `None` if there is no such station.
+    pub fn watch(&self, station: &str, bell: Arc<Notify>) -> Option<u64> {
+        let mut stations = self.lock();
+        let station = stations.get_mut(station)?;
+        station.watchers.push(bell);
+        Some(station.recorded)
+    }
+
+    /// Undoes one [`Store::watch`] with the same arguments.
+    pub fn unwatch(&self, station: &str, bell: &Arc<Notify>) {
+        if let Some(station) = self.lock().get_mut(station)
+            && let Some(found) = station.watchers.iter().position(|watcher| Arc::ptr_eq(watcher, bell))
+        {
+            station.watchers.swap_remove(found);
+        }
+    }
+
+    /// Hands up to `most` readings from position `next` on to `take`, advances
+    /// `next` past them and returns how many had to be skipped before the first
+    /// because they are more than `backlog` behind the newest or no longer kept.
+    pub fn read_on(
+        &self,
+        station: &str,
+        next: &mut u64,
+        backlog: usize,
+        most: usize,
+        mut take: impl FnMut(Measurement),
+    ) -> u64 {
+        let stations = self.lock();
+        let Some(station) = stations.get(station) else { return 0 };
+        let reachable = station.readings.len().min(backlog);
+        let first = (station.recorded - reachable as u64).max(*next);
+        let skipped = first - *next;
+        let index = station.readings.len() - (station.recorded - first) as usize;
+        *next = first;
+        for reading in station.readings.range(index..).take(most) {
+            take(*reading);
+            *next += 1;
+        }
+        skipped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Station>> {
+        // Nothing panics while it holds the lock; if something ever does, the
+        // map is still whole.
+        self.stations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
