@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
 
     fn take_measurements(&mut self, count: usize) {
         for _ in 0..count {
-            let metric = Metric::ALL.into_iter().find(|metric| *metric as u64 == self.number(1));
+            let metric = Metric::from_number(self.number(1) as u8);
             self.take(1, format!("metric: {}", metric.map_or("unknown", Metric::name)));
             let value = f64::from_bits(self.number(8));
             self.take(8, format!("value {value}"));

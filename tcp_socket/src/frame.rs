@@ -102,21 +102,27 @@ impl<'a> Frame<'a> {
     pub fn parse(bytes: &'a [u8], max_payload: u32) -> Result<Option<Self>, BadFrame> {
         let Some(length) = payload_length(bytes, max_payload)? else { return Ok(None) };
         let Some(frame) = bytes.get(..HEADER + length) else { return Ok(None) };
-        let (covered, mut rest) = frame.split_at(CHECKSUM_AT);
-        let announced = rest.get_u32();
-        let computed = crc32c_append(crc32c(covered), rest);
+        let Some((header, payload)) = frame.split_first_chunk::<HEADER>() else { return Ok(None) };
+        let mut fields = header.as_slice();
+        let (kind, flags, request_id) = (fields.get_u16(), fields.get_u16(), fields.get_u32());
+        let (_length, announced) = (fields.get_u32(), fields.get_u32());
+        let computed = checksum(header, payload);
         if announced != computed {
             return Err(BadFrame::Checksum { announced, computed });
         }
-        let mut header = covered;
-        let (kind, flags, request_id) = (header.get_u16(), header.get_u16(), header.get_u32());
-        Ok(Some(Self { kind, flags, request_id, payload: rest }))
+        Ok(Some(Self { kind, flags, request_id, payload }))
     }
 
     /// Bytes of the frame on the wire, its header included.
     pub fn wire_len(&self) -> usize {
         HEADER + self.payload.len()
     }
+}
+
+/// CRC-32C of all but the checksum itself.
+fn checksum(header: &[u8; HEADER], payload: &[u8]) -> u32 {
+    let checksum = crc32c(&header[..CHECKSUM_AT]);
+    if payload.is_empty() { checksum } else { crc32c_append(checksum, payload) }
 }
 
 /// The announced length of the payload, once the header is there.
@@ -142,17 +148,16 @@ pub fn put_frame(
     write: impl FnOnce(&mut BytesMut),
 ) {
     let start = into.len();
-    into.reserve(64); // one step for a small frame instead of one per field
-    into.put_u16(kind);
-    into.put_u16(flags);
-    into.put_u32(request_id);
-    into.put_u64(0); // length and checksum
+    into.put_slice(&[0; HEADER]);
     write(into);
-    let frame = &mut into[start..];
-    let length = (frame.len() - HEADER) as u32;
-    frame[8..CHECKSUM_AT].copy_from_slice(&length.to_be_bytes());
-    let checksum = crc32c_append(crc32c(&frame[..CHECKSUM_AT]), &frame[HEADER..]);
-    frame[CHECKSUM_AT..HEADER].copy_from_slice(&checksum.to_be_bytes());
+    let Some((header, payload)) = into[start..].split_first_chunk_mut::<HEADER>() else { return };
+    let mut fields = header.as_mut_slice();
+    fields.put_u16(kind);
+    fields.put_u16(flags);
+    fields.put_u32(request_id);
+    fields.put_u32(payload.len() as u32);
+    let checksum = checksum(header, payload);
+    header[CHECKSUM_AT..].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// Bytes that arrived and are not yet taken as frames.

@@ -160,8 +160,7 @@ fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
     let mut rest = bytes.as_slice();
     let number = rest.get_u8();
     let (value, recorded_at) = (rest.get_f64(), rest.get_u64());
-    let metric = Metric::ALL.into_iter().find(|metric| *metric as u8 == number);
-    let metric = metric.ok_or_else(|| format!("{number} is no metric"))?;
+    let metric = Metric::from_number(number).ok_or_else(|| format!("{number} is no metric"))?;
     let (low, high) = metric.range();
     if !(low..=high).contains(&value) {
         return Err(format!("{} {value} is outside {low} to {high}", metric.name()));
@@ -183,6 +182,7 @@ fn measurements(bytes: &[u8]) -> impl Iterator<Item = Result<Measurement, String
 pub struct Batch<'a> {
     id: u64,
     count: u32,
+    run_count: u32,
     runs: &'a [u8],
 }
 
@@ -202,10 +202,11 @@ impl<'a> Batch<'a> {
     pub fn parse(mut payload: &'a [u8]) -> Result<Self, Refusal> {
         let id = payload.try_get_u64().map_err(|_| Refusal::bad_payload("a batch begins with its id"))?;
         let invalid = |text| Refusal::new(ErrorCode::InvalidReading, text);
-        let mut count = 0;
+        let (mut count, mut run_count) = (0, 0);
         let mut rest = payload;
         while !rest.is_empty() {
             let run = Run::parse(&mut rest)?;
+            run_count += 1;
             for measurement in measurements(run.measurements) {
                 measurement.map_err(|wrong| invalid(format!("reading {count}: {wrong}")))?;
                 count += 1;
@@ -214,7 +215,7 @@ impl<'a> Batch<'a> {
         if !(1..=MAX_BATCH).contains(&count) {
             return Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}")));
         }
-        Ok(Self { id, count: count as u32, runs: payload })
+        Ok(Self { id, count: count as u32, run_count, runs: payload })
     }
 
     /// The client's number for it.
@@ -225,6 +226,11 @@ impl<'a> Batch<'a> {
     /// Readings in it, 1 to [`MAX_BATCH`].
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Runs in it; at most as many stations are named.
+    pub fn run_count(&self) -> u32 {
+        self.run_count
     }
 
     /// Its readings, in their order.

@@ -28,6 +28,17 @@ impl Metric {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
+    /// The metric with that number on the wire.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Temperature),
+            2 => Some(Self::Humidity),
+            3 => Some(Self::Pressure),
+            4 => Some(Self::Wind),
+            _ => None,
+        }
+    }
+
     /// The metric of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)

@@ -50,16 +50,18 @@ impl Store {
     /// [`Full`] if the batch names more new stations than there is room for.
     pub fn record(&self, batch: &Batch<'_>) -> Result<u32, Full> {
         let mut stations = self.lock();
-        let known = |station: &str| stations.contains_key(station);
-        if batch.runs().any(|run| !known(run.station)) {
-            let new: HashSet<&str> = batch.runs().map(|run| run.station).filter(|id| !known(id)).collect();
-            if stations.len() + new.len() > MAX_STATIONS {
+        // Counted exactly only when it could be too many: mostly nothing is new.
+        if stations.len() + batch.run_count() as usize > MAX_STATIONS {
+            let new = batch.runs().map(|run| run.station).filter(|id| !stations.contains_key(*id));
+            if stations.len() + new.collect::<HashSet<_>>().len() > MAX_STATIONS {
                 return Err(Full);
             }
-            stations.extend(new.into_iter().map(|id| (id.to_owned(), Station::default())));
         }
         for run in batch.runs() {
-            let Some(station) = stations.get_mut(run.station) else { continue };
+            let station = match stations.get_mut(run.station) {
+                Some(station) => station,
+                None => stations.entry(run.station.to_owned()).or_default(),
+            };
             for reading in run.readings() {
                 if station.readings.len() == READINGS_PER_STATION {
                     station.readings.pop_front();
