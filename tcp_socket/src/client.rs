@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::frame::kind;
 use crate::handshake::Id;
-use crate::link::{Answer, Dial, Shared, maintain};
+use crate::link::{Answer, Dial, NotQueued, Shared, maintain};
 use crate::message::{ErrorCode, Refusal, Update, put_batch};
 use crate::model::{MAX_BATCH, MAX_STATION_ID, Reading, is_station_id};
 
@@ -31,7 +31,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls in flight at a time; more wait for their turn. A call that was given up
 /// keeps its place until its answer comes or the connection falls. Far below
-/// [`REPLIES_KEPT`](crate::replies::REPLIES_KEPT), so that a retry is always inside of it.
+/// [`REPLIES_KEPT`](crate::replies::REPLIES_KEPT), so that a retry is still inside
+/// of it even if hundreds of newer batches overtake it.
 pub const MAX_IN_FLIGHT: usize = 256;
 
 /// Updates that a [`Watch`] holds for a slow reader; what comes on top is
@@ -136,8 +137,7 @@ impl Client {
                 "a station id has up to {MAX_STATION_ID} bytes: {reading:?}"
             )));
         }
-        let batch_id = self.shared.next_batch_id();
-        self.call(kind::RECORD, true, None, |payload| put_batch(payload, batch_id, readings)).await
+        self.call(kind::RECORD, None, |payload, batch_id| put_batch(payload, batch_id, readings)).await
     }
 
     /// Asks for a sign of life; returns how long it took.
@@ -146,7 +146,7 @@ impl Client {
     /// As [`Client::record`].
     pub async fn ping(&self) -> Result<Duration, Error> {
         let started = Instant::now();
-        self.call(kind::PING, false, None, |_payload| {}).await?;
+        self.call(kind::PING, None, |_payload, _batch_id| {}).await?;
         Ok(started.elapsed())
     }
 
@@ -161,8 +161,8 @@ impl Client {
             return Err(Error::Invalid(format!("{station:?} is not of the form [a-z0-9-]{{1,32}}")));
         }
         let (updates, received) = mpsc::channel(WATCH_QUEUE);
-        let put = |payload: &mut BytesMut| payload.extend_from_slice(station.as_bytes());
-        let request_id = self.call(kind::WATCH, false, Some(updates), put).await?;
+        let put = |payload: &mut BytesMut, _batch_id| payload.extend_from_slice(station.as_bytes());
+        let request_id = self.call(kind::WATCH, Some(updates), put).await?;
         Ok(Watch { request_id, received, client: self.clone() })
     }
 
@@ -175,34 +175,50 @@ impl Client {
     }
 
     /// One request until its answer: sent again after the connection fell, as
-    /// long as there is time. What must happen only `once` is sent again only to
-    /// the server that remembers the first time.
+    /// long as there is time; a batch only to the server that remembers the first
+    /// time. `put` appends the payload and gets the number of the batch, if it is one.
     async fn call(
         &self,
         kind: u16,
-        once: bool,
         updates: Option<mpsc::Sender<Update>>,
-        put: impl Fn(&mut BytesMut),
+        put: impl Fn(&mut BytesMut, u64),
     ) -> Result<u32, Error> {
         // The life of the server that may have executed it.
         let mut sent_to: Option<Id> = None;
         let attempts = async {
+            let mut place = self.shared.place().await?;
+            // Numbered when its turn has come, and the place kept until it is
+            // answered: no batch grows older than the server's window meanwhile.
+            let is_batch = kind == kind::RECORD;
+            let batch_id = if is_batch { self.shared.next_batch_id() } else { 0 };
             loop {
-                let place = self.shared.place().await?;
                 let server = self.shared.server().await?;
-                if once && sent_to.is_some_and(|boot_id| boot_id != server) {
+                if is_batch && sent_to.is_some_and(|boot_id| boot_id != server) {
                     return Err(Error::OutcomeUnknown("the server was restarted and has forgotten"));
                 }
-                let Some(answer) = self.shared.submit(server, place, kind, updates.clone(), &put)? else {
-                    continue; // It fell just now.
+                let put = |payload: &mut BytesMut| put(payload, batch_id);
+                let answer = match self.shared.submit(server, place, kind, updates.clone(), put) {
+                    Ok(answer) => answer,
+                    Err(NotQueued::Fallen(kept)) => {
+                        place = kept;
+                        continue;
+                    }
+                    Err(NotQueued::TooLarge(limit)) => {
+                        let text = format!("this server takes payloads of up to {limit} bytes");
+                        return Err(Error::Invalid(text));
+                    }
                 };
                 let before = sent_to.replace(server);
-                match answer.await {
+                place = match answer.await {
                     Ok(Answer::Done(number)) => return Ok(number),
                     Ok(Answer::Refused(refusal)) => return Err(Error::Refused(refusal)),
-                    Ok(Answer::NotExecuted) => sent_to = before,
-                    Ok(Answer::Unknown) | Err(_) => {}
-                }
+                    Ok(Answer::NotExecuted(place)) => {
+                        sent_to = before;
+                        place
+                    }
+                    Ok(Answer::Unknown(place)) => place,
+                    Err(_never) => return Err(Error::OutcomeUnknown("the client's task has ended")),
+                };
             }
         };
         let result = timeout_at(Instant::now() + self.timeout, attempts).await;

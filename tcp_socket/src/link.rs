@@ -42,10 +42,19 @@ pub(crate) enum Answer {
     Done(u32),
     /// An `ERROR` answered it.
     Refused(Refusal),
-    /// The connection fell before the server could execute it.
-    NotExecuted,
-    /// The connection fell.
-    Unknown,
+    /// The connection fell before the server could execute it. Here is the place
+    /// back, for another attempt.
+    NotExecuted(OwnedSemaphorePermit),
+    /// The connection fell. Here is the place back.
+    Unknown(OwnedSemaphorePermit),
+}
+
+/// Why a request was not queued.
+pub(crate) enum NotQueued {
+    /// The connection is not to that server any more. Here is the place back.
+    Fallen(OwnedSemaphorePermit),
+    /// The server takes payloads of up to so many bytes.
+    TooLarge(u32),
 }
 
 /// Who waits for the frames with some request id.
@@ -55,7 +64,7 @@ enum Expected {
         answer: oneshot::Sender<Answer>,
         /// Of a `WATCH`: where what follows the first answer goes.
         updates: Option<mpsc::Sender<Update>>,
-        _place: OwnedSemaphorePermit,
+        place: OwnedSemaphorePermit,
     },
     /// A watch that is open.
     Updates { updates: mpsc::Sender<Update>, skipped: u64 },
@@ -130,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// Queues a request; `None` if the connection is not to that server any more.
+    /// Queues a request, if the connection is to the server with that boot id.
     pub(crate) fn submit(
         &self,
         boot_id: Id,
@@ -138,23 +147,23 @@ impl Shared {
         kind: u16,
         updates: Option<mpsc::Sender<Update>>,
         put: impl FnOnce(&mut BytesMut),
-    ) -> Result<Option<oneshot::Receiver<Answer>>, Error> {
+    ) -> Result<oneshot::Receiver<Answer>, NotQueued> {
         let (sender, answer) = oneshot::channel();
         let mut state = self.lock();
         let limit = match &state.server {
-            Some(server) if server.boot_id == boot_id && !state.closed => server.max_payload as usize,
-            _ => return Ok(None),
+            Some(server) if server.boot_id == boot_id && !state.closed => server.max_payload,
+            _ => return Err(NotQueued::Fallen(place)),
         };
         let before = state.output.len();
-        let id = state.put(kind, Expected::Answer { answer: sender, updates, _place: place }, put);
-        if state.output.len() - before > HEADER + limit {
+        let id = state.put(kind, Expected::Answer { answer: sender, updates, place }, put);
+        if state.output.len() - before > HEADER + limit as usize {
             state.output.truncate(before);
             state.expected.remove(&id);
-            return Err(Error::Invalid(format!("the server takes payloads of up to {limit} bytes")));
+            return Err(NotQueued::TooLarge(limit));
         }
         drop(state);
         self.queued.notify_one();
-        Ok(Some(answer))
+        Ok(answer)
     }
 
     /// Nobody wants that watch any more.
@@ -202,11 +211,11 @@ impl Shared {
         let queued = state.next_request.wrapping_sub(state.unsent);
         let unsent = state.unsent;
         for (id, expected) in state.expected.drain() {
-            if let Expected::Answer { answer, .. } = expected {
+            if let Expected::Answer { answer, place, .. } = expected {
                 let never_sent = id.wrapping_sub(unsent) < queued;
                 // Before its GOODBYE the server answers all that it has executed.
                 let safe = never_sent || matches!(fall, Fall::Goodbye);
-                let _ = answer.send(if safe { Answer::NotExecuted } else { Answer::Unknown });
+                let _ = answer.send(if safe { Answer::NotExecuted(place) } else { Answer::Unknown(place) });
             }
         }
     }
