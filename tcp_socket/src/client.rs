@@ -1,7 +1,7 @@
 //! The client: calls that may run side by side over one connection.
 //!
 //! A call puts its frame into the queue of the connection and waits for the
-//! answer with the same request id. The task behind it ([`link`](crate::link)) writes
+//! answer with the same request id. The task behind it (`link.rs`) writes
 //! whatever is queued at once, hands answers to those who wait, and connects
 //! again when the connection falls.
 

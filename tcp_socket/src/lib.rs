@@ -13,7 +13,7 @@
 //!
 //! Then, one idea a file: [`handshake`] (versions), [`message`] (what is in a
 //! frame), [`server`] (accept, refuse, stop), [`replies`] (a batch that is sent
-//! twice counts once), [`link`](client) (reconnecting), [`store`] and [`model`] (what is kept),
+//! twice counts once), `link` (reconnecting), [`store`] and [`model`] (what is kept),
 //! [`limits`] (every bound in one place), [`describe`] (bytes as people read them).
 
 pub mod client;

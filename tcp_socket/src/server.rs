@@ -1,5 +1,5 @@
 //! The server: accept connections, refuse what is too many, stop in good order.
-//! What happens on a connection is in [`connection`](crate::connection).
+//! What happens on a connection is in `connection.rs`.
 
 use std::future::Future;
 use std::io;

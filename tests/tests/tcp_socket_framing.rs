@@ -139,10 +139,10 @@ fn read_everything(bytes: &[u8]) {
             assert_eq!(count, batch.count() as usize);
         }
         let _ = (Refusal::parse(payload), Update::parse(payload), parse_station(payload));
-        assert_eq!(describe::length(&describe::frame(payload)) <= payload.len(), true);
+        assert!(describe::length(&describe::frame(payload)) <= payload.len());
     }
     if let Some(hello) = bytes.first_chunk::<HELLO>() {
-        assert_eq!(Hello::decode(hello).is_none_or(|decoded| decoded.encode() == *hello), true);
+        assert!(Hello::decode(hello).is_none_or(|decoded| decoded.encode() == *hello));
     }
     let _ = bytes.first_chunk::<WELCOME>().map(Welcome::decode);
     let _ = Hello::may_begin(bytes);
