@@ -1,9 +1,9 @@
 //! The client: calls that may run side by side over one connection.
 //!
-//! A call puts its frame into the queue of the connection and waits for the
-//! answer with the same request id. The task behind it (`link.rs`) writes
-//! whatever is queued at once, hands answers to those who wait, and connects
-//! again when the connection falls.
+//! A call puts its frame into a queue and waits for the answer with the same
+//! request id (`calls.rs`). The task of the connection (`link.rs`) writes whatever
+//! is queued at once, hands answers to those who wait, and connects again when the
+//! connection falls.
 
 use std::io;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::calls::{Answer, NotQueued, Shared};
 use crate::frame::kind;
 use crate::handshake::Id;
-use crate::link::{Answer, Dial, NotQueued, Shared, maintain};
+use crate::link::{Dial, maintain};
 use crate::message::{ErrorCode, Refusal, Update, put_batch};
 use crate::model::{MAX_BATCH, MAX_STATION_ID, Reading, is_station_id};
 
@@ -123,6 +124,8 @@ impl Client {
     /// If the connection falls, the batch is sent again under the same number, for
     /// which the server counts it once: effectively once, as long as the same
     /// server runs and the call has time.
+    ///
+    /// Dropped before it completes, it may still be executed.
     ///
     /// # Errors
     /// [`Error::Refused`] if the server found something wrong with it;

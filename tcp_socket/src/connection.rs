@@ -10,35 +10,31 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::frame::{BadFrame, CRITICAL_FLAGS, FLAG_END, Frame, FrameBuffer, kind, put_frame};
+use crate::frame::{BadFrame, kind, put_frame};
+use crate::frame_buffer::FrameBuffer;
 use crate::handshake::{HELLO, Hello};
 use crate::limits::Limits;
-use crate::message::{Batch, ErrorCode, Refusal, parse_station, put_measurement};
-use crate::replies::{Known, SharedWindow};
+use crate::message::{ErrorCode, Refusal};
+use crate::requests::Requests;
 use crate::server::Shared;
-use crate::store::{Full, MAX_STATIONS};
 
 /// With this much unsent output, no more input is taken up.
-const OUTPUT: usize = 64 * 1024;
-
-/// Readings in one `READING` at most.
-const READINGS_PER_FRAME: usize = 256;
+pub(crate) const OUTPUT: usize = 64 * 1024;
 
 /// Why a connection ends. The text goes to the log.
 #[derive(Debug, Error)]
-enum End {
+pub(crate) enum End {
     #[error("closed by the client")]
     Closed,
     #[error("closed by the client within a frame")]
@@ -81,29 +77,10 @@ pub(crate) struct Connection {
     requests: Requests,
 }
 
-/// What a frame can change; apart from the buffers, so that a frame may stay in
-/// the one while its answer is put into the other.
-struct Requests {
-    shared: Arc<Shared>,
-    window: SharedWindow,
-    watches: Vec<Watch>,
-    /// Rung when a watched station has something new.
-    bell: Arc<Notify>,
-}
-
-/// One watch: a place in the readings of a station.
-struct Watch {
-    request_id: u32,
-    station: String,
-    next: u64,
-}
-
 impl Connection {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Self {
         let input = FrameBuffer::new(shared.limits.max_payload);
-        let window = SharedWindow::default();
-        let requests = Requests { shared, window, watches: Vec::new(), bell: Arc::default() };
-        Self { stream, peer, input, output: BytesMut::new(), requests }
+        Self { stream, peer, input, output: BytesMut::new(), requests: Requests::new(shared) }
     }
 
     /// The connection from its first byte to its last.
@@ -193,7 +170,9 @@ impl Connection {
             }
             if !self.output.is_empty() {
                 let full = self.output.len() >= OUTPUT;
-                self.flush().await?;
+                if self.flush().await? {
+                    heard = Instant::now(); // Meanwhile nothing was read, whatever was sent.
+                }
                 if full {
                     // There may be frames that had no room for an answer.
                     continue;
@@ -233,169 +212,33 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Writes all output, mostly at once.
-    async fn flush(&mut self) -> Result<(), End> {
+    /// Writes all output, mostly at once; returns whether it had to wait.
+    async fn flush(&mut self) -> Result<bool, End> {
         let limit = self.requests.shared.limits.write_timeout;
+        let mut waited = false;
         while self.output.has_remaining() {
             match self.stream.try_write(&self.output) {
                 Ok(count) => self.output.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    waited = true;
                     timeout(limit, self.stream.writable()).await.map_err(|_elapsed| End::WriteTimeout)??;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(waited)
     }
 
     /// Sends what is left to send, and closes so that it can be read.
     async fn close(mut self) {
         match self.flush().await {
-            Ok(()) => linger(self.stream, &self.requests.shared.limits).await,
+            Ok(_) => linger(self.stream, &self.requests.shared.limits).await,
             Err(end) => debug!("{} last words: {end}", self.peer),
         }
     }
 }
 
-impl Requests {
-    /// Does what one frame asks for, and appends the answer. An error is of the
-    /// whole connection.
-    fn take_up(&mut self, frame: &Frame<'_>, output: &mut BytesMut) -> Result<(), End> {
-        let id = frame.request_id;
-        let bad = |code, text| Err(End::Refused(Refusal::new(code, text)));
-        if id == 0 && frame.kind != kind::GOODBYE {
-            return bad(ErrorCode::BadRequestId, "a request has an id other than 0".to_owned());
-        }
-        if frame.flags & CRITICAL_FLAGS != 0 {
-            let text = format!("flags {:04x} of kind {:04x}", frame.flags, frame.kind);
-            if id == 0 {
-                return bad(ErrorCode::UnknownFlag, text);
-            }
-            put_refusal(output, id, &Refusal::new(ErrorCode::UnknownFlag, text));
-            return Ok(());
-        }
-        if frame.kind == kind::GOODBYE {
-            return Err(End::Goodbye);
-        }
-        let answered = match frame.kind {
-            kind::RECORD => self.record(frame.payload).map(|accepted| {
-                put_frame(output, kind::RECORDED, 0, id, |payload| payload.put_u32(accepted));
-            }),
-            kind::PING => empty(frame.payload).map(|()| put_frame(output, kind::PONG, 0, id, |_payload| {})),
-            // One id, two streams of answers: nobody could tell them apart.
-            kind::WATCH if self.watches.iter().any(|watch| watch.request_id == id) => {
-                return bad(ErrorCode::BadRequestId, format!("request id {id} is in use by a watch"));
-            }
-            kind::WATCH => self.watch(id, frame.payload).map(|()| {
-                put_frame(output, kind::READING, 0, id, |payload| payload.put_u64(0));
-            }),
-            kind::CANCEL => empty(frame.payload).map(|()| self.cancel(id, output)),
-            other => Err(Refusal::new(ErrorCode::UnknownKind, format!("kind {other:04x}"))),
-        };
-        if let Err(refusal) = answered {
-            put_refusal(output, id, &refusal);
-        }
-        Ok(())
-    }
-
-    fn record(&self, payload: &[u8]) -> Result<u32, Refusal> {
-        let batch = Batch::parse(payload)?;
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        match window.look_up(batch.id()) {
-            Known::Recorded(accepted) => return Ok(accepted),
-            Known::No => {}
-            Known::TooOld => {
-                let text = format!("batch {} is below the window; it was not recorded now", batch.id());
-                return Err(Refusal::new(ErrorCode::UnknownOutcome, text));
-            }
-        }
-        let accepted = self.shared.store.record(&batch).map_err(|Full| {
-            Refusal::new(ErrorCode::StoreFull, format!("this server keeps at most {MAX_STATIONS} stations"))
-        })?;
-        window.remember(batch.id(), accepted);
-        Ok(accepted)
-    }
-
-    fn watch(&mut self, request_id: u32, payload: &[u8]) -> Result<(), Refusal> {
-        let station = parse_station(payload)?;
-        let most = self.shared.limits.max_watches;
-        if self.watches.len() >= most {
-            return Err(Refusal::new(ErrorCode::TooManyWatches, format!("at most {most} of a connection")));
-        }
-        let Some(next) = self.shared.store.watch(station, self.bell.clone()) else {
-            return Err(Refusal::new(ErrorCode::UnknownStation, format!("no station {station:?}")));
-        };
-        self.watches.push(Watch { request_id, station: station.to_owned(), next });
-        Ok(())
-    }
-
-    /// A `CANCEL` without a watch has crossed with its end: nothing to do.
-    fn cancel(&mut self, request_id: u32, output: &mut BytesMut) {
-        if let Some(found) = self.watches.iter().position(|watch| watch.request_id == request_id) {
-            let watch = self.watches.remove(found);
-            self.shared.store.unwatch(&watch.station, &self.bell);
-            put_last_reading(output, request_id);
-        }
-    }
-
-    fn end_watches(&mut self, output: &mut BytesMut) {
-        for watch in &self.watches {
-            put_last_reading(output, watch.request_id);
-        }
-    }
-
-    /// Appends what is new at the watched stations, as far as there is room;
-    /// returns whether there may be more.
-    fn put_readings(&mut self, output: &mut BytesMut) -> bool {
-        let backlog = self.shared.limits.watch_backlog;
-        for watch in &mut self.watches {
-            let mut more = true;
-            while more && output.len() < OUTPUT {
-                let start = output.len();
-                let first = watch.next;
-                put_frame(output, kind::READING, 0, watch.request_id, |payload| {
-                    let skipped_at = payload.len();
-                    payload.put_u64(0);
-                    let take = |measurement| put_measurement(payload, &measurement);
-                    let store = &self.shared.store;
-                    let skipped =
-                        store.read_on(&watch.station, &mut watch.next, backlog, READINGS_PER_FRAME, take);
-                    payload[skipped_at..skipped_at + 8].copy_from_slice(&skipped.to_be_bytes());
-                });
-                more = watch.next > first;
-                if !more {
-                    output.truncate(start);
-                }
-            }
-        }
-        let full = output.len() >= OUTPUT;
-        if full && !self.watches.is_empty() {
-            self.watches.rotate_left(1); // Another one is first in the next round.
-        }
-        full
-    }
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        for watch in &self.watches {
-            self.shared.store.unwatch(&watch.station, &self.bell);
-        }
-    }
-}
-
-fn empty(payload: &[u8]) -> Result<(), Refusal> {
-    if payload.is_empty() {
-        return Ok(());
-    }
-    Err(Refusal::new(ErrorCode::BadPayload, "this kind has no payload"))
-}
-
-fn put_last_reading(output: &mut BytesMut, request_id: u32) {
-    put_frame(output, kind::READING, FLAG_END, request_id, |payload| payload.put_u64(0));
-}
-
-fn put_refusal(output: &mut BytesMut, request_id: u32, refusal: &Refusal) {
+pub(crate) fn put_refusal(output: &mut BytesMut, request_id: u32, refusal: &Refusal) {
     put_frame(output, kind::ERROR, 0, request_id, |payload| refusal.put(payload));
 }
 

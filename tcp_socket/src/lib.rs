@@ -8,23 +8,27 @@
 //! Read in this order:
 //!
 //! 1. [`frame`]: where one message ends and the next begins.
-//! 2. `connection`: one connection at the server.
-//! 3. [`client`]: the other end.
+//! 2. [`frame_buffer`]: collecting frames from a stream that comes in any pieces.
+//! 3. `connection`: one connection at the server.
 //!
-//! Then, one idea a file: [`handshake`] (versions), [`message`] (what is in a
-//! frame), [`server`] (accept, refuse, stop), [`replies`] (a batch that is sent
-//! twice counts once), `link` (reconnecting), [`store`] and [`model`] (what is kept),
-//! [`limits`] (every bound in one place), [`describe`] (bytes as people read them).
+//! Then, one idea a file. At the server: `requests` (what each frame asks for),
+//! [`server`] (accept, refuse, stop), [`replies`] (a batch that is sent twice counts
+//! once), [`store`] (what is kept, and why a slow watcher slows nobody), [`limits`]
+//! (every bound in one place). At the client: [`client`] (the calls), `calls` (which
+//! of them waits for which answer), `link` (the connection, heartbeats, reconnecting).
+//! For both: [`handshake`] (versions), [`message`] (what is in a frame), [`model`].
 
+mod calls;
 pub mod client;
 mod connection;
-pub mod describe;
 pub mod frame;
+pub mod frame_buffer;
 pub mod handshake;
 pub mod limits;
 mod link;
 pub mod message;
 pub mod model;
 pub mod replies;
+mod requests;
 pub mod server;
 pub mod store;

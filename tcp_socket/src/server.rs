@@ -79,10 +79,10 @@ pub async fn serve(
             },
             () = &mut shutdown => break,
         };
-        let cut = cut.clone();
+        // Tokens of their own: all connections look at theirs all the time.
+        let cut = cut.child_token();
         if let Ok(slot) = slots.clone().try_acquire_owned() {
             let connection = Connection::new(stream, peer, shared.clone());
-            // A token of its own: all connections look at theirs all the time.
             let stopping = stopping.child_token();
             connections.spawn(async move {
                 cut.run_until_cancelled(connection.run(stopping)).await;

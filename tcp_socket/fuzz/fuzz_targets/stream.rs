@@ -5,7 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcp_socket::frame::{Frame, FrameBuffer, HEADER, put_frame};
+use tcp_socket::frame::{Frame, HEADER, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
 use tcp_socket::handshake::{Hello, Welcome};
 use tcp_socket::message::{Batch, Refusal, Update, parse_station};
 

@@ -7,7 +7,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tcp_socket::frame::{FrameBuffer, kind, put_frame};
+use tcp_socket::frame::{kind, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
 use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{ErrorCode, Refusal, Update, put_batch};

@@ -15,6 +15,7 @@ use tcp_socket::client::{Client, Error};
 use tcp_socket::model::{Metric, Reading};
 use tokio::task::JoinSet;
 
+mod describe;
 mod tour;
 
 /// Talks to the weather server over a protocol of our own. Without a subcommand

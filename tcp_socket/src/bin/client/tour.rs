@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
 use tcp_socket::client::Error;
-use tcp_socket::describe::{self, Field};
-use tcp_socket::frame::{FrameBuffer, kind, put_frame};
+use tcp_socket::frame::{kind, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
 use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::message::put_batch;
 use tcp_socket::model::{Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::describe::{self, Field};
 
 /// Longest wait for what the server is expected to send.
 const PATIENCE: Duration = Duration::from_secs(10);

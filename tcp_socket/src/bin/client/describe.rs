@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use crate::frame::{BadFrame, FLAG_END, Frame, kind};
-use crate::handshake::{HELLO, Hello, WELCOME, Welcome};
-use crate::message::{ErrorCode, MEASUREMENT};
-use crate::model::Metric;
+use tcp_socket::frame::{BadFrame, FLAG_END, Frame, kind};
+use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
+use tcp_socket::message::{ErrorCode, MEASUREMENT};
+use tcp_socket::model::Metric;
 
 /// One field of a message.
 #[derive(Debug, PartialEq, Eq)]
