@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -99,7 +99,8 @@ impl Client {
     /// the connection fall, the client connects again by itself.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`].
+    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
+    /// [`Error::Invalid`] if `addr` is the URL of another protocol.
     pub async fn connect(addr: &str) -> Result<Self, Error> {
         let dial = Dial::new(addr)?;
         let first = dial.connect().await?;
@@ -224,7 +225,7 @@ impl Client {
                 };
             }
         };
-        let result = timeout_at(Instant::now() + self.timeout, attempts).await;
+        let result = timeout(self.timeout, attempts).await;
         match result.unwrap_or(Err(Error::NotExecuted("no connection in time"))) {
             Err(Error::NotExecuted(_)) if sent_to.is_some() => {
                 Err(Error::OutcomeUnknown("it was sent, but no answer came in time"))

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
@@ -23,7 +24,7 @@ use tracing::{debug, info};
 
 use crate::frame::{BadFrame, kind, put_frame};
 use crate::frame_buffer::FrameBuffer;
-use crate::handshake::{HELLO, Hello};
+use crate::handshake::{HELLO, Hello, VERSION};
 use crate::limits::Limits;
 use crate::message::{ErrorCode, Refusal};
 use crate::requests::Requests;
@@ -154,7 +155,8 @@ impl Connection {
 
     /// Request after request, until either side has had enough.
     async fn talk(&mut self, stopping: &CancellationToken) -> Result<End, End> {
-        let idle_timeout = self.requests.shared.limits.idle_timeout;
+        // As it was told: at most what 32 bits of milliseconds hold.
+        let idle_timeout = Duration::from_millis(self.requests.shared.welcome(VERSION).idle_timeout.into());
         let mut heard = Instant::now();
         let mut idle = pin!(sleep_until(heard + idle_timeout));
         let bell = self.requests.bell.clone();

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::calls::Shared;
-use crate::client::{CONNECT_TIMEOUT, Error};
+use crate::client::{CONNECT_TIMEOUT, Error, MAX_IN_FLIGHT};
 use crate::frame::{kind, put_frame};
 use crate::frame_buffer::FrameBuffer;
 use crate::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
@@ -68,6 +68,9 @@ pub(crate) struct Dial {
 impl Dial {
     pub(crate) fn new(addr: &str) -> Result<Self, Error> {
         let addr = addr.strip_prefix("tcp://").unwrap_or(addr).trim_end_matches('/').to_owned();
+        if addr.contains("://") {
+            return Err(Error::Invalid(format!("{addr:?} is not of the form tcp://127.0.0.1:7878")));
+        }
         let client_id = random_id().map_err(|source| Error::Unreachable { addr: addr.clone(), source })?;
         Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
     }
@@ -93,6 +96,10 @@ impl Dial {
             Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("it does not answer WELCOME".into()))?;
         let mut input = FrameBuffer::new(MAX_ANSWER);
         match welcome.version {
+            // Else a batch that is sent again could already be forgotten.
+            VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
+                Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
+            }
             VERSION => Ok(Link { stream, input, writing: BytesMut::new(), welcome }),
             0 => loop {
                 let frame = input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;

@@ -11,7 +11,7 @@ use tcp_socket::handshake::{Hello, Welcome, random_id};
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
 use tcp_socket::model::Metric;
-use tcp_socket::replies::REPLIES_KEPT;
+use tcp_socket::replies::{CLIENTS_REMEMBERED, Known, REPLIES_KEPT, Replies};
 use tcp_socket_common::{Raw, batch, batch_of, frame, reading, start};
 use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
 
@@ -211,7 +211,7 @@ async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
     assert_eq!(limits.watch_backlog, 10_000);
     assert_eq!(limits.handshake_timeout, Duration::from_secs(5));
     assert_eq!(limits.write_timeout, Duration::from_secs(10));
-    assert_eq!(tcp_socket::replies::CLIENTS_REMEMBERED, 8192);
+    assert_eq!(CLIENTS_REMEMBERED, 8192);
     assert!(document.contains("the last 8192 clients"));
 }
 
@@ -476,6 +476,37 @@ async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
 }
 
+async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
+    let id = |number: u64| -> [u8; 16] { u128::from(number).to_be_bytes() };
+    let replies = Replies::new(1);
+    let connected = replies.of(id(0));
+    connected.lock().unwrap().remember(1, 5);
+    replies.of(id(1)).lock().unwrap().remember(1, 5);
+    let know = |number| replies.of(id(number)).lock().unwrap().look_up(1);
+    for other in 2..CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::Recorded(5)), "there is room for all");
+    for other in 10_000..10_000 + CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::No));
+    drop(connected);
+    for other in 20_000..20_000 + CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!(know(0), Known::No);
+}
+
+async fn an_address_of_another_protocol_is_refused_by_the_client() {
+    let output = run_program(PAIR.client, &["ping", "--url", "http://127.0.0.1:8080"]).await;
+    assert_eq!(output.code, Some(1));
+    assert_eq!(
+        output.stderr,
+        "error: not sent: \"http://127.0.0.1:8080\" is not of the form tcp://127.0.0.1:7878\n"
+    );
+}
+
 fn python() -> Result<(), String> {
     match std::process::Command::new("python3").arg("--version").output() {
         Ok(output) if output.status.success() => Ok(()),
@@ -502,5 +533,7 @@ fn main() -> ExitCode {
         test!(a_watch_sees_what_others_record_until_it_is_cancelled),
         test!(a_goodbye_comes_after_all_answers_and_the_end_of_watches),
         test!(the_window_answers_again_and_refuses_what_it_forgot),
+        test!(a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is),
+        test!(an_address_of_another_protocol_is_refused_by_the_client),
     ])
 }

@@ -15,6 +15,7 @@ use tcp_socket::frame_buffer::{FrameBuffer, READ};
 use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
 use tcp_socket::message::{Batch, Refusal, Update, parse_station, put_batch, put_measurement};
 use tcp_socket::model::{MAX_RECORDED_AT, Measurement, Metric, Reading};
+use tcp_socket::replies::{Known, REPLIES_KEPT, Window};
 use tests::{run, test};
 
 /// A limit that the arbitrary frames below can come near to, and exceed.
@@ -232,6 +233,32 @@ async fn updates_errors_and_handshakes_come_back_as_they_were() {
     });
 }
 
+async fn the_window_knows_what_a_longer_memory_would_know() {
+    // Ids that mostly count up, with repetitions, gaps and a jump now and then.
+    let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
+    check(200, &vec(step, 0..400), |steps| {
+        let mut window = Window::default();
+        let mut memory = std::collections::BTreeMap::new();
+        let mut id = 100i64;
+        for (count, step) in (1..).zip(steps) {
+            id = (id + step).max(0);
+            let highest = memory.last_key_value().map_or(0, |(highest, _)| *highest);
+            let expected = match memory.get(&id) {
+                _ if highest - id >= REPLIES_KEPT as i64 => Known::TooOld,
+                Some(count) => Known::Recorded(*count),
+                None => Known::No,
+            };
+            let known = window.look_up(id as u64);
+            prop_assert_eq!(known, expected, "batch {}, highest {}", id, highest);
+            if known == Known::No {
+                window.remember(id as u64, count);
+                memory.insert(id, count);
+            }
+        }
+        Ok(())
+    });
+}
+
 async fn the_checksum_is_the_one_of_the_document() {
     assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     let mut bytes = BytesMut::new();
@@ -256,6 +283,7 @@ fn main() -> ExitCode {
         test!(a_header_alone_takes_no_memory_for_its_payload),
         test!(batches_come_back_as_they_were),
         test!(updates_errors_and_handshakes_come_back_as_they_were),
+        test!(the_window_knows_what_a_longer_memory_would_know),
         test!(the_checksum_is_the_one_of_the_document),
     ])
 }
