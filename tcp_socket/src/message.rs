@@ -155,12 +155,17 @@ pub fn put_measurement(into: &mut BytesMut, measurement: &Measurement) {
     into.put_slice(&bytes);
 }
 
-/// One measurement, checked; the text says what is wrong with it.
-fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
+/// One measurement as it is on the wire; `None` if there is no such metric.
+fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Option<Measurement> {
     let mut rest = bytes.as_slice();
-    let number = rest.get_u8();
-    let (value, recorded_at) = (rest.get_f64(), rest.get_u64());
-    let metric = Metric::from_number(number).ok_or_else(|| format!("{number} is no metric"))?;
+    let metric = Metric::from_number(rest.get_u8())?;
+    Some(Measurement { metric, value: rest.get_f64(), recorded_at: rest.get_u64() })
+}
+
+/// The same, if it is in range; else the text says what is wrong with it.
+fn check_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
+    let Some(measurement) = get_measurement(bytes) else { return Err(format!("{} is no metric", bytes[0])) };
+    let Measurement { metric, value, recorded_at } = measurement;
     let (low, high) = metric.range();
     if !(low..=high).contains(&value) {
         return Err(format!("{} {value} is outside {low} to {high}", metric.name()));
@@ -168,13 +173,7 @@ fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
     if recorded_at > MAX_RECORDED_AT {
         return Err(format!("time {recorded_at} is outside 0 to {MAX_RECORDED_AT} ms"));
     }
-    Ok(Measurement { metric, value, recorded_at })
-}
-
-/// Whole measurements; the caller has seen to the length.
-fn measurements(bytes: &[u8]) -> impl Iterator<Item = Result<Measurement, String>> {
-    let (chunks, _) = bytes.as_chunks::<MEASUREMENT>();
-    chunks.iter().map(get_measurement)
+    Ok(measurement)
 }
 
 /// The payload of a `RECORD`, checked as a whole and still where it arrived.
@@ -183,7 +182,9 @@ pub struct Batch<'a> {
     id: u64,
     count: u32,
     run_count: u32,
-    runs: &'a [u8],
+    /// The first run, which mostly is the only one, and the bytes of the others.
+    first: Run<'a>,
+    others: &'a [u8],
 }
 
 /// Consecutive readings of one station.
@@ -191,7 +192,7 @@ pub struct Batch<'a> {
 pub struct Run<'a> {
     /// The station's id.
     pub station: &'a str,
-    measurements: &'a [u8],
+    measurements: &'a [[u8; MEASUREMENT]],
 }
 
 impl<'a> Batch<'a> {
@@ -203,19 +204,24 @@ impl<'a> Batch<'a> {
         let id = payload.try_get_u64().map_err(|_| Refusal::bad_payload("a batch begins with its id"))?;
         let invalid = |text| Refusal::new(ErrorCode::InvalidReading, text);
         let (mut count, mut run_count) = (0, 0);
+        let mut first = None;
         let mut rest = payload;
         while !rest.is_empty() {
             let run = Run::parse(&mut rest)?;
-            run_count += 1;
-            for measurement in measurements(run.measurements) {
-                measurement.map_err(|wrong| invalid(format!("reading {count}: {wrong}")))?;
+            for measurement in run.measurements {
+                check_measurement(measurement)
+                    .map_err(|wrong| invalid(format!("reading {count}: {wrong}")))?;
                 count += 1;
             }
+            run_count += 1;
+            first.get_or_insert((run, rest));
         }
-        if !(1..=MAX_BATCH).contains(&count) {
-            return Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}")));
+        match first {
+            Some((first, others)) if count <= MAX_BATCH => {
+                Ok(Self { id, count: count as u32, run_count, first, others })
+            }
+            _ => Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}"))),
         }
-        Ok(Self { id, count: count as u32, run_count, runs: payload })
     }
 
     /// The client's number for it.
@@ -235,8 +241,10 @@ impl<'a> Batch<'a> {
 
     /// Its readings, in their order.
     pub fn runs(&self) -> impl Iterator<Item = Run<'a>> + use<'a> {
-        let mut rest = self.runs;
-        std::iter::from_fn(move || if rest.is_empty() { None } else { Run::parse(&mut rest).ok() })
+        let mut rest = self.others;
+        let others =
+            std::iter::from_fn(move || if rest.is_empty() { None } else { Run::parse(&mut rest).ok() });
+        std::iter::once(self.first).chain(others)
     }
 }
 
@@ -251,13 +259,14 @@ impl<'a> Run<'a> {
             return Err(Refusal::bad_payload("a run has at least one reading"));
         }
         let (measurements, after) = after.split_at_checked(count * MEASUREMENT).ok_or_else(short)?;
+        let (measurements, _) = measurements.as_chunks();
         *rest = after;
         Ok(Self { station: parse_station(station)?, measurements })
     }
 
     /// Its readings. All are valid in a run of a [`Batch`].
     pub fn readings(&self) -> impl Iterator<Item = Measurement> + use<'a> {
-        measurements(self.measurements).map_while(Result::ok)
+        self.measurements.iter().map_while(get_measurement)
     }
 }
 
@@ -289,8 +298,8 @@ impl Update {
     /// The payload of a `READING`; `None` if it is not of that form.
     pub fn parse(mut payload: &[u8]) -> Option<Self> {
         let skipped = payload.try_get_u64().ok()?;
-        let whole = payload.len().is_multiple_of(MEASUREMENT);
-        let readings = measurements(payload).collect::<Result<_, _>>().ok()?;
-        whole.then_some(Self { skipped, readings })
+        let (readings, rest) = payload.as_chunks();
+        let readings = readings.iter().map(check_measurement).collect::<Result<_, _>>().ok()?;
+        rest.is_empty().then_some(Self { skipped, readings })
     }
 }
