@@ -40,8 +40,8 @@ impl FrameBuffer {
         from.read_buf(&mut self.bytes).await
     }
 
-    /// Adds bytes that came by another way than [`FrameBuffer::read_from`]; returns how
-    /// many fitted.
+    /// Adds bytes that came by another way than [`FrameBuffer::read_from`]; returns
+    /// how many fitted.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         self.make_room();
         let count = bytes.len().min(self.bytes.capacity() - self.bytes.len());

@@ -7,7 +7,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes in a frame's payload; beyond it `FRAME_TOO_LARGE`. The largest
-    /// batch, 10,000 readings of changing stations, takes 520,008.
+    /// batch, 10,000 readings of changing stations, takes 520,008. A connection may
+    /// hold one frame: at worst, 2 GiB for all connections together.
     pub max_payload: u32,
     /// Open connections; beyond it `TOO_MANY_CONNECTIONS`.
     pub max_connections: usize,

@@ -10,7 +10,7 @@ use crate::frame::{CRITICAL_FLAGS, FLAG_END, Frame, kind, put_frame};
 use crate::message::{Batch, ErrorCode, Refusal, parse_station, put_measurement};
 use crate::replies::{Known, SharedWindow};
 use crate::server::Shared;
-use crate::store::{Full, MAX_STATIONS};
+use crate::store::{Full, MAX_STATIONS, Subscription};
 
 /// Readings in one `READING` at most.
 const READINGS_PER_FRAME: usize = 256;
@@ -25,11 +25,10 @@ pub(crate) struct Requests {
     pub(crate) bell: Arc<Notify>,
 }
 
-/// One watch: a place in the readings of a station.
+/// One watch.
 struct Watch {
     request_id: u32,
-    station: String,
-    next: u64,
+    readings: Subscription,
 }
 
 impl Requests {
@@ -101,18 +100,17 @@ impl Requests {
         if self.watches.len() >= most {
             return Err(Refusal::new(ErrorCode::TooManyWatches, format!("at most {most} of a connection")));
         }
-        let Some(next) = self.shared.store.watch(station, self.bell.clone()) else {
+        let Some(readings) = self.shared.store.watch(station, self.bell.clone()) else {
             return Err(Refusal::new(ErrorCode::UnknownStation, format!("no station {station:?}")));
         };
-        self.watches.push(Watch { request_id, station: station.to_owned(), next });
+        self.watches.push(Watch { request_id, readings });
         Ok(())
     }
 
     /// A `CANCEL` without a watch has crossed with its end: nothing to do.
     fn cancel(&mut self, request_id: u32, output: &mut BytesMut) {
         if let Some(found) = self.watches.iter().position(|watch| watch.request_id == request_id) {
-            let watch = self.watches.remove(found);
-            self.shared.store.unwatch(&watch.station, &self.bell);
+            self.watches.remove(found);
             put_last_reading(output, request_id);
         }
     }
@@ -131,20 +129,20 @@ impl Requests {
             let mut more = true;
             while more && output.len() < OUTPUT {
                 let start = output.len();
-                let first = watch.next;
+                let mut count = 0;
                 put_frame(output, kind::READING, 0, watch.request_id, |payload| {
                     let skipped_at = payload.len();
                     payload.put_u64(0);
-                    let take = |measurement| put_measurement(payload, &measurement);
-                    let store = &self.shared.store;
-                    let skipped =
-                        store.read_on(&watch.station, &mut watch.next, backlog, READINGS_PER_FRAME, take);
+                    let skipped = watch.readings.read_on(backlog, READINGS_PER_FRAME, |measurement| {
+                        put_measurement(payload, &measurement);
+                        count += 1;
+                    });
                     payload[skipped_at..skipped_at + 8].copy_from_slice(&skipped.to_be_bytes());
                 });
-                more = watch.next > first;
-                if !more {
-                    output.truncate(start);
+                if count == 0 {
+                    output.truncate(start); // Nothing is new.
                 }
+                more = count == READINGS_PER_FRAME;
             }
         }
         let full = output.len() >= OUTPUT;
@@ -152,14 +150,6 @@ impl Requests {
             self.watches.rotate_left(1); // Another one is first in the next round.
         }
         full
-    }
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        for watch in &self.watches {
-            self.shared.store.unwatch(&watch.station, &self.bell);
-        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::store::Store;
 
 /// What every connection can reach.
 pub(crate) struct Shared {
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) replies: Replies,
     pub(crate) limits: Limits,
     boot_id: Id,
@@ -60,7 +60,7 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let refusals = Arc::new(Semaphore::new(limits.max_refusals));
     let replies = Replies::new(limits.max_connections);
-    let shared = Arc::new(Shared { store: Store::default(), replies, limits, boot_id: random_id()? });
+    let shared = Arc::new(Shared { store: Arc::default(), replies, limits, boot_id: random_id()? });
     let connections = TaskTracker::new();
     let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
 

@@ -76,52 +76,58 @@ impl Store {
         Ok(batch.count())
     }
 
-    /// Rings `bell` at whatever is recorded for the station from now on. Returns
-    /// the position of the next reading; `None` if there is no such station.
-    pub fn watch(&self, station: &str, bell: Arc<Notify>) -> Option<u64> {
+    /// Rings `bell` at whatever is recorded for the station from now on, until what
+    /// this returns is dropped. `None` if there is no such station.
+    pub fn watch(self: &Arc<Self>, station: &str, bell: Arc<Notify>) -> Option<Subscription> {
         let mut stations = self.lock();
-        let station = stations.get_mut(station)?;
-        station.watchers.push(bell);
-        Some(station.recorded)
-    }
-
-    /// Undoes one [`Store::watch`] with the same arguments.
-    pub fn unwatch(&self, station: &str, bell: &Arc<Notify>) {
-        if let Some(station) = self.lock().get_mut(station)
-            && let Some(found) = station.watchers.iter().position(|watcher| Arc::ptr_eq(watcher, bell))
-        {
-            station.watchers.swap_remove(found);
-        }
-    }
-
-    /// Hands up to `most` readings from position `next` on to `take`, advances
-    /// `next` past them and returns how many had to be skipped before the first
-    /// because they are more than `backlog` behind the newest or no longer kept.
-    pub fn read_on(
-        &self,
-        station: &str,
-        next: &mut u64,
-        backlog: usize,
-        most: usize,
-        mut take: impl FnMut(Measurement),
-    ) -> u64 {
-        let stations = self.lock();
-        let Some(station) = stations.get(station) else { return 0 };
-        let reachable = station.readings.len().min(backlog);
-        let first = (station.recorded - reachable as u64).max(*next);
-        let skipped = first - *next;
-        let index = station.readings.len() - (station.recorded - first) as usize;
-        *next = first;
-        for reading in station.readings.range(index..).take(most) {
-            take(*reading);
-            *next += 1;
-        }
-        skipped
+        let watched = stations.get_mut(station)?;
+        watched.watchers.push(bell.clone());
+        let next = watched.recorded;
+        Some(Subscription { store: self.clone(), station: station.to_owned(), bell, next })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Station>> {
         // Nothing panics while it holds the lock; if something ever does, the
         // map is still whole.
         self.stations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the readings of a station.
+pub struct Subscription {
+    store: Arc<Store>,
+    station: String,
+    bell: Arc<Notify>,
+    /// Position of the next reading, counted from the first that was ever recorded.
+    next: u64,
+}
+
+impl Subscription {
+    /// Hands up to `most` readings to `take`, the oldest that was not handed out
+    /// first, and returns how many had to be skipped before it because they are more
+    /// than `backlog` behind the newest or no longer kept.
+    pub fn read_on(&mut self, backlog: usize, most: usize, mut take: impl FnMut(Measurement)) -> u64 {
+        let stations = self.store.lock();
+        let Some(station) = stations.get(&self.station) else { return 0 };
+        let reachable = station.readings.len().min(backlog);
+        let first = (station.recorded - reachable as u64).max(self.next);
+        let skipped = first - self.next;
+        let index = station.readings.len() - (station.recorded - first) as usize;
+        self.next = first;
+        for reading in station.readings.range(index..).take(most) {
+            take(*reading);
+            self.next += 1;
+        }
+        skipped
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(station) = self.store.lock().get_mut(&self.station)
+            && let Some(found) = station.watchers.iter().position(|bell| Arc::ptr_eq(bell, &self.bell))
+        {
+            station.watchers.swap_remove(found);
+        }
     }
 }

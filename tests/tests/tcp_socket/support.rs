@@ -1,8 +1,6 @@
 //! What the tests of the TCP chapter share: a server inside the test, and a
 //! connection of bytes.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::future::Future;
 use std::time::Duration;
 

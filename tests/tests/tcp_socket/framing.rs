@@ -1,9 +1,5 @@
 //! Framing by property: for any frames, any cut of the stream, any bytes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use std::process::ExitCode;
-
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -16,7 +12,6 @@ use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
 use tcp_socket::message::{Batch, Refusal, Update, parse_station, put_batch, put_measurement};
 use tcp_socket::model::{MAX_RECORDED_AT, Measurement, Metric, Reading};
 use tcp_socket::replies::{Known, REPLIES_KEPT, Window};
-use tests::{run, test};
 
 /// A limit that the arbitrary frames below can come near to, and exceed.
 const LIMIT: u32 = 40_000;
@@ -62,7 +57,7 @@ fn receive(stream: &[u8], pieces: impl IntoIterator<Item = usize>) -> Result<Vec
     Ok(frames)
 }
 
-async fn frames_survive_any_split_and_merge_of_the_stream() {
+pub async fn frames_survive_any_split_and_merge_of_the_stream() {
     let strategy = (vec(parts(), 0..8), vec(1..3_000usize, 0..40));
     check(300, &strategy, |(frames, pieces)| {
         let mut stream = BytesMut::new();
@@ -74,7 +69,7 @@ async fn frames_survive_any_split_and_merge_of_the_stream() {
     });
 }
 
-async fn a_stream_byte_by_byte_gives_the_same_frames() {
+pub async fn a_stream_byte_by_byte_gives_the_same_frames() {
     check(30, &vec(parts(), 1..4), |frames| {
         let mut stream = BytesMut::new();
         for frame in &frames {
@@ -85,7 +80,7 @@ async fn a_stream_byte_by_byte_gives_the_same_frames() {
     });
 }
 
-async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
+pub async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
     check(200, &(parts(), any::<Index>()), |(frame, cut)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
@@ -95,7 +90,7 @@ async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
     });
 }
 
-async fn a_flipped_bit_never_passes() {
+pub async fn a_flipped_bit_never_passes() {
     check(500, &(parts(), any::<Index>(), 0..8u32), |(frame, at, bit)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
@@ -148,14 +143,14 @@ fn read_everything(bytes: &[u8]) {
     let _ = Hello::may_begin(bytes);
 }
 
-async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
+pub async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
     check(2_000, &arbitrary_stream(), |bytes| {
         read_everything(&bytes);
         Ok(())
     });
 }
 
-async fn a_header_alone_takes_no_memory_for_its_payload() {
+pub async fn a_header_alone_takes_no_memory_for_its_payload() {
     let mut header = BytesMut::new();
     put_frame(&mut header, kind::RECORD, 0, 1, |_payload| {});
     header[8..12].copy_from_slice(&LIMIT.to_be_bytes());
@@ -182,7 +177,7 @@ fn measurement() -> impl Strategy<Value = Measurement> {
     })
 }
 
-async fn batches_come_back_as_they_were() {
+pub async fn batches_come_back_as_they_were() {
     let station = select(vec!["a", "oslo-1", "0123456789abcdefghijklmnopqrstuv"]);
     let reading = (station, measurement()).prop_map(|(station, measurement)| Reading {
         station: station.to_owned(),
@@ -206,7 +201,7 @@ async fn batches_come_back_as_they_were() {
     });
 }
 
-async fn updates_errors_and_handshakes_come_back_as_they_were() {
+pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
     check(200, &(any::<u64>(), vec(measurement(), 0..40)), |(skipped, readings)| {
         let mut payload = BytesMut::new();
         payload.put_u64(skipped);
@@ -233,7 +228,7 @@ async fn updates_errors_and_handshakes_come_back_as_they_were() {
     });
 }
 
-async fn the_window_knows_what_a_longer_memory_would_know() {
+pub async fn the_window_knows_what_a_longer_memory_would_know() {
     // Ids that mostly count up, with repetitions, gaps and a jump now and then.
     let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
     check(200, &vec(step, 0..400), |steps| {
@@ -259,7 +254,7 @@ async fn the_window_knows_what_a_longer_memory_would_know() {
     });
 }
 
-async fn the_checksum_is_the_one_of_the_document() {
+pub async fn the_checksum_is_the_one_of_the_document() {
     assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     let mut bytes = BytesMut::new();
     put_frame(&mut bytes, kind::PING, 0, 9, |payload| payload.put_slice(b"any"));
@@ -271,19 +266,4 @@ async fn the_checksum_is_the_one_of_the_document() {
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
-}
-
-fn main() -> ExitCode {
-    run([
-        test!(frames_survive_any_split_and_merge_of_the_stream),
-        test!(a_stream_byte_by_byte_gives_the_same_frames),
-        test!(a_frame_that_lacks_a_byte_is_not_there_yet),
-        test!(a_flipped_bit_never_passes),
-        test!(no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit),
-        test!(a_header_alone_takes_no_memory_for_its_payload),
-        test!(batches_come_back_as_they_were),
-        test!(updates_errors_and_handshakes_come_back_as_they_were),
-        test!(the_window_knows_what_a_longer_memory_would_know),
-        test!(the_checksum_is_the_one_of_the_document),
-    ])
 }
