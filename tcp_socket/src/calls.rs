@@ -68,6 +68,11 @@ pub(crate) struct Shared {
 struct State {
     /// What the server said, while there is a connection.
     server: Option<Welcome>,
+    /// Counts what the server's memory of this client ends with: its restarts, and
+    /// when it has forgotten the client.
+    memory: u64,
+    /// The boot id of the last server.
+    boot_id: Option<Id>,
     closed: bool,
     last_batch: u64,
     next_request: u32,
@@ -102,8 +107,9 @@ impl Shared {
         self.places.clone().acquire_owned().await.map_err(|_closed| CLOSED)
     }
 
-    /// Waits until there is a connection; returns the server's boot id.
-    pub(crate) async fn server(&self) -> Result<Id, Error> {
+    /// Waits until there is a connection; returns which memory the server has of
+    /// this client: if it is the same as before, what was sent before is in it.
+    pub(crate) async fn server(&self) -> Result<u64, Error> {
         loop {
             let mut changed = pin!(self.changed.notified());
             {
@@ -111,8 +117,8 @@ impl Shared {
                 if state.closed {
                     return Err(CLOSED);
                 }
-                if let Some(server) = &state.server {
-                    return Ok(server.boot_id);
+                if state.server.is_some() {
+                    return Ok(state.memory);
                 }
                 // Before the lock is released, so that no change is missed.
                 changed.as_mut().enable();
@@ -121,10 +127,10 @@ impl Shared {
         }
     }
 
-    /// Queues a request, if the connection is to the server with that boot id.
+    /// Queues a request, if there is a connection, to a server with that memory.
     pub(crate) fn submit(
         &self,
-        boot_id: Id,
+        memory: u64,
         place: OwnedSemaphorePermit,
         kind: u16,
         updates: Option<mpsc::Sender<Update>>,
@@ -133,7 +139,7 @@ impl Shared {
         let (sender, answer) = oneshot::channel();
         let mut state = self.lock();
         let limit = match &state.server {
-            Some(server) if server.boot_id == boot_id && !state.closed => server.max_payload,
+            Some(server) if state.memory == memory && !state.closed => server.max_payload,
             _ => return Err(NotQueued::Fallen(place)),
         };
         let before = state.output.len();
@@ -187,7 +193,13 @@ impl Shared {
 
     /// Calls may be sent to that server.
     pub(crate) fn risen(&self, server: Welcome) {
-        self.lock().server = Some(server);
+        let mut state = self.lock();
+        if state.boot_id != Some(server.boot_id) || !server.remembered {
+            state.memory += 1;
+        }
+        state.boot_id = Some(server.boot_id);
+        state.server = Some(server);
+        drop(state);
         self.changed.notify_waiters();
     }
 

@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::{Answer, NotQueued, Shared};
 use crate::frame::kind;
-use crate::handshake::Id;
 use crate::link::{Dial, maintain};
 use crate::message::{ErrorCode, Refusal, Update, put_batch};
 use crate::model::{MAX_BATCH, MAX_STATION_ID, Reading, is_station_id};
@@ -187,8 +186,8 @@ impl Client {
         updates: Option<mpsc::Sender<Update>>,
         put: impl Fn(&mut BytesMut, u64),
     ) -> Result<u32, Error> {
-        // The life of the server that may have executed it.
-        let mut sent_to: Option<Id> = None;
+        // In whose memory it may be.
+        let mut sent_to: Option<u64> = None;
         let attempts = async {
             let mut place = self.shared.place().await?;
             // Numbered when its turn has come, and the place kept until it is
@@ -197,8 +196,8 @@ impl Client {
             let batch_id = if is_batch { self.shared.next_batch_id() } else { 0 };
             loop {
                 let server = self.shared.server().await?;
-                if is_batch && sent_to.is_some_and(|boot_id| boot_id != server) {
-                    return Err(Error::OutcomeUnknown("the server was restarted and has forgotten"));
+                if is_batch && sent_to.is_some_and(|memory| memory != server) {
+                    return Err(Error::OutcomeUnknown("the server was restarted, or has forgotten"));
                 }
                 let put = |payload: &mut BytesMut| put(payload, batch_id);
                 let answer = match self.shared.submit(server, place, kind, updates.clone(), put) {

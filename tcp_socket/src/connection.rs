@@ -133,8 +133,9 @@ impl Connection {
             let text = format!("this server speaks version 1, not {} to {}", hello.lowest, hello.highest);
             return Err(Refusal::new(ErrorCode::UnsupportedVersion, text).into());
         }
-        self.requests.window = self.requests.shared.replies.of(hello.client_id);
-        self.output.put_slice(&self.requests.shared.welcome(version).encode());
+        let (window, remembered) = self.requests.shared.replies.of(hello.client_id);
+        self.requests.window = window;
+        self.output.put_slice(&self.requests.shared.welcome(version, remembered).encode());
         info!("{} connected, version {version}", self.peer);
         Ok(())
     }
@@ -156,7 +157,8 @@ impl Connection {
     /// Request after request, until either side has had enough.
     async fn talk(&mut self, stopping: &CancellationToken) -> Result<End, End> {
         // As it was told: at most what 32 bits of milliseconds hold.
-        let idle_timeout = Duration::from_millis(self.requests.shared.welcome(VERSION).idle_timeout.into());
+        let told = self.requests.shared.welcome(VERSION, true).idle_timeout;
+        let idle_timeout = Duration::from_millis(told.into());
         let mut heard = Instant::now();
         let mut idle = pin!(sleep_until(heard + idle_timeout));
         let bell = self.requests.bell.clone();
@@ -246,7 +248,7 @@ pub(crate) fn put_refusal(output: &mut BytesMut, request_id: u32, refusal: &Refu
 
 /// What a client gets that is not let in: a `WELCOME` with version 0, then why.
 pub(crate) fn refusal_of_connection(shared: &Shared, refusal: &Refusal) -> BytesMut {
-    let mut bytes = BytesMut::from(shared.welcome(0).encode().as_slice());
+    let mut bytes = BytesMut::from(shared.welcome(0, false).encode().as_slice());
     put_refusal(&mut bytes, 0, refusal);
     bytes
 }

@@ -46,6 +46,9 @@ pub struct Welcome {
     /// The highest version that both speak; 0 refuses the connection, and one
     /// `ERROR` that tells why follows, in the layout of version 1 for ever.
     pub version: u16,
+    /// Whether the server still knows what it replied to this client id before. If
+    /// not, it is new to it, or forgotten.
+    pub remembered: bool,
     /// Another one after each start of the server.
     pub boot_id: Id,
     /// Most bytes in the payload of a frame to the server.
@@ -98,7 +101,7 @@ impl Welcome {
         let mut into = bytes.as_mut_slice();
         into.put_slice(&MAGIC);
         into.put_u16(self.version);
-        into.put_u16(0); // reserved
+        into.put_u16(self.remembered.into());
         into.put_slice(&self.boot_id);
         into.put_u32(self.max_payload);
         into.put_u32(self.window);
@@ -111,11 +114,12 @@ impl Welcome {
     pub fn decode(bytes: &[u8; WELCOME]) -> Option<Self> {
         let mut from = bytes.strip_prefix(&MAGIC)?;
         let version = from.get_u16();
-        from.advance(2);
+        let remembered = from.get_u16() != 0;
         let mut boot_id = Id::default();
         from.copy_to_slice(&mut boot_id);
         Some(Self {
             version,
+            remembered,
             boot_id,
             max_payload: from.get_u32(),
             window: from.get_u32(),

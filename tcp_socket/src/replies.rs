@@ -90,9 +90,11 @@ impl Replies {
         Self { clients: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())), capacity }
     }
 
-    /// The window of that client, which is in use until the `Arc` is dropped.
-    pub fn of(&self, client: Id) -> SharedWindow {
+    /// The window of that client, which is in use until the `Arc` is dropped, and
+    /// whether it was remembered.
+    pub fn of(&self, client: Id) -> (SharedWindow, bool) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = clients.contains(&client);
         let window = clients.get_or_insert(client, SharedWindow::default).clone();
         while clients.len() > self.capacity {
             match clients.pop_lru() {
@@ -102,6 +104,6 @@ impl Replies {
                 _ => break,
             }
         }
-        window
+        (window, remembered)
     }
 }

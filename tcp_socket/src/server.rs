@@ -32,10 +32,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// The answer to a `HELLO`.
-    pub(crate) fn welcome(&self, version: u16) -> Welcome {
+    pub(crate) fn welcome(&self, version: u16, remembered: bool) -> Welcome {
         let idle_timeout = self.limits.idle_timeout.as_millis();
         Welcome {
             version,
+            remembered,
             boot_id: self.boot_id,
             max_payload: self.limits.max_payload,
             window: REPLIES_KEPT as u32,

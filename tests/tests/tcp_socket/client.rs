@@ -22,14 +22,25 @@ async fn fake_server() -> (TcpListener, String) {
 }
 
 async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
+    welcome_as(listener, idle_timeout, true).await
+}
+
+async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool) -> Raw {
     let (stream, _) = within(listener.accept()).await.unwrap();
     let mut raw = Raw { stream, input: FrameBuffer::new(1024 * 1024) };
     let mut hello = [0; HELLO];
     raw.stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(Hello::decode(&hello).unwrap().highest, VERSION);
     let boot_id = *b"the same life...";
-    let welcome =
-        Welcome { version: 1, boot_id, max_payload: 1000, window: 1024, max_watches: 64, idle_timeout };
+    let welcome = Welcome {
+        version: 1,
+        remembered,
+        boot_id,
+        max_payload: 1000,
+        window: 1024,
+        max_watches: 64,
+        idle_timeout,
+    };
     raw.write(&welcome.encode()).await;
     raw
 }
@@ -160,6 +171,7 @@ pub async fn a_refused_client_is_told_why() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let welcome = Welcome {
             version: 0,
+            remembered: false,
             boot_id: [0; 16],
             max_payload: 0,
             window: 0,
@@ -203,4 +215,35 @@ pub async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
     };
     let (error, ()) = within(async { tokio::join!(client, server) }).await;
     assert!(matches!(error, Error::NotExecuted("the client is closed")), "{error}");
+}
+
+pub async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again() {
+    let (listener, addr) = fake_server().await;
+    for remembered in [true, false] {
+        let server = async {
+            let mut first = welcome_as(&listener, 60_000, false).await;
+            assert_eq!(first.receive().await.payload[..8], 1u64.to_be_bytes());
+            drop(first);
+            let mut second = welcome_as(&listener, 60_000, remembered).await;
+            let request = second.receive().await;
+            second.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
+            u64::from_be_bytes(request.payload[..8].try_into().unwrap())
+        };
+        let client = async {
+            let client = Client::connect(&addr).await.unwrap();
+            let first = client.record(&[reading("oslo-1", 1.0)]).await;
+            if !remembered {
+                assert_eq!(client.record(&[reading("oslo-1", 2.0)]).await.unwrap(), 1);
+            }
+            first
+        };
+        let (first, batch_id) = within(async { tokio::join!(client, server) }).await;
+        match first {
+            Ok(accepted) => assert_eq!((accepted, batch_id, remembered), (1, 1, true)),
+            Err(error) => {
+                assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
+                assert_eq!((batch_id, remembered), (2, false));
+            }
+        }
+    }
 }

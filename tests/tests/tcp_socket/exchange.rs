@@ -35,8 +35,13 @@ pub async fn what_is_no_handshake_is_told_so_and_never_ignored() {
 pub async fn the_highest_common_version_is_chosen() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::connect(&server.addr).await;
-    raw.write(&Hello { lowest: 0, highest: 9, client_id: random_id().unwrap() }.encode()).await;
+    let hello = Hello { lowest: 0, highest: 9, client_id: random_id().unwrap() }.encode();
+    raw.write(&hello).await;
     let welcome = raw.welcome().await;
+    assert!(!welcome.remembered);
+    let mut again = Raw::connect(&server.addr).await;
+    again.write(&hello).await;
+    assert!(again.welcome().await.remembered);
     let told = (welcome.version, welcome.max_payload, welcome.window as usize, welcome.max_watches);
     assert_eq!(told, (1, 512 * 1024, REPLIES_KEPT, 64));
     assert_eq!(welcome.idle_timeout, 60_000);

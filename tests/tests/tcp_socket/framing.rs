@@ -221,8 +221,15 @@ pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
         let hello = Hello { lowest: small[0], highest: small[1], client_id: id };
         prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         let [max_payload, window, max_watches, idle_timeout] = numbers;
-        let welcome =
-            Welcome { version: small[2], boot_id: id, max_payload, window, max_watches, idle_timeout };
+        let welcome = Welcome {
+            version: small[2],
+            remembered: id[0] > 9,
+            boot_id: id,
+            max_payload,
+            window,
+            max_watches,
+            idle_timeout,
+        };
         prop_assert_eq!(Welcome::decode(&welcome.encode()), Some(welcome));
         Ok(())
     });

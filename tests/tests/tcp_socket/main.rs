@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         test!(a_goodbye_is_a_promise_that_the_rest_was_not_executed),
         test!(a_client_notices_a_server_that_has_fallen_silent),
         test!(a_refused_client_is_told_why),
+        test!(a_server_that_has_forgotten_the_client_does_not_get_the_batch_again),
         test!(a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye),
         test!(a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped),
         test!(a_silent_connection_is_closed_and_heartbeats_keep_one_open),

@@ -54,10 +54,16 @@ pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
 pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
     let id = |number: u64| -> [u8; 16] { u128::from(number).to_be_bytes() };
     let replies = Replies::new(1);
-    let connected = replies.of(id(0));
+    let (connected, remembered) = replies.of(id(0));
+    assert!(!remembered);
     connected.lock().unwrap().remember(1, 5);
-    replies.of(id(1)).lock().unwrap().remember(1, 5);
-    let know = |number| replies.of(id(number)).lock().unwrap().look_up(1);
+    replies.of(id(1)).0.lock().unwrap().remember(1, 5);
+    let know = |number| {
+        let (window, remembered) = replies.of(id(number));
+        let known = window.lock().unwrap().look_up(1);
+        assert_eq!(remembered, known != Known::No);
+        known
+    };
     for other in 2..CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
@@ -166,7 +172,7 @@ pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     proxy.leads_to.send_modify(|(server, _)| server.clone_from(&second.addr));
     let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
-    assert_eq!(error.to_string(), "outcome unknown: the server was restarted and has forgotten");
+    assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
     // What is asked for now goes to the new one.
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
 }

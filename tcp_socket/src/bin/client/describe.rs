@@ -93,7 +93,7 @@ pub fn welcome(welcome: &Welcome) -> Vec<Field> {
     let mut fields = Fields::new(&bytes);
     fields.take(4, "magic \"WSTN\"");
     fields.take_number(2, "version");
-    fields.take(2, "reserved");
+    fields.take_number(2, "remembered");
     fields.take(16, "boot id");
     fields.take_number(4, "largest payload");
     fields.take_number(4, "replies kept");
