@@ -55,15 +55,15 @@ impl Requests {
         if frame.kind == kind::GOODBYE {
             return Err(End::Goodbye);
         }
+        // One id, two streams of answers: nobody could tell them apart.
+        if frame.kind != kind::CANCEL && self.watches.iter().any(|watch| watch.request_id == id) {
+            return bad(ErrorCode::BadRequestId, format!("request id {id} is in use by a watch"));
+        }
         let answered = match frame.kind {
             kind::RECORD => self.record(frame.payload).map(|accepted| {
                 put_frame(output, kind::RECORDED, 0, id, |payload| payload.put_u32(accepted));
             }),
             kind::PING => empty(frame.payload).map(|()| put_frame(output, kind::PONG, 0, id, |_payload| {})),
-            // One id, two streams of answers: nobody could tell them apart.
-            kind::WATCH if self.watches.iter().any(|watch| watch.request_id == id) => {
-                return bad(ErrorCode::BadRequestId, format!("request id {id} is in use by a watch"));
-            }
             kind::WATCH => self.watch(id, frame.payload).map(|()| {
                 put_frame(output, kind::READING, 0, id, |payload| payload.put_u64(0));
             }),

@@ -166,6 +166,10 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
     assert_eq!(raw.ask(kind::WATCH, 12, b"oslo-1").await.error(), TooManyWatches);
     raw.send(kind::WATCH, 11, b"oslo-1").await;
     assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
+    let mut raw = Raw::open(&server.addr).await;
+    assert_eq!(raw.ask(kind::WATCH, 11, b"oslo-1").await.kind, kind::READING);
+    raw.send(kind::PING, 11, b"").await;
+    assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
 }
 
 pub async fn a_batch_is_recorded_whole_or_not_at_all() {
