@@ -1,0 +1,56 @@
+//! Arbitrary bytes from the network, in arbitrary pieces: nothing panics, and the
+//! buffer keeps to its limit. Run it with `-malloc_limit_mb=1`, so that an
+//! allocation on the word of a peer is a crash, too.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tcp_socket::frame::{Frame, HEADER, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
+use tcp_socket::handshake::{Hello, Welcome};
+use tcp_socket::message::{Batch, Refusal, Update, parse_station};
+
+const LIMIT: u32 = 64 * 1024;
+
+fuzz_target!(|input: (u16, &[u8])| {
+    let (piece, bytes) = input;
+    let _ = (bytes.first_chunk().map(Hello::decode), bytes.first_chunk().map(Welcome::decode));
+    // A checksum is hard to guess: the payload parsers get the bytes also without one.
+    payload(bytes);
+
+    let mut framed = bytes::BytesMut::new();
+    put_frame(&mut framed, piece, 0, 1, |payload| payload.extend_from_slice(bytes));
+    for stream in [bytes, &framed] {
+        let mut buffer = FrameBuffer::new(LIMIT);
+        'stream: for mut rest in stream.chunks(usize::from(piece).max(1)) {
+            while !rest.is_empty() {
+                rest = &rest[buffer.push(rest)..];
+                assert!(buffer.capacity() <= HEADER + LIMIT as usize);
+                loop {
+                    match buffer.next_frame() {
+                        Ok(Some(frame)) => frame_comes_back(&frame),
+                        Ok(None) => break,
+                        Err(_) => break 'stream,
+                    }
+                }
+            }
+        }
+    }
+});
+
+fn frame_comes_back(frame: &Frame<'_>) {
+    payload(frame.payload);
+    let mut again = bytes::BytesMut::new();
+    put_frame(&mut again, frame.kind, frame.flags, frame.request_id, |bytes| {
+        bytes.extend_from_slice(frame.payload);
+    });
+    assert_eq!(Frame::parse(&again, LIMIT), Ok(Some(*frame)));
+}
+
+fn payload(payload: &[u8]) {
+    if let Ok(batch) = Batch::parse(payload) {
+        let count: usize = batch.runs().map(|run| run.readings().count()).sum();
+        assert_eq!(count, batch.count() as usize);
+    }
+    let _ = (Refusal::parse(payload), Update::parse(payload), parse_station(payload));
+}

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""A client of the Weather Station Protocol, written from PROTOCOL.md alone.
+
+    python3 tcp_socket/python/client.py 127.0.0.1:7878
+
+It records a batch twice under one id, watches, pings and says goodbye.
+"""
+import os
+import socket
+import struct
+import sys
+
+RECORD, WATCH, CANCEL, PING, GOODBYE = 1, 2, 3, 4, 5
+RECORDED, READING, PONG, ERROR = 0x101, 0x102, 0x104, 0x1FF
+END = 0x100
+METRICS = {"temperature": 1, "humidity": 2, "pressure": 3, "wind": 4}
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+class Connection:
+    def __init__(self, host, port):
+        self.socket = socket.create_connection((host, port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.sendall(b"WSTN" + struct.pack(">HH", 1, 1) + os.urandom(16))
+        magic, version, _, _, self.largest, _, _, _ = struct.unpack(">4sHH16sIIII", self.exactly(40))
+        assert magic == b"WSTN", magic
+        if version != 1:
+            sys.exit(f"refused: {self.receive()}")
+
+    def exactly(self, count):
+        data = b""
+        while len(data) < count:
+            piece = self.socket.recv(count - len(data))
+            if not piece:
+                sys.exit("the server closed the connection")
+            data += piece
+        return data
+
+    def send(self, kind, request_id, payload=b""):
+        header = struct.pack(">HHII", kind, 0, request_id, len(payload))
+        self.socket.sendall(header + struct.pack(">I", crc32c(header + payload)) + payload)
+
+    def receive(self):
+        header = self.exactly(12)
+        kind, flags, request_id, length = struct.unpack(">HHII", header)
+        (checksum,) = struct.unpack(">I", self.exactly(4))
+        payload = self.exactly(length)
+        assert checksum == crc32c(header + payload), "bad checksum"
+        return kind, flags, request_id, payload
+
+
+def batch(batch_id, station, readings):
+    run = struct.pack(">QB", batch_id, len(station)) + station + struct.pack(">H", len(readings))
+    return run + b"".join(struct.pack(">BdQ", METRICS[m], v, at) for m, v, at in readings)
+
+
+def main():
+    host, port = sys.argv[1].rsplit(":", 1)
+    connection = Connection(host, int(port))
+    readings = [("temperature", -3.5, 1767225600000), ("wind", 7.25, 1767225601000)]
+    for request_id in (1, 2):
+        connection.send(RECORD, request_id, batch(1, b"python-1", readings))
+        kind, _, answered, payload = connection.receive()
+        assert (kind, answered) == (RECORDED, request_id), (kind, payload)
+        print("accepted", *struct.unpack(">I", payload))
+    connection.send(WATCH, 3, b"python-1")
+    connection.send(RECORD, 4, batch(2, b"python-1", [("humidity", 81.0, 1767225602000)]))
+    connection.send(RECORD, 5, batch(3, b"python-1", [("humidity", 130.0, 1767225603000)]))
+    connection.send(PING, 6)
+    answers = {}
+    while len(answers) < 4:  # in any order; a watch begins with an empty reading
+        kind, _, request_id, payload = connection.receive()
+        if (kind, len(payload)) != (READING, 8):
+            answers[request_id] = kind, payload
+    skipped, metric, value, at = struct.unpack(">QBdQ", answers[3][1])
+    print("watched", metric, value, at, "skipped", skipped)
+    print("accepted", *struct.unpack(">I", answers[4][1]))
+    print("error", *struct.unpack(">H", answers[5][1][:2]), answers[5][1][2:].decode())
+    assert answers[6] == (PONG, b"")
+    connection.send(CANCEL, 3)
+    kind, flags, request_id, _ = connection.receive()
+    assert (kind, flags, request_id) == (READING, END, 3)
+    connection.send(GOODBYE, 0)
+    assert connection.receive()[0] == GOODBYE
+    print("goodbye")
+
+
+main()

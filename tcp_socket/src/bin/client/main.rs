@@ -1,0 +1,177 @@
+//! The client of the TCP chapter: a guided tour, or one thing at a time.
+//!
+//! ```sh
+//! cargo run -p tcp_socket --bin server     # terminal 1
+//! cargo run -p tcp_socket --bin client     # terminal 2
+//! ```
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::{Parser, Subcommand};
+use tcp_socket::client::{Client, Error};
+use tcp_socket::model::{Metric, Reading};
+use tokio::task::JoinSet;
+
+mod describe;
+mod tour;
+
+/// Talks to the weather server over a protocol of our own. Without a subcommand
+/// it takes you on a tour: every byte that is sent, and every byte that comes back.
+#[derive(Parser)]
+#[command(name = "client")]
+struct Args {
+    /// Address of the server
+    #[arg(long, default_value = "tcp://127.0.0.1:7878", global = true)]
+    url: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Record one reading, taken now
+    Record {
+        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        station: String,
+        /// temperature, humidity, pressure or wind
+        #[arg(value_parser = |name: &str| Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind"))]
+        metric: Metric,
+        /// In °C, percent, hPa or m/s
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+    /// Show what is recorded for a station from now on
+    Watch {
+        /// The station's id; somebody must have recorded for it before
+        station: String,
+        /// End after this many readings
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Ask for signs of life
+    Ping {
+        /// How many
+        #[arg(long, default_value_t = 4)]
+        count: u32,
+    },
+    /// Record many readings for the station "flood", many at a time
+    Flood {
+        /// How many requests, each with one batch
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+        requests: u32,
+        /// How many of them at a time, 1 to 256
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+        in_flight: u32,
+        /// Readings in a batch, 1 to 10,000
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        batch: u32,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    // Only what the library reports by itself: a lost connection, say.
+    tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false).init();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref() {
+                Some(Error::Unreachable { addr, .. }) => eprintln!(
+                    "error: no server at tcp://{addr}; start one with: cargo run -p tcp_socket --bin server"
+                ),
+                _ => eprintln!("error: {error:#}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut out = stdout();
+    let Some(command) = args.command else {
+        return tour::tour(&args.url, &mut out).await;
+    };
+    let client = Client::connect(&args.url).await?;
+    match command {
+        Command::Record { station, metric, value } => {
+            let accepted = client.record(&[Reading { station, metric, value, recorded_at: now()? }]).await?;
+            writeln!(out, "accepted {accepted}")?;
+        }
+        Command::Watch { station, count } => watch(&client, &station, count, &mut out).await?,
+        Command::Ping { count } => {
+            for _ in 0..count {
+                writeln!(out, "answered in {:.1?}", client.ping().await?)?;
+            }
+        }
+        Command::Flood { requests, in_flight, batch } => {
+            flood(&client, requests, in_flight, batch, &mut out).await?;
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+async fn watch(
+    client: &Client,
+    station: &str,
+    count: Option<u64>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut watch = client.watch(station).await?;
+    writeln!(out, "watching {station}")?;
+    let mut seen = 0;
+    while count.is_none_or(|count| seen < count) {
+        let update = watch.next().await.context("the connection fell, or the server stops")?;
+        if update.skipped > 0 {
+            writeln!(out, "({} skipped: this end was too slow)", update.skipped)?;
+        }
+        for reading in update.readings {
+            writeln!(out, "{} {} at {}", reading.metric.name(), reading.value, reading.recorded_at)?;
+            seen += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn flood(
+    client: &Client,
+    requests: u32,
+    in_flight: u32,
+    batch: u32,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let reading = Reading { station: "flood".into(), metric: Metric::Wind, value: 7.0, recorded_at: now()? };
+    let batch = vec![reading; batch as usize];
+    let started = Instant::now();
+    let mut callers = JoinSet::new();
+    for caller in 0..in_flight {
+        let (client, batch) = (client.clone(), batch.clone());
+        callers.spawn(async move {
+            let mut accepted = 0;
+            for _ in (caller..requests).step_by(in_flight as usize) {
+                accepted += u64::from(client.record(&batch).await?);
+            }
+            Ok::<u64, Error>(accepted)
+        });
+    }
+    let mut accepted = 0;
+    while let Some(caller) = callers.join_next().await {
+        accepted += caller??;
+    }
+    let took = started.elapsed();
+    let rate = f64::from(requests) / took.as_secs_f64();
+    writeln!(
+        out,
+        "{accepted} readings in {requests} requests, {in_flight} at a time: {took:.1?}, {rate:.0} requests/s"
+    )?;
+    ensure!(accepted == u64::from(requests) * batch.len() as u64, "the server accepted only {accepted}");
+    Ok(())
+}
+
+fn now() -> anyhow::Result<u64> {
+    let since = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+    Ok(u64::try_from(since.as_millis())?)
+}

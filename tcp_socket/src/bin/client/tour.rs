@@ -1,0 +1,174 @@
+//! The guided tour: an exchange by hand, without the library's `Client`, so that
+//! each frame can be shown as it is on the wire. Its output stands in the README,
+//! and a test compares the two.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::BytesMut;
+use tcp_socket::client::Error;
+use tcp_socket::frame::{kind, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
+use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
+use tcp_socket::message::put_batch;
+use tcp_socket::model::{Metric, Reading};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::describe::{self, Field};
+
+/// Longest wait for what the server is expected to send.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let client_id = random_id()?;
+    let temperature = reading(Metric::Temperature, -3.5, 0);
+    let wind = reading(Metric::Wind, 7.25, 1);
+
+    let mut wire = Wire::connect(url).await?;
+    writeln!(out, "1. HELLO and WELCOME: which versions, and who")?;
+    wire.shake_hands(1, 1, client_id, out).await?;
+
+    writeln!(out, "2. RECORD: a batch of two readings")?;
+    let batch = [temperature.clone(), wind.clone()];
+    wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 1, |p| put_batch(p, 1, &batch))).await?;
+    wire.receive(out, 1).await?;
+
+    writeln!(out, "3. The same batch id in another request, as after a lost connection: counted once")?;
+    wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 2, |p| put_batch(p, 1, &batch))).await?;
+    wire.receive(out, 1).await?;
+
+    writeln!(out, "4. WATCH: an empty READING says that it stands")?;
+    wire.send(out, |frames| {
+        put_frame(frames, kind::WATCH, 0, 3, |payload| payload.extend_from_slice(b"oslo-1"));
+    })
+    .await?;
+    wire.receive(out, 1).await?;
+
+    writeln!(out, "5. RECORD and PING in one write; the answers, here in the order of their request ids")?;
+    wire.send(out, |frames| {
+        put_frame(frames, kind::RECORD, 0, 4, |payload| put_batch(payload, 2, &[wind]));
+        put_frame(frames, kind::PING, 0, 5, |_payload| {});
+    })
+    .await?;
+    wire.receive(out, 3).await?;
+
+    writeln!(out, "6. RECORD with an impossible value: an ERROR for this request only")?;
+    let impossible = [reading(Metric::Humidity, 130.0, 2)];
+    wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 6, |p| put_batch(p, 3, &impossible))).await?;
+    wire.receive(out, 1).await?;
+
+    writeln!(out, "7. GOODBYE: the watch ends, then the connection")?;
+    wire.send(out, |frames| put_frame(frames, kind::GOODBYE, 0, 0, |_payload| {})).await?;
+    wire.receive(out, 2).await?;
+    wire.ended(out).await?;
+
+    writeln!(out, "8. Another connection, and a flipped bit: nothing after it can be trusted")?;
+    let mut wire = Wire::connect(url).await?;
+    wire.shake_hands(1, 1, client_id, &mut std::io::sink()).await?;
+    wire.send(out, |frames| {
+        put_frame(frames, kind::PING, 0, 1, |_payload| {});
+        frames[7] ^= 0x40;
+    })
+    .await?;
+    wire.receive(out, 1).await?;
+    wire.ended(out).await?;
+
+    writeln!(out, "9. A client from the future, which speaks only versions 2 and 3")?;
+    let mut wire = Wire::connect(url).await?;
+    wire.shake_hands(2, 3, client_id, out).await?;
+    wire.receive(out, 1).await?;
+    wire.ended(out).await
+}
+
+fn reading(metric: Metric, value: f64, second: u64) -> Reading {
+    // 2026-01-01T00:00:00Z and on
+    Reading { station: "oslo-1".to_owned(), metric, value, recorded_at: 1_767_225_600_000 + second * 1000 }
+}
+
+/// A connection whose traffic is shown.
+struct Wire {
+    stream: TcpStream,
+    input: FrameBuffer,
+}
+
+impl Wire {
+    async fn connect(url: &str) -> anyhow::Result<Self> {
+        let addr = url.strip_prefix("tcp://").unwrap_or(url);
+        let stream = TcpStream::connect(addr)
+            .await
+            .map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })?;
+        Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
+    }
+
+    async fn shake_hands(
+        &mut self,
+        lowest: u16,
+        highest: u16,
+        client_id: Id,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let hello = Hello { lowest, highest, client_id };
+        show(out, "client", &describe::hello(&hello))?;
+        self.stream.write_all(&hello.encode()).await?;
+        let mut bytes = [0; WELCOME];
+        timeout(PATIENCE, self.stream.read_exact(&mut bytes)).await.context("no WELCOME")??;
+        let welcome = Welcome::decode(&bytes).context("what answers does not speak this protocol")?;
+        show(out, "server", &describe::welcome(&welcome))?;
+        Ok(())
+    }
+
+    /// Shows the frames that `put` appends, and writes them at once.
+    async fn send(&mut self, out: &mut impl Write, put: impl FnOnce(&mut BytesMut)) -> anyhow::Result<()> {
+        let mut frames = BytesMut::new();
+        put(&mut frames);
+        let mut rest = &frames[..];
+        while !rest.is_empty() {
+            let fields = describe::frame(rest);
+            show(out, "client", &fields)?;
+            rest = &rest[describe::length(&fields)..];
+        }
+        Ok(self.stream.write_all(&frames).await?)
+    }
+
+    /// Waits for that many frames, and shows them by request id.
+    async fn receive(&mut self, out: &mut impl Write, count: usize) -> anyhow::Result<()> {
+        let mut frames = Vec::new();
+        while frames.len() < count {
+            if let Some(frame) = self.input.next_frame()? {
+                let mut bytes = BytesMut::new();
+                let put = |payload: &mut BytesMut| payload.extend_from_slice(frame.payload);
+                put_frame(&mut bytes, frame.kind, frame.flags, frame.request_id, put);
+                frames.push((frame.request_id, bytes));
+            } else {
+                let read = self.input.read_from(&mut self.stream);
+                let count = timeout(PATIENCE, read).await.context("no answer")??;
+                ensure!(count > 0, "the server closed the connection");
+            }
+        }
+        // The connection's own frames, with id 0, come last.
+        frames.sort_by_key(|(id, _)| id.wrapping_sub(1));
+        for (_, frame) in &frames {
+            show(out, "server", &describe::frame(frame))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the server to close the connection.
+    async fn ended(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+        match timeout(PATIENCE, self.input.read_from(&mut self.stream)).await.context("no end")?? {
+            0 => Ok(writeln!(out, "   (the server closes the connection)")?),
+            _ => bail!("the server sent more than expected"),
+        }
+    }
+}
+
+fn show(out: &mut impl Write, who: &str, fields: &[Field]) -> anyhow::Result<()> {
+    writeln!(out, "   {who} sends {} bytes", describe::length(fields))?;
+    for field in fields {
+        writeln!(out, "     {field}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Every bound of the server in one place. What exceeds one gets the `ERROR`
+//! named here; a test shortens what it wants to see exceeded.
+
+use std::time::Duration;
+
+/// The server's limits, with defaults for a small machine.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes in a frame's payload; beyond it `FRAME_TOO_LARGE`. The largest
+    /// batch, 10,000 readings of changing stations, takes 520,008. A connection may
+    /// hold one frame: at worst, 2 GiB for all connections together.
+    pub max_payload: u32,
+    /// Open connections; beyond it `TOO_MANY_CONNECTIONS`.
+    pub max_connections: usize,
+    /// Refused connections that are lingered over at a time; those beyond it are
+    /// told and closed at once, and may lose what they were told.
+    pub max_refusals: usize,
+    /// Time from the connection to its whole `HELLO`; beyond it
+    /// `HANDSHAKE_TIMEOUT`.
+    pub handshake_timeout: Duration,
+    /// Time from one whole frame to the next; beyond it `IDLE_TIMEOUT`. A client
+    /// with nothing to say sends a `PING` now and then.
+    pub idle_timeout: Duration,
+    /// Time in which a client that has something to read must read some of it;
+    /// beyond it the connection is cut without a word, for which there is no room.
+    pub write_timeout: Duration,
+    /// Watches of one connection; beyond it `TOO_MANY_WATCHES`.
+    pub max_watches: usize,
+    /// How many readings a watch may lag behind; what is older is skipped, and
+    /// the watcher told how many.
+    pub watch_backlog: usize,
+    /// After a final frame, input is still read, and discarded, up to this many
+    /// bytes and [`Limits::linger_time`]. Closing a socket with unread input makes
+    /// the kernel send a reset, which can destroy the frame on its way.
+    pub linger_bytes: usize,
+    /// See [`Limits::linger_bytes`].
+    pub linger_time: Duration,
+    /// After a shutdown signal, how long the connections may take to finish.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload: 512 * 1024,
+            max_connections: 4096,
+            max_refusals: 256,
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(10),
+            max_watches: 64,
+            watch_backlog: 10_000,
+            linger_bytes: 64 * 1024 * 1024,
+            linger_time: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What is inside the frames: the payload of each kind. `PING`, `PONG`, `CANCEL`
+//! and `GOODBYE` have none.
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, BytesMut};
+use thiserror::Error;
+
+use crate::model::{MAX_BATCH, MAX_RECORDED_AT, Measurement, Metric, Reading, is_station_id};
+
+/// Bytes of one measurement: metric 1, value 8, time 8.
+pub const MEASUREMENT: usize = 17;
+
+/// Longest text in an `ERROR`, in bytes.
+pub const MAX_ERROR_TEXT: usize = 512;
+
+/// Why a request or a connection failed: `PROTOCOL.md`, section 8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum ErrorCode {
+    /// The connection did not begin with a `HELLO`.
+    BadMagic = 1,
+    /// No version in common.
+    UnsupportedVersion = 2,
+    /// The server is full.
+    TooManyConnections = 3,
+    /// The `HELLO` took too long.
+    HandshakeTimeout = 4,
+    /// No whole frame for too long.
+    IdleTimeout = 5,
+    /// The checksum does not fit the frame.
+    BadChecksum = 6,
+    /// The payload is over the limit.
+    FrameTooLarge = 7,
+    /// A request id is 0 or in use.
+    BadRequestId = 8,
+    /// The server stops.
+    ShuttingDown = 9,
+    /// A kind that the server does not know, or does not take.
+    UnknownKind = 16,
+    /// A critical flag that the server does not know.
+    UnknownFlag = 17,
+    /// The payload is not of its kind's form.
+    BadPayload = 18,
+    /// A reading is out of range, or there are none or too many.
+    InvalidReading = 19,
+    /// No room for another station.
+    StoreFull = 20,
+    /// Nobody has recorded anything for this station.
+    UnknownStation = 21,
+    /// The batch is too old to say whether it was recorded; it was not now.
+    UnknownOutcome = 22,
+    /// The connection has as many watches as it may have.
+    TooManyWatches = 23,
+}
+
+impl ErrorCode {
+    const ALL: [Self; 17] = [
+        Self::BadMagic,
+        Self::UnsupportedVersion,
+        Self::TooManyConnections,
+        Self::HandshakeTimeout,
+        Self::IdleTimeout,
+        Self::BadChecksum,
+        Self::FrameTooLarge,
+        Self::BadRequestId,
+        Self::ShuttingDown,
+        Self::UnknownKind,
+        Self::UnknownFlag,
+        Self::BadPayload,
+        Self::InvalidReading,
+        Self::StoreFull,
+        Self::UnknownStation,
+        Self::UnknownOutcome,
+        Self::TooManyWatches,
+    ];
+
+    /// The code with that number.
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| *code as u16 == number)
+    }
+}
+
+/// An `ERROR`: what its receiver is told.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Refusal {
+    /// The number, for programs. Not [`ErrorCode`]: a newer server may have more.
+    pub code: u16,
+    /// The reason, for people.
+    pub text: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ErrorCode::from_number(self.code) {
+            Some(code) => write!(f, "{code:?} ({}): {}", self.code, self.text),
+            None => write!(f, "error {}: {}", self.code, self.text),
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal with that code.
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self { code: code as u16, text: text.into() }
+    }
+
+    fn bad_payload(text: &str) -> Self {
+        Self::new(ErrorCode::BadPayload, text)
+    }
+
+    /// Appends the payload of an `ERROR`.
+    pub fn put(&self, into: &mut BytesMut) {
+        into.put_u16(self.code);
+        let mut end = self.text.len().min(MAX_ERROR_TEXT);
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        into.put_slice(&self.text.as_bytes()[..end]);
+    }
+
+    /// The payload of an `ERROR`; `None` if it is not of that form.
+    pub fn parse(mut payload: &[u8]) -> Option<Self> {
+        let code = payload.try_get_u16().ok()?;
+        (payload.len() <= MAX_ERROR_TEXT)
+            .then(|| Self { code, text: String::from_utf8_lossy(payload).into_owned() })
+    }
+}
+
+/// Appends the payload of a `RECORD`: the batch id, then *runs*. A run is
+/// consecutive readings of one station, so that its id is sent once.
+pub fn put_batch(into: &mut BytesMut, batch_id: u64, readings: &[Reading]) {
+    into.put_u64(batch_id);
+    for run in readings.chunk_by(|a, b| a.station == b.station) {
+        // Too long an id or run is refused by the server, so that a wrong length
+        // here can do no harm; `Client` checks both before.
+        into.put_u8(run[0].station.len() as u8);
+        into.put_slice(run[0].station.as_bytes());
+        into.put_u16(run.len() as u16);
+        into.reserve(run.len() * MEASUREMENT);
+        for reading in run {
+            let Reading { metric, value, recorded_at, .. } = *reading;
+            put_measurement(into, &Measurement { metric, value, recorded_at });
+        }
+    }
+}
+
+/// Appends one measurement.
+pub fn put_measurement(into: &mut BytesMut, measurement: &Measurement) {
+    // One call for one measurement: a batch has up to 10,000.
+    let mut bytes = [0; MEASUREMENT];
+    bytes[0] = measurement.metric as u8;
+    bytes[1..9].copy_from_slice(&measurement.value.to_be_bytes());
+    bytes[9..].copy_from_slice(&measurement.recorded_at.to_be_bytes());
+    into.put_slice(&bytes);
+}
+
+/// One measurement as it is on the wire; `None` if there is no such metric.
+fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Option<Measurement> {
+    let mut rest = bytes.as_slice();
+    let metric = Metric::from_number(rest.get_u8())?;
+    Some(Measurement { metric, value: rest.get_f64(), recorded_at: rest.get_u64() })
+}
+
+/// The same, if it is in range; else the text says what is wrong with it.
+fn check_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
+    let Some(measurement) = get_measurement(bytes) else { return Err(format!("{} is no metric", bytes[0])) };
+    let Measurement { metric, value, recorded_at } = measurement;
+    let (low, high) = metric.range();
+    if !(low..=high).contains(&value) {
+        return Err(format!("{} {value} is outside {low} to {high}", metric.name()));
+    }
+    if recorded_at > MAX_RECORDED_AT {
+        return Err(format!("time {recorded_at} is outside 0 to {MAX_RECORDED_AT} ms"));
+    }
+    Ok(measurement)
+}
+
+/// The payload of a `RECORD`, checked as a whole and still where it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    id: u64,
+    count: u32,
+    run_count: u32,
+    /// The first run, which mostly is the only one, and the bytes of the others.
+    first: Run<'a>,
+    others: &'a [u8],
+}
+
+/// Consecutive readings of one station.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The station's id.
+    pub station: &'a str,
+    measurements: &'a [[u8; MEASUREMENT]],
+}
+
+impl<'a> Batch<'a> {
+    /// Checks everything, so that what comes later cannot fail half way.
+    ///
+    /// # Errors
+    /// `BAD_PAYLOAD` or `INVALID_READING`, with the first thing that is wrong.
+    pub fn parse(mut payload: &'a [u8]) -> Result<Self, Refusal> {
+        let id = payload.try_get_u64().map_err(|_| Refusal::bad_payload("a batch begins with its id"))?;
+        let invalid = |text| Refusal::new(ErrorCode::InvalidReading, text);
+        let (mut count, mut run_count) = (0, 0);
+        let mut first = None;
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let run = Run::parse(&mut rest)?;
+            for measurement in run.measurements {
+                check_measurement(measurement)
+                    .map_err(|wrong| invalid(format!("reading {count}: {wrong}")))?;
+                count += 1;
+            }
+            run_count += 1;
+            first.get_or_insert((run, rest));
+        }
+        match first {
+            Some((first, others)) if count <= MAX_BATCH => {
+                Ok(Self { id, count: count as u32, run_count, first, others })
+            }
+            _ => Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}"))),
+        }
+    }
+
+    /// The client's number for it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Readings in it, 1 to [`MAX_BATCH`].
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Runs in it; at most as many stations are named.
+    pub fn run_count(&self) -> u32 {
+        self.run_count
+    }
+
+    /// Its readings, in their order.
+    pub fn runs(&self) -> impl Iterator<Item = Run<'a>> + use<'a> {
+        let mut rest = self.others;
+        let others =
+            std::iter::from_fn(move || if rest.is_empty() { None } else { Run::parse(&mut rest).ok() });
+        std::iter::once(self.first).chain(others)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn parse(rest: &mut &'a [u8]) -> Result<Self, Refusal> {
+        let short = || Refusal::bad_payload("a run ends before its readings");
+        let (&length, after) = rest.split_first().ok_or_else(short)?;
+        let (station, after) = after.split_at_checked(length.into()).ok_or_else(short)?;
+        let (count, after) = after.split_first_chunk().ok_or_else(short)?;
+        let count = usize::from(u16::from_be_bytes(*count));
+        if count == 0 {
+            return Err(Refusal::bad_payload("a run has at least one reading"));
+        }
+        let (measurements, after) = after.split_at_checked(count * MEASUREMENT).ok_or_else(short)?;
+        let (measurements, _) = measurements.as_chunks();
+        *rest = after;
+        Ok(Self { station: parse_station(station)?, measurements })
+    }
+
+    /// Its readings. All are valid in a run of a [`Batch`].
+    pub fn readings(&self) -> impl Iterator<Item = Measurement> + use<'a> {
+        self.measurements.iter().map_while(get_measurement)
+    }
+}
+
+/// The payload of a `WATCH`: nothing but the station's id.
+///
+/// # Errors
+/// `BAD_PAYLOAD` if it is not a station id.
+pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
+    match str::from_utf8(payload) {
+        Ok(id) if is_station_id(payload) => Ok(id),
+        _ => {
+            let start = String::from_utf8_lossy(&payload[..payload.len().min(40)]).into_owned();
+            Err(Refusal::bad_payload(&format!("station {start:?} is not of the form [a-z0-9-]{{1,32}}")))
+        }
+    }
+}
+
+/// The payload of a `READING`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Update {
+    /// How many readings were left out before the first of these, because the
+    /// watcher was too slow.
+    pub skipped: u64,
+    /// In the order in which they were recorded.
+    pub readings: Vec<Measurement>,
+}
+
+impl Update {
+    /// The payload of a `READING`; `None` if it is not of that form.
+    pub fn parse(mut payload: &[u8]) -> Option<Self> {
+        let skipped = payload.try_get_u64().ok()?;
+        let (readings, rest) = payload.as_chunks();
+        let readings = readings.iter().map(check_measurement).collect::<Result<_, _>>().ok()?;
+        rest.is_empty().then_some(Self { skipped, readings })
+    }
+}

@@ -1,0 +1,249 @@
+//! The client against servers that do what a test tells them.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tcp_socket::client::{Client, Error, MAX_IN_FLIGHT};
+use tcp_socket::frame::kind;
+use tcp_socket::frame_buffer::FrameBuffer;
+use tcp_socket::handshake::{HELLO, Hello, VERSION, Welcome};
+use tcp_socket::message::Refusal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::support::{Raw, Received, frame, reading, within};
+
+/// A server that shakes hands with one client and then does what the test says.
+async fn fake_server() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
+    welcome_as(listener, idle_timeout, true).await
+}
+
+async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool) -> Raw {
+    let (stream, _) = within(listener.accept()).await.unwrap();
+    let mut raw = Raw { stream, input: FrameBuffer::new(1024 * 1024) };
+    let mut hello = [0; HELLO];
+    raw.stream.read_exact(&mut hello).await.unwrap();
+    assert_eq!(Hello::decode(&hello).unwrap().highest, VERSION);
+    let boot_id = *b"the same life...";
+    let welcome = Welcome {
+        version: 1,
+        remembered,
+        boot_id,
+        max_payload: 1000,
+        window: 1024,
+        max_watches: 64,
+        idle_timeout,
+    };
+    raw.write(&welcome.encode()).await;
+    raw
+}
+
+pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
+    let (listener, addr) = fake_server().await;
+    let server = tokio::spawn(async move {
+        let mut raw = welcome(&listener, 60_000).await;
+        let mut requests: Vec<Received> = Vec::new();
+        while requests.len() < 50 {
+            requests.push(raw.receive().await);
+        }
+        // The last comes first. Each is told its batch id as the count.
+        let mut answers = frame(0x01aa, 1, b"of a kind that this client does not know");
+        for request in requests.iter().rev() {
+            assert_eq!(request.kind, kind::RECORD);
+            answers.extend(frame(kind::RECORDED, request.id, &request.payload[4..8]));
+        }
+        raw.write(&answers).await;
+        raw
+    });
+    let client = Client::connect(&addr).await.unwrap();
+    let mut calls = JoinSet::new();
+    for value in 1..=50u32 {
+        let client = client.clone();
+        // Batch ids are given in the order in which the calls begin.
+        let reading = [reading("oslo-1", value.into())];
+        let mut call = Box::pin(async move { (value, client.record(&reading).await) });
+        assert!(futures::poll!(&mut call).is_pending());
+        calls.spawn(call);
+    }
+    while let Some(call) = within(calls.join_next()).await {
+        let (value, count) = call.unwrap();
+        assert_eq!(count.unwrap(), value);
+    }
+    let _still_open = server.await.unwrap();
+}
+
+pub async fn a_call_without_an_answer_ends_and_says_what_that_means() {
+    let (listener, addr) = fake_server().await;
+    let client = Client::connect(&addr);
+    let (client, mut raw) = tokio::join!(client, welcome(&listener, 60_000));
+    let client = client.unwrap().with_timeout(Duration::from_millis(100));
+    let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
+    assert_eq!(raw.receive().await.kind, kind::RECORD, "it was sent");
+
+    // Larger than this server takes: not sent at all.
+    let error = within(client.record(&vec![reading("oslo-1", 1.0); 100])).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)) && !error.may_have_been_executed(), "{error}");
+
+    // No server, and not sent since.
+    drop(listener);
+    drop(raw);
+    let client = client.with_timeout(Duration::from_millis(300));
+    loop {
+        let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
+        if !error.may_have_been_executed() {
+            assert!(matches!(error, Error::NotExecuted(_)), "{error}");
+            break; // Until the client noticed, its calls were sent.
+        }
+    }
+    client.close().await;
+}
+
+pub async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap().with_timeout(Duration::from_millis(300));
+    let mut calls = JoinSet::new();
+    for _ in 0..MAX_IN_FLIGHT + 50 {
+        let client = client.clone();
+        calls.spawn(async move { client.record(&[reading("oslo-1", 1.0)]).await.unwrap_err() });
+    }
+    let errors = within(calls.join_all()).await;
+    let sent = errors.iter().filter(|error| error.may_have_been_executed()).count();
+    assert_eq!(sent, MAX_IN_FLIGHT);
+    // Their answers, late as they are, make room again.
+    let mut first = None;
+    for _ in 0..MAX_IN_FLIGHT {
+        let request = raw.receive().await;
+        raw.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
+        first.get_or_insert(request.id);
+    }
+    let client = client.with_timeout(Duration::from_secs(60));
+    let answer = async {
+        let request = raw.receive().await;
+        raw.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
+    };
+    let record = [reading("oslo-1", 1.0)];
+    let (recorded, ()) = tokio::join!(client.record(&record), answer);
+    assert_eq!(recorded.unwrap(), 1);
+}
+
+pub async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap().with_timeout(Duration::from_secs(2));
+    let record = [reading("oslo-1", 1.0)];
+    let server = async {
+        assert_eq!(raw.receive().await.kind, kind::RECORD);
+        raw.send(kind::GOODBYE, 0, b"").await;
+        drop(listener); // and nobody is there when the client comes again
+    };
+    let (error, ()) = tokio::join!(client.record(&record), server);
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::NotExecuted(_)) && !error.may_have_been_executed(), "{error}");
+}
+
+pub async fn a_client_notices_a_server_that_has_fallen_silent() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 300));
+    let client = client.unwrap();
+    // It asks for a sign of life, gets none, and connects again, though nothing was closed.
+    assert_eq!(raw.receive().await.kind, kind::PING);
+    let mut second = welcome(&listener, 60_000).await;
+    let answer = async {
+        let request = second.receive().await;
+        second.send(kind::PONG, request.id, b"").await;
+    };
+    let (ping, ()) = within(async { tokio::join!(client.ping(), answer) }).await;
+    ping.unwrap();
+}
+
+pub async fn a_refused_client_is_told_why() {
+    let (listener, addr) = fake_server().await;
+    let refuse = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let welcome = Welcome {
+            version: 0,
+            remembered: false,
+            boot_id: [0; 16],
+            max_payload: 0,
+            window: 0,
+            max_watches: 0,
+            idle_timeout: 0,
+        };
+        let mut why = BytesMut::new();
+        Refusal { code: 3, text: "come back tomorrow".into() }.put(&mut why);
+        stream.write_all(&[&welcome.encode()[..], &frame(kind::ERROR, 0, &why)].concat()).await.unwrap();
+        stream
+    };
+    let (client, _stream) = tokio::join!(Client::connect(&addr), refuse);
+    assert_eq!(client.err().unwrap().to_string(), "TooManyConnections (3): come back tomorrow");
+    let not_ours = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"220 mail.example ESMTP ready, and some more text\r\n").await.unwrap();
+        stream
+    };
+    let (client, _stream) = tokio::join!(Client::connect(&addr), not_ours);
+    assert!(matches!(client.err().unwrap(), Error::Protocol(_)));
+}
+
+pub async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
+    let (listener, addr) = fake_server().await;
+    let client = async {
+        let client = Client::connect(&addr).await.unwrap();
+        let watch = client.watch("oslo-1").await.unwrap();
+        drop(watch);
+        client.clone().close().await;
+        client.record(&[reading("oslo-1", 1.0)]).await.unwrap_err()
+    };
+    let server = async {
+        let mut raw = welcome(&listener, 60_000).await;
+        let request = raw.receive().await;
+        assert_eq!((request.kind, request.payload.as_slice()), (kind::WATCH, &b"oslo-1"[..]));
+        raw.send(kind::READING, request.id, &[0; 8]).await;
+        let cancel = raw.receive().await;
+        assert_eq!((cancel.kind, cancel.id), (kind::CANCEL, request.id));
+        assert_eq!(raw.receive().await.kind, kind::GOODBYE);
+        raw.send(kind::GOODBYE, 0, b"").await;
+    };
+    let (error, ()) = within(async { tokio::join!(client, server) }).await;
+    assert!(matches!(error, Error::NotExecuted("the client is closed")), "{error}");
+}
+
+pub async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again() {
+    let (listener, addr) = fake_server().await;
+    for remembered in [true, false] {
+        let server = async {
+            let mut first = welcome_as(&listener, 60_000, false).await;
+            assert_eq!(first.receive().await.payload[..8], 1u64.to_be_bytes());
+            drop(first);
+            let mut second = welcome_as(&listener, 60_000, remembered).await;
+            let request = second.receive().await;
+            second.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
+            u64::from_be_bytes(request.payload[..8].try_into().unwrap())
+        };
+        let client = async {
+            let client = Client::connect(&addr).await.unwrap();
+            let first = client.record(&[reading("oslo-1", 1.0)]).await;
+            if !remembered {
+                assert_eq!(client.record(&[reading("oslo-1", 2.0)]).await.unwrap(), 1);
+            }
+            first
+        };
+        let (first, batch_id) = within(async { tokio::join!(client, server) }).await;
+        match first {
+            Ok(accepted) => assert_eq!((accepted, batch_id, remembered), (1, 1, true)),
+            Err(error) => {
+                assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
+                assert_eq!((batch_id, remembered), (2, false));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `PROTOCOL.md` holds what it promises: its examples are parsed, its tables compared,
+//! and a client that was written from it alone is run.
+
+use std::time::Duration;
+
+use tcp_socket::frame::{FLAG_END, Frame, kind};
+use tcp_socket::handshake::{Hello, Welcome};
+use tcp_socket::limits::Limits;
+use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
+use tcp_socket::model::Metric;
+use tcp_socket::replies::CLIENTS_REMEMBERED;
+use tests::run_program;
+
+use crate::PAIR;
+use crate::support::frame;
+
+/// The blocks `hex NAME` of the document, as bytes.
+fn examples() -> Vec<(String, Vec<u8>)> {
+    let document = include_str!("../../../tcp_socket/PROTOCOL.md");
+    let blocks = document.split("```hex ").skip(1).map(|block| {
+        let (name, rest) = block.split_once('\n').unwrap();
+        let (lines, _) = rest.split_once("```").unwrap();
+        let hex = lines.lines().flat_map(|line| line.split("  ").next().unwrap().split(' '));
+        (name.to_owned(), hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect())
+    });
+    blocks.collect()
+}
+
+pub async fn the_examples_of_the_document_are_what_the_crate_speaks() {
+    let mut seen = Vec::new();
+    for (name, bytes) in examples() {
+        seen.push(name.clone());
+        if name == "HELLO" {
+            let hello = Hello::decode(bytes.as_slice().try_into().unwrap()).unwrap();
+            assert_eq!((hello.lowest, hello.highest, hello.client_id[15]), (1, 1, 0x0f));
+            assert_eq!(hello.encode().as_slice(), bytes);
+            continue;
+        }
+        if name == "WELCOME" {
+            let welcome = Welcome::decode(bytes.as_slice().try_into().unwrap()).unwrap();
+            assert_eq!((welcome.version, welcome.max_payload, welcome.window), (1, 524_288, 1024));
+            assert_eq!((welcome.max_watches, welcome.idle_timeout), (64, 60_000));
+            assert_eq!(welcome.encode().as_slice(), bytes);
+            continue;
+        }
+        let parsed = Frame::parse(&bytes, 1024).unwrap().unwrap();
+        assert_eq!(parsed.wire_len(), bytes.len(), "{name}");
+        let payload = parsed.payload;
+        let (kind, id) = match name.as_str() {
+            "RECORD" => {
+                let batch = Batch::parse(payload).unwrap();
+                assert_eq!((batch.id(), batch.count()), (1, 2));
+                let runs: Vec<_> = batch.runs().collect();
+                assert_eq!((runs.len(), runs[0].station), (1, "oslo-1"));
+                let readings: Vec<_> = runs[0].readings().collect();
+                assert_eq!((readings[0].metric, readings[0].value), (Metric::Temperature, -3.5));
+                assert_eq!((readings[1].metric, readings[1].value), (Metric::Wind, 7.25));
+                assert_eq!(readings[1].recorded_at, 1_767_225_601_000);
+                (kind::RECORD, 1)
+            }
+            "RECORDED" => {
+                assert_eq!(payload, 2u32.to_be_bytes());
+                (kind::RECORDED, 1)
+            }
+            "WATCH" => {
+                assert_eq!(parse_station(payload), Ok("oslo-1"));
+                (kind::WATCH, 3)
+            }
+            "READING" => {
+                let update = Update::parse(payload).unwrap();
+                assert_eq!((update.skipped, update.readings[0].value), (0, 7.25));
+                (kind::READING, 3)
+            }
+            "END" => {
+                assert_eq!(parsed.flags, FLAG_END);
+                assert_eq!(Update::parse(payload), Some(Update::default()));
+                (kind::READING, 3)
+            }
+            "CANCEL" => (kind::CANCEL, 3),
+            "PING" => (kind::PING, 5),
+            "PONG" => (kind::PONG, 5),
+            "GOODBYE" => (kind::GOODBYE, 0),
+            "ERROR" => {
+                let text = "reading 0: humidity 130 is outside 0 to 100";
+                assert_eq!(Refusal::parse(payload), Some(Refusal::new(ErrorCode::InvalidReading, text)));
+                (kind::ERROR, 6)
+            }
+            other => panic!("an example of {other}, which this test does not know"),
+        };
+        assert_eq!((parsed.kind, parsed.request_id), (kind, id), "{name}");
+        if parsed.flags == 0 {
+            assert_eq!(frame(kind, id, payload), bytes, "{name}");
+        }
+    }
+    let all = "HELLO WELCOME RECORD RECORDED WATCH READING CANCEL END PING PONG ERROR GOODBYE";
+    assert_eq!(seen.join(" "), all);
+}
+
+/// The document's tables name every code and limit of the crate.
+pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
+    let document = include_str!("../../../tcp_socket/PROTOCOL.md");
+    for number in 0..=u16::MAX {
+        if let Some(code) = ErrorCode::from_number(number) {
+            // BadMagic as BAD_MAGIC
+            let name: String = format!("{code:?}")
+                .chars()
+                .enumerate()
+                .flat_map(|(i, c)| {
+                    let gap = (i > 0 && c.is_uppercase()).then_some('_');
+                    gap.into_iter().chain([c.to_ascii_uppercase()])
+                })
+                .collect();
+            assert!(document.contains(&format!("| {number} | `{name}` |")), "{number} {name}");
+        }
+    }
+    let limits = Limits::default();
+    assert_eq!((limits.max_payload, limits.max_connections, limits.max_watches), (524_288, 4096, 64));
+    for row in [
+        "| payload to the server | `WELCOME`: 524,288 bytes |",
+        "| readings that a watch may lag behind | 10,000 |",
+        "| watches of a connection | `WELCOME`: 64 |",
+        "| connections | 4,096 |",
+        "| time for `HELLO` | 5 s |",
+        "| time without the client reading anything | 10 s |",
+    ] {
+        assert!(document.contains(row), "{row}");
+    }
+    assert_eq!(limits.watch_backlog, 10_000);
+    assert_eq!(limits.handshake_timeout, Duration::from_secs(5));
+    assert_eq!(limits.write_timeout, Duration::from_secs(10));
+    assert_eq!(CLIENTS_REMEMBERED, 8192);
+    assert!(document.contains("the last 8192 clients"));
+}
+
+pub async fn a_client_in_python_written_from_the_document_works() {
+    let server = PAIR.serve().await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tcp_socket/python/client.py");
+    let output = run_program("python3", &[script, server.addr()]).await;
+    assert_eq!(
+        output.stdout,
+        "accepted 2\naccepted 2\nwatched 2 81.0 1767225602000 skipped 0\naccepted 1\n\
+         error 19 reading 0: humidity 130 is outside 0 to 100\ngoodbye\n",
+        "{}",
+        output.stderr
+    );
+    assert_eq!(output.code, Some(0));
+    server.stop().await;
+}
+
+pub fn python() -> Result<(), String> {
+    match std::process::Command::new("python3").arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err("no python3: install it with `apt-get install python3`".to_owned()),
+    }
+}

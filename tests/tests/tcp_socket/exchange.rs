@@ -1,0 +1,227 @@
+//! What the server says in bytes to what it is sent in bytes.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tcp_socket::frame::{FLAG_END, kind, put_frame};
+use tcp_socket::handshake::{Hello, random_id};
+use tcp_socket::limits::Limits;
+use tcp_socket::message::{ErrorCode, Update};
+use tcp_socket::replies::REPLIES_KEPT;
+
+use crate::support::{Raw, batch, batch_of, frame, reading, start};
+
+pub async fn what_is_no_handshake_is_told_so_and_never_ignored() {
+    let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
+    let server = start(limits).await;
+    let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
+    let future = Hello { lowest: 2, highest: 9, client_id: random_id().unwrap() }.encode();
+    let past = Hello { lowest: 0, highest: 0, client_id: random_id().unwrap() }.encode();
+    for (bytes, expected) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], ErrorCode::BadMagic),
+        (b"x", ErrorCode::BadMagic),
+        (&future, ErrorCode::UnsupportedVersion),
+        (&past, ErrorCode::UnsupportedVersion),
+        (&hello[..23], ErrorCode::HandshakeTimeout),
+        (b"", ErrorCode::HandshakeTimeout),
+    ] {
+        let mut raw = Raw::connect(&server.addr).await;
+        raw.write(bytes).await;
+        assert_eq!(raw.welcome().await.version, 0, "{bytes:?}");
+        assert_eq!(raw.last_error().await, expected, "{bytes:?}");
+    }
+}
+
+pub async fn the_highest_common_version_is_chosen() {
+    let server = start(Limits::default()).await;
+    let mut raw = Raw::connect(&server.addr).await;
+    let hello = Hello { lowest: 0, highest: 9, client_id: random_id().unwrap() }.encode();
+    raw.write(&hello).await;
+    let welcome = raw.welcome().await;
+    assert!(!welcome.remembered);
+    let mut again = Raw::connect(&server.addr).await;
+    again.write(&hello).await;
+    assert!(again.welcome().await.remembered);
+    let told = (welcome.version, welcome.max_payload, welcome.window as usize, welcome.max_watches);
+    assert_eq!(told, (1, 512 * 1024, REPLIES_KEPT, 64));
+    assert_eq!(welcome.idle_timeout, 60_000);
+    let other = start(Limits::default()).await;
+    let mut raw = Raw::connect(&other.addr).await;
+    raw.write(&Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode()).await;
+    assert_ne!(raw.welcome().await.boot_id, welcome.boot_id);
+}
+
+pub async fn any_split_and_any_merge_of_the_stream_is_understood() {
+    let server = start(Limits::default()).await;
+    let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
+    let frames = [
+        &hello[..],
+        &frame(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)),
+        &frame(kind::PING, 2, b""),
+        &frame(kind::RECORD, 3, &batch(2, "oslo-1", 2.0)),
+    ];
+    let all = frames.concat();
+    for size in [1, 7, 16, 24, 25, all.len()] {
+        let mut raw = Raw::connect(&server.addr).await;
+        for piece in all.chunks(size) {
+            raw.write(piece).await;
+            // Its arrival alone, not with the next, is likely; the property tests are sure.
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(raw.welcome().await.version, 1);
+        assert_eq!(raw.receive().await.accepted(), 1);
+        let pong = raw.receive().await;
+        assert_eq!((pong.kind, pong.id), (kind::PONG, 2));
+        assert_eq!(raw.receive().await.accepted(), 1);
+        raw.assert_alive().await;
+    }
+}
+
+pub async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
+    let server = start(Limits::default()).await;
+    let mut other = Raw::open(&server.addr).await;
+    let ping = frame(kind::PING, 7, b"");
+    let mut flipped = frame(kind::RECORD, 7, &batch(1, "oslo-1", 1.0));
+    *flipped.last_mut().unwrap() ^= 1;
+    let mut wrong_checksum = ping.clone();
+    wrong_checksum[15] ^= 0x80;
+    let mut huge = ping.clone();
+    huge[8..12].copy_from_slice(&u32::MAX.to_be_bytes());
+    let mut just_too_large = ping.clone();
+    just_too_large[8..12].copy_from_slice(&(512 * 1024 + 1u32).to_be_bytes());
+    for (bytes, expected) in [
+        (flipped, ErrorCode::BadChecksum),
+        (wrong_checksum, ErrorCode::BadChecksum),
+        (huge, ErrorCode::FrameTooLarge),
+        (just_too_large, ErrorCode::FrameTooLarge),
+        (frame(kind::PING, 0, b""), ErrorCode::BadRequestId),
+    ] {
+        let mut raw = Raw::open(&server.addr).await;
+        // What was right before it is answered; much input behind it is unread,
+        // and must not destroy the error.
+        raw.write(&[&ping[..], &bytes, &vec![0; 4 * 1024 * 1024]].concat()).await;
+        assert_eq!(raw.receive().await.kind, kind::PONG);
+        assert_eq!(raw.last_error().await, expected);
+    }
+    other.assert_alive().await;
+}
+
+pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
+    let server = start(Limits { max_watches: 1, ..Limits::default() }).await;
+    let mut raw = Raw::open(&server.addr).await;
+    let mut flagged = BytesMut::new();
+    put_frame(&mut flagged, kind::PING, 0x8000, 5, |_payload| {});
+    put_frame(&mut flagged, kind::PING, 0x0080, 6, |_payload| {});
+    raw.write(&flagged).await;
+    let (critical, ignored) = (raw.receive().await, raw.receive().await);
+    assert_eq!((critical.id, critical.error()), (5, ErrorCode::UnknownFlag));
+    assert_eq!((ignored.id, ignored.kind), (6, kind::PONG));
+
+    let good = batch(1, "oslo-1", 1.0);
+    let with = |at: usize, byte: u8| {
+        let mut payload = good.clone();
+        payload[at] = byte;
+        payload
+    };
+    let mut nan = good.clone();
+    nan[18..26].copy_from_slice(&f64::NAN.to_be_bytes());
+    let (many, too_many) = (vec![reading("oslo-1", 1.0); 10_000], vec![reading("oslo-1", 1.0); 10_001]);
+    let stations: Vec<_> = (0..1001).map(|n| reading(&format!("s-{n}"), 1.0)).collect();
+    use ErrorCode::{BadPayload, InvalidReading, StoreFull, TooManyWatches, UnknownKind, UnknownStation};
+    for (kind, payload, expected) in [
+        (0x0077, vec![], UnknownKind),
+        (kind::RECORDED, vec![0; 4], UnknownKind),
+        (kind::PING, vec![1], BadPayload),
+        (kind::RECORD, vec![], BadPayload),
+        (kind::RECORD, good[..7].to_vec(), BadPayload),
+        (kind::RECORD, good[..good.len() - 1].to_vec(), BadPayload),
+        (kind::RECORD, [&good[..], &[0]].concat(), BadPayload),
+        (kind::RECORD, with(8, 0), BadPayload),         // id length
+        (kind::RECORD, with(8, 33), BadPayload),        // id length
+        (kind::RECORD, with(9, b'O'), BadPayload),      // station id
+        (kind::RECORD, with(9, 0xff), BadPayload),      // station id
+        (kind::RECORD, with(16, 0), BadPayload),        // readings in the run
+        (kind::RECORD, with(16, 2), BadPayload),        // readings in the run
+        (kind::RECORD, with(17, 5), InvalidReading),    // metric
+        (kind::RECORD, with(18, 0xff), InvalidReading), // value
+        (kind::RECORD, nan, InvalidReading),
+        (kind::RECORD, with(26, 1), InvalidReading),        // time
+        (kind::RECORD, good[..8].to_vec(), InvalidReading), // no readings
+        (kind::RECORD, batch_of(1, &too_many), InvalidReading),
+        (kind::RECORD, batch_of(1, &stations), StoreFull),
+        (kind::WATCH, b"nowhere".to_vec(), UnknownStation),
+        (kind::WATCH, b"Nowhere".to_vec(), BadPayload),
+        (kind::WATCH, vec![], BadPayload),
+    ] {
+        let answer = raw.ask(kind, 9, &payload).await;
+        assert_eq!(answer.error(), expected, "{kind:04x} {:?}", &payload[..payload.len().min(40)]);
+    }
+    raw.assert_alive().await;
+    // None of it was recorded, and none of it used up the batch id.
+    assert_eq!(raw.ask(kind::WATCH, 10, b"s-0").await.error(), UnknownStation);
+    assert_eq!(raw.ask(kind::WATCH, 10, b"oslo-1").await.error(), UnknownStation);
+    assert_eq!(raw.ask(kind::RECORD, 10, &batch_of(1, &many)).await.accepted(), 10_000);
+
+    assert_eq!(raw.ask(kind::WATCH, 11, b"oslo-1").await.kind, kind::READING);
+    assert_eq!(raw.ask(kind::WATCH, 12, b"oslo-1").await.error(), TooManyWatches);
+    raw.send(kind::WATCH, 11, b"oslo-1").await;
+    assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
+    let mut raw = Raw::open(&server.addr).await;
+    assert_eq!(raw.ask(kind::WATCH, 11, b"oslo-1").await.kind, kind::READING);
+    raw.send(kind::PING, 11, b"").await;
+    assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
+}
+
+pub async fn a_batch_is_recorded_whole_or_not_at_all() {
+    let server = start(Limits::default()).await;
+    let mut raw = Raw::open(&server.addr).await;
+    raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
+    raw.ask(kind::WATCH, 2, b"oslo-1").await;
+    let half_good = [reading("oslo-1", 1.0), reading("new-1", 1.0), reading("oslo-1", 71.0)];
+    assert_eq!(raw.ask(kind::RECORD, 3, &batch_of(2, &half_good)).await.error(), ErrorCode::InvalidReading);
+    assert_eq!(raw.ask(kind::WATCH, 3, b"new-1").await.error(), ErrorCode::UnknownStation);
+    assert_eq!(raw.ask(kind::RECORD, 4, &batch(3, "oslo-1", 2.0)).await.accepted(), 1);
+    let values: Vec<_> = raw.receive().await.update().readings.iter().map(|r| r.value).collect();
+    assert_eq!(values, [2.0]);
+}
+
+pub async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
+    let server = start(Limits::default()).await;
+    let mut recorder = Raw::open(&server.addr).await;
+    recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
+    let mut watcher = Raw::open(&server.addr).await;
+    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
+    // Runs of both stations, changing: each watch sees its own, in order.
+    let mixed: Vec<_> = (1..=6).map(|n| reading(if n % 2 == 0 { "b" } else { "a" }, n.into())).collect();
+    assert_eq!(recorder.ask(kind::RECORD, 2, &batch_of(2, &mixed)).await.accepted(), 6);
+    let update = watcher.receive().await;
+    assert_eq!((update.id, update.flags), (7, 0));
+    let values: Vec<_> = update.update().readings.iter().map(|r| r.value).collect();
+    assert_eq!(values, [1.0, 3.0, 5.0]);
+    let end = watcher.ask(kind::CANCEL, 7, b"").await;
+    assert_eq!((end.kind, end.flags), (kind::READING, FLAG_END));
+    recorder.ask(kind::RECORD, 3, &batch(3, "a", 9.0)).await;
+    watcher.send(kind::CANCEL, 7, b"").await; // of nothing: no answer
+    watcher.assert_alive().await; // and the 9.0 did not come
+    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default()); // the id is free again
+}
+
+pub async fn a_goodbye_comes_after_all_answers_and_the_end_of_watches() {
+    let server = start(Limits::default()).await;
+    // A client that closes its direction without a GOODBYE gets the same.
+    for polite in [true, false] {
+        let mut raw = Raw::open(&server.addr).await;
+        raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
+        raw.ask(kind::WATCH, 2, b"oslo-1").await;
+        let ping = frame(kind::PING, 3, b"");
+        raw.write(&if polite { [ping, frame(kind::GOODBYE, 0, b"")].concat() } else { ping }).await;
+        if !polite {
+            tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await.unwrap();
+        }
+        assert_eq!(raw.receive().await.kind, kind::PONG);
+        let end = raw.receive().await;
+        assert_eq!((end.kind, end.flags, end.id), (kind::READING, FLAG_END, 2));
+        assert_eq!(raw.receive().await.kind, kind::GOODBYE);
+        assert_eq!(raw.next().await, None);
+    }
+}

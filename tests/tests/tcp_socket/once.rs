@@ -1,0 +1,198 @@
+//! A batch counts once, whatever happens to the connection.
+
+use tcp_socket::client::{Client, Error};
+use tcp_socket::frame::kind;
+use tcp_socket::handshake::random_id;
+use tcp_socket::limits::Limits;
+use tcp_socket::message::ErrorCode;
+use tcp_socket::replies::{CLIENTS_REMEMBERED, Known, REPLIES_KEPT, Replies};
+use tokio::task::JoinSet;
+
+use crate::proxy::{Fault, Proxy};
+use crate::support::{Raw, Running, batch, batch_of, reading, start, within};
+
+pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
+    let server = start(Limits::default()).await;
+    let client_id = random_id().unwrap();
+    let mut raw = Raw::open_as(&server.addr, client_id).await;
+    assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await.accepted(), 1);
+    raw.ask(kind::WATCH, 2, b"oslo-1").await;
+    let kept = REPLIES_KEPT as u64;
+
+    // Batch 1 is the oldest in the window, batch 2 is still unknown.
+    assert_eq!(raw.ask(kind::RECORD, 3, &batch(kept, "oslo-1", 1.0)).await.accepted(), 1);
+    assert_eq!(raw.receive().await.update().readings.len(), 1);
+    let other_content = batch_of(1, &[reading("oslo-1", 5.0), reading("oslo-1", 5.0)]);
+    assert_eq!(raw.ask(kind::RECORD, 4, &other_content).await.accepted(), 1, "the first reply");
+    assert_eq!(raw.ask(kind::RECORD, 5, &batch(2, "oslo-1", 2.0)).await.accepted(), 1);
+    assert_eq!(raw.receive().await.update().readings[0].value, 2.0);
+
+    // One more, and batch 1 is forgotten; batch 2 is not.
+    assert_eq!(raw.ask(kind::RECORD, 6, &batch(kept + 1, "oslo-1", 3.0)).await.accepted(), 1);
+    assert_eq!(raw.receive().await.update().readings[0].value, 3.0);
+    for id in [0, 1] {
+        let answer = raw.ask(kind::RECORD, 7, &batch(id, "oslo-1", 4.0)).await;
+        assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
+    }
+    assert_eq!(raw.ask(kind::RECORD, 8, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
+
+    // The same on another connection of this client, but not of another client.
+    let mut again = Raw::open_as(&server.addr, client_id).await;
+    assert_eq!(again.ask(kind::RECORD, 1, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
+    raw.assert_alive().await; // without a reading: none of the repetitions was recorded
+    let mut other = Raw::open(&server.addr).await;
+    assert_eq!(other.ask(kind::RECORD, 1, &batch(2, "oslo-1", 6.0)).await.accepted(), 1);
+    assert_eq!(raw.receive().await.update().readings[0].value, 6.0);
+
+    // A jump far ahead leaves nothing in the window.
+    raw.ask(kind::RECORD, 9, &batch(u64::MAX, "oslo-1", 7.0)).await;
+    assert_eq!(raw.receive().await.update().readings[0].value, 7.0);
+    let answer = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
+    assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
+}
+
+pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
+    let id = |number: u64| -> [u8; 16] { u128::from(number).to_be_bytes() };
+    let replies = Replies::new(1);
+    let (connected, remembered) = replies.of(id(0));
+    assert!(!remembered);
+    connected.lock().unwrap().remember(1, 5);
+    replies.of(id(1)).0.lock().unwrap().remember(1, 5);
+    let know = |number| {
+        let (window, remembered) = replies.of(id(number));
+        let known = window.lock().unwrap().look_up(1);
+        assert_eq!(remembered, known != Known::No);
+        known
+    };
+    for other in 2..CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::Recorded(5)), "there is room for all");
+    for other in 10_000..10_000 + CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::No));
+    drop(connected);
+    for other in 20_000..20_000 + CLIENTS_REMEMBERED as u64 {
+        replies.of(id(other));
+    }
+    assert_eq!(know(0), Known::No);
+}
+
+pub async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
+    let server = start(Limits::default()).await;
+    let proxy = Proxy::start(&server.addr, Fault::ByteByByte).await;
+    let client = within(Client::connect(&proxy.addr)).await.unwrap();
+    assert_eq!(client.record(&[reading("oslo-1", 0.0)]).await.unwrap(), 1);
+    let mut watch = client.watch("oslo-1").await.unwrap();
+    let many: Vec<_> = (0..300).map(|n| reading("oslo-1", f64::from(n % 70))).collect();
+    let (recorded, ping) = tokio::join!(client.record(&many), client.ping());
+    assert_eq!(recorded.unwrap(), 300);
+    ping.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 300 {
+        let update = within(watch.next()).await.unwrap();
+        assert_eq!(update.skipped, 0);
+        seen.extend(update.readings.into_iter().map(|reading| reading.value));
+    }
+    assert_eq!(seen, many.iter().map(|reading| reading.value).collect::<Vec<_>>());
+    drop(watch);
+    client.close().await;
+}
+
+/// A server and one who watches station "oslo-1" on it.
+async fn watched_server() -> (Running, Raw) {
+    let server = start(Limits::default()).await;
+    let mut watcher = Raw::open(&server.addr).await;
+    watcher.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
+    watcher.ask(kind::WATCH, 2, b"oslo-1").await;
+    (server, watcher)
+}
+
+/// The values that the watcher saw up to the one given, which is recorded now.
+async fn seen_until(server: &str, watcher: &mut Raw, last: f64) -> Vec<f64> {
+    let mut recorder = Raw::open(server).await;
+    recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", last)).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        let update = watcher.receive().await.update();
+        assert_eq!(update.skipped, 0);
+        seen.extend(update.readings.iter().map(|reading| reading.value));
+    }
+    seen
+}
+
+pub async fn a_batch_counts_once_when_the_connection_is_cut_after_its_commit() {
+    let (server, mut watcher) = watched_server().await;
+    let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
+    let client = Client::connect(&proxy.addr).await.unwrap();
+    // The reply reached the proxy, so the server has recorded it. Then the client retries.
+    assert_eq!(within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap(), 1);
+    assert_eq!(proxy.leads_to.borrow().1, Fault::None, "nothing was cut");
+    assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
+    assert_eq!(seen_until(&server.addr, &mut watcher, 9.0).await, [1.0, 2.0, 9.0]);
+}
+
+pub async fn a_batch_counts_once_when_the_connection_is_cut_before_it_arrives() {
+    let (server, mut watcher) = watched_server().await;
+    let proxy = Proxy::start(&server.addr, Fault::CutBeforeRequest).await;
+    let client = Client::connect(&proxy.addr).await.unwrap();
+    assert_eq!(within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap(), 1);
+    assert_eq!(proxy.leads_to.borrow().1, Fault::None, "nothing was cut");
+    assert_eq!(seen_until(&server.addr, &mut watcher, 9.0).await, [1.0, 9.0]);
+}
+
+pub async fn many_calls_in_flight_all_count_once_across_a_cut() {
+    let (server, mut watcher) = watched_server().await;
+    let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
+    let client = Client::connect(&proxy.addr).await.unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..60 {
+        for value in 1..=50 {
+            let client = client.clone();
+            calls.spawn(async move { client.record(&[reading("oslo-1", f64::from(value))]).await });
+        }
+    }
+    while let Some(call) = within(calls.join_next()).await {
+        assert_eq!(call.unwrap().unwrap(), 1);
+    }
+    let mut seen = seen_until(&server.addr, &mut watcher, 60.0).await;
+    seen.sort_by(f64::total_cmp);
+    let mut expected: Vec<_> = (0..60).flat_map(|_| (1..=50).map(f64::from)).chain([60.0]).collect();
+    expected.sort_by(f64::total_cmp);
+    assert_eq!(seen, expected);
+}
+
+pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
+    let first = start(Limits::default()).await;
+    let second = start(Limits::default()).await;
+    let proxy = Proxy::start(&first.addr, Fault::CutBeforeReply).await;
+    let client = Client::connect(&proxy.addr).await.unwrap();
+    // From the client's side: its server fell and came back, with another boot id.
+    proxy.leads_to.send_modify(|(server, _)| server.clone_from(&second.addr));
+    let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
+    assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
+    // What is asked for now goes to the new one.
+    assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
+}
+
+pub async fn the_same_batch_at_once_on_many_connections_counts_once() {
+    let (server, mut watcher) = watched_server().await;
+    let client_id = random_id().unwrap();
+    // Large, so that some arrive while the first is still being recorded, and not
+    // so large that a watcher may skip of it.
+    let payload = batch_of(7, &vec![reading("oslo-1", 1.0); 9_000]);
+    let mut connections = JoinSet::new();
+    for _ in 0..8 {
+        let (addr, payload) = (server.addr.clone(), payload.clone());
+        connections.spawn(async move {
+            let mut raw = Raw::open_as(&addr, client_id).await;
+            raw.ask(kind::RECORD, 1, &payload).await.accepted()
+        });
+    }
+    while let Some(accepted) = connections.join_next().await {
+        assert_eq!(accepted.unwrap(), 9_000);
+    }
+    assert_eq!(seen_until(&server.addr, &mut watcher, 9.0).await.len(), 9_001);
+}

@@ -1,0 +1,93 @@
+//! The pair in two terminals.
+
+use tests::{assert_same, expected_output, run_program};
+
+use crate::PAIR;
+
+const README: &str = "tcp_socket/README.md";
+
+pub async fn the_pair_prints_what_the_readme_shows() {
+    let server = PAIR.serve().await;
+    let client = PAIR.client(&server, &[]).await;
+    assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, &expected_output(README, "cargo run -p tcp_socket --bin client"));
+    let printed = server.stop().await;
+    assert_same(&printed, &expected_output(README, "cargo run -p tcp_socket --bin server"));
+}
+
+pub async fn the_classic_mistake_fails_as_the_readme_shows() {
+    let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-without_framing"), &[]).await;
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert_same(
+        &output.stdout,
+        &expected_output(README, "cargo run -p tcp_socket --example without_framing"),
+    );
+}
+
+pub async fn each_subcommand_does_its_one_thing() {
+    let server = PAIR.serve().await;
+    let unknown = PAIR.client(&server, &["watch", "oslo-1"]).await;
+    assert_eq!(unknown.code, Some(1));
+    assert_eq!(unknown.stderr, "error: UnknownStation (21): no station \"oslo-1\"\n");
+    let record = PAIR.client(&server, &["record", "oslo-1", "temperature", "-3.5"]).await;
+    assert_eq!((record.code, record.stdout.as_str()), (Some(0), "accepted 1\n"));
+    let invalid = PAIR.client(&server, &["record", "oslo-1", "humidity", "130"]).await;
+    assert_eq!(
+        (invalid.code, invalid.stderr.as_str()),
+        (Some(1), "error: InvalidReading (19): reading 0: humidity 130 is outside 0 to 100\n")
+    );
+    let ping = PAIR.client(&server, &["ping", "--count", "2"]).await;
+    assert_eq!(ping.stdout.matches("answered in ").count(), 2, "{}", ping.stdout);
+    let flood =
+        PAIR.client(&server, &["flood", "--requests", "500", "--in-flight", "7", "--batch", "3"]).await;
+    assert!(flood.stdout.starts_with("1500 readings in 500 requests, 7 at a time: "), "{}", flood.stdout);
+    server.stop().await;
+}
+
+pub async fn a_watch_in_a_terminal_shows_what_another_records() {
+    let server = PAIR.serve().await;
+    PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
+    let watch = PAIR.client(&server, &["watch", "oslo-1", "--count", "1"]);
+    let record = async {
+        // Nobody outside can see when the watch stands: record until it has seen one.
+        loop {
+            PAIR.client(&server, &["record", "oslo-1", "wind", "7.25"]).await;
+        }
+    };
+    let watch = tokio::select! {
+        watch = watch => watch,
+        () = record => unreachable!(),
+    };
+    assert_eq!(watch.code, Some(0), "{}", watch.stderr);
+    assert!(watch.stdout.starts_with("watching oslo-1\nwind 7.25 at "), "{}", watch.stdout);
+    server.stop().await;
+}
+
+pub async fn who_finds_nobody_or_no_port_says_what_to_do() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for command in [&[][..], &["ping"]] {
+        let url = format!("tcp://{free}");
+        let output = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
+        assert_eq!(output.code, Some(1));
+        assert_eq!(
+            output.stderr,
+            format!("error: no server at {url}; start one with: cargo run -p tcp_socket --bin server\n")
+        );
+        assert_eq!(output.stdout, "");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let output = run_program(PAIR.server, &["--addr", &addr]).await;
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", output.stderr);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+}
+
+pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
+    let output = run_program(PAIR.client, &["ping", "--url", "http://127.0.0.1:8080"]).await;
+    assert_eq!(output.code, Some(1));
+    assert_eq!(
+        output.stderr,
+        "error: not sent: \"http://127.0.0.1:8080\" is not of the form tcp://127.0.0.1:7878\n"
+    );
+}

@@ -1,0 +1,141 @@
+//! Silence, and readers that do not read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tcp_socket::client::Client;
+use tcp_socket::frame::kind;
+use tcp_socket::limits::Limits;
+use tcp_socket::message::{Batch, ErrorCode};
+use tcp_socket::store::Store;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
+
+use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
+
+pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
+    let server = start(Limits::default()).await;
+    let client = Client::connect(&server.addr).await.unwrap();
+    client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
+    let mut watch = client.watch("oslo-1").await.unwrap();
+    // 400 updates at least, more than the queue of the watch holds; nobody reads them yet.
+    let batches = 400u64;
+    for _ in 0..batches {
+        client.record(&vec![reading("oslo-1", 1.0); 300]).await.unwrap();
+    }
+    let (mut seen, mut skipped) = (0, 0);
+    // The count of the skipped comes with the next update that finds room.
+    client.record(&[reading("oslo-1", 7.0)]).await.unwrap();
+    let last = [reading("oslo-1", 8.0)];
+    let mut done = false;
+    while !done {
+        tokio::select! {
+            update = watch.next() => {
+                let update = update.unwrap();
+                seen += update.readings.len() as u64;
+                skipped += update.skipped;
+                done = update.readings.last().is_some_and(|reading| reading.value == 8.0);
+            }
+            // Now with a reader: these come through, the last one for sure.
+            recorded = client.record(&last), if seen > 0 => assert_eq!(recorded.unwrap(), 1),
+        }
+    }
+    assert!(skipped > 0, "{seen} seen");
+    assert!(seen + skipped > batches * 300, "{seen} seen, {skipped} skipped");
+}
+
+pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
+    let limits = Limits { idle_timeout: Duration::from_secs(2), ..Limits::default() };
+    let server = start(limits).await;
+    let client = Client::connect(&server.addr).await.unwrap();
+    client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
+    let mut watch = client.watch("oslo-1").await.unwrap();
+    for _ in 0..2 {
+        // One after the other: at least twice the idle timeout.
+        let mut silent = Raw::open(&server.addr).await;
+        assert_eq!(silent.last_error().await, ErrorCode::IdleTimeout);
+    }
+    let mut dribbling = Raw::open(&server.addr).await;
+    let ping = frame(kind::PING, 1, b"");
+    let dribble = async {
+        // Bytes, but no whole frame: 15 of 16 over more than the timeout.
+        for byte in &ping[..15] {
+            dribbling.write(&[*byte]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        dribbling.last_error().await
+    };
+    assert_eq!(dribble.await, ErrorCode::IdleTimeout);
+    // A watch does not survive its connection: it is still the first one.
+    client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    assert_eq!(within(watch.next()).await.unwrap().readings[0].value, 1.0);
+}
+
+pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
+    let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
+    let server = start(limits).await;
+    let mut raw = Raw::open(&server.addr).await;
+    let pings = frame(kind::PING, 1, b"").repeat(10_000);
+    // The server stops to read when it cannot write, so this blocks, until the cut.
+    let error = within(async {
+        loop {
+            if let Err(error) = raw.stream.write_all(&pings).await {
+                break error;
+            }
+        }
+    });
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    assert!(matches!(error.await.kind(), ConnectionReset | BrokenPipe));
+    Raw::open(&server.addr).await.assert_alive().await;
+}
+
+pub async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_missed() {
+    let limits = Limits { write_timeout: Duration::from_secs(60), ..Limits::default() };
+    let server = start(limits).await;
+    let mut recorder = Raw::open(&server.addr).await;
+    recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
+    let mut watcher = Raw::open(&server.addr).await;
+    watcher.ask(kind::WATCH, 2, b"oslo-1").await;
+    let batches = 150;
+    for id in 2..2 + batches {
+        // 10,000 readings of 17 bytes each: far more in all than the sockets hold.
+        let payload = batch_of(id, &vec![reading("oslo-1", 1.0); 10_000]);
+        assert_eq!(recorder.ask(kind::RECORD, 2, &payload).await.accepted(), 10_000);
+    }
+    let (mut seen, mut skipped) = (0, 0);
+    while seen + skipped < batches * 10_000 {
+        let update = watcher.receive().await.update();
+        seen += update.readings.len() as u64;
+        skipped += update.skipped;
+    }
+    assert_eq!(seen + skipped, batches * 10_000);
+    assert!(skipped > 0, "{seen} seen");
+}
+
+pub async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
+    let store = Arc::new(Store::default());
+    let record = |id, count| {
+        let payload = batch_of(id, &vec![reading("oslo-1", 1.0); count]);
+        store.record(&Batch::parse(&payload).unwrap()).unwrap();
+    };
+    let bell = Arc::new(Notify::new());
+    assert!(store.watch("oslo-1", bell.clone()).is_none(), "nobody has recorded for it");
+    record(1, 3);
+    let mut watch = store.watch("oslo-1", bell.clone()).unwrap();
+    let mut read = |most| {
+        let mut count = 0;
+        let skipped = watch.read_on(10, most, |_reading| count += 1);
+        (skipped, count)
+    };
+    assert_eq!(read(5), (0, 0), "from now on");
+    record(2, 7);
+    assert_eq!((read(5), read(5), read(5)), ((0, 5), (0, 2), (0, 0)));
+    record(3, 25);
+    assert_eq!((read(8), read(8)), ((15, 8), (0, 2)), "only ten may be behind");
+    // More than are kept at all.
+    (0..11).for_each(|_| record(4, 10_000));
+    assert_eq!((read(20), read(20)), ((109_990, 10), (0, 0)));
+    bell.notified().await; // It was rung.
+    drop(watch);
+    assert_eq!(Arc::strong_count(&bell), 1, "the store still holds it");
+}

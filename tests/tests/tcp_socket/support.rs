@@ -1,0 +1,198 @@
+//! What the tests of the TCP chapter share: a server inside the test, and a
+//! connection of bytes.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use tcp_socket::frame::{kind, put_frame};
+use tcp_socket::frame_buffer::FrameBuffer;
+use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
+use tcp_socket::limits::Limits;
+use tcp_socket::message::{ErrorCode, Refusal, Update, put_batch};
+use tcp_socket::model::{Metric, Reading};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Only against hanging: nothing is measured.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.expect("hangs")
+}
+
+/// A server inside the test.
+pub struct Running {
+    pub addr: String,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+pub async fn start(limits: Limits) -> Running {
+    start_at("127.0.0.1:0", limits).await
+}
+
+pub async fn start_at(addr: &str, limits: Limits) -> Running {
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
+    Running { addr, stop, task: tokio::spawn(tcp_socket::server::serve(listener, limits, shutdown)) }
+}
+
+impl Running {
+    /// Stops it, and waits until it has.
+    pub async fn stop(self) {
+        self.ask_to_stop().await.unwrap().unwrap();
+    }
+
+    /// Stops it; the result is ready when it has.
+    pub fn ask_to_stop(self) -> JoinHandle<std::io::Result<()>> {
+        let _ = self.stop.send(());
+        self.task
+    }
+}
+
+pub fn reading(station: &str, value: f64) -> Reading {
+    Reading {
+        station: station.to_owned(),
+        metric: Metric::Temperature,
+        value,
+        recorded_at: 1_767_225_600_000,
+    }
+}
+
+/// The payload of a `RECORD` of one reading.
+pub fn batch(id: u64, station: &str, value: f64) -> Vec<u8> {
+    batch_of(id, &[reading(station, value)])
+}
+
+pub fn batch_of(id: u64, readings: &[Reading]) -> Vec<u8> {
+    let mut payload = BytesMut::new();
+    put_batch(&mut payload, id, readings);
+    payload.to_vec()
+}
+
+pub fn frame(kind: u16, request_id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = BytesMut::new();
+    put_frame(&mut bytes, kind, 0, request_id, |into| into.put_slice(payload));
+    bytes.to_vec()
+}
+
+/// A frame that was received.
+#[derive(Debug, PartialEq)]
+pub struct Received {
+    pub kind: u16,
+    pub flags: u16,
+    pub id: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Received {
+    /// The code of an `ERROR`.
+    #[track_caller]
+    pub fn error(&self) -> ErrorCode {
+        assert_eq!(self.kind, kind::ERROR, "{self:?}");
+        ErrorCode::from_number(Refusal::parse(&self.payload).unwrap().code).unwrap()
+    }
+
+    #[track_caller]
+    pub fn accepted(&self) -> u32 {
+        assert_eq!(self.kind, kind::RECORDED, "{self:?} {}", String::from_utf8_lossy(&self.payload));
+        u32::from_be_bytes(self.payload.as_slice().try_into().unwrap())
+    }
+
+    #[track_caller]
+    pub fn update(&self) -> Update {
+        assert_eq!(self.kind, kind::READING, "{self:?}");
+        Update::parse(&self.payload).unwrap()
+    }
+}
+
+/// A connection of bytes.
+pub struct Raw {
+    pub stream: TcpStream,
+    pub input: FrameBuffer,
+}
+
+impl Raw {
+    /// Connects without a word.
+    pub async fn connect(addr: &str) -> Self {
+        let stream = within(TcpStream::connect(addr)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, input: FrameBuffer::new(1024 * 1024) }
+    }
+
+    /// Connects and shakes hands.
+    pub async fn open(addr: &str) -> Self {
+        Self::open_as(addr, random_id().unwrap()).await
+    }
+
+    pub async fn open_as(addr: &str, client_id: Id) -> Self {
+        let mut raw = Self::connect(addr).await;
+        raw.write(&Hello { lowest: 1, highest: 1, client_id }.encode()).await;
+        assert_eq!(raw.welcome().await.version, 1);
+        raw
+    }
+
+    pub async fn welcome(&mut self) -> Welcome {
+        let mut bytes = [0; WELCOME];
+        within(self.stream.read_exact(&mut bytes)).await.unwrap();
+        Welcome::decode(&bytes).unwrap()
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        within(self.stream.write_all(bytes)).await.unwrap();
+    }
+
+    pub async fn send(&mut self, kind: u16, request_id: u32, payload: &[u8]) {
+        self.write(&frame(kind, request_id, payload)).await;
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Received> {
+        loop {
+            if let Some(frame) = self.input.next_frame().unwrap() {
+                let payload = frame.payload.to_vec();
+                return Some(Received {
+                    kind: frame.kind,
+                    flags: frame.flags,
+                    id: frame.request_id,
+                    payload,
+                });
+            }
+            if within(self.input.read_from(&mut self.stream)).await.unwrap() == 0 {
+                assert_eq!(self.input.rest(), b"", "the stream ends within a frame");
+                return None;
+            }
+        }
+    }
+
+    pub async fn receive(&mut self) -> Received {
+        self.next().await.expect("another frame")
+    }
+
+    /// A request and its answer, with nothing in between.
+    pub async fn ask(&mut self, kind: u16, request_id: u32, payload: &[u8]) -> Received {
+        self.send(kind, request_id, payload).await;
+        let received = self.receive().await;
+        assert_eq!(received.id, request_id, "{received:?}");
+        received
+    }
+
+    /// Fails unless the connection is alive, with nothing unread.
+    pub async fn assert_alive(&mut self) {
+        assert_eq!(self.ask(kind::PING, 4_000_000_000, b"").await.kind, kind::PONG);
+    }
+
+    /// The last words: an error of the connection, then the end of the stream.
+    pub async fn last_error(&mut self) -> ErrorCode {
+        let last = self.receive().await;
+        assert_eq!(last.id, 0);
+        assert_eq!(self.next().await, None);
+        last.error()
+    }
+}
