@@ -2,9 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chat;
+mod live;
+mod local;
+mod protocol;
+
 use std::process::ExitCode;
 
 use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
+
+use chat::*;
+use live::*;
+use protocol::*;
 
 const PAIR: Pair = pair!("websocket");
 
@@ -66,5 +75,37 @@ fn main() -> ExitCode {
         test!(the_tour_can_be_taken_twice),
         test!(a_client_without_a_server_says_which_command_starts_one),
         test!(a_second_server_says_how_to_pick_another_port),
+        test!(the_handshake_is_that_of_the_rfc),
+        test!(a_frame_glued_to_the_handshake_is_not_lost),
+        test!(a_bad_handshake_gets_its_status),
+        test!(header_names_and_tokens_may_be_written_in_any_case),
+        test!(of_the_subprotocols_only_ours_is_spoken),
+        test!(pages_from_elsewhere_may_not_connect),
+        test!(a_violation_of_the_protocol_gets_its_close_code),
+        test!(the_close_frame_arrives_although_its_cause_is_still_being_sent),
+        test!(frames_may_arrive_byte_by_byte_and_messages_in_fragments),
+        test!(an_invalid_message_gets_a_reason_and_the_connection_lives),
+        test!(the_server_pings_and_sends_heartbeats_and_closes_the_dead),
+        test!(a_handshake_that_does_not_come_ends_the_connection),
+        test!(beyond_the_connection_cap_the_answer_is_503_before_the_upgrade),
+        test!(on_shutdown_everybody_is_closed_with_1001),
+        test!(shutdown_cuts_who_does_not_let_go),
+        test!(who_reads_nothing_is_cut),
+        test!(garbage_harms_nobody),
+        test!(the_page_and_the_health_route_are_plain_http),
+        test!(a_name_is_unique_in_its_room_and_presence_is_told),
+        test!(names_rooms_and_texts_are_checked),
+        test!(bounds_of_rooms_are_told),
+        test!(a_newcomer_is_shown_the_last_hundred_messages),
+        test!(a_message_that_is_sent_again_is_stored_once),
+        test!(a_token_takes_over_and_brings_what_was_missed),
+        test!(who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left),
+        test!(beyond_the_buffer_there_is_a_gap_of_known_size),
+        test!(a_batch_is_recorded_whole_or_not_at_all),
+        test!(stations_are_bounded),
+        test!(many_tasks_share_one_connection),
+        test!(a_subscriber_sees_what_it_asked_for_and_nothing_else),
+        test!(readings_carry_the_number_that_they_have_in_their_series),
+        test!(a_slow_reader_is_told_how_many_it_missed_and_given_the_newest),
     ])
 }
