@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod chat;
+mod client;
 mod live;
 mod local;
 mod protocol;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
 
 use chat::*;
+use client::*;
 use live::*;
 use protocol::*;
 
@@ -107,5 +109,14 @@ fn main() -> ExitCode {
         test!(a_subscriber_sees_what_it_asked_for_and_nothing_else),
         test!(readings_carry_the_number_that_they_have_in_their_series),
         test!(a_slow_reader_is_told_how_many_it_missed_and_given_the_newest),
+        test!(a_call_whose_connection_breaks_fails_and_the_next_connects_again),
+        test!(a_server_that_falls_silent_is_given_up),
+        test!(a_server_that_does_not_speak_websocket_is_recognised),
+        test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
+        test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
+        test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
+        test!(who_lost_the_name_meanwhile_is_told),
+        test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
+        test!(the_terminal_client_shows_no_control_characters),
     ])
 }

@@ -215,7 +215,7 @@ fn line(event: &ChatEvent) -> String {
     match event {
         ChatEvent::Joined { present, resumed, .. } => {
             let how = if *resumed { "back again" } else { "joined" };
-            format!("* {how}; here are {}", present.join(", "))
+            format!("* {how}; here are {}", printable(&present.join(", ")))
         }
         ChatEvent::Message { sequence, name, text, .. } => {
             format!("{sequence}  {}: {}", printable(name), printable(text))
@@ -227,7 +227,9 @@ fn line(event: &ChatEvent) -> String {
             format!("{sequence}  * {} left", printable(name))
         }
         ChatEvent::Gap { missed } => format!("* {missed} events are too old to be shown"),
-        ChatEvent::Disconnected { reason } => format!("* disconnected: {reason}; trying again"),
+        ChatEvent::Disconnected { reason } => {
+            format!("* disconnected: {}; trying again", printable(reason))
+        }
     }
 }
 
