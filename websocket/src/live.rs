@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::connection::{EVENTS_PER_TURN, text};
-use crate::message::{ErrorCode, LiveRequest, ReadBack, Refusal, Series, ServerMessage};
+use crate::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Refusal, Series, ServerMessage};
 use crate::model::{Metric, Reading, check_batch, is_id};
 use crate::store::{MAX_STATIONS, Place, Store};
 
@@ -53,8 +53,8 @@ struct Published {
 
 impl Published {
     fn text(&self) -> Utf8Bytes {
-        let write =
-            || text(&ServerMessage::Reading { sequence: self.place.sequence, reading: self.reading.clone() });
+        let Place { sequence, .. } = self.place;
+        let write = || text(&ServerMessage::Reading(Numbered { sequence, reading: self.reading.clone() }));
         self.text.get_or_init(write).clone()
     }
 }

@@ -185,7 +185,7 @@ pub enum ServerMessage {
     /// Oldest first; none if there is no such station.
     Readings {
         id: u64,
-        readings: Vec<Reading>,
+        readings: Vec<Numbered>,
     },
     Subscribed {
         id: u64,
@@ -194,12 +194,7 @@ pub enum ServerMessage {
     Unsubscribed {
         id: u64,
     },
-    Reading {
-        /// Number of the reading in its series, from 1.
-        sequence: u64,
-        #[serde(flatten)]
-        reading: Reading,
-    },
+    Reading(Numbered),
     /// The newest reading of each series that was skipped follows.
     Skipped {
         readings: u64,
@@ -218,6 +213,17 @@ pub enum ServerMessage {
         /// For a person.
         reason: String,
     },
+}
+
+/// A reading and its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Number of the reading in its series (one metric of one station), from 1.
+    /// Who reads back and subscribes sees by it which readings came twice.
+    pub sequence: u64,
+    /// The reading.
+    #[serde(flatten)]
+    pub reading: Reading,
 }
 
 /// What happened to a member of a room.

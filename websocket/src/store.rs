@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::message::Numbered;
 use crate::model::{Metric, Reading};
 
 /// Stations kept at most; a batch that would create more is refused.
@@ -62,19 +63,23 @@ impl Store {
 
     /// The newest `limit` readings of a station in the order in which they were
     /// recorded; none if there is no such station.
-    pub fn readings(&self, station: &str, limit: usize) -> Vec<Reading> {
-        let Some(kept) = self.stations.get(station).map(|station| &station.readings) else {
+    pub fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
+        let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
             return Vec::new();
         };
-        let newest = kept.iter().skip(kept.len().saturating_sub(limit));
-        newest
-            .map(|r| Reading {
-                station: station.to_owned(),
-                metric: r.metric,
-                value: r.value,
-                recorded_at: r.recorded_at,
-            })
-            .collect()
+        // A reading's number is not stored: it follows from its distance to the newest.
+        let mut numbers = *counts;
+        let newest_first = readings.iter().rev().take(limit).map(|&Stored { metric, value, recorded_at }| {
+            let sequence = numbers[metric as usize];
+            numbers[metric as usize] -= 1;
+            Numbered {
+                sequence,
+                reading: Reading { station: station.to_owned(), metric, value, recorded_at },
+            }
+        });
+        let mut list: Vec<_> = newest_first.collect();
+        list.reverse();
+        list
     }
 
     /// The newest place in every series.

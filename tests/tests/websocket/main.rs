@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod browser;
 mod chat;
 mod client;
 mod live;
+mod load;
 mod local;
 mod protocol;
 
@@ -12,9 +14,11 @@ use std::process::ExitCode;
 
 use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
 
+use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
 use chat::*;
 use client::*;
 use live::*;
+use load::*;
 use protocol::*;
 
 const PAIR: Pair = pair!("websocket");
@@ -118,5 +122,9 @@ fn main() -> ExitCode {
         test!(who_lost_the_name_meanwhile_is_told),
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
         test!(the_terminal_client_shows_no_control_characters),
+        test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
+        test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),
+        test!(five_thousand_idle_connections_take_little_memory).alone(),
+        test!(who_stops_reading_costs_no_memory_and_slows_nobody).alone(),
     ])
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::link::{Link, Target, backoff};
 use super::{Client, Error, refused};
-use crate::message::{LiveRequest, Series, ServerMessage};
+use crate::message::{LiveRequest, Numbered, Series, ServerMessage};
 use crate::model::{Metric, Reading};
 
 /// Readings that wait for their reader; beyond it the connection is not read
@@ -168,7 +168,7 @@ impl Subscriber {
                 }
             };
             let event = match message {
-                Ok(ServerMessage::Reading { sequence, reading }) => {
+                Ok(ServerMessage::Reading(Numbered { sequence, reading })) => {
                     let series = (reading.station.clone(), reading.metric.name());
                     let missed =
                         self.before.remove(&series).map_or(0, |last| sequence.saturating_sub(last + 1));

@@ -126,7 +126,9 @@ impl Client {
     pub async fn readings(&self, station: &str, limit: usize) -> Result<Vec<Reading>, Error> {
         let call = |id| LiveRequest::Readings(ReadBack { id, station: station.to_owned(), limit });
         match self.call(call).await? {
-            ServerMessage::Readings { readings, .. } => Ok(readings),
+            ServerMessage::Readings { readings, .. } => {
+                Ok(readings.into_iter().map(|numbered| numbered.reading).collect())
+            }
             other => Err(Error::Unexpected(format!("{other:?}"))),
         }
     }
