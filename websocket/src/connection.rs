@@ -288,7 +288,8 @@ pub(crate) async fn linger(mut stream: TcpStream, limits: &Limits) {
     }
     let discard = async {
         let mut left = limits.linger_bytes;
-        let mut scratch = [0; 4 * 1024];
+        // On the heap: as an array it would be part of every connection's task.
+        let mut scratch = vec![0; 4 * 1024];
         while left > 0 {
             match stream.read(&mut scratch).await {
                 Ok(0) | Err(_) => break,
