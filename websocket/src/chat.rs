@@ -5,7 +5,7 @@
 //! reads the log at its own pace: a connection holds no queue, only the number
 //! of the next event. One that was cut off comes back and reads on.
 //!
-//! Memory: a room's log holds 10,000 events of at most 1.5 kB, 100 rooms 1.5 GB.
+//! Memory: a room's log holds 10,000 events of at most 2.5 kB, all rooms 2.5 GB.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +48,15 @@ pub const MAX_MESSAGE_ID: usize = 64;
 pub struct Chat {
     boot: String,
     connections: AtomicU64,
-    rooms: Mutex<HashMap<String, Arc<Room>>>,
+    rooms: Mutex<Rooms>,
+}
+
+#[derive(Default)]
+struct Rooms {
+    by_name: HashMap<String, Arc<Room>>,
+    /// The highest sequence number of all rooms that gave way. New rooms go on
+    /// from there: one that is made again does not use a number twice.
+    used: u64,
 }
 
 struct Room {
@@ -92,7 +100,7 @@ impl Chat {
 
     /// Lets go of members who have been away for longer than `away`.
     pub(crate) fn forget_absent(&self, away: Duration) {
-        for room in lock(&self.rooms).values() {
+        for room in lock(&self.rooms).by_name.values() {
             let mut state = lock(&room.state);
             let gone = |member: &Member| member.seat.as_ref().is_err_and(|since| since.elapsed() >= away);
             let names: Vec<String> = state
@@ -104,19 +112,23 @@ impl Chat {
             names.iter().for_each(|name| state.leave(&room.name, name));
         }
     }
+}
 
-    /// The room of that name, made if there is none. The rooms stay locked while
-    /// it is entered, or it could be replaced before anybody is in it.
-    fn room(&self, rooms: &mut HashMap<String, Arc<Room>>, name: &str) -> Option<Arc<Room>> {
-        if let Some(room) = rooms.get(name) {
+impl Rooms {
+    /// The room of that name, made if there is none. The rooms stay locked until
+    /// it is entered, or it could give way before anybody is in it.
+    fn room(&mut self, name: &str) -> Option<Arc<Room>> {
+        if let Some(room) = self.by_name.get(name) {
             return Some(room.clone());
         }
-        if rooms.len() >= MAX_ROOMS {
-            let empty = rooms.values().find(|room| lock(&room.state).members.is_empty())?.name.clone();
-            rooms.remove(&empty);
+        if self.by_name.len() >= MAX_ROOMS {
+            let empty = self.by_name.values().find(|room| lock(&room.state).members.is_empty())?.clone();
+            self.used = self.used.max(lock(&empty.state).sequence);
+            self.by_name.remove(&empty.name);
         }
-        let room = Arc::new(Room { name: name.to_owned(), state: Mutex::default() });
-        rooms.insert(name.to_owned(), room.clone());
+        let state = RoomState { sequence: self.used, ..RoomState::default() };
+        let room = Arc::new(Room { name: name.to_owned(), state: Mutex::new(state) });
+        self.by_name.insert(name.to_owned(), room.clone());
         Some(room)
     }
 }
@@ -205,66 +217,76 @@ impl ChatSession {
         }
     }
 
-    fn join(
-        &mut self,
-        Join { id, room: room_name, name, token, after }: Join,
-    ) -> Result<ServerMessage, Refusal> {
-        let refuse = |code, reason: String| Err(Refusal::new(id, code, reason));
-        if !is_id(&room_name) {
-            let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,32}}", shorten(&room_name));
+    fn join(&mut self, join: Join) -> Result<ServerMessage, Refusal> {
+        let id = join.id;
+        self.check(&join)?;
+        let mut rooms = lock(&self.chat.rooms);
+        let room = rooms.room(&join.room).ok_or_else(|| {
+            Refusal::new(id, ErrorCode::Full, format!("there is somebody in each of {MAX_ROOMS} rooms"))
+        })?;
+        let mut state = lock(&room.state);
+        drop(rooms);
+        let before = state.sequence;
+        let history = state.last_messages();
+        let (token, same_member) = self.sit_down(&mut state, &join)?;
+        let boot = &self.chat.boot;
+        let resumed = same_member || join.boot.as_ref() == Some(boot);
+        let (next, history) = match resumed {
+            true => (join.after.min(before) + 1, Vec::new()),
+            false => (state.sequence + 1, history),
+        };
+        let (sequence, present) = (state.sequence, state.members.keys().cloned().collect());
+        drop(state);
+        let Join { room: room_name, name, .. } = join;
+        self.seats.push(Seat { room, name: name.clone(), next, history });
+        let boot = boot.clone();
+        Ok(ServerMessage::Joined { id, room: room_name, name, boot, token, resumed, sequence, present })
+    }
+
+    fn check(&self, Join { id, room, name, .. }: &Join) -> Result<(), Refusal> {
+        let refuse = |code, reason: String| Err(Refusal::new(*id, code, reason));
+        if !is_id(room) {
+            let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,32}}", shorten(room));
             return refuse(ErrorCode::Invalid, reason);
         }
-        if !is_name(&name) {
-            let reason = format!("name: {:?} is not 1 to 32 letters, digits, -, _ and .", shorten(&name));
+        if !is_name(name) {
+            let reason = format!("name: {:?} is not 1 to 32 letters, digits, -, _ and .", shorten(name));
             return refuse(ErrorCode::Invalid, reason);
         }
-        if self.seat(id, &room_name).is_ok() {
-            return refuse(ErrorCode::WrongRoom, format!("already in room {room_name:?}"));
+        if self.seat(*id, room).is_ok() {
+            return refuse(ErrorCode::WrongRoom, format!("already in room {room:?}"));
         }
         if self.seats.len() >= MAX_ROOMS_JOINED {
             return refuse(ErrorCode::Full, format!("a connection is in at most {MAX_ROOMS_JOINED} rooms"));
         }
-        let mut rooms = lock(&self.chat.rooms);
-        let Some(room) = self.chat.room(&mut rooms, &room_name) else {
-            return refuse(ErrorCode::Full, format!("there is somebody in each of {MAX_ROOMS} rooms"));
-        };
-        let mut state = lock(&room.state);
+        Ok(())
+    }
+
+    /// Takes over the member's place, or makes a new one. Returns its token and
+    /// whether it was there before.
+    fn sit_down(&self, state: &mut RoomState, join: &Join) -> Result<(String, bool), Refusal> {
+        let refuse = |code, reason: String| Err(Refusal::new(join.id, code, reason));
+        let Join { room, name, .. } = join;
+        let seat = Ok((self.connection, self.notify.clone()));
         let full = state.members.len() >= MAX_MEMBERS;
-        let resumed = match state.members.get_mut(&name) {
-            Some(member) if token.as_ref() == Some(&member.token) => {
-                let seat = Ok((self.connection, self.notify.clone()));
+        match state.members.get_mut(name) {
+            Some(member) if join.token.as_ref() == Some(&member.token) => {
                 if let Ok((_connection, notify)) = std::mem::replace(&mut member.seat, seat) {
                     notify.notify_one(); // It will see that it was taken over.
                 }
-                true
+                Ok((member.token.clone(), true))
             }
-            Some(_) => {
-                return refuse(ErrorCode::NameTaken, format!("{name:?} is somebody else in this room"));
+            Some(_) => refuse(ErrorCode::NameTaken, format!("{name:?} is somebody else in this room")),
+            None if full => refuse(ErrorCode::Full, format!("a room holds {MAX_MEMBERS} members")),
+            None => {
+                let Ok(token) = random_id() else {
+                    return refuse(ErrorCode::Full, "the system has no random numbers".to_owned());
+                };
+                state.members.insert(name.clone(), Member { token: token.clone(), seat });
+                state.presence(room, name, Change::Joined);
+                Ok((token, false))
             }
-            None if full => {
-                return refuse(ErrorCode::Full, format!("a room holds {MAX_MEMBERS} members"));
-            }
-            None => false,
-        };
-        let mut history = Vec::new();
-        let mut next = after.min(state.sequence) + 1;
-        if !resumed {
-            let seat = Ok((self.connection, self.notify.clone()));
-            let Ok(token) = random_id() else {
-                return refuse(ErrorCode::Full, "the system has no random numbers".to_owned());
-            };
-            history = state.last_messages();
-            state.members.insert(name.clone(), Member { token, seat });
-            state.presence(&room_name, &name, Change::Joined);
-            next = state.sequence + 1;
         }
-        let token = state.members.get(&name).map(|member| member.token.clone()).unwrap_or_default();
-        let present = state.members.keys().cloned().collect();
-        let sequence = state.sequence;
-        drop(state);
-        self.seats.push(Seat { room, name: name.clone(), next, history });
-        let boot = self.chat.boot.clone();
-        Ok(ServerMessage::Joined { id, room: room_name, name, boot, token, resumed, sequence, present })
     }
 
     fn say(&mut self, Say { id, room, message_id, text }: Say) -> Result<ServerMessage, Refusal> {

@@ -15,9 +15,8 @@ pub struct Limits {
     pub allowed_origins: Vec<String>,
     /// Open connections; beyond it 503 before the upgrade, and close.
     pub max_connections: usize,
-    /// Time from a connection's first byte, or from the end of its last HTTP
-    /// answer, to the end of the next request's header. Beyond it the connection
-    /// is closed.
+    /// Time for all the HTTP on a connection, from its first packet to the end of
+    /// the handshake or of the last page. Beyond it the connection is closed.
     pub handshake_timeout: Duration,
     /// Bytes in one message, however many frames it comes in; beyond it close
     /// code 1009. 10,000 readings take about 1.1 MB.
@@ -29,8 +28,9 @@ pub struct Limits {
     /// A peer of which nothing was heard for this long is dead. It is looked for
     /// at each heartbeat, so that it is closed within the sum of both: 30 s.
     pub dead_after: Duration,
-    /// How long a peer may read nothing while there is something to send. Beyond
-    /// it the connection is reset: a close frame could not reach it either.
+    /// Longest time for sending what is queued, at most 64 KiB and one message.
+    /// Beyond it the peer reads nothing, or next to nothing, and the connection is
+    /// reset: a close frame could not reach it either.
     pub write_timeout: Duration,
     /// How long a chat member whose connection broke keeps name and place.
     pub away: Duration,
@@ -49,7 +49,7 @@ impl Default for Limits {
         Self {
             allowed_origins: Vec::new(),
             max_connections: 10_000,
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(30),
             max_message: 2 * 1024 * 1024,
             max_frame: 2 * 1024 * 1024,
             heartbeat: Duration::from_secs(10),

@@ -2,7 +2,7 @@
 //!
 //! | endpoint | to the server | answered by |
 //! |---|---|---|
-//! | `/chat` | `join` `id` `room` `name`, to resume also `token` `after` | `joined` `id` `room` `name` `boot` `token` `resumed` `sequence` `present` |
+//! | `/chat` | `join` `id` `room` `name`, to come back also `token` `boot` `after` | `joined` `id` `room` `name` `boot` `token` `resumed` `sequence` `present` |
 //! | `/chat` | `say` `id` `room` `message_id` `text` | `said` `id` `sequence` `duplicate` |
 //! | `/chat` | `leave` `id` `room` | `left` `id` |
 //! | `/live` | `record` `id` `readings` | `recorded` `id` `accepted` |
@@ -57,7 +57,7 @@ pub enum LiveRequest<'a> {
 }
 
 /// Enter a room, or come back to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Join {
     /// Repeated in the answer.
     pub id: u64,
@@ -66,10 +66,15 @@ pub struct Join {
     /// The name to be known by there: 1 to 32 letters, digits, `-`, `_` and `.`.
     pub name: String,
     /// What `joined` gave: takes over the name and the place in the room from
-    /// the connection that had it, which is closed with code 4001.
+    /// the connection that had it, which is closed with code 4001. After the
+    /// place was given up it is worth nothing, and does no harm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// With a token: the last sequence number seen. What came after it follows.
+    /// What `joined` gave: if it is still the same run of the server, what came
+    /// after the event `after` follows, instead of the last messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// The last sequence number seen.
     #[serde(default)]
     pub after: u64,
 }

@@ -18,7 +18,7 @@ use axum::{Extension, middleware};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
@@ -121,6 +121,8 @@ pub async fn serve(
     let limits = &app.limits;
     let router = router(app.clone());
     let slots = Arc::new(Semaphore::new(limits.max_connections));
+    // Refusing takes a moment too: so many at a time are told, more are just closed.
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let connections = TaskTracker::new();
     let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
     connections.spawn(forget_absent(app.clone(), stopping.clone()));
@@ -140,16 +142,20 @@ pub async fn serve(
             },
             () = &mut shutdown => break,
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            connections.spawn(refuse(stream, app.clone()));
-            continue;
-        };
-        let connection = connection(stream, router.clone(), app.clone(), stopping.clone());
-        let cut = cut.clone();
-        connections.spawn(async move {
-            cut.run_until_cancelled(connection).await;
-            drop(slot);
-        });
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            let connection = connection(stream, router.clone(), app.clone(), stopping.clone());
+            let cut = cut.clone();
+            connections.spawn(async move {
+                cut.run_until_cancelled(connection).await;
+                drop(slot);
+            });
+        } else if let Ok(slot) = refusals.clone().try_acquire_owned() {
+            let refusal = refuse(stream, app.clone());
+            tokio::spawn(async move {
+                refusal.await;
+                drop(slot);
+            });
+        }
     }
 
     drop(listener); // From here on a new connection is refused, not left waiting.
@@ -163,6 +169,9 @@ pub async fn serve(
     }
     Ok(())
 }
+
+/// Connections over the cap that are told so at the same time.
+const REFUSALS: usize = 64;
 
 /// How the pages that this server serves may call it. Comparing `Origin` with
 /// `Host` instead would let in any page whose name was made to resolve to this
@@ -190,8 +199,8 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>, stopping: 
     }
     let upgraded = Upgraded::default();
     // Boxed, so that its kilobytes are not kept for as long as the WebSocket lives.
-    let Some((stream, early)) = Box::pin(http(stream, router, &app.limits, &upgraded, &stopping)).await
-    else {
+    let http = Box::pin(http(stream, router, &upgraded, &stopping));
+    let Ok(Some((stream, early))) = timeout(app.limits.handshake_timeout, http).await else {
         return;
     };
     match upgraded.get() {
@@ -213,7 +222,6 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>, stopping: 
 async fn http(
     stream: TcpStream,
     router: Router,
-    limits: &Limits,
     upgraded: &Upgraded,
     stopping: &CancellationToken,
 ) -> Option<(TcpStream, Vec<u8>)> {
@@ -222,10 +230,7 @@ async fn http(
         let router = router.clone();
         Box::pin(async move { Ok::<_, Infallible>(router.oneshot(request).await.into_response()) })
     });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.handshake_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
     loop {
         // Cancel safe: polling borrows the connection, which keeps its state.
@@ -249,8 +254,7 @@ async fn http(
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-/// Over the connection cap: says so and closes, without a task that could be
-/// kept busy for longer than the lingering takes.
+/// Over the connection cap: says so and closes.
 async fn refuse(mut stream: TcpStream, app: Arc<App>) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";

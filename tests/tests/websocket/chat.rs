@@ -187,11 +187,47 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     // The old token is worth nothing now, and does no harm.
     let mut again = Raw::open(server.addr, "/chat").await;
     let token = &joined["token"];
-    let back = again
-        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 2}))
-        .await;
+    let mut join = json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 2});
+    let back = again.ask(join.clone()).await;
     assert_eq!((&back["type"], &back["resumed"]), (&json!("joined"), &json!(false)));
     assert_ne!(back["token"], *token);
+    // But what was missed is still there for who says what it has seen, and of which run.
+    join["room"] = json!("r2");
+    join["boot"] = json!("another run");
+    assert_eq!(again.ask(join.clone()).await["resumed"], false);
+    (join["room"], join["name"], join["boot"]) = (json!("r"), json!("ben2"), joined["boot"].clone());
+    let mut other = Raw::open(server.addr, "/chat").await;
+    assert_eq!(other.ask(join).await["resumed"], true);
+    for (sequence, name, change) in [(3, "ben", "left"), (4, "ben", "joined"), (5, "ben2", "joined")] {
+        let event = other.json().await;
+        assert_eq!(
+            event,
+            json!({"type": "presence", "room": "r", "sequence": sequence, "name": name, "change": change})
+        );
+    }
+    server.stop().await;
+}
+
+/// A room that gave way to another one and is made again does not count from 1:
+/// who comes back would take new events for old ones.
+pub async fn a_room_that_is_made_again_goes_on_counting() {
+    let server = Local::start(limits()).await;
+    let (mut ana, _) = member(&server, "ana").await;
+    assert_eq!(say(&mut ana, 1, "hello").await["sequence"], 2);
+    ana.ask(json!({"type": "leave", "id": 2, "room": "r"})).await; // Event 3.
+    // A hundred others, so that it has to go.
+    let mut others = Vec::new();
+    for start in (0..99).step_by(8) {
+        let mut raw = Raw::open(server.addr, "/chat").await;
+        for room in start..(start + 8).min(99) {
+            assert_eq!(join(&mut raw, &format!("room-{room}"), "ana").await["sequence"], 1);
+        }
+        others.push(raw);
+    }
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    assert_eq!(join(&mut raw, "room-99", "ana").await["sequence"], 4);
+    raw.ask(json!({"type": "leave", "id": 3, "room": "room-99"})).await;
+    assert_eq!(join(&mut raw, "r", "ana").await["sequence"], 6);
     server.stop().await;
 }
 

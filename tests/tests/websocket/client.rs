@@ -281,6 +281,34 @@ pub async fn who_lost_the_name_meanwhile_is_told() {
     server.stop().await;
 }
 
+/// Even one that was away for so long that it has left is shown what it missed.
+pub async fn who_was_away_for_long_is_shown_everything_as_well() {
+    let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
+    let proxy = Proxy::start(server.addr.to_string()).await;
+    let (chat, mut at_ana) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();
+    assert!(matches!(next(&mut at_ana).await, ChatEvent::Joined { .. }));
+    let (ben, mut at_ben) = Client::new(&server.url()).chat("r", "ben").await.unwrap();
+    assert!(matches!(next(&mut at_ana).await, ChatEvent::Presence { sequence: 2, .. }));
+    proxy.cut();
+    assert!(matches!(next(&mut at_ana).await, ChatEvent::Disconnected { .. }));
+    assert!(matches!(next(&mut at_ben).await, ChatEvent::Joined { .. }));
+    assert!(matches!(next(&mut at_ben).await, ChatEvent::Presence { sequence: 3, change: Change::Left, .. }));
+    for number in 0..150 {
+        ben.say(&number.to_string()).await.unwrap();
+    }
+    proxy.mend();
+    assert!(matches!(next(&mut at_ana).await, ChatEvent::Joined { resumed: true, .. }));
+    assert!(matches!(next(&mut at_ana).await, ChatEvent::Presence { sequence: 3, change: Change::Left, .. }));
+    for number in 0..150 {
+        let ChatEvent::Message { sequence, text, .. } = next(&mut at_ana).await else { panic!("a message") };
+        assert_eq!((sequence, text), (4 + number, number.to_string()));
+    }
+    assert_eq!(soon("an answer", chat.say("back")).await.unwrap(), 155);
+    chat.leave().await;
+    ben.leave().await;
+    server.stop().await;
+}
+
 pub async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());

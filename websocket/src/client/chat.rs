@@ -101,8 +101,7 @@ impl Client {
         let (events, listener) = mpsc::channel(EVENTS);
         let mut member = Member {
             target: self.target.clone(),
-            join: Join { id: 0, room: room.to_owned(), name: name.to_owned(), token: None, after: 0 },
-            boot: String::new(),
+            join: Join { room: room.to_owned(), name: name.to_owned(), ..Join::default() },
             unanswered: BTreeMap::new(),
             events,
             abandoned: None,
@@ -161,7 +160,6 @@ struct Member {
     target: Target,
     /// What to say to come back; `after` is the last event that was seen.
     join: Join,
-    boot: String,
     /// By id, in the order in which they were said.
     unanswered: BTreeMap<u64, (Say, oneshot::Sender<Result<u64, Error>>)>,
     events: mpsc::Sender<Result<ChatEvent, Error>>,
@@ -186,9 +184,9 @@ impl Member {
         let ServerMessage::Joined { boot, token, resumed, sequence, present, .. } = joined else {
             return Err(Error::Unexpected(format!("{joined:?}")));
         };
-        if boot != self.boot {
+        if self.join.boot.as_ref() != Some(&boot) {
             // Another run of the server counts from 1 again.
-            (self.boot, self.join.after) = (boot, 0);
+            (self.join.boot, self.join.after) = (Some(boot), 0);
         }
         self.join.token = Some(token);
         for (say, _reply) in self.unanswered.values() {
