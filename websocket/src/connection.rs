@@ -150,6 +150,7 @@ async fn exchange(
         for event in events.drain(..) {
             in_time(socket.feed(Message::Text(event)), limits).await?;
         }
+        events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
         in_time(socket.flush(), limits).await?;
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! 1. [`handshake`]: how an HTTP connection becomes a WebSocket.
 //! 2. [`message`]: what is said over it.
-//! 3. `connection`: the loop that reads, answers and flushes, and how it ends.
+//! 3. [`connection`]: the loop that reads, answers and flushes, and how it ends.
 //!
 //! Then, one idea a file: [`chat`] (one order for all, takeover, resume),
 //! [`live`] (many subscribers, slow ones among them), `heartbeat` (dead peers),

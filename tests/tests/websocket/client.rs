@@ -281,6 +281,26 @@ pub async fn who_lost_the_name_meanwhile_is_told() {
     server.stop().await;
 }
 
+/// Who wants to go does not have to wait for a server that is gone.
+pub async fn leaving_works_without_a_server_too() {
+    let server = Local::start(limits()).await;
+    let proxy = Proxy::start(server.addr.to_string()).await;
+    let client = Client::new(&proxy.url);
+    let (chat, mut events) = client.chat("r", "ana").await.unwrap();
+    let mut live = client.live(&[], &[]).await.unwrap();
+    assert!(matches!(next(&mut events).await, ChatEvent::Joined { .. }));
+    proxy.cut();
+    assert!(matches!(next(&mut events).await, ChatEvent::Disconnected { .. }));
+    assert!(matches!(soon("the cut", live.next()).await, Some(Ok(LiveEvent::Disconnected { .. }))));
+    let speaker = chat.clone();
+    let said = tokio::spawn(async move { speaker.say("to nobody").await });
+    soon("to leave", chat.leave()).await;
+    assert!(matches!(soon("an answer", said).await.unwrap(), Err(Error::Gone)));
+    assert!(soon("the end", events.next()).await.is_none());
+    soon("to end", live.close()).await;
+    server.stop().await;
+}
+
 /// Even one that was away for so long that it has left is shown what it missed.
 pub async fn who_was_away_for_long_is_shown_everything_as_well() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;

@@ -42,6 +42,23 @@ fn sorted(log: &str) -> String {
     lines.join("\n")
 }
 
+async fn the_messages_of_the_readme_are_those_of_the_code() {
+    let read = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../websocket").join(path);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let rows = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.strip_prefix("//! ").unwrap_or(line));
+        lines
+            .filter(|line| line.starts_with("| `/") || line.starts_with("| both"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (readme, code) = (rows(&read("README.md")), rows(&read("src/message.rs")));
+    assert_eq!(code.len(), 14);
+    assert_eq!(readme, code);
+}
+
 async fn the_tour_can_be_taken_twice() {
     let server = PAIR.serve().await;
     for _ in 0..2 {
@@ -78,6 +95,7 @@ async fn a_second_server_says_how_to_pick_another_port() {
 fn main() -> ExitCode {
     run([
         test!(the_pair_prints_what_the_readme_shows),
+        test!(the_messages_of_the_readme_are_those_of_the_code),
         test!(the_tour_can_be_taken_twice),
         test!(a_client_without_a_server_says_which_command_starts_one),
         test!(a_second_server_says_how_to_pick_another_port),
@@ -121,6 +139,7 @@ fn main() -> ExitCode {
         test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
         test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
         test!(who_lost_the_name_meanwhile_is_told),
+        test!(leaving_works_without_a_server_too),
         test!(who_was_away_for_long_is_shown_everything_as_well),
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
         test!(the_terminal_client_shows_no_control_characters),

@@ -88,7 +88,7 @@ async fn main() -> ExitCode {
                         "error: no server at {base}; start one with: cargo run -p websocket --bin server"
                     );
                 }
-                _ => eprintln!("error: {error:#}"),
+                _ => eprintln!("error: {}", printable(&format!("{error:#}"))),
             }
             ExitCode::FAILURE
         }
@@ -110,7 +110,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Some(Command::Readings { station, limit }) => {
             for reading in client.readings(&station, limit).await? {
-                writeln!(out, "{}", serde_json::to_string(&reading)?)?;
+                writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
             }
         }
     }
@@ -180,7 +180,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
 async fn join(out: &mut impl Write, who: &str, events: &mut ChatEvents) -> anyhow::Result<u64> {
     match events.next().await.context("the membership ended")?? {
         ChatEvent::Joined { present, sequence, .. } => {
-            writeln!(out, "   {who} sees: here are {}", present.join(", "))?;
+            writeln!(out, "   {who} sees: here are {}", printable(&present.join(", ")))?;
             Ok(sequence)
         }
         other => bail!("the first event should tell who is here, and was {other:?}"),
@@ -246,7 +246,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
     let mut known = 0;
     // What was typed and is not answered yet. While the connection is broken it
     // waits, and the events that tell so must still be shown.
-    let mut unanswered = JoinSet::new();
+    let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
     while typing || !unanswered.is_empty() {
         // Cancel safe, all four.
@@ -268,14 +268,14 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                 writeln!(out, "{}", line(&event))?;
             }
             Some(answer) = unanswered.join_next() => if let Err(error) = answer? {
-                eprintln!("not said: {error}");
+                eprintln!("not said: {}", printable(&error.to_string()));
             },
             typed = lines.recv(), if typing => match typed.as_deref().map(str::trim_end) {
                 None => typing = false,
                 Some("") => {}
                 Some("/who") => {
                     let names: Vec<_> = present.iter().map(String::as_str).collect();
-                    writeln!(out, "* here are {}", names.join(", "))?;
+                    writeln!(out, "* here are {}", printable(&names.join(", ")))?;
                 }
                 Some(text) => {
                     let (chat, text) = (chat.clone(), text.to_owned());
@@ -316,7 +316,7 @@ async fn live(
         select! {
             event = events.next() => match event.transpose()? {
                 Some(LiveEvent::Reading { reading, .. }) => {
-                    writeln!(out, "{}", serde_json::to_string(&reading)?)?;
+                    writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
                 }
                 Some(LiveEvent::Skipped { readings }) => writeln!(out, "* {readings} readings skipped")?,
                 Some(LiveEvent::Disconnected { reason }) => {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::link::{Link, Target, backoff};
 use super::{Client, Error, refused};
@@ -67,13 +68,14 @@ pub enum ChatEvent {
     },
 }
 
-/// Speaks in a room. Clones speak for the same member.
+/// Speaks in a room. Clones speak for the same member, who leaves with the last of them.
 #[derive(Debug, Clone)]
 pub struct Chat {
     ids: Arc<AtomicU64>,
     prefix: Arc<str>,
     room: Arc<str>,
     commands: mpsc::Sender<Command>,
+    leaving: CancellationToken,
 }
 
 /// Listens in a room. While it is not read, after 1,024 events, neither is
@@ -87,7 +89,6 @@ pub struct ChatEvents {
 enum Command {
     Say(Say, oneshot::Sender<Result<u64, Error>>),
     Break,
-    Leave(oneshot::Sender<()>),
 }
 
 impl Client {
@@ -105,10 +106,13 @@ impl Client {
             unanswered: BTreeMap::new(),
             events,
             abandoned: None,
+            leaving: CancellationToken::new(),
         };
         let (link, joined) = member.join().await?;
+        let leaving = member.leaving.clone();
         tokio::spawn(member.run(link, joined, receiver));
-        let chat = Chat { ids: Arc::new(1.into()), prefix: prefix.into(), room: room.into(), commands };
+        let chat =
+            Chat { ids: Arc::new(1.into()), prefix: prefix.into(), room: room.into(), commands, leaving };
         Ok((chat, ChatEvents { events: listener }))
     }
 }
@@ -135,12 +139,11 @@ impl Chat {
         let _ = self.commands.send(Command::Break).await;
     }
 
-    /// Leaves the room in good order, for all clones.
+    /// Leaves the room in good order, for all clones; what is not yet answered
+    /// fails with [`Error::Gone`].
     pub async fn leave(self) {
-        let (done, left) = oneshot::channel();
-        if self.commands.send(Command::Leave(done)).await.is_ok() {
-            let _ = left.await;
-        }
+        self.leaving.cancel();
+        self.commands.closed().await;
     }
 }
 
@@ -166,13 +169,15 @@ struct Member {
     /// The connection that was last abandoned. Nobody closes it from here, as
     /// nobody could over a network that failed.
     abandoned: Option<Box<Link>>,
+    /// We leave; nothing is worth waiting for any more.
+    leaving: CancellationToken,
 }
 
 /// How a connection of a member ended.
 enum End {
     Broken(Error),
     Abandoned(Box<Link>),
-    Left(Option<oneshot::Sender<()>>),
+    Left,
 }
 
 impl Member {
@@ -199,7 +204,7 @@ impl Member {
         let (mut link, mut joined) = (link, joined);
         loop {
             let error = match self.connected(link, joined, &mut commands).await {
-                End::Left(done) => return drop(done),
+                End::Left => return,
                 End::Broken(error) => error,
                 End::Abandoned(link) => {
                     self.abandoned = Some(link);
@@ -210,10 +215,14 @@ impl Member {
                 let _ = self.events.send(Err(error)).await;
                 return;
             }
-            let _ = self.events.send(Ok(ChatEvent::Disconnected { reason: error.to_string() })).await;
-            (link, joined) = match self.rejoin().await {
-                Ok(again) => again,
-                Err(error) => {
+            if !self.tell(ChatEvent::Disconnected { reason: error.to_string() }).await {
+                return;
+            }
+            let leaving = self.leaving.clone();
+            (link, joined) = match leaving.run_until_cancelled(self.rejoin()).await {
+                None => return,
+                Some(Ok(again)) => again,
+                Some(Err(error)) => {
                     let _ = self.events.send(Err(error)).await;
                     return;
                 }
@@ -244,24 +253,28 @@ impl Member {
         joined: ChatEvent,
         commands: &mut mpsc::Receiver<Command>,
     ) -> End {
-        if self.events.send(Ok(joined)).await.is_err() {
+        if !self.tell(joined).await {
             link.close().await;
-            return End::Left(None);
+            return End::Left;
         }
         loop {
-            // Cancel safe, both.
+            // Cancel safe, all three.
             select! {
                 biased;
+                () = self.leaving.cancelled() => {
+                    link.close().await;
+                    return End::Left;
+                }
                 message = link.next() => {
                     let event = match message {
                         Ok(message) => self.take(message),
                         Err(error) => return End::Broken(error),
                     };
                     if let Some(event) = event
-                        && self.events.send(Ok(event)).await.is_err()
+                        && !self.tell(event).await
                     {
                         link.close().await;
-                        return End::Left(None);
+                        return End::Left;
                     }
                 }
                 command = commands.recv(), if self.unanswered.len() < MAX_UNANSWERED => match command {
@@ -270,17 +283,20 @@ impl Member {
                         self.unanswered.insert(say.id, (say, reply));
                     }
                     Some(Command::Break) => return End::Abandoned(Box::new(link)),
-                    Some(Command::Leave(done)) => {
-                        link.close().await;
-                        return End::Left(Some(done));
-                    }
                     None => {
                         link.close().await;
-                        return End::Left(None);
+                        return End::Left;
                     }
                 },
             }
         }
+    }
+
+    /// Hands an event to the listener, when it has room; false if there is none
+    /// any more, or we leave.
+    async fn tell(&self, event: ChatEvent) -> bool {
+        let told = self.leaving.run_until_cancelled(self.events.send(Ok(event))).await;
+        told.is_some_and(|told| told.is_ok())
     }
 
     /// An event for the listener, or an answer for a speaker.

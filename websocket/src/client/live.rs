@@ -130,7 +130,13 @@ impl Subscriber {
             let Some(error) = self.connected(link).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
             let boot = self.boot.clone();
-            link = match self.resubscribe().await {
+            let listener = self.events.clone();
+            // Cancel safe enough: what is given up is a connection in the making.
+            let again = select! {
+                again = self.resubscribe() => again,
+                () = listener.closed() => return,
+            };
+            link = match again {
                 Ok(link) => link,
                 Err(error) => {
                     let _ = self.events.send(Err(error)).await;
@@ -144,9 +150,6 @@ impl Subscriber {
 
     async fn resubscribe(&mut self) -> Result<Link, Error> {
         for pause in backoff() {
-            if self.events.is_closed() {
-                return Err(Error::Gone);
-            }
             match self.subscribe().await {
                 Err(error @ Error::Refused { .. }) => return Err(error),
                 Ok(link) => return Ok(link),
