@@ -135,7 +135,7 @@ pub async fn a_server_that_falls_silent_is_given_up() {
     let client = Client::with_timeouts(&url, timeouts);
     let batch = [reading("a", Metric::Wind, 1.0)];
     // It reads nothing, so that its library answers no ping.
-    let (_silent, dead) = tokio::join!(fake.accept(), client.record(&batch));
+    let (_silent, dead) = tokio::join!(fake.accept(), soon("a call", client.record(&batch)));
     assert!(matches!(dead, Err(Error::Dead)), "{dead:?}");
 }
 
@@ -367,6 +367,36 @@ pub async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     assert!(soon("the end", terminal.wait()).await.unwrap().success());
     ben.leave().await;
     client.close().await;
+    server.stop().await;
+}
+
+pub async fn the_live_client_shows_readings_until_it_is_interrupted() {
+    let server = PAIR.serve().await;
+    let client = Client::new(server.url());
+    let mut terminal = Command::new(PAIR.client)
+        .args(["live", "--station", "a", "--metric", "wind", "--url", server.url()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut screen = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    // It has subscribed when the first one is shown.
+    let shown = tokio::spawn(async move { (screen.next_line().await.unwrap().unwrap(), screen) });
+    while !shown.is_finished() {
+        client
+            .record(&[reading("a", Metric::Temperature, 1.0), reading("a", Metric::Wind, 7.2)])
+            .await
+            .unwrap();
+    }
+    let (line, mut screen) = shown.await.unwrap();
+    assert_eq!(line, r#"{"station":"a","metric":"wind","value":7.2,"recorded_at":1767225600000}"#);
+    // While readings still come.
+    let recording =
+        tokio::spawn(async move { while client.record(&[reading("a", Metric::Wind, 7.2)]).await.is_ok() {} });
+    kill(Pid::from_raw(terminal.id().unwrap().cast_signed()), Signal::SIGINT).unwrap();
+    while soon("the rest", screen.next_line()).await.unwrap().is_some() {}
+    assert!(soon("the end", terminal.wait()).await.unwrap().success());
+    recording.abort();
     server.stop().await;
 }
 

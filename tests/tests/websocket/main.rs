@@ -142,6 +142,7 @@ fn main() -> ExitCode {
         test!(leaving_works_without_a_server_too),
         test!(who_was_away_for_long_is_shown_everything_as_well),
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
+        test!(the_live_client_shows_readings_until_it_is_interrupted),
         test!(the_terminal_client_shows_no_control_characters),
         test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
         test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write, stdin, stdout};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -248,6 +249,8 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
     // waits, and the events that tell so must still be shown.
     let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
+    // One for all turns: a signal that comes together with an event must not be lost.
+    let mut interrupted = pin!(ctrl_c());
     while typing || !unanswered.is_empty() {
         // Cancel safe, all four.
         select! {
@@ -282,7 +285,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                     unanswered.spawn(async move { chat.say(&text).await });
                 }
             },
-            _ = ctrl_c() => break,
+            _ = &mut interrupted => break,
         }
     }
     chat.leave().await;
@@ -311,6 +314,8 @@ async fn live(
 ) -> anyhow::Result<()> {
     let stations: Vec<&str> = stations.iter().map(String::as_str).collect();
     let mut events = client.live(&stations, metrics).await?;
+    // One for all turns: a signal that comes together with an event must not be lost.
+    let mut interrupted = pin!(ctrl_c());
     loop {
         // Cancel safe, both.
         select! {
@@ -325,7 +330,7 @@ async fn live(
                 Some(LiveEvent::Resubscribed { .. }) => writeln!(out, "* subscribed again")?,
                 None => return Ok(()),
             },
-            _ = ctrl_c() => break,
+            _ = &mut interrupted => break,
         }
     }
     events.close().await;
