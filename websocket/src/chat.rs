@@ -227,13 +227,12 @@ impl ChatSession {
         let mut state = lock(&room.state);
         drop(rooms);
         let before = state.sequence;
-        let history = state.last_messages();
         let (token, same_member) = self.sit_down(&mut state, &join)?;
         let boot = &self.chat.boot;
         let resumed = same_member || join.boot.as_ref() == Some(boot);
         let (next, history) = match resumed {
             true => (join.after.min(before) + 1, Vec::new()),
-            false => (state.sequence + 1, history),
+            false => (state.sequence + 1, state.last_messages()),
         };
         let (sequence, present) = (state.sequence, state.members.keys().cloned().collect());
         drop(state);

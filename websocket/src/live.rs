@@ -10,7 +10,7 @@
 //! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
 //! 4,000) and its list of stations (64 kB for 1,000).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -154,7 +154,8 @@ impl LiveSession {
             let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,32}}");
             return Err(Refusal::new(series.id, ErrorCode::Invalid, reason));
         }
-        let new = series.stations.iter().filter(|station| !self.stations.contains_key(*station)).count();
+        let named: HashSet<&str> = series.stations.iter().map(String::as_str).collect();
+        let new = named.iter().filter(|station| !self.stations.contains_key(**station)).count();
         if self.stations.len() + new > MAX_STATIONS {
             let reason = format!("a subscription names at most {MAX_STATIONS} stations");
             return Err(Refusal::new(series.id, ErrorCode::Full, reason));
@@ -166,8 +167,8 @@ impl LiveSession {
         let wanted = metrics(series);
         for (station, metric, place) in state.store.places() {
             let before = self.everywhere | self.stations.get(station).copied().unwrap_or(0);
-            let named = series.stations.is_empty() || series.stations.iter().any(|name| name == station);
-            if named && wanted & !before & bit(metric) != 0 {
+            let meant = named.is_empty() || named.contains(station);
+            if meant && wanted & !before & bit(metric) != 0 {
                 set(&mut self.done, place);
             }
         }

@@ -1,5 +1,7 @@
 //! Readings: recording, subscriptions, slow readers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use websocket::client::{Client, Error, LiveEvent};
 use websocket::limits::Limits;
@@ -165,7 +167,9 @@ pub async fn readings_carry_the_number_that_they_have_in_their_series() {
 /// single reading is either seen or counted as skipped, and the newest is seen.
 pub async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
     const BATCHES: u64 = 40;
-    let server = Local::start(limits()).await;
+    // It is slow, not dead, however long this takes on a busy machine.
+    let [heartbeat, dead_after, write_timeout] = [600, 1200, 600].map(Duration::from_secs);
+    let server = Local::start(Limits { heartbeat, dead_after, write_timeout, ..limits() }).await;
     let client = Client::new(&server.url());
     let mut slow = Raw::open(server.addr, "/live").await;
     slow.ask(json!({"type": "subscribe", "id": 1, "stations": ["a"]})).await;

@@ -242,24 +242,37 @@ pub async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
     server.stop().await;
 }
 
-pub async fn the_server_pings_and_sends_heartbeats_and_closes_the_dead() {
-    let limits =
-        Limits { heartbeat: Duration::from_millis(50), dead_after: Duration::from_millis(150), ..limits() };
-    let server = Local::start(limits).await;
+/// A server of which only the heartbeat is as given.
+async fn beating(heartbeat: u64, dead_after: u64) -> Local {
+    let [heartbeat, dead_after] = [heartbeat, dead_after].map(Duration::from_millis);
+    Local::start(Limits { heartbeat, dead_after, ..limits() }).await
+}
+
+pub async fn the_server_pings_and_sends_heartbeats() {
+    let server = beating(50, 600_000).await;
     for path in ["/chat", "/live"] {
-        // One that answers is kept, for longer than one that is silent.
-        let mut alive = Raw::open(server.addr, path).await;
-        for _ in 0..10 {
-            assert_eq!(alive.frame().await.unwrap().0, PING);
-            alive.send(frame(PONG, b"")).await;
-            let (first, text) = alive.frame().await.unwrap();
+        let mut raw = Raw::open(server.addr, path).await;
+        for _ in 0..3 {
+            assert_eq!(raw.frame().await.unwrap().0, PING);
+            let (first, text) = raw.frame().await.unwrap();
             assert_eq!(first, TEXT);
             let heartbeat: serde_json::Value = serde_json::from_slice(&text).unwrap();
             assert_eq!(heartbeat, json!({"type": "heartbeat", "next_within_ms": 50}));
         }
-        let mut silent = Raw::open(server.addr, path).await;
-        assert_eq!(silent.closed().await, (1008, "no sign of life".to_owned()));
     }
+    server.stop().await;
+}
+
+/// One that answers is kept for longer than one that is silent.
+pub async fn the_dead_are_closed_and_the_living_are_not() {
+    let server = beating(400, 2500).await;
+    let mut alive = Raw::open(server.addr, "/echo").await;
+    let mut silent = Raw::open(server.addr, "/echo").await;
+    for _ in 0..9 {
+        assert_eq!(alive.frame().await.unwrap().0, PING);
+        alive.send(frame(PONG, b"")).await;
+    }
+    assert_eq!(silent.closed().await, (1008, "no sign of life".to_owned()));
     server.stop().await;
 }
 
@@ -276,9 +289,9 @@ pub async fn a_handshake_that_does_not_come_ends_the_connection() {
 }
 
 pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
-    let server = Local::start(Limits { max_connections: 2, ..limits() }).await;
+    let server = Local::start(Limits { max_connections: 2, ..Limits::default() }).await;
     let mut first = Raw::open(server.addr, "/chat").await;
-    let _second = Raw::open(server.addr, "/live").await;
+    let second = Raw::open(server.addr, "/live").await;
     let (code, head) = status(&server, handshake("/chat", "")).await;
     assert_eq!(code, 503, "{head}");
     first.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
@@ -291,6 +304,7 @@ pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
         }
     };
     soon("a free place", again).await;
+    drop(second);
     server.stop().await;
 }
 
