@@ -1,0 +1,154 @@
+//! What the WebSocket server costs beside bare echoes on the same library.
+//!
+//! ```sh
+//! cargo bench -p lab --bench websocket
+//! ```
+//!
+//! This chapter's server records one reading per message: it parses JSON, checks,
+//! stores and answers under the request's id. The bare servers return the same
+//! message as it came: one flushes after each, as `send` does, the other when it
+//! has read all there was. The same client, four connections, in turn, round after
+//! round; server on core 0, client on core 1, logs off. The figure is the server's
+//! CPU time per message.
+
+use anyhow::{Context, bail, ensure};
+use futures::{FutureExt, SinkExt, StreamExt};
+use lab::{Server, Spread, owner_is_gone, pin, role, runtime};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::{WebSocketStream, accept_async, connect_async};
+use websocket::limits::Limits;
+
+const ROUNDS: usize = 7;
+const CONNECTIONS: usize = 4;
+const MESSAGES_EACH: usize = 25_000;
+const REQUEST: &str = r#"{"type":"record","id":7,"readings":[{"station":"oslo-1","metric":"temperature","value":-3.5,"recorded_at":1767225600000}]}"#;
+const RECORDED: &str = r#"{"type":"recorded","id":7,"accepted":1}"#;
+
+fn main() -> anyhow::Result<()> {
+    match role() {
+        Some(role) => runtime()?.block_on(serve(&role)),
+        None => compare(),
+    }
+}
+
+async fn serve(role: &str) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening on ws://{}", listener.local_addr()?);
+    if role == "chapter" {
+        websocket::server::serve(listener, Limits::default(), owner_is_gone()).await?;
+        return Ok(());
+    }
+    let flush_each = role == "each";
+    let accept = async {
+        while let Ok((stream, _peer)) = listener.accept().await {
+            tokio::spawn(echo(stream, flush_each));
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = owner_is_gone() => {}
+    }
+    Ok(())
+}
+
+async fn echo(stream: TcpStream, flush_each: bool) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut socket = accept_async(stream).await?;
+    while let Some(received) = socket.next().await {
+        let message = received?;
+        if !message.is_text() {
+            continue;
+        }
+        if flush_each {
+            socket.send(message).await?;
+            continue;
+        }
+        socket.feed(message).await?;
+        while let Some(Some(received)) = socket.next().now_or_never() {
+            socket.feed(received?).await?;
+        }
+        socket.flush().await?;
+    }
+    Ok(())
+}
+
+fn compare() -> anyhow::Result<()> {
+    let chapter = Server::start("chapter", Some(0))?;
+    let each = Server::start("each", Some(0))?;
+    let batch = Server::start("batch", Some(0))?;
+    ensure!(pin(1), "this comparison needs two cores");
+    let runtime = runtime()?;
+    let measure = |server: &Server, path: &str, answer: &'static str, in_flight: usize| {
+        let url = format!("{}{path}", server.address());
+        let before = server.cpu_time()?;
+        runtime.block_on(load(&url, answer, in_flight))?;
+        let used = server.cpu_time()? - before;
+        anyhow::Ok(used.as_secs_f64() * 1e6 / (CONNECTIONS * MESSAGES_EACH) as f64)
+    };
+    for in_flight in [16, 64] {
+        let mut used: [Vec<f64>; 4] = Default::default();
+        for round in 0..=ROUNDS {
+            let ours = measure(&chapter, "/live", RECORDED, in_flight)?;
+            let flushed = measure(&each, "", REQUEST, in_flight)?;
+            let batched = measure(&batch, "", REQUEST, in_flight)?;
+            if round > 0 {
+                // The first is the warm-up.
+                for (values, value) in used.iter_mut().zip([ours, flushed, batched, ours / flushed]) {
+                    values.push(value);
+                }
+            }
+        }
+        let [ours, flushed, batched, ratio] = used.map(|values| Spread::of(&values));
+        println!("server CPU per message, {CONNECTIONS} connections with {in_flight} in flight each,");
+        println!("median (range) of {ROUNDS} rounds of {} messages", CONNECTIONS * MESSAGES_EACH);
+        println!("  record of one reading         {ours:.2} µs");
+        println!("  bare echo, each flushed       {flushed:.2} µs");
+        println!("  bare echo, flushed per batch  {batched:.2} µs");
+        println!("  record / echo each flushed    {ratio:.2}");
+    }
+    Ok(())
+}
+
+async fn load(url: &str, answer: &'static str, in_flight: usize) -> anyhow::Result<()> {
+    let mut connections = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let url = url.to_owned();
+        connections.spawn(async move {
+            let (socket, _) = connect_async(&url).await?;
+            drive(socket, answer, in_flight).await
+        });
+    }
+    while let Some(done) = connections.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Keeps so many messages in flight until all are answered; checks each answer.
+async fn drive<S>(mut socket: WebSocketStream<S>, answer: &str, in_flight: usize) -> anyhow::Result<()>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let request = Message::Text(Utf8Bytes::from_static(REQUEST));
+    let (mut sent, mut answered) = (0, 0);
+    while answered < MESSAGES_EACH {
+        while sent < MESSAGES_EACH && sent - answered < in_flight {
+            socket.feed(request.clone()).await?;
+            sent += 1;
+        }
+        socket.flush().await?;
+        let mut next = Some(socket.next().await);
+        while let Some(received) = next {
+            match received.context("the server closed the connection")?? {
+                Message::Text(text) if text == answer => answered += 1,
+                Message::Text(other) => bail!("unexpected answer {other}"),
+                _ => {}
+            }
+            next = socket.next().now_or_never();
+        }
+    }
+    socket.close(None).await?;
+    Ok(())
+}

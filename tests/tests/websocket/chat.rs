@@ -1,0 +1,278 @@
+//! Rooms: names, presence, one order, takeover and resume.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use websocket::limits::Limits;
+
+use crate::local::{CLOSE, Local, Raw, TEXT, frame, limits};
+
+/// Joins and returns the answer.
+async fn join(raw: &mut Raw, room: &str, name: &str) -> Value {
+    raw.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await
+}
+
+async fn say(raw: &mut Raw, id: u64, text: &str) -> Value {
+    raw.ask(json!({"type": "say", "id": id, "room": "r", "message_id": format!("m{id}"), "text": text})).await
+}
+
+/// A connection that has joined room `r`.
+async fn member(server: &Local, name: &str) -> (Raw, Value) {
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let joined = join(&mut raw, "r", name).await;
+    assert_eq!(joined["type"], "joined", "{joined}");
+    (raw, joined)
+}
+
+pub async fn a_name_is_unique_in_its_room_and_presence_is_told() {
+    let server = Local::start(limits()).await;
+    let (mut ana, joined) = member(&server, "ana").await;
+    assert_eq!(joined["present"], json!(["ana"]));
+    assert_eq!(joined["resumed"], false);
+    let mut ben = Raw::open(server.addr, "/chat").await;
+    let refused = join(&mut ben, "r", "ana").await;
+    assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("name_taken")));
+    // In another room it is free, and one connection may be in several.
+    assert_eq!(join(&mut ben, "other", "ana").await["present"], json!(["ana"]));
+    assert_eq!(join(&mut ben, "r", "ben").await["present"], json!(["ana", "ben"]));
+    assert_eq!(join(&mut ben, "r", "ben2").await["code"], "wrong_room");
+    let event = ana.json().await;
+    assert_eq!(
+        event,
+        json!({"type": "presence", "room": "r", "sequence": 2, "name": "ben", "change": "joined"})
+    );
+
+    assert_eq!(
+        ben.ask(json!({"type": "leave", "id": 9, "room": "r"})).await,
+        json!({"type": "left", "id": 9})
+    );
+    assert_eq!(ana.json().await["change"], "left");
+    assert_eq!(say(&mut ben, 10, "still here?").await["code"], "wrong_room");
+    assert_eq!(ben.ask(json!({"type": "leave", "id": 11, "room": "r"})).await["code"], "wrong_room");
+    // The name is free at once.
+    let (mut ben, _joined) = member(&server, "ben").await;
+    assert_eq!(ana.json().await["change"], "joined");
+    // A close frame says goodbye as well.
+    ben.send(frame(CLOSE, &1001_u16.to_be_bytes())).await;
+    let event = ana.json().await;
+    assert_eq!((&event["name"], &event["change"]), (&json!("ben"), &json!("left")));
+    server.stop().await;
+}
+
+pub async fn names_rooms_and_texts_are_checked() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let long = "x".repeat(33);
+    for (room, name) in [
+        ("Room", "ana"),
+        ("", "ana"),
+        (&long, "ana"),
+        ("r", ""),
+        ("r", &long),
+        ("r", "a b"),
+        ("r", "a\u{202e}b"),
+        ("r", "<b>"),
+    ] {
+        let answer = join(&mut raw, room, name).await;
+        assert_eq!(answer["code"], "invalid", "{room:?} {name:?} {answer}");
+    }
+    assert_eq!(join(&mut raw, "r", "Zoë-1.б_").await["type"], "joined");
+    for text in ["", &"x".repeat(1001), &"é".repeat(501), "\u{1b}[2J", "a\0b", "\u{9b}2J"] {
+        let answer = say(&mut raw, 5, text).await;
+        assert_eq!(answer["code"], "invalid", "{text:?} {answer}");
+    }
+    for message_id in [String::new(), "x".repeat(65)] {
+        let answer = raw
+            .ask(json!({"type": "say", "id": 6, "room": "r", "message_id": message_id, "text": "x"}))
+            .await;
+        assert_eq!(answer["code"], "invalid", "{answer}");
+    }
+    assert_eq!(say(&mut raw, 7, &"x".repeat(1000)).await["type"], "said");
+    assert_eq!(say(&mut raw, 8, "two\nlines\tand <b>&amp;").await["type"], "said");
+    server.stop().await;
+}
+
+pub async fn bounds_of_rooms_are_told() {
+    let server = Local::start(limits()).await;
+    let mut first = Raw::open(server.addr, "/chat").await;
+    for room in 0..8 {
+        assert_eq!(join(&mut first, &format!("room-{room}"), "ana").await["type"], "joined");
+    }
+    assert_eq!(join(&mut first, "room-8", "ana").await["code"], "full");
+    // All hundred rooms, somebody in each.
+    let mut others = Vec::new();
+    for start in (8..100).step_by(8) {
+        let mut raw = Raw::open(server.addr, "/chat").await;
+        for room in start..(start + 8).min(100) {
+            assert_eq!(join(&mut raw, &format!("room-{room}"), "ana").await["type"], "joined");
+        }
+        others.push(raw);
+    }
+    let mut last = Raw::open(server.addr, "/chat").await;
+    assert_eq!(join(&mut last, "one-more", "ana").await["code"], "full");
+    // An empty room gives way.
+    assert_eq!(first.ask(json!({"type": "leave", "id": 2, "room": "room-3"})).await["type"], "left");
+    assert_eq!(join(&mut last, "one-more", "ana").await["type"], "joined");
+    server.stop().await;
+}
+
+pub async fn a_newcomer_is_shown_the_last_hundred_messages() {
+    let server = Local::start(limits()).await;
+    let (mut ana, _) = member(&server, "ana").await;
+    for number in 0..120 {
+        say(&mut ana, 100 + number, &number.to_string()).await;
+    }
+    let (mut ben, joined) = member(&server, "ben").await;
+    assert_eq!(joined["sequence"], 122); // Two came, 120 were said.
+    for number in 20..120 {
+        let message = ben.json().await;
+        assert_eq!((&message["type"], &message["text"]), (&json!("message"), &json!(number.to_string())));
+        assert_eq!(message["sequence"], number + 2);
+    }
+    say(&mut ana, 999, "now").await;
+    let now = ben.json().await;
+    assert_eq!((&now["text"], &now["sequence"], &now["name"]), (&json!("now"), &json!(123), &json!("ana")));
+    server.stop().await;
+}
+
+pub async fn a_message_that_is_sent_again_is_stored_once() {
+    let server = Local::start(limits()).await;
+    let (mut ana, _) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    let first = say(&mut ana, 7, "once").await;
+    assert_eq!(first, json!({"type": "said", "id": 7, "sequence": 3, "duplicate": false}));
+    let again = say(&mut ana, 7, "once").await;
+    assert_eq!(again, json!({"type": "said", "id": 7, "sequence": 3, "duplicate": true}));
+    // Somebody else's message may have the same id.
+    assert_eq!(say(&mut ben, 7, "mine").await["sequence"], 4);
+    let (mut carl, _) = member(&server, "carl").await;
+    let history = [carl.json().await, carl.json().await].map(|message| message["text"].clone());
+    assert_eq!(history, [json!("once"), json!("mine")]);
+    server.stop().await;
+}
+
+pub async fn a_token_takes_over_and_brings_what_was_missed() {
+    let server = Local::start(limits()).await;
+    let (mut ana, joined) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    assert_eq!(ana.json().await["sequence"], 2); // ben came.
+    say(&mut ben, 1, "one").await;
+    // Her network fails, unnoticed. Meanwhile:
+    say(&mut ben, 2, "two").await;
+    let token = joined["token"].as_str().unwrap();
+    let rejoin = |token: &str, after: u64| json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": token, "after": after});
+    let mut again = Raw::open(server.addr, "/chat").await;
+    assert_eq!(again.ask(rejoin("guess", 0)).await["code"], "name_taken");
+    let back = again.ask(rejoin(token, 3)).await;
+    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(4)));
+    assert_eq!(back["boot"], joined["boot"]);
+    assert_eq!(again.json().await["text"], "two");
+    // The old connection is told.
+    let (code, reason) = ana.closed().await;
+    assert_eq!((code, reason.as_str()), (4001, "another connection took over this name"));
+    // Nobody saw her leave or come; the next event follows at once.
+    let said = say(&mut again, 5, "I am back").await;
+    assert_eq!(said["sequence"], 5);
+    server.stop().await;
+}
+
+pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
+    let server = Local::start(Limits { away: Duration::from_millis(300), ..limits() }).await;
+    let (mut ana, _) = member(&server, "ana").await;
+    let (ben, joined) = member(&server, "ben").await;
+    assert_eq!(ana.json().await["name"], "ben");
+    drop(ben.stream); // Without a close frame.
+    let left = ana.json().await;
+    assert_eq!((&left["name"], &left["change"]), (&json!("ben"), &json!("left")));
+    // The old token is worth nothing now, and does no harm.
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let token = &joined["token"];
+    let mut join = json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 2});
+    let back = again.ask(join.clone()).await;
+    assert_eq!((&back["type"], &back["resumed"]), (&json!("joined"), &json!(false)));
+    assert_ne!(back["token"], *token);
+    // But what was missed is still there for who says what it has seen, and of which run.
+    join["room"] = json!("r2");
+    join["boot"] = json!("another run");
+    assert_eq!(again.ask(join.clone()).await["resumed"], false);
+    (join["room"], join["name"], join["boot"]) = (json!("r"), json!("ben2"), joined["boot"].clone());
+    let mut other = Raw::open(server.addr, "/chat").await;
+    assert_eq!(other.ask(join).await["resumed"], true);
+    for (sequence, name, change) in [(3, "ben", "left"), (4, "ben", "joined"), (5, "ben2", "joined")] {
+        let event = other.json().await;
+        assert_eq!(
+            event,
+            json!({"type": "presence", "room": "r", "sequence": sequence, "name": name, "change": change})
+        );
+    }
+    server.stop().await;
+}
+
+/// A room that gave way to another one and is made again does not count from 1:
+/// who comes back would take new events for old ones.
+pub async fn a_room_that_is_made_again_goes_on_counting() {
+    let server = Local::start(limits()).await;
+    let (mut ana, _) = member(&server, "ana").await;
+    assert_eq!(say(&mut ana, 1, "hello").await["sequence"], 2);
+    ana.ask(json!({"type": "leave", "id": 2, "room": "r"})).await; // Event 3.
+    // A hundred others, so that it has to go.
+    let mut others = Vec::new();
+    for start in (0..99).step_by(8) {
+        let mut raw = Raw::open(server.addr, "/chat").await;
+        for room in start..(start + 8).min(99) {
+            assert_eq!(join(&mut raw, &format!("room-{room}"), "ana").await["sequence"], 1);
+        }
+        others.push(raw);
+    }
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    assert_eq!(join(&mut raw, "room-99", "ana").await["sequence"], 4);
+    raw.ask(json!({"type": "leave", "id": 3, "room": "room-99"})).await;
+    assert_eq!(join(&mut raw, "r", "ana").await["sequence"], 6);
+    server.stop().await;
+}
+
+pub async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
+    let server = Local::start(limits()).await;
+    let (ben, joined) = member(&server, "ben").await;
+    drop(ben.stream);
+    let (ana, _) = member(&server, "ana").await;
+    // 10,005 messages while ben is away, all in flight at once; the answers are
+    // read meanwhile, or neither side could go on.
+    let mut bytes = Vec::new();
+    for number in 0..10_005 {
+        let say =
+            json!({"type": "say", "id": number, "room": "r", "message_id": number.to_string(), "text": "x"});
+        bytes.extend(frame(TEXT, say.to_string().as_bytes()));
+    }
+    let (reading, mut writing) = ana.stream.into_split();
+    let write = tokio::spawn(async move {
+        tokio::io::AsyncWriteExt::write_all(&mut writing, &bytes).await.unwrap();
+        writing
+    });
+    let mut reading = tokio::io::BufReader::new(reading);
+    let mut answered = 0;
+    while answered < 10_005 {
+        let mut head = [0; 2];
+        tokio::io::AsyncReadExt::read_exact(&mut reading, &mut head).await.unwrap();
+        let mut length = u64::from(head[1]);
+        if length == 126 {
+            length = u64::from(tokio::io::AsyncReadExt::read_u16(&mut reading).await.unwrap());
+        }
+        let mut payload = vec![0; length as usize];
+        tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
+        answered += usize::from(payload.starts_with(br#"{"type":"said""#));
+    }
+    let _writing = write.await.unwrap();
+    let mut ben = Raw::open(server.addr, "/chat").await;
+    let token = &joined["token"];
+    let back = ben
+        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 1}))
+        .await;
+    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_007)));
+    // 10,006 events came after the first, 10,000 are kept.
+    assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 6}));
+    for sequence in 8..=10_007 {
+        assert_eq!(ben.json().await["sequence"], sequence);
+    }
+    server.stop().await;
+}

@@ -1,0 +1,155 @@
+//! Many at once: one order for all, what an idle connection costs, and readers
+//! that stop reading.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+use serde_json::json;
+use tests::Server;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+use websocket::client::{ChatEvent, Client};
+use websocket::model::Metric;
+
+use crate::PAIR;
+use crate::client::Proxy;
+use crate::live::reading;
+use crate::local::{Raw, soon};
+
+const CLIENTS: usize = 50;
+const MESSAGES_EACH: usize = 200;
+const CUT: usize = 5;
+
+/// Five of fifty clients lose their connection in the middle; still all see the
+/// same messages in the same order, each message once.
+pub async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
+    let server = PAIR.serve().await;
+    let everybody_is_here = Arc::new(Barrier::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let target = server.addr().to_owned();
+        let everybody_is_here = everybody_is_here.clone();
+        clients.spawn(async move {
+            let proxy = Proxy::start(target.clone()).await;
+            let base = if number < CUT { proxy.url.clone() } else { format!("http://{target}") };
+            let (chat, mut events) = Client::new(&base).chat("r", &format!("client-{number}")).await.unwrap();
+            everybody_is_here.wait().await;
+            let speak = tokio::spawn(async move {
+                for message in 0..MESSAGES_EACH {
+                    if number < CUT && message == 50 + 20 * number {
+                        // Half of the time with the answer under way.
+                        let said = tokio::spawn({
+                            let chat = chat.clone();
+                            async move { chat.say(&format!("{number}:{message}")).await }
+                        });
+                        tokio::task::yield_now().await;
+                        proxy.cut();
+                        tokio::task::yield_now().await;
+                        proxy.mend();
+                        said.await.unwrap().unwrap();
+                    } else {
+                        chat.say(&format!("{number}:{message}")).await.unwrap();
+                    }
+                }
+                chat
+            });
+            let mut seen = Vec::with_capacity(CLIENTS * MESSAGES_EACH);
+            let mut cuts = 0;
+            while seen.len() < CLIENTS * MESSAGES_EACH {
+                match soon("an event", events.next()).await.expect("an event, not the end").unwrap() {
+                    ChatEvent::Message { sequence, name, text, .. } => seen.push((sequence, name, text)),
+                    ChatEvent::Disconnected { .. } => cuts += 1,
+                    ChatEvent::Gap { missed } => panic!("{missed} events are lost"),
+                    ChatEvent::Joined { .. } | ChatEvent::Presence { .. } => {}
+                }
+            }
+            speak.await.unwrap().leave().await;
+            (number, cuts, seen)
+        });
+    }
+    let mut first: Option<Vec<(u64, String, String)>> = None;
+    while let Some(client) = clients.join_next().await {
+        let (number, cuts, seen) = client.unwrap();
+        assert_eq!(cuts > 0, number < CUT, "client {number} was cut {cuts} times");
+        let order = first.get_or_insert_with(|| seen.clone());
+        assert!(*order == seen, "client {number} saw another order");
+    }
+    let order = first.unwrap();
+    assert!(order.is_sorted_by(|a, b| a.0 < b.0), "sequence numbers grow");
+    let distinct: HashSet<_> = order.iter().map(|(_sequence, _name, text)| text).collect();
+    assert_eq!(distinct.len(), CLIENTS * MESSAGES_EACH, "every message was seen once");
+    for number in 0..CLIENTS {
+        let of_one = order.iter().filter(|(_, name, _)| *name == format!("client-{number}"));
+        let expected = (0..MESSAGES_EACH).map(|message| format!("{number}:{message}"));
+        assert!(of_one.map(|(_, _, text)| text.clone()).eq(expected), "in the order in which they were said");
+    }
+    server.stop().await;
+}
+
+/// Memory of the server's process in bytes.
+fn resident(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+pub async fn five_thousand_idle_connections_take_little_memory() {
+    const CONNECTIONS: usize = 5000;
+    let server = PAIR.serve().await;
+    let addr = server.addr().parse().unwrap();
+    let client = Client::new(server.url());
+    let batch = [reading("a", Metric::Wind, 1.0)];
+    client.record(&batch).await.unwrap();
+    let before = resident(&server);
+    let connect = stream::iter(0..CONNECTIONS).map(|number| Raw::open(addr, ["/chat", "/live"][number % 2]));
+    let idle: Vec<Raw> = connect.buffer_unordered(64).collect().await;
+    assert_eq!(idle.len(), CONNECTIONS);
+    let each = (resident(&server) - before) / CONNECTIONS as u64;
+    println!("{CONNECTIONS} idle connections: {each} bytes of the server's memory each");
+    // About 11 kB in a debug build; a read buffer of 128 KiB, the library's default, would be seen.
+    assert!(each < 16 * 1024, "{each} bytes each");
+    // They are really open, and the server still serves.
+    client.record(&batch).await.unwrap();
+    drop(idle);
+    client.close().await;
+    server.stop().await;
+}
+
+/// Ten subscribers that never read: the server keeps nothing for them, and those
+/// who do read are served.
+pub async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
+    let server = PAIR.serve().await;
+    let client = Client::new(server.url());
+    let batch = vec![reading("a", Metric::Wind, 1.0); 10_000];
+    // The store is full for this station, so that it grows no more.
+    for _ in 0..11 {
+        client.record(&batch).await.unwrap();
+    }
+    let mut stuck = Vec::new();
+    for _ in 0..10 {
+        let mut raw = Raw::open(server.addr().parse().unwrap(), "/live").await;
+        raw.ask(json!({"type": "subscribe", "id": 1})).await;
+        stuck.push(raw);
+    }
+    let mut reader = Client::new(server.url()).live(&["b"], &[]).await.unwrap();
+    for _ in 0..10 {
+        client.record(&batch).await.unwrap(); // Everything that has a bound has reached it.
+    }
+    let before = resident(&server);
+    for _ in 0..40 {
+        assert_eq!(client.record(&batch).await.unwrap(), 10_000);
+    }
+    client.record(&[reading("b", Metric::Wind, 2.0)]).await.unwrap();
+    soon("a reading for who reads", reader.next()).await.unwrap().unwrap();
+    let grown = resident(&server).saturating_sub(before);
+    println!("400,000 readings for ten who read nothing: the server grew by {grown} bytes");
+    // As messages they are 40 MB, and ten queues of them 400 MB.
+    assert!(grown < 8 * 1024 * 1024, "grew by {grown} bytes");
+    drop(stuck);
+    reader.close().await;
+    client.close().await;
+    server.stop().await;
+}

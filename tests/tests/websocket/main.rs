@@ -1,0 +1,153 @@
+//! The WebSocket chapter.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod browser;
+mod chat;
+mod client;
+mod live;
+mod load;
+mod local;
+mod protocol;
+
+use std::process::ExitCode;
+
+use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
+
+use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
+use chat::*;
+use client::*;
+use live::*;
+use load::*;
+use protocol::*;
+
+const PAIR: Pair = pair!("websocket");
+
+async fn the_pair_prints_what_the_readme_shows() {
+    let server = PAIR.serve().await;
+    let client = PAIR.client(&server, &[]).await;
+    assert_eq!(client.code, Some(0), "{}", client.stderr);
+    let readme = "websocket/README.md";
+    assert_same(&client.stdout, &expected_output(readme, "cargo run -p websocket --bin client"));
+    let printed = server.stop().await;
+    assert_same(&sorted(&printed), &sorted(&expected_output(readme, "cargo run -p websocket --bin server")));
+}
+
+/// The lines of a log without their times, sorted: connections that end at the
+/// same time are logged in any order.
+fn sorted(log: &str) -> String {
+    let mut lines: Vec<&str> =
+        log.lines().map(|line| line.split_once("Z  ").map_or(line, |(_at, rest)| rest)).collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+async fn the_messages_of_the_readme_are_those_of_the_code() {
+    let read = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../websocket").join(path);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let rows = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.strip_prefix("//! ").unwrap_or(line));
+        lines
+            .filter(|line| line.starts_with("| `/") || line.starts_with("| both"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (readme, code) = (rows(&read("README.md")), rows(&read("src/message.rs")));
+    assert_eq!(code.len(), 14);
+    assert_eq!(readme, code);
+}
+
+async fn the_tour_can_be_taken_twice() {
+    let server = PAIR.serve().await;
+    for _ in 0..2 {
+        let client = PAIR.client(&server, &[]).await;
+        assert_eq!(client.code, Some(0), "{}{}", client.stdout, client.stderr);
+    }
+    server.stop().await;
+}
+
+async fn a_client_without_a_server_says_which_command_starts_one() {
+    // A port that was free a moment ago, and that nobody listens on.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let chat = ["chat", "--name", "ana", "--url", &url];
+    for args in [&["--url", &url][..], &["live", "--url", &url], &chat] {
+        let client = run_program(PAIR.client, args).await;
+        assert_eq!(client.code, Some(1));
+        let expected =
+            format!("error: no server at {url}; start one with: cargo run -p websocket --bin server\n");
+        assert_eq!(client.stderr, expected);
+    }
+}
+
+async fn a_second_server_says_how_to_pick_another_port() {
+    let server = PAIR.serve().await;
+    let second = run_program(PAIR.server, &["--addr", server.addr()]).await;
+    assert_eq!(second.code, Some(1));
+    let expected = format!("error: cannot listen on {}: Address already in use", server.addr());
+    assert!(second.stderr.starts_with(&expected), "{}", second.stderr);
+    assert!(second.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", second.stderr);
+    server.stop().await;
+}
+
+fn main() -> ExitCode {
+    run([
+        test!(the_pair_prints_what_the_readme_shows),
+        test!(the_messages_of_the_readme_are_those_of_the_code),
+        test!(the_tour_can_be_taken_twice),
+        test!(a_client_without_a_server_says_which_command_starts_one),
+        test!(a_second_server_says_how_to_pick_another_port),
+        test!(the_handshake_is_that_of_the_rfc),
+        test!(a_frame_glued_to_the_handshake_is_not_lost),
+        test!(a_bad_handshake_gets_its_status),
+        test!(header_names_and_tokens_may_be_written_in_any_case),
+        test!(of_the_subprotocols_only_ours_is_spoken),
+        test!(pages_from_elsewhere_may_not_connect),
+        test!(a_violation_of_the_protocol_gets_its_close_code),
+        test!(the_close_frame_arrives_although_its_cause_is_still_being_sent),
+        test!(frames_may_arrive_byte_by_byte_and_messages_in_fragments),
+        test!(an_invalid_message_gets_a_reason_and_the_connection_lives),
+        test!(the_server_pings_and_sends_heartbeats),
+        test!(the_dead_are_closed_and_the_living_are_not),
+        test!(a_handshake_that_does_not_come_ends_the_connection),
+        test!(beyond_the_connection_cap_the_answer_is_503_before_the_upgrade),
+        test!(on_shutdown_everybody_is_closed_with_1001),
+        test!(shutdown_cuts_who_does_not_let_go),
+        test!(who_reads_nothing_is_cut),
+        test!(garbage_harms_nobody),
+        test!(the_page_and_the_health_route_are_plain_http),
+        test!(a_name_is_unique_in_its_room_and_presence_is_told),
+        test!(names_rooms_and_texts_are_checked),
+        test!(bounds_of_rooms_are_told),
+        test!(a_newcomer_is_shown_the_last_hundred_messages),
+        test!(a_message_that_is_sent_again_is_stored_once),
+        test!(a_token_takes_over_and_brings_what_was_missed),
+        test!(who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left),
+        test!(a_room_that_is_made_again_goes_on_counting),
+        test!(beyond_the_buffer_there_is_a_gap_of_known_size),
+        test!(a_batch_is_recorded_whole_or_not_at_all),
+        test!(stations_are_bounded),
+        test!(many_tasks_share_one_connection),
+        test!(a_subscriber_sees_what_it_asked_for_and_nothing_else),
+        test!(readings_carry_the_number_that_they_have_in_their_series),
+        test!(a_slow_reader_is_told_how_many_it_missed_and_given_the_newest),
+        test!(a_call_whose_connection_breaks_fails_and_the_next_connects_again),
+        test!(a_server_that_falls_silent_is_given_up),
+        test!(a_server_that_does_not_speak_websocket_is_recognised),
+        test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
+        test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
+        test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
+        test!(who_lost_the_name_meanwhile_is_told),
+        test!(leaving_works_without_a_server_too),
+        test!(who_was_away_for_long_is_shown_everything_as_well),
+        test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
+        test!(the_live_client_shows_readings_until_it_is_interrupted),
+        test!(the_terminal_client_shows_no_control_characters),
+        test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
+        test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),
+        test!(five_thousand_idle_connections_take_little_memory).alone(),
+        test!(who_stops_reading_costs_no_memory_and_slows_nobody).alone(),
+    ])
+}

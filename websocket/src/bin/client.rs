@@ -1,0 +1,338 @@
+//! The client of the WebSocket chapter: a guided tour, or one thing at a time.
+//!
+//! ```sh
+//! cargo run -p websocket --bin server     # terminal 1
+//! cargo run -p websocket --bin client     # terminal 2
+//! ```
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write, stdin, stdout};
+use std::pin::pin;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use tokio::select;
+use tokio::signal::ctrl_c;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use websocket::client::{ChatEvent, ChatEvents, Client, Error, LiveEvent};
+use websocket::message::Change;
+use websocket::model::{Metric, Reading};
+
+/// Talks to the chat and weather server over WebSocket. Without a subcommand it
+/// takes you on a tour: what is sent, and what comes back.
+#[derive(Parser)]
+#[command(name = "client")]
+struct Args {
+    /// Address of the server
+    #[arg(long, default_value = "http://127.0.0.1:8081", global = true)]
+    url: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Chat: each line that you type is a message; /who lists who is here, the
+    /// end of the input (Ctrl-D) leaves
+    Chat {
+        /// The room's id: 1 to 32 of a-z, 0-9 and -
+        #[arg(long, default_value = "lobby")]
+        room: String,
+        /// Your name there: 1 to 32 letters, digits, -, _ and .
+        #[arg(long)]
+        name: String,
+    },
+    /// Show readings as they are recorded, until Ctrl-C
+    Live {
+        /// Only of this station; may be given several times
+        #[arg(long)]
+        station: Vec<String>,
+        /// Only of this metric; may be given several times
+        #[arg(long, value_parser = metric)]
+        metric: Vec<Metric>,
+    },
+    /// Record one reading, taken now
+    Record {
+        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        station: String,
+        /// temperature, humidity, pressure or wind
+        #[arg(value_parser = metric)]
+        metric: Metric,
+        /// In °C, percent, hPa or m/s
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+    /// Show the newest readings of a station
+    Readings {
+        /// The station's id
+        station: String,
+        /// How many, 1 to 500
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+}
+
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref() {
+                Some(Error::Unreachable { base, .. }) => {
+                    eprintln!(
+                        "error: no server at {base}; start one with: cargo run -p websocket --bin server"
+                    );
+                }
+                _ => eprintln!("error: {}", printable(&format!("{error:#}"))),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let client = Client::new(&args.url);
+    let mut out = stdout();
+    match args.command {
+        None => tour(&client, &mut out).await?,
+        Some(Command::Chat { room, name }) => chat(&client, &room, &name, &mut out).await?,
+        Some(Command::Live { station, metric }) => live(&client, &station, &metric, &mut out).await?,
+        Some(Command::Record { station, metric, value }) => {
+            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(recorded_at.as_millis())?;
+            let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
+            writeln!(out, "accepted {accepted}")?;
+        }
+        Some(Command::Readings { station, limit }) => {
+            for reading in client.readings(&station, limit).await? {
+                writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
+            }
+        }
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// The tour. Its output stands in the README, and a test compares the two.
+async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
+    let reading = |metric, value, second: u64| Reading {
+        station: "oslo-1".to_owned(),
+        metric,
+        value,
+        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+    };
+
+    writeln!(out, "1. /live: record a batch of two, and read them back")?;
+    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
+    writeln!(out, "   recorded: {} accepted", client.record(&batch).await?)?;
+    for reading in client.readings("oslo-1", 2).await? {
+        writeln!(out, "   {}", serde_json::to_string(&reading)?)?;
+    }
+
+    writeln!(out, "2. /live: a batch with an impossible value; nothing of it is kept")?;
+    let batch = [reading(Metric::Temperature, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
+    match client.record(&batch).await {
+        Err(Error::Refused { reason, .. }) => writeln!(out, "   error: {reason}")?,
+        other => bail!("the server should refuse it, and said {other:?}"),
+    }
+
+    writeln!(out, "3. /live: subscribe to temperatures, then record one; nobody asks for it")?;
+    let mut live = client.live(&["oslo-1"], &[Metric::Temperature]).await?;
+    client.record(&[reading(Metric::Wind, 8.0, 3), reading(Metric::Temperature, -3.4, 3)]).await?;
+    match live.next().await {
+        Some(Ok(LiveEvent::Reading { sequence, reading })) => {
+            writeln!(out, "   number {sequence}: {}", serde_json::to_string(&reading)?)?;
+        }
+        other => bail!("a reading should come, not {other:?}"),
+    }
+    live.close().await;
+
+    writeln!(out, "4. /chat: ana and ben join a room; both are told who is here")?;
+    let (ana, mut at_ana) = client.chat("tour", "ana").await?;
+    let mut ana_has_seen = join(out, "ana", &mut at_ana).await?;
+    let (ben, mut at_ben) = client.chat("tour", "ben").await?;
+    join(out, "ben", &mut at_ben).await?;
+    show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
+
+    writeln!(out, "5. /chat: ben speaks; the server numbers what is said, for all alike")?;
+    ben.say("good morning").await?;
+    show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
+
+    writeln!(out, "6. /chat: ana's connection fails; she comes back by herself and misses nothing")?;
+    ana.break_connection().await;
+    ben.say("it is cold in Oslo").await?;
+    ben.say("-3.4 °C").await?;
+    show(out, "ana", &mut at_ana, 4, &mut ana_has_seen).await?;
+
+    writeln!(out, "7. /chat: both leave; each connection ends with a close frame")?;
+    ben.leave().await;
+    show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
+    ana.leave().await;
+    Ok(())
+}
+
+/// Shows who is here, and returns the number of the newest event.
+async fn join(out: &mut impl Write, who: &str, events: &mut ChatEvents) -> anyhow::Result<u64> {
+    match events.next().await.context("the membership ended")?? {
+        ChatEvent::Joined { present, sequence, .. } => {
+            writeln!(out, "   {who} sees: here are {}", printable(&present.join(", ")))?;
+            Ok(sequence)
+        }
+        other => bail!("the first event should tell who is here, and was {other:?}"),
+    }
+}
+
+/// Shows the next `count` events that are new: a room that was toured before
+/// begins with its last messages.
+async fn show(
+    out: &mut impl Write,
+    who: &str,
+    events: &mut ChatEvents,
+    count: usize,
+    seen: &mut u64,
+) -> anyhow::Result<()> {
+    let mut shown = 0;
+    while shown < count {
+        let event = events.next().await.context("the membership ended")??;
+        if let ChatEvent::Message { sequence, .. } | ChatEvent::Presence { sequence, .. } = event {
+            if sequence <= *seen {
+                continue;
+            }
+            *seen = sequence;
+        }
+        writeln!(out, "   {who} sees: {}", line(&event))?;
+        shown += 1;
+    }
+    Ok(())
+}
+
+fn line(event: &ChatEvent) -> String {
+    match event {
+        ChatEvent::Joined { present, resumed, .. } => {
+            let how = if *resumed { "back again" } else { "joined" };
+            format!("* {how}; here are {}", printable(&present.join(", ")))
+        }
+        ChatEvent::Message { sequence, name, text, .. } => {
+            format!("{sequence}  {}: {}", printable(name), printable(text))
+        }
+        ChatEvent::Presence { sequence, name, change: Change::Joined } => {
+            format!("{sequence}  * {} joined", printable(name))
+        }
+        ChatEvent::Presence { sequence, name, change: Change::Left } => {
+            format!("{sequence}  * {} left", printable(name))
+        }
+        ChatEvent::Gap { missed } => format!("* {missed} events are too old to be shown"),
+        ChatEvent::Disconnected { reason } => {
+            format!("* disconnected: {}; trying again", printable(reason))
+        }
+    }
+}
+
+/// Without what a terminal would take for a command; a server is not to be
+/// trusted with the screen.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let (chat, mut events) = client.chat(room, name).await?;
+    let mut lines = typed_lines();
+    let mut present = BTreeSet::new();
+    let mut known = 0;
+    // What was typed and is not answered yet. While the connection is broken it
+    // waits, and the events that tell so must still be shown.
+    let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
+    let mut typing = true;
+    // One for all turns: a signal that comes together with an event must not be lost.
+    let mut interrupted = pin!(ctrl_c());
+    while typing || !unanswered.is_empty() {
+        // Cancel safe, all four.
+        select! {
+            event = events.next() => {
+                let Some(event) = event.transpose()? else { return Ok(()) };
+                match &event {
+                    ChatEvent::Joined { present: here, sequence, .. } => {
+                        present = here.iter().cloned().collect();
+                        known = *sequence;
+                    }
+                    // What came before we joined is in the list already.
+                    ChatEvent::Presence { sequence, name, change } if *sequence > known => match change {
+                        Change::Joined => drop(present.insert(name.clone())),
+                        Change::Left => drop(present.remove(name)),
+                    },
+                    _ => {}
+                }
+                writeln!(out, "{}", line(&event))?;
+            }
+            Some(answer) = unanswered.join_next() => if let Err(error) = answer? {
+                eprintln!("not said: {}", printable(&error.to_string()));
+            },
+            typed = lines.recv(), if typing => match typed.as_deref().map(str::trim_end) {
+                None => typing = false,
+                Some("") => {}
+                Some("/who") => {
+                    let names: Vec<_> = present.iter().map(String::as_str).collect();
+                    writeln!(out, "* here are {}", printable(&names.join(", ")))?;
+                }
+                Some(text) => {
+                    let (chat, text) = (chat.clone(), text.to_owned());
+                    unanswered.spawn(async move { chat.say(&text).await });
+                }
+            },
+            _ = &mut interrupted => break,
+        }
+    }
+    chat.leave().await;
+    Ok(())
+}
+
+/// Lines of the standard input, from a thread of their own: a terminal cannot be
+/// waited for without blocking one.
+fn typed_lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        for line in stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+async fn live(
+    client: &Client,
+    stations: &[String],
+    metrics: &[Metric],
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let stations: Vec<&str> = stations.iter().map(String::as_str).collect();
+    let mut events = client.live(&stations, metrics).await?;
+    // One for all turns: a signal that comes together with an event must not be lost.
+    let mut interrupted = pin!(ctrl_c());
+    loop {
+        // Cancel safe, both.
+        select! {
+            event = events.next() => match event.transpose()? {
+                Some(LiveEvent::Reading { reading, .. }) => {
+                    writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
+                }
+                Some(LiveEvent::Skipped { readings }) => writeln!(out, "* {readings} readings skipped")?,
+                Some(LiveEvent::Disconnected { reason }) => {
+                    writeln!(out, "* disconnected: {}; trying again", printable(&reason))?;
+                }
+                Some(LiveEvent::Resubscribed { .. }) => writeln!(out, "* subscribed again")?,
+                None => return Ok(()),
+            },
+            _ = &mut interrupted => break,
+        }
+    }
+    events.close().await;
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The client: [`Client::record`] and [`Client::readings`] over one connection,
+//! and streams of [`chat`](Client::chat) and [`live`](Client::live) events that
+//! survive a broken one.
+
+mod chat;
+mod link;
+mod live;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use tokio::select;
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite;
+
+pub use chat::{Chat, ChatEvent, ChatEvents};
+pub use link::Timeouts;
+use link::{Link, Target};
+pub use live::{LiveEvent, LiveEvents};
+
+use crate::message::{ErrorCode, LiveRequest, ReadBack, Record, ServerMessage};
+use crate::model::Reading;
+
+/// Requests in flight on one connection; a further one waits.
+pub const MAX_IN_FLIGHT: usize = 1024;
+
+/// Why a call failed.
+#[derive(Debug, Clone, Error)]
+pub enum Error {
+    /// No connection: the request was never sent.
+    #[error("no server at {base}")]
+    Unreachable {
+        /// The address that was tried.
+        base: String,
+        /// What the transport said.
+        #[source]
+        source: Arc<tungstenite::Error>,
+    },
+    /// Something answered, but did not agree to speak WebSocket.
+    #[error("the handshake failed")]
+    Handshake(#[source] Arc<tungstenite::Error>),
+    /// The server answered with an error; nothing was done.
+    #[error("{reason}")]
+    Refused {
+        /// What a program can branch on.
+        code: ErrorCode,
+        /// For a person.
+        reason: String,
+    },
+    /// The connection broke; the request may or may not have been carried out.
+    #[error("the connection broke; what was in flight may or may not have been carried out")]
+    Broken(#[source] Arc<tungstenite::Error>),
+    /// The server closed the connection; as for [`Error::Broken`], nobody knows
+    /// about what was in flight.
+    #[error("the server closed the connection with {code}: {reason}")]
+    Closed {
+        /// RFC 6455, section 7.4.
+        code: u16,
+        /// For a person.
+        reason: String,
+    },
+    /// Nothing was heard of the server for [`Timeouts::dead_after`].
+    #[error("the server is silent")]
+    Dead,
+    /// The server sent something that is not of this interface.
+    #[error("unexpected message: {0}")]
+    Unexpected(String),
+    /// The other end of the call has ended.
+    #[error("closed")]
+    Gone,
+}
+
+/// A client of one server. Clones share one connection, on which any number of
+/// tasks may have calls in flight at once: each request carries an id, and its
+/// answer is found by it. The connection is made by the first call, and made
+/// anew by the first call after it broke.
+#[derive(Debug, Clone)]
+pub struct Client {
+    target: Target,
+    ids: Arc<AtomicU64>,
+    commands: mpsc::Sender<Command>,
+}
+
+enum Command {
+    Call { id: u64, text: String, reply: Reply },
+    Close(oneshot::Sender<()>),
+}
+
+type Reply = oneshot::Sender<Result<ServerMessage, Error>>;
+
+impl Client {
+    /// A client of the server at `base`, such as `http://127.0.0.1:8081`.
+    /// Nothing is sent yet. To be called on a Tokio runtime.
+    pub fn new(base: &str) -> Self {
+        Self::with_timeouts(base, Timeouts::default())
+    }
+
+    /// As [`Client::new`], more or less patient.
+    pub fn with_timeouts(base: &str, timeouts: Timeouts) -> Self {
+        let target = Target { base: base.into(), timeouts };
+        let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
+        tokio::spawn(calls(target.clone(), receiver));
+        Self { target, ids: Arc::default(), commands }
+    }
+
+    /// Records a batch, all of it or nothing, and returns how many readings
+    /// were accepted.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] names the first invalid field.
+    pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
+        let call = |id| LiveRequest::Record(Record { id, readings: Cow::Borrowed(readings) });
+        match self.call(call).await? {
+            ServerMessage::Recorded { accepted, .. } => Ok(accepted),
+            other => Err(Error::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// The newest `limit` readings of a station, the oldest of them first.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the limit is not 1 to 500.
+    pub async fn readings(&self, station: &str, limit: usize) -> Result<Vec<Reading>, Error> {
+        let call = |id| LiveRequest::Readings(ReadBack { id, station: station.to_owned(), limit });
+        match self.call(call).await? {
+            ServerMessage::Readings { readings, .. } => {
+                Ok(readings.into_iter().map(|numbered| numbered.reading).collect())
+            }
+            other => Err(Error::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// Closes the connection in good order, for all clones.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    async fn call<'a>(&self, request: impl FnOnce(u64) -> LiveRequest<'a>) -> Result<ServerMessage, Error> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let text =
+            serde_json::to_string(&request(id)).map_err(|error| Error::Unexpected(error.to_string()))?;
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
+        answer.await.map_err(|_| Error::Gone)?
+    }
+}
+
+/// Owns the connection of all clones of a [`Client`]; ends with the last of them.
+async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        let done = match command {
+            Command::Close(done) => Some(done),
+            first @ Command::Call { .. } => match Link::connect(&target, "/live").await {
+                Ok(link) => connected(link, first, &mut commands).await,
+                Err(error) => {
+                    answer(first, Err(error));
+                    None
+                }
+            },
+        };
+        drop(done); // Whoever waits for the end of the connection waits no longer.
+    }
+}
+
+/// Serves calls until the connection ends; whose it was that asked for that.
+async fn connected(
+    mut link: Link,
+    first: Command,
+    commands: &mut mpsc::Receiver<Command>,
+) -> Option<oneshot::Sender<()>> {
+    let mut in_flight: HashMap<u64, Reply> = HashMap::new();
+    let mut queued = vec![first];
+    loop {
+        for command in queued.drain(..) {
+            match command {
+                Command::Call { id, text, reply } => {
+                    link.send_text(text);
+                    in_flight.insert(id, reply);
+                }
+                Command::Close(done) => {
+                    link.close().await;
+                    return Some(done);
+                }
+            }
+        }
+        let room = MAX_IN_FLIGHT - in_flight.len();
+        // Cancel safe, both. First what came in: its receivers' next calls then
+        // go out together.
+        select! {
+            biased;
+            message = link.next() => match message {
+                Ok(message) => deliver(message, &mut in_flight),
+                Err(error) => {
+                    for (_id, reply) in in_flight {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                    return None;
+                }
+            },
+            count = commands.recv_many(&mut queued, room), if room > 0 => if count == 0 {
+                link.close().await;
+                return None;
+            },
+        }
+    }
+}
+
+/// Hands an answer to the call that waits for it.
+fn deliver(message: ServerMessage, in_flight: &mut HashMap<u64, Reply>) {
+    let id = match &message {
+        ServerMessage::Recorded { id, .. } | ServerMessage::Readings { id, .. } => Some(*id),
+        ServerMessage::Error { id, .. } => *id,
+        _ => None,
+    };
+    if let Some(reply) = id.and_then(|id| in_flight.remove(&id)) {
+        let _ = reply.send(refused(message)); // Fails if the caller has given up.
+    }
+}
+
+/// An answer, or the refusal that it is.
+fn refused(message: ServerMessage) -> Result<ServerMessage, Error> {
+    match message {
+        ServerMessage::Error { code, reason, .. } => Err(Error::Refused { code, reason }),
+        message => Ok(message),
+    }
+}
+
+fn answer(command: Command, answer: Result<ServerMessage, Error>) {
+    if let Command::Call { reply, .. } = command {
+        let _ = reply.send(answer);
+    }
+}

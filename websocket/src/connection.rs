@@ -1,0 +1,315 @@
+//! One WebSocket connection on the server: read, answer, pass events on, flush,
+//! and end in a way that the peer understands.
+//!
+//! One task does it all. It never writes while it could still read more: what
+//! is queued together goes out in one write, which is most of what a message
+//! costs. While a peer does not read, the task waits for it in the middle of a
+//! write, and so does not read from it either: whoever wants to send requests
+//! has to take the answers.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, pending};
+
+use futures::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::chat::ChatSession;
+use crate::heartbeat::{Dead, Heartbeat};
+use crate::limits::Limits;
+use crate::live::LiveSession;
+use crate::message::{ErrorCode, Refusal, ServerMessage};
+
+/// Private close code: the member of a room speaks through another connection now.
+pub const TAKEN_OVER: u16 = 4001;
+
+/// Invalid messages one after the other; beyond it close code 1008. A peer that
+/// only ever sends nonsense is broken.
+pub const MAX_INVALID: usize = 100;
+
+/// Messages that are read before what they caused is sent.
+const READS_PER_TURN: usize = 128;
+
+/// Events that are sent before the next look at what came in.
+pub(crate) const EVENTS_PER_TURN: usize = 256;
+
+/// What an idle connection holds for its reads.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// Bytes that are gathered at most before they are written.
+const WRITE_BUFFER: usize = 64 * 1024;
+
+/// What is behind a connection.
+pub(crate) enum Session {
+    /// Everything comes back.
+    Echo,
+    /// Rooms.
+    Chat(ChatSession),
+    /// Readings.
+    Live(LiveSession),
+}
+
+/// Why a connection ends.
+enum End {
+    /// The peer closed it in good order; its code, if it gave one.
+    ByPeer(Option<CloseFrame>),
+    /// We do, for this reason.
+    ByUs(CloseFrame),
+    /// The peer reads nothing.
+    Stuck,
+    /// It is gone.
+    Lost(Error),
+}
+
+/// A connection from the end of its handshake to its own; `early` is what the
+/// peer had already sent after the handshake.
+pub(crate) async fn run(
+    path: &str,
+    stream: TcpStream,
+    early: Vec<u8>,
+    mut session: Session,
+    limits: &Limits,
+    stopping: &CancellationToken,
+) {
+    let started = Instant::now();
+    let config = Some(config(limits));
+    let mut socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
+    let Err(end) = exchange(&mut socket, &mut session, limits, stopping).await;
+    if let Session::Chat(chat) = &mut session {
+        chat.ended(matches!(end, End::ByPeer(_)));
+    }
+    info!("{path} {end} after {:.1?}", started.elapsed());
+    let sent = async {
+        match end {
+            End::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the reply.
+            End::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
+            End::Stuck => {
+                // What the kernel still holds for the peer is given up with it.
+                let _ = socket.get_ref().set_zero_linger();
+                false
+            }
+            End::Lost(_) => false,
+        }
+    };
+    if timeout(limits.linger_time, sent).await.unwrap_or(false) {
+        linger(socket.into_inner(), limits).await;
+    }
+}
+
+fn config(limits: &Limits) -> WebSocketConfig {
+    // More than one message is never queued beyond the write buffer.
+    let longest = limits.max_message.max(1024 * 1024);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(2 * WRITE_BUFFER + longest)
+        .max_message_size(Some(limits.max_message))
+        .max_frame_size(Some(limits.max_frame))
+}
+
+async fn exchange(
+    socket: &mut WebSocketStream<TcpStream>,
+    session: &mut Session,
+    limits: &Limits,
+    stopping: &CancellationToken,
+) -> Result<Infallible, End> {
+    let mut heartbeat = Heartbeat::new(limits.heartbeat, limits.dead_after);
+    let mut invalid = 0;
+    let mut events = Vec::new();
+    loop {
+        // Cancel safe: a frame that was read in part stays in the socket; an
+        // event that was received stays in the session.
+        select! {
+            received = socket.next() => {
+                heartbeat.heard();
+                let mut next = Some(received);
+                for left in (0..READS_PER_TURN).rev() {
+                    let Some(received) = next else { break };
+                    take(received, socket, session, &mut invalid, limits).await?;
+                    next = if left > 0 { socket.next().now_or_never() } else { None };
+                }
+            }
+            () = session.wake() => {}
+            due = heartbeat.due() => match due {
+                Ok(()) => beat(socket, session, limits).await?,
+                Err(Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+            },
+            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server stops")),
+        }
+        session.events(&mut events)?;
+        for event in events.drain(..) {
+            in_time(socket.feed(Message::Text(event)), limits).await?;
+        }
+        events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
+        in_time(socket.flush(), limits).await?;
+    }
+}
+
+/// Deals with one message; its answer is queued, not yet sent.
+async fn take(
+    received: Option<Result<Message, Error>>,
+    socket: &mut WebSocketStream<TcpStream>,
+    session: &mut Session,
+    invalid: &mut usize,
+    limits: &Limits,
+) -> Result<(), End> {
+    let message = match received {
+        Some(Ok(message)) => message,
+        Some(Err(error)) => return Err(End::from(error)),
+        None => return Err(End::Lost(Error::ConnectionClosed)),
+    };
+    let answer = match message {
+        Message::Text(_) | Message::Binary(_) => session.answer(message, invalid)?,
+        Message::Close(frame) => return Err(End::ByPeer(frame)),
+        // The library answers pings by itself; a pong was only a sign of life.
+        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+    };
+    in_time(socket.feed(answer), limits).await
+}
+
+/// A ping for the peer's library, a message for a page's script, which is not
+/// shown pings.
+async fn beat(
+    socket: &mut WebSocketStream<TcpStream>,
+    session: &Session,
+    limits: &Limits,
+) -> Result<(), End> {
+    in_time(socket.feed(Message::Ping(Bytes::new())), limits).await?;
+    if matches!(session, Session::Echo) {
+        return Ok(());
+    }
+    let next_within_ms = limits.heartbeat.as_millis() as u64;
+    in_time(socket.feed(Message::Text(text(&ServerMessage::Heartbeat { next_within_ms }))), limits).await
+}
+
+async fn in_time(write: impl Future<Output = Result<(), Error>>, limits: &Limits) -> Result<(), End> {
+    timeout(limits.write_timeout, write).await.map_err(|_elapsed| End::Stuck)?.map_err(End::from)
+}
+
+impl Session {
+    fn answer(&mut self, message: Message, invalid: &mut usize) -> Result<Message, End> {
+        let request = match (&*self, message) {
+            (Self::Echo, message) => return Ok(message),
+            (_, Message::Text(request)) => request,
+            _ => return Err(close(CloseCode::Unsupported, "messages are text here")),
+        };
+        let answer = match self {
+            Self::Chat(chat) => chat.answer(&request),
+            Self::Live(live) => live.answer(&request),
+            Self::Echo => return Ok(Message::Text(request)),
+        };
+        let answer = answer.unwrap_or_else(|Refusal { id, code, reason }| {
+            *invalid = if code == ErrorCode::Invalid { *invalid + 1 } else { 0 };
+            ServerMessage::Error { id, code, reason }
+        });
+        if !matches!(answer, ServerMessage::Error { .. }) {
+            *invalid = 0;
+        } else if *invalid > MAX_INVALID {
+            return Err(close(CloseCode::Policy, "too many invalid messages"));
+        }
+        Ok(Message::Text(text(&answer)))
+    }
+
+    /// Completes when there may be events to send. Cancel safe.
+    async fn wake(&mut self) {
+        match self {
+            Self::Echo => pending().await,
+            Self::Chat(chat) => chat.wake().await,
+            Self::Live(live) => live.wake().await,
+        }
+    }
+
+    fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), End> {
+        match self {
+            Self::Echo => Ok(()),
+            Self::Chat(chat) => {
+                let by = "another connection took over this name";
+                chat.events(into).map_err(|_taken_over| close(CloseCode::from(TAKEN_OVER), by))
+            }
+            Self::Live(live) => {
+                live.events(into);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> End {
+    End::ByUs(CloseFrame { code, reason: reason.into() })
+}
+
+impl From<Error> for End {
+    /// The library sends nothing by itself when a peer breaks the rules; this
+    /// tells the peer which one (RFC 6455, section 7.4.1).
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            // The end of the stream without a close frame is no message to answer.
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Self::Lost(error),
+            Error::Protocol(_) => CloseCode::Protocol,
+            Error::Utf8(_) => CloseCode::Invalid,
+            Error::Capacity(_) => CloseCode::Size,
+            _ => return Self::Lost(error),
+        };
+        // A control frame carries at most 125 bytes, 2 of them the code.
+        let mut reason = error.to_string();
+        while reason.len() > 123 {
+            reason.pop();
+        }
+        close(code, reason)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByPeer(Some(frame)) => write!(f, "closed by the peer with {}", u16::from(frame.code)),
+            Self::ByPeer(None) => write!(f, "closed by the peer"),
+            Self::ByUs(frame) => write!(f, "closed with {}: {}", u16::from(frame.code), frame.reason),
+            Self::Stuck => write!(f, "cut: the peer reads nothing"),
+            Self::Lost(error) => write!(f, "lost: {error}"),
+        }
+    }
+}
+
+/// Ends a connection so that the peer can read what it was last told: says that
+/// no more will be written, discards what still comes in, then closes.
+pub(crate) async fn linger(mut stream: TcpStream, limits: &Limits) {
+    if stream.shutdown().await.is_err() {
+        return; // The peer is gone.
+    }
+    let discard = async {
+        let mut left = limits.linger_bytes;
+        // On the heap: as an array it would be part of every connection's task.
+        let mut scratch = vec![0; 4 * 1024];
+        while left > 0 {
+            match stream.read(&mut scratch).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    let _ = timeout(limits.linger_time, discard).await;
+}
+
+/// A message as the text of a frame.
+pub(crate) fn text(message: &ServerMessage) -> Utf8Bytes {
+    // Fails only for maps whose keys are no strings; there is none.
+    serde_json::to_string(message).unwrap_or_default().into()
+}
+
+/// 128 random bits in hexadecimal.
+pub(crate) fn random_id() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

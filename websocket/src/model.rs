@@ -1,0 +1,111 @@
+//! What is measured: stations' readings, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest station id, in bytes.
+pub const MAX_STATION_ID: usize = 32;
+
+/// Most readings in one batch.
+pub const MAX_BATCH: usize = 10_000;
+
+/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
+pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// What a reading measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Air temperature in °C, -100 to 70.
+    Temperature,
+    /// Relative humidity in percent, 0 to 100.
+    Humidity,
+    /// Air pressure in hPa, 800 to 1100.
+    Pressure,
+    /// Wind speed in m/s, 0 to 120.
+    Wind,
+}
+
+impl Metric {
+    /// All of them; a metric's place here is `metric as usize`.
+    pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
+
+    /// The name, as it is written in JSON.
+    pub fn name(self) -> &'static str {
+        ["temperature", "humidity", "pressure", "wind"][self as usize]
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// The lowest and the highest value accepted, in the metric's unit.
+    pub fn range(self) -> (f64, f64) {
+        match self {
+            Self::Temperature => (-100.0, 70.0),
+            Self::Humidity => (0.0, 100.0),
+            Self::Pressure => (800.0, 1100.0),
+            Self::Wind => (0.0, 120.0),
+        }
+    }
+}
+
+/// One measurement by one station.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The station's id, `[a-z0-9-]{1,32}`.
+    pub station: String,
+    /// What was measured.
+    pub metric: Metric,
+    /// The value in the metric's unit, within [`Metric::range`].
+    pub value: f64,
+    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    pub recorded_at: u64,
+}
+
+impl Reading {
+    /// # Errors
+    /// Names the first field that is out of its range.
+    pub fn check(&self) -> Result<(), String> {
+        let (low, high) = self.metric.range();
+        if !is_id(&self.station) {
+            return Err(format!(
+                "station: {:?} is not of the form [a-z0-9-]{{1,32}}",
+                shorten(&self.station)
+            ));
+        }
+        if !(low..=high).contains(&self.value) {
+            return Err(format!("value: {} is outside {low} to {high}", self.value));
+        }
+        if self.recorded_at > MAX_RECORDED_AT {
+            return Err(format!("recorded_at: {} is after the year 9999", self.recorded_at));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a batch may be recorded: 1 to [`MAX_BATCH`] readings, each in range.
+///
+/// # Errors
+/// Names the first thing that is wrong, readings counted from 0.
+pub fn check_batch(readings: &[Reading]) -> Result<(), String> {
+    if !(1..=MAX_BATCH).contains(&readings.len()) {
+        return Err(format!("a batch holds 1 to {MAX_BATCH} readings, not {}", readings.len()));
+    }
+    let wrong = |(index, reading): (usize, &Reading)| {
+        reading.check().err().map(|reason| format!("readings[{index}].{reason}"))
+    };
+    readings.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
+}
+
+/// Whether `id` is the id of a station or of a room: 1 to 32 of `a` to `z`, `0`
+/// to `9` and `-`.
+pub fn is_id(id: &str) -> bool {
+    (1..=MAX_STATION_ID).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// The first characters of a string that is quoted back to its sender.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}

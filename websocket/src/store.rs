@@ -1,0 +1,107 @@
+//! What the server keeps: in memory, bounded, and gone when it stops.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::message::Numbered;
+use crate::model::{Metric, Reading};
+
+/// Stations kept at most; a batch that would create more is refused.
+pub const MAX_STATIONS: usize = 1_000;
+
+/// Readings kept for each station; the oldest give way. At 32 bytes a reading
+/// a full store takes 3.2 GB.
+pub const READINGS_PER_STATION: usize = 100_000;
+
+/// Stations and their readings.
+#[derive(Default)]
+pub struct Store {
+    stations: BTreeMap<String, Station>,
+}
+
+/// One station's readings. What it measured of one metric is a *series*.
+struct Station {
+    /// Its place in the order of creation.
+    index: usize,
+    readings: VecDeque<Stored>,
+    /// How many readings each series ever had.
+    counts: [u64; Metric::ALL.len()],
+}
+
+/// A reading without its station's name, which the map already holds.
+struct Stored {
+    metric: Metric,
+    value: f64,
+    recorded_at: u64,
+}
+
+/// Which reading of which series a reading is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Number of the series, below 4 × [`MAX_STATIONS`].
+    pub series: usize,
+    /// Number of the reading in its series, from 1.
+    pub sequence: u64,
+}
+
+impl Store {
+    /// Whether the batch names no more new stations than there is room for.
+    pub fn has_room_for(&self, batch: &[Reading]) -> bool {
+        let new: BTreeSet<&str> =
+            batch.iter().map(|r| r.station.as_str()).filter(|id| !self.stations.contains_key(*id)).collect();
+        self.stations.len() + new.len() <= MAX_STATIONS
+    }
+
+    /// Keeps a reading; creates its station if it is new.
+    pub fn keep(&mut self, reading: &Reading) -> Place {
+        if let Some(station) = self.stations.get_mut(&reading.station) {
+            return station.keep(reading);
+        }
+        let new =
+            Station { index: self.stations.len(), readings: VecDeque::new(), counts: [0; Metric::ALL.len()] };
+        self.stations.entry(reading.station.clone()).or_insert(new).keep(reading)
+    }
+
+    /// The newest `limit` readings of a station in the order in which they were
+    /// recorded; none if there is no such station.
+    pub fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
+        let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
+            return Vec::new();
+        };
+        // A reading's number is not stored: it follows from its distance to the newest.
+        let mut numbers = *counts;
+        let newest_first = readings.iter().rev().take(limit).map(|&Stored { metric, value, recorded_at }| {
+            let sequence = numbers[metric as usize];
+            numbers[metric as usize] -= 1;
+            Numbered {
+                sequence,
+                reading: Reading { station: station.to_owned(), metric, value, recorded_at },
+            }
+        });
+        let mut list: Vec<_> = newest_first.collect();
+        list.reverse();
+        list
+    }
+
+    /// The newest place in every series.
+    pub fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
+        self.stations.iter().flat_map(|(id, station)| {
+            Metric::ALL.into_iter().map(move |metric| (id.as_str(), metric, station.place(metric)))
+        })
+    }
+}
+
+impl Station {
+    fn keep(&mut self, &Reading { metric, value, recorded_at, .. }: &Reading) -> Place {
+        if self.readings.len() == READINGS_PER_STATION {
+            self.readings.pop_front();
+        }
+        self.readings.push_back(Stored { metric, value, recorded_at });
+        self.counts[metric as usize] += 1;
+        self.place(metric)
+    }
+
+    fn place(&self, metric: Metric) -> Place {
+        let series = self.index * Metric::ALL.len() + metric as usize;
+        Place { series, sequence: self.counts[metric as usize] }
+    }
+}
