@@ -29,6 +29,9 @@ use crate::problem::Problem;
 use crate::store::Store;
 use crate::{connection, live, openapi, readings, stations};
 
+/// Refusals under way at once; a connection beyond is closed without a word.
+const MAX_REFUSALS: usize = 64;
+
 /// What every handler can reach.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -102,8 +105,7 @@ pub async fn serve(
         limits: limits.clone(),
     })));
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    // Refusing takes a moment too: so many at a time are told, more are just closed.
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 
@@ -149,6 +151,3 @@ pub async fn serve(
     }
     Ok(())
 }
-
-/// Connections over the cap that are told so at the same time.
-const REFUSALS: usize = 64;
