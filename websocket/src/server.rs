@@ -122,7 +122,7 @@ pub async fn serve(
     let router = router(app.clone());
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     // Refusing takes a moment too: so many at a time are told, more are just closed.
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let connections = TaskTracker::new();
     let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
     connections.spawn(forget_absent(app.clone(), stopping.clone()));
@@ -171,7 +171,7 @@ pub async fn serve(
 }
 
 /// Connections over the cap that are told so at the same time.
-const REFUSALS: usize = 64;
+const MAX_REFUSALS: usize = 64;
 
 /// How the pages that this server serves may call it. Comparing `Origin` with
 /// `Host` instead would let in any page whose name was made to resolve to this
