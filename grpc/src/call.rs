@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -68,8 +69,9 @@ pub(crate) async fn call(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Response<CallBody>, Infallible> {
-    let mut open = Open::new(&calls.limits, peer, &request);
-    let Ok(deadline) = deadline(request.headers()) else {
+    let now = Instant::now();
+    let mut open = Open::new(&calls.limits, peer, &request, now);
+    let Ok(deadline) = deadline(request.headers(), now) else {
         return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
     };
     // "If Content-Type does not begin with application/grpc, gRPC servers SHOULD
@@ -87,14 +89,14 @@ pub(crate) async fn call(
 
     // An upload takes as long as it takes; `upload` itself looks after its pace.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
-    let patience = (!is_upload).then(|| Instant::now() + calls.limits.request_timeout);
+    let patience = (!is_upload).then(|| now + calls.limits.request_timeout);
     let mut routes = calls.routes.clone();
     // The timers cost nothing as long as the handler is done at once: they are
     // registered when they are first polled, which is after the handler. Cancel
     // safety: to cancel the handler is the purpose.
     let response = select! {
         biased;
-        Ok(response) = routes.call(request) => response,
+        Ok(response) = routes.call(request.map(whole)) => response,
         () = at(deadline) => return Ok(open.answer(deadline_exceeded())),
         () = at(patience) => return Ok(open.answer(too_slow())),
         () = calls.drained.cancelled() => return Ok(open.answer(stopping())),
@@ -104,17 +106,27 @@ pub(crate) async fn call(
     translate(&mut parts.headers);
     if let Some(code) = code(&parts.headers) {
         open.log(code);
-        // A status alone is an answer. tonic makes `INTERNAL` of a request that
-        // broke off in the middle, and of one that is nonsense.
-        open.answered = code != Code::Internal;
+        // A status alone is an answer, unless the client left in the middle of
+        // its request, or that is nonsense.
+        open.answered = !matches!(code, Code::Cancelled | Code::Internal);
     }
-    let body = CallBody { inner: body, deadline, calls: Some(calls), early_end: None, open };
+    let body =
+        CallBody { inner: body, deadline, calls: Some(calls), early_end: None, is_stream: false, open };
     Ok(Response::from_parts(parts, body))
+}
+
+/// The request's body, broken off or whole.
+///
+/// When a client resets its stream, tonic lets the requests end as if it had said
+/// that there are no more. A handler has to tell the two apart: an upload that
+/// broke off is not complete.
+fn whole(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
+    body.map_err(|error| Status::unknown(error.to_string()))
 }
 
 /// When the client stops waiting, from the header `grpc-timeout`: up to eight
 /// digits and a unit, such as `250m` for 250 ms.
-fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, ()> {
+fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, ()> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
     let (digits, unit) =
         value.to_str().ok().and_then(|text| text.split_at_checked(text.len().max(1) - 1)).ok_or(())?;
@@ -132,7 +144,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, ()> {
         _ => return Err(()),
     };
     // Eleven thousand years fit into no clock everywhere; they are no deadline.
-    Ok(Instant::now().checked_add(timeout))
+    Ok(now.checked_add(timeout))
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -160,13 +172,13 @@ struct Log {
 }
 
 impl Open {
-    fn new(limits: &Limits, peer: Arc<Peer>, request: &Request<Incoming>) -> Self {
+    fn new(limits: &Limits, peer: Arc<Peer>, request: &Request<Incoming>, now: Instant) -> Self {
         peer.open.fetch_add(1, Relaxed);
         peer.total.fetch_add(1, Relaxed);
         let log = enabled!(Level::INFO).then(|| Log {
             uri: request.uri().clone(),
             request_id: request.headers().get(REQUEST_ID).cloned(),
-            started: Instant::now(),
+            started: now,
         });
         let max_abandoned = isize::try_from(limits.max_abandoned).unwrap_or(isize::MAX);
         Self { peer, max_abandoned, slot: None, log, answered: false }
@@ -187,7 +199,14 @@ impl Open {
         self.answered = true;
         self.log(status.code());
         let (parts, body) = status.into_http::<Body>().into_parts();
-        let body = CallBody { inner: body, deadline: None, calls: None, early_end: None, open: self };
+        let body = CallBody {
+            inner: body,
+            deadline: None,
+            calls: None,
+            early_end: None,
+            is_stream: false,
+            open: self,
+        };
         Response::from_parts(parts, body)
     }
 }
@@ -219,6 +238,8 @@ pub(crate) struct CallBody {
     /// Waits for the reason to end early. Made when the handler first has
     /// nothing to send: a unary call never comes so far.
     early_end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
+    /// A message was sent, so that another one makes it a stream.
+    is_stream: bool,
     open: Open,
 }
 
@@ -244,15 +265,16 @@ impl hyper::body::Body for CallBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         this.open.answered = true;
-        if this.calls.is_some() && this.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return this.end(&deadline_exceeded()); // Also of a stream that always has something to send.
-        }
         if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(cx) {
-            if let Some(Ok(frame)) = &mut frame
-                && let Some(trailers) = frame.trailers_mut()
-            {
-                translate(trailers);
-                this.open.log(code(trailers).unwrap_or(Code::Unknown));
+            if let Some(Ok(frame)) = &mut frame {
+                if let Some(trailers) = frame.trailers_mut() {
+                    translate(trailers);
+                    this.open.log(code(trailers).unwrap_or(Code::Unknown));
+                } else if this.is_stream && this.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    // It always has something to send, and never comes to the wait below.
+                    return this.end(&deadline_exceeded());
+                }
+                this.is_stream = true;
             }
             return Poll::Ready(frame);
         }

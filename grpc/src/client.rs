@@ -153,10 +153,14 @@ impl Client {
             stub = stub.send_compressed(Gzip).accept_compressed(Gzip);
         }
         let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;
+        if let Some(secret) = &mut authorization {
+            secret.set_sensitive(true); // Not to be kept in HPACK's table, either (RFC 7541, section 7.1).
+        }
         let shared = Shared {
             url: url.to_owned(),
             deadline: options.deadline,
-            authorization: token.transpose().map_err(|_| Error::Token)?,
+            authorization,
             id: fastrand::u32(..),
             calls: AtomicU64::new(0),
         };
@@ -198,14 +202,20 @@ impl Client {
         let shared = &self.shared;
         // The letter makes it easy to tell from a number in a log.
         let id = format!("c{:08x}{:07x}", shared.id, shared.calls.fetch_add(1, Relaxed));
-        if let Ok(id) = id.parse() {
+        if let Ok(mut id) = id.parse::<MetadataValue<Ascii>>() {
+            // HPACK remembers header fields, to send a number next time. It should
+            // not remember one that never comes again.
+            id.set_sensitive(true);
             request.metadata_mut().insert(REQUEST_ID, id);
         }
         if let Some(authorization) = &shared.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         if let Some(deadline) = deadline {
-            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            // In whole milliseconds, rounded up: most calls then have the same
+            // text here, which HPACK makes a number.
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
+            request.set_timeout(Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)));
         }
         request
     }

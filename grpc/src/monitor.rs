@@ -50,7 +50,7 @@ struct Monitor {
     /// The stations that have a threshold.
     watched: HashMap<String, Watched>,
     /// Tells which of them has new readings.
-    changes: StreamMap<String, WatchStream<u64>>,
+    changes: StreamMap<String, WatchStream<()>>,
     /// Those whose new readings are not looked at yet.
     behind: VecDeque<String>,
     /// At most one acknowledgement or the alerts of one chunk.
@@ -84,7 +84,7 @@ impl Monitor {
                     // A long way to catch up is no reason to starve other calls.
                     tokio::task::yield_now().await;
                 }
-                Some((station, _newest)) = self.changes.next() => self.behind.push_back(station),
+                Some((station, ())) = self.changes.next() => self.behind.push_back(station),
             }
         }
     }
@@ -134,7 +134,7 @@ impl Monitor {
         };
         let id = threshold.station.clone();
         let watched = self.watched.entry(id.clone()).or_insert_with(|| {
-            self.changes.insert(id, WatchStream::from_changes(station.newest()));
+            self.changes.insert(id, WatchStream::from_changes(station.changes()));
             Watched { seen: station.start_of_newest(0), station, thresholds: Vec::new() }
         });
         watched.thresholds.push(threshold);

@@ -102,8 +102,8 @@ pub fn name(code: Code) -> &'static str {
 /// - It refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for
 ///   reading past the end of something; other implementations say
 ///   `RESOURCE_EXHAUSTED`.
-/// - A request whose connection broke ends in `UNKNOWN`. Nobody reads that any
-///   more but the log, where it should say what happened: the client left.
+/// - A request that broke off ends in `UNKNOWN`. Nobody reads that any more but
+///   the log, where it should say what happened: the client left.
 pub(crate) fn translate(headers: &mut HeaderMap) {
     if let Some(code) = headers.get_mut(Status::GRPC_STATUS) {
         match code.as_bytes() {

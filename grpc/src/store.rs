@@ -28,7 +28,7 @@ pub struct Store {
 pub struct Station {
     id: String,
     kept: Mutex<Kept>,
-    newest: watch::Sender<u64>,
+    changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl Store {
 
 impl Station {
     fn new(id: &str) -> Arc<Self> {
-        Arc::new(Self { id: id.to_owned(), kept: Mutex::default(), newest: watch::Sender::new(0) })
+        Arc::new(Self { id: id.to_owned(), kept: Mutex::default(), changes: watch::Sender::default() })
     }
 
     /// The station's id.
@@ -139,13 +139,17 @@ impl Station {
             });
             kept.recorded += 1;
         }
-        // Under the lock: numbers must not overtake each other.
-        self.newest.send_replace(kept.recorded);
+        drop(kept);
+        // Who subscribes after this question finds the readings by looking.
+        if self.changes.receiver_count() > 0 {
+            self.changes.send_replace(());
+        }
     }
 
-    /// The number of the newest reading, now and whenever it changes.
-    pub fn newest(&self) -> watch::Receiver<u64> {
-        self.newest.subscribe()
+    /// Tells whenever there are new readings. Subscribe before you look for those
+    /// that are there.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Where to start to see the `count` newest readings, or as many as are kept.

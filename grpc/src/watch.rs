@@ -35,7 +35,7 @@ pub(crate) fn watch(
     check_id(&request.station).map_err(|wrong| invalid(vec![FieldViolation::new("station", wrong)], 1))?;
     let station = store.station(&request.station).ok_or_else(|| no_station(&request.station))?;
     // Subscribed before the start is chosen: what comes in between is not missed.
-    let newest = station.newest();
+    let changes = station.changes();
     let sent = match request.start {
         None => station.start_of_newest(0),
         Some(Start::Newest(count)) => station.start_of_newest(count),
@@ -49,13 +49,13 @@ pub(crate) fn watch(
     // The first reading to send may be gone already: better said now than after `started`.
     station.read(sent, 1).map_err(|gone| fell_behind(&gone))?;
     let started = Event::Started(Position { boot_id: store.boot_id(), sequence: sent });
-    let watching = Watching { station, newest, sent, started: Some(started), chunk: Vec::new().into_iter() };
+    let watching = Watching { station, changes, sent, started: Some(started), chunk: Vec::new().into_iter() };
     Ok(Box::pin(stream::try_unfold(watching, Watching::next)))
 }
 
 struct Watching {
     station: Arc<Station>,
-    newest: watch::Receiver<u64>,
+    changes: watch::Receiver<()>,
     /// The number of the last reading in `chunk` or before.
     sent: u64,
     started: Option<Event>,
@@ -73,10 +73,10 @@ impl Watching {
             }
             // Marked as seen before the store is read, or a reading that comes
             // in between would wait for the one after it.
-            self.newest.borrow_and_update();
+            self.changes.borrow_and_update();
             let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(&gone))?;
             self.sent += readings.len() as u64;
-            if readings.is_empty() && self.newest.changed().await.is_err() {
+            if readings.is_empty() && self.changes.changed().await.is_err() {
                 return Ok(None); // The station is gone: the server is.
             }
             self.chunk = readings.into_iter();
