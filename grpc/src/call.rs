@@ -68,10 +68,11 @@ pub(crate) async fn call(
     calls: Arc<Calls>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
+    deadline: Result<Option<Instant>, Malformed>,
 ) -> Result<Response<CallBody>, Infallible> {
     let now = Instant::now();
     let mut open = Open::new(&calls.limits, peer, &request, now);
-    let Ok(deadline) = deadline(request.headers(), now) else {
+    let Ok(deadline) = deadline else {
         return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
     };
     // "If Content-Type does not begin with application/grpc, gRPC servers SHOULD
@@ -124,16 +125,19 @@ fn whole(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status>
     body.map_err(|error| Status::unknown(error.to_string()))
 }
 
+/// No time in the form of `grpc-timeout`.
+pub(crate) struct Malformed;
+
 /// When the client stops waiting, from the header `grpc-timeout`: up to eight
 /// digits and a unit, such as `250m` for 250 ms.
-fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, ()> {
+pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let (digits, unit) =
-        value.to_str().ok().and_then(|text| text.split_at_checked(text.len().max(1) - 1)).ok_or(())?;
+    let text = value.to_str().map_err(|_| Malformed)?;
+    let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(Malformed)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(());
+        return Err(Malformed);
     }
-    let amount: u64 = digits.parse().map_err(|_| ())?;
+    let amount: u64 = digits.parse().map_err(|_| Malformed)?;
     let timeout = match unit {
         "H" => Duration::from_secs(amount * 3600),
         "M" => Duration::from_secs(amount * 60),
@@ -141,10 +145,10 @@ fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, ()> {
         "m" => Duration::from_millis(amount),
         "u" => Duration::from_micros(amount),
         "n" => Duration::from_nanos(amount),
-        _ => return Err(()),
+        _ => return Err(Malformed),
     };
     // Eleven thousand years fit into no clock everywhere; they are no deadline.
-    Ok(now.checked_add(timeout))
+    Ok(Instant::now().checked_add(timeout))
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -118,13 +118,13 @@ impl Default for Options {
 #[derive(Debug, Clone)]
 pub struct Client {
     stub: WeatherServiceClient<Channel>,
+    deadline: Duration,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     url: String,
-    deadline: Duration,
     authorization: Option<MetadataValue<Ascii>>,
     /// The first half of every request id, and the count that is the other.
     id: u32,
@@ -157,14 +157,15 @@ impl Client {
         if let Some(secret) = &mut authorization {
             secret.set_sensitive(true); // Not to be kept in HPACK's table, either (RFC 7541, section 7.1).
         }
-        let shared = Shared {
-            url: url.to_owned(),
-            deadline: options.deadline,
-            authorization,
-            id: fastrand::u32(..),
-            calls: AtomicU64::new(0),
-        };
-        Ok(Self { stub, shared: Arc::new(shared) })
+        let shared =
+            Shared { url: url.to_owned(), authorization, id: fastrand::u32(..), calls: AtomicU64::new(0) };
+        Ok(Self { stub, deadline: options.deadline, shared: Arc::new(shared) })
+    }
+
+    /// The same client, over the same connection, with another
+    /// [`Options::deadline`].
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings
@@ -173,7 +174,7 @@ impl Client {
     /// # Errors
     /// [`Error::Status`] with `INVALID_ARGUMENT` names each invalid field.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        let deadline = Instant::now() + self.shared.deadline;
+        let deadline = Instant::now() + self.deadline;
         let attempt = async || {
             let message = RecordRequest { readings: readings.to_vec() };
             self.stub.clone().record(self.request(message, Some(deadline))).await
@@ -183,16 +184,18 @@ impl Client {
     }
 
     /// Streams readings to the server, no faster than it takes them, and
-    /// returns its summary. Never tried again: part of them may be kept.
+    /// returns its summary, by `deadline` if there is one. Never tried again: part
+    /// of them may be kept.
     ///
     /// # Errors
     /// [`Error::Broken`] if the connection does; what was received stays kept.
     pub async fn upload(
         &self,
         readings: impl Stream<Item = Reading> + Send + 'static,
+        deadline: Option<Instant>,
     ) -> Result<UploadResponse, Error> {
         let requests = readings.map(|reading| UploadRequest { reading: Some(reading) });
-        let response = self.stub.clone().upload(self.request(requests, None)).await;
+        let response = self.stub.clone().upload(self.request(requests, deadline)).await;
         Ok(response.map_err(|status| self.error(status))?.into_inner())
     }
 

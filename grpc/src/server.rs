@@ -8,18 +8,19 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -30,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus::{NotServing, Serving};
 use tracing::{debug, info, warn};
 
-use crate::call::{Calls, Peer, call};
+use crate::call::{Calls, Peer, call, deadline};
 use crate::limits::Limits;
 use crate::proto::weather_service_server::{WeatherService, WeatherServiceServer};
 use crate::proto::{
@@ -197,6 +198,35 @@ pub async fn serve(
     Ok(())
 }
 
+/// Runs each call as a task which ends soon after the call's deadline.
+///
+/// Mostly [`crate::call`] has ended the call by then. But as long as a client
+/// takes nothing of what was sent, hyper does not ask for more, and would not
+/// see that the end has come. Such a stream is reset.
+#[derive(Clone, Default)]
+struct UntilDeadline {
+    /// hyper calls the service and then, before anything else, this.
+    next: Arc<Mutex<Option<Instant>>>,
+}
+
+impl UntilDeadline {
+    fn set(&self, deadline: Option<Instant>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
+    fn execute(&self, call: F) {
+        match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => tokio::spawn(call),
+            Some(deadline) => tokio::spawn(async move {
+                let end = deadline.checked_add(LAST_WORDS).unwrap_or(deadline);
+                let _ = timeout_at(end, call).await;
+            }),
+        };
+    }
+}
+
 /// One connection and, side by side on it, all its calls.
 async fn connection(
     stream: TcpStream,
@@ -212,12 +242,17 @@ async fn connection(
     let limits = calls.limits.clone();
     let stopping = calls.stopping.clone();
     let peer = Arc::new(Peer { close: close.clone(), ..Peer::default() });
+    let executor = UntilDeadline::default();
     let service = service_fn({
-        let peer = peer.clone();
-        move |request| call(calls.clone(), peer.clone(), request)
+        let (peer, next) = (peer.clone(), executor.clone());
+        move |request| {
+            let deadline = deadline(request.headers());
+            next.set(deadline.as_ref().ok().copied().flatten());
+            call(calls.clone(), peer.clone(), request, deadline)
+        }
     });
     let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .initial_stream_window_size(limits.stream_window)

@@ -157,7 +157,7 @@ async fn upload(client: &Client, each: Duration) -> anyhow::Result<usize> {
     let end = Instant::now() + each;
     let mut readings = 0;
     while Instant::now() < end {
-        let summary = client.upload(stream::iter((0..UPLOADED).map(|_| reading()))).await?;
+        let summary = client.upload(stream::iter((0..UPLOADED).map(|_| reading())), None).await?;
         ensure!(summary.accepted == UPLOADED as u64);
         readings += UPLOADED;
     }

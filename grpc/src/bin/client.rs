@@ -138,7 +138,7 @@ async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::R
             })
             .ok()
     });
-    let summary = client.upload(stream::iter(readings)).await?;
+    let summary = client.upload(stream::iter(readings), None).await?;
     show_summary(out, "", &summary)?;
     match wrong.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) => Err(error.context(format!("{} was sent up to here", path.display()))),
@@ -239,7 +239,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         .zip(3..)
         .map(|(value, second)| reading(Metric::Temperature, value, second))
         .collect();
-    show_summary(out, "   OK: ", &client.upload(stream::iter(readings)).await?)?;
+    show_summary(out, "   OK: ", &client.upload(stream::iter(readings), None).await?)?;
 
     writeln!(out, "4. Monitor, bidirectional: add a threshold, exceed it, remove it")?;
     let mut monitoring = client.monitor().await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -14,7 +14,7 @@ use crate::proto::{
     MonitorRequest, MonitorResponse, Position, RecordedReading, Threshold, WatchRequest, WatchResponse,
     monitor_response, watch_response,
 };
-use crate::retry::retry;
+use crate::retry::{FIRST_PAUSE, retry};
 use crate::status::{Local, deadline_exceeded, local_cause};
 
 /// How long this side waits beyond a stream's deadline for the server's own
@@ -31,7 +31,8 @@ const REQUESTS_AHEAD: usize = 16;
 pub struct Watching {
     client: Client,
     station: String,
-    responses: Streaming<WatchResponse>,
+    /// `None` while the stream is interrupted.
+    responses: Option<Streaming<WatchResponse>>,
     position: Position,
     deadline: Option<Instant>,
 }
@@ -59,7 +60,8 @@ impl Client {
     ) -> Result<Watching, Error> {
         let opened = self.open_watch(station, start, deadline).await;
         let (responses, position) = opened.map_err(|status| self.error(status))?;
-        Ok(Watching { client: self.clone(), station: station.to_owned(), responses, position, deadline })
+        let (client, station, responses) = (self.clone(), station.to_owned(), Some(responses));
+        Ok(Watching { client, station, responses, position, deadline })
     }
 
     /// A `Watch` up to and with its first response. To ask for readings has no
@@ -70,7 +72,7 @@ impl Client {
         start: Option<Start>,
         deadline: Option<Instant>,
     ) -> Result<(Streaming<WatchResponse>, Position), Status> {
-        let patience = Instant::now() + self.shared.deadline;
+        let patience = Instant::now() + self.deadline;
         let attempt = async || {
             let message = WatchRequest { station: station.to_owned(), start };
             let response = self.stub.clone().watch(self.request(message, deadline)).await?;
@@ -88,7 +90,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`] if there is no server.
     pub async fn monitor(&self) -> Result<Monitoring, Error> {
-        let patience = Instant::now() + self.shared.deadline;
+        let patience = Instant::now() + self.deadline;
         let attempt = async || {
             let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
             let request = self.request(ReceiverStream::new(outgoing), None);
@@ -114,30 +116,37 @@ impl Watching {
     /// `RESOURCE_EXHAUSTED` when this reader fell behind.
     pub async fn next(&mut self) -> Result<Option<RecordedReading>, Error> {
         loop {
-            match self.receive().await {
+            let Some(responses) = &mut self.responses else {
+                // Also where connections open and break at once, this is no busy loop.
+                sleep(FIRST_PAUSE).await;
+                let start = Some(Start::After(self.position));
+                let opened = self.client.open_watch(&self.station, start, self.deadline).await;
+                self.responses = Some(opened.map_err(|status| self.client.error(status))?.0);
+                continue;
+            };
+            match receive(responses, self.deadline).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(WatchResponse { event: Some(watch_response::Event::Recorded(recorded)) })) => {
                     self.position.sequence = recorded.sequence;
                     return Ok(Some(recorded));
                 }
                 Ok(Some(_)) => {} // An event that this client does not know.
-                Err(status) if is_interruption(&status) => {
-                    let start = Some(Start::After(self.position));
-                    let opened = self.client.open_watch(&self.station, start, self.deadline).await;
-                    self.responses = opened.map_err(|status| self.client.error(status))?.0;
-                }
+                Err(status) if is_interruption(&status) => self.responses = None,
                 Err(status) => return Err(self.client.error(status)),
             }
         }
     }
+}
 
-    async fn receive(&mut self) -> Result<Option<WatchResponse>, Status> {
-        match self.deadline {
-            None => self.responses.message().await,
-            Some(deadline) => timeout_at(deadline + GRACE, self.responses.message())
-                .await
-                .unwrap_or_else(|_elapsed| Err(deadline_exceeded())),
-        }
+async fn receive(
+    responses: &mut Streaming<WatchResponse>,
+    deadline: Option<Instant>,
+) -> Result<Option<WatchResponse>, Status> {
+    match deadline {
+        None => responses.message().await,
+        Some(deadline) => timeout_at(deadline + GRACE, responses.message())
+            .await
+            .unwrap_or_else(|_elapsed| Err(deadline_exceeded())),
     }
 }
 

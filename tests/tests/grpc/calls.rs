@@ -183,7 +183,7 @@ pub async fn a_full_store_refuses_new_stations_only() {
         let recorded = within(watching.next()).await.unwrap().unwrap();
         assert_eq!((recorded.sequence, recorded.reading.unwrap().value), (sequence, value));
     }
-    let summary = client.upload(stream::iter([reading("s1", 4.0), reading("new", 4.0)])).await.unwrap();
+    let summary = client.upload(stream::iter([reading("s1", 4.0), reading("new", 4.0)]), None).await.unwrap();
     assert_eq!((summary.accepted, summary.rejected), (1, 1));
     assert_eq!(summary.rejections[0].field, "reading.station");
     server.stop().await;
@@ -238,10 +238,10 @@ pub async fn upload_counts_what_it_refuses() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let readings = (0..1000).map(|i| reading("oslo-1", if i % 10 == 3 { 1e9 } else { 1.0 }));
-    let summary = client.upload(stream::iter(readings.collect::<Vec<_>>())).await.unwrap();
+    let summary = client.upload(stream::iter(readings.collect::<Vec<_>>()), None).await.unwrap();
     assert_eq!((summary.accepted, summary.rejected, summary.rejections.len()), (900, 100, 50));
     assert_eq!((summary.rejections[1].index, summary.rejections[1].field.as_str()), (13, "reading.value"));
-    let empty = client.upload(stream::empty()).await.unwrap();
+    let empty = client.upload(stream::empty(), None).await.unwrap();
     assert_eq!((empty.accepted, empty.rejected), (0, 0));
     server.stop().await;
 }
@@ -374,7 +374,7 @@ pub async fn a_deadline_ends_a_stream_in_full_flow() {
         body.flow_control().release_capacity(data.len()).unwrap();
     }
     assert_eq!(within(body.trailers()).await.unwrap().unwrap()["grpc-status"], "4");
-    assert!(bytes < 4_000_000, "all of it came before the deadline");
+    assert!(bytes < 1_000_000, "all of it came before the deadline");
     server.stop().await;
 }
 

@@ -1,8 +1,8 @@
 //! What happens when something breaks: peers that vanish, stall or break off,
 //! limits that are reached, a server that stops.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,10 +13,12 @@ use grpc::client::{Client, Error, Options};
 use grpc::proto::watch_request::Start;
 use grpc::proto::watch_response::Event;
 use grpc::proto::{MonitorRequest, RecordRequest, UploadRequest, WatchRequest, monitor_request};
+use grpc::status::SERVER_RESTARTED;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use tests::Server;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 
 use crate::calls::{failure, messages, send_all};
@@ -88,7 +90,7 @@ pub async fn a_client_process_that_is_killed_is_noticed() {
         .spawn()
         .unwrap();
     let mut line = [0; 1];
-    within(tokio::io::AsyncReadExt::read_exact(process.stdout.as_mut().unwrap(), &mut line)).await.unwrap();
+    within(process.stdout.as_mut().unwrap().read_exact(&mut line)).await.unwrap();
     process.kill().await.unwrap();
     server.has_printed("no longer watching oslo-1").await;
     server.stop().await;
@@ -155,6 +157,22 @@ pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
         assert!(numbers.len() < 10_000, "{} readings were waiting somewhere", numbers.len());
         assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "without gaps up to the status");
     }
+    server.stop().await;
+}
+
+/// Nothing can be sent, not even the status: the stream is reset.
+pub async fn a_deadline_ends_a_stream_that_nobody_reads() {
+    let server = talkative().await;
+    client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let connection = connect_with(server.addr(), &builder).await;
+    let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "100m")]).await;
+    send.send_data(watch_request(1), true).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    let reset = within(body.data()).await.unwrap().unwrap_err();
+    assert_eq!(reset.reason(), Some(Reason::CANCEL));
+    server.has_printed("no longer watching oslo-1").await;
     server.stop().await;
 }
 
@@ -229,7 +247,7 @@ pub async fn sigterm_ends_streams_and_lets_calls_finish() {
     assert_eq!(rest(watch).await.1.unwrap()["grpc-status"], "14");
     assert_eq!(rest(monitor).await.1.unwrap()["grpc-status"], "14");
     // The listener is closed already; the calls that can finish do.
-    assert!(tokio::net::TcpStream::connect(server.addr()).await.is_err());
+    assert!(TcpStream::connect(server.addr()).await.is_err());
     send_record.send_data(request, true).unwrap();
     assert_eq!(answer(record).await.code(), "0");
     send_upload.send_data(one, true).unwrap();
@@ -415,7 +433,7 @@ pub async fn an_upload_takes_readings_as_fast_as_they_are_read() {
         counter.fetch_add(1, SeqCst);
         reading("oslo-1", 1.0)
     });
-    let uploading = tokio::spawn(async move { client(&url).upload(endless).await });
+    let uploading = tokio::spawn(async move { client(&url).upload(endless, None).await });
     let (stream, _) = listener.accept().await.unwrap();
     let mut connection = h2::server::handshake(stream).await.unwrap();
     let (request, mut respond) = within(connection.accept()).await.unwrap().unwrap();
@@ -534,50 +552,63 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
     assert_eq!(failure(within(client.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
     assert_eq!(failure(within(client.watch("oslo-1", None, None)).await).code, Code::DeadlineExceeded);
     assert_eq!(failure(within(client.monitor()).await).code, Code::DeadlineExceeded);
+    let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    let upload = client.upload(stream::pending(), soon);
+    assert_eq!(failure(within(upload).await).code, Code::DeadlineExceeded);
+    // Another deadline for one call, on the same connection.
+    let patient = Client::new(&url, &Options::default()).unwrap();
+    let hasty = patient.with_deadline(Duration::from_millis(100));
+    assert_eq!(failure(within(hasty.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
 }
 
-/// Kill -9 and a new server on the same port: the position belongs to another life.
+/// A proxy that cuts each connection after so many bytes to the client, and
+/// counts them. The address behind it can change.
+async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let target = Arc::new(Mutex::new(target.to_owned()));
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let (current, counter) = (target.clone(), cuts.clone());
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let addr = current.lock().unwrap().clone();
+            let Ok(far) = TcpStream::connect(addr).await else { continue };
+            let (mut near_read, mut near_write) = near.into_split();
+            let (far_read, mut far_write) = far.into_split();
+            let up = tokio::spawn(async move { tokio::io::copy(&mut near_read, &mut far_write).await });
+            let mut limited = far_read.take(bytes);
+            let _ = tokio::io::copy(&mut limited, &mut near_write).await;
+            up.abort();
+            counter.fetch_add(1, SeqCst);
+        }
+    });
+    (url, target, cuts)
+}
+
+/// Kill -9, and a new server at the same address: the position belongs to another life.
 pub async fn a_watch_over_a_restart_is_told_of_it() {
     let server = PAIR.serve().await;
-    let addr = server.addr().to_owned();
-    let client = client(server.url());
-    client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
-    let mut watching = client.watch("oslo-1", Some(Start::Newest(1)), None).await.unwrap();
+    let again = PAIR.serve().await;
+    for server in [&server, &again] {
+        client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    }
+    let (url, target, _) = proxy(u64::MAX, server.addr()).await;
+    let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(1)), None).await.unwrap();
     within(watching.next()).await.unwrap();
+    again.addr().clone_into(&mut target.lock().unwrap());
     drop(server); // Killed.
-    let again = Server::start(PAIR.server, &["--addr", &addr]).await;
-    let other = crate::support::client(again.url());
-    other.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let failed = failure(within(watching.next()).await);
-    assert_eq!((failed.code, failed.reason.as_deref()), (Code::FailedPrecondition, Some("SERVER_RESTARTED")));
+    assert_eq!((failed.code, failed.reason.as_deref()), (Code::FailedPrecondition, Some(SERVER_RESTARTED)));
     again.stop().await;
 }
 
 /// A break of the connection alone is bridged: no reading is lost or seen twice.
 pub async fn a_watch_goes_on_after_its_connection_broke() {
     let server = PAIR.serve().await;
-    let direct = client(server.url());
-    direct.record(&[reading("oslo-1", 0.0)]).await.unwrap();
-    // A proxy that cuts every connection after so many bytes to the client.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let cuts = Arc::new(AtomicUsize::new(0));
-    let counter = cuts.clone();
-    let target = server.addr().to_owned();
-    tokio::spawn(async move {
-        loop {
-            let (near, _) = listener.accept().await.unwrap();
-            let far = tokio::net::TcpStream::connect(&target).await.unwrap();
-            let (mut near_read, mut near_write) = near.into_split();
-            let (far_read, mut far_write) = far.into_split();
-            let up = tokio::spawn(async move { tokio::io::copy(&mut near_read, &mut far_write).await });
-            let mut limited = tokio::io::AsyncReadExt::take(far_read, 20_000);
-            let _ = tokio::io::copy(&mut limited, &mut near_write).await;
-            up.abort();
-            counter.fetch_add(1, SeqCst);
-        }
-    });
-    direct.record(&(1..3000).map(|_| reading("oslo-1", 1.0)).collect::<Vec<_>>()).await.unwrap();
+    let batch: Vec<_> = (0..3000).map(|_| reading("oslo-1", 1.0)).collect();
+    client(server.url()).record(&batch).await.unwrap();
+    let (url, _, cuts) = proxy(20_000, server.addr()).await;
     let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(3000)), None).await.unwrap();
     for sequence in 1..=3000 {
         assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);

