@@ -8,9 +8,7 @@ use grpc::client::{Client, Error, Failure, Options};
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{
-    Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, WatchRequest, WatchResponse,
-};
+use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, WatchRequest};
 use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
 use prost::Message;
 use tests::{assert_same, expected_output, run_program};
@@ -430,28 +428,4 @@ pub async fn a_message_of_another_shape_is_no_crash() {
     send_all(&mut send, request.freeze()).await;
     assert_eq!(answer(response).await.code(), "3");
     server.stop().await;
-}
-
-/// Sends a body within the windows that the server opens.
-pub async fn send_all(send: &mut h2::SendStream<Bytes>, mut body: Bytes) {
-    while !body.is_empty() {
-        send.reserve_capacity(body.len());
-        let Some(Ok(room)) = within(std::future::poll_fn(|cx| send.poll_capacity(cx))).await else { return };
-        let chunk = body.split_to(room.min(body.len()));
-        let last = body.is_empty();
-        if send.send_data(chunk, last).is_err() {
-            return;
-        }
-    }
-}
-
-/// For a generated type that a test only wants to decode.
-pub fn messages(mut bytes: Bytes) -> Vec<WatchResponse> {
-    let mut messages = Vec::new();
-    while !bytes.is_empty() {
-        let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
-        messages.push(WatchResponse::decode(bytes.slice(5..5 + length)).unwrap());
-        bytes = bytes.slice(5 + length..);
-    }
-    messages
 }

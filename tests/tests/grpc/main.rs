@@ -9,14 +9,18 @@ use tests::{run, test};
 mod calls;
 mod faults;
 mod hostile;
+mod limits;
 mod python;
+mod retries;
 mod services;
 mod support;
 
 use calls::*;
 use faults::*;
 use hostile::*;
+use limits::*;
 use python::*;
+use retries::*;
 use services::*;
 
 fn main() -> ExitCode {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use grpc::client::{Client, Options};
-use grpc::proto::{Metric, Reading};
+use grpc::proto::watch_request::Start;
+use grpc::proto::{Metric, Reading, WatchRequest, WatchResponse};
 use grpc::server::{Config, serve};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -164,6 +165,34 @@ pub async fn unary(
     // Refused if the server has answered already, for which it need not see a message.
     let _ = send.send_data(body, true);
     answer(response).await
+}
+
+/// Sends a body within the windows that the server opens.
+pub async fn send_all(send: &mut SendStream<Bytes>, mut body: Bytes) {
+    while !body.is_empty() {
+        send.reserve_capacity(body.len());
+        let Some(Ok(room)) = within(std::future::poll_fn(|cx| send.poll_capacity(cx))).await else { return };
+        let chunk = body.split_to(room.min(body.len()));
+        let last = body.is_empty();
+        if send.send_data(chunk, last).is_err() {
+            return;
+        }
+    }
+}
+
+pub fn watch_request(newest: u32) -> Bytes {
+    prefixed(&WatchRequest { station: "oslo-1".into(), start: Some(Start::Newest(newest)) })
+}
+
+/// The messages of a Watch's response.
+pub fn messages(mut bytes: Bytes) -> Vec<WatchResponse> {
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+        messages.push(WatchResponse::decode(bytes.slice(5..5 + length)).unwrap());
+        bytes = bytes.slice(5 + length..);
+    }
+    messages
 }
 
 // Frame types of RFC 9113, section 6.
