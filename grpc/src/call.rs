@@ -91,15 +91,17 @@ pub(crate) async fn call(
     // An upload takes as long as it takes; `upload` itself looks after its pace.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
     let patience = (!is_upload).then(|| now + calls.limits.request_timeout);
+    let end = [deadline, patience].into_iter().flatten().min();
     let mut routes = calls.routes.clone();
-    // The timers cost nothing as long as the handler is done at once: they are
-    // registered when they are first polled, which is after the handler. Cancel
+    // The timer costs nothing as long as the handler is done at once: it is
+    // registered when it is first polled, which is after the handler. Cancel
     // safety: to cancel the handler is the purpose.
     let response = select! {
         biased;
         Ok(response) = routes.call(request.map(whole)) => response,
-        () = at(deadline) => return Ok(open.answer(deadline_exceeded())),
-        () = at(patience) => return Ok(open.answer(too_slow())),
+        () = at(end) => {
+            return Ok(open.answer(if end == deadline { deadline_exceeded() } else { too_slow() }));
+        }
         () = calls.drained.cancelled() => return Ok(open.answer(stopping())),
     };
 
