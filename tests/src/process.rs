@@ -2,7 +2,7 @@
 //! when it fails.
 
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -87,7 +87,7 @@ pub struct Server {
     program: String,
     child: Child,
     url: String,
-    printed: Arc<Mutex<String>>,
+    printed: Arc<watch::Sender<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -103,7 +103,7 @@ impl Server {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        let printed = Arc::new(Mutex::new(String::new()));
+        let printed = Arc::new(watch::Sender::new(String::new()));
         let (found, url) = oneshot::channel();
         let readers = vec![
             tokio::spawn(collect(child.stdout.take().unwrap(), printed.clone(), Some(found))),
@@ -156,8 +156,16 @@ impl Server {
         self.printed()
     }
 
+    /// Waits until it has printed something that contains `text`, to stdout or
+    /// stderr.
+    pub async fn has_printed(&self, text: &str) {
+        let mut printed = self.printed.subscribe();
+        let found = timeout(RUN, printed.wait_for(|printed| printed.contains(text))).await;
+        assert!(found.is_ok(), "{} did not print {text:?} within {RUN:?}", self.program);
+    }
+
     fn printed(&self) -> String {
-        self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.printed.borrow().clone()
     }
 }
 
@@ -171,16 +179,15 @@ impl Drop for Server {
 
 async fn collect(
     from: impl AsyncRead + Unpin,
-    into: Arc<Mutex<String>>,
+    into: Arc<watch::Sender<String>>,
     mut url: Option<oneshot::Sender<String>>,
 ) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        {
-            let mut into = into.lock().unwrap_or_else(PoisonError::into_inner);
+        into.send_modify(|into| {
             into.push_str(&line);
             into.push('\n');
-        }
+        });
         if let Some(found) = line.strip_prefix("listening on ")
             && let Some(url) = url.take()
         {

@@ -1,0 +1,93 @@
+"""All four kinds of call to the weather server, from Python.
+
+    grpc/python/setup
+    grpc/python/.venv/bin/python grpc/python/client.py 127.0.0.1:50051
+"""
+
+import queue
+import sys
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from weather.v1 import weather_pb2 as weather
+from weather.v1.weather_pb2_grpc import WeatherServiceStub
+
+# The end of every call here, so that nothing waits for ever.
+SECONDS = 20
+
+
+def reading(metric, value):
+    return weather.Reading(station="rome-1", metric=metric, value=value, recorded_at=1767225600000)
+
+
+def record(stub):
+    batch = [reading(weather.METRIC_TEMPERATURE, 21.5), reading(weather.METRIC_HUMIDITY, 40)]
+    response = stub.Record(weather.RecordRequest(readings=batch), timeout=SECONDS)
+    print(f"Record: accepted {response.accepted}")
+
+
+def watch(stub):
+    responses = stub.Watch(weather.WatchRequest(station="rome-1", newest=2), timeout=SECONDS)
+    seen = []
+    for response in responses:
+        if response.WhichOneof("event") == "recorded":
+            recorded = response.recorded
+            metric = weather.Metric.Name(recorded.reading.metric).removeprefix("METRIC_").lower()
+            seen.append(f"{len(seen) + 1} {metric} {recorded.reading.value}")
+        if len(seen) == 2:
+            responses.cancel()
+            break
+    print("Watch: " + ", ".join(seen))
+
+
+def upload(stub):
+    values = [21.6, 999, 21.7]
+    requests = (weather.UploadRequest(reading=reading(weather.METRIC_TEMPERATURE, v)) for v in values)
+    summary = stub.Upload(requests, timeout=SECONDS)
+    reasons = ", ".join(f"message {r.index} {r.field}" for r in summary.rejections)
+    print(f"Upload: accepted {summary.accepted}, rejected {summary.rejected}: {reasons}")
+
+
+def monitor(stub):
+    requests = queue.SimpleQueue()  # None ends it
+    responses = stub.Monitor(iter(requests.get, None), timeout=SECONDS)
+    hot = weather.Threshold(id="hot", station="rome-1", metric=weather.METRIC_TEMPERATURE, above=30)
+    requests.put(weather.MonitorRequest(add=hot))
+    seen = [f"added {next(responses).added}"]
+    batch = [reading(weather.METRIC_TEMPERATURE, 31)]
+    stub.Record(weather.RecordRequest(readings=batch), timeout=SECONDS)
+    alert = next(responses).alert
+    seen.append(f"alert {alert.id} {alert.recorded.reading.value}")
+    requests.put(weather.MonitorRequest(remove="hot"))
+    seen.append(f"removed {next(responses).removed}")
+    requests.put(None)
+    assert list(responses) == []
+    print("Monitor: " + ", ".join(seen))
+
+
+def failures(stub):
+    try:
+        batch = [reading(weather.METRIC_WIND, 999)]
+        stub.Record(weather.RecordRequest(readings=batch), timeout=SECONDS)
+    except grpc.RpcError as error:
+        bad = error_details_pb2.BadRequest()
+        rpc_status.from_call(error).details[0].Unpack(bad)
+        violation = bad.field_violations[0]
+        print(f"{error.code().name}: {violation.field} {violation.description}")
+    try:
+        list(stub.Watch(weather.WatchRequest(station="rome-1"), timeout=0.2))
+    except grpc.RpcError as error:
+        print(error.code().name)
+
+
+def main():
+    with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+        stub = WeatherServiceStub(channel)
+        for step in (record, watch, upload, monitor, failures):
+            step(stub)
+
+
+if __name__ == "__main__":
+    main()

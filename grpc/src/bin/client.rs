@@ -1,0 +1,315 @@
+//! The client of the gRPC chapter: a guided tour, or one thing at a time.
+//!
+//! ```sh
+//! cargo run -p grpc --bin server     # terminal 1
+//! cargo run -p grpc --bin client     # terminal 2
+//! ```
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use futures::stream;
+use grpc::client::{Client, Error, Monitoring, Options};
+use grpc::proto::monitor_response::Event;
+use grpc::proto::threshold::Bound;
+use grpc::proto::watch_request::Start;
+use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
+use tokio::select;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Talks to the weather server over gRPC. Without a subcommand it takes you on
+/// a tour of the four kinds of call: what is sent, and what comes back.
+#[derive(Parser)]
+#[command(name = "client")]
+struct Args {
+    /// Address of the server
+    #[arg(long, default_value = "http://127.0.0.1:50051", global = true)]
+    url: String,
+    /// Sent as the metadata "authorization: Bearer TOKEN"
+    #[arg(long, global = true)]
+    token: Option<String>,
+    /// Compress; the server must have been started with --gzip, too
+    #[arg(long, global = true)]
+    gzip: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Record one reading, taken now
+    Record {
+        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        station: String,
+        /// temperature, humidity, pressure or wind
+        #[arg(value_parser = metric)]
+        metric: Metric,
+        /// In °C, percent, hPa or m/s
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+    /// Show a station's readings as they are recorded, until Ctrl-C
+    Watch {
+        /// The station's id
+        station: String,
+        /// Begin with so many of the newest readings
+        #[arg(long, default_value_t = 0)]
+        newest: u32,
+        /// End after so many seconds
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        deadline: Option<u32>,
+    },
+    /// Record a file, as one stream
+    Upload {
+        /// A reading a line: station,metric,value,recorded_at (ms since 1970)
+        file: PathBuf,
+    },
+    /// Be alerted. Reads lines from stdin, such as "add hot oslo-1 temperature
+    /// above 30" and "remove hot", until it ends
+    Monitor,
+}
+
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref() {
+                Some(Error::Unreachable { url, .. }) => {
+                    eprintln!("error: no server at {url}; start one with: cargo run -p grpc --bin server");
+                }
+                _ => eprintln!("error: {error:#}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let client =
+        Client::new(&args.url, &Options { token: args.token, gzip: args.gzip, ..Options::default() })?;
+    let mut out = stdout();
+    match args.command {
+        None => tour(&client, &mut out).await,
+        Some(Command::Record { station, metric, value }) => {
+            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(recorded_at.as_millis())?;
+            let accepted =
+                client.record(&[Reading { station, metric: metric.into(), value, recorded_at }]).await?;
+            writeln!(out, "accepted {accepted}")?;
+            Ok(())
+        }
+        Some(Command::Watch { station, newest, deadline }) => {
+            let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+            let mut watching = client.watch(&station, Some(Start::Newest(newest)), deadline).await?;
+            while let Some(recorded) = watching.next().await? {
+                writeln!(out, "{}", line(&recorded))?;
+            }
+            Ok(())
+        }
+        Some(Command::Upload { file }) => upload(&client, &file, &mut out).await,
+        Some(Command::Monitor) => monitor(client.monitor().await?, &mut out).await,
+    }
+}
+
+async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let file = BufReader::new(File::open(path).with_context(|| path.display().to_string())?);
+    // The stream has no place for an error. The first one ends it, is kept here,
+    // and told after the summary of what was sent before.
+    let wrong = Arc::new(Mutex::new(None));
+    let found = wrong.clone();
+    let readings = file.lines().enumerate().map_while(move |(index, line)| {
+        let reading = line.map_err(Into::into).and_then(|line| parse(&line));
+        reading
+            .map_err(|error| {
+                *found.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(error.context(format!("line {}", index + 1)));
+            })
+            .ok()
+    });
+    let summary = client.upload(stream::iter(readings), None).await?;
+    show_summary(out, "", &summary)?;
+    match wrong.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => Err(error.context(format!("{} was sent up to here", path.display()))),
+        None => Ok(()),
+    }
+}
+
+/// A line `station,metric,value,recorded_at`. What the values may be is for the
+/// server to say.
+fn parse(line: &str) -> anyhow::Result<Reading> {
+    let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+    let [station, name, value, recorded_at] = fields[..] else {
+        bail!("{} fields instead of station,metric,value,recorded_at", fields.len());
+    };
+    Ok(Reading {
+        station: station.to_owned(),
+        metric: metric(name).map_err(anyhow::Error::msg).context("metric")?.into(),
+        value: value.parse().context("value")?,
+        recorded_at: recorded_at.parse().context("recorded_at")?,
+    })
+}
+
+async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Result<()> {
+    let (send, mut lines) = mpsc::channel(1);
+    // A terminal can only be read by waiting, which must not hold up the alerts.
+    std::thread::spawn(move || {
+        for line in stdin().lines().map_while(Result::ok) {
+            if send.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut open = true;
+    loop {
+        // Cancel safe: what is not received stays in its channel or stream.
+        select! {
+            line = lines.recv(), if open => match line.as_deref() {
+                None => {
+                    open = false;
+                    monitoring.finish();
+                }
+                Some(line) => match line.split_whitespace().collect::<Vec<_>>()[..] {
+                    ["add", id, station, name, above_or_below, bound] => {
+                        match threshold(id, station, name, above_or_below, bound) {
+                            Ok(threshold) => monitoring.add(threshold).await?,
+                            Err(error) => writeln!(out, "{error:#}")?,
+                        }
+                    }
+                    ["remove", id] => monitoring.remove(id).await?,
+                    [] => {}
+                    _ => writeln!(out, "add ID STATION METRIC above|below VALUE, or remove ID")?,
+                },
+            },
+            event = monitoring.next() => match event? {
+                Some(event) => show_event(out, "", &event)?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+fn threshold(id: &str, station: &str, name: &str, side: &str, bound: &str) -> anyhow::Result<Threshold> {
+    let value = bound.parse().context("the bound")?;
+    let bound = match side {
+        "above" => Bound::Above(value),
+        "below" => Bound::Below(value),
+        _ => bail!("above or below, not {side}"),
+    };
+    let metric = metric(name).map_err(anyhow::Error::msg).context("metric")?.into();
+    Ok(Threshold { id: id.to_owned(), station: station.to_owned(), metric, bound: Some(bound) })
+}
+
+/// The tour. Its output stands in the README, and a test compares the two.
+async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
+    let reading = |metric: Metric, value, second: u64| Reading {
+        station: "oslo-1".to_owned(),
+        metric: metric.into(),
+        value,
+        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+    };
+
+    writeln!(out, "1. Record, unary: a batch of two")?;
+    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
+    writeln!(out, "   OK: accepted {}", client.record(&batch).await?)?;
+
+    writeln!(out, "2. Watch, server streaming: the two newest, then what comes")?;
+    let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;
+    client.record(&[reading(Metric::Temperature, -3.4, 2)]).await?;
+    for _ in 0..3 {
+        let recorded = watching.next().await?.context("the stream ended")?;
+        writeln!(out, "   {}", line(&recorded))?;
+    }
+
+    writeln!(out, "3. Upload, client streaming: four readings, one of them impossible")?;
+    let values = [-3.3, -3.2, 999.0, -3.1];
+    let readings: Vec<_> = values
+        .into_iter()
+        .zip(3..)
+        .map(|(value, second)| reading(Metric::Temperature, value, second))
+        .collect();
+    show_summary(out, "   OK: ", &client.upload(stream::iter(readings), None).await?)?;
+
+    writeln!(out, "4. Monitor, bidirectional: add a threshold, exceed it, remove it")?;
+    let mut monitoring = client.monitor().await?;
+    monitoring.add(threshold("storm", "oslo-1", "wind", "above", "25")?).await?;
+    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    client.record(&[reading(Metric::Wind, 31.0, 7)]).await?;
+    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    monitoring.remove("storm").await?;
+    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    monitoring.finish();
+    while monitoring.next().await?.is_some() {}
+    writeln!(out, "   OK")?;
+
+    writeln!(out, "5. Record: a batch with an impossible value; nothing of it is kept")?;
+    let batch = [reading(Metric::Temperature, 1.0, 8), reading(Metric::Humidity, 130.0, 8)];
+    show_failure(out, client.record(&batch).await)?;
+
+    writeln!(out, "6. Watch: a station that nobody has heard of")?;
+    show_failure(out, client.watch("atlantis", None, None).await)?;
+
+    writeln!(out, "7. Watch: with a deadline of 200 ms, and no reading comes")?;
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let mut quiet = client.watch("oslo-1", None, Some(deadline)).await?;
+    show_failure(out, quiet.next().await)?;
+
+    writeln!(out, "8. Watch of step 2: dropped here, cancelled there")?;
+    drop(watching);
+    Ok(())
+}
+
+fn line(recorded: &RecordedReading) -> String {
+    match &recorded.reading {
+        Some(Reading { station, metric, value, recorded_at }) => {
+            let metric = Metric::try_from(*metric).unwrap_or_default().name();
+            format!("{}: {station} {metric} {value} at {recorded_at}", recorded.sequence)
+        }
+        None => format!("{}: no reading", recorded.sequence),
+    }
+}
+
+fn show_summary(out: &mut impl Write, indent: &str, summary: &UploadResponse) -> anyhow::Result<()> {
+    writeln!(out, "{indent}accepted {}, rejected {}", summary.accepted, summary.rejected)?;
+    let indent = " ".repeat(indent.len().min(3));
+    for rejection in &summary.rejections {
+        writeln!(out, "{indent}message {}: {} {}", rejection.index, rejection.field, rejection.description)?;
+    }
+    Ok(())
+}
+
+fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Result<()> {
+    match event {
+        Event::Added(id) => writeln!(out, "{indent}added {id}")?,
+        Event::Removed(id) => writeln!(out, "{indent}removed {id}")?,
+        Event::Refused(refusal) => {
+            writeln!(out, "{indent}refused: {} {}", refusal.field, refusal.description)?;
+        }
+        Event::Alert(alert) => {
+            let line = alert.recorded.as_ref().map(line).unwrap_or_default();
+            writeln!(out, "{indent}alert {}: {line}", alert.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints the status that a deliberate mistake was answered with; anything else
+/// ends the tour.
+fn show_failure<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
+    match answer {
+        Err(Error::Status(failure)) => Ok(writeln!(out, "   {failure}")?),
+        Err(other) => Err(other.into()),
+        Ok(_) => bail!("the server accepted what it should refuse"),
+    }
+}

@@ -1,0 +1,310 @@
+//! Around every call, whichever service it is for: its deadline, its end at a
+//! shutdown, its place among the calls in progress, and its line in the log.
+//!
+//! A gRPC call is one HTTP/2 stream: a request whose headers name the method and
+//! the deadline, and a response whose *trailers*, sent after the last message,
+//! hold the status. So all this is done to an HTTP request and response, and the
+//! handlers know nothing of it. When a call ends early, its handler's future or
+//! its response stream is dropped, and what the handler did ends there.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
+use tokio::select;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tracing::{Level, enabled, info};
+
+use crate::limits::Limits;
+use crate::status::{busy, code, deadline_exceeded, name, stopping, too_slow, translate};
+
+/// The metadata that names a call in the logs of both sides.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// Longest [`REQUEST_ID`] and method name that are logged.
+const MAX_LOGGED: usize = 100;
+
+/// What the calls of a server share.
+pub(crate) struct Calls {
+    pub(crate) routes: Routes,
+    pub(crate) limits: Limits,
+    /// [`Limits::max_calls`] of them.
+    pub(crate) slots: Arc<Semaphore>,
+    /// The server is stopping: open response streams end.
+    pub(crate) stopping: CancellationToken,
+    /// The drain time is over: calls without an answer get one.
+    pub(crate) drained: CancellationToken,
+}
+
+/// What the calls of one connection share.
+#[derive(Default)]
+pub(crate) struct Peer {
+    /// Calls in progress.
+    pub(crate) open: AtomicUsize,
+    /// Calls ever made.
+    pub(crate) total: AtomicUsize,
+    /// See [`Limits::max_abandoned`].
+    pub(crate) abandoned: AtomicIsize,
+    /// Cancelled when the connection is to be closed at once.
+    pub(crate) close: CancellationToken,
+}
+
+/// One call, from its headers to the headers of its answer.
+pub(crate) async fn call(
+    calls: Arc<Calls>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+    deadline: Result<Option<Instant>, Malformed>,
+) -> Result<Response<CallBody>, Infallible> {
+    let now = Instant::now();
+    let mut open = Open::new(&calls.limits, peer, &request, now);
+    let Ok(deadline) = deadline else {
+        return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
+    };
+    // "If Content-Type does not begin with application/grpc, gRPC servers SHOULD
+    // respond with HTTP status of 415" (gRPC over HTTP/2, Requests).
+    let content_type = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if !content_type.starts_with(b"application/grpc") {
+        let mut response = open.answer(Status::unknown("send application/grpc"));
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Ok(response);
+    }
+    let Ok(slot) = calls.slots.clone().try_acquire_owned() else {
+        return Ok(open.answer(busy()));
+    };
+    open.slot = Some(slot);
+
+    // An upload takes as long as it takes; `upload` itself looks after its pace.
+    let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
+    let patience = (!is_upload).then(|| now + calls.limits.request_timeout);
+    let end = [deadline, patience].into_iter().flatten().min();
+    let mut routes = calls.routes.clone();
+    // The timer costs nothing as long as the handler is done at once: it is
+    // registered when it is first polled, which is after the handler. Cancel
+    // safety: to cancel the handler is the purpose.
+    let response = select! {
+        biased;
+        Ok(response) = routes.call(request.map(whole)) => response,
+        () = at(end) => {
+            return Ok(open.answer(if end == deadline { deadline_exceeded() } else { too_slow() }));
+        }
+        () = calls.drained.cancelled() => return Ok(open.answer(stopping())),
+    };
+
+    let (mut parts, body) = response.into_parts();
+    translate(&mut parts.headers);
+    if let Some(code) = code(&parts.headers) {
+        open.log(code);
+        // A status alone is an answer, unless the client left in the middle of
+        // its request, or that is nonsense.
+        open.answered = !matches!(code, Code::Cancelled | Code::Internal);
+    }
+    let body =
+        CallBody { inner: body, deadline, calls: Some(calls), early_end: None, is_stream: false, open };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The request's body, broken off or whole.
+///
+/// When a client resets its stream, tonic lets the requests end as if it had said
+/// that there are no more. A handler has to tell the two apart: an upload that
+/// broke off is not complete.
+fn whole(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
+    body.map_err(|error| Status::unknown(error.to_string()))
+}
+
+/// No time in the form of `grpc-timeout`.
+pub(crate) struct Malformed;
+
+/// When the client stops waiting, from the header `grpc-timeout`: up to eight
+/// digits and a unit, such as `250m` for 250 ms.
+pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Malformed)?;
+    let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(Malformed)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Malformed);
+    }
+    let amount: u64 = digits.parse().map_err(|_| Malformed)?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return Err(Malformed),
+    };
+    // Eleven thousand years fit into no clock everywhere; they are no deadline.
+    Ok(Instant::now().checked_add(timeout))
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+/// A call's place among those in progress. However the call ends, this is
+/// dropped with it.
+struct Open {
+    peer: Arc<Peer>,
+    max_abandoned: isize,
+    slot: Option<OwnedSemaphorePermit>,
+    log: Option<Log>,
+    /// The answer, or its beginning, was handed to the connection.
+    answered: bool,
+}
+
+struct Log {
+    uri: Uri,
+    request_id: Option<HeaderValue>,
+    started: Instant,
+}
+
+impl Open {
+    fn new(limits: &Limits, peer: Arc<Peer>, request: &Request<Incoming>, now: Instant) -> Self {
+        peer.open.fetch_add(1, Relaxed);
+        peer.total.fetch_add(1, Relaxed);
+        let log = enabled!(Level::INFO).then(|| Log {
+            uri: request.uri().clone(),
+            request_id: request.headers().get(REQUEST_ID).cloned(),
+            started: now,
+        });
+        let max_abandoned = isize::try_from(limits.max_abandoned).unwrap_or(isize::MAX);
+        Self { peer, max_abandoned, slot: None, log, answered: false }
+    }
+
+    /// Writes the line in the log, once. This happens before the status is sent:
+    /// a client that has seen it finds it there.
+    fn log(&mut self, code: Code) {
+        let Some(log) = self.log.take() else { return };
+        let method: String = log.uri.path().chars().take(MAX_LOGGED).collect();
+        let elapsed = log.started.elapsed();
+        let id = log.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
+        info!("{method} {} in {elapsed:.1?} {}", name(code), &id[..id.len().min(MAX_LOGGED)]);
+    }
+
+    /// An answer that is nothing but a status.
+    fn answer(mut self, status: Status) -> Response<CallBody> {
+        self.answered = true;
+        self.log(status.code());
+        let (parts, body) = status.into_http::<Body>().into_parts();
+        let body = CallBody {
+            inner: body,
+            deadline: None,
+            calls: None,
+            early_end: None,
+            is_stream: false,
+            open: self,
+        };
+        Response::from_parts(parts, body)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.peer.open.fetch_sub(1, Relaxed);
+        let abandoned = &self.peer.abandoned;
+        if !self.answered {
+            if abandoned.fetch_add(1, Relaxed) >= self.max_abandoned {
+                self.peer.close.cancel();
+            }
+        } else if abandoned.load(Relaxed) > 0 {
+            abandoned.fetch_sub(1, Relaxed);
+        }
+        // Without a status it was the client who ended it.
+        self.log(Code::Cancelled);
+    }
+}
+
+/// The body of a response: the messages and, after them, the status as trailers.
+/// Ends early, with a status of its own, when the deadline passes or the server
+/// stops while the handler has nothing to send.
+pub(crate) struct CallBody {
+    inner: Body,
+    deadline: Option<Instant>,
+    /// `None` if there is nothing that could end early.
+    calls: Option<Arc<Calls>>,
+    /// Waits for the reason to end early. Made when the handler first has
+    /// nothing to send: a unary call never comes so far.
+    early_end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
+    /// A message was sent, so that another one makes it a stream.
+    is_stream: bool,
+    open: Open,
+}
+
+impl CallBody {
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Drops the handler's stream: its work ends here.
+        self.inner = Body::empty();
+        self.calls = None;
+        self.early_end = None;
+        self.open.log(status.code());
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+}
+
+impl hyper::body::Body for CallBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        this.open.answered = true;
+        if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            if let Some(Ok(frame)) = &mut frame {
+                if let Some(trailers) = frame.trailers_mut() {
+                    translate(trailers);
+                    this.open.log(code(trailers).unwrap_or(Code::Unknown));
+                } else if this.is_stream && this.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    // It always has something to send, and never comes to the wait below.
+                    return this.end(&deadline_exceeded());
+                }
+                this.is_stream = true;
+            }
+            return Poll::Ready(frame);
+        }
+        let Some(calls) = &this.calls else { return Poll::Pending };
+        let deadline = this.deadline;
+        let early_end = this.early_end.get_or_insert_with(|| {
+            let stopping = calls.stopping.clone();
+            Box::pin(async move {
+                // Cancel safe: both only wait.
+                select! {
+                    () = at(deadline) => deadline_exceeded(),
+                    () = stopping.cancelled() => crate::status::stopping(),
+                }
+            })
+        });
+        let status = ready!(early_end.as_mut().poll(cx));
+        this.end(&status)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

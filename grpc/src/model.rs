@@ -1,0 +1,113 @@
+//! What a valid reading is. The types themselves are generated from the proto,
+//! which can say that a field is a number, but not which numbers make sense.
+
+use tonic_types::FieldViolation;
+
+use crate::proto::{Metric, Reading};
+
+/// Longest station id and threshold id, in bytes.
+pub const MAX_ID: usize = 32;
+
+/// Most readings in one batch.
+pub const MAX_BATCH: usize = 10_000;
+
+/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
+pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// Most field violations in one answer; a batch of 10,000 wrong readings should
+/// not be answered with a megabyte of complaints.
+pub const MAX_VIOLATIONS: usize = 50;
+
+impl Metric {
+    /// The name in a command line or a CSV file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Temperature => "temperature",
+            Self::Humidity => "humidity",
+            Self::Pressure => "pressure",
+            Self::Wind => "wind",
+        }
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
+            .into_iter()
+            .find(|metric| metric.name() == name)
+    }
+
+    /// The lowest and the highest value accepted, in the metric's unit.
+    pub fn range(self) -> (f64, f64) {
+        match self {
+            Self::Unspecified => (f64::NAN, f64::NAN),
+            Self::Temperature => (-100.0, 70.0),
+            Self::Humidity => (0.0, 100.0),
+            Self::Pressure => (800.0, 1100.0),
+            Self::Wind => (0.0, 120.0),
+        }
+    }
+}
+
+/// The metric of that number. An enum field holds any 32-bit number: a newer
+/// client may know metrics that this server does not.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_metric(number: i32) -> Result<Metric, String> {
+    match Metric::try_from(number) {
+        Ok(Metric::Unspecified) => Err("is missing".to_owned()),
+        Ok(metric) => Ok(metric),
+        Err(_) => Err(format!("{number} is no metric that this server knows")),
+    }
+}
+
+/// Whether it is the id of a station or threshold.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_id(id: &str) -> Result<(), String> {
+    let valid = (1..=MAX_ID).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if valid { Ok(()) } else { Err(format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(id))) }
+}
+
+/// Tells `violation` every field of the reading that is wrong, with its name.
+/// A valid reading costs no allocation.
+pub fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
+    if let Err(wrong) = check_id(&reading.station) {
+        violation("station", wrong);
+    }
+    match check_metric(reading.metric) {
+        Err(wrong) => violation("metric", wrong),
+        Ok(metric) => {
+            let (low, high) = metric.range();
+            if !(low..=high).contains(&reading.value) {
+                violation("value", format!("{} is outside {low} to {high}", reading.value));
+            }
+        }
+    }
+    if reading.recorded_at > MAX_RECORDED_AT {
+        violation("recorded_at", format!("{} is after {MAX_RECORDED_AT} ms", reading.recorded_at));
+    }
+}
+
+/// The violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
+pub fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
+    let mut violations = Vec::new();
+    let mut total = 0;
+    for (index, reading) in readings.iter().enumerate() {
+        check(reading, |field, wrong| {
+            total += 1;
+            if violations.len() < MAX_VIOLATIONS {
+                violations.push(FieldViolation::new(format!("readings[{index}].{field}"), wrong));
+            }
+        });
+    }
+    (violations, total)
+}
+
+/// The first characters of a string that is quoted back to its sender.
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}

@@ -1,0 +1,184 @@
+//! What each status code means in this chapter, in one file: the statuses that
+//! the server makes, and those of the libraries below that mean something else
+//! than gRPC says and are translated here.
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use hyper::HeaderMap;
+use hyper::header::HeaderValue;
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::store::{Full, Gone, MAX_STATIONS};
+
+/// The domain of the reasons in `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "weather.v1";
+
+/// Reason: sequence numbers of another boot id mean nothing here.
+pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";
+
+/// Reason: the next reading to send is no longer kept.
+pub const FELL_BEHIND: &str = "FELL_BEHIND";
+
+/// The request is wrong, whatever the state of the server: sending it again
+/// does not help. `google.rpc.BadRequest` names the fields, the first of `total`.
+pub(crate) fn invalid(violations: Vec<FieldViolation>, total: usize) -> Status {
+    let message = match total {
+        1 => "one field is invalid".to_owned(),
+        _ if total > violations.len() => {
+            format!("{total} fields are invalid; the first {} are listed", violations.len())
+        }
+        _ => format!("{total} fields are invalid"),
+    };
+    let details = ErrorDetails::with_bad_request(violations);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+pub(crate) fn no_station(id: &str) -> Status {
+    Status::not_found(format!("no station {id:?}"))
+}
+
+pub(crate) fn restarted(boot_id: u64) -> Status {
+    let metadata = HashMap::from([("boot_id".to_owned(), format!("{boot_id:016x}"))]);
+    let details = ErrorDetails::with_error_info(SERVER_RESTARTED, DOMAIN, metadata);
+    let message = "the position is of another life of the server, which keeps nothing";
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+pub(crate) fn fell_behind(gone: &Gone) -> Status {
+    let metadata = HashMap::from([("oldest".to_owned(), gone.oldest.to_string())]);
+    let details = ErrorDetails::with_error_info(FELL_BEHIND, DOMAIN, metadata);
+    let message = format!("fell behind: the oldest reading kept is number {}", gone.oldest);
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+pub(crate) fn store_full(_: Full) -> Status {
+    Status::resource_exhausted(format!("this server keeps at most {MAX_STATIONS} stations"))
+}
+
+pub(crate) fn busy() -> Status {
+    Status::resource_exhausted("too many calls in progress")
+}
+
+pub(crate) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the deadline passed")
+}
+
+pub(crate) fn too_slow() -> Status {
+    Status::deadline_exceeded("the client sent too slowly")
+}
+
+pub(crate) fn stopping() -> Status {
+    Status::unavailable("the server is stopping")
+}
+
+/// The code as the specification writes it.
+pub fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// The server's translation, on the headers or trailers that hold the status.
+/// No handler of this chapter uses the codes that tonic gives here.
+///
+/// - It refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for
+///   reading past the end of something; other implementations say
+///   `RESOURCE_EXHAUSTED`.
+/// - A request that broke off ends in `UNKNOWN`. Nobody reads that any more but
+///   the log, where it should say what happened: the client left.
+pub(crate) fn translate(headers: &mut HeaderMap) {
+    if let Some(code) = headers.get_mut(Status::GRPC_STATUS) {
+        match code.as_bytes() {
+            b"11" => *code = HeaderValue::from_static("8"),
+            b"2" => *code = HeaderValue::from_static("1"),
+            _ => {}
+        }
+    }
+}
+
+/// The code in headers or trailers, if there is one.
+pub(crate) fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// What became of a call whose status was made by this side's own libraries and
+/// not by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Local {
+    /// There was no connection to send it on.
+    NotConnected,
+    /// The request did not reach a handler, by the server's word or because it
+    /// was never sent. Sending it again is safe.
+    NotProcessed,
+    /// The connection broke or fell silent. Nobody knows what the server did.
+    Broken,
+    /// The deadline passed on this side.
+    Deadline,
+    /// Something else, told well enough by its code.
+    Other,
+}
+
+/// Why a status was made on this side; `None` if the server sent it.
+///
+/// tonic keeps the cause as the status's source: a status that came over the
+/// wire has none.
+pub(crate) fn local_cause(status: &Status) -> Option<Local> {
+    let mut cause = status.source();
+    cause?;
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return Some(Local::NotConnected);
+        }
+        if error.is::<TimeoutExpired>() {
+            return Some(Local::Deadline);
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            // hyper's word for a request that it could not put on a connection.
+            return Some(Local::NotProcessed);
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+            return Some(Local::Broken); // No answer to a PING.
+        }
+        if let Some(http2) = error.downcast_ref::<h2::Error>() {
+            return Some(of_http2(http2));
+        }
+        if error.is::<std::io::Error>() {
+            return Some(Local::Broken);
+        }
+        cause = error.source();
+    }
+    // tonic's code for a transport error that it cannot name.
+    Some(if status.code() == Code::Unknown { Local::Broken } else { Local::Other })
+}
+
+fn of_http2(error: &h2::Error) -> Local {
+    match error.reason() {
+        // RFC 9113, section 8.7: "the stream is being closed prior to any
+        // processing having occurred".
+        Some(h2::Reason::REFUSED_STREAM) => Local::NotProcessed,
+        // Section 6.8: a stream above the last one that the GOAWAY names was
+        // not processed, and only for those h2 reports it.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Local::NotProcessed,
+        None => Local::Broken,
+        Some(_) if error.is_go_away() && !error.is_remote() => Local::Broken,
+        Some(_) => Local::Other,
+    }
+}

@@ -1,0 +1,190 @@
+//! What the server keeps: in memory, bounded, and gone when it stops.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::proto::{Reading, RecordedReading};
+
+/// Stations kept at most.
+pub const MAX_STATIONS: usize = 1_000;
+
+/// Readings kept for each station; the oldest give way. At 24 bytes a reading
+/// a full store takes 2.4 GB.
+pub const READINGS_PER_STATION: usize = 100_000;
+
+/// Stations and their readings.
+///
+/// Plain mutexes: each operation is short and never waits for anything while it
+/// holds a lock. One for the map and one for each station, so that a stream that
+/// reads from a station does not hold up the others.
+pub struct Store {
+    boot_id: u64,
+    stations: Mutex<HashMap<String, Arc<Station>>>,
+}
+
+/// One station.
+pub struct Station {
+    id: String,
+    kept: Mutex<Kept>,
+    changes: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// How many readings were ever recorded, which is the number of the newest.
+    recorded: u64,
+    readings: VecDeque<Stored>,
+}
+
+/// A reading without its station's name.
+struct Stored {
+    metric: i32,
+    value: f64,
+    recorded_at: u64,
+}
+
+/// The store holds [`MAX_STATIONS`] and a batch named new ones.
+#[derive(Debug)]
+pub struct Full;
+
+/// The reading to go on with has given way to newer ones.
+#[derive(Debug)]
+pub struct Gone {
+    /// The number of the oldest reading that is still kept.
+    pub oldest: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { boot_id: fastrand::u64(..), stations: Mutex::default() }
+    }
+}
+
+impl Store {
+    /// Chosen at random at the start: the life in which sequence numbers count.
+    pub fn boot_id(&self) -> u64 {
+        self.boot_id
+    }
+
+    /// Keeps the whole batch or nothing of it, and creates the stations that it
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`Full`] if the batch names more new stations than there is room for.
+    pub fn record(&self, batch: &[Reading]) -> Result<(), Full> {
+        let mut stations = lock(&self.stations);
+        let new: BTreeSet<&str> =
+            batch.iter().map(|r| r.station.as_str()).filter(|id| !stations.contains_key(*id)).collect();
+        if stations.len() + new.len() > MAX_STATIONS {
+            return Err(Full);
+        }
+        for id in new {
+            stations.insert(id.to_owned(), Station::new(id));
+        }
+        // The map stays locked, so that batches reach all stations in one order.
+        for run in batch.chunk_by(|a, b| a.station == b.station) {
+            if let Some(station) = stations.get(&run[0].station) {
+                station.push(run);
+            }
+        }
+        Ok(())
+    }
+
+    /// The station of that id.
+    pub fn station(&self, id: &str) -> Option<Arc<Station>> {
+        lock(&self.stations).get(id).cloned()
+    }
+
+    /// The station of that id, created if need be.
+    ///
+    /// # Errors
+    /// [`Full`] if it would be one too many.
+    pub fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
+        let mut stations = lock(&self.stations);
+        if let Some(station) = stations.get(id) {
+            return Ok(station.clone());
+        }
+        if stations.len() == MAX_STATIONS {
+            return Err(Full);
+        }
+        let station = Station::new(id);
+        stations.insert(id.to_owned(), station.clone());
+        Ok(station)
+    }
+}
+
+impl Station {
+    fn new(id: &str) -> Arc<Self> {
+        Arc::new(Self { id: id.to_owned(), kept: Mutex::default(), changes: watch::Sender::default() })
+    }
+
+    /// The station's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Keeps readings of this station.
+    pub fn push(&self, readings: &[Reading]) {
+        let mut kept = lock(&self.kept);
+        for reading in readings {
+            if kept.readings.len() == READINGS_PER_STATION {
+                kept.readings.pop_front();
+            }
+            kept.readings.push_back(Stored {
+                metric: reading.metric,
+                value: reading.value,
+                recorded_at: reading.recorded_at,
+            });
+            kept.recorded += 1;
+        }
+        drop(kept);
+        // Who subscribes after this question finds the readings by looking.
+        if self.changes.receiver_count() > 0 {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Tells whenever there are new readings. Subscribe before you look for those
+    /// that are there.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Where to start to see the `count` newest readings, or as many as are kept.
+    pub fn start_of_newest(&self, count: u32) -> u64 {
+        let kept = lock(&self.kept);
+        kept.recorded - u64::from(count).min(kept.readings.len() as u64)
+    }
+
+    /// Up to `max` readings that follow number `after`, in order. None follow a
+    /// number that was not given yet.
+    ///
+    /// # Errors
+    /// [`Gone`] if the first of them is no longer kept.
+    pub fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
+        let kept = lock(&self.kept);
+        let given_way = kept.recorded - kept.readings.len() as u64;
+        let Some(skip) = after.checked_sub(given_way) else {
+            return Err(Gone { oldest: given_way + 1 });
+        };
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let following = kept.readings.iter().skip(skip).take(max).zip(after.saturating_add(1)..);
+        let reading = |stored: &Stored| Reading {
+            station: self.id.clone(),
+            metric: stored.metric,
+            value: stored.value,
+            recorded_at: stored.recorded_at,
+        };
+        Ok(following
+            .map(|(stored, sequence)| RecordedReading { sequence, reading: Some(reading(stored)) })
+            .collect())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds a lock; if something ever does, what is
+    // kept is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

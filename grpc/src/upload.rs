@@ -1,0 +1,91 @@
+//! `Upload`, client streaming: requests until the client has no more, then one
+//! response.
+//!
+//! Back-pressure needs no code: a message is taken from the connection when the
+//! loop asks for the next one. While it does not, HTTP/2's window for the
+//! stream stays shut, and the sender's `send` waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+use tracing::debug;
+
+use crate::model::{MAX_VIOLATIONS, check};
+use crate::proto::{Rejection, UploadRequest, UploadResponse};
+use crate::status::too_slow;
+use crate::store::{MAX_STATIONS, Station, Store};
+
+/// Keeps each valid reading as it arrives and counts the others.
+pub(crate) async fn upload(
+    store: &Store,
+    requests: &mut Streaming<UploadRequest>,
+    idle: Duration,
+) -> Result<UploadResponse, Status> {
+    let mut upload = Upload { store, station: None, index: 0, summary: UploadResponse::default() };
+    while let Some(request) = timeout(idle, requests.message()).await.map_err(|_| too_slow())?? {
+        upload.take(request);
+    }
+    Ok(std::mem::take(&mut upload.summary))
+}
+
+struct Upload<'a> {
+    store: &'a Store,
+    /// The station of the reading before: most often this one's, too.
+    station: Option<Arc<Station>>,
+    index: u64,
+    summary: UploadResponse,
+}
+
+impl Upload<'_> {
+    fn take(&mut self, request: UploadRequest) {
+        let rejected = self.summary.rejected;
+        match request.reading {
+            None => self.reject("reading", "is missing".to_owned()),
+            Some(reading) => {
+                let mut wrong = None;
+                check(&reading, |field, text| {
+                    wrong.get_or_insert((field, text));
+                });
+                match wrong {
+                    Some((field, text)) => self.reject(field, text),
+                    None => match self.station(&reading.station) {
+                        Some(station) => station.push(std::slice::from_ref(&reading)),
+                        None => {
+                            self.reject(
+                                "station",
+                                format!("this server keeps at most {MAX_STATIONS} stations"),
+                            );
+                        }
+                    },
+                }
+            }
+        }
+        if self.summary.rejected == rejected {
+            self.summary.accepted += 1;
+        }
+        self.index += 1;
+    }
+
+    fn station(&mut self, id: &str) -> Option<&Station> {
+        if self.station.as_ref().is_none_or(|station| station.id() != id) {
+            self.station = Some(self.store.station_or_new(id).ok()?);
+        }
+        self.station.as_deref()
+    }
+
+    fn reject(&mut self, field: &str, description: String) {
+        self.summary.rejected += 1;
+        if self.summary.rejections.len() < MAX_VIOLATIONS {
+            let field = if field == "reading" { field.to_owned() } else { format!("reading.{field}") };
+            self.summary.rejections.push(Rejection { index: self.index, field, description });
+        }
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        debug!("no longer uploading, after {} readings", self.index);
+    }
+}

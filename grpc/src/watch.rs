@@ -1,0 +1,91 @@
+//! `Watch`, server streaming: one request, then responses until either side has
+//! had enough.
+//!
+//! The stream has no queue of its own. It remembers the number of the reading
+//! that it sent last and, when HTTP/2 flow control lets it send, reads on from
+//! the store. So a slow reader holds nothing but its place, and a reader that
+//! comes back resumes with that number.
+
+use std::sync::Arc;
+use std::vec;
+
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
+use tonic::Status;
+use tonic_types::FieldViolation;
+use tracing::debug;
+
+use crate::model::check_id;
+use crate::proto::watch_request::Start;
+use crate::proto::watch_response::Event;
+use crate::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
+use crate::status::{fell_behind, invalid, no_station, restarted};
+use crate::store::{Station, Store};
+
+/// Readings that are copied out of the store at once: enough that its lock does
+/// not count, few enough that a stream holds little.
+pub(crate) const CHUNK: usize = 64;
+
+/// The responses. They are made while they are polled and by nothing else:
+/// when the client leaves, the stream is dropped, and with it all its work.
+pub(crate) fn watch(
+    store: &Store,
+    request: &WatchRequest,
+) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
+    check_id(&request.station).map_err(|wrong| invalid(vec![FieldViolation::new("station", wrong)], 1))?;
+    let station = store.station(&request.station).ok_or_else(|| no_station(&request.station))?;
+    // Subscribed before the start is chosen: what comes in between is not missed.
+    let changes = station.changes();
+    let sent = match request.start {
+        None => station.start_of_newest(0),
+        Some(Start::Newest(count)) => station.start_of_newest(count),
+        Some(Start::After(position)) if position.boot_id == store.boot_id() => position.sequence,
+        Some(Start::After(_)) => return Err(restarted(store.boot_id())),
+    };
+    if sent > station.start_of_newest(0) {
+        let wrong = "no reading has this number yet".to_owned();
+        return Err(invalid(vec![FieldViolation::new("after.sequence", wrong)], 1));
+    }
+    // The first reading to send may be gone already: better said now than after `started`.
+    station.read(sent, 1).map_err(|gone| fell_behind(&gone))?;
+    let started = Event::Started(Position { boot_id: store.boot_id(), sequence: sent });
+    let watching = Watching { station, changes, sent, started: Some(started), chunk: Vec::new().into_iter() };
+    Ok(Box::pin(stream::try_unfold(watching, Watching::next)))
+}
+
+struct Watching {
+    station: Arc<Station>,
+    changes: watch::Receiver<()>,
+    /// The number of the last reading in `chunk` or before.
+    sent: u64,
+    started: Option<Event>,
+    chunk: vec::IntoIter<RecordedReading>,
+}
+
+impl Watching {
+    async fn next(mut self) -> Result<Option<(WatchResponse, Self)>, Status> {
+        if let Some(started) = self.started.take() {
+            return Ok(Some((WatchResponse { event: Some(started) }, self)));
+        }
+        loop {
+            if let Some(recorded) = self.chunk.next() {
+                return Ok(Some((WatchResponse { event: Some(Event::Recorded(recorded)) }, self)));
+            }
+            // Marked as seen before the store is read, or a reading that comes
+            // in between would wait for the one after it.
+            self.changes.borrow_and_update();
+            let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(&gone))?;
+            self.sent += readings.len() as u64;
+            if readings.is_empty() && self.changes.changed().await.is_err() {
+                return Ok(None); // The station is gone: the server is.
+            }
+            self.chunk = readings.into_iter();
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        debug!("no longer watching {}", self.station.id());
+    }
+}

@@ -1,0 +1,431 @@
+//! The four kinds of call, as the contract has them.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use grpc::client::{Client, Error, Failure, Options};
+use grpc::proto::monitor_response::Event;
+use grpc::proto::threshold::Bound;
+use grpc::proto::watch_request::Start;
+use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, WatchRequest};
+use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
+use prost::Message;
+use tests::{assert_same, expected_output, run_program};
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::support::*;
+
+const README: &str = "grpc/README.md";
+
+/// What a call failed with.
+pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
+    match answer {
+        Err(Error::Status(failure)) => failure,
+        other => panic!("not a status: {other:?}"),
+    }
+}
+
+pub async fn the_pair_prints_what_the_readme_shows() {
+    let server = PAIR.serve().await;
+    let client = PAIR.client(&server, &[]).await;
+    assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, &expected_output(README, "cargo run -p grpc --bin client"));
+    server.has_printed("CANCELLED").await;
+    assert_same(&server.stop().await, &expected_output(README, "cargo run -p grpc --bin server"));
+}
+
+pub async fn the_programs_fail_in_one_clear_line() {
+    let server = PAIR.serve().await;
+    let second = run_program(PAIR.server, &["--addr", server.addr()]).await;
+    assert_eq!(second.code, Some(1));
+    assert!(second.stderr.contains("Address already in use"), "{}", second.stderr);
+    assert!(second.stderr.contains("--addr 127.0.0.1:0 picks a free port"), "{}", second.stderr);
+    let url = server.url().to_owned();
+    server.stop().await;
+    let client = run_program(PAIR.client, &["--url", &url, "record", "oslo-1", "wind", "3"]).await;
+    assert_eq!(client.code, Some(1));
+    assert_eq!(
+        client.stderr,
+        format!("error: no server at {url}; start one with: cargo run -p grpc --bin server\n")
+    );
+    let client = run_program(PAIR.client, &["--url", "nonsense://x"]).await;
+    assert_eq!(client.code, Some(1));
+    assert_eq!(client.stderr, "error: \"nonsense://x\" is not of the form http://host:port\n");
+}
+
+pub async fn the_client_uploads_a_file() {
+    let server = PAIR.serve().await;
+    let file = std::env::temp_dir().join(format!("weather-{}.csv", std::process::id()));
+    std::fs::write(
+        &file,
+        "oslo-1,temperature,1.5,1\noslo-1,wind,500,2\noslo-1,wind,5,3\nnonsense\noslo-1,wind,5,4\n",
+    )
+    .unwrap();
+    let client = PAIR.client(&server, &["upload", file.to_str().unwrap()]).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(client.code, Some(1));
+    assert_eq!(client.stdout, "accepted 2, rejected 1\nmessage 1: reading.value 500 is outside 0 to 120\n");
+    assert!(client.stderr.contains("line 4: 1 fields instead of"), "{}", client.stderr);
+    let watch = PAIR.client(&server, &["watch", "oslo-1", "--newest", "9", "--deadline", "1"]).await;
+    assert_eq!(watch.stdout, "1: oslo-1 temperature 1.5 at 1\n2: oslo-1 wind 5 at 3\n");
+    assert_eq!(watch.stderr, "error: DEADLINE_EXCEEDED: the deadline passed\n");
+    server.stop().await;
+}
+
+pub async fn a_unary_call_on_the_wire() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", -3.5)] });
+    // One field 1 (readings), in it fields 1 to 4; nothing but numbers and lengths.
+    assert_eq!(
+        &request[..],
+        b"\0\0\0\0\x1c\
+          \x0a\x1a\x0a\x06oslo-1\x10\x01\x19\0\0\0\0\0\0\x0c\xc0\x20\x80\xd0\xea\xb6\xb73"
+    );
+    let answer = unary(&connection, RECORD, &[], request).await;
+    assert_eq!(answer.http_status, 200);
+    assert_eq!(answer.headers["content-type"], "application/grpc");
+    assert_eq!(&answer.messages[..], b"\0\0\0\0\x02\x08\x01");
+    assert_eq!(RecordResponse::decode(&answer.messages[5..]).unwrap().accepted, 1);
+    assert_eq!(answer.trailers.as_ref().unwrap()["grpc-status"], "0");
+    server.stop().await;
+}
+
+/// The exchange in the README: `> ` and `< ` begin a frame, two spaces go on
+/// with it, and what follows a bar is for people.
+pub async fn the_bytes_in_the_readme_are_real() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../grpc/README.md")).unwrap();
+    let block = readme.split("```wire\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut frames: Vec<(&str, Vec<u8>)> = Vec::new();
+    for line in block.lines() {
+        let (side, text) = line.split_at(2);
+        let hex = text.split('|').next().unwrap().split_whitespace();
+        let bytes = hex.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        match side.trim() {
+            "" => frames.last_mut().unwrap().1.extend(bytes),
+            side => frames.push((side, bytes.collect())),
+        }
+    }
+    let server = PAIR.serve().await;
+    let mut raw = Raw::tcp(server.addr()).await;
+    let sent: Vec<u8> =
+        frames.iter().filter(|(side, _)| *side == ">").flat_map(|(_, bytes)| bytes.clone()).collect();
+    raw.send(&sent).await;
+    let mut expected: Vec<_> =
+        frames.into_iter().filter(|(side, _)| *side == "<").map(|(_, bytes)| bytes).collect();
+    let mut received = Vec::new();
+    while received.len() < expected.len() {
+        let answer = raw.frame().await.unwrap();
+        received.push(frame(answer.kind, answer.flags, answer.stream, &answer.payload));
+    }
+    // Which of the connection's own frames comes first is not said; those of the stream have an order.
+    let is_connection = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
+    received.sort_by_key(is_connection);
+    expected.sort_by_key(is_connection);
+    let (mut ours, mut theirs) = (received.split_off(3), expected.split_off(3));
+    received.sort();
+    expected.sort();
+    received.append(&mut ours);
+    expected.append(&mut theirs);
+    assert_eq!(received, expected);
+    server.stop().await;
+}
+
+pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let wrong = [
+        reading("oslo-1", 1.0),
+        Reading { station: "Oslo".into(), metric: 0, value: 1.0, recorded_at: u64::MAX },
+        Reading { metric: 77, ..reading("oslo-1", 1.0) },
+        reading("oslo-1", f64::NAN),
+    ];
+    let failed = failure(client.record(&wrong).await);
+    assert_eq!(failed.code, Code::InvalidArgument);
+    let fields: Vec<&str> = failed.violations.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "readings[1].station",
+            "readings[1].metric",
+            "readings[1].recorded_at",
+            "readings[2].metric",
+            "readings[3].value"
+        ]
+    );
+    assert_eq!(failure(client.watch("oslo-1", None, None).await).code, Code::NotFound);
+
+    let empty = failure(client.record(&[]).await);
+    assert_eq!((empty.code, empty.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
+    let large = failure(client.record(&vec![reading("a", 0.0); 10_001]).await);
+    assert_eq!((large.code, large.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
+    let many = failure(client.record(&vec![reading("a", 999.0); 10_000]).await);
+    assert_eq!((many.code, many.violations.len()), (Code::InvalidArgument, 50));
+    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed");
+    assert_eq!(client.record(&vec![reading("a", 9.0); 10_000]).await.unwrap(), 10_000);
+    server.stop().await;
+}
+
+pub async fn a_full_store_refuses_new_stations_only() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let batch: Vec<_> = (0..1000).map(|i| reading(&format!("s{i}"), 1.0)).collect();
+    assert_eq!(client.record(&batch).await.unwrap(), 1000);
+    let refused = failure(client.record(&[reading("s1", 2.0), reading("new", 2.0)]).await);
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    let mut watching = client.watch("s1", Some(Start::Newest(9)), None).await.unwrap();
+    assert_eq!(client.record(&[reading("s1", 3.0)]).await.unwrap(), 1);
+    for (sequence, value) in [(1, 1.0), (2, 3.0)] {
+        let recorded = within(watching.next()).await.unwrap().unwrap();
+        assert_eq!((recorded.sequence, recorded.reading.unwrap().value), (sequence, value));
+    }
+    let summary = client.upload(stream::iter([reading("s1", 4.0), reading("new", 4.0)]), None).await.unwrap();
+    assert_eq!((summary.accepted, summary.rejected), (1, 1));
+    assert_eq!(summary.rejections[0].field, "reading.station");
+    server.stop().await;
+}
+
+pub async fn watch_resumes_where_it_broke_off() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let batch: Vec<_> = (0..500).map(|i| reading("oslo-1", f64::from(i) / 10.0)).collect();
+    client.record(&batch).await.unwrap();
+    let first = client.watch("oslo-1", Some(Start::Newest(500)), None).await.unwrap();
+    let start = first.position();
+    drop(first);
+    assert_eq!(start.sequence, 0);
+    let after = Some(Start::After(Position { sequence: 200, ..start }));
+    let mut watching = client.watch("oslo-1", after, None).await.unwrap();
+    for sequence in 201..=500 {
+        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+    }
+    assert_eq!(watching.position(), Position { sequence: 500, ..start });
+
+    let future = Some(Start::After(Position { sequence: 501, ..start }));
+    assert_eq!(failure(client.watch("oslo-1", future, None).await).code, Code::InvalidArgument);
+    let other = Some(Start::After(Position { boot_id: !start.boot_id, ..start }));
+    let restarted = failure(client.watch("oslo-1", other, None).await);
+    assert_eq!(restarted.code, Code::FailedPrecondition);
+    assert_eq!(restarted.reason.as_deref(), Some(SERVER_RESTARTED));
+    server.stop().await;
+}
+
+pub async fn watch_tells_when_the_place_is_no_longer_kept() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let batch = vec![reading("oslo-1", 1.0); 10_000];
+    client.record(&batch).await.unwrap();
+    let start = client.watch("oslo-1", None, None).await.unwrap().position();
+    for _ in 0..10 {
+        client.record(&batch).await.unwrap();
+    }
+    // 110,000 were recorded, so that 10,001 is the oldest kept.
+    let kept = Some(Start::After(start));
+    let mut watching = client.watch("oslo-1", kept, None).await.unwrap();
+    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 10_001);
+    let gone = Some(Start::After(Position { sequence: 9_999, ..start }));
+    let failed = failure(client.watch("oslo-1", gone, None).await);
+    assert_eq!(failed.code, Code::ResourceExhausted);
+    assert_eq!(failed.reason.as_deref(), Some(FELL_BEHIND));
+    server.stop().await;
+}
+
+pub async fn upload_counts_what_it_refuses() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let readings = (0..1000).map(|i| reading("oslo-1", if i % 10 == 3 { 1e9 } else { 1.0 }));
+    let summary = client.upload(stream::iter(readings.collect::<Vec<_>>()), None).await.unwrap();
+    assert_eq!((summary.accepted, summary.rejected, summary.rejections.len()), (900, 100, 50));
+    assert_eq!((summary.rejections[1].index, summary.rejections[1].field.as_str()), (13, "reading.value"));
+    let empty = client.upload(stream::empty(), None).await.unwrap();
+    assert_eq!((empty.accepted, empty.rejected), (0, 0));
+    server.stop().await;
+}
+
+fn threshold(id: &str, station: &str, bound: Option<Bound>) -> Threshold {
+    Threshold { id: id.into(), station: station.into(), metric: Metric::Temperature.into(), bound }
+}
+
+pub async fn monitor_interleaves_alerts_and_acknowledgements() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    client.record(&[reading("oslo-1", 50.0), reading("rome-1", 50.0)]).await.unwrap();
+    let mut monitoring = client.monitor().await.unwrap();
+    monitoring.add(threshold("hot", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
+    monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
+    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("hot".into())));
+    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("cold".into())));
+    // What was recorded before is no matter; 200 readings make several chunks.
+    let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
+    client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
+    for i in 0..100 {
+        let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+        let recorded = alert.recorded.unwrap();
+        assert_eq!((alert.id.as_str(), recorded.sequence), ("hot", 3 + 2 * i));
+        assert_eq!(recorded.reading.unwrap().value, 31.0);
+    }
+    monitoring.remove("hot").await.unwrap();
+    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("hot".into())));
+    client.record(&[reading("oslo-1", 31.0), reading("oslo-1", -1.0)]).await.unwrap();
+    let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+    assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 203));
+    monitoring.finish();
+    assert_eq!(within(monitoring.next()).await.unwrap(), None);
+    server.stop().await;
+}
+
+pub async fn monitor_refuses_by_message_and_goes_on() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    client.record(&[reading("oslo-1", 50.0)]).await.unwrap();
+    let mut monitoring = client.monitor().await.unwrap();
+    for i in 0..100 {
+        monitoring.add(threshold(&format!("t{i}"), "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
+        assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added(format!("t{i}"))));
+    }
+    monitoring.add(threshold("one-more", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
+    let refused =
+        async |monitoring: &mut grpc::client::Monitoring| match within(monitoring.next()).await.unwrap() {
+            Some(Event::Refused(refusal)) => refusal.field,
+            other => panic!("not refused: {other:?}"),
+        };
+    assert_eq!(refused(&mut monitoring).await, "add");
+    monitoring.remove("t7").await.unwrap();
+    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("t7".into())));
+    for (wrong, field) in [
+        (threshold("t1", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
+        (threshold("", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
+        (threshold("x", "OSLO", Some(Bound::Above(30.0))), "add.station"),
+        (threshold("x", "atlantis", Some(Bound::Above(30.0))), "add.station"),
+        (threshold("x", "oslo-1", None), "add.bound"),
+        (threshold("x", "oslo-1", Some(Bound::Below(f64::NAN))), "add.bound"),
+        (Threshold { metric: 0, ..threshold("x", "oslo-1", Some(Bound::Above(30.0))) }, "add.metric"),
+    ] {
+        monitoring.add(wrong).await.unwrap();
+        assert_eq!(refused(&mut monitoring).await, field);
+    }
+    monitoring.remove("t7").await.unwrap();
+    assert_eq!(refused(&mut monitoring).await, "remove");
+    // An action that this version does not know is field 9, say.
+    let connection = connect(server.addr()).await;
+    let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
+    assert!(String::from_utf8_lossy(&answer.messages).contains("newer than this server"));
+    assert_eq!(answer.code(), "0");
+    server.stop().await;
+}
+
+/// One for each kind of call that can wait, and one for health.
+pub async fn a_deadline_ends_every_kind_of_call() {
+    let server = PAIR.serve().await;
+    client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let connection = connect(server.addr()).await;
+    let watch = prefixed(&WatchRequest { station: "oslo-1".into(), start: None });
+    let empty = prefixed(&());
+    let half = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] }).slice(..20);
+    for (path, body, end) in [
+        (RECORD, half, false), // A unary call whose request never comes to its end.
+        (WATCH, watch, true),
+        (UPLOAD, Bytes::new(), false),
+        (MONITOR, Bytes::new(), false),
+        ("/grpc.health.v1.Health/Watch", empty, true),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Bytes::new(), false),
+    ] {
+        for metadata in [[("grpc-timeout", "50m")], [("grpc-timeout", "50000u")]] {
+            let started = Instant::now();
+            let (response, mut send) = open(&connection, path, &metadata).await;
+            send.send_data(body.clone(), end).unwrap();
+            let answer = answer(response).await;
+            assert_eq!(answer.code(), "4", "{path}");
+            assert!(started.elapsed() >= Duration::from_millis(50), "{path}: too early");
+        }
+    }
+    for (timeout, code) in
+        [("1H", "0"), ("99999999H", "0"), ("1", "3"), ("", "3"), ("1x", "3"), ("123456789m", "3")]
+    {
+        let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+        let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], request).await;
+        assert_eq!(answer.code(), code, "{timeout:?}");
+    }
+    server.stop().await;
+}
+
+/// Even a stream that always has something to send ends at its deadline.
+pub async fn a_deadline_ends_a_stream_in_full_flow() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    for _ in 0..10 {
+        client.record(&vec![reading("oslo-1", 1.0); 10_000]).await.unwrap();
+    }
+    let connection = connect(server.addr()).await;
+    let request = prefixed(&WatchRequest { station: "oslo-1".into(), start: Some(Start::Newest(100_000)) });
+    let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "200m")]).await;
+    send.send_data(request, true).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    // Taken in small steps, so that the stream is never without a reading to send.
+    let mut bytes = 0;
+    while let Some(data) = within(body.data()).await {
+        let data = data.unwrap();
+        bytes += data.len();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert_eq!(within(body.trailers()).await.unwrap().unwrap()["grpc-status"], "4");
+    assert!(bytes < 1_000_000, "all of it came before the deadline");
+    server.stop().await;
+}
+
+pub async fn compression_is_opt_in_and_bounded() {
+    let options = Options { gzip: true, ..Options::default() };
+    let plain = PAIR.serve().await;
+    let compressing = Client::new(plain.url(), &options).unwrap();
+    assert_eq!(failure(compressing.record(&[reading("oslo-1", 1.0)]).await).code, Code::Unimplemented);
+    plain.stop().await;
+
+    let server = tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--gzip"]).await;
+    let compressing = Client::new(server.url(), &options).unwrap();
+    assert_eq!(compressing.record(&vec![reading("oslo-1", 1.0); 5000]).await.unwrap(), 5000);
+    assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
+    let connection = connect(server.addr()).await;
+    let request = prefixed(&WatchRequest { station: "oslo-1".into(), start: Some(Start::Newest(1)) });
+    let metadata = [("grpc-accept-encoding", "gzip"), ("grpc-timeout", "100m")];
+    let answer = unary(&connection, WATCH, &metadata, request).await;
+    assert_eq!(answer.headers["grpc-encoding"], "gzip");
+    assert_eq!(answer.messages[0], 1, "the first byte of a message says that it is compressed");
+
+    // 20 KB of gzip that become 20 MB.
+    let zeros = run_program("sh", &["-c", "head -c 20000000 /dev/zero | gzip -9 | od -An -v -tx1"]).await;
+    let bomb: Vec<u8> =
+        zeros.stdout.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let mut request = BytesMut::new();
+    request.put_u8(1);
+    request.put_u32(bomb.len().try_into().unwrap());
+    request.put_slice(&bomb);
+    let answer = unary(&connection, RECORD, &[("grpc-encoding", "gzip")], request.freeze()).await;
+    assert_eq!(answer.code(), "8");
+    server.stop().await;
+}
+
+pub async fn a_message_of_another_shape_is_no_crash() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let badly_framed = Bytes::from_static(b"\x07\0\0\0\x01\0");
+    let not_protobuf = Bytes::from_static(b"\0\0\0\0\x03\xff\xff\xff");
+    let cut_off = Bytes::from_static(b"\0\0\0\0\x30\x0a");
+    for body in [badly_framed, not_protobuf, cut_off] {
+        assert_eq!(unary(&connection, RECORD, &[], body).await.code(), "13");
+    }
+    let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
+    assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
+    // A message whose decoded form would be far larger than its bytes is no way around the limit.
+    let dense: Vec<u8> = b"\x0a\0".repeat(500_000);
+    let mut request = BytesMut::new();
+    request.put_u8(0);
+    request.put_u32(dense.len().try_into().unwrap());
+    request.put_slice(&dense);
+    let (response, mut send) = open(&connection, RECORD, &[]).await;
+    send_all(&mut send, request.freeze()).await;
+    assert_eq!(answer(response).await.code(), "3");
+    server.stop().await;
+}

@@ -1,0 +1,187 @@
+//! What happens when a client breaks: it vanishes, is killed, or stops reading.
+
+use bytes::BytesMut;
+use futures::future::join_all;
+use grpc::client::Error;
+use grpc::proto::watch_request::Start;
+use grpc::proto::watch_response::Event;
+use grpc::proto::{MonitorRequest, UploadRequest, monitor_request};
+use h2::Reason;
+use tests::Server;
+use tokio::io::AsyncReadExt;
+use tonic::Code;
+
+use crate::support::*;
+
+/// The server, telling also when a handler's work has ended.
+async fn talkative() -> Server {
+    let args = ["RUST_LOG=info,grpc=debug", PAIR.server, "--addr", "127.0.0.1:0"];
+    Server::start("env", &args).await
+}
+
+/// The client resets the stream, and then, for each kind, its process dies: the
+/// socket is closed with a reset, as the kernel does for a dead process with
+/// unread input.
+pub async fn a_client_that_vanishes_ends_the_handlers_work() {
+    for vanish in ["reset the stream", "lose the connection"] {
+        let server = talkative().await;
+        client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+        let upload = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
+        let add = grpc::proto::Threshold {
+            id: "x".into(),
+            station: "oslo-1".into(),
+            metric: 1,
+            bound: Some(grpc::proto::threshold::Bound::Above(99.0)),
+        };
+        let monitor = prefixed(&MonitorRequest { action: Some(monitor_request::Action::Add(add)) });
+        for (path, body, ended) in [
+            (WATCH, watch_request(1), "no longer watching oslo-1"),
+            (UPLOAD, upload, "no longer uploading, after 1 readings"),
+            (MONITOR, monitor, "no longer monitoring 1 stations"),
+        ] {
+            let mut raw = Raw::connect(server.addr()).await;
+            raw.send(&frame(HEADERS, END_HEADERS, 1, &call_headers(path))).await;
+            // One message is all of a Watch's request; the others could go on.
+            let end = if path == WATCH { END_STREAM } else { 0 };
+            raw.send(&frame(DATA, end, 1, &body)).await;
+            if path == UPLOAD {
+                // Nothing comes back; that it was taken shows in the watchers' number.
+                let mut watching =
+                    client(server.url()).watch("oslo-1", Some(Start::Newest(2)), None).await.unwrap();
+                within(watching.next()).await.unwrap();
+                within(watching.next()).await.unwrap();
+            } else {
+                raw.next(DATA).await.expect("a response");
+            }
+            if vanish == "reset the stream" {
+                raw.send(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())).await;
+            } else {
+                drop(raw);
+            }
+            server.has_printed(ended).await;
+            server.has_printed(&format!("{path} CANCELLED")).await;
+        }
+        server.stop().await;
+    }
+}
+
+pub async fn a_client_process_that_is_killed_is_noticed() {
+    let server = talkative().await;
+    client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let mut process = tokio::process::Command::new(PAIR.client)
+        .args(["--url", server.url(), "watch", "oslo-1", "--newest", "1"])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = [0; 1];
+    within(process.stdout.as_mut().unwrap().read_exact(&mut line)).await.unwrap();
+    process.kill().await.unwrap();
+    server.has_printed("no longer watching oslo-1").await;
+    server.stop().await;
+}
+
+/// Memory of a process in KiB, as the kernel counts it.
+pub fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// It costs the server one chunk, is told when it comes back, and nobody else waits for it.
+pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let batch = vec![reading("oslo-1", 1.0); 10_000];
+    client.record(&batch).await.unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let connection = connect(server.addr()).await;
+        let (response, mut send) = open(&connection, WATCH, &[]).await;
+        send.send_data(watch_request(10_000), true).unwrap();
+        let mut body = within(response).await.unwrap().into_body();
+        let first = within(body.data()).await.unwrap().unwrap();
+        slow.push((connection, body, first)); // Nothing is released: 64 KiB and no more.
+    }
+    let mut other = client.watch("oslo-1", None, None).await.unwrap();
+    // All 100,000 places are taken once, so that what follows adds nothing to the store.
+    for _ in 0..9 {
+        client.record(&batch).await.unwrap();
+    }
+    let before = memory(server.pid());
+    for _ in 0..11 {
+        client.record(&batch).await.unwrap();
+    }
+    let grown = memory(server.pid()).saturating_sub(before);
+    assert!(grown < 20 * 1024, "20 slow readers made the server grow by {grown} KiB");
+    for sequence in 10_001..=210_000 {
+        // The brisk one is read to the end only now, and is behind by as much; all
+        // that is asserted is that it is told in the same way, or has everything.
+        match within(other.next()).await {
+            Ok(recorded) => assert_eq!(recorded.unwrap().sequence, sequence),
+            Err(Error::Status(failure)) => {
+                assert_eq!(failure.code, Code::ResourceExhausted);
+                break;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    for (_connection, mut body, first) in slow {
+        body.flow_control().release_capacity(first.len()).unwrap();
+        let (bytes, trailers) = rest(body).await;
+        assert_eq!(trailers.unwrap()["grpc-status"], "8");
+        let mut all = BytesMut::from(&first[..]);
+        all.extend_from_slice(&bytes);
+        let numbers: Vec<u64> = messages(all.freeze())
+            .into_iter()
+            .filter_map(|message| match message.event {
+                Some(Event::Recorded(recorded)) => Some(recorded.sequence),
+                _ => None,
+            })
+            .collect();
+        assert!(numbers.len() < 10_000, "{} readings were waiting somewhere", numbers.len());
+        assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "without gaps up to the status");
+    }
+    server.stop().await;
+}
+
+/// Nothing can be sent, not even the status: the stream is reset.
+pub async fn a_deadline_ends_a_stream_that_nobody_reads() {
+    let server = talkative().await;
+    client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let connection = connect_with(server.addr(), &builder).await;
+    let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "100m")]).await;
+    send.send_data(watch_request(1), true).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    let reset = within(body.data()).await.unwrap().unwrap_err();
+    assert_eq!(reset.reason(), Some(Reason::CANCEL));
+    server.has_printed("no longer watching oslo-1").await;
+    server.stop().await;
+}
+
+pub async fn a_thousand_streams_share_one_connection() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let watch = client.watch("oslo-1", None, None);
+    let mut streams = vec![within(watch).await.unwrap()];
+    let more = join_all((1..1000).map(|_| client.watch("oslo-1", None, None)));
+    streams.extend(within(more).await.into_iter().map(Result::unwrap));
+    // A unary call goes through between them.
+    assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
+    for recorded in within(join_all(streams.iter_mut().map(|stream| stream.next()))).await {
+        assert_eq!(recorded.unwrap().unwrap().sequence, 2);
+    }
+    let pid = server.pid();
+    let sockets = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|entry| {
+        std::fs::read_link(entry.unwrap().path())
+            .ok()
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+    });
+    // The listener, the connection, and what the signal handlers use.
+    assert!(sockets.count() < 10);
+    drop(streams);
+    server.stop().await;
+}

@@ -1,0 +1,296 @@
+//! Limits that are reached, peers that fall silent, and a server that stops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use grpc::client::{Client, Error, Options};
+use grpc::proto::{MonitorRequest, RecordRequest, UploadRequest, monitor_request};
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::Code;
+
+use crate::calls::failure;
+use crate::support::*;
+
+pub async fn an_oversized_message_is_resource_exhausted() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    // The prefix alone is enough: the server does not wait for two megabytes.
+    let prefix = Bytes::from_static(b"\0\0\x20\0\0abc");
+    for path in [RECORD, WATCH, UPLOAD, MONITOR] {
+        let (response, mut send) = open(&connection, path, &[]).await;
+        send.send_data(prefix.clone(), false).unwrap();
+        assert_eq!(answer(response).await.code(), "8", "{path}");
+    }
+    // One that the sender insists on.
+    let (response, mut send) = open(&connection, RECORD, &[]).await;
+    let large = [&b"\0\0\x20\0\0"[..], &vec![0; 0x20_0000]].concat();
+    let sending = tokio::spawn(async move { send_all(&mut send, large.into()).await });
+    assert_eq!(answer(response).await.code(), "8");
+    within(sending).await.unwrap();
+    // The connection goes on.
+    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&connection, RECORD, &[], request).await.code(), "0");
+    server.stop().await;
+}
+
+pub async fn sigterm_ends_streams_and_lets_calls_finish() {
+    let mut server = PAIR.serve().await;
+    let client = client(server.url());
+    client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let connection = connect(server.addr()).await;
+    let (watch, mut send_watch) = open(&connection, WATCH, &[]).await;
+    send_watch.send_data(watch_request(1), true).unwrap();
+    let watch = within(watch).await.unwrap().into_body();
+    let (monitor, _send_monitor) = open(&connection, MONITOR, &[]).await;
+    let monitor = within(monitor).await.unwrap().into_body();
+    let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
+    let one = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
+    send_upload.send_data(one.clone(), false).unwrap();
+    let (record, mut send_record) = open(&connection, RECORD, &[]).await;
+    let mut request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    send_record.send_data(request.split_to(10), false).unwrap();
+    // A round trip after all of that: the server has it.
+    let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
+
+    server.terminate();
+    assert_eq!(rest(watch).await.1.unwrap()["grpc-status"], "14");
+    assert_eq!(rest(monitor).await.1.unwrap()["grpc-status"], "14");
+    // The listener is closed already; the calls that can finish do.
+    assert!(TcpStream::connect(server.addr()).await.is_err());
+    send_record.send_data(request, true).unwrap();
+    assert_eq!(answer(record).await.code(), "0");
+    send_upload.send_data(one, true).unwrap();
+    let summary = answer(upload).await;
+    assert_eq!((summary.code(), &summary.messages[..]), ("0", &b"\0\0\0\0\x02\x08\x02"[..]));
+    server.wait().await;
+    // The typed client, whose connection was told to go away, finds nobody.
+    assert!(matches!(client.record(&[reading("oslo-1", 1.0)]).await, Err(Error::Unreachable { .. })));
+}
+
+pub async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
+    let mut local = Local::start(|config| config.limits.drain_timeout = Duration::from_millis(100)).await;
+    let connection = connect(&local.addr).await;
+    let (upload, _send_upload) = open(&connection, UPLOAD, &[]).await;
+    let (record, mut send_record) = open(&connection, RECORD, &[]).await;
+    send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
+    let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
+    // A peer that does not take part in the goodbye at all.
+    let mut silent = Raw::connect(&local.addr).await;
+    silent.next(SETTINGS).await.unwrap();
+    // And one that takes nothing, so that not even a status can be sent.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let stalled = connect_with(&local.addr, &builder).await;
+    let (watch, mut send_watch) = open(&stalled, WATCH, &[]).await;
+    send_watch.send_data(watch_request(1), true).unwrap();
+    let _watch = within(watch).await.unwrap();
+    local.terminate();
+    assert_eq!(answer(upload).await.code(), "14");
+    assert_eq!(answer(record).await.code(), "14");
+    local.stop().await;
+    assert_eq!(goaway(&silent.read_to_end().await), Some(0));
+}
+
+pub async fn calls_and_streams_are_capped() {
+    let local = Local::start(|config| {
+        config.limits.max_calls = 3;
+        config.limits.max_streams = 2;
+    })
+    .await;
+    let mut first = Raw::connect(&local.addr).await;
+    let settings = first.next(SETTINGS).await.unwrap();
+    assert!(settings.payload.chunks(6).any(|entry| entry == b"\0\x03\0\0\0\x02"), "MAX_CONCURRENT_STREAMS");
+    first.send(&frame(SETTINGS, ACK, 0, &[])).await;
+    for stream in [1, 3, 5] {
+        first.send(&frame(HEADERS, END_HEADERS, stream, &call_headers(MONITOR))).await;
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 3 {
+        let answer = first.frame().await.unwrap();
+        if matches!(answer.kind, HEADERS | RST_STREAM) {
+            answers.push(answer);
+        }
+    }
+    answers.sort_by_key(|answer| answer.stream);
+    let kinds: Vec<_> = answers.iter().map(|answer| (answer.stream, answer.kind)).collect();
+    assert_eq!(kinds, [(1, HEADERS), (3, HEADERS), (5, RST_STREAM)]);
+    assert_eq!(answers[2].payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
+
+    let second = connect(&local.addr).await;
+    let (monitor, send) = open(&second, MONITOR, &[]).await;
+    let monitor = within(monitor).await.unwrap().into_body();
+    assert_eq!(unary(&second, RECORD, &[], Bytes::new()).await.code(), "8", "a fourth call");
+    drop((monitor, send));
+    drop(first);
+    // Places become free when the server has noticed.
+    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    within(async { while unary(&second, RECORD, &[], request()).await.code() != "0" {} }).await;
+    drop(second);
+    local.stop().await;
+}
+
+pub async fn connections_are_capped() {
+    let local = Local::start(|config| config.limits.max_connections = 2).await;
+    let (mut first, second) = (Raw::connect(&local.addr).await, connect(&local.addr).await);
+    first.next(SETTINGS).await.unwrap();
+    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&second, RECORD, &[], request()).await.code(), "0");
+    let mut third = Raw::connect(&local.addr).await;
+    let refused = third.read_to_end().await;
+    assert_eq!(goaway(&refused), Some(11), "ENHANCE_YOUR_CALM");
+    assert!(refused.last().unwrap().payload.ends_with(b"too many connections"));
+    let failed = failure(client(&local.url()).record(&[reading("oslo-1", 1.0)]).await);
+    assert_eq!(failed.code, Code::ResourceExhausted);
+    assert_eq!(unary(&second, RECORD, &[], request()).await.code(), "0");
+    drop(first);
+    // Its place becomes free when the server has noticed.
+    within(async { while client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.is_err() {} }).await;
+    drop(second);
+    local.stop().await;
+}
+
+pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
+    // The server drops a client…
+    let local = Local::start(|config| {
+        config.limits.keepalive_interval = Duration::from_millis(50);
+        config.limits.keepalive_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut dead = Raw::connect(&local.addr).await;
+    let alive = connect(&local.addr).await;
+    let frames = dead.read_to_end().await;
+    assert!(frames.iter().any(|frame| frame.kind == PING && frame.flags == 0));
+    assert_eq!(unary(&alive, RECORD, &[], Bytes::new()).await.code(), "13", "an empty body is no message");
+    drop(alive);
+    local.stop().await;
+
+    // …and a client its server.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut response = Response::new(());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        let _body = respond.send_response(response, false).unwrap();
+        // Once around, so that this is sent; then never again.
+        std::future::poll_fn(|cx| Poll::Ready(connection.poll_accept(cx).is_ready())).await;
+        std::future::pending::<()>().await;
+    });
+    let options = Options {
+        keepalive_interval: Duration::from_millis(50),
+        keepalive_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let mut monitoring = within(Client::new(&url, &options).unwrap().monitor()).await.unwrap();
+    assert!(matches!(within(monitoring.next()).await, Err(Error::Broken(_))));
+}
+
+pub async fn idle_connections_and_uploads_are_ended() {
+    let local = Local::start(|config| {
+        config.limits.keepalive_interval = Duration::from_secs(3600); // Would end it, too.
+        config.limits.connection_idle = Duration::from_millis(100);
+        config.limits.upload_idle = Duration::from_millis(100);
+        config.limits.request_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut idle = Raw::connect(&local.addr).await;
+    assert_eq!(goaway(&[idle.next(GOAWAY).await.unwrap()]), Some(0));
+    let connection = connect(&local.addr).await;
+    let (upload, _send) = open(&connection, UPLOAD, &[]).await;
+    assert_eq!(answer(upload).await.code(), "4");
+    let (record, mut send) = open(&connection, RECORD, &[]).await;
+    send.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
+    assert_eq!(answer(record).await.code(), "4");
+    // A connection with a call on it is not idle, however quiet.
+    client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let watching = connect(&local.addr).await;
+    let (response, mut send) = open(&watching, WATCH, &[]).await;
+    send.send_data(watch_request(1), true).unwrap();
+    let mut body = within(response).await.unwrap().into_body();
+    within(body.data()).await.unwrap().unwrap();
+    let mut more = Raw::connect(&local.addr).await;
+    assert!(more.next(GOAWAY).await.is_some());
+    client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    within(body.data()).await.unwrap().unwrap();
+    drop((connection, watching, body));
+    local.stop().await;
+}
+
+/// The server does not read requests whose responses are not taken: the sender's
+/// window stays shut.
+pub async fn back_pressure_reaches_the_sender() {
+    let server = PAIR.serve().await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0); // Responses may not be sent at all.
+    let connection = connect_with(server.addr(), &builder).await;
+    let (_response, mut send) = open(&connection, MONITOR, &[]).await;
+    let remove = MonitorRequest { action: Some(monitor_request::Action::Remove("x".repeat(30_000))) };
+    let message = prefixed(&remove);
+    let mut sent = 0;
+    loop {
+        send.reserve_capacity(message.len());
+        let room = std::future::poll_fn(|cx| send.poll_capacity(cx));
+        match tokio::time::timeout(Duration::from_millis(500), room).await {
+            Ok(Some(Ok(_))) if send.capacity() >= message.len() => {
+                send.send_data(message.clone(), false).unwrap();
+                sent += message.len();
+                assert!(sent < 8_000_000, "the server goes on reading");
+            }
+            Ok(Some(Ok(_))) => {}
+            Ok(other) => panic!("{other:?}"),
+            Err(_elapsed) => break, // Shut.
+        }
+    }
+    assert!(sent > 0);
+    server.stop().await;
+}
+
+/// The same for the typed client's upload: it takes no more from its caller than
+/// the server lets it send.
+pub async fn an_upload_takes_readings_as_fast_as_they_are_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    let endless = stream::repeat_with(move || {
+        counter.fetch_add(1, SeqCst);
+        reading("oslo-1", 1.0)
+    });
+    let uploading = tokio::spawn(async move { client(&url).upload(endless, None).await });
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let (request, mut respond) = within(connection.accept()).await.unwrap().unwrap();
+    let serving = tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    let mut body = request.into_body();
+    let mut read = 0;
+    while read < 65_535 {
+        read += within(body.data()).await.unwrap().unwrap().len(); // And nothing released.
+    }
+    // The window is shut. Everything that runs has had its turn a hundred times over.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    let readings = taken.load(SeqCst);
+    assert!(readings * 28 < 200_000, "{readings} readings for a window of 64 KiB");
+    body.flow_control().release_capacity(read).unwrap();
+    while read < 2 * 65_535 {
+        read += within(body.data()).await.unwrap().unwrap().len();
+    }
+    assert!(taken.load(SeqCst) > readings, "and goes on when it opens");
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("14"));
+    let mut response = Response::new(());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    respond.send_response(response, false).unwrap().send_trailers(trailers).unwrap();
+    assert_eq!(failure(within(uploading).await.unwrap()).code, Code::Unavailable);
+    serving.abort();
+}

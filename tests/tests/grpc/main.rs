@@ -1,0 +1,78 @@
+//! The gRPC chapter.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+use tests::{run, test};
+
+mod calls;
+mod faults;
+mod hostile;
+mod limits;
+mod python;
+mod retries;
+mod services;
+mod support;
+
+use calls::*;
+use faults::*;
+use hostile::*;
+use limits::*;
+use python::*;
+use retries::*;
+use services::*;
+
+fn main() -> ExitCode {
+    run([
+        test!(the_pair_prints_what_the_readme_shows),
+        test!(the_programs_fail_in_one_clear_line),
+        test!(the_client_uploads_a_file),
+        test!(a_unary_call_on_the_wire),
+        test!(the_bytes_in_the_readme_are_real),
+        test!(an_invalid_batch_names_its_fields_and_keeps_nothing),
+        test!(a_full_store_refuses_new_stations_only),
+        test!(watch_resumes_where_it_broke_off),
+        test!(watch_tells_when_the_place_is_no_longer_kept),
+        test!(upload_counts_what_it_refuses),
+        test!(monitor_interleaves_alerts_and_acknowledgements),
+        test!(monitor_refuses_by_message_and_goes_on),
+        test!(a_deadline_ends_every_kind_of_call),
+        test!(a_deadline_ends_a_stream_in_full_flow),
+        test!(compression_is_opt_in_and_bounded),
+        test!(a_message_of_another_shape_is_no_crash),
+        test!(a_token_is_asked_for),
+        test!(health_is_told_for_each_service_and_turns_before_the_end),
+        test!(reflection_describes_the_service),
+        test!(what_is_no_call_is_told_so),
+        test!(field_violations_travel_in_the_trailers),
+        test!(the_python_client_makes_all_kinds_of_call).needs(python_client()),
+        test!(a_generic_client_needs_no_proto).needs(python_client()),
+        test!(a_client_that_vanishes_ends_the_handlers_work),
+        test!(a_client_process_that_is_killed_is_noticed),
+        test!(a_slow_reader_is_told_and_disturbs_nobody).alone(),
+        test!(a_deadline_ends_a_stream_that_nobody_reads),
+        test!(a_thousand_streams_share_one_connection).alone(),
+        test!(an_oversized_message_is_resource_exhausted),
+        test!(sigterm_ends_streams_and_lets_calls_finish),
+        test!(what_does_not_finish_is_unavailable_when_the_drain_time_is_over),
+        test!(calls_and_streams_are_capped),
+        test!(connections_are_capped),
+        test!(a_peer_that_does_not_answer_pings_is_dropped),
+        test!(idle_connections_and_uploads_are_ended),
+        test!(back_pressure_reaches_the_sender),
+        test!(an_upload_takes_readings_as_fast_as_they_are_read),
+        test!(a_call_is_tried_again_where_that_is_safe),
+        test!(a_call_that_may_have_had_effect_is_not_tried_again),
+        test!(a_deadline_passes_also_where_nobody_answers),
+        test!(a_watch_over_a_restart_is_told_of_it),
+        test!(a_watch_goes_on_after_its_connection_broke),
+        test!(silence_and_half_a_preface_are_closed),
+        test!(garbage_is_closed),
+        test!(a_goaway_is_not_lost_in_unread_input),
+        test!(half_a_frame_is_closed),
+        test!(oversized_header_lists_are_refused),
+        test!(rapid_reset_is_closed).alone(),
+        test!(floods_do_not_grow_the_server).alone(),
+    ])
+}

@@ -1,0 +1,61 @@
+//! Another language's implementation of gRPC, against our server.
+
+use std::path::{Path, PathBuf};
+
+use tests::{Output, assert_same, expected_output, run_program};
+
+use crate::support::*;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("grpc")
+}
+
+/// Set up, and for the proto as it is now.
+pub fn python_client() -> Result<(), String> {
+    let of = std::fs::read(folder().join("python/.venv/weather.proto")).ok();
+    let now = std::fs::read(folder().join("protos/weather/v1/weather.proto")).ok();
+    if of.is_some() && of == now {
+        return Ok(());
+    }
+    Err("the Python client is not set up for this proto: run `grpc/python/setup`".to_owned())
+}
+
+async fn python(args: &[&str]) -> Output {
+    let python = folder().join("python/.venv/bin/python");
+    let script = folder().join("python").join(args[0]);
+    let args = [&["-B", script.to_str().unwrap()], &args[1..]].concat();
+    run_program(python.to_str().unwrap(), &args).await
+}
+
+fn readme(script: &str, args: &str) -> String {
+    let command = format!("grpc/python/.venv/bin/python grpc/python/{script} 127.0.0.1:50051{args}");
+    expected_output("grpc/README.md", &command)
+}
+
+pub async fn the_python_client_makes_all_kinds_of_call() {
+    let server = PAIR.serve().await;
+    let client = python(&["client.py", server.addr()]).await;
+    assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, &readme("client.py", ""));
+    // Whose clock ends the last call is not said.
+    for call in ["Record OK", "Watch CANCELLED", "Upload OK", "Monitor OK"] {
+        server.has_printed(call).await;
+    }
+    server.stop().await;
+}
+
+pub async fn a_generic_client_needs_no_proto() {
+    let server = PAIR.serve().await;
+    for (args, shown) in
+        [(vec![], ""), (vec!["grpc.health.v1.Health/Check", "{}"], " grpc.health.v1.Health/Check {}")]
+    {
+        let client = python(&[&["reflect.py", server.addr()], &args[..]].concat()).await;
+        assert_eq!(client.code, Some(0), "{}", client.stderr);
+        assert_same(&client.stdout, &readme("reflect.py", shown));
+    }
+    let record =
+        r#"{"readings": [{"station": "a", "metric": "METRIC_WIND", "value": 3, "recordedAt": "1"}]}"#;
+    let client = python(&["reflect.py", server.addr(), "weather.v1.WeatherService/Record", record]).await;
+    assert_eq!(client.stdout, "{'accepted': '1'}\n", "{}", client.stderr);
+    server.stop().await;
+}

@@ -1,0 +1,174 @@
+//! What the typed client does when a server or a connection fails.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use grpc::client::{Client, Error, Options};
+use grpc::proto::watch_request::Start;
+use grpc::status::SERVER_RESTARTED;
+use h2::Reason;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::Code;
+
+use crate::calls::failure;
+use crate::support::*;
+
+/// A server that does this with its first calls, then answers properly. Counts
+/// the calls.
+async fn unreliable(
+    calls: usize,
+    bad: impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static,
+) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                if count.fetch_add(1, SeqCst) < calls {
+                    bad(&mut respond);
+                    continue;
+                }
+                let mut response = Response::new(());
+                response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+                let mut body = respond.send_response(response, false).unwrap();
+                body.send_data(Bytes::from_static(b"\0\0\0\0\x02\x08\x01"), false).unwrap();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                body.send_trailers(trailers).unwrap();
+            }
+        }
+    });
+    (url, seen)
+}
+
+fn status_only(code: &'static str) -> impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static {
+    move |respond| {
+        let mut response = Response::new(());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static(code));
+        respond.send_response(response, true).unwrap();
+    }
+}
+
+pub async fn a_call_is_tried_again_where_that_is_safe() {
+    let batch = [reading("oslo-1", 1.0)];
+    // The server says that it did nothing.
+    let (url, calls) = unreliable(2, status_only("14")).await;
+    assert_eq!(within(client(&url).record(&batch)).await.unwrap(), 1);
+    assert_eq!(calls.load(SeqCst), 3);
+    // It refuses the stream unprocessed.
+    let (url, calls) = unreliable(2, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
+    assert_eq!(within(client(&url).record(&batch)).await.unwrap(), 1);
+    assert_eq!(calls.load(SeqCst), 3);
+    // Not for ever.
+    let (url, calls) = unreliable(100, status_only("14")).await;
+    assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
+    assert_eq!(calls.load(SeqCst), 1 + grpc::retry::RETRIES);
+    // Other codes would come again.
+    let (url, calls) = unreliable(100, status_only("8")).await;
+    assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);
+    assert_eq!(calls.load(SeqCst), 1);
+}
+
+pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            if let Some(Ok(_call)) = connection.accept().await {
+                count.fetch_add(1, SeqCst);
+            } // And the connection is gone.
+        }
+    });
+    let failed = within(client(&url).record(&[reading("oslo-1", 1.0)])).await;
+    assert!(matches!(failed, Err(Error::Broken(_))), "{failed:?}");
+    assert_eq!(seen.load(SeqCst), 1);
+}
+
+pub async fn a_deadline_passes_also_where_nobody_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let options = Options { deadline: Duration::from_millis(100), ..Options::default() };
+    // The kernel accepts the connection; nobody ever reads from it.
+    let client = Client::new(&url, &options).unwrap();
+    assert_eq!(failure(within(client.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
+    assert_eq!(failure(within(client.watch("oslo-1", None, None)).await).code, Code::DeadlineExceeded);
+    assert_eq!(failure(within(client.monitor()).await).code, Code::DeadlineExceeded);
+    let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    let upload = client.upload(stream::pending(), soon);
+    assert_eq!(failure(within(upload).await).code, Code::DeadlineExceeded);
+    // Another deadline for one call, on the same connection.
+    let patient = Client::new(&url, &Options::default()).unwrap();
+    let hasty = patient.with_deadline(Duration::from_millis(100));
+    assert_eq!(failure(within(hasty.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
+}
+
+/// A proxy that cuts each connection after so many bytes to the client, and
+/// counts them. The address behind it can change.
+async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let target = Arc::new(Mutex::new(target.to_owned()));
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let (current, counter) = (target.clone(), cuts.clone());
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let addr = current.lock().unwrap().clone();
+            let Ok(far) = TcpStream::connect(addr).await else { continue };
+            let (mut near_read, mut near_write) = near.into_split();
+            let (far_read, mut far_write) = far.into_split();
+            let up = tokio::spawn(async move { tokio::io::copy(&mut near_read, &mut far_write).await });
+            let mut limited = far_read.take(bytes);
+            let _ = tokio::io::copy(&mut limited, &mut near_write).await;
+            up.abort();
+            counter.fetch_add(1, SeqCst);
+        }
+    });
+    (url, target, cuts)
+}
+
+/// Kill -9, and a new server at the same address: the position belongs to another life.
+pub async fn a_watch_over_a_restart_is_told_of_it() {
+    let server = PAIR.serve().await;
+    let again = PAIR.serve().await;
+    for server in [&server, &again] {
+        client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    }
+    let (url, target, _) = proxy(u64::MAX, server.addr()).await;
+    let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(1)), None).await.unwrap();
+    within(watching.next()).await.unwrap();
+    again.addr().clone_into(&mut target.lock().unwrap());
+    drop(server); // Killed.
+    let failed = failure(within(watching.next()).await);
+    assert_eq!((failed.code, failed.reason.as_deref()), (Code::FailedPrecondition, Some(SERVER_RESTARTED)));
+    again.stop().await;
+}
+
+/// A break of the connection alone is bridged: no reading is lost or seen twice.
+pub async fn a_watch_goes_on_after_its_connection_broke() {
+    let server = PAIR.serve().await;
+    let batch: Vec<_> = (0..3000).map(|_| reading("oslo-1", 1.0)).collect();
+    client(server.url()).record(&batch).await.unwrap();
+    let (url, _, cuts) = proxy(20_000, server.addr()).await;
+    let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(3000)), None).await.unwrap();
+    for sequence in 1..=3000 {
+        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+    }
+    assert!(cuts.load(SeqCst) > 2, "the proxy cut {} times", cuts.load(SeqCst));
+    drop(watching);
+    server.stop().await;
+}

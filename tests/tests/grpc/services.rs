@@ -1,0 +1,129 @@
+//! What stands around the weather service: the token, health, reflection, and
+//! the answers to calls that are none.
+
+use bytes::Bytes;
+use grpc::client::{Client, Options};
+use grpc::proto::RecordRequest;
+use http::Request;
+use prost::Message;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::calls::failure;
+use crate::support::*;
+
+pub async fn a_token_is_asked_for() {
+    let server =
+        tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open sesame"]).await;
+    for token in [None, Some("wrong"), Some("open sesamE"), Some("open sesame!")] {
+        let options = Options { token: token.map(str::to_owned), ..Options::default() };
+        let refused =
+            failure(Client::new(server.url(), &options).unwrap().record(&[reading("a", 1.0)]).await);
+        assert_eq!(refused.code, Code::Unauthenticated, "{token:?}");
+    }
+    let options = Options { token: Some("open sesame".into()), ..Options::default() };
+    let known = Client::new(server.url(), &options).unwrap();
+    assert_eq!(known.record(&[reading("a", 1.0)]).await.unwrap(), 1);
+    // Streams ask for it, too, and a load balancer's health check does not.
+    let connection = connect(server.addr()).await;
+    for path in [WATCH, UPLOAD, MONITOR] {
+        assert_eq!(unary(&connection, path, &[], Bytes::new()).await.code(), "16", "{path}");
+    }
+    let check = unary(&connection, "/grpc.health.v1.Health/Check", &[], prefixed(&())).await;
+    assert_eq!((check.code(), &check.messages[..]), ("0", &b"\0\0\0\0\x02\x08\x01"[..]));
+    server.stop().await;
+}
+
+pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
+    let server = PAIR.serve().await;
+    let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel);
+    let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    for service in ["", "weather.v1.WeatherService"] {
+        let status = health.check(ask(service)).await.unwrap().into_inner().status();
+        assert_eq!(status, Serving, "{service:?}");
+    }
+    assert_eq!(health.check(ask("nonsense")).await.unwrap_err().code(), Code::NotFound);
+    let mut watched = health.watch(ask("weather.v1.WeatherService")).await.unwrap().into_inner();
+    assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), Serving);
+    server.terminate();
+    assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), NotServing);
+    assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
+    server.stop().await;
+}
+
+pub async fn reflection_describes_the_service() {
+    let server = PAIR.serve().await;
+    let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut ask = async |request: MessageRequest| {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let stream = futures::stream::iter([request]);
+        let mut responses = reflection.server_reflection_info(stream).await.unwrap().into_inner();
+        within(responses.message()).await.unwrap().unwrap().message_response.unwrap()
+    };
+    let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("no list")
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "weather.v1.WeatherService"]
+    );
+    let symbol = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
+    let MessageResponse::FileDescriptorResponse(files) = ask(symbol).await else { panic!("no file") };
+    let text = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
+    for name in ["Record", "Watch", "Upload", "Monitor", "METRIC_TEMPERATURE", "recorded_at"] {
+        assert!(text.contains(name), "{name}");
+    }
+    server.stop().await;
+}
+
+pub async fn what_is_no_call_is_told_so() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    for path in ["/weather.v1.WeatherService/Forecast", "/weather.v2.WeatherService/Record", "/", "/x"] {
+        let answer = unary(&connection, path, &[], request()).await;
+        assert_eq!((answer.http_status, answer.code()), (200, "12"), "{path}");
+    }
+    let plain = Request::post(format!("http://localhost{RECORD}")).header("content-type", "application/json");
+    let mut ready = connection.clone().ready().await.unwrap();
+    let (response, _) = ready.send_request(plain.body(()).unwrap(), true).unwrap();
+    assert_eq!(within(response).await.unwrap().status(), 415);
+    let get = Request::get("http://localhost/");
+    let (response, _) = ready.ready().await.unwrap().send_request(get.body(()).unwrap(), true).unwrap();
+    assert_eq!(within(response).await.unwrap().status(), 415);
+    server.stop().await;
+}
+
+/// Both layers: the bytes of the status details, decoded by hand.
+pub async fn field_violations_travel_in_the_trailers() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 999.0)] });
+    let answer = unary(&connection, RECORD, &[], request).await;
+    // Nothing but a status: it stands in the headers, which are also the trailers.
+    assert_eq!((answer.code(), answer.messages.len()), ("3", 0));
+    assert_eq!(answer.headers["grpc-message"], "one%20field%20is%20invalid");
+    let details = answer.headers["grpc-status-details-bin"].to_str().unwrap();
+    let decoded = tonic::metadata::MetadataValue::<tonic::metadata::Binary>::from_static(Box::leak(
+        details.to_owned().into_boxed_str(),
+    ));
+    let status = tonic_types::pb::Status::decode(decoded.to_bytes().unwrap()).unwrap();
+    assert_eq!(status.code, 3);
+    assert_eq!(status.details[0].type_url, "type.googleapis.com/google.rpc.BadRequest");
+    let bad = tonic_types::pb::BadRequest::decode(&status.details[0].value[..]).unwrap();
+    assert_eq!(bad.field_violations[0].field, "readings[0].value");
+    assert_eq!(bad.field_violations[0].description, "999 is outside -100 to 70");
+    server.stop().await;
+}
