@@ -71,13 +71,13 @@ impl BrokerArgs {
     }
 }
 
-/// Sends logs from `info` on to stderr, of lapin only errors: it warns of each
-/// returned message, which is handled here. `RUST_LOG` overrides.
+/// Sends logs from `info` on to stderr, but none of lapin's own: what it reports as
+/// errors is handled here, and said once. `RUST_LOG` overrides.
 ///
 /// # Errors
 /// If `RUST_LOG` can't be understood.
 pub fn logs() -> anyhow::Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,lapin=error".into());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,lapin=off".into());
     let filter: Targets = filter.parse().context("RUST_LOG")?;
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -116,7 +116,7 @@ impl Job {
         let reading = |hour: u64| Reading {
             station: station.clone(),
             metric: Metric::Temperature,
-            value: (number * 7 + hour * 13) as f64 % 400.0 / 10.0 - 10.0,
+            value: (((number * 7 + hour * 13) % 400) as f64 - 100.0) / 10.0,
             recorded_at: day * DAY + hour * 60 * 60 * 1000,
         };
         Self { id, day, readings: (0..24).map(reading).collect(), station: station.clone() }

@@ -35,7 +35,7 @@ async fn run(args: &BrokerArgs) -> anyhow::Result<()> {
     let url = args.url();
     let listening = |where_from: String| {
         println!("listening on {}", without_password(&url));
-        info!("requests come from {where_from}");
+        println!("requests come from {where_from}");
     };
     match args.broker {
         Kind::RabbitMq => {

@@ -83,14 +83,15 @@ impl Worker {
     ) -> Result<(), Error> {
         // Retries go over a connection of their own; see `Publisher`.
         let mut retries = Publisher::connect(&self.url, self.topology.clone(), 1).await?;
+        let mut deliveries = self.consume().await?;
         ready();
         let until_stopped = async {
             loop {
-                let deliveries = until_connected(|| self.consume()).await?;
                 match self.session(deliveries, &mut retries, shutdown, &mut report).await {
                     Err(error) if error.is_transient() => warn!("{error}; connecting again"),
                     ended => return ended,
                 }
+                deliveries = until_connected(|| self.consume()).await?;
             }
         };
         // Dropping the work at the end of the time loses nothing: what is not
@@ -127,8 +128,8 @@ impl Worker {
                 Ok(outcome) => Attempt::Finished(outcome),
                 Err(error) => self.put_aside(retries, &delivery, &message, error).await?,
             };
-            deliveries.done(delivery).await?;
             report(&attempt)?;
+            deliveries.done(delivery).await?;
         }
     }
 

@@ -80,7 +80,7 @@ impl Producer {
     /// # Errors
     /// Only what no repetition can cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        let mut pause = Duration::from_millis(50);
+        let (mut pause, mut told) = (Duration::from_millis(50), false);
         while !self.unconfirmed.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
@@ -100,7 +100,7 @@ impl Producer {
                         pause = Duration::from_millis(50);
                     }
                     if !self.unconfirmed.is_empty() {
-                        if added > 0 {
+                        if !std::mem::replace(&mut told, true) {
                             warn!("{} is full: waiting for consumers", self.keys.jobs());
                         }
                         sleep(pause).await;

@@ -216,11 +216,11 @@ impl Worker {
                 }
                 Err(error) => self.put_aside(connection, &entry, error).await?,
             };
+            report(&attempt)?;
             if since.elapsed() > ACK_WITHIN {
                 self.acknowledge(connection, &mut finished).await?;
                 since = Instant::now();
             }
-            report(&attempt)?;
         }
         self.acknowledge(connection, &mut finished).await
     }

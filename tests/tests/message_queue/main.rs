@@ -11,6 +11,7 @@ mod brokers;
 mod faults;
 mod pair;
 mod publish_subscribe;
+mod python;
 mod reconnect;
 mod request_reply;
 mod support;
@@ -20,7 +21,8 @@ const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, faults::*, pair::*, publish_subscribe::*, reconnect::*, request_reply::*, work_queue::*,
+        brokers::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*, request_reply::*,
+        work_queue::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -58,5 +60,8 @@ fn main() -> ExitCode {
         test!(redis_streams_lose_no_confirmed_job).alone(),
     ]
     .map(with_brokers);
-    run(plain.into_iter().chain(with_brokers))
+    let with_python =
+        [test!(a_python_producer_feeds_a_rust_consumer), test!(a_rust_producer_feeds_a_python_consumer)]
+            .map(|test| test.needs(brokers.clone()).needs(virtual_environment()));
+    run(plain.into_iter().chain(with_brokers).chain(with_python))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use message_queue::brokers::{Broker, Kind, Options};
-use message_queue::job::{Job, Results, Summary};
+use message_queue::job::{Job, Results};
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::Keys;
 use nix::sys::signal::{Signal, kill};
@@ -101,9 +101,9 @@ impl Folder {
         assert!(lost.is_empty() && extra.is_empty(), "lost {lost:?}, unexpected {extra:?}");
         for number in 1..=count {
             let id = format!("{batch}-{number}");
-            let text = fs::read(self.0.join(format!("{id}.json"))).unwrap();
-            let summary: Summary = serde_json::from_slice(&text).unwrap();
-            assert_eq!(summary, Job::example(id, number).summary().unwrap());
+            let text = fs::read_to_string(self.0.join(format!("{id}.json"))).unwrap();
+            let expected = Job::example(id, number).summary().unwrap();
+            assert_eq!(text, serde_json::to_string(&expected).unwrap());
         }
     }
 }
@@ -177,6 +177,9 @@ impl Program {
     /// Kills it as kill -9 does.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
+        for reader in self.readers.drain(..) {
+            reader.await.unwrap(); // What it had printed is in the pipe.
+        }
     }
 
     /// Waits for its end with exit code 0; returns what it printed.
