@@ -8,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::time::Instant;
 
-use super::connection::Session;
+use super::connection::{Session, connect};
 use crate::error::Error;
 use crate::job::ACK_WITHIN;
 
@@ -29,6 +29,18 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
+    /// Connects and consumes a queue that is there already; see [`PREFETCH`] and
+    /// [`ACK_BATCH`] for `prefetch` and `batch`.
+    ///
+    /// [`PREFETCH`]: super::work_queue::PREFETCH
+    /// [`ACK_BATCH`]: super::work_queue::ACK_BATCH
+    ///
+    /// # Errors
+    /// If there is no broker or no such queue.
+    pub async fn open(url: &str, queue: &str, prefetch: u16, batch: usize) -> Result<Self, Error> {
+        Self::start(connect(url).await?, queue.into(), prefetch, batch).await
+    }
+
     /// Consumes a queue. At most `prefetch` messages are sent ahead of their
     /// acknowledgement, so that one consumer does not get the whole queue; `batch`
     /// of them are acknowledged together, or all when none is waiting.

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::FutureExt;
+use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation, PublisherConfirm};
@@ -28,8 +30,8 @@ pub const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// See [`SHORTEST_PAUSE`].
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often in a row messages may come back as unroutable.
-const MAX_RETURNS: u32 = 100;
+/// How often in a row everything is declared again because messages came back.
+const MAX_DECLARATIONS: u32 = 10;
 
 /// A message and where it goes.
 #[derive(Debug, Clone)]
@@ -60,10 +62,13 @@ pub struct Publisher {
     waiting: VecDeque<Message>,
     /// Published on this session, in order.
     unconfirmed: VecDeque<(Message, PublisherConfirm)>,
-    /// Refused by the broker; published again after a pause.
+    /// Refused or returned by the broker; published again after a pause, when nothing
+    /// is unconfirmed any more.
     refused: VecDeque<Message>,
     pause: Duration,
-    returns: u32,
+    /// Some came back: the queue must be declared again first.
+    returned: bool,
+    declarations: u32,
     confirmed: u64,
 }
 
@@ -83,7 +88,8 @@ impl Publisher {
             unconfirmed: VecDeque::new(),
             refused: VecDeque::new(),
             pause: SHORTEST_PAUSE,
-            returns: 0,
+            returned: false,
+            declarations: 0,
             confirmed: 0,
         })
     }
@@ -153,12 +159,7 @@ impl Publisher {
     async fn settle_one(&mut self) -> Result<(), Error> {
         self.send_waiting().await?;
         let Some((_, confirm)) = self.unconfirmed.front_mut() else {
-            if !self.refused.is_empty() {
-                sleep(self.pause).await;
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                self.waiting.append(&mut self.refused);
-            }
-            return Ok(());
+            return self.prepare_refused().await;
         };
         let confirmation = match confirm.await {
             Ok(confirmation) => confirmation,
@@ -172,37 +173,47 @@ impl Publisher {
             Confirmation::Ack(None) | Confirmation::NotRequested => {
                 self.confirmed += 1;
                 self.pause = SHORTEST_PAUSE;
-                self.returns = 0;
+                self.declarations = 0;
             }
-            Confirmation::Nack(_) => {
+            Confirmation::Nack(returned) => {
                 if self.refused.is_empty() && self.pause == SHORTEST_PAUSE {
                     warn!("{} is full: waiting for consumers", message.routing_key);
                 }
                 self.refused.push_back(message);
+                self.came_back(returned);
             }
-            Confirmation::Ack(Some(returned)) => {
-                // Somebody deleted the queue. A new session declares it again; the
-                // messages in flight are lost with it, and are published once more.
-                // What came back may be another message than the one whose confirm
-                // brought it, so both are.
-                self.returns += 1;
-                if self.returns > MAX_RETURNS {
-                    return Err(Error::Unroutable(message.routing_key.to_string()));
-                }
-                let returned = Message {
-                    exchange: returned.exchange.clone(),
-                    routing_key: returned.routing_key.clone(),
-                    mandatory: true,
-                    properties: returned.properties.clone(),
-                    payload: returned.delivery.data,
-                };
-                if returned.payload != message.payload {
-                    self.refused.push_back(returned);
-                }
-                self.refused.push_back(message);
-                self.lost(&Error::Unroutable(self.topology.jobs()));
-            }
+            // Somebody deleted the queue. What came back may be another message than
+            // the one whose confirm brought it; each returned one comes with some confirm.
+            returned @ Confirmation::Ack(Some(_)) => self.came_back(returned.take_message()),
         }
+        Ok(())
+    }
+
+    fn came_back(&mut self, returned: Option<BasicReturnMessage>) {
+        if let Some(returned) = returned {
+            self.returned = true;
+            self.refused.push_back(again(returned));
+        }
+    }
+
+    /// Makes what was refused or returned ready to be published again.
+    async fn prepare_refused(&mut self) -> Result<(), Error> {
+        let Some(message) = self.refused.front() else { return Ok(()) };
+        if self.returned {
+            self.declarations += 1;
+            if self.declarations > MAX_DECLARATIONS {
+                return Err(Error::Unroutable(message.routing_key.to_string()));
+            }
+            if let Some(session) = &self.session
+                && let Err(error) = self.topology.declare(&session.channel).await
+            {
+                self.lost(&error);
+            }
+            self.returned = false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.waiting.append(&mut self.refused);
         Ok(())
     }
 
@@ -210,9 +221,23 @@ impl Publisher {
     fn lost(&mut self, error: &Error) {
         warn!("{error}; connecting again");
         self.session = None;
-        for (message, _) in self.unconfirmed.drain(..).rev() {
+        while let Some((message, confirm)) = self.unconfirmed.pop_back() {
+            if let Some(Ok(confirmation)) = confirm.now_or_never() {
+                self.came_back(confirmation.take_message());
+            }
             self.waiting.push_front(message);
         }
+    }
+}
+
+/// A returned message, as it was published.
+fn again(returned: BasicReturnMessage) -> Message {
+    Message {
+        exchange: returned.exchange.clone(),
+        routing_key: returned.routing_key.clone(),
+        mandatory: true,
+        properties: returned.properties.clone(),
+        payload: returned.delivery.data,
     }
 }
 

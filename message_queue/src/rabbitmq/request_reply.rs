@@ -135,7 +135,7 @@ impl Calls {
 
     async fn call(&self, topology: &Topology, request: &[u8], timeout: Duration) -> Result<Answer, Error> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let (answered, mut answer) = oneshot::channel();
+        let (answered, answer) = oneshot::channel();
         lock(&self.pending).insert(id, answered);
         // Forgets the call however it ends, its future dropped included.
         let _forget = Forget { pending: &self.pending, id };
@@ -149,21 +149,14 @@ impl Calls {
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let published =
             self.session.channel.basic_publish("".into(), queue.into(), options, request, properties);
-        let confirm = published.await?;
-        // Cancel safe: the answer stays in its channel, the confirm is only news.
-        select! {
-            biased;
-            answer = &mut answer => return answer.map_err(|_| Error::Unknown)?,
-            confirmation = confirm => {
-                // A returned message may come with the confirm of another one.
-                let confirmation = confirmation.map_err(|_| Error::Unknown)?;
-                if let Some(returned) = confirmation.take_message()
-                    && let Some(id) = correlation_id(&returned.properties)
-                    && let Some(call) = lock(&self.pending).remove(&id)
-                {
-                    let _ = call.send(Err(Error::NoServer(topology.prefix.clone())));
-                }
-            }
+        // First the confirm, which comes before the answer can: it may bring back a
+        // request, this one or that of another call, which then ends there.
+        let confirmation = published.await?.await.map_err(|_| Error::Unknown)?;
+        if let Some(returned) = confirmation.take_message()
+            && let Some(id) = correlation_id(&returned.properties)
+            && let Some(call) = lock(&self.pending).remove(&id)
+        {
+            let _ = call.send(Err(Error::NoServer(topology.prefix.clone())));
         }
         answer.await.map_err(|_| Error::Unknown)?
     }
