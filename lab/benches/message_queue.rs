@@ -28,8 +28,8 @@ const ROUNDS: usize = 7;
 const MESSAGES: usize = 20_000;
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 const QUEUE: &str = "bench";
-const PREFETCH: u16 = 256;
-const ACK_BATCH: usize = 64;
+const PREFETCH: u16 = 512;
+const ACK_BATCH: usize = 128;
 const PIPELINE: usize = publish_subscribe::PIPELINE;
 
 fn main() -> anyhow::Result<()> {

@@ -55,23 +55,32 @@ pub async fn everything_connects_again_after_the_operator_closed_it() {
 
 pub async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
-    let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &[]);
-    worker.shows("jobs come from", 1).await;
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
+    let delete = async || {
+        let queue = topology(&prefix).jobs();
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    };
 
-    // The queue is gone: the consumer is cancelled, and messages come back.
+    // The queue is gone under a producer: its messages come back, more than a window.
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
-    let queue = topology(&prefix).jobs();
-    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    delete().await;
     for number in 1..=20 {
         let job = message_queue::job::Job::example(format!("gone-{number}"), number);
         let message = message_queue::rabbitmq::work_queue::message(&topology(&prefix), &job).unwrap();
         publisher.publish(message).await.unwrap();
     }
     timeout(LONG, publisher.flush()).await.unwrap().unwrap();
-    eventually("all jobs are done", async || folder.done().len() == 20).await;
+    assert_eq!(publisher.confirmed(), 20);
+    let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &[]);
+    worker.shows("gone-", 20).await;
     folder.assert_done("gone", 20);
+
+    // The queue is gone under a worker.
+    delete().await;
+    worker.shows("connecting again", 1).await;
+    Program::producer(Kind::RabbitMq, &url, &prefix, &["--batch", "new", "--count", "1"]).success().await;
+    worker.shows("new-1 done", 1).await;
     worker.stop().await;
 
     // The exchange is gone: RabbitMQ closes the channel (404) of whoever publishes.

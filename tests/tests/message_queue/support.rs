@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Bound on anything that a test waits for.
-pub const LONG: Duration = Duration::from_secs(90);
+pub const LONG: Duration = Duration::from_secs(60);
 
 pub const BOTH: [Kind; 2] = [Kind::RabbitMq, Kind::Redis];
 
