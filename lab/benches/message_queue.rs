@@ -23,6 +23,7 @@ use message_queue::rabbitmq::deliveries::Deliveries;
 use message_queue::rabbitmq::publisher::{Message, Publisher, WINDOW};
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::{Keys, publish_subscribe};
+use redis::aio::MultiplexedConnection;
 
 const ROUNDS: usize = 7;
 const MESSAGES: usize = 20_000;
@@ -66,8 +67,15 @@ async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
 
     let mut rates = Vec::new();
     for round in 0..=ROUNDS {
-        let pair = [publish_ours(&mut publisher).await?, publish_bare(&bare).await?];
-        bare.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await?;
+        let mut pair = [0.0; 2];
+        // Who comes first changes from round to round, and each finds an empty queue.
+        for index in [round % 2, (round + 1) % 2] {
+            pair[index] = match index {
+                0 => publish_ours(&mut publisher).await?,
+                _ => publish_bare(&bare).await?,
+            };
+            bare.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await?;
+        }
         if round > 0 {
             rates.push(pair); // The first is the warm-up.
         }
@@ -78,9 +86,9 @@ async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
     let mut rates = Vec::new();
     for round in 0..=ROUNDS {
         let mut pair = [0.0; 2];
-        for (batch, rate) in [ACK_BATCH, 1].into_iter().zip(&mut pair) {
+        for index in [round % 2, (round + 1) % 2] {
             publish_ours(&mut publisher).await?;
-            *rate = consume(url, batch).await?;
+            pair[index] = consume(url, [ACK_BATCH, 1][index]).await?;
         }
         if round > 0 {
             rates.push(pair);
@@ -148,24 +156,20 @@ async fn redis_rates(url: &str) -> anyhow::Result<()> {
     let mut rates = Vec::new();
     let mut benchmark = Vec::new();
     for round in 0..=ROUNDS {
-        let since = Instant::now();
-        for _ in 0..MESSAGES / PIPELINE {
-            let messages = std::iter::repeat_n((QUEUE, &PAYLOAD[..]), PIPELINE);
-            ensure!(ours.publish_raw(messages).await?.len() == PIPELINE, "answers are missing");
-        }
-        let first = rate(MESSAGES, since);
-        let since = Instant::now();
-        for _ in 0..MESSAGES / PIPELINE {
-            let mut pipeline = redis::pipe();
-            for _ in 0..PIPELINE {
-                pipeline.cmd("PUBLISH").arg(QUEUE).arg(&PAYLOAD[..]);
+        let mut pair = [0.0; 2];
+        for index in [round % 2, (round + 1) % 2] {
+            let since = Instant::now();
+            for _ in 0..MESSAGES / PIPELINE {
+                let heard = match index {
+                    0 => ours.publish_raw(std::iter::repeat_n((QUEUE, &PAYLOAD[..]), PIPELINE)).await?,
+                    _ => publish_pipeline(&mut bare).await?,
+                };
+                ensure!(heard.len() == PIPELINE, "answers are missing");
             }
-            let heard: Vec<u64> = pipeline.query_async(&mut bare).await?;
-            ensure!(heard.len() == PIPELINE, "answers are missing");
+            pair[index] = rate(MESSAGES, since);
         }
-        let second = rate(MESSAGES, since);
         if round > 0 {
-            rates.push([first, second]);
+            rates.push(pair);
             benchmark.push(redis_benchmark(url)?);
         }
     }
@@ -173,6 +177,14 @@ async fn redis_rates(url: &str) -> anyhow::Result<()> {
     show(["this chapter's Publisher", "bare redis crate"], &rates);
     println!("  {:<44} {:.0}", "redis-benchmark -c 1", Spread::of(&benchmark));
     Ok(())
+}
+
+async fn publish_pipeline(connection: &mut MultiplexedConnection) -> redis::RedisResult<Vec<u64>> {
+    let mut pipeline = redis::pipe();
+    for _ in 0..PIPELINE {
+        pipeline.cmd("PUBLISH").arg(QUEUE).arg(&PAYLOAD[..]);
+    }
+    pipeline.query_async(connection).await
 }
 
 fn redis_benchmark(url: &str) -> anyhow::Result<f64> {
