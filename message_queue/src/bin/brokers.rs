@@ -1,0 +1,92 @@
+//! Both brokers in a terminal, for those who have no Docker.
+//!
+//! ```sh
+//! cargo run -p message_queue --bin brokers      # terminal 1
+//! cargo run -p message_queue --bin producer     # terminal 2
+//! cargo run -p message_queue --bin consumer     # terminal 3
+//! ```
+
+use std::path::PathBuf;
+use std::process::{ExitCode, exit};
+use std::time::Duration;
+
+use clap::Parser;
+use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
+use message_queue::cli::shutdown_signal;
+
+/// Starts RabbitMQ and Redis, as installed on this machine, and stops them at
+/// Ctrl-C. They keep their data in a temporary folder that goes with them, unless
+/// --data names another.
+#[derive(Parser)]
+#[command(name = "brokers")]
+struct Args {
+    /// Start only this one
+    #[arg(long, value_enum)]
+    only: Option<Kind>,
+    /// Port of RabbitMQ
+    #[arg(long, default_value_t = Kind::RabbitMq.standard_port())]
+    rabbitmq_port: u16,
+    /// Port of Redis
+    #[arg(long, default_value_t = Kind::Redis.standard_port())]
+    redis_port: u16,
+    /// Folder for data that outlives this program
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Install what is lacking first, as BROKERS=install does (Debian, Ubuntu)
+    #[arg(long)]
+    install: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let shutdown = shutdown_signal()?;
+    let starting = tokio::task::spawn_blocking(move || start(&args));
+    // Cancel safe: leaving in the middle of a start takes the brokers along.
+    let mut brokers = tokio::select! {
+        started = starting => started??,
+        () = shutdown.cancelled() => exit(0),
+    };
+    println!("Ctrl-C stops {}", if brokers.len() == 1 { "it" } else { "both" });
+    while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_some() {
+        for broker in &mut brokers {
+            anyhow::ensure!(broker.is_running(), "{} has ended:\n{}", broker.url(), broker.output());
+        }
+    }
+    println!("stopping");
+    tokio::task::spawn_blocking(move || brokers.iter_mut().for_each(Broker::stop)).await?;
+    Ok(())
+}
+
+fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
+    if args.install || install_is_wanted() {
+        install()?;
+    }
+    let mut brokers = Vec::new();
+    for (kind, port) in [(Kind::RabbitMq, args.rabbitmq_port), (Kind::Redis, args.redis_port)] {
+        if args.only.is_some_and(|only| only != kind) {
+            continue;
+        }
+        // Data that is kept should not lose the last second at a power cut.
+        let durable = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from);
+        let durable = if kind == Kind::Redis && args.data.is_some() { durable.to_vec() } else { Vec::new() };
+        let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));
+        let broker = Broker::start(kind, Options { port: Some(port), data, settings: durable })?;
+        println!("{kind} at {}", broker.url());
+        if port != kind.standard_port() {
+            let variable = if kind == Kind::Redis { "REDIS_URL" } else { "RABBITMQ_URL" };
+            println!("  for the others: export {variable}={}", broker.url());
+        }
+        brokers.push(broker);
+    }
+    Ok(brokers)
+}

@@ -1,0 +1,138 @@
+//! The client of the message-queue chapter: a guided tour, or one thing at a time.
+//!
+//! ```sh
+//! cargo run -p message_queue --bin server     # terminal 1
+//! cargo run -p message_queue --bin client     # terminal 2
+//! ```
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use message_queue::brokers::Kind;
+use message_queue::cli::{BrokerArgs, logs};
+use message_queue::error::Error;
+use message_queue::model::{Metric, Reading};
+use message_queue::{rabbitmq, redis};
+
+/// Sends requests to the weather server across a broker, and waits for replies.
+/// Without a subcommand it takes you on a tour: what is sent, and what comes back.
+#[derive(Parser)]
+#[command(name = "client")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Record one reading, taken now
+    Record {
+        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        station: String,
+        /// temperature, humidity, pressure or wind
+        #[arg(value_parser = metric)]
+        metric: Metric,
+        /// In °C, percent, hPa or m/s
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+}
+
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+}
+
+/// The client of either broker.
+#[derive(Clone)]
+enum Client {
+    RabbitMq(rabbitmq::request_reply::Client),
+    Redis(redis::request_reply::Client),
+}
+
+impl Client {
+    async fn connect(args: &BrokerArgs, prefix_suffix: &str) -> Result<Self, Error> {
+        let (mut topology, mut keys) = (args.topology(), args.keys());
+        topology.prefix.push_str(prefix_suffix);
+        keys.prefix.push_str(prefix_suffix);
+        let url = args.url();
+        Ok(match args.broker {
+            Kind::RabbitMq => Self::RabbitMq(rabbitmq::request_reply::Client::connect(&url, topology).await?),
+            Kind::Redis => Self::Redis(redis::request_reply::Client::connect(&url, keys).await?),
+        })
+    }
+
+    async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
+        match self {
+            Self::RabbitMq(client) => client.record(readings).await,
+            Self::Redis(client) => client.record(readings).await,
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    args.broker.exit(run(&args).await)
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
+    logs()?;
+    let client = Client::connect(&args.broker, "").await?;
+    let out = &mut stdout();
+    match &args.command {
+        None => tour(&args.broker, &client, out).await,
+        Some(Command::Record { station, metric, value }) => {
+            let now = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(now.as_millis())?;
+            let (station, metric, value) = (station.clone(), *metric, *value);
+            let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
+            Ok(writeln!(out, "accepted {accepted}")?)
+        }
+    }
+}
+
+/// The tour. Its output stands in the README, and a test compares the two.
+async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
+    let reading = |metric, value, second: u64| Reading {
+        station: "oslo-1".to_owned(),
+        metric,
+        value,
+        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+    };
+
+    writeln!(
+        out,
+        "1. record a batch of two: a request to the servers' queue, with the address for the reply"
+    )?;
+    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
+    let accepted = client.record(&batch).await?;
+    writeln!(out, "   accepted {accepted}")?;
+
+    writeln!(out, "2. a hundred requests at once on one connection: correlation ids pair the replies")?;
+    let calls = (0..100_u64).map(|second| {
+        let (client, reading) = (client.clone(), reading(Metric::Wind, 5.0, second));
+        async move { client.record(&[reading]).await }
+    });
+    let accepted: usize = futures::future::try_join_all(calls).await?.into_iter().sum();
+    writeln!(out, "   accepted {accepted}")?;
+
+    writeln!(out, "3. one impossible value: nothing of the batch is kept")?;
+    let batch = [reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
+    match client.record(&batch).await {
+        Err(refused @ Error::Refused { .. }) => writeln!(out, "   {refused}")?,
+        Err(other) => return Err(other.into()),
+        Ok(_) => anyhow::bail!("the server accepted what it should refuse"),
+    }
+
+    writeln!(out, "4. the same to a queue that no server listens to: no need to wait for the timeout")?;
+    match Client::connect(args, "-nobody").await?.record(&[reading(Metric::Wind, 1.0, 3)]).await {
+        Err(no_server @ Error::NoServer(_)) => writeln!(out, "   {no_server}")?,
+        Err(other) => return Err(other.into()),
+        Ok(_) => anyhow::bail!("somebody answered"),
+    }
+    Ok(())
+}

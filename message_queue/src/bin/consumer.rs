@@ -1,0 +1,180 @@
+//! The consumer: a worker on the work queue, or a subscriber to readings.
+//!
+//! ```sh
+//! cargo run -p message_queue --bin producer     # terminal 1
+//! cargo run -p message_queue --bin consumer     # terminal 2, and 3, and 4
+//! ```
+
+use std::io::{self, Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use message_queue::brokers::Kind;
+use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::job::{Attempt, Job, Outcome, Results};
+use message_queue::{rabbitmq, redis};
+use tokio_util::sync::CancellationToken;
+
+/// Does jobs from the work queue, one after the other; start several to share the
+/// work. Ctrl-C finishes the job in hand and leaves the rest queued.
+#[derive(Parser)]
+#[command(name = "consumer")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// Folder for the results, the same for all workers
+    #[arg(long, default_value = "results")]
+    results: PathBuf,
+    /// Pretend that each job takes so many milliseconds more
+    #[arg(long, default_value_t = 0)]
+    work_time: u64,
+    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement
+    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH)]
+    prefetch: u16,
+    /// Redis: claim jobs of a worker that was silent for so many milliseconds
+    #[arg(long, default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
+    claim_after: u64,
+    /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
+    #[arg(long)]
+    max_length: Option<u32>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show readings as they are published, until Ctrl-C
+    Subscribe {
+        /// RabbitMQ: routing keys with * for a word and # for any number of words,
+        /// such as readings.*.wind. Redis: <station>:<metric> with * and ?, such as
+        /// *:wind. Without any: all readings
+        patterns: Vec<String>,
+    },
+    /// List the jobs that failed for good
+    DeadLetters {
+        /// Put them back into the work queue
+        #[arg(long)]
+        redrive: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    args.broker.exit(run(&args).await)
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
+    logs()?;
+    let shutdown = shutdown_signal()?;
+    match &args.command {
+        None => work(args, &shutdown).await,
+        Some(Command::Subscribe { patterns }) => {
+            let subscription = subscribe(args, patterns);
+            shutdown.run_until_cancelled(subscription).await.unwrap_or(Ok(()))
+        }
+        Some(Command::DeadLetters { redrive }) => dead_letters(args, *redrive).await,
+    }
+}
+
+async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let results = Results::open(&args.results)?;
+    let work_time = Duration::from_millis(args.work_time);
+    let (mut done, mut duplicates, mut failed) = (0_u64, 0_u64, 0_u64);
+    let report = |attempt: &Attempt| {
+        match attempt {
+            Attempt::Finished(Outcome::Done(_)) => done += 1,
+            Attempt::Finished(Outcome::AlreadyDone(_)) => duplicates += 1,
+            Attempt::Failed { .. } => failed += 1,
+        }
+        writeln!(stdout(), "{attempt}")
+    };
+    let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
+    topology.max_length = args.max_length.unwrap_or(topology.max_length);
+    // A closed stdout shows at the first job.
+    let ready = |queue: &str| {
+        _ = writeln!(stdout(), "jobs come from {queue}, results go to {}", args.results.display());
+    };
+    match args.broker.broker {
+        Kind::RabbitMq => {
+            let queue = topology.jobs();
+            let worker =
+                rabbitmq::work_queue::Worker { url, topology, prefetch: args.prefetch, results, work_time };
+            worker.run(shutdown, || ready(&queue), report).await?;
+        }
+        Kind::Redis => {
+            let queue = keys.jobs();
+            let name = format!("worker-{}", std::process::id());
+            let claim_after = Duration::from_millis(args.claim_after);
+            let worker = redis::work_queue::Worker { url, keys, name, claim_after, results, work_time };
+            worker.run(shutdown, || ready(&queue), report).await?;
+        }
+    }
+    Ok(writeln!(stdout(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
+}
+
+async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
+    let url = args.broker.url();
+    let mut out = stdout();
+    let everything = [match args.broker.broker {
+        Kind::RabbitMq => "readings.#".to_owned(),
+        Kind::Redis => "*".to_owned(),
+    }];
+    let patterns = if patterns.is_empty() { &everything } else { patterns };
+    match args.broker.broker {
+        Kind::RabbitMq => {
+            use rabbitmq::publish_subscribe::{Event, Subscription};
+            let mut subscription = Subscription::open(&url, args.broker.topology(), patterns).await?;
+            writeln!(out, "subscribed to {}", patterns.join(" "))?;
+            loop {
+                match subscription.next().await? {
+                    Event::Reading { routing_key, reading } => {
+                        writeln!(out, "{routing_key} {}", reading.value)?;
+                    }
+                    Event::Gap => {
+                        writeln!(out, "(the connection was lost; what was published meanwhile too)")?;
+                    }
+                }
+            }
+        }
+        Kind::Redis => {
+            use redis::publish_subscribe::{Event, Subscription};
+            let mut subscription = Subscription::open(&url, &args.broker.keys(), patterns).await?;
+            writeln!(out, "subscribed to {}", patterns.join(" "))?;
+            loop {
+                match subscription.next().await? {
+                    Event::Reading { channel, reading } => writeln!(out, "{channel} {}", reading.value)?,
+                    Event::Gap => writeln!(out, "(the connection is lost; what is published now too)")?,
+                    Event::Missed(missed) => writeln!(out, "(missed {missed})")?,
+                }
+            }
+        }
+    }
+}
+
+async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
+    let url = args.broker.url();
+    let line = |id: &str, attempts: u32, error: &str| -> io::Result<()> {
+        writeln!(stdout(), "{id} failed {attempts} times: {error}")
+    };
+    let count = match args.broker.broker {
+        Kind::RabbitMq => {
+            let mut topology = args.broker.topology();
+            topology.max_length = args.max_length.unwrap_or(topology.max_length);
+            rabbitmq::work_queue::dead_letters(&url, &topology, redrive, |letter| {
+                line(&letter.id, letter.attempts, &letter.error)
+            })
+            .await?
+        }
+        Kind::Redis => {
+            redis::producer::dead_letters(&url, &args.broker.keys(), redrive, |job, error, attempts| {
+                line(&Job::parse(job).map_or_else(|_| "(no id)".into(), |job| job.id), attempts, error)
+            })
+            .await?
+        }
+    };
+    let what = if redrive { "put back into the work queue" } else { "in all" };
+    Ok(writeln!(stdout(), "{count} {what}")?)
+}

@@ -1,0 +1,165 @@
+//! The producer: puts jobs into the work queue, or publishes readings.
+//!
+//! ```sh
+//! cargo run -p message_queue --bin producer     # terminal 1
+//! cargo run -p message_queue --bin consumer     # terminal 2, and 3, and 4
+//! ```
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use message_queue::brokers::Kind;
+use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::job::Job;
+use message_queue::model::{Metric, Reading};
+use message_queue::{rabbitmq, redis};
+
+/// Puts jobs into the work queue: each asks for the summary of a station's day.
+/// Ends when the broker has confirmed every one.
+#[derive(Parser)]
+#[command(name = "producer")]
+struct Args {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// How many jobs
+    #[arg(long, default_value_t = 10)]
+    count: u64,
+    /// How many jobs that no worker can do, after the others
+    #[arg(long, default_value_t = 0)]
+    poison: u64,
+    /// First word of the jobs' ids; the same jobs again are duplicates
+    #[arg(long)]
+    batch: Option<String>,
+    /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
+    #[arg(long)]
+    max_length: Option<u32>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publish one reading to those who subscribe now
+    Publish {
+        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        station: String,
+        /// temperature, humidity, pressure or wind
+        #[arg(value_parser = metric)]
+        metric: Metric,
+        /// In °C, percent, hPa or m/s
+        #[arg(allow_negative_numbers = true)]
+        value: f64,
+    },
+}
+
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    args.broker.exit(run(&args).await)
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
+    logs()?;
+    let shutdown = shutdown_signal()?;
+    let work = async {
+        match &args.command {
+            None => jobs(args).await,
+            Some(Command::Publish { station, metric, value }) => {
+                let recorded_at = u64::try_from(std::time::UNIX_EPOCH.elapsed()?.as_millis())?;
+                publish(
+                    args,
+                    &Reading { station: station.clone(), metric: *metric, value: *value, recorded_at },
+                )
+                .await
+            }
+        }
+    };
+    // Dropped at Ctrl-C: what is not confirmed may be in the queue or not.
+    match shutdown.run_until_cancelled(work).await {
+        Some(ended) => ended,
+        None => anyhow::bail!("interrupted; jobs that were not confirmed may have been queued or not"),
+    }
+}
+
+enum Producer {
+    RabbitMq(Box<rabbitmq::publisher::Publisher>),
+    Redis(redis::producer::Producer),
+}
+
+impl Producer {
+    fn confirmed(&self) -> u64 {
+        match self {
+            Self::RabbitMq(publisher) => publisher.confirmed(),
+            Self::Redis(producer) => producer.confirmed(),
+        }
+    }
+}
+
+async fn jobs(args: &Args) -> anyhow::Result<()> {
+    let (url, mut topology, keys) = (args.broker.url(), args.broker.topology(), args.broker.keys());
+    topology.max_length = args.max_length.unwrap_or(topology.max_length);
+    let (mut producer, queue) = match args.broker.broker {
+        Kind::RabbitMq => {
+            let window = rabbitmq::publisher::WINDOW;
+            let publisher = rabbitmq::publisher::Publisher::connect(&url, topology.clone(), window).await?;
+            (Producer::RabbitMq(Box::new(publisher)), topology.jobs())
+        }
+        Kind::Redis => {
+            let max = args.max_length.map_or(redis::producer::MAX_LENGTH, |max| max as usize);
+            let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
+            (Producer::Redis(producer), keys.jobs())
+        }
+    };
+    let batch = args.batch.clone().unwrap_or_else(|| format!("b{:07x}", fastrand::u32(..1 << 28)));
+    let total = args.count + args.poison;
+    let mut out = stdout();
+    writeln!(out, "{total} jobs for {queue}: {batch}-1 to {batch}-{total}")?;
+    let mut shown = 0;
+    for number in 1..=total {
+        let id = format!("{batch}-{number}");
+        let job = if number > args.count { Job::poison(id, number) } else { Job::example(id, number) };
+        match &mut producer {
+            Producer::RabbitMq(publisher) => {
+                publisher.publish(rabbitmq::work_queue::message(&topology, &job)?).await?;
+            }
+            Producer::Redis(producer) => producer.publish(&job).await?,
+        }
+        if producer.confirmed() / 1_000 > shown / 1_000 {
+            shown = producer.confirmed();
+            writeln!(out, "confirmed {shown} of {total}")?;
+        }
+    }
+    match &mut producer {
+        Producer::RabbitMq(publisher) => publisher.flush().await?,
+        Producer::Redis(producer) => producer.flush().await?,
+    }
+    Ok(writeln!(out, "all confirmed: {}", producer.confirmed())?)
+}
+
+async fn publish(args: &Args, reading: &Reading) -> anyhow::Result<()> {
+    let url = args.broker.url();
+    let mut out = stdout();
+    match args.broker.broker {
+        Kind::RabbitMq => {
+            let topology = args.broker.topology();
+            let message = rabbitmq::publish_subscribe::message(&topology, reading)?;
+            let key = message.routing_key.clone();
+            let mut publisher = rabbitmq::publisher::Publisher::connect(&url, topology, 1).await?;
+            publisher.publish(message).await?;
+            publisher.flush().await?;
+            Ok(writeln!(out, "published {key}")?)
+        }
+        Kind::Redis => {
+            let mut publisher =
+                redis::publish_subscribe::Publisher::connect(&url, args.broker.keys()).await?;
+            let heard = publisher.publish(std::slice::from_ref(reading)).await?;
+            let heard: u64 = heard.iter().sum();
+            Ok(writeln!(out, "published {}:{}; {heard} heard it", reading.station, reading.metric.name())?)
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A job: compute the summary of a station's day. And how its effect happens
+//! once, however often the job is delivered.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{MAX_BATCH, Metric, Reading, is_id};
+
+/// Longest job id, in bytes.
+pub const MAX_JOB_ID: usize = 64;
+
+/// Bytes in a job; 10,000 readings take about 1.1 MB.
+pub const MAX_JOB: usize = 2 * 1024 * 1024;
+
+/// How often a job is tried before it is put with the dead letters.
+pub const TRIES: u32 = 3;
+
+/// Acknowledgements do not wait longer than that for others to join them.
+pub const ACK_WITHIN: Duration = Duration::from_millis(100);
+
+/// After a shutdown signal, how long the job in hand may take.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+const DAY: u64 = 24 * 60 * 60 * 1000;
+
+/// What a producer asks for: the summary of these readings, all of one station and day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Names the job, and its result: `[a-z0-9-]{1,64}`. A producer that publishes
+    /// a job once more keeps its id.
+    pub id: String,
+    /// The station's id.
+    pub station: String,
+    /// Days since 1970-01-01.
+    pub day: u64,
+    /// 1 to 10,000 readings.
+    pub readings: Vec<Reading>,
+}
+
+/// The result of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Of which job.
+    pub job: String,
+    /// The station's id.
+    pub station: String,
+    /// Days since 1970-01-01.
+    pub day: u64,
+    /// For each metric that was measured.
+    pub metrics: BTreeMap<Metric, Range>,
+}
+
+/// The values of one metric in one day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Range {
+    /// How many readings.
+    pub count: usize,
+    /// The lowest value.
+    pub low: f64,
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// The highest value.
+    pub high: f64,
+}
+
+/// Why an attempt at a job failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The message is not a job.
+    #[error("not a job: {0}")]
+    Malformed(String),
+    /// The job can't be computed.
+    #[error("{0}")]
+    Invalid(String),
+    /// The result can't be written.
+    #[error("cannot write the result: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Job {
+    /// The job in a message.
+    ///
+    /// # Errors
+    /// [`Failed::Malformed`].
+    pub fn parse(message: &[u8]) -> Result<Self, Failed> {
+        if message.len() > MAX_JOB {
+            return Err(Failed::Malformed(format!("longer than {MAX_JOB} bytes")));
+        }
+        let job: Self =
+            serde_json::from_slice(message).map_err(|error| Failed::Malformed(error.to_string()))?;
+        // The id becomes the name of a file.
+        if !is_id(&job.id, MAX_JOB_ID) {
+            return Err(Failed::Malformed(format!("the id is not of the form [a-z0-9-]{{1,{MAX_JOB_ID}}}")));
+        }
+        Ok(job)
+    }
+
+    /// The id of the job in a message, as far as there is one.
+    pub(crate) fn id_in(message: &[u8]) -> String {
+        Self::parse(message).map_or_else(|_| "(no job)".into(), |job| job.id)
+    }
+
+    /// A job for trying things out: a day's 24 readings of temperature, invented
+    /// but the same for the same `number`.
+    pub fn example(id: String, number: u64) -> Self {
+        let station = format!("station-{}", number % 100);
+        let day = 20_454 + number / 100; // From 2026-01-01 on.
+        let reading = |hour: u64| Reading {
+            station: station.clone(),
+            metric: Metric::Temperature,
+            value: (((number * 7 + hour * 13) % 400) as f64 - 100.0) / 10.0,
+            recorded_at: day * DAY + hour * 60 * 60 * 1000,
+        };
+        Self { id, day, readings: (0..24).map(reading).collect(), station: station.clone() }
+    }
+
+    /// A job like [`Job::example`] that no worker can do: a value is out of range.
+    pub fn poison(id: String, number: u64) -> Self {
+        let mut job = Self::example(id, number);
+        job.readings[0].value = 1000.0;
+        job
+    }
+
+    /// Does the work.
+    ///
+    /// # Errors
+    /// [`Failed::Invalid`] if a reading is out of range or not of this station and day.
+    pub fn summary(&self) -> Result<Summary, Failed> {
+        if !(1..=MAX_BATCH).contains(&self.readings.len()) {
+            return Err(Failed::Invalid(format!("{} readings", self.readings.len())));
+        }
+        let mut metrics: BTreeMap<Metric, Range> = BTreeMap::new();
+        for (index, reading) in self.readings.iter().enumerate() {
+            let wrong = |detail| Failed::Invalid(format!("readings[{index}].{detail}"));
+            reading.check().map_err(wrong)?;
+            if reading.station != self.station || reading.recorded_at / DAY != self.day {
+                return Err(wrong("station: another station or day".into()));
+            }
+            let value = reading.value;
+            let range = metrics.entry(reading.metric).or_insert(Range {
+                count: 0,
+                low: value,
+                mean: 0.0,
+                high: value,
+            });
+            range.count += 1;
+            range.low = range.low.min(value);
+            range.high = range.high.max(value);
+            range.mean += (value - range.mean) / range.count as f64; // A running mean can't overflow.
+        }
+        Ok(Summary { job: self.id.clone(), station: self.station.clone(), day: self.day, metrics })
+    }
+}
+
+/// What became of an attempt that did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The work was done, now.
+    Done(Summary),
+    /// The job of this id had been done before; this delivery was a duplicate.
+    AlreadyDone(String),
+}
+
+/// The folder with the results, shared by all workers.
+///
+/// A queue delivers at least once: a worker may die after its work and before its
+/// acknowledgement. So the effect and the mark that it has happened must be one
+/// step, which no crash can split and no second worker can enter. Here it is
+/// [`fs::hard_link`], which fails if the name exists: the result under the job's
+/// name *is* the mark. (With a database it would be a transaction; a check before
+/// the write, or a lock beside it, would leave a gap.)
+#[derive(Debug, Clone)]
+pub struct Results {
+    folder: PathBuf,
+}
+
+impl Results {
+    /// The results in that folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// One attempt at the job in a message.
+    ///
+    /// # Errors
+    /// Any [`Failed`]; nothing has happened then.
+    pub fn attempt(&self, message: &[u8]) -> Result<Outcome, Failed> {
+        let job = Job::parse(message)?;
+        let path = self.folder.join(format!("{}.json", job.id));
+        if path.exists() {
+            return Ok(Outcome::AlreadyDone(job.id)); // Only saves work; `hard_link` decides.
+        }
+        let summary = job.summary()?;
+        let text = serde_json::to_vec(&summary).map_err(io::Error::from)?;
+        let temporary = self.folder.join(temporary_name());
+        fs::write(&temporary, text)?;
+        let linked = fs::hard_link(&temporary, &path);
+        fs::remove_file(&temporary)?;
+        match linked {
+            Ok(()) => Ok(Outcome::Done(summary)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::AlreadyDone(job.id)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// [`Results::attempt`] on a thread that may wait for the disk.
+    pub(crate) async fn attempt_in_background(self, message: Arc<Vec<u8>>) -> Result<Outcome, Failed> {
+        let attempt = tokio::task::spawn_blocking(move || self.attempt(&message));
+        attempt.await.map_err(io::Error::other)?
+    }
+}
+
+/// A name that no other attempt uses, in this process or another.
+fn temporary_name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!(".{}-{count}-{:08x}.tmp", std::process::id(), fastrand::u32(..))
+}
+
+/// What happened to one delivery of a job: one line of the consumer's output.
+#[derive(Debug)]
+pub enum Attempt {
+    /// The job was done, or had been done before.
+    Finished(Outcome),
+    /// It failed, and is tried again after that delay.
+    Failed {
+        /// The job's id.
+        id: String,
+        /// Which try this was, from 1 on.
+        attempt: u32,
+        /// Why.
+        error: Failed,
+        /// How long until the next try; `None` if it is with the dead letters now.
+        again_in: Option<Duration>,
+    },
+}
+
+impl std::fmt::Display for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Finished(Outcome::Done(summary)) => {
+                write!(f, "{} done: {} on day {}", summary.job, summary.station, summary.day)?;
+                for (metric, Range { low, mean, high, .. }) in &summary.metrics {
+                    write!(f, ", {} {low:.1} to {high:.1}, mean {mean:.1}", metric.name())?;
+                }
+                Ok(())
+            }
+            Self::Finished(Outcome::AlreadyDone(id)) => write!(f, "{id} already done: a duplicate"),
+            Self::Failed { id, attempt, error, again_in: Some(delay) } => {
+                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; again in {delay:?}")
+            }
+            Self::Failed { id, attempt, error, again_in: None } => {
+                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; put with the dead letters")
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What travels, as JSON: readings.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest station id, in bytes.
+pub const MAX_STATION_ID: usize = 32;
+
+/// Most readings in one batch.
+pub const MAX_BATCH: usize = 10_000;
+
+/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
+pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// What a reading measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Air temperature in °C, -100 to 70.
+    Temperature,
+    /// Relative humidity in percent, 0 to 100.
+    Humidity,
+    /// Air pressure in hPa, 800 to 1100.
+    Pressure,
+    /// Wind speed in m/s, 0 to 120.
+    Wind,
+}
+
+impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
+
+    /// Its name in JSON, in routing keys and in channel names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "temperature",
+            Self::Humidity => "humidity",
+            Self::Pressure => "pressure",
+            Self::Wind => "wind",
+        }
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// The lowest and the highest value accepted, in the metric's unit.
+    pub fn range(self) -> (f64, f64) {
+        match self {
+            Self::Temperature => (-100.0, 70.0),
+            Self::Humidity => (0.0, 100.0),
+            Self::Pressure => (800.0, 1100.0),
+            Self::Wind => (0.0, 120.0),
+        }
+    }
+}
+
+/// One measurement by one station.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    /// The station's id, `[a-z0-9-]{1,32}`.
+    pub station: String,
+    /// What was measured.
+    pub metric: Metric,
+    /// In the metric's unit and [range](Metric::range).
+    pub value: f64,
+    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    pub recorded_at: u64,
+}
+
+impl Reading {
+    /// Whether each field is in its range; otherwise which is not.
+    ///
+    /// # Errors
+    /// Names the first wrong field.
+    pub fn check(&self) -> Result<(), String> {
+        if !is_station_id(&self.station) {
+            let shown: String = self.station.chars().take(40).collect();
+            return Err(format!("station: {shown:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"));
+        }
+        let (low, high) = self.metric.range();
+        if !(low..=high).contains(&self.value) {
+            return Err(format!("value: {} is outside {low} to {high}", self.value));
+        }
+        if self.recorded_at > MAX_RECORDED_AT {
+            return Err(format!("recorded_at: {} is after {MAX_RECORDED_AT} ms", self.recorded_at));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`. It then
+/// is also safe as a word of a routing key or of a channel name.
+pub fn is_station_id(id: &str) -> bool {
+    is_id(id, MAX_STATION_ID)
+}
+
+pub(crate) fn is_id(id: &str, longest: usize) -> bool {
+    (1..=longest).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}

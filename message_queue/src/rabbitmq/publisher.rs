@@ -1,0 +1,249 @@
+//! Publishing that loses nothing: each message is kept until the broker has
+//! confirmed it, and published again if the broker refuses it, returns it, or goes
+//! away before.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures::FutureExt;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Confirmation, PublisherConfirm};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::connection::{Session, connect};
+use super::topology::Topology;
+use crate::error::Error;
+use crate::reconnect::until_connected;
+
+/// Messages published and not yet confirmed. Waiting for each confirm before the
+/// next message would cost a round trip per message; with a window the confirms
+/// of many come back while others are on their way.
+pub const WINDOW: usize = 1_000;
+
+/// Pause before a message that the broker refused, because the queue is full, is
+/// published again. Doubles up to [`LONGEST_PAUSE`].
+pub const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// See [`SHORTEST_PAUSE`].
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often in a row everything is declared again because messages came back.
+const MAX_DECLARATIONS: u32 = 10;
+
+/// A message and where it goes.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The exchange; empty for the one that routes to the queue named by the key.
+    pub exchange: ShortString,
+    /// The routing key.
+    pub routing_key: ShortString,
+    /// Whether it comes back if no queue takes it; otherwise it is dropped then.
+    pub mandatory: bool,
+    /// Delivery mode, message id, headers, ….
+    pub properties: BasicProperties,
+    /// The content.
+    pub payload: Vec<u8>,
+}
+
+/// AMQP's delivery mode for a message that is written to disk.
+pub(crate) const PERSISTENT: u8 = 2;
+
+/// Publishes with confirms, on a connection of its own: RabbitMQ blocks whole
+/// connections, and a consumer on a blocked one could not acknowledge.
+pub struct Publisher {
+    url: String,
+    topology: Topology,
+    window: usize,
+    session: Option<Session>,
+    /// To be published, now that they are first in line.
+    waiting: VecDeque<Message>,
+    /// Published on this session, in order.
+    unconfirmed: VecDeque<(Message, PublisherConfirm)>,
+    /// Refused or returned by the broker; published again after a pause, when nothing
+    /// is unconfirmed any more.
+    refused: VecDeque<Message>,
+    pause: Duration,
+    /// Some came back: the queue must be declared again first.
+    returned: bool,
+    declarations: u32,
+    confirmed: u64,
+}
+
+impl Publisher {
+    /// Connects and declares everything.
+    ///
+    /// # Errors
+    /// If there is no broker, or [`Error::Clash`].
+    pub async fn connect(url: &str, topology: Topology, window: usize) -> Result<Self, Error> {
+        let session = open(url, &topology).await?;
+        Ok(Self {
+            url: url.to_owned(),
+            topology,
+            window: window.max(1),
+            session: Some(session),
+            waiting: VecDeque::new(),
+            unconfirmed: VecDeque::new(),
+            refused: VecDeque::new(),
+            pause: SHORTEST_PAUSE,
+            returned: false,
+            declarations: 0,
+            confirmed: 0,
+        })
+    }
+
+    /// How many messages the broker has confirmed.
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Publishes a message; waits while the window is full. Dropped before it
+    /// ends, the message is kept all the same.
+    ///
+    /// # Errors
+    /// Only what no repetition can cure.
+    pub async fn publish(&mut self, message: Message) -> Result<(), Error> {
+        self.waiting.push_back(message);
+        self.send_waiting().await?;
+        while self.unconfirmed.len() + self.refused.len() >= self.window {
+            self.settle_one().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every message is confirmed.
+    ///
+    /// # Errors
+    /// Only what no repetition can cure.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        while !(self.waiting.is_empty() && self.unconfirmed.is_empty() && self.refused.is_empty()) {
+            self.settle_one().await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what waits, on a new session if need be.
+    async fn send_waiting(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.waiting.front() {
+            let session = match &self.session {
+                Some(session) => session,
+                None => {
+                    let session = until_connected(|| open(&self.url, &self.topology)).await?;
+                    info!("connected again; {} messages to publish once more", self.waiting.len());
+                    self.session.insert(session)
+                }
+            };
+            let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+            let published = session.channel.basic_publish(
+                message.exchange.clone(),
+                message.routing_key.clone(),
+                options,
+                &message.payload,
+                message.properties.clone(),
+            );
+            match published.await {
+                Ok(confirm) => {
+                    if let Some(message) = self.waiting.pop_front() {
+                        self.unconfirmed.push_back((message, confirm));
+                    }
+                }
+                Err(error) => self.lost(&error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the fate of the oldest message.
+    async fn settle_one(&mut self) -> Result<(), Error> {
+        self.send_waiting().await?;
+        let Some((_, confirm)) = self.unconfirmed.front_mut() else {
+            return self.prepare_refused().await;
+        };
+        let confirmation = match confirm.await {
+            Ok(confirmation) => confirmation,
+            Err(error) => {
+                self.lost(&error.into());
+                return Ok(());
+            }
+        };
+        let Some((message, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
+        match confirmation {
+            Confirmation::Ack(None) | Confirmation::NotRequested => {
+                self.confirmed += 1;
+                self.pause = SHORTEST_PAUSE;
+                self.declarations = 0;
+            }
+            Confirmation::Nack(returned) => {
+                if self.refused.is_empty() && self.pause == SHORTEST_PAUSE {
+                    warn!("{} is full: waiting for consumers", message.routing_key);
+                }
+                self.refused.push_back(message);
+                self.came_back(returned);
+            }
+            // Somebody deleted the queue. What came back may be another message than
+            // the one whose confirm brought it; each returned one comes with some confirm.
+            returned @ Confirmation::Ack(Some(_)) => self.came_back(returned.take_message()),
+        }
+        Ok(())
+    }
+
+    fn came_back(&mut self, returned: Option<BasicReturnMessage>) {
+        if let Some(returned) = returned {
+            self.returned = true;
+            self.refused.push_back(again(returned));
+        }
+    }
+
+    /// Makes what was refused or returned ready to be published again.
+    async fn prepare_refused(&mut self) -> Result<(), Error> {
+        let Some(message) = self.refused.front() else { return Ok(()) };
+        if self.returned {
+            self.declarations += 1;
+            if self.declarations > MAX_DECLARATIONS {
+                return Err(Error::Unroutable(message.routing_key.to_string()));
+            }
+            if let Some(session) = &self.session
+                && let Err(error) = self.topology.declare(&session.channel).await
+            {
+                self.lost(&error);
+            }
+            self.returned = false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.waiting.append(&mut self.refused);
+        Ok(())
+    }
+
+    /// Drops the session; what it had not confirmed goes first on the next one.
+    fn lost(&mut self, error: &Error) {
+        warn!("{error}; connecting again");
+        self.session = None;
+        while let Some((message, confirm)) = self.unconfirmed.pop_back() {
+            if let Some(Ok(confirmation)) = confirm.now_or_never() {
+                self.came_back(confirmation.take_message());
+            }
+            self.waiting.push_front(message);
+        }
+    }
+}
+
+/// A returned message, as it was published.
+fn again(returned: BasicReturnMessage) -> Message {
+    Message {
+        exchange: returned.exchange.clone(),
+        routing_key: returned.routing_key.clone(),
+        mandatory: true,
+        properties: returned.properties.clone(),
+        payload: returned.delivery.data,
+    }
+}
+
+async fn open(url: &str, topology: &Topology) -> Result<Session, Error> {
+    let session = connect(url).await?;
+    topology.declare(&session.channel).await?;
+    session.channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(session)
+}

@@ -1,0 +1,168 @@
+//! Every queue and exchange of this chapter, in one place and declared by both
+//! sides, so that it does not matter which program is started first.
+//!
+//! ```text
+//!            ┌──────────────────────────────── after 1 s ───────┐
+//!            ▼                                                   │
+//! producer ─► weather.jobs.v1 ─► worker ─ try 1 failed ─► weather.jobs.v1.retry-1000ms
+//!            ▲                    │  │
+//!            │                    │  └─ try 2 failed ─► weather.jobs.v1.retry-5000ms
+//!            └── after 5 s ───────┼──────────────────────────────┘
+//!                                 └─ try 3 failed ─► weather.jobs.v1.dead
+//! ```
+//!
+//! Names carry a version: a queue's properties can't be changed, so other
+//! properties are another queue.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+
+use crate::error::Error;
+
+/// What may differ between two uses of one broker.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// First word of every name.
+    pub prefix: String,
+    /// Jobs in the work queue; beyond it RabbitMQ refuses with a nack.
+    pub max_length: u32,
+    /// Delay before the second try, the third, ….
+    pub delays: Vec<Duration>,
+}
+
+impl Default for Topology {
+    /// `weather`, 100,000 jobs, 1 s and 5 s.
+    fn default() -> Self {
+        Self {
+            prefix: "weather".into(),
+            max_length: 100_000,
+            delays: vec![Duration::from_secs(1), Duration::from_secs(5)],
+        }
+    }
+}
+
+/// How often a job is given out again after its worker or the connection died,
+/// before it is put with the dead letters. More than [`TRIES`](crate::job::TRIES):
+/// a worker that dies counts against every job that it had been sent.
+pub const DELIVERY_LIMIT: u32 = 20;
+
+/// Dead letters kept; with more, workers wait until somebody deals with them.
+pub const MAX_DEAD_LETTERS: u32 = 10_000;
+
+/// Requests that wait for a server; beyond it the oldest is dropped.
+pub const MAX_REQUESTS: u32 = 10_000;
+
+impl Topology {
+    /// The work queue.
+    pub fn jobs(&self) -> String {
+        format!("{}.jobs.v1", self.prefix)
+    }
+
+    /// The queue for jobs that failed for good.
+    pub fn dead_letters(&self) -> String {
+        format!("{}.dead", self.jobs())
+    }
+
+    /// The queue in which a job waits for its next try.
+    pub fn retry(&self, delay: Duration) -> String {
+        format!("{}.retry-{}ms", self.jobs(), delay.as_millis())
+    }
+
+    /// The topic exchange for readings.
+    pub fn readings(&self) -> String {
+        format!("{}.readings.v1", self.prefix)
+    }
+
+    /// The queue of requests to record.
+    pub fn requests(&self) -> String {
+        format!("{}.record.v1", self.prefix)
+    }
+
+    /// Declares everything but the queue of requests, which only
+    /// [`Topology::declare_requests`] may.
+    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), Error> {
+        // Quorum queues are durable and replicated, and count deliveries.
+        let quorum = |limit: u32, max_length: u32, target: Option<&str>| {
+            let mut table = FieldTable::default();
+            let mut set = |name: &str, value: AMQPValue| _ = table.insert(name.into(), value);
+            set("x-queue-type", AMQPValue::LongString("quorum".into()));
+            set("x-delivery-limit", AMQPValue::LongInt(limit.cast_signed()));
+            set("x-max-length", AMQPValue::LongInt(max_length.cast_signed()));
+            // A nack to the publisher; the default would drop the oldest message.
+            set("x-overflow", AMQPValue::LongString("reject-publish".into()));
+            if let Some(target) = target {
+                set("x-dead-letter-exchange", AMQPValue::LongString("".into()));
+                set("x-dead-letter-routing-key", AMQPValue::LongString(target.into()));
+                // Moved only when the target has confirmed; the default may lose it.
+                set("x-dead-letter-strategy", AMQPValue::LongString("at-least-once".into()));
+            }
+            table
+        };
+        let (jobs, dead) = (self.jobs(), self.dead_letters());
+        // Looking at dead letters counts as a delivery: no small limit there.
+        queue(channel, &dead, durable(), quorum(1_000_000, MAX_DEAD_LETTERS, None)).await?;
+        queue(channel, &jobs, durable(), quorum(DELIVERY_LIMIT, self.max_length, Some(&dead))).await?;
+        for delay in &self.delays {
+            let mut table = quorum(DELIVERY_LIMIT, self.max_length, Some(&jobs));
+            // One queue for each delay: of a single queue with a time per message only
+            // the head expires, and a long delay there blocks the short ones behind it.
+            table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.as_millis() as i64));
+            queue(channel, &self.retry(*delay), durable(), table).await?;
+        }
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let name = self.readings();
+        let declared = channel
+            .exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default())
+            .await;
+        declared.map_err(|error| explain(&name, error))
+    }
+
+    /// Declares the queue of requests. Only servers do: it disappears with the last
+    /// of them, and then RabbitMQ returns a request at once. A client that declared
+    /// it would wait for a server that is not there.
+    pub(crate) async fn declare_requests(&self, channel: &Channel) -> Result<(), Error> {
+        // Classic: quorum queues can't delete themselves, and a request that is
+        // lost with the broker has lost its caller's patience too.
+        let options = QueueDeclareOptions { auto_delete: true, ..durable() };
+        let mut table = FieldTable::default();
+        table.insert("x-max-length".into(), AMQPValue::LongInt(MAX_REQUESTS.cast_signed()));
+        queue(channel, &self.requests(), options, table).await
+    }
+}
+
+/// Declares a queue of this connection alone, which goes with it; returns its name.
+pub(crate) async fn own_queue(channel: &Channel, max_length: u32) -> Result<ShortString, Error> {
+    let options =
+        QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let mut table = FieldTable::default();
+    table.insert("x-max-length".into(), AMQPValue::LongInt(max_length.cast_signed()));
+    Ok(channel.queue_declare("".into(), options, table).await?.name().clone())
+}
+
+fn durable() -> QueueDeclareOptions {
+    QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() }
+}
+
+async fn queue(
+    channel: &Channel,
+    name: &str,
+    options: QueueDeclareOptions,
+    table: FieldTable,
+) -> Result<(), Error> {
+    let declared = channel.queue_declare(name.into(), options, table).await;
+    declared.map(drop).map_err(|error| explain(name, error))
+}
+
+fn explain(name: &str, error: lapin::Error) -> Error {
+    match error.kind() {
+        ErrorKind::ProtocolError(reason)
+            if reason.get_message().as_str().starts_with("PRECONDITION_FAILED") =>
+        {
+            Error::Clash { name: name.to_owned(), detail: reason.get_message().to_string() }
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,285 @@
+//! Request/reply over Pub/Sub: `record` across Redis.
+//!
+//! `PUBLISH` tells how many subscribers it reached. None: no server, and the call
+//! fails at once. More than one: the request runs on each of them, because Pub/Sub
+//! knows no "one of these"; that is what Streams and RabbitMQ's queues are for.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::ConnectionManager;
+use redis::{PushInfo, PushKind, cmd};
+use serde::{Deserialize, Serialize};
+use tokio::select;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use super::Keys;
+use super::connection::Subscriber;
+use super::publish_subscribe::message;
+use crate::error::Error;
+use crate::model::Reading;
+use crate::record::{Answer, MAX_REQUEST, Reason, Store};
+
+/// Longest time for one call, unless [`Client::with_timeout`] says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls in flight per client; further ones wait.
+pub const MAX_IN_FLIGHT: usize = 1_024;
+
+/// Requests that wait in a server; more are dropped, and their callers time out.
+pub const MAX_BACKLOG: usize = 4_096;
+
+/// Requests answered in one go.
+const BATCH: usize = 64;
+
+/// What travels to the server: what AMQP has as properties must be in the message.
+#[derive(Serialize)]
+struct Request<'a> {
+    id: u64,
+    reply_to: &'a str,
+    readings: &'a [Reading],
+}
+
+#[derive(Deserialize)]
+struct Received {
+    #[serde(flatten)]
+    address: Address,
+    readings: Vec<Reading>,
+}
+
+/// Of a request that can't be understood otherwise, where to say so.
+#[derive(Deserialize)]
+struct Address {
+    id: u64,
+    reply_to: String,
+}
+
+/// What travels back.
+#[derive(Serialize, Deserialize)]
+struct Reply {
+    id: u64,
+    answer: Answer,
+}
+
+/// What a call brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// How many readings the server accepted that answered first.
+    pub accepted: usize,
+    /// How many servers got the request; it ran on each.
+    pub servers: u64,
+}
+
+type Pending = Mutex<HashMap<u64, oneshot::Sender<Answer>>>;
+
+/// A client. Clones share a connection; calls may run side by side.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+struct Shared {
+    keys: Keys,
+    connection: ConnectionManager,
+    reply_to: String,
+    pending: Arc<Pending>,
+    last_id: AtomicU64,
+    in_flight: Semaphore,
+    _replies: AbortOnDropHandle<()>,
+}
+
+impl Client {
+    /// Connects and subscribes to a channel of its own for replies.
+    ///
+    /// # Errors
+    /// If there is no broker.
+    pub async fn connect(url: &str, keys: Keys) -> Result<Self, Error> {
+        let mut subscriber = Subscriber::connect(url, MAX_IN_FLIGHT * 2).await?;
+        let reply_to = format!("{}{:032x}", keys.replies(), fastrand::u128(..));
+        subscriber.connection.subscribe(&reply_to).await?;
+        let pending = Arc::new(Pending::default());
+        let connection = subscriber.connection.clone();
+        let replies = tokio::spawn(dispatch(subscriber, pending.clone()));
+        let shared = Shared {
+            keys,
+            connection,
+            reply_to,
+            pending,
+            last_id: AtomicU64::new(0),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            _replies: AbortOnDropHandle::new(replies),
+        };
+        Ok(Self { shared: Arc::new(shared), timeout: TIMEOUT })
+    }
+
+    /// The same client with another time for each call.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Records a batch, all of it or nothing, and returns how many readings were
+    /// accepted. Never sent twice.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`] and [`Error::Refused`] if certainly nothing happened;
+    /// [`Error::TimedOut`] and [`Error::Unknown`] if it may have.
+    pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
+        Ok(self.record_and_count(readings).await?.accepted)
+    }
+
+    /// [`Client::record`], and how many servers the request ran on.
+    ///
+    /// # Errors
+    /// As [`Client::record`].
+    pub async fn record_and_count(&self, readings: &[Reading]) -> Result<Recorded, Error> {
+        timeout(self.timeout, self.call(readings)).await.map_err(|_| Error::TimedOut)?
+    }
+
+    async fn call(&self, readings: &[Reading]) -> Result<Recorded, Error> {
+        let Shared { keys, reply_to, pending, .. } = &*self.shared;
+        let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Lost) };
+        let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let request =
+            serde_json::to_vec(&Request { id, reply_to, readings }).map_err(std::io::Error::from)?;
+        let (answered, answer) = oneshot::channel();
+        lock(pending).insert(id, answered);
+        // Forgets the call however it ends, its future dropped included.
+        let _forget = Forget { pending, id };
+        let mut connection = self.shared.connection.clone();
+        let published = cmd("PUBLISH").arg(keys.requests()).arg(request).query_async(&mut connection).await;
+        let servers = match published {
+            Ok(0) => return Err(Error::NoServer(keys.prefix.clone())),
+            Ok(servers) => servers,
+            Err(_) => return Err(Error::Unknown), // It may have been sent before the connection broke.
+        };
+        if servers > 1 {
+            warn!("{servers} servers got the request; it runs on each");
+        }
+        let accepted = answer.await.map_err(|_| Error::Unknown)?.into_result()?;
+        Ok(Recorded { accepted, servers })
+    }
+}
+
+struct Forget<'a> {
+    pending: &'a Pending,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(self.pending).remove(&self.id);
+    }
+}
+
+fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives each reply to its call. When the connection breaks, every call fails: the
+/// replies would be published while nobody listens.
+async fn dispatch(mut subscriber: Subscriber, pending: Arc<Pending>) {
+    while let Some(push) = subscriber.pushes.recv().await {
+        if push.kind == PushKind::Disconnection {
+            lock(&pending).clear();
+            continue;
+        }
+        let Some((_, body)) = message(push) else { continue };
+        let Ok(reply) = serde_json::from_slice::<Reply>(&body) else { continue };
+        // Without a call, its caller has given up, or another server was faster.
+        if let Some(call) = lock(&pending).remove(&reply.id) {
+            let _ = call.send(reply.answer);
+        }
+    }
+}
+
+/// Serves requests until `shutdown`. `listening` is called when the first one can
+/// be taken.
+///
+/// # Errors
+/// If there is no broker at first; later it connects again by itself.
+pub async fn serve(
+    url: &str,
+    keys: &Keys,
+    shutdown: &CancellationToken,
+    listening: impl FnOnce(),
+) -> Result<(), Error> {
+    let store = Store::default();
+    let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
+    subscriber.connection.subscribe(keys.requests()).await?;
+    listening();
+    let mut pushes = Vec::with_capacity(BATCH);
+    loop {
+        // Cancel safe: `recv_many` has taken nothing if it is dropped.
+        let count = select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            count = subscriber.pushes.recv_many(&mut pushes, BATCH) => count,
+        };
+        if count == 0 {
+            return Err(Error::Lost);
+        }
+        answer_all(&mut subscriber.connection, keys, &store, pushes.drain(..)).await;
+        match subscriber.missed.swap(0, Ordering::Relaxed) {
+            0 => {}
+            missed => warn!("{missed} requests dropped: more than {MAX_BACKLOG} were waiting"),
+        }
+    }
+    // Redis sends nothing more; what is here already gets its answer.
+    let _ = subscriber.connection.unsubscribe(keys.requests()).await;
+    let rest = drain(&mut subscriber.pushes);
+    answer_all(&mut subscriber.connection, keys, &store, rest.into_iter()).await;
+    Ok(())
+}
+
+fn drain(pushes: &mut mpsc::Receiver<PushInfo>) -> Vec<PushInfo> {
+    std::iter::from_fn(|| pushes.try_recv().ok()).take(MAX_BACKLOG).collect()
+}
+
+/// Executes requests and publishes the replies together.
+async fn answer_all(
+    connection: &mut ConnectionManager,
+    keys: &Keys,
+    store: &Store,
+    pushes: impl Iterator<Item = PushInfo>,
+) {
+    let mut replies = redis::pipe();
+    for push in pushes {
+        if push.kind == PushKind::Disconnection {
+            warn!("the connection is lost, and requests until it is there again; connecting again");
+        }
+        let Some((_, request)) = message(push) else { continue };
+        let Some((Address { id, reply_to }, answer)) = execute(store, &request) else { continue };
+        // Replies go to clients' channels, and nowhere else that a request may name.
+        if reply_to.starts_with(&keys.replies())
+            && let Ok(reply) = serde_json::to_vec(&Reply { id, answer })
+        {
+            replies.cmd("PUBLISH").arg(reply_to).arg(reply).ignore();
+        }
+    }
+    if !replies.is_empty()
+        && let Err(error) = replies.exec_async(connection).await
+    {
+        warn!("replies not sent: {error}");
+    }
+}
+
+fn execute(store: &Store, request: &[u8]) -> Option<(Address, Answer)> {
+    if request.len() <= MAX_REQUEST
+        && let Ok(Received { address, readings }) = serde_json::from_slice(request)
+    {
+        return Some((address, store.record(readings)));
+    }
+    let address = serde_json::from_slice(request).ok()?;
+    Some((
+        address,
+        Answer::refused(Reason::Invalid, format!("malformed, or longer than {MAX_REQUEST} bytes")),
+    ))
+}

@@ -1,0 +1,91 @@
+//! Brokers of our own.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use message_queue::brokers::{Broker, Kind, Options};
+use tests::run_program;
+
+use crate::support::{BROKERS, Program, eventually, url};
+
+/// The processes whose command line names that port, other than ours.
+fn processes(port: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&environment).into_owned();
+        let ours = command.contains("message_queue-");
+        let named = command.contains(port) || environment.contains(&format!("RABBITMQ_NODE_PORT={port}\0"));
+        if named && !ours {
+            found.push(command);
+        }
+    }
+    found
+}
+
+fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+/// kill -9 of the owner, as this user and, if that is root, as another one too.
+pub async fn brokers_end_with_their_owner() {
+    let root = nix_user() == 0;
+    for other_user in [false, true] {
+        if other_user && !root {
+            continue; // An ordinary user is what the first round was.
+        }
+        let (rabbitmq, redis) = (free_port(), free_port());
+        let ports = ["--rabbitmq-port", &rabbitmq, "--redis-port", &redis];
+        // The binary may lie where another user can't read; a copy does not.
+        let folder = std::env::temp_dir().join(format!("mq-owner-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let copy = folder.join("message_queue-brokers");
+        fs::copy(BROKERS, &copy).unwrap();
+        let copy = copy.to_str().unwrap();
+        let mut owner = if other_user {
+            let user = ["--reuid=65534", "--regid=65534", "--clear-groups", copy];
+            Program::start("setpriv", &[&user[..], &ports].concat())
+        } else {
+            Program::start(copy, &ports)
+        };
+        owner.shows("Ctrl-C stops both", 1).await;
+        // The broker, its shell and its watcher; with RabbitMQ also epmd.
+        assert!(processes(&rabbitmq).len() >= 4, "{:?}", processes(&rabbitmq));
+        assert!(processes(&redis).len() >= 2, "{:?}", processes(&redis));
+        owner.kill().await;
+        eventually("all are gone", async || processes(&rabbitmq).is_empty() && processes(&redis).is_empty())
+            .await;
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    // And with Ctrl-C, in good order.
+    let redis = free_port();
+    let mut owner = Program::start(BROKERS, &["--only", "redis", "--redis-port", &redis]);
+    owner.shows("Ctrl-C stops it", 1).await;
+    assert!(owner.stop().await.contains("stopping"));
+    assert!(processes(&redis).is_empty());
+}
+
+fn nix_user() -> u32 {
+    let output = Command::new("id").arg("-u").output().unwrap().stdout;
+    String::from_utf8(output).unwrap().trim().parse().unwrap()
+}
+
+pub async fn a_taken_port_is_said() {
+    let url = url(Kind::Redis);
+    let port = url.rsplit(':').next().unwrap();
+    let output = run_program(BROKERS, &["--only", "redis", "--redis-port", port]).await;
+    assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+    let expected = format!(
+        "error: port {port} is taken, maybe by a Redis that runs already; --redis-port picks another\n"
+    );
+    assert_eq!(output.stderr, expected);
+    // A broker that can't start shows what it printed.
+    let settings = vec!["--no-such-option".to_owned()];
+    let error = Broker::start(Kind::Redis, Options { settings, ..Options::default() }).unwrap_err();
+    assert!(error.to_string().contains("no-such-option"), "{error}");
+}

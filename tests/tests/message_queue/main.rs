@@ -1,0 +1,67 @@
+//! The message-queue chapter, against real brokers of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+use message_queue::brokers::available;
+use tests::{Pair, Test, run, test};
+
+mod brokers;
+mod faults;
+mod pair;
+mod publish_subscribe;
+mod python;
+mod reconnect;
+mod request_reply;
+mod support;
+mod work_queue;
+
+const PAIR: Pair = tests::pair!("message_queue");
+
+fn main() -> ExitCode {
+    use {
+        brokers::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*, request_reply::*,
+        work_queue::*,
+    };
+    let brokers = available();
+    let with_brokers = |test: Test| test.needs(brokers.clone());
+    let plain = [
+        test!(a_program_without_a_broker_says_how_to_start_one),
+        test!(a_day_has_the_summary_that_was_computed_by_hand),
+        test!(a_job_is_done_once_however_many_do_it),
+        test!(what_is_no_job_or_request_is_refused),
+    ];
+    let with_brokers = [
+        test!(the_programs_print_what_the_readme_shows),
+        test!(the_tour_is_the_same_on_redis),
+        test!(a_client_without_a_server_says_how_to_start_one),
+        test!(three_workers_share_the_jobs),
+        test!(a_poison_job_ends_with_the_dead_letters_and_stops_nothing),
+        test!(a_full_queue_tells_the_producer_and_memory_stays_bounded),
+        test!(ctrl_c_leaves_the_rest_queued),
+        test!(another_declaration_is_explained),
+        test!(patterns_deliver_exactly_what_matches),
+        test!(redis_forgets_what_nobody_listens_to).alone(),
+        test!(a_subscriber_that_is_too_slow_is_told_what_it_missed),
+        test!(each_reply_finds_its_call),
+        test!(no_server_is_an_immediate_error),
+        test!(no_request_runs_after_its_caller_gave_up),
+        test!(a_request_that_was_interrupted_does_not_run_twice),
+        test!(a_request_runs_on_every_redis_server),
+        test!(servers_survive_malformed_requests),
+        test!(everything_connects_again_after_the_operator_closed_it).alone(),
+        test!(a_deleted_queue_and_a_channel_error_are_repaired),
+        test!(a_blocked_producer_is_told_and_goes_on).alone(),
+        test!(a_silent_broker_is_noticed),
+        test!(brokers_end_with_their_owner).alone(),
+        test!(a_taken_port_is_said),
+        test!(rabbitmq_loses_no_confirmed_job).alone(),
+        test!(redis_streams_lose_no_confirmed_job).alone(),
+    ]
+    .map(with_brokers);
+    let with_python =
+        [test!(a_python_producer_feeds_a_rust_consumer), test!(a_rust_producer_feeds_a_python_consumer)]
+            .map(|test| test.needs(brokers.clone()).needs(virtual_environment()));
+    run(plain.into_iter().chain(with_brokers).chain(with_python))
+}

@@ -1,0 +1,158 @@
+//! Publish/subscribe, and what each broker forgets.
+
+use std::collections::BTreeSet;
+
+use message_queue::brokers::Kind;
+use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::publish_subscribe as rabbitmq;
+use message_queue::rabbitmq::publisher::Publisher;
+use message_queue::redis::publish_subscribe as redis;
+use tokio::time::timeout;
+
+use crate::support::{LONG, Mode, Proxy, eventually, keys, prefix, topology, url};
+
+fn reading(station: &str, metric: Metric, second: u64) -> Reading {
+    let value = if metric == Metric::Pressure { 1000.0 } else { 3.0 };
+    Reading { station: station.to_owned(), metric, value, recorded_at: second }
+}
+
+/// Four stations with four metrics; each pattern must bring exactly those that a
+/// list here says it should.
+pub async fn patterns_deliver_exactly_what_matches() {
+    let stations = ["oslo-1", "oslo-2", "oslo", "bergen-1"];
+    let all: Vec<Reading> =
+        stations.iter().flat_map(|station| Metric::ALL.map(|metric| reading(station, metric, 1))).collect();
+    let key = |reading: &Reading| format!("{}.{}", reading.station, reading.metric.name());
+    let matching = |holds: &dyn Fn(&Reading) -> bool| -> BTreeSet<String> {
+        all.iter().filter(|reading| holds(reading)).map(key).collect()
+    };
+    // The last reading of every series ends it; every pattern below lets it through.
+    let last = |station: &str| reading(station, Metric::Wind, 99);
+
+    // RabbitMQ: pattern, and what it should bring.
+    let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
+    let cases: [(&[&str], BTreeSet<String>); 6] = [
+        (&["readings.#"], matching(&|_| true)),
+        (&["readings.*.wind"], matching(&|r| r.metric == Metric::Wind)),
+        (&["readings.oslo-1.*", "readings.end.*"], matching(&|r| r.station == "oslo-1")),
+        (&["#.wind"], matching(&|r| r.metric == Metric::Wind)),
+        // Twice a match is one delivery; a word is matched whole, never in part.
+        (&["readings.oslo.wind", "readings.oslo.*", "readings.end.#"], matching(&|r| r.station == "oslo")),
+        (&["readings.osl*.wind", "readings.*", "readings.end.wind"], BTreeSet::new()),
+    ];
+    let mut subscriptions = Vec::new();
+    for (patterns, _) in &cases {
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        subscriptions
+            .push(rabbitmq::Subscription::open(&rabbitmq_url, topology(&prefix), &patterns).await.unwrap());
+    }
+    let mut publisher = Publisher::connect(&rabbitmq_url, topology(&prefix), 10).await.unwrap();
+    for reading in all.iter().chain([&last("end")]) {
+        publisher.publish(rabbitmq::message(&topology(&prefix), reading).unwrap()).await.unwrap();
+    }
+    publisher.flush().await.unwrap();
+    for ((patterns, expected), subscription) in cases.iter().zip(&mut subscriptions) {
+        let mut got = Vec::new();
+        loop {
+            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
+            let rabbitmq::Event::Reading { routing_key, reading } = event else { panic!("a gap") };
+            assert_eq!(routing_key, format!("readings.{}", key(&reading)));
+            if reading.recorded_at == 99 {
+                break;
+            }
+            got.push(key(&reading));
+        }
+        assert_eq!(got.len(), expected.len(), "{patterns:?} brought something twice, or lost it: {got:?}");
+        assert_eq!(&got.into_iter().collect::<BTreeSet<_>>(), expected, "{patterns:?}");
+    }
+
+    // Redis: globs over `<station>:<metric>`; a pattern may end inside a word.
+    let (redis_url, keys) = (url(Kind::Redis), keys(&prefix));
+    let cases: [(&[&str], BTreeSet<String>); 5] = [
+        (&["*"], matching(&|_| true)),
+        (&["*:wind"], matching(&|r| r.metric == Metric::Wind)),
+        (&["oslo-?:*", "end:*"], matching(&|r| r.station.starts_with("oslo-"))),
+        (&["oslo:wind", "end:wind"], matching(&|r| r.station == "oslo" && r.metric == Metric::Wind)),
+        (&["oslo-[13]:*", "end:wind"], matching(&|r| r.station == "oslo-1")),
+    ];
+    let mut publisher = redis::Publisher::connect(&redis_url, keys.clone()).await.unwrap();
+    let mut subscriptions = Vec::new();
+    for (patterns, _) in &cases {
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        subscriptions.push(redis::Subscription::open(&redis_url, &keys, &patterns).await.unwrap());
+    }
+    publisher.publish(&all).await.unwrap();
+    assert_eq!(publisher.publish(&[last("end")]).await.unwrap(), [5], "all five heard the last one");
+    for ((patterns, expected), subscription) in cases.iter().zip(&mut subscriptions) {
+        let mut got = Vec::new();
+        loop {
+            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
+            let redis::Event::Reading { channel, reading } = event else { panic!("{event:?}") };
+            assert_eq!(channel, keys.readings(&key(&reading).replace('.', ":")));
+            if reading.recorded_at == 99 {
+                break;
+            }
+            got.push(key(&reading));
+        }
+        assert_eq!(got.len(), expected.len(), "{patterns:?}: {got:?}");
+        assert_eq!(&got.into_iter().collect::<BTreeSet<_>>(), expected, "{patterns:?}");
+    }
+}
+
+/// The README's experiment.
+pub async fn redis_forgets_what_nobody_listens_to() {
+    let (url, keys) = (url(Kind::Redis), keys(&prefix()));
+    let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
+    let number = |second| [reading("oslo-1", Metric::Wind, second)];
+
+    // Nobody listens.
+    assert_eq!(publisher.publish(&number(1)).await.unwrap(), [0]);
+    let proxy = Proxy::before(&url).await;
+    let through_proxy = format!("redis://127.0.0.1:{}", proxy.port);
+    let mut subscription =
+        redis::Subscription::open(&through_proxy, &keys, &["*:wind".to_owned()]).await.unwrap();
+    assert_eq!(publisher.publish(&number(2)).await.unwrap(), [1]);
+    let received = async |subscription: &mut redis::Subscription| {
+        timeout(LONG, subscription.next()).await.unwrap().unwrap()
+    };
+    let expected = |second| {
+        let [reading] = number(second);
+        redis::Event::Reading { channel: keys.readings("oslo-1:wind"), reading }
+    };
+    assert_eq!(received(&mut subscription).await, expected(2));
+
+    // The subscriber is away for a moment.
+    proxy.set(Mode::Cut);
+    assert_eq!(received(&mut subscription).await, redis::Event::Gap);
+    eventually("Redis has noticed", async || publisher.publish(&number(3)).await.unwrap() == [0]).await;
+    proxy.set(Mode::Open);
+    // Whatever is heard by somebody again must arrive; 3 never does.
+    eventually("subscribed again", async || publisher.publish(&number(4)).await.unwrap() == [1]).await;
+    assert_eq!(received(&mut subscription).await, expected(4));
+}
+
+pub async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
+    let (url, keys) = (url(Kind::Redis), keys(&prefix()));
+    let mut subscription = redis::Subscription::open(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
+    let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
+    // Far more than the bound, so that it does not matter how much is still on its way.
+    let count = 10 * redis::MAX_BACKLOG as u64;
+    let readings: Vec<Reading> = (1..=count).map(|second| reading("oslo-1", Metric::Wind, second)).collect();
+    assert!(publisher.publish(&readings).await.unwrap().iter().all(|heard| *heard == 1));
+    let (mut got, mut missed, mut marks) = (0, 0, 0);
+    // What was dropped is only known when it has arrived: marks until all is counted.
+    while got + missed < count + marks {
+        match timeout(std::time::Duration::from_millis(200), subscription.next()).await {
+            Ok(Ok(redis::Event::Reading { .. })) => got += 1,
+            Ok(Ok(redis::Event::Missed(number))) => missed += number,
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => {
+                assert_eq!(publisher.publish(&readings[..1]).await.unwrap(), [1]);
+                marks += 1;
+                assert!(marks < 50, "{got} and {missed} of {count}");
+            }
+        }
+    }
+    assert_eq!(got + missed, count + marks);
+    assert!(missed > 0, "the queue was not bounded");
+}

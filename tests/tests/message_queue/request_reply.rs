@@ -1,0 +1,270 @@
+//! `record` across both brokers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use message_queue::brokers::Kind;
+use message_queue::error::Error;
+use message_queue::model::{MAX_BATCH, Metric, Reading};
+use message_queue::record::{MAX_STATIONS, Reason};
+use message_queue::{rabbitmq, redis};
+use tests::Server;
+use tokio::time::timeout;
+
+use crate::PAIR;
+use crate::support::{BOTH, LONG, eventually, keys, name, prefix, topology, url};
+
+fn readings(station: &str, count: usize) -> Vec<Reading> {
+    let reading = |second| Reading {
+        station: station.to_owned(),
+        metric: Metric::Wind,
+        value: 2.5,
+        recorded_at: second as u64,
+    };
+    (0..count).map(reading).collect()
+}
+
+/// A client of either broker.
+#[derive(Clone)]
+pub enum Client {
+    RabbitMq(rabbitmq::request_reply::Client),
+    Redis(redis::request_reply::Client),
+}
+
+impl Client {
+    pub async fn connect(kind: Kind, url: &str, prefix: &str, timeout: Duration) -> Self {
+        match kind {
+            Kind::RabbitMq => {
+                let client = rabbitmq::request_reply::Client::connect(url, topology(prefix)).await.unwrap();
+                Self::RabbitMq(client.with_timeout(timeout))
+            }
+            Kind::Redis => {
+                let client = redis::request_reply::Client::connect(url, keys(prefix)).await.unwrap();
+                Self::Redis(client.with_timeout(timeout))
+            }
+        }
+    }
+
+    pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
+        match self {
+            Self::RabbitMq(client) => client.record(readings).await,
+            Self::Redis(client) => client.record(readings).await,
+        }
+    }
+}
+
+pub async fn serve(kind: Kind, url: &str, prefix: &str) -> Server {
+    Server::start(PAIR.server, &["--broker", name(kind), "--url", url, "--prefix", prefix]).await
+}
+
+/// Two thousand calls of different sizes from many tasks on one connection; each
+/// answer must be that of its own call.
+pub async fn each_reply_finds_its_call() {
+    for kind in BOTH {
+        let (url, prefix) = (url(kind), prefix());
+        let server = serve(kind, &url, &prefix).await;
+        let client = Client::connect(kind, &url, &prefix, LONG).await;
+        let all = Arc::new(readings("oslo-1", 400));
+        let calls = (0..2_000_usize).map(|number| {
+            let (client, all) = (client.clone(), all.clone());
+            tokio::spawn(async move {
+                let count = number % 400 + 1;
+                assert_eq!(client.record(&all[..count]).await.unwrap(), count);
+            })
+        });
+        for call in join_all(calls).await {
+            call.unwrap();
+        }
+        // The model's bounds are the same as everywhere.
+        let refused = async |batch: &[Reading]| match client.record(batch).await {
+            Err(Error::Refused { reason, detail }) => (reason, detail),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(client.record(&readings("a", MAX_BATCH)).await.unwrap(), MAX_BATCH);
+        assert_eq!(refused(&readings("a", MAX_BATCH + 1)).await.0, Reason::Invalid);
+        assert_eq!(refused(&[]).await.0, Reason::Invalid);
+        let mut wrong = readings("b", 3);
+        wrong[2].value = 121.0;
+        assert_eq!(refused(&wrong).await.1, "readings[2].value: 121 is outside 0 to 120");
+        let stations = |from: usize, to: usize| -> Vec<Reading> {
+            (from..to).flat_map(|number| readings(&format!("s-{number}"), 1)).collect()
+        };
+        // oslo-1 and a are there; b is not, since its batch was refused whole.
+        assert_eq!(client.record(&stations(0, MAX_STATIONS - 3)).await.unwrap(), MAX_STATIONS - 3);
+        assert_eq!(refused(&stations(MAX_STATIONS, MAX_STATIONS + 2)).await.0, Reason::Full);
+        assert_eq!(client.record(&stations(MAX_STATIONS, MAX_STATIONS + 1)).await.unwrap(), 1);
+        server.stop().await;
+    }
+}
+
+pub async fn no_server_is_an_immediate_error() {
+    for kind in BOTH {
+        let (url, prefix) = (url(kind), prefix());
+        // A timeout of an hour: only an immediate error ends this test in time.
+        let client = Client::connect(kind, &url, &prefix, Duration::from_secs(3600)).await;
+        let no_server = async || {
+            let answer = timeout(LONG, client.record(&readings("oslo-1", 1))).await.unwrap();
+            assert!(matches!(answer, Err(Error::NoServer(_))), "{answer:?}");
+        };
+        no_server().await;
+        let server = serve(kind, &url, &prefix).await;
+        assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
+        server.stop().await;
+        // Its queue, or its subscription, is gone with it.
+        let calls: Vec<_> = (0..100).map(|_| no_server()).collect();
+        join_all(calls).await;
+    }
+}
+
+async fn channel(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
+}
+
+/// A server that takes one request and sleeps on it.
+async fn declare_requests(channel: &Channel, prefix: &str) -> lapin::Consumer {
+    let mut table = FieldTable::default();
+    table.insert("x-max-length".into(), AMQPValue::LongInt(10_000));
+    let options = QueueDeclareOptions { durable: true, auto_delete: true, ..Default::default() };
+    let queue: lapin::types::ShortString = topology(prefix).requests().into();
+    channel.queue_declare(queue.clone(), options, table).await.unwrap();
+    channel.basic_qos(1, BasicQosOptions::default()).await.unwrap();
+    channel
+        .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .unwrap()
+}
+
+pub async fn no_request_runs_after_its_caller_gave_up() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let (_connection, channel) = channel(&url).await;
+    let mut stuck = declare_requests(&channel, &prefix).await;
+    let client = Client::connect(Kind::RabbitMq, &url, &prefix, Duration::from_millis(500)).await;
+    // The first is in the hands of the stuck server, the others wait behind it.
+    let calls = join_all((0..5).map(|_| client.record(&[]))).await;
+    assert!(calls.iter().all(|call| matches!(call, Err(Error::TimedOut))), "{calls:?}");
+    let first = timeout(LONG, stuck.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.properties.expiration().as_ref().unwrap().as_str(), "500");
+    first.ack(BasicAckOptions::default()).await.unwrap();
+    // RabbitMQ has dropped them: nothing is there for a server that comes back.
+    let queue = topology(&prefix).requests();
+    eventually("the requests are gone", async || {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let found =
+            channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await.unwrap();
+        found.message_count() == 0
+    })
+    .await;
+    assert!(channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap().is_none());
+}
+
+/// A request that was delivered to a server which died is answered by the next
+/// one, without a second run.
+pub async fn a_request_that_was_interrupted_does_not_run_twice() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let (connection, channel) = channel(&url).await;
+    let mut dying = declare_requests(&channel, &prefix).await;
+    let server = serve(Kind::RabbitMq, &url, &prefix).await;
+    let client = Client::connect(Kind::RabbitMq, &url, &prefix, LONG).await;
+    let batch = readings("oslo-1", 3);
+    // Of two consumers, each gets every other request: one answers, one is stuck.
+    let calls = tokio::spawn(async move { join_all([client.record(&batch), client.record(&batch)]).await });
+    let taken = timeout(LONG, dying.next()).await.unwrap().unwrap().unwrap();
+    assert!(!taken.redelivered);
+    connection.close(200, "dies".into()).await.unwrap();
+    let mut answers = timeout(LONG, calls).await.unwrap().unwrap();
+    answers.sort_by_key(|answer| answer.is_err());
+    assert!(matches!(answers[..], [Ok(3), Err(Error::Unknown)]), "{answers:?}");
+    server.stop().await;
+}
+
+pub async fn a_request_runs_on_every_redis_server() {
+    let (url, prefix) = (url(Kind::Redis), prefix());
+    let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
+    let client = redis::request_reply::Client::connect(&url, keys(&prefix)).await.unwrap();
+    let recorded = client.record_and_count(&readings("oslo-1", 2)).await.unwrap();
+    assert_eq!((recorded.accepted, recorded.servers), (2, 2));
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+pub async fn servers_survive_malformed_requests() {
+    // RabbitMQ: a body that is no request, no reply address, a strange one.
+    let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
+    let server = serve(Kind::RabbitMq, &rabbitmq_url, &prefix).await;
+    let (_connection, channel) = channel(&rabbitmq_url).await;
+    let mut replies = {
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        channel
+            .basic_consume("amq.rabbitmq.reply-to".into(), "".into(), options, FieldTable::default())
+            .await
+            .unwrap()
+    };
+    let publish = async |body: &[u8], properties: BasicProperties| {
+        let queue = topology(&prefix).requests();
+        let options = BasicPublishOptions::default();
+        channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap();
+    };
+    let huge = vec![b'['; 3 * 1024 * 1024];
+    let spied_on = format!("{prefix}.victim");
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    channel.queue_declare(spied_on.as_str().into(), options, FieldTable::default()).await.unwrap();
+    publish(b"{}", BasicProperties::default()).await;
+    publish(b"{}", BasicProperties::default().with_reply_to("amq.rabbitmq.reply-to.nonsense".into())).await;
+    publish(b"{}", BasicProperties::default().with_reply_to(spied_on.as_str().into())).await;
+    for body in [&b"\xff"[..], b"", b"{\"readings\":[{}]}", b"{\"readings\":[],\"x\":1}", &huge] {
+        let properties = BasicProperties::default().with_reply_to("amq.rabbitmq.reply-to".into());
+        publish(body, properties).await;
+        let reply = timeout(LONG, replies.next()).await.unwrap().unwrap().unwrap();
+        let answer = String::from_utf8(reply.data).unwrap();
+        assert!(answer.starts_with(r#"{"refused":{"reason":"invalid","detail":""#), "{answer}");
+    }
+    let stray = channel.basic_get(spied_on.into(), BasicGetOptions::default()).await.unwrap();
+    assert!(stray.is_none(), "a request made the server write into another queue");
+    let client = Client::connect(Kind::RabbitMq, &rabbitmq_url, &prefix, LONG).await;
+    assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
+    server.stop().await;
+
+    let redis_url = url(Kind::Redis);
+    let server = serve(Kind::Redis, &redis_url, &prefix).await;
+    let client = ::redis::Client::open(redis_url.as_str()).unwrap();
+    let mut listener = client.get_async_pubsub().await.unwrap();
+    listener.psubscribe(format!("{prefix}:*")).await.unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let requests = keys(&prefix).requests();
+    let mine = format!("{prefix}:reply:me");
+    let jobs = format!("{prefix}:readings:oslo-1:wind");
+    for body in [
+        "".to_owned(),
+        "{}".to_owned(),
+        "\u{0}".to_owned(),
+        format!(r#"{{"id":1,"reply_to":"{jobs}","readings":[]}}"#),
+        format!(r#"{{"id":2,"reply_to":"{mine}","readings":[{{}}]}}"#),
+    ] {
+        ::redis::cmd("PUBLISH").arg(&requests).arg(body).exec_async(&mut connection).await.unwrap();
+    }
+    // Of all these, only the one with an address for replies gets one.
+    let mut messages = listener.on_message();
+    let reply = loop {
+        let message = timeout(LONG, messages.next()).await.unwrap().unwrap();
+        if message.get_channel_name() != requests {
+            break message;
+        }
+    };
+    assert_eq!(reply.get_channel_name(), mine);
+    let text: String = reply.get_payload().unwrap();
+    assert!(text.starts_with(r#"{"id":2,"answer":{"refused":{"reason":"invalid""#), "{text}");
+    let client = Client::connect(Kind::Redis, &redis_url, &prefix, LONG).await;
+    assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
+    server.stop().await;
+}

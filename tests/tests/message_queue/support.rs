@@ -1,0 +1,282 @@
+//! Brokers, programs and folders for a test.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use message_queue::brokers::{Broker, Kind, Options};
+use message_queue::job::{Job, Results};
+use message_queue::rabbitmq::topology::Topology;
+use message_queue::redis::Keys;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+/// Bound on anything that a test waits for.
+pub const LONG: Duration = Duration::from_secs(60);
+
+pub const BOTH: [Kind; 2] = [Kind::RabbitMq, Kind::Redis];
+
+pub const PRODUCER: &str = env!("CARGO_BIN_EXE_message_queue-producer");
+pub const CONSUMER: &str = env!("CARGO_BIN_EXE_message_queue-consumer");
+pub const BROKERS: &str = env!("CARGO_BIN_EXE_message_queue-brokers");
+
+/// The broker of this test run. Tests share it and keep apart by prefixes; it ends
+/// with this process.
+pub fn shared(kind: Kind) -> &'static Mutex<Broker> {
+    static RABBITMQ: OnceLock<Mutex<Broker>> = OnceLock::new();
+    static REDIS: OnceLock<Mutex<Broker>> = OnceLock::new();
+    let broker = match kind {
+        Kind::RabbitMq => &RABBITMQ,
+        Kind::Redis => &REDIS,
+    };
+    broker.get_or_init(|| Mutex::new(Broker::start(kind, Options::default()).unwrap()))
+}
+
+pub fn url(kind: Kind) -> String {
+    shared(kind).lock().unwrap().url()
+}
+
+/// A word that no other test uses.
+pub fn prefix() -> String {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    format!("test-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}
+
+/// Names of that prefix, with short delays.
+pub fn topology(prefix: &str) -> Topology {
+    Topology { prefix: prefix.to_owned(), ..Topology::default() }
+}
+
+pub fn keys(prefix: &str) -> Keys {
+    Keys { prefix: prefix.to_owned() }
+}
+
+pub fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::RabbitMq => "rabbitmq",
+        Kind::Redis => "redis",
+    }
+}
+
+/// A folder that goes with the test.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("mq-{}-{}", std::process::id(), prefix()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    pub fn results(&self) -> Results {
+        Results::open(&self.0).unwrap()
+    }
+
+    /// Ids of the jobs that have a result.
+    pub fn done(&self) -> BTreeSet<String> {
+        let names =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
+    }
+
+    /// Panics unless exactly these example jobs have a result, and each the right one.
+    pub fn assert_done(&self, batch: &str, count: u64) {
+        let expected: BTreeSet<String> = (1..=count).map(|number| format!("{batch}-{number}")).collect();
+        let done = self.done();
+        let (lost, extra): (Vec<_>, Vec<_>) =
+            (expected.difference(&done).collect(), done.difference(&expected).collect());
+        assert!(lost.is_empty() && extra.is_empty(), "lost {lost:?}, unexpected {extra:?}");
+        for number in 1..=count {
+            let id = format!("{batch}-{number}");
+            let text = fs::read_to_string(self.0.join(format!("{id}.json"))).unwrap();
+            let expected = Job::example(id, number).summary().unwrap();
+            assert_eq!(text, serde_json::to_string(&expected).unwrap());
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that runs while the test looks at its output.
+pub struct Program {
+    child: Child,
+    lines: watch::Receiver<Vec<String>>,
+    readers: Vec<JoinHandle<()>>,
+    shown: Arc<watch::Sender<Vec<String>>>,
+}
+
+impl Program {
+    pub fn start(program: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (shown, lines) = watch::channel(Vec::new());
+        let shown = Arc::new(shown);
+        let readers = vec![
+            tokio::spawn(collect(child.stdout.take().unwrap(), shown.clone())),
+            tokio::spawn(collect(child.stderr.take().unwrap(), shown.clone())),
+        ];
+        Self { child, lines, readers, shown }
+    }
+
+    /// A consumer of jobs.
+    pub fn worker(kind: Kind, url: &str, prefix: &str, results: &Folder, more: &[&str]) -> Self {
+        let args = ["--broker", name(kind), "--url", url, "--prefix", prefix, "--results", results.path()];
+        Self::start(CONSUMER, &[&args, more].concat())
+    }
+
+    /// A producer of jobs.
+    pub fn producer(kind: Kind, url: &str, prefix: &str, more: &[&str]) -> Self {
+        let args = ["--broker", name(kind), "--url", url, "--prefix", prefix];
+        Self::start(PRODUCER, &[&args, more].concat())
+    }
+
+    /// Waits until so many lines contain the text.
+    pub async fn shows(&mut self, text: &str, times: usize) {
+        let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(text)).count() >= times;
+        let shown = timeout(LONG, self.lines.wait_for(enough)).await.is_ok_and(|shown| shown.is_ok());
+        assert!(shown, "no {times} lines with {text:?} in:\n{}", self.end_of_output());
+    }
+
+    /// How many lines contain the text so far.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines.borrow().iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Kills it as kill -9 does.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+        for reader in self.readers.drain(..) {
+            reader.await.unwrap(); // What it had printed is in the pipe.
+        }
+    }
+
+    /// Waits for its end with exit code 0; returns what it printed.
+    pub async fn success(&mut self) -> String {
+        let status = timeout(LONG, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("still running:\n{}", self.end_of_output())).unwrap();
+        for reader in self.readers.drain(..) {
+            reader.await.unwrap();
+        }
+        assert_eq!(status.code(), Some(0), "{}", self.end_of_output());
+        self.shown.borrow().join("\n") + "\n"
+    }
+
+    /// Stops it as Ctrl-C does; returns what it printed.
+    pub async fn stop(&mut self) -> String {
+        self.signal(Signal::SIGINT);
+        self.success().await
+    }
+
+    fn end_of_output(&self) -> String {
+        let lines = self.lines.borrow();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+async fn collect(from: impl AsyncRead + Unpin, into: Arc<watch::Sender<Vec<String>>>) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        into.send_modify(|lines| lines.push(line));
+    }
+}
+
+/// Waits until something holds, looking often.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let look = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(LONG, look).await.is_ok(), "never: {what}");
+}
+
+/// Stands between a program and its broker, and can cut or silence what goes through.
+pub struct Proxy {
+    pub port: u16,
+    control: watch::Sender<Mode>,
+    _accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mode {
+    /// Passes everything.
+    Open,
+    /// Ends connections at once.
+    Cut,
+    /// Keeps connections and passes nothing, so that neither end knows.
+    Silent,
+}
+
+impl Proxy {
+    pub async fn before(url: &str) -> Self {
+        let target = url.rsplit('/').next().unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (control, mode) = watch::channel(Mode::Open);
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(pass(client, target.clone(), mode.clone()));
+            }
+        });
+        Self { port, control, _accepting: accepting }
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.control.send_replace(mode);
+    }
+}
+
+async fn pass(mut client: TcpStream, target: String, mut mode: watch::Receiver<Mode>) {
+    if *mode.borrow() == Mode::Cut {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(&target).await else { return };
+    let changed = tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => return,
+        changed = mode.wait_for(|mode| *mode != Mode::Open) => changed.map(|mode| *mode),
+    };
+    // Silent connections are held until the proxy is cut or gone.
+    if changed.is_ok_and(|mode| mode == Mode::Silent) {
+        let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
+    }
+}
+
+/// Memory that a process has in use, in MiB, at most so far (`VmHWM`).
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}

@@ -1,0 +1,235 @@
+//! Jobs, on both brokers.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+
+use message_queue::brokers::Kind;
+use message_queue::job::{Job, Outcome, Summary};
+use message_queue::model::Metric;
+use message_queue::record::{Answer, Reason, Store};
+use nix::sys::signal::Signal;
+use proptest::prelude::*;
+use tests::run_program;
+
+use crate::support::{
+    BOTH, CONSUMER, Folder, Program, eventually, name, peak_memory, prefix, shared, topology, url,
+};
+
+pub async fn a_day_has_the_summary_that_was_computed_by_hand() {
+    let job = r#"{"id":"j","station":"oslo-1","day":1,"readings":[
+        {"station":"oslo-1","metric":"wind","value":1.0,"recorded_at":86400000},
+        {"station":"oslo-1","metric":"temperature","value":-4.5,"recorded_at":86400001},
+        {"station":"oslo-1","metric":"wind","value":8.0,"recorded_at":172799999}]}"#;
+    let folder = Folder::new();
+    let Outcome::Done(summary) = folder.results().attempt(job.as_bytes()).unwrap() else { panic!() };
+    let wind = &summary.metrics[&Metric::Wind];
+    assert_eq!((wind.count, wind.low, wind.mean, wind.high), (2, 1.0, 4.5, 8.0));
+    let temperature = &summary.metrics[&Metric::Temperature];
+    assert_eq!((temperature.count, temperature.mean), (1, -4.5));
+    let stored: Summary = serde_json::from_slice(&fs::read(folder.0.join("j.json")).unwrap()).unwrap();
+    assert_eq!(stored, summary);
+}
+
+/// Eight at the same time, many times over: exactly one of each eight has the effect.
+pub async fn a_job_is_done_once_however_many_do_it() {
+    let folder = Folder::new();
+    for number in 0..200 {
+        let message = serde_json::to_vec(&Job::example(format!("j-{number}"), number)).unwrap();
+        let done: usize = thread::scope(|scope| {
+            let attempts: Vec<_> = (0..8)
+                .map(|_| {
+                    let (results, message) = (folder.results(), &message);
+                    scope.spawn(move || matches!(results.attempt(message).unwrap(), Outcome::Done(_)))
+                })
+                .collect();
+            attempts.into_iter().map(|attempt| usize::from(attempt.join().unwrap())).sum()
+        });
+        assert_eq!(done, 1, "job {number}");
+    }
+    let files = fs::read_dir(&folder.0).unwrap().count();
+    assert_eq!(files, 200, "temporary files are left");
+}
+
+pub async fn what_is_no_job_or_request_is_refused() {
+    let folder = Folder::new();
+    let results = folder.results();
+    for id in ["../evil", "", "a/b", "A", &"a".repeat(65)] {
+        let job = Job::example(id.to_owned(), 1);
+        assert!(results.attempt(&serde_json::to_vec(&job).unwrap()).is_err(), "{id:?}");
+    }
+    let store = Store::default();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) };
+    let pieces = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"readings\":",
+        "\"id\":\"x\",",
+        "\"station\":\"a\"",
+        ",",
+        "1e999",
+        "-1",
+        "\"metric\":\"wind\"",
+        "\"value\":3",
+        "\"recorded_at\":5",
+        "null",
+        "\u{0}",
+        "\"",
+    ]);
+    proptest!(config, |(text in prop::collection::vec(pieces, 0..40))| {
+        let text = text.concat();
+        prop_assert!(results.attempt(text.as_bytes()).is_err());
+        let refused = matches!(store.answer(text.as_bytes()), Answer::Refused { reason: Reason::Invalid, .. });
+        let whole = text.contains(r#""metric":"wind""#) && text.contains(r#""recorded_at":5"#);
+        prop_assert!(refused || whole, "{}", text);
+    });
+    assert!(folder.done().is_empty());
+}
+
+pub async fn three_workers_share_the_jobs() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        let mut workers: Vec<Program> = (0..3)
+            .map(|_| Program::worker(kind, &url, &prefix, &folder, &["--prefetch", "4", "--work-time", "1"]))
+            .collect();
+        for worker in &mut workers {
+            worker.shows("jobs come from", 1).await;
+        }
+        let mut producer = Program::producer(kind, &url, &prefix, &["--batch", "shared", "--count", "600"]);
+        assert!(producer.success().await.contains("all confirmed: 600"));
+        eventually("600 results", async || folder.done().len() == 600).await;
+        let mut done = 0;
+        for worker in &mut workers {
+            let printed = worker.stop().await;
+            let own = printed.lines().filter(|line| line.contains(" done: station-")).count();
+            assert!(own > 0, "a worker got nothing");
+            assert!(printed.contains(&format!("stopped: {own} done, 0 duplicates, 0 failed")), "{printed}");
+            done += own;
+        }
+        assert_eq!(done, 600);
+        folder.assert_done("shared", 600);
+    }
+}
+
+pub async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        // The poison first: it must not stop those behind it.
+        let poison = ["--batch", "bad", "--count", "0", "--poison", "1"];
+        Program::producer(kind, &url, &prefix, &poison).success().await;
+        let good = ["--batch", "good", "--count", "50"];
+        Program::producer(kind, &url, &prefix, &good).success().await;
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "5000"]);
+        worker.shows("bad-1 failed, try 1 of 3", 1).await;
+        worker.shows(" done: station-", 50).await;
+        assert_eq!(worker.count("try 3 of 3"), 0, "the delays hold up nothing");
+        worker.shows("put with the dead letters", 1).await;
+        let printed = worker.stop().await;
+        let tries: Vec<&str> = printed.lines().filter(|line| line.contains("bad-1 failed")).collect();
+        assert_eq!(tries.len(), 3, "{printed}");
+        assert!(tries[0].ends_with("again in 1s") && tries[1].ends_with("again in 5s"), "{tries:?}");
+        assert!(printed.contains("stopped: 50 done, 0 duplicates, 3 failed"), "{printed}");
+
+        let list = async |more: &'static [&'static str]| {
+            let args = ["--broker", name(kind), "--url", &url, "--prefix", &prefix, "dead-letters"];
+            run_program(CONSUMER, &[&args, more].concat()).await.stdout
+        };
+        let letter = "bad-1 failed 3 times: readings[0].value: 1000 is outside -100 to 70\n";
+        for _ in 0..3 {
+            assert_eq!(list(&[]).await, format!("{letter}1 in all\n"), "looking changes nothing");
+        }
+        assert_eq!(list(&["--redrive"]).await, format!("{letter}1 put back into the work queue\n"));
+        assert_eq!(list(&[]).await, "0 in all\n");
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "5000"]);
+        worker.shows("bad-1 failed, try 1 of 3", 1).await;
+        worker.stop().await;
+    }
+}
+
+/// A slow worker, a queue of 200, and 3,000 jobs: the queue never holds more than
+/// that, the producer is told and waits, and neither process grows with the jobs.
+pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        let max = ["--max-length", "200"];
+        let jobs = ["--batch", "many", "--count", "3000"];
+        let broker = shared(kind).lock().unwrap().pid().unwrap();
+        let before = peak_memory(broker);
+        let mut producer = Program::producer(kind, &url, &prefix, &[&jobs[..], &max].concat());
+        producer.shows("is full: waiting for consumers", 1).await;
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &max);
+        let mut longest = 0;
+        while folder.done().len() < 2_500 {
+            longest = longest.max(queue_length(kind, &url, &prefix).await);
+            assert!(peak_memory(producer.pid()) < 64);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        producer.success().await;
+        eventually("3000 results", async || folder.done().len() == 3_000).await;
+        // RabbitMQ counts what it has accepted only after a moment: it may exceed the
+        // bound by the messages in flight, which the producer's window bounds.
+        let bound = if kind == Kind::Redis { 200 } else { 200 + 1_000 };
+        assert!((1..=bound).contains(&longest), "{longest} jobs were queued");
+        let grown = peak_memory(broker).saturating_sub(before);
+        assert!(grown < 200, "{kind} has grown by {grown} MiB");
+        worker.stop().await;
+        folder.assert_done("many", 3_000);
+    }
+}
+
+async fn queue_length(kind: Kind, url: &str, prefix: &str) -> u32 {
+    match kind {
+        Kind::RabbitMq => {
+            let connection = lapin::Connection::connect(url, Default::default()).await.unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+            let queue = topology(prefix).jobs();
+            let queue = channel.queue_declare(queue.into(), options, Default::default()).await.unwrap();
+            queue.message_count()
+        }
+        Kind::Redis => {
+            let client = redis::Client::open(url).unwrap();
+            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            let key = format!("{prefix}:jobs:v1");
+            redis::cmd("XLEN").arg(key).query_async(&mut connection).await.unwrap()
+        }
+    }
+}
+
+pub async fn ctrl_c_leaves_the_rest_queued() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        Program::producer(kind, &url, &prefix, &["--batch", "rest", "--count", "40"]).success().await;
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "50"]);
+        worker.shows(" done: station-", 5).await;
+        worker.signal(Signal::SIGINT);
+        worker.success().await;
+        let first: BTreeSet<String> = folder.done();
+        assert!((5..40).contains(&first.len()), "{}", first.len());
+        // The rest at once, although nothing may be claimed before an hour has passed.
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "3600000"]);
+        worker.shows(" done: station-", 40 - first.len()).await;
+        let printed = worker.stop().await;
+        assert!(printed.contains("0 duplicates, 0 failed"), "{printed}");
+        folder.assert_done("rest", 40);
+    }
+}
+
+pub async fn another_declaration_is_explained() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    Program::producer(Kind::RabbitMq, &url, &prefix, &["--count", "0"]).success().await;
+    let args = ["--url", &url, "--prefix", &prefix, "--max-length", "7"];
+    for program in [crate::support::PRODUCER, CONSUMER] {
+        let output = run_program(program, &args).await;
+        assert_eq!(output.code, Some(1));
+        let queue = topology(&prefix).jobs();
+        assert!(
+            output.stderr.starts_with(&format!("error: {queue} exists with other properties")),
+            "{}",
+            output.stderr
+        );
+        assert!(output.stderr.contains(&format!("rabbitmqctl delete_queue {queue}")), "{}", output.stderr);
+    }
+}
