@@ -1,37 +1,55 @@
-//! The lab: measures what an exchange costs.
+//! The lab: the same work over every protocol, side by side.
 //!
 //! ```sh
-//! cargo run --release
+//! cargo run --release                 # about a minute
+//! cargo run --release -- --full       # everything, about a quarter of an hour
 //! ```
-//!
-//! It starts the HTTP server as a process of its own, records a thousand
-//! readings one at a time and prints how long each took.
 
-use std::io::{Write, stdout};
+use std::fs;
+use std::io::{Write, stderr, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use hdrhistogram::Histogram;
-use http_rest::client::Client;
-use http_rest::limits::Limits;
-use http_rest::model::{Metric, Reading};
-use lab::{Server, owner_is_gone, pin, runtime};
-use tokio::net::TcpListener;
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::compare::{Plan, compare};
+use lab::conditions::conditions;
+use lab::placement::Placement;
+use lab::protocols::{self, Protocol};
+use lab::{docs, report, runtime, table};
 
-/// Requests that are measured.
-const REQUESTS: u32 = 1000;
-
-/// Requests before that, not measured: connect, fill caches, settle the clock.
-const WARM_UP: u32 = 200;
-
-/// Measures one protocol against another on this machine.
+/// Measures the protocols side by side on this machine.
+///
+/// Each server is a process of its own. Prints tables, and writes report.html and
+/// results.json. Ctrl-C ends early, with what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
+    /// Latency, one level of throughput, CPU time and bytes, in about a minute: the default
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Also fixed rates, batches, set-up and memory, with more rounds: a quarter of an hour
+    #[arg(long)]
+    full: bool,
+    /// Only these, by their ids in results.json and separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = protocol)]
+    protocols: Vec<&'static Protocol>,
+    /// The same placement on cores for all measurements [default: same for latency
+    /// and CPU time, separate for throughput and fixed rates]
+    #[arg(long)]
+    placement: Option<Placement>,
+    /// Where report.html and results.json go
+    #[arg(long, default_value = "lab-results")]
+    out: PathBuf,
+    /// Measures nothing: keeps this results.json beside docs/performance_comparison.md
+    /// and renders it into that document; without a path, renders the one that is kept
+    #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = docs::KEPT)]
+    write_docs: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -39,66 +57,87 @@ enum Mode {
     /// A server for the lab itself; stops when its stdin ends
     #[command(hide = true)]
     Serve {
-        /// Which one
-        role: String,
+        /// The protocol's id
+        protocol: String,
     },
+}
+
+fn protocol(id: &str) -> Result<&'static Protocol, String> {
+    protocols::by_id(id).ok_or_else(|| {
+        let ids: Vec<_> = protocols::ALL.iter().map(|protocol| protocol.id).collect();
+        format!("there are {}", ids.join(", "))
+    })
 }
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(Mode::Serve { role }) = &args.command {
-        ensure!(role == "http_rest", "no server named {role:?}");
-        return runtime()?.block_on(serve());
+    if let Some(Mode::Serve { protocol }) = &args.command {
+        return runtime()?.block_on(protocols::serve(protocol));
+    }
+    if let Some(results) = &args.write_docs {
+        return docs::write(results);
     }
     if cfg!(debug_assertions) {
         bail!("a debug build measures the compiler's haste; use: cargo run --release");
     }
-    // Both ends share one core: across cores a virtual machine measures how long
-    // it takes to wake a sleeping one. The server inherits this choice.
-    let placement =
-        if pin(0) { "client and server on the same core" } else { "cores left to the system: expect noise" };
-    let server = Server::start("http_rest", None)?;
-    runtime()?.block_on(measure(server.address(), placement))
-}
-
-async fn serve() -> anyhow::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await.context("serve")
-}
-
-async fn measure(url: &str, placement: &str) -> anyhow::Result<()> {
-    let client = Client::new(url)?;
-    let reading = [Reading {
-        station: "oslo-1".into(),
-        metric: Metric::Temperature,
-        value: -3.5,
-        recorded_at: 1_767_225_600_000,
-    }];
-    let mut nanoseconds = Histogram::<u64>::new(3)?;
-    for _ in 0..WARM_UP {
-        client.record(&reading).await?;
+    // 256 connections and their other ends need more than the usual 1024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        writeln!(stderr(), "the descriptor limit stays as it is: {error}")?;
     }
-    let started = Instant::now();
-    for _ in 0..REQUESTS {
-        let sent = Instant::now();
-        let accepted = client.record(&reading).await?;
-        nanoseconds.record(u64::try_from(sent.elapsed().as_nanos())?)?;
-        ensure!(accepted == 1, "the server accepted {accepted} readings of 1");
-    }
-    let rate = f64::from(REQUESTS) / started.elapsed().as_secs_f64();
-    let at = |quantile| Duration::from_nanos(nanoseconds.value_at_quantile(quantile));
+    let plan = if args.full { Plan::full() } else { Plan::quick() };
+    let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
+    let conditions = conditions(plan.rounds);
+    let stop = stop_on_interrupt()?;
+    let results = compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)?;
+
     let mut out = stdout();
-    writeln!(out, "HTTP/REST: {REQUESTS} readings recorded one at a time, {placement}")?;
-    writeln!(out, "  p50 {:.1?}   p99 {:.1?}   {rate:.0} requests/s", at(0.5), at(0.99))?;
+    for (name, value) in table::conditions(&results.conditions) {
+        writeln!(out, "{name:<12} {value}")?;
+    }
+    for table in table::tables(&results) {
+        writeln!(out, "\n{}", table.terminal().trim_end())?;
+    }
+    fs::create_dir_all(&args.out).with_context(|| format!("make the folder {}", args.out.display()))?;
+    for (name, text) in [
+        ("results.json", serde_json::to_string_pretty(&results)? + "\n"),
+        ("report.html", report::html(&results)),
+    ] {
+        let path = args.out.join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        writeln!(out, "{}{}", if name == "results.json" { "\nwritten: " } else { "         " }, path.display())?;
+    }
     Ok(())
+}
+
+fn progress_bar() -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %, {eta} left, {wide_msg}")?;
+    Ok(ProgressBar::no_length().with_style(style))
+}
+
+/// Becomes true at the first Ctrl-C; the second ends the process at once.
+fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let runtime = runtime()?;
+    // A thread of its own: it sleeps until then, and costs the measurements nothing.
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if told.swap(true, Relaxed) {
+                    std::process::exit(130);
+                }
+                let _ = writeln!(stderr(), "\nending early; once more to end at once");
+            }
+        });
+    });
+    Ok(stop)
 }

@@ -1,0 +1,69 @@
+//! Floor: an echo over blocking TCP, a thread for each connection, no runtime.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+
+use super::{Connected, Kind, Protocol, Recorder, accept_each, information, verify_echo};
+
+pub(super) const PROTOCOL: Protocol = Protocol {
+    id: "blocking_echo",
+    name: "blocking TCP echo",
+    kind: Kind::Floor,
+    one_at_a_time: true,
+    serve: |listener| {
+        accept_each(listener, |stream| {
+            let stream = stream.into_std()?;
+            stream.set_nonblocking(false)?;
+            thread::spawn(move || echo(stream));
+            Ok(())
+        })
+        .boxed()
+    },
+    connect: |address, readings| {
+        async move {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let message = information(readings);
+            let buffers = Mutex::new((stream, vec![0; message.len()]));
+            Ok(Arc::new(Echo { message, buffers }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+/// Longest wait for a reply.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+}
+
+struct Echo {
+    message: Vec<u8>,
+    /// The connection and the reply.
+    buffers: Mutex<(TcpStream, Vec<u8>)>,
+}
+
+impl Recorder for Echo {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+            let (stream, reply) = &mut *buffers;
+            stream.write_all(&self.message)?;
+            stream.read_exact(reply)?;
+            verify_echo(&self.message, reply)
+        }
+        .boxed()
+    }
+}

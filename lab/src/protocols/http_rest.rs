@@ -1,0 +1,50 @@
+//! HTTP/REST: `POST /readings` with JSON. Each call in flight has a connection
+//! of its own, kept for the next call.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+use http_rest::client::Client;
+use http_rest::limits::Limits;
+use http_rest::model::{Metric, Reading};
+
+use super::{Connected, Kind, Protocol, Recorder, STATION, samples, verify_count};
+use crate::server::owner_is_gone;
+
+pub(super) const PROTOCOL: Protocol = Protocol {
+    id: "http_rest",
+    name: "HTTP/REST",
+    kind: Kind::Recorded,
+    one_at_a_time: false,
+    serve: |listener| {
+        async { Ok(http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+    },
+    connect: |address, readings| {
+        async move {
+            let client = Client::new(&format!("http://{address}"))?;
+            Ok(Arc::new(Http { client, batch: batch(readings) }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+fn batch(readings: usize) -> Vec<Reading> {
+    let reading = |sample: super::Sample| Reading {
+        station: STATION.into(),
+        metric: Metric::Temperature,
+        value: sample.temperature,
+        recorded_at: sample.recorded_at,
+    };
+    samples(readings).map(reading).collect()
+}
+
+struct Http {
+    client: Client,
+    batch: Vec<Reading>,
+}
+
+impl Recorder for Http {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async { verify_count(self.client.record(&self.batch).await?, self.batch.len()) }.boxed()
+    }
+}

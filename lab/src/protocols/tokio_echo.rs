@@ -1,0 +1,75 @@
+//! Floor: an echo over tokio's TCP, a task for each connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::{BoxFuture, FutureExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Connected, Kind, Protocol, Recorder, accept_each, information, verify_echo};
+
+pub(super) const PROTOCOL: Protocol = Protocol {
+    id: "tokio_echo",
+    name: "tokio TCP echo",
+    kind: Kind::Floor,
+    one_at_a_time: false,
+    serve: |listener| {
+        accept_each(listener, |stream| {
+            tokio::spawn(echo(stream));
+            Ok(())
+        })
+        .boxed()
+    },
+    connect: |address, readings| {
+        async move {
+            let first = connect(&address, readings * super::INFORMATION).await?;
+            let idle = Mutex::new(vec![first]);
+            Ok(Arc::new(Echo { address, message: information(readings), idle }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+async fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        if stream.write_all(&buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// An echo has nothing that tells which reply is whose, so each call in flight
+/// has a connection of its own, kept for the next call.
+struct Echo {
+    address: String,
+    message: Vec<u8>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// A connection and the room for its reply.
+type Connection = (TcpStream, Vec<u8>);
+
+async fn connect(address: &str, reply: usize) -> anyhow::Result<Connection> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, vec![0; reply]))
+}
+
+impl Recorder for Echo {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let (mut stream, mut reply) = match idle {
+                Some(connection) => connection,
+                None => connect(&self.address, self.message.len()).await?,
+            };
+            stream.write_all(&self.message).await?;
+            stream.read_exact(&mut reply).await?;
+            verify_echo(&self.message, &reply)?;
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((stream, reply));
+            Ok(())
+        }
+        .boxed()
+    }
+}
