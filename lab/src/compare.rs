@@ -119,8 +119,14 @@ pub fn compare(
     if let Some(core) = same.client_core() {
         pin(core);
     }
-    let mut lab =
-        Lab { plan, protocols, runtime: runtime().context("no runtime")?, progress, stop, failures: Vec::new() };
+    let mut lab = Lab {
+        plan,
+        protocols,
+        runtime: runtime().context("no runtime")?,
+        progress,
+        stop,
+        failures: Vec::new(),
+    };
     let latency = lab.latency(same);
     let throughput = lab.throughput(separate);
     let fixed_rate = lab.fixed_rate(separate);

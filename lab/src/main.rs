@@ -113,7 +113,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     ] {
         let path = args.out.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        writeln!(out, "{}{}", if name == "results.json" { "\nwritten: " } else { "         " }, path.display())?;
+        writeln!(
+            out,
+            "{}{}",
+            if name == "results.json" { "\nwritten: " } else { "         " },
+            path.display()
+        )?;
     }
     Ok(())
 }

@@ -39,7 +39,9 @@ impl Plot {
 
     /// A whole file, with the style and a background of its own.
     pub fn file(&self) -> String {
-        self.element(&format!("<style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"))
+        self.element(&format!(
+            "<style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
+        ))
     }
 
     fn element(&self, head: &str) -> String {
@@ -97,7 +99,8 @@ fn fixed_rate(results: &Results) -> Option<Plot> {
         (protocol.name.as_str(), rows.filter_map(point).collect())
     });
     let title = format!("Latency against offered load, p99; {}", results.fixed_rate.placement);
-    let axes = ["offered requests per second, logarithmic", "p99 in µs from the intended moment, logarithmic"];
+    let axes =
+        ["offered requests per second, logarithmic", "p99 in µs from the intended moment, logarithmic"];
     lines("fixed_rate", title, axes, &series.collect::<Vec<_>>())
 }
 
@@ -151,9 +154,11 @@ impl Axis {
         let high = values.fold(0.0, f64::max);
         let ticks = ticks_of_decades(low / 5.0, high * 5.0);
         let below = ticks.iter().copied().filter(|&tick| tick <= low).fold(low, |_, tick| tick);
-        let above = ticks.iter().copied().rfind(|&tick| tick < high).map_or(high, |last| {
-            ticks.iter().copied().find(|&tick| tick > last).unwrap_or(high)
-        });
+        let above = ticks
+            .iter()
+            .copied()
+            .rfind(|&tick| tick < high)
+            .map_or(high, |last| ticks.iter().copied().find(|&tick| tick > last).unwrap_or(high));
         Self { low: below, high: above.max(below * 2.0), logarithmic: true, from, to }
     }
 
@@ -200,7 +205,13 @@ fn number(value: f64) -> String {
 }
 
 fn trimmed(value: f64) -> String {
-    let digits = if value >= 100.0 { 0 } else if value >= 1.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 1.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.digits$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
@@ -209,7 +220,10 @@ fn trimmed(value: f64) -> String {
 fn axis_below(body: &mut String, axis: &Axis, label: &str, top: f64, bottom: f64) {
     for tick in axis.ticks() {
         let x = axis.at(tick);
-        let _ = writeln!(body, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/>");
+        let _ = writeln!(
+            body,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/>"
+        );
         text(body, x, bottom + 16.0, "middle", "tick", &number(tick));
     }
     text(body, f64::midpoint(axis.from, axis.to), bottom + 36.0, "middle", "label", label);
@@ -217,7 +231,10 @@ fn axis_below(body: &mut String, axis: &Axis, label: &str, top: f64, bottom: f64
 
 fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, content: &str) {
     let content = escaped(content);
-    let _ = writeln!(body, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>");
+    let _ = writeln!(
+        body,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"
+    );
 }
 
 /// The sign of a series: its colour and shape, and its name as a tooltip.
@@ -271,12 +288,21 @@ fn dots(
         let low = axis.at(shown.iter().copied().fold(f64::INFINITY, f64::min));
         let high = axis.at(shown.iter().copied().fold(0.0, f64::max));
         if !shown.is_empty() {
-            let _ = writeln!(body, "<line class=\"span\" x1=\"{low:.1}\" x2=\"{high:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
+            let _ = writeln!(
+                body,
+                "<line class=\"span\" x1=\"{low:.1}\" x2=\"{high:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"
+            );
         }
         // The first series last, to lie on top.
         for (series, value) in points.iter().enumerate().rev() {
             if let Some(value) = value.filter(|&value| value > 0.0) {
-                mark(&mut body, series, axis.at(value), y, &format!("{name}, {}: {}", legend[series], number(value)));
+                mark(
+                    &mut body,
+                    series,
+                    axis.at(value),
+                    y,
+                    &format!("{name}, {}: {}", legend[series], number(value)),
+                );
             }
         }
     }
@@ -315,9 +341,15 @@ fn bars(
         text(&mut body, axis.at(from) + 6.0, y + 13.0, "start", "tick", &number(from));
     }
     let used = |series: usize| rows.iter().any(|(_, parts)| parts[series] > 0.0);
-    let legend: Vec<String> = legend.iter().enumerate().filter(|(at, _)| used(*at)).map(|(_, it)| it.clone()).collect();
+    let legend: Vec<String> =
+        legend.iter().enumerate().filter(|(at, _)| used(*at)).map(|(_, it)| it.clone()).collect();
     legend_above(&mut body, &legend, |body, series, x, y| {
-        let _ = writeln!(body, "<rect class=\"bar s{series}\" x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"10\"/>", x - 6.0, y - 5.0);
+        let _ = writeln!(
+            body,
+            "<rect class=\"bar s{series}\" x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"10\"/>",
+            x - 6.0,
+            y - 5.0
+        );
     });
     Some(Plot { id, title, height: bottom + BOTTOM, body })
 }

@@ -2,17 +2,19 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, TableStyle};
 
 use crate::conditions::utc;
-use crate::placement::Placement;
-use crate::protocols::Kind;
 use crate::results::{Conditions, Latency, Results};
 use crate::spread::{NOISY, Spread};
 use crate::words::ORIGINAL;
 
 /// Widest line of a table in the terminal, in characters.
 pub const WIDTH: u16 = 100;
+
+/// Lines above and below the head and at the end.
+const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
+const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 
 /// What stands where there is no figure.
 const NONE: &str = "–";
@@ -36,7 +38,7 @@ impl Table {
     pub fn terminal(&self) -> String {
         let mut table = comfy_table::Table::new();
         table
-            .load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
+            .load_style(STYLE)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(WIDTH)
             .set_header(self.columns.clone())
@@ -99,7 +101,20 @@ fn wrapped(text: &str) -> String {
     lines.join("\n")
 }
 
-/// All tables that the results have rows for, the summary last.
+impl Table {
+    /// Without the columns that say nothing in any row.
+    fn without_empty_columns(mut self) -> Self {
+        for at in (1..self.columns.len()).rev() {
+            if self.rows.iter().all(|row| row[at].is_empty() || row[at] == NONE) {
+                self.columns.remove(at);
+                self.rows.iter_mut().for_each(|row| _ = row.remove(at));
+            }
+        }
+        self
+    }
+}
+
+/// All tables that the results have rows for.
 pub fn tables(results: &Results) -> Vec<Table> {
     let all = [
         latency(results),
@@ -113,12 +128,13 @@ pub fn tables(results: &Results) -> Vec<Table> {
         words(results),
         lacking(results),
     ];
-    all.into_iter().filter(|table| !table.rows.is_empty()).collect()
+    all.into_iter().filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
 /// The conditions, a line each.
 pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
-    let versions: Vec<_> = conditions.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let versions: Vec<_> =
+        conditions.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let mut lines = vec![
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
@@ -126,7 +142,10 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("rounds", format!("{}, the protocols in turn in each", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
-        ("memory", conditions.memory_bytes.map_or(NONE.into(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB))),
+        (
+            "memory",
+            conditions.memory_bytes.map_or(NONE.into(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB)),
+        ),
         ("system", conditions.system.clone()),
         ("compiler", conditions.rustc.clone()),
         ("versions", versions.join(", ")),
@@ -241,12 +260,13 @@ fn throughput(results: &Results) -> Table {
     let placement = results.throughput.placement;
     let mut table = Table::new(
         format!("Requests per second by number in flight; {placement}"),
-        "Busy: CPU time per second of the clock, 100 % is one core. Saturated: the side that had none left; \
-         the rate is that side's limit, and says nothing about the other side.",
-        &["protocol", "in flight", "requests/s", "range", "client busy", "server busy", "broker", "saturated", ""],
+        "client, server, broker: CPU time per second of the clock, 100 % is one core. saturated: the side that \
+         had none left; the rate is that side's limit, and says nothing about the other side.",
+        &["protocol", "in flight", "requests/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
-        let busy = |spread: Option<Spread>| spread.map_or(NONE.into(), |it| format!("{:.0} %", it.median * 100.0));
+        let busy =
+            |spread: Option<Spread>| spread.map_or(NONE.into(), |it| format!("{:.0} %", it.median * 100.0));
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             row.in_flight.to_string(),
@@ -272,7 +292,11 @@ fn fixed_rate(results: &Results) -> Table {
     for row in &results.fixed_rate.rows {
         let mut remarks = vec![remark(row.p50, row.errors)];
         if row.saturated {
-            remarks.push(if row.unsent > 0 { format!("saturated, {} unsent", row.unsent) } else { "saturated".into() });
+            remarks.push(if row.unsent > 0 {
+                format!("saturated, {} unsent", row.unsent)
+            } else {
+                "saturated".into()
+            });
         }
         remarks.retain(|remark| !remark.is_empty());
         table.rows.push(vec![
@@ -354,7 +378,11 @@ fn memory(results: &Results) -> Table {
     );
     for row in &results.memory {
         let name = results.name(&row.protocol).into();
-        table.rows.push(vec![name, grouped(row.at_rest as f64 / 1000.0), digits(row.per_connection / 1000.0)]);
+        table.rows.push(vec![
+            name,
+            grouped(row.at_rest as f64 / 1000.0),
+            digits(row.per_connection / 1000.0),
+        ]);
     }
     table
 }
@@ -372,7 +400,8 @@ fn words(results: &Results) -> Table {
         for id in words.ids.iter().filter(|id| results.protocols.iter().any(|protocol| protocol.id == **id)) {
             let times = p50(results, id).zip(floor).map(|(time, floor)| format!(" (×{:.1})", time / floor));
             let of = |row: &&crate::results::Throughput| row.protocol == *id;
-            let most = results.throughput.rows.iter().filter(of).map(|row| row.per_second.median).reduce(f64::max);
+            let most =
+                results.throughput.rows.iter().filter(of).map(|row| row.per_second.median).reduce(f64::max);
             let wire = results.bytes.iter().find(|row| row.protocol == *id);
             table.rows.push(vec![
                 results.name(id).into(),
@@ -398,21 +427,20 @@ fn lacking(results: &Results) -> Table {
     let mut table =
         Table::new("Not measured".into(), "", &["protocol", "what", "why", "what would change it"]);
     for missing in &results.missing {
-        table.rows.push(vec![missing.name.clone(), "all".into(), missing.reason.clone(), missing.command.clone()]);
+        table.rows.push(vec![
+            missing.name.clone(),
+            "all".into(),
+            missing.reason.clone(),
+            missing.command.clone(),
+        ]);
     }
     for failure in &results.failures {
-        table.rows.push(vec![failure.name.clone(), failure.measurement.clone(), failure.error.clone(), String::new()]);
+        table.rows.push(vec![
+            failure.name.clone(),
+            failure.measurement.clone(),
+            failure.error.clone(),
+            String::new(),
+        ]);
     }
     table
-}
-
-/// Whether a row is a floor, shown apart in plots.
-pub fn is_floor(results: &Results, id: &str) -> bool {
-    results.protocols.iter().any(|protocol| protocol.id == id && protocol.kind == Kind::Floor)
-}
-
-/// The placement, once more in words, if the system offers no choice.
-pub fn placement_note(placement: Placement) -> Option<&'static str> {
-    (placement == Placement::Free && cfg!(not(target_os = "linux")))
-        .then_some("this system offers no choice of cores: figures vary with where it puts the processes")
 }

@@ -59,8 +59,7 @@ pub enum Kind {
 }
 
 /// All of them, in the order of the tables: the floors first.
-pub const ALL: [&Protocol; 3] =
-    [&blocking_echo::PROTOCOL, &tokio_echo::PROTOCOL, &http_rest::PROTOCOL];
+pub const ALL: [&Protocol; 3] = [&blocking_echo::PROTOCOL, &tokio_echo::PROTOCOL, &http_rest::PROTOCOL];
 
 /// The protocol of that id.
 pub fn by_id(id: &str) -> Option<&'static Protocol> {

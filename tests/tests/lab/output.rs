@@ -1,0 +1,87 @@
+//! What is shown of the results.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lab::conditions::utc;
+use lab::results::Results;
+use lab::{docs, report, table};
+use serde_json::Value;
+
+/// A run's results with long names, large figures and errors.
+fn sample() -> Results {
+    serde_json::from_str(include_str!("sample.json")).unwrap()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+pub async fn tables_fit_the_terminal() {
+    let tables = table::tables(&sample());
+    assert_eq!(tables.len(), 10);
+    for table in tables {
+        let shown = table.terminal();
+        for line in shown.lines() {
+            assert!(line.chars().count() <= usize::from(table::WIDTH), "{line}\nin\n{shown}");
+        }
+    }
+    let shown: String = table::tables(&sample()).iter().map(table::Table::terminal).collect();
+    for expected in ["noisy", "7 errors", "saturated", "3 unsent", "×4.3", "very low", "–", "apt-get"] {
+        assert!(shown.contains(expected), "{expected} in\n{shown}");
+    }
+}
+
+pub async fn texts_are_escaped_in_the_report() {
+    let page = report::html(&sample());
+    assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
+}
+
+pub async fn moments_in_utc() {
+    assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+    assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
+    assert_eq!(utc(951_868_800), "2000-03-01 00:00 UTC");
+    assert_eq!(utc(1_767_225_599), "2025-12-31 23:59 UTC");
+    assert_eq!(utc(1_767_225_600), "2026-01-01 00:00 UTC");
+}
+
+/// All names of fields anywhere in it.
+fn fields(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            into.extend(object.keys().cloned());
+            object.values().for_each(|value| fields(value, into));
+        }
+        Value::Array(values) => values.iter().for_each(|value| fields(value, into)),
+        _ => {}
+    }
+}
+
+pub async fn every_field_of_the_results_is_documented() {
+    let mut all = BTreeSet::new();
+    fields(&serde_json::to_value(sample()).unwrap(), &mut all);
+    assert!(all.len() > 50, "{all:?}");
+    let readme = fs::read_to_string(repository().join("lab/README.md")).unwrap();
+    let missing: Vec<_> = all.iter().filter(|field| !readme.contains(&format!("`{field}`"))).collect();
+    assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
+}
+
+/// The document is what the kept data render to, and so are its plots.
+pub async fn the_document_holds_the_kept_results() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
+    let document = read(docs::DOCUMENT);
+    assert_eq!(docs::render(&document, &sample()).unwrap().matches("## ").count(), {
+        let rendered = docs::render(&document, &sample()).unwrap();
+        docs::render(&rendered, &sample()).unwrap().matches("## ").count()
+    });
+    if !repository().join(docs::KEPT).exists() {
+        assert!(!document.contains("| command |"), "figures without the data behind them");
+        return;
+    }
+    let results = docs::parse(&read(docs::KEPT)).unwrap();
+    assert!(docs::render(&document, &results).unwrap() == document, "run: cargo run -- --write-docs");
+    for (name, svg) in docs::images(&results) {
+        assert!(read(&format!("docs/{name}")) == svg, "{name} differs; run: cargo run -- --write-docs");
+    }
+}

@@ -1,0 +1,21 @@
+//! The program itself. A debug build measures nothing.
+
+use tests::run_program;
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab-under-test");
+
+pub async fn a_debug_build_is_refused_with_the_right_command() {
+    if !cfg!(debug_assertions) {
+        return; // It would really measure.
+    }
+    let output = run_program(LAB, &[]).await;
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("cargo run --release"), "{}", output.stderr);
+    assert_eq!(output.stdout, "");
+}
+
+pub async fn an_unknown_protocol_is_told_the_known_ones() {
+    let output = run_program(LAB, &["--protocols", "http_rest,gopher"]).await;
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("gopher") && output.stderr.contains("tokio_echo"), "{}", output.stderr);
+}

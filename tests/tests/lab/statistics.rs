@@ -1,0 +1,210 @@
+//! The loops and the figures, on inputs of which the answer is known.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use lab::Spread;
+use lab::measure::{self, Meter, Span, percentile};
+use lab::protocols::Recorder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+pub async fn the_spread_of_known_values() {
+    assert_eq!(Spread::of(&[3.0]), Spread { median: 3.0, low: 3.0, high: 3.0 });
+    assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, low: 1.0, high: 4.0 });
+    assert_eq!(Spread::of(&[9.0, 1.0, 2.0]), Spread { median: 2.0, low: 1.0, high: 9.0 });
+    assert!(Spread::of(&[]).median.is_nan());
+    assert_eq!(Spread::of_all([Some(1.0), None]), None);
+    assert_eq!(Spread::of_all([]), None);
+    assert!(Spread::of(&[9.0, 10.0, 12.0]).is_noisy());
+    assert!(!Spread::of(&[9.0, 10.0, 11.0]).is_noisy());
+}
+
+pub async fn percentiles_of_known_values() {
+    let mut thousand = measure::histogram();
+    (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
+    let near = |found: Option<f64>, expected: f64| {
+        let found = found.expect("enough samples");
+        assert!((found - expected).abs() <= expected * 0.001, "{found}, expected {expected}");
+    };
+    near(percentile(&thousand, 0.5), 500_000.0);
+    near(percentile(&thousand, 0.9), 900_000.0);
+    near(percentile(&thousand, 0.99), 990_000.0); // Exactly ten are beyond.
+    assert_eq!(percentile(&thousand, 0.999), None, "one sample is beyond");
+    thousand.record(5).unwrap();
+    near(percentile(&thousand, 0.99), 990_000.0);
+    let mut few = measure::histogram();
+    (1..=19).for_each(|time| few.record(time).unwrap());
+    assert_eq!(percentile(&few, 0.5), None, "nine and a half are beyond");
+}
+
+/// One connection to a server that answers each byte with a byte, but not for a
+/// while after the hundredth.
+struct Stalling(Mutex<TcpStream>);
+
+const STALL: Duration = Duration::from_millis(400);
+
+impl Stalling {
+    async fn start() -> Arc<dyn Recorder> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _peer) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut byte = [0];
+            for request in 1.. {
+                if stream.read_exact(&mut byte).is_err() {
+                    break;
+                }
+                if request == 100 {
+                    thread::sleep(STALL);
+                }
+                stream.write_all(&byte).unwrap();
+            }
+        });
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Arc::new(Self(Mutex::new(stream)))
+    }
+}
+
+impl Recorder for Stalling {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let mut stream = self.0.lock().await;
+            stream.write_all(&[1]).await?;
+            stream.read_exact(&mut [0]).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+fn span(measured: Duration) -> Span {
+    Span { warm_up: Duration::ZERO, measured }
+}
+
+/// The same stall of the same server: one request in flight meets it once and
+/// waits, so that it is one sample of thousands. At a fixed rate all that were due
+/// meanwhile have waited, too.
+pub async fn the_stall_shows_at_a_fixed_rate_only() {
+    let stall = STALL.as_nanos() as f64;
+
+    let server = Stalling::start().await;
+    let alone = measure::one_in_flight(&*server, span(5 * STALL), &Meter::default()).await;
+    assert!(alone.histogram.max() as f64 > 0.99 * stall, "it was there");
+    let p99 = percentile(&alone.histogram, 0.99).expect("a thousand requests");
+    assert!(p99 < stall / 4.0, "one in flight: p99 {p99} ns");
+
+    let server = Stalling::start().await;
+    let paced = measure::fixed_rate(&server, 500.0, span(5 * STALL), &Meter::default()).await;
+    let times = paced.latencies.histogram;
+    assert_eq!((times.len(), paced.unsent, paced.latencies.errors.count), (1000, 0, 0));
+    // 200 of the 1000 were due during the stall; a tenth of them waited for at
+    // least nine tenths of it.
+    let p99 = percentile(&times, 0.99).expect("ten beyond");
+    assert!(p99 > 0.8 * stall, "fixed rate: p99 {p99} ns");
+    let half = times.count_between((stall / 2.0) as u64, u64::MAX);
+    assert!(half >= 95, "{half} requests waited for at least half of it");
+}
+
+/// Answers one at a time, each after a while.
+struct Slow(Mutex<()>);
+
+impl Recorder for Slow {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let _one = self.0.lock().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+pub async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
+    let slow: Arc<dyn Recorder> = Arc::new(Slow(Mutex::new(())));
+    let offered = 2000.0;
+    let measured =
+        measure::fixed_rate(&slow, offered, span(Duration::from_millis(300)), &Meter::default()).await;
+    assert!(measured.achieved() < 201.0, "{} per second, at 5 ms each", measured.achieved());
+    assert!(measured.unsent > 0);
+    let sent = measured.latencies.histogram.len() + measured.latencies.errors.count;
+    assert_eq!(sent + measured.unsent, 600, "none is dropped from the account");
+}
+
+/// Notes how many calls there are at once.
+#[derive(Default)]
+struct Crowd {
+    now: AtomicU64,
+    most: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl Recorder for Crowd {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
+            self.calls.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.now.fetch_sub(1, Relaxed);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+pub async fn so_many_are_in_flight() {
+    for count in [1, 8, 64] {
+        let crowd = Arc::new(Crowd::default());
+        let recorder: Arc<dyn Recorder> = crowd.clone();
+        let span = span(Duration::from_millis(200));
+        let measured = measure::in_flight(&recorder, count, span, &Meter::default()).await;
+        assert_eq!(crowd.most.load(Relaxed), count);
+        assert_eq!(crowd.now.load(Relaxed), 0, "all have come back");
+        let calls = crowd.calls.load(Relaxed);
+        assert!(measured.completed > 0 && measured.completed <= calls, "{} of {calls}", measured.completed);
+    }
+}
+
+/// Fails every third time; each success takes a little.
+#[derive(Default)]
+struct Failing(AtomicU64, u64);
+
+impl Recorder for Failing {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let call = self.0.fetch_add(1, Relaxed);
+            anyhow::ensure!(call % self.1 != self.1 - 1, "call {call} failed");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
+    let recorder = Failing(AtomicU64::new(0), 3);
+    let measured =
+        measure::one_in_flight(&recorder, span(Duration::from_millis(200)), &Meter::default()).await;
+    let calls = recorder.0.load(Relaxed);
+    assert_eq!(measured.errors.count, calls / 3);
+    assert_eq!(measured.histogram.len(), calls - calls / 3);
+    assert_eq!(measured.errors.first.as_deref(), Some("call 2 failed"));
+    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, and must not flatter");
+}
+
+pub async fn where_nothing_works_no_time_is_wasted() {
+    let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
+    let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
+    let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;
+    assert_eq!((alone.errors.count, alone.histogram.len()), (measure::TOO_MANY_ERRORS, 0));
+    let paced = measure::fixed_rate(&hopeless, 1000.0, long, &Meter::default()).await;
+    assert!(paced.latencies.errors.count >= measure::TOO_MANY_ERRORS);
+}
