@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::results::Conditions;
 
 /// Libraries whose versions are told.
-const LIBRARIES: [&str; 3] = ["tokio", "axum", "reqwest"];
+const LIBRARIES: [&str; 4] = ["tokio", "axum", "reqwest", "tokio-tungstenite"];
 
 /// The versions that this very build is made of.
 const LOCK: &str = include_str!("../../Cargo.lock");

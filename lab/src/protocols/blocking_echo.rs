@@ -41,7 +41,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn echo(mut stream: TcpStream) {
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; 8 * 1024];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..count]).is_err() {
             break;

@@ -8,7 +8,7 @@ use http_rest::client::Client;
 use http_rest::limits::Limits;
 use http_rest::model::{Metric, Reading};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, samples, verify_count};
+use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, samples, verify_count};
 use crate::server::owner_is_gone;
 
 pub(super) const PROTOCOL: Protocol = Protocol {
@@ -22,20 +22,16 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     connect: |address, readings| {
         async move {
             let client = Client::new(&format!("http://{address}"))?;
-            Ok(Arc::new(Http { client, batch: batch(readings) }) as Arc<dyn Recorder>)
+            Ok(Arc::new(Http { client, batch: samples(readings).map(reading).collect() })
+                as Arc<dyn Recorder>)
         }
         .boxed() as BoxFuture<'static, Connected>
     },
 };
 
-fn batch(readings: usize) -> Vec<Reading> {
-    let reading = |sample: super::Sample| Reading {
-        station: STATION.into(),
-        metric: Metric::Temperature,
-        value: sample.temperature,
-        recorded_at: sample.recorded_at,
-    };
-    samples(readings).map(reading).collect()
+fn reading(sample: Sample) -> Reading {
+    let Sample { temperature, recorded_at } = sample;
+    Reading { station: STATION.into(), metric: Metric::Temperature, value: temperature, recorded_at }
 }
 
 struct Http {

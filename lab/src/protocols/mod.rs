@@ -11,7 +11,9 @@ use crate::server::owner_is_gone;
 
 mod blocking_echo;
 mod http_rest;
+mod tcp_socket;
 mod tokio_echo;
+mod websocket;
 
 /// The station that all readings are of.
 pub const STATION: &str = "oslo-1";
@@ -59,7 +61,13 @@ pub enum Kind {
 }
 
 /// All of them, in the order of the tables: the floors first.
-pub const ALL: [&Protocol; 3] = [&blocking_echo::PROTOCOL, &tokio_echo::PROTOCOL, &http_rest::PROTOCOL];
+pub const ALL: [&Protocol; 5] = [
+    &blocking_echo::PROTOCOL,
+    &tokio_echo::PROTOCOL,
+    &tcp_socket::PROTOCOL,
+    &websocket::PROTOCOL,
+    &http_rest::PROTOCOL,
+];
 
 /// The protocol of that id.
 pub fn by_id(id: &str) -> Option<&'static Protocol> {

@@ -31,7 +31,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
 };
 
 async fn echo(mut stream: TcpStream) {
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; 8 * 1024];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         if stream.write_all(&buffer[..count]).await.is_err() {
             break;

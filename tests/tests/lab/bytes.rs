@@ -36,3 +36,38 @@ pub async fn an_echo_is_all_payload() {
     let ten = wire("tokio_echo", 10).await;
     assert_eq!((ten.request, ten.response, ten.set_up), (230.0, 230.0, 0.0));
 }
+
+/// Against `tcp_socket/PROTOCOL.md`, sections 3, 5 and 6.
+pub async fn a_tcp_request_is_what_its_layout_says() {
+    let header = 2 + 2 + 4 + 4 + 4; // kind, flags, request id, payload length, checksum
+    let batch = 8 + 1 + 6 + 2; // batch id, length of the station's id, "oslo-1", number of readings
+    let reading = 1 + 8 + 8; // metric, value, time
+    let accepted = 4;
+    let hello = 4 + 2 + 2 + 16; // magic, lowest and highest version, client id
+    let welcome = 4 + 2 + 2 + 16 + 4 + 4 + 4 + 4;
+    let one = wire("tcp_socket", 1).await;
+    assert_eq!(one.request, f64::from(header + batch + reading));
+    assert_eq!(one.response, f64::from(header + accepted));
+    assert_eq!(one.set_up, f64::from(hello + welcome));
+    let ten = wire("tcp_socket", 10).await;
+    assert_eq!(ten.request, f64::from(header + batch + 10 * reading));
+}
+
+/// Against RFC 6455, section 5.2: two bytes, two more for a length from 126 on, and
+/// from the client a mask of four.
+pub async fn a_websocket_request_is_what_its_layout_says() {
+    let request = concat!(
+        r#"{"type":"record","id":99,"readings":[{"station":"oslo-1","metric":"temperature","#,
+        r#""value":-3.5,"recorded_at":1767225600000}]}"#
+    );
+    let reply = r#"{"type":"recorded","id":99,"accepted":1}"#;
+    assert_eq!((request.len(), reply.len()), (123, 40));
+    // The requests after the warm-up have the ids 20 to 119: 80 of them are two
+    // digits long, 20 are three. Up to 125 the length fits into the second byte.
+    let third_digit = 20.0 / 100.0;
+    let one = wire("websocket", 1).await;
+    assert_eq!(one.request, (2 + 4 + 123) as f64 + third_digit);
+    assert_eq!(one.response, (2 + 40) as f64 + third_digit);
+    // The handshake, with and without the headers that each side is free to add.
+    assert!(one.set_up > 300.0 && one.set_up < 600.0, "{}", one.set_up);
+}

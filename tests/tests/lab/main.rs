@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         test!(where_nothing_works_no_time_is_wasted),
         test!(the_proxy_counts_what_it_forwards),
         test!(an_echo_is_all_payload),
+        test!(a_tcp_request_is_what_its_layout_says),
+        test!(a_websocket_request_is_what_its_layout_says),
         test!(a_run_measures_every_protocol).alone(),
         test!(a_run_that_is_stopped_shows_what_there_is),
         test!(a_server_ends_with_its_owner),

@@ -1,0 +1,93 @@
+//! Does the lab disturb what it measures? The HTTP server's CPU time per request
+//! under the lab's client, and the same server under wrk.
+//!
+//! ```sh
+//! cargo bench -p lab --bench against_wrk     # needs wrk
+//! ```
+//!
+//! `POST /readings` with one reading, 64 in flight on 64 connections, server on
+//! core 0, client on core 1, in turn, round after round. wrk sends the same body and
+//! headers, the idempotency key included, which is another one each time.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lab::measure::{self, Meter, Span};
+use lab::protocols::{self, by_id};
+use lab::{Server, Spread, pin, role, runtime};
+
+const ROUNDS: usize = 5;
+const SECONDS_EACH: u64 = 2;
+const CONNECTIONS: u64 = 64;
+
+/// What the lab's client sends, as wrk's script.
+const SCRIPT: &str = r#"
+local count = 0
+request = function()
+    count = count + 1
+    return wrk.format("POST", "/readings", {
+        ["content-type"] = "application/json",
+        ["accept"] = "*/*",
+        ["idempotency-key"] = string.format("%032x", count),
+    }, '{"readings":[{"station":"oslo-1","metric":"temperature","value":-3.5,"recorded_at":1767225600000}]}')
+end
+"#;
+
+fn main() -> anyhow::Result<()> {
+    match role() {
+        Some(role) => runtime()?.block_on(protocols::serve(&role)),
+        None => compare(),
+    }
+}
+
+fn compare() -> anyhow::Result<()> {
+    ensure!(!cfg!(debug_assertions), "measure a release build");
+    let script = std::env::temp_dir().join(format!("lab-against-wrk-{}.lua", std::process::id()));
+    fs::write(&script, SCRIPT)?;
+    let server = Server::start("http_rest", Some(0))?;
+    ensure!(pin(1), "this comparison needs two cores");
+    let http = by_id("http_rest").context("the protocol")?;
+    let runtime = runtime()?;
+    let recorder = runtime.block_on((http.connect)(server.address().to_owned(), 1))?;
+    let meter = Meter { server: Some(server.process()), broker: None };
+    let span = Span { warm_up: Duration::from_millis(300), measured: Duration::from_secs(SECONDS_EACH) };
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let measured = runtime.block_on(measure::in_flight(&recorder, CONNECTIONS, span, &meter));
+        ensure!(measured.errors.count == 0, "{:?}", measured.errors);
+        let used = measured.cpu.server.context("CPU times need Linux")?;
+        let lab = used.as_secs_f64() * 1e6 / measured.completed as f64;
+        let wrk = under_wrk(&server, &script)?;
+        if round > 0 {
+            // The first is the warm-up.
+            ours.push(lab);
+            theirs.push(wrk);
+            ratios.push(lab / wrk);
+        }
+    }
+    fs::remove_file(script)?;
+    println!("server CPU per request, {CONNECTIONS} connections, median (range) of {ROUNDS} rounds");
+    println!("  under the lab  {:.2} µs", Spread::of(&ours));
+    println!("  under wrk      {:.2} µs", Spread::of(&theirs));
+    println!("  ratio          {:.2}", Spread::of(&ratios));
+    Ok(())
+}
+
+/// Server CPU time per request in µs.
+fn under_wrk(server: &Server, script: &std::path::Path) -> anyhow::Result<f64> {
+    let before = server.cpu_time()?;
+    let wrk = Command::new("wrk")
+        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{SECONDS_EACH}s"), "-s"])
+        .arg(script)
+        .arg(format!("http://{}", server.address()))
+        .output()
+        .context("this comparison needs wrk: apt-get install wrk")?;
+    let used = server.cpu_time()? - before;
+    let printed = String::from_utf8_lossy(&wrk.stdout);
+    ensure!(!printed.contains("Non-2xx"), "{printed}");
+    let requests = printed.lines().find_map(|line| line.trim().split_once(" requests in"));
+    let requests: f64 = requests.context("wrk's count of requests")?.0.parse()?;
+    Ok(used.as_secs_f64() * 1e6 / requests)
+}
