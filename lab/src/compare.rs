@@ -2,7 +2,6 @@
 //! measurement, then rounds go through the protocols in turn (A B C, A B C), so
 //! that a machine that grows slower does so for all.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -10,19 +9,23 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 
-use crate::measure::{self, Errors, Latencies, Meter, Span, percentile};
+use crate::broker::{Brokers, is_installed, runnable};
+use crate::measure::{self, Errors, Latencies, Span, percentile};
 use crate::placement::{Placement, pin, runtime};
-use crate::protocols::{INFORMATION, Protocol, Recorder};
-use crate::proxy::{Proxy, Wire, count_bytes};
+use crate::protocols::{INFORMATION, Protocol};
+use crate::proxy::{Wire, count_bytes};
 use crate::results::{
     Batch, Bytes, Conditions, Failure, FixedRate, Latency, Measured, Memory, Named, Results, SCHEMA, SetUp,
     Throughput,
 };
-use crate::server::Server;
 use crate::spread::Spread;
+use crate::target::Target;
 
 /// A rate of which less than this share comes back is too high.
 const KEPT_UP: f64 = 0.95;
+
+/// The measurement that goes through a proxy.
+const BYTES: &str = "bytes";
 
 /// What to measure, and for how long.
 #[derive(Debug, Clone)]
@@ -59,8 +62,8 @@ impl Plan {
     pub fn quick() -> Self {
         Self {
             rounds: 3,
-            latency: span(200, 800),
-            throughput: span(200, 800),
+            latency: span(150, 500),
+            throughput: span(150, 500),
             in_flight: vec![64],
             fixed_rate: span(0, 0),
             rates: vec![],
@@ -113,6 +116,8 @@ pub fn compare(
     stop: &AtomicBool,
 ) -> anyhow::Result<Results> {
     let started = Instant::now();
+    let (protocols, missing) = runnable(protocols, is_installed);
+    let protocols = protocols.as_slice();
     progress.set_length(plan.steps(protocols.len()));
     let same = placement.unwrap_or(Placement::Same).possible();
     let separate = placement.unwrap_or(Placement::Separate).possible();
@@ -125,15 +130,17 @@ pub fn compare(
         runtime: runtime().context("no runtime")?,
         progress,
         stop,
+        brokers: Brokers::default(),
         failures: Vec::new(),
     };
+    // One placement after the other: the brokers are started anew for each.
     let latency = lab.latency(same);
-    let throughput = lab.throughput(separate);
-    let fixed_rate = lab.fixed_rate(separate);
     let batch = lab.batch(same);
     let set_up = lab.set_up(same);
-    let bytes = lab.bytes(same);
     let memory = lab.memory(same);
+    let bytes = lab.bytes(same);
+    let throughput = lab.throughput(separate);
+    let fixed_rate = lab.fixed_rate(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -148,7 +155,7 @@ pub fn compare(
             ..conditions
         },
         protocols: protocols.iter().map(named).collect(),
-        missing: Vec::new(),
+        missing,
         failures: lab.failures,
         latency,
         throughput,
@@ -166,26 +173,8 @@ struct Lab<'a> {
     runtime: Runtime,
     progress: &'a ProgressBar,
     stop: &'a AtomicBool,
+    brokers: Brokers,
     failures: Vec<Failure>,
-}
-
-/// A protocol with its server.
-struct Target {
-    protocol: &'static Protocol,
-    server: Server,
-    meter: Meter,
-}
-
-impl Target {
-    fn start(protocol: &'static Protocol, placement: Placement) -> anyhow::Result<Self> {
-        let server = Server::start(protocol.id, placement.server_core())?;
-        let meter = Meter { server: Some(server.process()), broker: None };
-        Ok(Self { protocol, server, meter })
-    }
-
-    async fn connect(&self, readings: u64) -> anyhow::Result<Arc<dyn Recorder>> {
-        (self.protocol.connect)(self.server.address().to_owned(), usize::try_from(readings)?).await
-    }
 }
 
 /// What the rounds of one protocol at one level gave.
@@ -225,7 +214,8 @@ impl Lab<'_> {
         }
         let mut targets = Vec::new();
         for &protocol in self.protocols {
-            match Target::start(protocol, placement) {
+            let start = if name == BYTES { Target::start_counted } else { Target::start };
+            match start(protocol, placement, &mut self.brokers) {
                 Ok(target) => targets.push(Some(target)),
                 Err(error) => {
                     self.failed(protocol, name, &error);
@@ -385,7 +375,7 @@ impl Lab<'_> {
             let mut times = Vec::with_capacity(count);
             for _ in 0..count {
                 let started = Instant::now();
-                target.connect(1).await?.record().await?;
+                target.connected().await?;
                 times.push(started.elapsed().as_nanos() as f64);
             }
             Ok(Some(Spread::of(&times).median))
@@ -395,9 +385,9 @@ impl Lab<'_> {
     }
 
     fn bytes(&mut self, placement: Placement) -> Vec<Bytes> {
-        let rows = self.rounds("bytes", placement, (1, &[1]), async |target, _| {
-            let proxy = Proxy::start(target.server.address().to_owned())?;
-            count_bytes(target.protocol, &proxy, 1).await.map(Some)
+        let rows = self.rounds(BYTES, placement, (1, &[1]), async |target, _| {
+            let proxy = target.proxy.as_ref().context("no proxy")?;
+            count_bytes(target, proxy, 1).await.map(Some)
         });
         let bytes = |row: Row<Wire>| {
             let protocol = row.protocol;
@@ -416,14 +406,14 @@ impl Lab<'_> {
         let count = self.plan.idle_connections;
         let levels: &[u64] = if count > 0 { &[1] } else { &[] };
         let rows = self.rounds("memory", placement, (1, levels), async |target, _| {
-            let at_rest = target.meter.server_memory()?;
+            let at_rest = target.meter.memory()?;
             // The first connection also pays for what all of them share.
-            let mut open = vec![connected(target).await?];
-            let before = target.meter.server_memory()?;
+            let mut open = vec![target.connected().await?];
+            let before = target.meter.memory()?;
             for _ in 0..count {
-                open.push(connected(target).await?);
+                open.push(target.connected().await?);
             }
-            let grown = target.meter.server_memory()?.saturating_sub(before);
+            let grown = target.meter.memory()?.saturating_sub(before);
             Ok(Some((at_rest, grown as f64 / count as f64)))
         });
         let memory = |row: Row<(u64, f64)>| {
@@ -436,13 +426,6 @@ impl Lab<'_> {
         };
         rows.into_iter().flat_map(memory).collect()
     }
-}
-
-/// A client whose connection is certainly open: it has had a reply.
-async fn connected(target: &Target) -> anyhow::Result<Arc<dyn Recorder>> {
-    let recorder = target.connect(1).await?;
-    recorder.record().await?;
-    Ok(recorder)
 }
 
 /// What was measured, unless nothing but errors came of it.

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::results::Conditions;
 
 /// Libraries whose versions are told.
-const LIBRARIES: [&str; 4] = ["tokio", "axum", "reqwest", "tokio-tungstenite"];
+const LIBRARIES: [&str; 7] = ["tokio", "axum", "reqwest", "tokio-tungstenite", "tonic", "lapin", "redis"];
 
 /// The versions that this very build is made of.
 const LOCK: &str = include_str!("../../Cargo.lock");
@@ -29,7 +29,7 @@ pub fn conditions(rounds: usize) -> Conditions {
         system: system(),
         load_before: read("/proc/loadavg").and_then(|line| line.split(' ').next()?.parse().ok()),
         rustc: rustc(),
-        versions: LIBRARIES.into_iter().filter_map(library).collect(),
+        versions: LIBRARIES.into_iter().filter_map(library).chain(brokers()).collect(),
     }
 }
 
@@ -77,6 +77,23 @@ fn rustc() -> String {
 fn library(name: &str) -> Option<(String, String)> {
     let (_, entry) = LOCK.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     Some((name.to_owned(), entry.split_once('"')?.0.to_owned()))
+}
+
+/// The brokers that are installed, where that is quick to tell.
+fn brokers() -> Vec<(String, String)> {
+    let printed = Command::new("redis-server").arg("--version").output().ok();
+    let redis = printed.and_then(|output| {
+        let text = String::from_utf8(output.stdout).ok()?;
+        Some(("redis-server".to_owned(), text.split_once("v=")?.1.split(' ').next()?.to_owned()))
+    });
+    // The name of a folder, since to ask the program takes seconds.
+    let folders = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
+    let mut names = folders.filter_map(|folder| folder.file_name().into_string().ok());
+    let rabbitmq = names.find_map(|name| {
+        let version = name.strip_prefix("rabbitmq_server-")?;
+        Some(("rabbitmq-server".to_owned(), version.to_owned()))
+    });
+    redis.into_iter().chain(rabbitmq).collect()
 }
 
 /// A moment, given in seconds since the Unix epoch, as `2026-01-31 13:59 UTC`.

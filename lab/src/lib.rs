@@ -9,6 +9,7 @@
 //! when. [`results`] is what comes out, and [`table`], [`plot`] and [`report`] show
 //! it. `lab/README.md` tells how each figure is made and what it does not say.
 
+pub mod broker;
 pub mod compare;
 pub mod conditions;
 pub mod docs;
@@ -22,6 +23,7 @@ pub mod results;
 pub mod server;
 pub mod spread;
 pub mod table;
+pub mod target;
 pub mod words;
 
 pub use placement::{pin, runtime};

@@ -19,7 +19,7 @@ use lab::compare::{Plan, compare};
 use lab::conditions::conditions;
 use lab::placement::Placement;
 use lab::protocols::{self, Protocol};
-use lab::{docs, report, runtime, table};
+use lab::{broker, docs, report, runtime, table};
 
 /// Measures the protocols side by side on this machine.
 ///
@@ -95,6 +95,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let plan = if args.full { Plan::full() } else { Plan::quick() };
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
+    broker::install_if_wanted(&protocols)?;
+    for missing in broker::runnable(&protocols, broker::is_installed).1 {
+        writeln!(stderr(), "{}: {}; to add it: {}", missing.name, missing.reason, missing.command)?;
+    }
     let conditions = conditions(plan.rounds);
     let stop = stop_on_interrupt()?;
     let results = compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)?;

@@ -65,12 +65,12 @@ impl Meter {
         Cpu { client: of(Some(std::process::id())), server: of(self.server), broker: of(self.broker) }
     }
 
-    /// The server's memory in RAM, in bytes.
+    /// Memory in RAM, in bytes, of the process to which the clients connect.
     ///
     /// # Errors
-    /// Without a server, or not on Linux.
-    pub fn server_memory(&self) -> anyhow::Result<u64> {
-        resident(self.server.ok_or_else(|| anyhow::anyhow!("no server"))?)
+    /// If there is none, or not on Linux.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        resident(self.broker.or(self.server).ok_or_else(|| anyhow::anyhow!("no process"))?)
     }
 }
 
@@ -280,14 +280,14 @@ async fn pace(recorder: &Arc<dyn Recorder>, rate: f64, time: Duration) -> FixedR
     let mut sent = 0;
     let started = Instant::now();
     let mut unhindered = started;
-    'pacing: while sent < total {
+    'pacing: while sent < total && !shared.stop.load(Relaxed) {
         let intended = started + Duration::from_secs_f64(sent as f64 / rate);
         while Instant::now() < intended {
             yield_now().await;
         }
         // Waiting for a place among those in flight is the server's fault.
         while shared.in_flight.load(Relaxed) >= MAX_IN_FLIGHT {
-            if started.elapsed() > 2 * time || shared.stop.load(Relaxed) {
+            if started.elapsed() > 2 * time {
                 break 'pacing;
             }
             yield_now().await;

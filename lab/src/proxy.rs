@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::placement::runtime;
-use crate::protocols::{Protocol, Recorder};
+use crate::protocols::Recorder;
+use crate::target::Target;
 
 /// Requests before counting: the connection settles (HTTP/2 remembers headers,
 /// flow control windows are opened).
@@ -118,8 +119,9 @@ pub struct Wire {
 ///
 /// # Errors
 /// If the connection or a request fails.
-pub async fn count_bytes(protocol: &Protocol, proxy: &Proxy, readings: usize) -> anyhow::Result<Wire> {
-    let recorder = (protocol.connect)(proxy.address().to_owned(), readings).await?;
+pub async fn count_bytes(target: &Target, proxy: &Proxy, readings: u64) -> anyhow::Result<Wire> {
+    let at_first = proxy.count(); // A server through a broker has connected already.
+    let recorder = target.connect(readings).await?;
     let repeat = async |times: u32, recorder: &dyn Recorder| -> anyhow::Result<Bytes> {
         for _ in 0..times {
             recorder.record().await?;
@@ -130,6 +132,7 @@ pub async fn count_bytes(protocol: &Protocol, proxy: &Proxy, readings: usize) ->
     let after = repeat(COUNTED, &*recorder).await?;
     let request = (after.sent - before.sent) as f64 / f64::from(COUNTED);
     let response = (after.received - before.received) as f64 / f64::from(COUNTED);
-    let set_up = (before.sent + before.received) as f64 - f64::from(WARM_UP) * (request + response);
+    let warm_up = before.sent + before.received - at_first.sent - at_first.received;
+    let set_up = warm_up as f64 - f64::from(WARM_UP) * (request + response);
     Ok(Wire { request, response, set_up: set_up.max(0.0) })
 }

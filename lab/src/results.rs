@@ -224,7 +224,8 @@ pub struct SetUp {
     pub median: Spread,
 }
 
-/// The server's memory in RAM, in bytes, without the kernel's buffers.
+/// Memory in RAM, in bytes, without the kernel's buffers, of the server or, through
+/// a broker, of the broker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Memory {
     /// The protocol's id.

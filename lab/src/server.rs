@@ -2,20 +2,18 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, ensure};
 
 use crate::placement::pin;
 
-/// How long a server may take to stop before it is killed.
-const STOP: Duration = Duration::from_secs(3);
-
 /// This very program again, as a server.
 ///
 /// It runs with the arguments `serve <role>`: its `main` asks [`role`], listens,
-/// prints `listening on <address>` and serves until [`owner_is_gone`].
+/// prints `listening on <address>` and serves until [`owner_is_gone`]. Dropped, it is
+/// killed.
 pub struct Server {
     child: Child,
     address: String,
@@ -68,14 +66,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.child.stdin.take()); // The server takes this as its sign to stop.
-        let patience = Instant::now() + STOP;
-        while Instant::now() < patience {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
+        // Nothing that it holds is wanted any more, and to be polite would take it the
+        // time that it grants its connections to end.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, TableStyle};
 
 use crate::conditions::utc;
+use crate::protocols::Kind;
 use crate::results::{Conditions, Latency, Results};
 use crate::spread::{NOISY, Spread};
 use crate::words::ORIGINAL;
@@ -32,6 +33,24 @@ pub struct Table {
 impl Table {
     fn new(title: String, note: &str, columns: &[&'static str]) -> Self {
         Self { title, note: note.into(), columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    /// Marks those that could not run, and those of which a reply means less.
+    fn with_marks(mut self, results: &Results) -> Self {
+        let accepted: Vec<_> = results.protocols.iter().filter(|it| it.kind == Kind::Accepted).collect();
+        if !self.rows.is_empty() && !accepted.is_empty() {
+            let names: Vec<_> = accepted.iter().map(|protocol| protocol.name.as_str()).collect();
+            self.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(", "));
+        }
+        if !self.rows.is_empty() {
+            for missing in &results.missing {
+                let mut row = vec![NONE.to_owned(); self.columns.len()];
+                row[0].clone_from(&missing.name);
+                row[self.columns.len() - 1] = "missing".into();
+                self.rows.push(row);
+            }
+        }
+        self
     }
 
     /// For a terminal.
@@ -117,14 +136,14 @@ impl Table {
 /// All tables that the results have rows for.
 pub fn tables(results: &Results) -> Vec<Table> {
     let all = [
-        latency(results),
-        cpu(results),
-        throughput(results),
-        fixed_rate(results),
-        batch(results),
-        bytes(results),
-        set_up(results),
-        memory(results),
+        latency(results).with_marks(results),
+        cpu(results).with_marks(results),
+        throughput(results).with_marks(results),
+        fixed_rate(results).with_marks(results),
+        batch(results).with_marks(results),
+        bytes(results).with_marks(results),
+        set_up(results).with_marks(results),
+        memory(results).with_marks(results),
         words(results),
         lacking(results),
     ];
@@ -177,6 +196,11 @@ fn digits(value: f64) -> String {
     }
 }
 
+/// A large figure in thousands, where a column is narrow.
+fn short(value: f64) -> String {
+    if value >= 10_000.0 { digits(value / 1000.0) + "k" } else { digits(value) }
+}
+
 /// A whole number with a space between thousands.
 fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
@@ -195,7 +219,7 @@ fn maybe(spread: Option<Spread>) -> String {
 }
 
 fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
-    spread.map_or(NONE.into(), |spread| format!("{} to {}", show(spread.low), show(spread.high)))
+    spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
 }
 
 /// What a row's last column says: nothing, if all is well.
@@ -271,7 +295,7 @@ fn throughput(results: &Results) -> Table {
             results.name(&row.protocol).into(),
             row.in_flight.to_string(),
             grouped(row.per_second.median),
-            range(Some(row.per_second), grouped),
+            range(Some(row.per_second), short),
             busy(row.client_busy),
             busy(row.server_busy),
             busy(row.broker_busy),
@@ -285,29 +309,24 @@ fn throughput(results: &Results) -> Table {
 fn fixed_rate(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency at fixed rates, from the intended moment, in µs; {}", results.fixed_rate.placement),
-        "Each protocol up to the first rate that it did not keep up with. Sender late: 99 percent of the requests \
+        "Each protocol up to the first rate that it did not keep up with. late: 99 percent of the requests \
          were noticed to be due no later than this, which is part of their times.",
-        &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "sender late", ""],
+        &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "late", "unsent", ""],
     );
     for row in &results.fixed_rate.rows {
-        let mut remarks = vec![remark(row.p50, row.errors)];
-        if row.saturated {
-            remarks.push(if row.unsent > 0 {
-                format!("saturated, {} unsent", row.unsent)
-            } else {
-                "saturated".into()
-            });
-        }
-        remarks.retain(|remark| !remark.is_empty());
+        let saturated = if row.saturated { "saturated".to_owned() } else { String::new() };
+        let remarks = [remark(row.p50, row.errors), saturated];
+        let micros = |spread: Option<Spread>| spread.map_or(NONE.into(), |it| short(it.median / 1000.0));
         table.rows.push(vec![
             results.name(&row.protocol).into(),
-            grouped(row.offered as f64),
-            grouped(row.achieved.median),
-            maybe(row.p50),
-            maybe(row.p99),
-            maybe(row.p999),
-            maybe(row.lateness_p99),
-            remarks.join(", "),
+            short(row.offered as f64),
+            short(row.achieved.median),
+            micros(row.p50),
+            micros(row.p99),
+            micros(row.p999),
+            micros(row.lateness_p99),
+            if row.unsent > 0 { short(row.unsent as f64) } else { String::new() },
+            remarks.into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(", "),
         ]);
     }
     table

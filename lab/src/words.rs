@@ -28,6 +28,10 @@ pub const ORIGINAL: [Words; 5] = [
     words("HTTP/REST", &["http_rest"], ["medium", "medium", "high"]),
     words("gRPC", &["grpc_unary", "grpc_stream"], ["low", "high", "low"]),
     words("WebSocket", &["websocket"], ["low", "high", "low"]),
-    words("message queue", &["rabbitmq", "redis"], ["medium", "very high", "medium"]),
+    words(
+        "message queue",
+        &["rabbitmq", "redis", "rabbitmq_publish", "redis_append"],
+        ["medium", "very high", "medium"],
+    ),
     words("TCP", &["tcp_socket"], ["very low", "very high", "very low"]),
 ];

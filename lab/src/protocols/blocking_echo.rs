@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{Connected, Kind, Protocol, Recorder, accept_each, information, verify_echo};
+use super::{Connected, Kind, Protocol, Recorder, Served, accept_each, information, verify_echo};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "blocking_echo",
     name: "blocking TCP echo",
     kind: Kind::Floor,
     one_at_a_time: true,
-    serve: |listener| {
+    served: Served::Directly(|listener| {
         accept_each(listener, |stream| {
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
@@ -23,7 +23,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
             Ok(())
         })
         .boxed()
-    },
+    }),
     connect: |address, readings| {
         async move {
             let stream = TcpStream::connect(address)?;

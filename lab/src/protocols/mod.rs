@@ -2,6 +2,8 @@
 
 use std::io;
 
+use ::message_queue::brokers;
+use anyhow::{Context, bail};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -10,7 +12,11 @@ use tokio::net::TcpListener;
 use crate::server::owner_is_gone;
 
 mod blocking_echo;
+mod grpc;
 mod http_rest;
+mod message_queue;
+mod rabbitmq;
+mod redis;
 mod tcp_socket;
 mod tokio_echo;
 mod websocket;
@@ -43,12 +49,30 @@ pub struct Protocol {
     pub kind: Kind,
     /// A call blocks its thread, so that there is only ever one in flight.
     pub one_at_a_time: bool,
-    /// Serves until the lab closes this process's stdin.
-    pub serve: fn(TcpListener) -> BoxFuture<'static, anyhow::Result<()>>,
-    /// Connects to the server at this `host:port` and prepares a batch of so many
-    /// readings. Some clients connect with the first call only.
+    /// Who takes the requests.
+    pub served: Served,
+    /// Connects to the server, or to the broker, at this `host:port` and prepares a
+    /// batch of so many readings. Some clients connect with the first call only.
     pub connect: fn(address: String, readings: usize) -> BoxFuture<'static, Connected>,
 }
+
+/// Who takes the requests. A server is a process of its own, and serves until the
+/// lab closes its stdin.
+pub enum Served {
+    /// A server that listens here.
+    Directly(fn(TcpListener) -> BoxFuture<'static, anyhow::Result<()>>),
+    /// A server that takes them from the broker at this `host:port` and replies
+    /// through it; it calls `listening` when it is ready.
+    ThroughBroker(
+        brokers::Kind,
+        fn(broker: String, listening: Listening) -> BoxFuture<'static, anyhow::Result<()>>,
+    ),
+    /// The broker itself.
+    ByBroker(brokers::Kind),
+}
+
+/// Called when requests can be taken.
+pub type Listening = Box<dyn FnOnce() + Send>;
 
 /// What a reply means, and so what may be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,15 +82,23 @@ pub enum Kind {
     Floor,
     /// Checked and stored by the server.
     Recorded,
+    /// Accepted by the broker; nobody has looked at it yet.
+    Accepted,
 }
 
 /// All of them, in the order of the tables: the floors first.
-pub const ALL: [&Protocol; 5] = [
+pub const ALL: [&Protocol; 11] = [
     &blocking_echo::PROTOCOL,
     &tokio_echo::PROTOCOL,
     &tcp_socket::PROTOCOL,
     &websocket::PROTOCOL,
+    &grpc::UNARY,
+    &grpc::STREAM,
     &http_rest::PROTOCOL,
+    &redis::REQUEST_REPLY,
+    &rabbitmq::REQUEST_REPLY,
+    &redis::APPEND,
+    &rabbitmq::PUBLISH,
 ];
 
 /// The protocol of that id.
@@ -74,19 +106,32 @@ pub fn by_id(id: &str) -> Option<&'static Protocol> {
     ALL.into_iter().find(|protocol| protocol.id == id)
 }
 
-/// A protocol's server, on a free port, as the process that
-/// [`Server::start`](crate::Server::start) makes.
+/// A protocol's server, as the process that [`Server::start`](crate::Server::start)
+/// makes. `role` is its id, for one through a broker followed by `@` and the broker's
+/// `host:port`; that is then also what it prints as its address.
 ///
 /// # Errors
 /// If there is no such protocol, or it cannot listen.
-pub async fn serve(id: &str) -> anyhow::Result<()> {
-    let protocol = by_id(id).ok_or_else(|| anyhow::anyhow!("no protocol {id:?}"))?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("listening on {}", listener.local_addr()?);
-    (protocol.serve)(listener).await
+pub async fn serve(role: &str) -> anyhow::Result<()> {
+    let (id, broker) =
+        role.split_once('@').map_or((role, None), |(id, broker)| (id, Some(broker.to_owned())));
+    let protocol = by_id(id).with_context(|| format!("no protocol {id:?}"))?;
+    match (&protocol.served, broker) {
+        (Served::Directly(serve), None) => {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            println!("listening on {}", listener.local_addr()?);
+            serve(listener).await
+        }
+        (Served::ThroughBroker(_, serve), Some(broker)) => {
+            let address = broker.clone();
+            serve(broker, Box::new(move || println!("listening on {address}"))).await
+        }
+        _ => bail!("{role:?} is no server"),
+    }
 }
 
 /// What every protocol records; each turns it into its own type.
+#[derive(Clone, Copy)]
 struct Sample {
     /// Air temperature in °C.
     temperature: f64,

@@ -6,20 +6,20 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Connected, Kind, Protocol, Recorder, accept_each, information, verify_echo};
+use super::{Connected, Kind, Protocol, Recorder, Served, accept_each, information, verify_echo};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "tokio_echo",
     name: "tokio TCP echo",
     kind: Kind::Floor,
     one_at_a_time: false,
-    serve: |listener| {
+    served: Served::Directly(|listener| {
         accept_each(listener, |stream| {
             tokio::spawn(echo(stream));
             Ok(())
         })
         .boxed()
-    },
+    }),
     connect: |address, readings| {
         async move {
             let first = connect(&address, readings * super::INFORMATION).await?;

@@ -8,7 +8,7 @@ use websocket::client::Client;
 use websocket::limits::Limits;
 use websocket::model::{Metric, Reading};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, samples, verify_count};
+use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
 use crate::server::owner_is_gone;
 
 pub(super) const PROTOCOL: Protocol = Protocol {
@@ -16,9 +16,9 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     name: "WebSocket",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    serve: |listener| {
+    served: Served::Directly(|listener| {
         async { Ok(websocket::server::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
-    },
+    }),
     connect: |address, readings| {
         async move {
             let client = Client::new(&format!("http://{address}"));

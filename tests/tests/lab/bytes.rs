@@ -1,8 +1,10 @@
 //! Bytes on the wire, against what the layout of each protocol says.
 
+use lab::broker::Brokers;
+use lab::placement::Placement;
 use lab::protocols::{self, INFORMATION};
 use lab::proxy::{Bytes, Proxy, count_bytes};
-use lab::server::Server;
+use lab::target::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,10 +24,10 @@ pub async fn the_proxy_counts_what_it_forwards() {
 }
 
 /// What one request of a protocol takes, with one reading or more.
-async fn wire(id: &str, readings: usize) -> lab::proxy::Wire {
-    let server = Server::start(id, None).unwrap();
-    let proxy = Proxy::start(server.address().to_owned()).unwrap();
-    count_bytes(protocols::by_id(id).unwrap(), &proxy, readings).await.unwrap()
+async fn wire(id: &str, readings: u64) -> lab::proxy::Wire {
+    let protocol = protocols::by_id(id).unwrap();
+    let target = Target::start_counted(protocol, Placement::Free, &mut Brokers::default()).unwrap();
+    count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 
 pub async fn an_echo_is_all_payload() {

@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         test!(a_tcp_request_is_what_its_layout_says),
         test!(a_websocket_request_is_what_its_layout_says),
         test!(a_run_measures_every_protocol).alone(),
+        test!(a_run_measures_what_goes_through_brokers).alone().needs(message_queue::brokers::available()),
+        test!(without_a_broker_the_others_run),
         test!(a_run_that_is_stopped_shows_what_there_is),
         test!(a_server_ends_with_its_owner),
         test!(tables_fit_the_terminal),

@@ -28,7 +28,18 @@ pub async fn tables_fit_the_terminal() {
         }
     }
     let shown: String = table::tables(&sample()).iter().map(table::Table::terminal).collect();
-    for expected in ["noisy", "7 errors", "saturated", "3 unsent", "×4.3", "very low", "–", "apt-get"] {
+    for expected in [
+        "noisy",
+        "7 errors",
+        "saturated",
+        "unsent",
+        "missing",
+        "not yet processed",
+        "×4.3",
+        "very low",
+        "–",
+        "apt-get",
+    ] {
         assert!(shown.contains(expected), "{expected} in\n{shown}");
     }
 }

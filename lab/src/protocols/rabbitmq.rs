@@ -1,0 +1,113 @@
+//! RabbitMQ: request and reply through the broker, and publishing alone.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use futures::future::{BoxFuture, FutureExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use message_queue::brokers;
+use message_queue::model::Reading;
+use message_queue::rabbitmq::request_reply::{self, Client};
+use message_queue::rabbitmq::topology::Topology;
+
+use super::message_queue::{reading, until_owner_is_gone};
+use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};
+
+/// A request to the server through a queue, and its reply through direct reply-to.
+pub(super) const REQUEST_REPLY: Protocol = Protocol {
+    id: "rabbitmq",
+    name: "RabbitMQ request/reply",
+    kind: Kind::Recorded,
+    one_at_a_time: false,
+    served: Served::ThroughBroker(brokers::Kind::RabbitMq, |address, listening| {
+        async move {
+            let topology = Topology::default();
+            let shutdown = until_owner_is_gone();
+            Ok(request_reply::serve(&url(&address), &topology, &shutdown, listening).await?)
+        }
+        .boxed()
+    }),
+    connect: |address, readings| {
+        async move {
+            let client = Client::connect(&url(&address), Topology::default()).await?;
+            let batch = samples(readings).map(reading).collect();
+            Ok(Arc::new(RequestReply { client, batch }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+/// A message into a durable quorum queue, confirmed when it is on disk.
+pub(super) const PUBLISH: Protocol = Protocol {
+    id: "rabbitmq_publish",
+    name: "RabbitMQ publish",
+    kind: Kind::Accepted,
+    one_at_a_time: false,
+    served: Served::ByBroker(brokers::Kind::RabbitMq),
+    connect: |address, readings| {
+        async move { Ok(Arc::new(Publish::connect(&address, readings).await?) as Arc<dyn Recorder>) }.boxed()
+            as BoxFuture<'static, Connected>
+    },
+};
+
+fn url(address: &str) -> String {
+    format!("amqp://{address}")
+}
+
+struct RequestReply {
+    client: Client,
+    batch: Vec<Reading>,
+}
+
+impl Recorder for RequestReply {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async { verify_count(self.client.record(&self.batch).await?, self.batch.len()) }.boxed()
+    }
+}
+
+struct Publish {
+    /// Dropped, it is closed.
+    _connection: Connection,
+    channel: Channel,
+    batch: Vec<Reading>,
+}
+
+const QUEUE: &str = "lab.published";
+
+/// Messages kept: nobody takes them, so the oldest give way.
+const KEPT: i32 = 1_000;
+
+impl Publish {
+    async fn connect(address: &str, readings: usize) -> anyhow::Result<Self> {
+        let connection = Connection::connect(&url(address), ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(KEPT));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(QUEUE.into(), durable, arguments).await?;
+        Ok(Self { _connection: connection, channel, batch: samples(readings).map(reading).collect() })
+    }
+}
+
+impl Recorder for Publish {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let payload = serde_json::to_vec(&self.batch)?;
+            let persistent = BasicProperties::default().with_delivery_mode(2);
+            // Mandatory: without the queue it would be confirmed, too.
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let published =
+                self.channel.basic_publish("".into(), QUEUE.into(), options, &payload, persistent).await?;
+            match published.await? {
+                Confirmation::Ack(None) => Ok(()),
+                other => bail!("not accepted: {other:?}"),
+            }
+        }
+        .boxed()
+    }
+}

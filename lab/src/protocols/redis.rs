@@ -1,0 +1,100 @@
+//! Redis: request and reply over Pub/Sub, and appending to a stream alone.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use futures::future::{BoxFuture, FutureExt};
+use message_queue::brokers;
+use message_queue::model::Reading;
+use message_queue::redis::Keys;
+use message_queue::redis::request_reply::{self, Client};
+use redis::aio::MultiplexedConnection;
+
+use super::message_queue::{reading, until_owner_is_gone};
+use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};
+
+/// A request to the server on a channel, and its reply on the client's own.
+pub(super) const REQUEST_REPLY: Protocol = Protocol {
+    id: "redis",
+    name: "Redis request/reply",
+    kind: Kind::Recorded,
+    one_at_a_time: false,
+    served: Served::ThroughBroker(brokers::Kind::Redis, |address, listening| {
+        async move {
+            let shutdown = until_owner_is_gone();
+            Ok(request_reply::serve(&url(&address), &Keys::default(), &shutdown, listening).await?)
+        }
+        .boxed()
+    }),
+    connect: |address, readings| {
+        async move {
+            let client = Client::connect(&url(&address), Keys::default()).await?;
+            let batch = samples(readings).map(reading).collect();
+            Ok(Arc::new(RequestReply { client, batch }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+/// An entry in a stream, in memory only.
+pub(super) const APPEND: Protocol = Protocol {
+    id: "redis_append",
+    name: "Redis stream append",
+    kind: Kind::Accepted,
+    one_at_a_time: false,
+    served: Served::ByBroker(brokers::Kind::Redis),
+    connect: |address, readings| {
+        async move {
+            let client = redis::Client::open(url(&address))?;
+            let connection = client.get_multiplexed_async_connection().await?;
+            let batch = samples(readings).map(reading).collect();
+            Ok(Arc::new(Append { connection, batch }) as Arc<dyn Recorder>)
+        }
+        .boxed() as BoxFuture<'static, Connected>
+    },
+};
+
+fn url(address: &str) -> String {
+    format!("redis://{address}")
+}
+
+struct RequestReply {
+    client: Client,
+    batch: Vec<Reading>,
+}
+
+impl Recorder for RequestReply {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async { verify_count(self.client.record(&self.batch).await?, self.batch.len()) }.boxed()
+    }
+}
+
+struct Append {
+    /// Its clones share the connection, and send what is queued with one write.
+    connection: MultiplexedConnection,
+    batch: Vec<Reading>,
+}
+
+/// Entries kept, about: nobody takes them, so the oldest give way.
+const KEPT: u32 = 1_000;
+
+impl Recorder for Append {
+    fn record(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async {
+            let payload = serde_json::to_vec(&self.batch)?;
+            let mut command = redis::cmd("XADD");
+            command
+                .arg("lab:appended")
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(KEPT)
+                .arg("*")
+                .arg("readings")
+                .arg(payload);
+            let id: String = command.query_async(&mut self.connection.clone()).await?;
+            ensure!(id.contains('-'), "{id:?} is no entry's id");
+            Ok(())
+        }
+        .boxed()
+    }
+}
