@@ -240,7 +240,7 @@ fn text(body: &mut String, x: f64, y: f64, anchor: &str, class: &str, content: &
 /// The sign of a series: its colour and shape, and its name as a tooltip.
 fn mark(body: &mut String, series: usize, x: f64, y: f64, tooltip: &str) {
     let r = 5.0;
-    let points: &[(f64, f64)] = match series % 5 {
+    let points: &[(f64, f64)] = match (series + series / 10) % 5 {
         0 => &[],
         1 => &[(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)],
         2 => &[(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)],

@@ -286,7 +286,7 @@ fn throughput(results: &Results) -> Table {
         format!("Requests per second by number in flight; {placement}"),
         "client, server, broker: CPU time per second of the clock, 100 % is one core. saturated: the side that \
          had none left; the rate is that side's limit, and says nothing about the other side.",
-        &["protocol", "in flight", "requests/s", "range", "client", "server", "broker", "saturated", ""],
+        &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
         let busy =
@@ -294,7 +294,7 @@ fn throughput(results: &Results) -> Table {
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             row.in_flight.to_string(),
-            grouped(row.per_second.median),
+            short(row.per_second.median),
             range(Some(row.per_second), short),
             busy(row.client_busy),
             busy(row.server_busy),
