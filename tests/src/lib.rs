@@ -45,6 +45,7 @@ pub struct Test {
     name: &'static str,
     body: BoxedTest,
     alone: bool,
+    exercise: bool,
     lacking: Option<String>,
 }
 
@@ -55,13 +56,20 @@ impl Test {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        Self { name, body: Box::new(|| Box::pin(body())), alone: false, lacking: None }
+        Self { name, body: Box::new(|| Box::pin(body())), alone: false, exercise: false, lacking: None }
     }
 
     /// No other test runs beside this one: it loads the machine, and would make
     /// others slow or be disturbed by them.
     pub fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// Passes once the reader has solved the exercise of a chapter's README, and is
+    /// ignored until then: `cargo test --test <chapter> -- --ignored` runs it.
+    pub fn exercise(mut self) -> Self {
+        self.exercise = true;
         self
     }
 
@@ -77,7 +85,7 @@ impl Test {
         /// Held for reading by every test, for writing by one that runs alone.
         static MACHINE: RwLock<()> = RwLock::new(());
 
-        Trial::ignorable_test(self.name, move || {
+        let trial = Trial::ignorable_test(self.name, move || {
             if let Some(reason) = self.lacking {
                 return match std::env::var("REQUIRE").as_deref() {
                     Ok("all") => Err(Failed::from(format!("REQUIRE=all, but {reason}"))),
@@ -100,7 +108,8 @@ impl Test {
                 Ok(()) => Ok(Completion::Completed),
                 Err(panic) => resume_unwind(panic),
             }
-        })
+        });
+        trial.with_ignored_flag(self.exercise)
     }
 }
 

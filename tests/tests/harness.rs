@@ -43,6 +43,17 @@ async fn require_all_turns_an_ignored_test_into_a_failure() {
     assert!(output.stdout.contains("REQUIRE=all, but no unicorn"), "{}", output.stdout);
 }
 
+async fn an_exercise_is_ignored_until_it_is_asked_for() {
+    let output = myself("is_not_solved", "REQUIRE=all").await;
+    assert_eq!(output.code, Some(0));
+    assert!(output.stdout.contains("0 passed; 0 failed; 1 ignored"), "{}", output.stdout);
+    let args = ["EXPECT=failures", std::env::current_exe().unwrap().to_str().unwrap(), "--ignored"]
+        .map(String::from);
+    let output = run_program("env", &args.each_ref().map(String::as_str)).await;
+    assert_eq!(output.code, Some(101));
+    assert!(output.stdout.contains("0 passed; 1 failed; 0 ignored"), "{}", output.stdout);
+}
+
 async fn only_ports_times_and_ids_may_differ_from_the_readme() {
     assert_same(
         "at 127.0.0.1:1 in 2ms by 0123456789abcdef\n",
@@ -72,6 +83,10 @@ async fn lacks_something() {
     panic!("must not run");
 }
 
+async fn is_not_solved() {
+    panic!("on purpose");
+}
+
 async fn prints_other_data() {
     assert_same("1767225600000\n", "1767225600001\n");
 }
@@ -90,6 +105,7 @@ fn main() -> ExitCode {
         return run([
             test!(fails_beside_a_server),
             test!(lacks_something).needs(Err(reason.to_owned())),
+            test!(is_not_solved).exercise(),
             test!(prints_other_data),
             test!(shows_no_such_command),
             test!(starts_no_server),
@@ -99,6 +115,7 @@ fn main() -> ExitCode {
         test!(a_failed_test_shows_what_its_server_printed_and_leaves_no_process),
         test!(a_test_that_lacks_something_is_ignored_with_the_reason),
         test!(require_all_turns_an_ignored_test_into_a_failure),
+        test!(an_exercise_is_ignored_until_it_is_asked_for),
         test!(only_ports_times_and_ids_may_differ_from_the_readme),
         test!(a_server_that_does_not_start_fails_its_test),
     ])
