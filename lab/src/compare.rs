@@ -10,8 +10,9 @@ use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
 
 use crate::broker::{Brokers, is_installed, runnable};
-use crate::measure::{self, Errors, Latencies, Span, percentile};
+use crate::measure::{self, Errors, Latencies, percentile};
 use crate::placement::{Placement, pin, runtime};
+use crate::plan::Plan;
 use crate::protocols::{INFORMATION, Protocol};
 use crate::proxy::{Wire, count_bytes};
 use crate::results::{
@@ -26,78 +27,6 @@ const KEPT_UP: f64 = 0.95;
 
 /// The measurement that goes through a proxy.
 const BYTES: &str = "bytes";
-
-/// What to measure, and for how long.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// How often each measurement is repeated.
-    pub rounds: usize,
-    /// One in flight.
-    pub latency: Span,
-    /// Many in flight.
-    pub throughput: Span,
-    /// How many.
-    pub in_flight: Vec<u64>,
-    /// Fixed rates.
-    pub fixed_rate: Span,
-    /// Requests per second, in rising order; none skips the measurement.
-    pub rates: Vec<u64>,
-    /// One batch in flight.
-    pub batch: Span,
-    /// Readings in a batch; none skips the measurement.
-    pub readings: Vec<u64>,
-    /// Connections made one after the other in a round; 0 skips the measurement.
-    pub set_ups: usize,
-    /// Idle connections that are held to see what memory they take; 0 skips the
-    /// measurement.
-    pub idle_connections: usize,
-}
-
-fn span(warm_up: u64, measured: u64) -> Span {
-    Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
-}
-
-impl Plan {
-    /// About a minute.
-    pub fn quick() -> Self {
-        Self {
-            rounds: 3,
-            latency: span(150, 500),
-            throughput: span(150, 500),
-            in_flight: vec![64],
-            fixed_rate: span(0, 0),
-            rates: vec![],
-            batch: span(0, 0),
-            readings: vec![],
-            set_ups: 0,
-            idle_connections: 0,
-        }
-    }
-
-    /// Everything, longer and more often.
-    pub fn full() -> Self {
-        Self {
-            rounds: 5,
-            latency: span(300, 2000),
-            throughput: span(300, 1000),
-            in_flight: vec![1, 8, 64, 256],
-            fixed_rate: span(200, 1000),
-            rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000],
-            batch: span(100, 400),
-            readings: vec![1, 10, 100, 1000],
-            set_ups: 50,
-            idle_connections: 100,
-        }
-    }
-
-    /// How many steps the progress bar has for so many protocols.
-    fn steps(&self, protocols: usize) -> u64 {
-        let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
-        let rounds = rounds + usize::from(self.set_ups > 0);
-        let once = 1 + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + once) * protocols) as u64
-    }
-}
 
 /// Measures the protocols by the plan and returns what came of it; if `stop`
 /// becomes true, what there is by then.

@@ -3,12 +3,15 @@
 use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::results::Conditions;
 
 /// Libraries whose versions are told.
 const LIBRARIES: [&str; 7] = ["tokio", "axum", "reqwest", "tokio-tungstenite", "tonic", "lapin", "redis"];
+
+/// How long the machine is watched before a run.
+const WATCHED: Duration = Duration::from_millis(500);
 
 /// The versions that this very build is made of.
 const LOCK: &str = include_str!("../../Cargo.lock");
@@ -27,7 +30,7 @@ pub fn conditions(rounds: usize) -> Conditions {
         cores: available_parallelism().map_or(1, usize::from),
         memory_bytes: memory(),
         system: system(),
-        load_before: read("/proc/loadavg").and_then(|line| line.split(' ').next()?.parse().ok()),
+        busy_before: busy(),
         rustc: rustc(),
         versions: LIBRARIES.into_iter().filter_map(library).chain(brokers()).collect(),
     }
@@ -35,6 +38,25 @@ pub fn conditions(rounds: usize) -> Conditions {
 
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
+}
+
+/// The share of all cores' time that others use while this program sleeps, what a
+/// hypervisor takes away included (proc_stat(5)). The load average would not do: it
+/// still holds the build that has just ended.
+fn busy() -> Option<f64> {
+    let (idle, all) = core_time()?;
+    std::thread::sleep(WATCHED);
+    let (idle_after, all_after) = core_time()?;
+    Some(1.0 - (idle_after - idle) / (all_after - all))
+}
+
+/// Of all cores: the time that passed idle, and all time.
+fn core_time() -> Option<(f64, f64)> {
+    let stat = read("/proc/stat")?;
+    let fields = stat.lines().next()?.split_whitespace().skip(1);
+    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of these.
+    let times: Vec<f64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+    Some((times.get(3)? + times.get(4)?, times.iter().sum()))
 }
 
 fn machine() -> String {

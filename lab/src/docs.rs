@@ -1,5 +1,5 @@
-//! Renders kept results into `docs/performance_comparison.md`, so that the
-//! document cannot differ from the data.
+//! Renders kept results into the documents that quote them, so that these cannot
+//! differ from the data.
 
 use std::fs;
 use std::path::Path;
@@ -8,39 +8,45 @@ use anyhow::{Context, ensure};
 
 use crate::plot::plots;
 use crate::results::{Results, SCHEMA};
-use crate::table;
+use crate::tables;
 
-/// The document, from the root of the repository.
-pub const DOCUMENT: &str = "docs/performance_comparison.md";
+/// A document, from the root of the repository, and what it quotes.
+type Document = (&'static str, fn(&Results) -> String);
 
-/// The data behind it.
+/// The documents that quote the kept results.
+pub const DOCUMENTS: [Document; 3] =
+    [("README.md", summary), ("docs/performance_comparison.md", everything), ("docs/use_cases.md", costs)];
+
+/// The data behind them.
 pub const KEPT: &str = "docs/performance_comparison.json";
 
-/// What is written stands between these lines.
+/// What is rendered stands between these lines.
 const MARKERS: (&str, &str) = ("<!-- measured: begin -->", "<!-- measured: end -->");
 
-/// Folder of the plots, beside the document.
-const PLOTS: &str = "performance_comparison";
+/// Folder of the plots, from the root of the repository.
+const PLOTS: &str = "docs/performance_comparison";
 
-/// Keeps `results` as [`KEPT`] and renders it into [`DOCUMENT`], both in the
-/// current folder: the root of the repository.
+/// Keeps `results` as [`KEPT`] and renders it into [`DOCUMENTS`], all in the current
+/// folder: the root of the repository.
 ///
 /// # Errors
 /// If a file is missing, not of this layout, or cannot be written.
 pub fn write(results: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(results).with_context(|| format!("read {}", results.display()))?;
     let parsed = parse(&text)?;
-    let document = fs::read_to_string(DOCUMENT)
-        .with_context(|| format!("read {DOCUMENT}; start this at the root of the repository"))?;
-    let rendered = render(&document, &parsed)?;
+    let mut rendered = Vec::new();
+    for (path, measured) in DOCUMENTS {
+        let document = fs::read_to_string(path)
+            .with_context(|| format!("read {path}; start this at the root of the repository"))?;
+        let text = replaced(&document, &measured(&parsed)).with_context(|| path.to_owned())?;
+        rendered.push((path.to_owned(), text));
+    }
     if results != Path::new(KEPT) {
         fs::write(KEPT, text)?;
     }
-    fs::write(DOCUMENT, rendered)?;
-    for (name, svg) in images(&parsed) {
-        let path = Path::new("docs").join(name);
-        fs::create_dir_all(Path::new("docs").join(PLOTS))?;
-        fs::write(path, svg)?;
+    fs::create_dir_all(PLOTS)?;
+    for (path, text) in rendered.into_iter().chain(images(&parsed)) {
+        fs::write(&path, text).with_context(|| format!("write {path}"))?;
     }
     Ok(())
 }
@@ -59,27 +65,47 @@ pub fn parse(text: &str) -> anyhow::Result<Results> {
 ///
 /// # Errors
 /// If it has no markers.
-pub fn render(document: &str, results: &Results) -> anyhow::Result<String> {
-    let (before, rest) = document.split_once(MARKERS.0).context("the document has no first marker")?;
-    let (_, after) = rest.split_once(MARKERS.1).context("the document has no last marker")?;
-    let mut measured = String::from("\n\n| condition | |\n|---|---|\n");
-    for (name, value) in table::conditions(&results.conditions) {
-        measured += &format!("| {name} | {value} |\n");
+pub fn replaced(document: &str, measured: &str) -> anyhow::Result<String> {
+    let (before, rest) = document.split_once(MARKERS.0).context("there is no first marker")?;
+    let (_, after) = rest.split_once(MARKERS.1).context("there is no last marker")?;
+    Ok(format!("{before}{}\n\n{measured}\n{}{after}", MARKERS.0, MARKERS.1))
+}
+
+/// The plots' files, from the root of the repository.
+pub fn images(results: &Results) -> Vec<(String, String)> {
+    plots(results).into_iter().map(|plot| (format!("{PLOTS}/{}.svg", plot.id), plot.file())).collect()
+}
+
+/// The conditions, all tables and all plots.
+fn everything(results: &Results) -> String {
+    let mut text = String::from("| condition | |\n|---|---|\n");
+    for (name, value) in tables::conditions(&results.conditions) {
+        text += &format!("| {name} | {value} |\n");
     }
-    for table in table::tables(results) {
-        measured += &format!("\n{}", table.markdown());
+    for table in tables::tables(results) {
+        text += &format!("\n### {}\n\n{}", table.title, table.markdown());
     }
     for plot in plots(results) {
-        measured += &format!("\n![{}]({})\n", plot.title, image(plot.id));
+        text += &format!("\n![{}](performance_comparison/{}.svg)\n", plot.title, plot.id);
     }
-    Ok(format!("{before}{}{measured}\n{}{after}", MARKERS.0, MARKERS.1))
+    text
 }
 
-/// The plots' files, from the document's folder.
-pub fn images(results: &Results) -> Vec<(String, String)> {
-    plots(results).into_iter().map(|plot| (image(plot.id), plot.file())).collect()
+/// A row for each protocol.
+fn costs(results: &Results) -> String {
+    tables::costs(results).markdown()
 }
 
-fn image(id: &str) -> String {
-    format!("{PLOTS}/{id}.svg")
+/// The same, under which conditions, and the first plot.
+fn summary(results: &Results) -> String {
+    let mut text = costs(results);
+    let conditions = &results.conditions;
+    text += &format!(
+        "\nMeasured by `{}` on {} cores of {}; medians of {} rounds.\n",
+        conditions.command, conditions.cores, conditions.machine, conditions.rounds
+    );
+    for plot in plots(results).iter().take(1) {
+        text += &format!("\n![{}]({PLOTS}/{}.svg)\n", plot.title, plot.id);
+    }
+    text
 }

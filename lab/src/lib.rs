@@ -6,7 +6,7 @@
 //!
 //! Read [`protocols`] first, a short file for each protocol; then [`measure`], the
 //! loops that all of them go through; then [`compare`], which decides what runs
-//! when. [`results`] is what comes out, and [`table`], [`plot`] and [`report`] show
+//! when. [`results`] is what comes out, and [`tables`], [`plot`] and [`report`] show
 //! it. `lab/README.md` tells how each figure is made and what it does not say.
 
 pub mod broker;
@@ -15,6 +15,7 @@ pub mod conditions;
 pub mod docs;
 pub mod measure;
 pub mod placement;
+pub mod plan;
 pub mod plot;
 pub mod protocols;
 pub mod proxy;
@@ -23,6 +24,7 @@ pub mod results;
 pub mod server;
 pub mod spread;
 pub mod table;
+pub mod tables;
 pub mod target;
 pub mod words;
 

@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use lab::compare::{Plan, compare};
+use lab::compare::compare;
 use lab::conditions::conditions;
 use lab::placement::Placement;
+use lab::plan::Plan;
 use lab::protocols::{self, Protocol};
-use lab::{broker, docs, report, runtime, table};
+use lab::{broker, docs, report, runtime, tables};
 
 /// Measures the protocols side by side on this machine.
 ///
@@ -46,8 +47,8 @@ struct Args {
     /// Where report.html and results.json go
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Measures nothing: keeps this results.json beside docs/performance_comparison.md
-    /// and renders it into that document; without a path, renders the one that is kept
+    /// Measures nothing: keeps this results.json as docs/performance_comparison.json and
+    /// renders it into the documents; without a path, renders the one that is kept
     #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = docs::KEPT)]
     write_docs: Option<PathBuf>,
 }
@@ -100,14 +101,17 @@ fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(stderr(), "{}: {}; to add it: {}", missing.name, missing.reason, missing.command)?;
     }
     let conditions = conditions(plan.rounds);
+    if conditions.was_busy() {
+        writeln!(stderr(), "other programs keep this machine busy: expect noise")?;
+    }
     let stop = stop_on_interrupt()?;
     let results = compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)?;
 
     let mut out = stdout();
-    for (name, value) in table::conditions(&results.conditions) {
+    for (name, value) in tables::conditions(&results.conditions) {
         writeln!(out, "{name:<12} {value}")?;
     }
-    for table in table::tables(&results) {
+    for table in tables::tables(&results) {
         writeln!(out, "\n{}", table.terminal().trim_end())?;
     }
     fs::create_dir_all(&args.out).with_context(|| format!("make the folder {}", args.out.display()))?;

@@ -2,7 +2,8 @@
 
 use crate::plot::{STYLE, plots};
 use crate::results::Results;
-use crate::table::{conditions, escaped, tables};
+use crate::table::{Table, escaped};
+use crate::tables::{conditions, tables};
 
 /// The page around them.
 const PAGE: &str = include_str!("report.html");
@@ -15,7 +16,7 @@ pub fn html(results: &Results) -> String {
     let plots = plots(results).iter().fold(String::new(), |all, plot| {
         format!("{all}<figure><figcaption>{}</figcaption>{}</figure>\n", escaped(&plot.title), plot.inline())
     });
-    let tables: String = tables(results).iter().map(crate::table::Table::html).collect();
+    let tables: String = tables(results).iter().map(Table::html).collect();
     PAGE.replace("/* style of the plots */", STYLE)
         .replace("<!-- conditions -->", &conditions)
         .replace("<!-- plots -->", &plots)

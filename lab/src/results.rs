@@ -10,6 +10,9 @@ use crate::spread::Spread;
 /// The version of this layout; another one is not read.
 pub const SCHEMA: u32 = 1;
 
+/// Above this share of its cores' time a machine is busy with something else.
+const BUSY: f64 = 0.1;
+
 /// A whole run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
@@ -60,9 +63,8 @@ pub struct Conditions {
     pub memory_bytes: Option<u64>,
     /// The system's name and its kernel's release.
     pub system: String,
-    /// Mean number of running processes in the minute before; above 0.5 the
-    /// machine was busy with something else.
-    pub load_before: Option<f64>,
+    /// Share of all cores' time that other programs used just before, 0 to 1.
+    pub busy_before: Option<f64>,
     /// The compiler.
     pub rustc: String,
     /// Versions of the libraries and of the brokers that did the work.
@@ -243,6 +245,21 @@ impl Results {
     }
 }
 
+impl Conditions {
+    /// Other programs use more of the machine than a quiet one's do.
+    pub fn was_busy(&self) -> bool {
+        self.busy_before.is_some_and(|share| share > BUSY)
+    }
+}
+
+impl Latency {
+    /// CPU time of all sides per request, in nanoseconds; `None` if it could not be had.
+    pub fn cpu(&self) -> Option<f64> {
+        let others = [self.server_cpu, self.broker_cpu].into_iter().flatten();
+        Some(self.client_cpu?.median + others.map(|spread| spread.median).sum::<f64>())
+    }
+}
+
 impl Bytes {
     /// Both directions.
     pub fn total(&self) -> f64 {
@@ -257,7 +274,8 @@ impl Bytes {
 }
 
 impl Throughput {
-    /// Which side had no CPU time left.
+    /// Which side had no CPU time left. If neither, each waits for the other for part
+    /// of the time: all that is in flight travels in a few writes.
     pub fn saturated(&self, placement: Placement) -> &'static str {
         const FULL: f64 = 0.9;
         let busy = |spread: Option<Spread>| spread.map_or(0.0, |spread| spread.median);
@@ -266,14 +284,14 @@ impl Throughput {
             return "unknown";
         }
         if placement == Placement::Same {
-            return if client + server >= FULL { "the shared core" } else { "neither" };
+            return if client + server >= FULL { "the shared core" } else { "none" };
         }
         match (client >= FULL, server >= FULL) {
             (true, true) => "both",
             (true, false) => "client",
             (false, true) if busy(self.broker_busy) > busy(self.server_busy) => "broker",
             (false, true) => "server",
-            (false, false) => "neither",
+            (false, false) => "none",
         }
     }
 }

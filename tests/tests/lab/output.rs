@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lab::conditions::utc;
 use lab::results::Results;
-use lab::{docs, report, table};
+use lab::{docs, report, table, tables};
 use serde_json::Value;
 
 /// A run's results with long names, large figures and errors.
@@ -19,7 +19,7 @@ fn repository() -> PathBuf {
 }
 
 pub async fn tables_fit_the_terminal() {
-    let tables = table::tables(&sample());
+    let tables = tables::tables(&sample());
     assert_eq!(tables.len(), 10);
     for table in tables {
         let shown = table.terminal();
@@ -27,7 +27,7 @@ pub async fn tables_fit_the_terminal() {
             assert!(line.chars().count() <= usize::from(table::WIDTH), "{line}\nin\n{shown}");
         }
     }
-    let shown: String = table::tables(&sample()).iter().map(table::Table::terminal).collect();
+    let shown: String = tables::tables(&sample()).iter().map(table::Table::terminal).collect();
     for expected in [
         "noisy",
         "7 errors",
@@ -78,21 +78,20 @@ pub async fn every_field_of_the_results_is_documented() {
     assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
 }
 
-/// The document is what the kept data render to, and so are its plots.
-pub async fn the_document_holds_the_kept_results() {
+/// The documents are what the kept data render to, and so are the plots.
+pub async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
-    let document = read(docs::DOCUMENT);
-    let rendered = docs::render(&document, &sample()).unwrap();
-    assert!(rendered.contains("| RabbitMQ publish + confirm |"));
-    assert!(docs::render(&rendered, &sample()).unwrap() == rendered, "what is rendered is replaced whole");
-    assert!(docs::render("no markers", &sample()).is_err());
-    if !repository().join(docs::KEPT).exists() {
-        assert!(!document.contains("| command |"), "figures without the data behind them");
-        return;
-    }
     let results = docs::parse(&read(docs::KEPT)).unwrap();
-    assert!(docs::render(&document, &results).unwrap() == document, "run: cargo run -- --write-docs");
-    for (name, svg) in docs::images(&results) {
-        assert!(read(&format!("docs/{name}")) == svg, "{name} differs; run: cargo run -- --write-docs");
+    for (name, measured) in docs::DOCUMENTS {
+        let document = read(name);
+        let rendered = docs::replaced(&document, &measured(&results)).unwrap();
+        assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
+        // What is rendered is replaced whole.
+        let other = docs::replaced(&document, &measured(&sample())).unwrap();
+        assert!(other != document && docs::replaced(&other, &measured(&results)).unwrap() == document);
     }
+    for (name, svg) in docs::images(&results) {
+        assert!(read(&name) == svg, "{name} differs; run: cargo run -- --write-docs");
+    }
+    assert!(docs::replaced("no markers", "").is_err());
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use lab::broker::runnable;
-use lab::compare::{Plan, compare};
+use lab::compare::compare;
 use lab::conditions::conditions;
 use lab::measure::Span;
+use lab::plan::Plan;
 use lab::protocols::{self, Protocol};
 use lab::results::Results;
-use lab::{docs, report, table};
+use lab::{docs, report, tables};
 use message_queue::brokers::Kind;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
@@ -124,7 +125,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert!(matches!(page.matches("<svg").count(), 5 | 6));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(!outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("), "offline");
-    assert_eq!(table::tables(&again).len(), 9);
+    assert_eq!(tables::tables(&again).len(), 9);
     results
 }
 

@@ -1,0 +1,378 @@
+//! The tables that the results are shown as.
+
+use crate::conditions::utc;
+use crate::protocols::Kind;
+use crate::results::{Conditions, Latency, Named, Results, Throughput};
+use crate::spread::{NOISY, Spread};
+use crate::table::{NONE, Table, digits, grouped, micros, short};
+use crate::words::ORIGINAL;
+
+/// All tables that the results have rows for.
+pub fn tables(results: &Results) -> Vec<Table> {
+    let all = [
+        with_marks(latency(results), results),
+        with_marks(cpu(results), results),
+        with_marks(throughput(results), results),
+        with_marks(fixed_rate(results), results),
+        with_marks(batch(results), results),
+        with_marks(bytes(results), results),
+        with_marks(set_up(results), results),
+        with_marks(memory(results), results),
+        words(results),
+        lacking(results),
+    ];
+    all.into_iter().filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
+}
+
+/// Marks those that could not run, and those of which a reply means less.
+fn with_marks(mut table: Table, results: &Results) -> Table {
+    let accepted: Vec<_> = results.protocols.iter().filter(|it| it.kind == Kind::Accepted).collect();
+    if !table.rows.is_empty() && !accepted.is_empty() {
+        let names: Vec<_> = accepted.iter().map(|protocol| protocol.name.as_str()).collect();
+        table.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(", "));
+    }
+    if !table.rows.is_empty() {
+        for missing in &results.missing {
+            let mut row = vec![NONE.to_owned(); table.columns.len()];
+            row[0].clone_from(&missing.name);
+            row[table.columns.len() - 1] = "missing".into();
+            table.rows.push(row);
+        }
+    }
+    table
+}
+
+/// The conditions, a line each.
+pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
+    let versions: Vec<_> =
+        conditions.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let mut lines = vec![
+        ("command", conditions.command.clone()),
+        ("started", utc(conditions.started_at)),
+        ("took", format!("{:.0} s", conditions.duration_seconds)),
+        ("rounds", format!("{}, the protocols in turn in each", conditions.rounds)),
+        ("machine", conditions.machine.clone()),
+        ("cores", conditions.cores.to_string()),
+        (
+            "memory",
+            conditions.memory_bytes.map_or(NONE.into(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB)),
+        ),
+        ("system", conditions.system.clone()),
+        ("compiler", conditions.rustc.clone()),
+        ("versions", versions.join(", ")),
+    ];
+    if let Some(share) = conditions.busy_before {
+        let busy = if conditions.was_busy() { ": the machine was busy, expect noise" } else { "" };
+        lines.push(("used before", format!("{:.0} % of the cores' time{busy}", share * 100.0)));
+    }
+    if conditions.interrupted {
+        lines.push(("interrupted", "ended early: fewer rounds than planned, or none".into()));
+    }
+    lines
+}
+
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+fn maybe(spread: Option<Spread>) -> String {
+    spread.map_or(NONE.into(), |spread| micros(spread.median))
+}
+
+fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
+    spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
+}
+
+/// What a row's last column says: nothing, if all is well.
+fn remark(spread: Option<Spread>, errors: u64) -> String {
+    let noisy = spread.is_some_and(|spread| spread.is_noisy());
+    let errors = (errors > 0).then(|| format!("{errors} errors"));
+    [noisy.then(|| "noisy".to_owned()), errors].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn latency(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Latency with one request in flight, in µs; {}", results.latency.placement),
+        &format!(
+            "Medians over the rounds; beside p50 its range. {NONE}: fewer than ten samples beyond. \
+             noisy: the range of p50 is wider than {:.0} percent of it.",
+            NOISY * 100.0
+        ),
+        &["protocol", "p50", "range", "p90", "p99", "p99.9", "max", "requests", ""],
+    );
+    for row in &results.latency.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            maybe(row.p50),
+            range(row.p50, micros),
+            maybe(row.p90),
+            maybe(row.p99),
+            maybe(row.p999),
+            micros(row.max.median),
+            grouped(row.requests as f64),
+            remark(row.p50, row.errors),
+        ]);
+    }
+    table
+}
+
+fn cpu(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("CPU time per request with one in flight, in µs; {}", results.latency.placement),
+        "User and kernel mode, by the scheduler's account. The client's includes the measuring loop.",
+        &["protocol", "client", "server", "range", "broker", "together", ""],
+    );
+    for row in results.latency.rows.iter().filter(|row| row.client_cpu.is_some()) {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            maybe(row.client_cpu),
+            maybe(row.server_cpu),
+            range(row.server_cpu, micros),
+            maybe(row.broker_cpu),
+            row.cpu().map_or(NONE.into(), micros),
+            remark(row.server_cpu, 0),
+        ]);
+    }
+    table
+}
+
+fn throughput(results: &Results) -> Table {
+    let placement = results.throughput.placement;
+    let mut table = Table::new(
+        format!("Requests per second by number in flight; {placement}"),
+        "client, server, broker: CPU time per second of the clock, 100 % is one core. saturated: the side that \
+         had none left; the rate is that side's limit, and says nothing about the other side. none: the sides \
+         wait for each other, since all that is in flight travels in a few writes.",
+        &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
+    );
+    for row in &results.throughput.rows {
+        let busy =
+            |spread: Option<Spread>| spread.map_or(NONE.into(), |it| format!("{:.0} %", it.median * 100.0));
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            row.in_flight.to_string(),
+            short(row.per_second.median),
+            range(Some(row.per_second), short),
+            busy(row.client_busy),
+            busy(row.server_busy),
+            busy(row.broker_busy),
+            row.saturated(placement).into(),
+            remark(Some(row.per_second), row.errors),
+        ]);
+    }
+    table
+}
+
+fn fixed_rate(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Latency at fixed rates, from the intended moment, in µs; {}", results.fixed_rate.placement),
+        "Each protocol up to the first rate that it did not keep up with. late: 99 percent of the requests \
+         were noticed to be due no later than this, which is part of their times.",
+        &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "late", "unsent", ""],
+    );
+    for row in &results.fixed_rate.rows {
+        let saturated = if row.saturated { "saturated".to_owned() } else { String::new() };
+        let remarks = [remark(row.p50, row.errors), saturated];
+        let micros = |spread: Option<Spread>| spread.map_or(NONE.into(), |it| short(it.median / 1000.0));
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            short(row.offered as f64),
+            short(row.achieved.median),
+            micros(row.p50),
+            micros(row.p99),
+            micros(row.p999),
+            micros(row.lateness_p99),
+            if row.unsent > 0 { short(row.unsent as f64) } else { String::new() },
+            remarks.into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+fn batch(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Growth with the batch, one in flight, p50 in µs; {}", results.batch.placement),
+        "What a batch costs once is shared by all of its readings.",
+        &["protocol", "readings", "per batch", "range", "per reading", ""],
+    );
+    for row in &results.batch.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.readings as f64),
+            maybe(row.p50),
+            range(row.p50, micros),
+            maybe(row.p50.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            remark(row.p50, row.errors),
+        ]);
+    }
+    table
+}
+
+fn bytes(results: &Results) -> Table {
+    let mut table = Table::new(
+        "Bytes on the wire: one request with one reading, and set-up".into(),
+        "TCP payload, counted by a forwarding proxy in an untimed run; through a broker both hops together. \
+         Payload: the information of the reading. Set-up comes once per connection.",
+        &["protocol", "request", "response", "together", "payload", "share", "set-up"],
+    );
+    for row in &results.bytes {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.request),
+            grouped(row.response),
+            grouped(row.total()),
+            row.payload.to_string(),
+            format!("{:.0} %", row.share() * 100.0),
+            grouped(row.set_up),
+        ]);
+    }
+    table
+}
+
+fn set_up(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Set-up: from nothing to the first reply, in µs; {}", results.set_up.placement),
+        "Connection, handshakes and one request, with a new client each time.",
+        &["protocol", "median", "range", ""],
+    );
+    for row in &results.set_up.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            micros(row.median.median),
+            range(Some(row.median), micros),
+            remark(Some(row.median), 0),
+        ]);
+    }
+    table
+}
+
+fn memory(results: &Results) -> Table {
+    let mut table = Table::new(
+        "The server's memory, in kB".into(),
+        "Pages in RAM, without the kernel's buffers. A connection is idle after one request.",
+        &["protocol", "at rest", "per idle connection"],
+    );
+    for row in &results.memory {
+        let name = results.name(&row.protocol).into();
+        table.rows.push(vec![
+            name,
+            grouped(row.at_rest as f64 / 1000.0),
+            digits(row.per_connection / 1000.0),
+        ]);
+    }
+    table
+}
+
+/// What each protocol costs, a row each: the figures that a choice needs.
+pub fn costs(results: &Results) -> Table {
+    let mut table = Table::new(
+        "What each protocol costs".into(),
+        &format!(
+            "Latency: p50 with one request in flight; CPU time per request of all sides; requests per second \
+             with {MANY} in flight; bytes per request and reply; set-up: from nothing to the first reply; memory \
+             of the server for an idle connection. ×: times the bare tokio TCP echo. Latency, CPU time and \
+             set-up: {}; requests per second: {}.",
+            results.latency.placement, results.throughput.placement
+        ),
+        &[
+            "protocol",
+            "latency µs",
+            "×",
+            "CPU µs",
+            "×",
+            "requests/s",
+            "×",
+            "bytes",
+            "set-up µs",
+            "kB/connection",
+        ],
+    );
+    let echo = figures(results, ECHO);
+    for Named { id, name, .. } in &results.protocols {
+        let (own, mut row) = (figures(results, id), vec![name.clone()]);
+        for ((figure, floor), show) in own.into_iter().zip(echo).zip([micros, micros, short]) {
+            row.push(figure.map_or(NONE.into(), show));
+            row.push(
+                figure.zip(floor).map_or(NONE.into(), |(figure, floor)| format!("{:.1}", figure / floor)),
+            );
+        }
+        let bytes = results.bytes.iter().find(|row| row.protocol == *id);
+        row.push(bytes.map_or(NONE.into(), |row| grouped(row.total())));
+        let set_up = results.set_up.rows.iter().find(|row| row.protocol == *id);
+        row.push(set_up.map_or(NONE.into(), |row| micros(row.median.median)));
+        let memory = results.memory.iter().find(|row| row.protocol == *id);
+        row.push(memory.map_or(NONE.into(), |row| digits(row.per_connection / 1000.0)));
+        table.rows.push(row);
+    }
+    with_marks(table, results).without_empty_columns()
+}
+
+/// The row that others are held against.
+const ECHO: &str = "tokio_echo";
+
+/// How many in flight are many.
+const MANY: u64 = 64;
+
+/// Latency and CPU time with one in flight, in nanoseconds, and requests per second
+/// with [`MANY`].
+fn figures(results: &Results, id: &str) -> [Option<f64>; 3] {
+    let latency = results.latency.rows.iter().find(|row| row.protocol == id);
+    let mut throughput = results.throughput.rows.iter();
+    [
+        latency.and_then(|row| row.p50).map(|spread| spread.median),
+        latency.and_then(Latency::cpu),
+        throughput.find(|row| row.protocol == id && row.in_flight == MANY).map(|row| row.per_second.median),
+    ]
+}
+
+/// The original's words beside what was measured.
+fn words(results: &Results) -> Table {
+    let mut table = Table::new(
+        "The original's words beside the figures".into(),
+        "Latency: p50 with one in flight, in µs, and times the tokio echo's. Throughput: the highest of the table. \
+         Overhead: bytes on the wire beyond the information.",
+        &["protocol", "latency", "said", "requests/s", "said", "overhead", "said"],
+    );
+    let [floor, ..] = figures(results, ECHO);
+    for words in &ORIGINAL {
+        for id in words.ids.iter().filter(|id| results.protocols.iter().any(|protocol| protocol.id == **id)) {
+            let [p50, ..] = figures(results, id);
+            let times = p50.zip(floor).map(|(time, floor)| format!(" (×{:.1})", time / floor));
+            let of = |row: &&Throughput| row.protocol == *id;
+            let most =
+                results.throughput.rows.iter().filter(of).map(|row| row.per_second.median).reduce(f64::max);
+            let wire = results.bytes.iter().find(|row| row.protocol == *id);
+            table.rows.push(vec![
+                results.name(id).into(),
+                p50.map_or(NONE.into(), micros) + &times.unwrap_or_default(),
+                words.latency.into(),
+                most.map_or(NONE.into(), grouped),
+                words.throughput.into(),
+                wire.map_or(NONE.into(), |row| grouped(row.total() - row.payload as f64)),
+                words.overhead.into(),
+            ]);
+        }
+    }
+    table
+}
+
+/// What did not run, or failed.
+fn lacking(results: &Results) -> Table {
+    let mut table =
+        Table::new("Not measured".into(), "", &["protocol", "what", "why", "what would change it"]);
+    for missing in &results.missing {
+        table.rows.push(vec![
+            missing.name.clone(),
+            "all".into(),
+            missing.reason.clone(),
+            missing.command.clone(),
+        ]);
+    }
+    for failure in &results.failures {
+        table.rows.push(vec![
+            failure.name.clone(),
+            failure.measurement.clone(),
+            failure.error.clone(),
+            String::new(),
+        ]);
+    }
+    table
+}
