@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 use crate::plot::plots;
+use crate::predictions;
 use crate::results::{Results, SCHEMA};
 use crate::tables;
 
@@ -82,7 +83,7 @@ fn everything(results: &Results) -> String {
     for (name, value) in tables::conditions(&results.conditions) {
         text += &format!("| {name} | {value} |\n");
     }
-    for table in tables::tables(results) {
+    for table in tables::tables(results).into_iter().chain([predictions::table(results)]) {
         text += &format!("\n### {}\n\n{}", table.title, table.markdown());
     }
     for plot in plots(results) {

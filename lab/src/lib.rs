@@ -17,6 +17,7 @@ pub mod measure;
 pub mod placement;
 pub mod plan;
 pub mod plot;
+pub mod predictions;
 pub mod protocols;
 pub mod proxy;
 pub mod report;

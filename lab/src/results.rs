@@ -245,6 +245,41 @@ impl Results {
     }
 }
 
+/// Medians of one protocol, named by its id, to compare with another's.
+impl Results {
+    /// p50 with one in flight, in nanoseconds.
+    pub fn latency_of(&self, id: &str) -> Option<f64> {
+        self.latency.rows.iter().find(|row| row.protocol == id)?.p50.map(|spread| spread.median)
+    }
+
+    /// CPU time per request of all sides, in nanoseconds.
+    pub fn cpu_of(&self, id: &str) -> Option<f64> {
+        self.latency.rows.iter().find(|row| row.protocol == id)?.cpu()
+    }
+
+    /// Requests per second with so many in flight.
+    pub fn rate_of(&self, id: &str, in_flight: u64) -> Option<f64> {
+        let mut rows = self.throughput.rows.iter();
+        rows.find(|row| row.protocol == id && row.in_flight == in_flight).map(|row| row.per_second.median)
+    }
+
+    /// Bytes per request, in both directions.
+    pub fn bytes_of(&self, id: &str) -> Option<f64> {
+        self.bytes.iter().find(|row| row.protocol == id).map(Bytes::total)
+    }
+
+    /// p50 of a batch of so many readings, in nanoseconds.
+    pub fn batch_of(&self, id: &str, readings: u64) -> Option<f64> {
+        let mut rows = self.batch.rows.iter();
+        rows.find(|row| row.protocol == id && row.readings == readings)?.p50.map(|spread| spread.median)
+    }
+
+    /// From nothing to the first reply, in nanoseconds.
+    pub fn set_up_of(&self, id: &str) -> Option<f64> {
+        self.set_up.rows.iter().find(|row| row.protocol == id).map(|row| row.median.median)
+    }
+}
+
 impl Conditions {
     /// Other programs use more of the machine than a quiet one's do.
     pub fn was_busy(&self) -> bool {

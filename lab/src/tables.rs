@@ -2,7 +2,7 @@
 
 use crate::conditions::utc;
 use crate::protocols::Kind;
-use crate::results::{Conditions, Latency, Named, Results, Throughput};
+use crate::results::{Conditions, Named, Results, Throughput};
 use crate::spread::{NOISY, Spread};
 use crate::table::{NONE, Table, digits, grouped, micros, short};
 use crate::words::ORIGINAL;
@@ -285,19 +285,18 @@ pub fn costs(results: &Results) -> Table {
             "kB/connection",
         ],
     );
-    let echo = figures(results, ECHO);
+    let figures = |id: &str| [results.latency_of(id), results.cpu_of(id), results.rate_of(id, MANY)];
     for Named { id, name, .. } in &results.protocols {
-        let (own, mut row) = (figures(results, id), vec![name.clone()]);
-        for ((figure, floor), show) in own.into_iter().zip(echo).zip([micros, micros, short]) {
+        let mut row = vec![name.clone()];
+        for ((figure, floor), show) in figures(id).into_iter().zip(figures(ECHO)).zip([micros, micros, short])
+        {
             row.push(figure.map_or(NONE.into(), show));
             row.push(
                 figure.zip(floor).map_or(NONE.into(), |(figure, floor)| format!("{:.1}", figure / floor)),
             );
         }
-        let bytes = results.bytes.iter().find(|row| row.protocol == *id);
-        row.push(bytes.map_or(NONE.into(), |row| grouped(row.total())));
-        let set_up = results.set_up.rows.iter().find(|row| row.protocol == *id);
-        row.push(set_up.map_or(NONE.into(), |row| micros(row.median.median)));
+        row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
+        row.push(results.set_up_of(id).map_or(NONE.into(), micros));
         let memory = results.memory.iter().find(|row| row.protocol == *id);
         row.push(memory.map_or(NONE.into(), |row| digits(row.per_connection / 1000.0)));
         table.rows.push(row);
@@ -311,18 +310,6 @@ const ECHO: &str = "tokio_echo";
 /// How many in flight are many.
 const MANY: u64 = 64;
 
-/// Latency and CPU time with one in flight, in nanoseconds, and requests per second
-/// with [`MANY`].
-fn figures(results: &Results, id: &str) -> [Option<f64>; 3] {
-    let latency = results.latency.rows.iter().find(|row| row.protocol == id);
-    let mut throughput = results.throughput.rows.iter();
-    [
-        latency.and_then(|row| row.p50).map(|spread| spread.median),
-        latency.and_then(Latency::cpu),
-        throughput.find(|row| row.protocol == id && row.in_flight == MANY).map(|row| row.per_second.median),
-    ]
-}
-
 /// The original's words beside what was measured.
 fn words(results: &Results) -> Table {
     let mut table = Table::new(
@@ -331,10 +318,10 @@ fn words(results: &Results) -> Table {
          Overhead: bytes on the wire beyond the information.",
         &["protocol", "latency", "said", "requests/s", "said", "overhead", "said"],
     );
-    let [floor, ..] = figures(results, ECHO);
+    let floor = results.latency_of(ECHO);
     for words in &ORIGINAL {
         for id in words.ids.iter().filter(|id| results.protocols.iter().any(|protocol| protocol.id == **id)) {
-            let [p50, ..] = figures(results, id);
+            let p50 = results.latency_of(id);
             let times = p50.zip(floor).map(|(time, floor)| format!(" (×{:.1})", time / floor));
             let of = |row: &&Throughput| row.protocol == *id;
             let most =
