@@ -1,0 +1,19 @@
+//! What a newcomer runs first is what `.ci/run` runs.
+
+use crate::repository::{REPOSITORY, read};
+use crate::shell::commands_in_blocks;
+
+pub async fn the_readme_has_both_commands_that_ci_runs() {
+    let readme = REPOSITORY.documents.iter().find(|document| document.path == "README.md").unwrap();
+    let shown = commands_in_blocks(readme);
+    let script = read(".ci/run");
+    for wanted in ["cargo run --release", "cargo test"] {
+        let words: Vec<_> = wanted.split(' ').collect();
+        let is_shown =
+            shown.iter().any(|command| command.env == ["BROKERS=install"] && command.words == words);
+        assert!(is_shown, "no block of README.md has `BROKERS=install {wanted}`");
+        let run = script.lines().skip_while(|line| *line != "export BROKERS=install");
+        assert!(run.clone().next().is_some(), ".ci/run has no `export BROKERS=install`");
+        assert!(run.into_iter().any(|line| line == wanted), ".ci/run does not run `{wanted}` after it");
+    }
+}

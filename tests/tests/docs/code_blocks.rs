@@ -1,0 +1,63 @@
+//! Code that documents show: it is compiled, because it stands in a source file.
+
+use crate::repository::{REPOSITORY, none, read};
+
+/// In a document: here, lines of the file are left out.
+const LEFT_OUT: &str = "// …";
+
+/// Whether the lines of `shown` stand together and in this order in `source`,
+/// whatever their indentation. The error is the first line of those that do not.
+fn stands_in(shown: &str, source: &str) -> Result<(), String> {
+    let source: Vec<_> = source.lines().map(str::trim).collect();
+    let shown: Vec<_> = shown.lines().map(str::trim).collect();
+    let mut rest = source.as_slice();
+    for part in shown.split(|line| *line == LEFT_OUT).filter(|part| !part.is_empty()) {
+        // The earliest place leaves the most for the parts that follow.
+        let at = rest.windows(part.len()).position(|lines| lines == part);
+        rest = &rest[at.ok_or(part[0])? + part.len()..];
+    }
+    Ok(())
+}
+
+pub async fn lines_are_found_together_and_in_order() {
+    let source = "fn a() {\n    one();\n    two();\n}\n\nfn b() {\n    one();\n}\n";
+    for good in
+        ["one();\ntwo();", "fn a() {\n  one();\n", "fn a() {\n// …\ntwo();\n// …\n  one();", "}\n\nfn b() {"]
+    {
+        assert_eq!(stands_in(good, source), Ok(()), "{good}");
+    }
+    let bad = [
+        ("one", "one"),
+        ("two();\none();", "two();"),
+        ("fn a() {\ntwo();", "fn a() {"),
+        ("fn b() {\n// …\ntwo();", "two();"),
+        ("}\nfn b() {", "}"),
+    ];
+    for (bad, first) in bad {
+        assert_eq!(stands_in(bad, source), Err(first.to_owned()), "{bad}");
+    }
+}
+
+pub async fn code_in_documents_is_code_of_the_repository() {
+    let mut violations = Vec::new();
+    for document in &REPOSITORY.documents {
+        for fence in &document.fences {
+            let (language, path) = fence.info.split_once(' ').unwrap_or((&fence.info, ""));
+            let language = language.split(',').next().unwrap();
+            if !["rust", "proto"].contains(&language) {
+                continue;
+            }
+            let reason = if path.is_empty() {
+                format!("name the file: ```{language} <path from the root>")
+            } else if !REPOSITORY.files.contains(path) {
+                format!("{path:?} is not in the repository")
+            } else if let Err(line) = stands_in(&fence.text, &read(path)) {
+                format!("{path} does not have these lines together: {line:?} and those that follow")
+            } else {
+                continue;
+            };
+            violations.push(format!("{}:{}: {reason}", document.path, fence.line));
+        }
+    }
+    none(&violations);
+}

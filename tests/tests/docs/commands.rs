@@ -1,0 +1,187 @@
+//! The commands that documents show: the files, packages and tests that they name
+//! exist, and the chapters' programs accept their arguments.
+
+use std::path::Path;
+
+use tests::run_program;
+
+use crate::repository::{REPOSITORY, none, read};
+use crate::shell::{Command, commands_in_blocks, commands_in_lines};
+
+/// The options without a value that documents use; any other is held for a mistake.
+const FLAGS: [&str; 8] =
+    ["--all", "--all-targets", "--check", "--doc", "--locked", "--no-deps", "--release", "--workspace"];
+
+/// `cargo` with what the check needs to know of its arguments.
+#[derive(Default)]
+struct Cargo<'a> {
+    subcommand: &'a str,
+    package: Option<&'a str>,
+    bin: Option<&'a str>,
+    example: Option<&'a str>,
+    bench: Option<&'a str>,
+    test: Option<&'a str>,
+    /// Before the `--`: what the names of tests contain.
+    filters: Vec<&'a str>,
+    /// After the `--`.
+    arguments: Vec<&'a str>,
+}
+
+impl<'a> Cargo<'a> {
+    fn parse(command: &'a Command) -> Result<Self, String> {
+        let mut words = command.words[1..].iter().map(String::as_str).peekable();
+        words.next_if(|word| word.starts_with('+')); // the toolchain
+        let subcommand = words.next().ok_or("cargo without a subcommand")?;
+        // A `cd` into the clone itself has no folder of that name here.
+        let package = Some(command.folder.as_str()).filter(|to| !to.is_empty() && REPOSITORY.has_folder(to));
+        let mut cargo = Self { subcommand, package, ..Self::default() };
+        while let Some(word) = words.next() {
+            let value = match word {
+                "--" => {
+                    cargo.arguments = words.collect();
+                    break;
+                }
+                "-p" | "--package" => &mut cargo.package,
+                "--bin" => &mut cargo.bin,
+                "--example" => &mut cargo.example,
+                "--bench" => &mut cargo.bench,
+                "--test" => &mut cargo.test,
+                _ if FLAGS.contains(&word) => continue,
+                _ if word.starts_with('-') => {
+                    return Err(format!("{word} is none of the options that documents use"));
+                }
+                _ => {
+                    cargo.filters.push(word);
+                    continue;
+                }
+            };
+            *value = Some(words.next().ok_or_else(|| format!("{word} without a name"))?);
+        }
+        Ok(cargo)
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        if let Some(package) = self.package {
+            in_repository(&format!("{package}/Cargo.toml"))?;
+        }
+        match self.subcommand {
+            "run" => self.check_run().await,
+            "bench" => match self.bench {
+                Some(bench) => {
+                    in_repository(&format!("{}/benches/{bench}.rs", self.package.unwrap_or("lab")))
+                }
+                None => Ok(()),
+            },
+            "test" => self.check_test().await,
+            "fuzz" => match (self.package, &self.filters[..]) {
+                (Some(package), ["run", target]) => {
+                    in_repository(&format!("{package}/fuzz/fuzz_targets/{target}.rs"))
+                }
+                _ => Err("`cargo fuzz run <target>` is run in a chapter's folder".to_owned()),
+            },
+            "build" | "clippy" | "doc" | "fmt" | "install" => Ok(()),
+            other => Err(format!("`cargo {other}` is none of the subcommands that documents use")),
+        }
+    }
+
+    async fn check_run(&self) -> Result<(), String> {
+        if let [extra, ..] = self.filters[..] {
+            return Err(format!("{extra:?} belongs behind `--`"));
+        }
+        let package = self.package.unwrap_or("lab");
+        if let Some(example) = self.example {
+            return in_repository(&format!("{package}/examples/{example}.rs"));
+        }
+        let copy = match (package, self.bin) {
+            ("lab", None | Some("lab")) => "lab-under-test".to_owned(),
+            (_, Some(bin)) => {
+                let path = format!("{package}/src/bin/{bin}");
+                in_repository(&format!("{path}.rs"))
+                    .or_else(|_| in_repository(&format!("{path}/main.rs")))?;
+                format!("{package}-{bin}")
+            }
+            (_, None) => return Err(format!("{package} has several binaries: which one?")),
+        };
+        // They are all in one folder.
+        let program = Path::new(env!("CARGO_BIN_EXE_lab-under-test")).with_file_name(copy);
+        accepts(&program, &self.arguments).await
+    }
+
+    async fn check_test(&self) -> Result<(), String> {
+        let main = |test| {
+            let places = [format!("tests/tests/{test}.rs"), format!("tests/tests/{test}/main.rs")];
+            places.into_iter().find(|place| REPOSITORY.files.contains(place))
+        };
+        let programs = match self.test {
+            Some(test) => vec![main(test).ok_or_else(|| format!("there is no tests/tests/{test}"))?],
+            None => {
+                REPOSITORY.files.iter().filter(|path| path.starts_with("tests/tests/")).cloned().collect()
+            }
+        };
+        let programs: Vec<_> = programs.iter().map(|path| read(path)).collect();
+        // `--ignored` runs the exercises only.
+        let ignored = self.arguments.contains(&"--ignored");
+        let filter = self.filters.first().unwrap_or(&"");
+        let mut listed = programs.iter().flat_map(|program| program.split("test!(").skip(1));
+        let runs = listed.any(|listed| {
+            let (name, rest) = listed.split_once(')').unwrap();
+            name.contains(filter) && (!ignored || rest.contains(".exercise()"))
+        });
+        if !runs {
+            let kind = if ignored { "exercise" } else { "test" };
+            return Err(format!("no {kind} has {filter:?} in its name"));
+        }
+        // Every test program takes the same arguments as this one.
+        accepts(&std::env::current_exe().unwrap(), &self.arguments).await
+    }
+}
+
+fn in_repository(path: &str) -> Result<(), String> {
+    if REPOSITORY.files.contains(path) { Ok(()) } else { Err(format!("there is no {path}")) }
+}
+
+/// A path into a folder of the repository leads to something; a hidden folder
+/// there, such as `.venv`, is made by a program.
+fn exists_if_ours(word: &str) -> Result<(), String> {
+    let ours = |(folder, _): (&str, &str)| !folder.is_empty() && REPOSITORY.has_folder(folder);
+    let is_there =
+        !word.split_once('/').is_some_and(ours) || word.contains("/.") || REPOSITORY.has_folder(word);
+    if is_there { Ok(()) } else { in_repository(word) }
+}
+
+/// Whether the program takes these arguments: with `--help` behind them it does
+/// nothing, but only after it has understood what stands before.
+async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
+    if !program.exists() {
+        return Err(format!("tests/Cargo.toml has no binary {}", program.file_name().unwrap().display()));
+    }
+    let output = run_program(program.to_str().unwrap(), &[arguments, &["--help"]].concat()).await;
+    match output.code {
+        Some(0) => Ok(()),
+        _ => Err(output.stderr.lines().next().unwrap_or("fails without a word").to_owned()),
+    }
+}
+
+pub async fn commands_in_documents_exist() {
+    let mut violations = Vec::new();
+    let mut seen = 0;
+    for document in &REPOSITORY.documents {
+        for command in commands_in_blocks(document).iter().chain(&commands_in_lines(document)) {
+            let outcome = if command.words[0] == "cargo" {
+                seen += 1;
+                match Cargo::parse(command) {
+                    Ok(cargo) => cargo.check().await,
+                    Err(reason) => Err(reason),
+                }
+            } else {
+                command.words.iter().try_for_each(|word| exists_if_ours(word))
+            };
+            if let Err(reason) = outcome {
+                let shown = command.words.join(" ");
+                violations.push(format!("{}:{}: `{shown}`: {reason}", document.path, command.line));
+            }
+        }
+    }
+    assert!(seen > 0);
+    none(&violations);
+}

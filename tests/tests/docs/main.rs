@@ -1,0 +1,34 @@
+//! Every Markdown file of the repository held against what it speaks of: links,
+//! names, code and commands.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+use tests::{run, test};
+
+mod anchors;
+mod ci;
+mod code_blocks;
+mod commands;
+mod links;
+mod markdown;
+mod named_code;
+mod repository;
+mod shell;
+
+fn main() -> ExitCode {
+    use {anchors::*, ci::*, code_blocks::*, commands::*, links::*, named_code::*, shell::*};
+    run([
+        test!(every_relative_link_leads_to_a_file),
+        test!(every_anchor_is_a_heading),
+        test!(a_slug_is_made_as_github_makes_it),
+        test!(a_link_whose_text_is_code_names_something_in_its_file),
+        test!(a_name_is_looked_for_as_a_word),
+        test!(code_in_documents_is_code_of_the_repository),
+        test!(lines_are_found_together_and_in_order),
+        test!(commands_in_documents_exist),
+        test!(a_line_is_split_as_the_shell_splits_it),
+        test!(the_readme_has_both_commands_that_ci_runs),
+    ])
+}
