@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         test!(the_description_matches_the_routes),
         test!(oversized_uploads_all_see_413).alone(),
         test!(a_thousand_slow_lorises_stop_nobody).alone(),
+        test!(a_client_that_has_said_everything_gets_its_answers),
         test!(a_silent_connection_is_closed),
         test!(a_client_that_does_not_read_is_cut_off),
         test!(sigterm_answers_the_hundred_requests_in_flight).alone(),

@@ -117,6 +117,7 @@ fn main() -> ExitCode {
         test!(shutdown_cuts_who_does_not_let_go),
         test!(who_reads_nothing_is_cut),
         test!(garbage_harms_nobody),
+        test!(a_client_that_has_said_everything_gets_its_answer),
         test!(the_page_and_the_health_route_are_plain_http),
         test!(a_name_is_unique_in_its_room_and_presence_is_told),
         test!(names_rooms_and_texts_are_checked),
