@@ -136,6 +136,7 @@ fn main() -> ExitCode {
         test!(a_slow_reader_is_told_how_many_it_missed_and_given_the_newest),
         test!(a_call_whose_connection_breaks_fails_and_the_next_connects_again),
         test!(a_server_that_falls_silent_is_given_up),
+        test!(a_request_without_an_answer_times_out),
         test!(a_server_that_does_not_speak_websocket_is_recognised),
         test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
         test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
