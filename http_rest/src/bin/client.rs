@@ -247,6 +247,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     match client.station("oslo-1").await {
         Ok(left) => client.delete_station("oslo-1", &left.etag).await?,
         Err(error) if error.status() == Some(404) => {}
+        // Said before the first step is announced, and not tried for a second time.
         Err(error) => return Err(error.into()),
     }
 

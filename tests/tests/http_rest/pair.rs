@@ -28,6 +28,7 @@ pub async fn a_client_without_a_server_says_how_to_start_one() {
         client.stderr,
         format!("error: no server at {url}; start one with: cargo run -p http_rest --bin server\n")
     );
+    assert_eq!(client.stdout, "", "no step of the tour is announced");
 }
 
 pub async fn a_server_without_its_port_says_how_to_pick_another() {
