@@ -7,6 +7,9 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle
 /// Widest line of a table in the terminal, in characters.
 pub const WIDTH: u16 = 100;
 
+/// A column whose cells are no wider is not wrapped, in characters.
+const WHOLE: usize = 24;
+
 /// Lines above and below the head and at the end.
 const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
@@ -52,10 +55,15 @@ impl Table {
             .set_width(WIDTH)
             .set_header(self.columns.clone())
             .add_rows(self.rows.clone());
+        let last = self.columns.len() - 1;
         for (at, column) in table.column_iter_mut().enumerate() {
-            match at {
-                0 => _ = column.set_constraint(ColumnConstraint::ContentWidth), // A name stays whole.
-                _ => column.set_cell_alignment(CellAlignment::Right),
+            if at > 0 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            // Names and figures stay whole; sentences and the last column's remarks wrap.
+            let cells = self.rows.iter().map(|row| row[at].chars().count());
+            if at < last && cells.max().unwrap_or(0) <= WHOLE {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         format!("{}\n{table}\n{}\n", self.title, wrapped(&self.note))
