@@ -52,8 +52,8 @@ pub enum Error {
     /// The stream on which something should be sent has ended.
     #[error("the call has ended")]
     Ended,
-    /// The connection broke; the call may or may not have taken effect.
-    #[error("the connection broke before the call ended")]
+    /// The connection broke; the call may have been executed, or not.
+    #[error("the connection broke; the call may have been executed")]
     Broken(#[source] Box<Status>),
 }
 

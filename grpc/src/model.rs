@@ -88,7 +88,7 @@ pub fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String))
         }
     }
     if reading.recorded_at > MAX_RECORDED_AT {
-        violation("recorded_at", format!("{} is after {MAX_RECORDED_AT} ms", reading.recorded_at));
+        violation("recorded_at", format!("{} is outside 0 to {MAX_RECORDED_AT} ms", reading.recorded_at));
     }
 }
 

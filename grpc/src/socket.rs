@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::debug;
 
 use crate::limits::Limits;
 
@@ -48,6 +49,7 @@ impl Socket {
     /// Tells the client that there are too many connections, in HTTP/2's own
     /// words, and closes.
     pub async fn refuse(mut self) {
+        debug!("over the connection cap");
         let limit = self.linger.limits.linger_time;
         let told = timeout(limit, self.stream.write_all(TOO_MANY_CONNECTIONS)).await;
         if told.is_ok_and(|written| written.is_ok()) {

@@ -86,7 +86,7 @@ fn check(batch: UncheckedBatch) -> Result<Vec<Reading>, Problem> {
     if !(1..=MAX_BATCH).contains(&count) {
         return Err(Problem::field(
             "#/readings",
-            format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}"),
+            format!("a batch holds 1 to {MAX_BATCH} readings, not {count}"),
         ));
     }
     let mut errors = Vec::new();
@@ -139,7 +139,7 @@ pub(crate) async fn list(
     let limit = pagination::limit(filter.limit)?;
     let cursor = filter.cursor.as_deref().map(|text| match EventId::parse(text) {
         None => Err(Problem::new(StatusCode::BAD_REQUEST, "cursor is none that this service gave")),
-        Some(id) if id.boot == app.store.boot => Ok(id.sequence),
+        Some(id) if id.boot_id == app.store.boot_id => Ok(id.sequence),
         Some(_) => {
             Err(Problem::new(StatusCode::NOT_FOUND, "this page was lost when the server was restarted"))
         }
@@ -161,7 +161,7 @@ pub(crate) async fn list(
                 next += &format!("&{name}={value}");
             }
         }
-        next + &format!("&cursor={}", EventId { boot: app.store.boot, sequence: *sequence })
+        next + &format!("&cursor={}", EventId { boot_id: app.store.boot_id, sequence: *sequence })
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();
     Ok((pagination::next_link(next), Json(ReadingList { readings })))

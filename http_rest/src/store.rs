@@ -22,7 +22,7 @@ pub const READINGS_PER_STATION: usize = 100_000;
 /// holds the lock, so an async mutex or a database would only add steps.
 pub struct Store {
     /// Drawn at random at start; in every number that a client may bring back later.
-    pub(crate) boot: u64,
+    pub(crate) boot_id: u64,
     /// Told of every reading in the order in which they are recorded.
     pub(crate) feed: Feed,
     inner: Mutex<Inner>,
@@ -77,8 +77,8 @@ pub(crate) enum NotCreated {
 impl Store {
     /// An empty store whose feed keeps so many readings.
     pub(crate) fn new(live_kept: usize) -> Self {
-        let boot = fastrand::u64(..);
-        Self { boot, feed: Feed::new(live_kept), inner: Mutex::default() }
+        let boot_id = fastrand::u64(..);
+        Self { boot_id, feed: Feed::new(live_kept), inner: Mutex::default() }
     }
 
     /// Keeps the whole batch or, with `Err`, nothing of it: it names more new
@@ -197,7 +197,7 @@ impl Store {
     }
 
     fn tag(&self, version: u64) -> ETag {
-        ETag { boot: self.boot, version }
+        ETag { boot_id: self.boot_id, version }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

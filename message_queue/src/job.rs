@@ -26,7 +26,7 @@ pub const TRIES: u32 = 3;
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
 /// After a shutdown signal, how long the job in hand may take.
-pub const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -135,7 +135,10 @@ impl Job {
     /// [`Failed::Invalid`] if a reading is out of range or not of this station and day.
     pub fn summary(&self) -> Result<Summary, Failed> {
         if !(1..=MAX_BATCH).contains(&self.readings.len()) {
-            return Err(Failed::Invalid(format!("{} readings", self.readings.len())));
+            return Err(Failed::Invalid(format!(
+                "a job holds 1 to {MAX_BATCH} readings, not {}",
+                self.readings.len()
+            )));
         }
         let mut metrics: BTreeMap<Metric, Range> = BTreeMap::new();
         for (index, reading) in self.readings.iter().enumerate() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::model::{MAX_BATCH, Metric, Reading};
 
-/// Stations kept at most; a batch that names one more is refused.
+/// Stations kept at most; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
 /// Readings kept for each station; the oldest give way.
@@ -68,7 +68,7 @@ impl Answer {
     pub(crate) fn into_result(self) -> Result<usize, Error> {
         match self {
             Self::Accepted(count) => Ok(count),
-            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::Unknown),
+            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
             Self::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
         }
     }
@@ -109,7 +109,7 @@ impl Store {
     /// not know.
     pub fn record(&self, batch: Vec<Reading>) -> Answer {
         if !(1..=MAX_BATCH).contains(&batch.len()) {
-            let detail = format!("{} readings; a batch has 1 to {MAX_BATCH}", batch.len());
+            let detail = format!("a batch holds 1 to {MAX_BATCH} readings, not {}", batch.len());
             return Answer::refused(Reason::Invalid, detail);
         }
         for (index, reading) in batch.iter().enumerate() {
@@ -121,7 +121,10 @@ impl Store {
         let named: BTreeSet<&str> = batch.iter().map(|reading| reading.station.as_str()).collect();
         let new = named.iter().filter(|id| !stations.contains_key(**id)).count();
         if stations.len() + new > MAX_STATIONS {
-            return Answer::refused(Reason::Full, format!("there are {MAX_STATIONS} stations"));
+            return Answer::refused(
+                Reason::Full,
+                format!("this server keeps at most {MAX_STATIONS} stations"),
+            );
         }
         let accepted = batch.len();
         for Reading { station, metric, value, recorded_at } in batch {

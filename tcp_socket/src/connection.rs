@@ -125,7 +125,7 @@ impl Connection {
                 Err(Refusal::new(ErrorCode::HandshakeTimeout, format!("no HELLO within {limit:?}")).into())
             })?,
             () = stopping.cancelled() => {
-                return Err(Refusal::new(ErrorCode::ShuttingDown, "the server stops").into());
+                return Err(Refusal::new(ErrorCode::ShuttingDown, "the server is stopping").into());
             }
         };
         let version = hello.choose();

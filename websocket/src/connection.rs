@@ -144,7 +144,7 @@ async fn exchange(
                 Ok(()) => beat(socket, session, limits).await?,
                 Err(Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
             },
-            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server stops")),
+            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
         }
         session.events(&mut events)?;
         for event in events.drain(..) {

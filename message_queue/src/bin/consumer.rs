@@ -28,13 +28,13 @@ struct Args {
     #[arg(long, default_value = "results")]
     results: PathBuf,
     /// Pretend that each job takes so many milliseconds more
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement
     #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH)]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
-    #[arg(long, default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
     #[arg(long)]
@@ -134,7 +134,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
                         writeln!(out, "{routing_key} {}", reading.value)?;
                     }
                     Event::Gap => {
-                        writeln!(out, "(the connection was lost; what was published meanwhile too)")?;
+                        writeln!(out, "(the connection was lost, and what was published meanwhile)")?;
                     }
                 }
             }
@@ -146,7 +146,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { channel, reading } => writeln!(out, "{channel} {}", reading.value)?,
-                    Event::Gap => writeln!(out, "(the connection is lost; what is published now too)")?,
+                    Event::Gap => writeln!(out, "(the connection is lost, and what is published now)")?,
                     Event::Missed(missed) => writeln!(out, "(missed {missed})")?,
                 }
             }

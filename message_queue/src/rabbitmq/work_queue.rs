@@ -18,7 +18,7 @@ use super::deliveries::Deliveries;
 use super::publisher::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::job::{Attempt, DRAIN, Failed, Job, Results, TRIES};
+use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, Results, TRIES};
 use crate::reconnect::until_connected;
 
 /// Jobs sent to a worker ahead of their acknowledgement.
@@ -98,7 +98,7 @@ impl Worker {
         // acknowledged is delivered again.
         select! {
             ended = until_stopped => ended,
-            () = async { shutdown.cancelled().await; sleep(DRAIN).await } => Ok(()),
+            () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
         }
     }
 

@@ -99,7 +99,7 @@ impl Wire {
         let addr = url.strip_prefix("tcp://").unwrap_or(url);
         let stream = TcpStream::connect(addr)
             .await
-            .map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })?;
+            .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source })?;
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
     }
 
