@@ -23,7 +23,7 @@ pub const MAX_RETRIES: usize = 4;
 pub const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether the call certainly had no effect, and may have one soon.
-pub fn is_safe(status: &Status) -> bool {
+pub(crate) fn is_safe(status: &Status) -> bool {
     match local_cause(status) {
         None => status.code() == Code::Unavailable,
         Some(local) => matches!(local, Local::NotConnected | Local::NotProcessed),

@@ -235,7 +235,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Runs in it; at most as many stations are named.
-    pub fn run_count(&self) -> u32 {
+    pub(crate) fn run_count(&self) -> u32 {
         self.run_count
     }
 

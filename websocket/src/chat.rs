@@ -45,7 +45,7 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_MESSAGE_ID: usize = 64;
 
 /// All rooms.
-pub struct Chat {
+pub(crate) struct Chat {
     boot_id: String,
     connections: AtomicU64,
     rooms: Mutex<Rooms>,
@@ -94,7 +94,7 @@ impl Member {
 
 impl Chat {
     /// No rooms yet. `boot_id` identifies this run of the server.
-    pub fn new(boot_id: String) -> Self {
+    pub(crate) fn new(boot_id: String) -> Self {
         Self { boot_id, connections: AtomicU64::new(0), rooms: Mutex::default() }
     }
 
@@ -383,7 +383,7 @@ impl Drop for ChatSession {
 
 /// Whether a member can be called that. No spaces and no signs that look like
 /// none: two names that look the same should be the same.
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.chars().count())
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }

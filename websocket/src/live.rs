@@ -30,7 +30,7 @@ pub const RING: usize = 4096;
 pub const MAX_READ_BACK: usize = 500;
 
 /// Everything that was recorded, and the way to its subscribers.
-pub struct Live {
+pub(crate) struct Live {
     boot_id: String,
     state: Mutex<State>,
 }
@@ -61,7 +61,7 @@ impl Published {
 
 impl Live {
     /// Nothing recorded yet. `boot_id` identifies this run of the server.
-    pub fn new(boot_id: String) -> Self {
+    pub(crate) fn new(boot_id: String) -> Self {
         let state = State { store: Store::default(), ring: broadcast::Sender::new(RING), newest: Vec::new() };
         Self { boot_id, state: Mutex::new(state) }
     }
