@@ -1,4 +1,4 @@
-//! The server: the service, its connections, and how it stops.
+//! The server: accept connections, serve calls on them, stop in good order.
 //!
 //! tonic can run a server by itself (`tonic::transport::Server`). Here its
 //! services run on hyper, the HTTP/2 library below it, because a deadline has to

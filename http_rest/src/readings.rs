@@ -12,12 +12,13 @@ use utoipa::{IntoParams, ToSchema};
 use crate::body::{self, JSON};
 use crate::idempotency::{self, Answer};
 use crate::live::EventId;
-use crate::model::{MAX_BATCH, Metric, Reading, UncheckedReading};
+use crate::model::{MAX_BATCH, Metric, Reading};
 use crate::pagination;
 use crate::problem::Problem;
 use crate::server::App;
 use crate::stations::{full, not_found, to_json};
 use crate::store::Wanted;
+use crate::validation::UncheckedReading;
 
 /// The body of `POST /readings`, as a client sends it.
 #[derive(Debug, Serialize, ToSchema)]

@@ -9,7 +9,7 @@ use crate::live::Feed;
 use crate::model::{Metric, Reading};
 use crate::stations::Station;
 
-/// Stations kept at most; one more is refused with 507.
+/// Stations kept at most; a request that would create more is refused with 507.
 pub const MAX_STATIONS: usize = 1_000;
 
 /// Readings kept for each station; the oldest give way. At 32 bytes a reading
@@ -41,11 +41,11 @@ struct Inner {
 struct Kept {
     station: Station,
     version: u64,
-    readings: VecDeque<KeptReading>,
+    readings: VecDeque<Stored>,
 }
 
 /// A reading without its station's id, which the map already holds.
-struct KeptReading {
+struct Stored {
     sequence: u64,
     metric: Metric,
     value: f64,
@@ -100,7 +100,7 @@ impl Store {
             if kept.readings.len() == READINGS_PER_STATION {
                 kept.readings.pop_front();
             }
-            kept.readings.push_back(KeptReading {
+            kept.readings.push_back(Stored {
                 sequence: *sequence,
                 metric: reading.metric,
                 value: reading.value,

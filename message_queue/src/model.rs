@@ -1,4 +1,4 @@
-//! What travels, as JSON: readings.
+//! What is exchanged: readings of weather stations, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +94,7 @@ impl Reading {
 
 /// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`. It then
 /// is also safe as a word of a routing key or of a channel name.
-pub fn is_station_id(id: &str) -> bool {
+pub(crate) fn is_station_id(id: &str) -> bool {
     is_id(id, MAX_STATION_ID)
 }
 

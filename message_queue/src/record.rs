@@ -12,7 +12,8 @@ use crate::model::{MAX_BATCH, Metric, Reading};
 /// Stations kept at most; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Readings kept for each station; the oldest give way.
+/// Readings kept for each station; the oldest give way. At 24 bytes a reading
+/// a full store takes 2.4 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
 /// Bytes in a request; 10,000 readings take about 1.1 MB.
@@ -79,7 +80,7 @@ impl Answer {
 /// A plain mutex: each operation is short and waits for nothing while it holds it.
 #[derive(Default)]
 pub struct Store {
-    stations: Mutex<BTreeMap<String, VecDeque<Kept>>>,
+    stations: Mutex<BTreeMap<String, VecDeque<Stored>>>,
 }
 
 /// A reading without its station's id, which the map already holds.
@@ -87,7 +88,7 @@ pub struct Store {
     dead_code,
     reason = "this chapter is about the way to the server; queries are in the other chapters"
 )]
-struct Kept {
+struct Stored {
     metric: Metric,
     value: f64,
     recorded_at: u64,
@@ -132,7 +133,7 @@ impl Store {
             if kept.len() == READINGS_PER_STATION {
                 kept.pop_front();
             }
-            kept.push_back(Kept { metric, value, recorded_at });
+            kept.push_back(Stored { metric, value, recorded_at });
         }
         Answer::Accepted(accepted)
     }

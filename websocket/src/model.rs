@@ -1,4 +1,4 @@
-//! What is measured: stations' readings, as JSON.
+//! What is exchanged: readings of weather stations, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ pub struct Reading {
 impl Reading {
     /// # Errors
     /// Names the first field that is out of its range.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (low, high) = self.metric.range();
         if !is_id(&self.station) {
             return Err(format!(
@@ -88,7 +88,7 @@ impl Reading {
 ///
 /// # Errors
 /// Names the first thing that is wrong, readings counted from 0.
-pub fn check_batch(readings: &[Reading]) -> Result<(), String> {
+pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     if !(1..=MAX_BATCH).contains(&readings.len()) {
         return Err(format!("a batch holds 1 to {MAX_BATCH} readings, not {}", readings.len()));
     }
@@ -100,7 +100,7 @@ pub fn check_batch(readings: &[Reading]) -> Result<(), String> {
 
 /// Whether `id` is the id of a station or of a room: 1 to 32 of `a` to `z`, `0`
 /// to `9` and `-`.
-pub fn is_id(id: &str) -> bool {
+pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }

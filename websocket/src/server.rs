@@ -30,7 +30,8 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use crate::chat::{Chat, ChatSession};
-use crate::connection::{self, Session, linger, random_id};
+use crate::close::linger;
+use crate::connection::{self, Session, random_id};
 use crate::handshake;
 use crate::limits::Limits;
 use crate::live::{Live, LiveSession};

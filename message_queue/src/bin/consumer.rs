@@ -13,7 +13,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
-use message_queue::job::{Attempt, Job, Outcome, Results};
+use message_queue::job::{Attempt, Job};
+use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
 use tokio_util::sync::CancellationToken;
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::thread;
 
 use message_queue::brokers::Kind;
-use message_queue::job::{Job, Outcome, Summary};
+use message_queue::job::{Job, Summary};
 use message_queue::model::Metric;
 use message_queue::record::{Answer, Reason, Store};
+use message_queue::results::Outcome;
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use tests::run_program;

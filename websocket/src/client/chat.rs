@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::{Link, Target, pauses};
 use super::{Client, Error, refused};
-use crate::connection::{TAKEN_OVER, random_id};
+use crate::close::TAKEN_OVER;
+use crate::connection::random_id;
 use crate::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
 
 /// Events that wait for their reader; beyond it the connection is not read
