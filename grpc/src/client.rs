@@ -137,7 +137,7 @@ impl Client {
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] and [`Error::Token`], if that is what they are not.
+    /// [`Error::Address`] if `url` is none, [`Error::Token`] if the token is none.
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .ok()

@@ -30,7 +30,13 @@ pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request could not be made, of an address that is none for example.
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The request could not be made.
     #[error("no request can be made of this")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
@@ -120,8 +126,12 @@ impl Client {
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Setup`] if the HTTP library cannot start.
+    /// [`Error::Address`] if `url` is none, [`Error::Setup`] if the HTTP library cannot
+    /// start.
     pub fn new(url: &str) -> Result<Self, Error> {
+        if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
+            return Err(Error::Address { url: url.to_owned() });
+        }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

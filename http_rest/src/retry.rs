@@ -60,7 +60,7 @@ fn may_pass(error: &Error, repeat: Repeat) -> bool {
             matches!(error.status(), Some(502..=504)) && repeat != Repeat::Harmful
         }
         Error::Broken(_) => repeat != Repeat::Harmful,
-        Error::TimedOut | Error::Setup(_) => false,
+        Error::TimedOut | Error::Address { .. } | Error::Setup(_) => false,
     }
 }
 

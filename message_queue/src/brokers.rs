@@ -28,7 +28,7 @@ impl fmt::Display for Kind {
 
 /// How to get a broker when none answers: the rest of an error's line.
 pub(crate) const HOW_TO_START: &str =
-    "start one with: cargo run -p message_queue --bin brokers, or: docker compose up -d";
+    "start one with: cargo run -p message_queue --bin brokers, or: docker compose up -d --wait";
 
 impl Kind {
     /// The port that the broker has unless told otherwise.

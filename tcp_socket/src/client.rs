@@ -42,7 +42,13 @@ pub const WATCH_QUEUE: usize = 64;
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// No connection could be made.
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form tcp://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// No connection: the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
@@ -75,7 +81,11 @@ impl Error {
         match self {
             Self::OutcomeUnknown(_) => true,
             Self::Refused(refusal) => refusal.code == ErrorCode::UnknownOutcome as u16,
-            Self::Unreachable { .. } | Self::Protocol(_) | Self::Invalid(_) | Self::NotExecuted(_) => false,
+            Self::Address { .. }
+            | Self::Unreachable { .. }
+            | Self::Protocol(_)
+            | Self::Invalid(_)
+            | Self::NotExecuted(_) => false,
         }
     }
 }
@@ -100,7 +110,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
-    /// [`Error::Invalid`] if `url` is one of another protocol.
+    /// [`Error::Address`] if `url` is one of another protocol.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let dial = Dial::new(url)?;
         let first = dial.connect().await?;

@@ -72,7 +72,7 @@ impl Dial {
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
         let addr = url.strip_prefix("tcp://").unwrap_or(url).trim_end_matches('/').to_owned();
         if addr.contains("://") {
-            return Err(Error::Invalid(format!("{addr:?} is not of the form tcp://127.0.0.1:7878")));
+            return Err(Error::Address { url: addr });
         }
         let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
         Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })

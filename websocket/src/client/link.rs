@@ -83,11 +83,10 @@ impl Link {
         let Target { url, timeouts } = target;
         let url = url.trim_end_matches('/');
         let unreachable = |why| Error::Unreachable { url: url.to_owned(), source: Arc::new(why) };
-        let endpoint = match url.strip_prefix("http://") {
-            Some(host) => format!("ws://{host}{path}"),
-            None => format!("{url}{path}"),
-        };
-        let mut request = endpoint.into_client_request().map_err(unreachable)?;
+        let address = || Error::Address { url: url.to_owned() };
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")).ok_or_else(address)?;
+        let mut request =
+            format!("ws://{host}{path}").into_client_request().map_err(|_not_a_url| address())?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let config = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)

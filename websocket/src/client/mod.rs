@@ -30,6 +30,12 @@ pub const MAX_IN_FLIGHT: usize = 1024;
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
     Unreachable {

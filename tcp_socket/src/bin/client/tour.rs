@@ -97,6 +97,9 @@ struct Wire {
 impl Wire {
     async fn connect(url: &str) -> anyhow::Result<Self> {
         let addr = url.strip_prefix("tcp://").unwrap_or(url);
+        if addr.contains("://") {
+            return Err(Error::Address { url: url.to_owned() }.into());
+        }
         let stream = TcpStream::connect(addr)
             .await
             .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source })?;
