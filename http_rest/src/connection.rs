@@ -29,6 +29,9 @@ pub(crate) async fn run(stream: TcpStream, app: Router, limits: Arc<Limits>, sto
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        // A client that has said everything still listens for the answers: a FIN
+        // closes one direction only (RFC 9293, section 3.6).
+        .half_close(true)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(app));
     let mut draining = false;
     loop {

@@ -62,11 +62,12 @@ pub fn compare(
         brokers: Brokers::default(),
         failures: Vec::new(),
     };
-    // One placement after the other: the brokers are started anew for each.
+    // One placement after the other: the brokers are started anew for each. Memory first,
+    // before a broker keeps anything.
+    let memory = lab.memory(same);
     let latency = lab.latency(same);
     let batch = lab.batch(same);
     let set_up = lab.set_up(same);
-    let memory = lab.memory(same);
     let bytes = lab.bytes(same);
     let throughput = lab.throughput(separate);
     let fixed_rate = lab.fixed_rate(separate);

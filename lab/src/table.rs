@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, TableStyle};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, TableStyle};
 
 /// Widest line of a table in the terminal, in characters.
 pub const WIDTH: u16 = 100;
@@ -52,8 +52,11 @@ impl Table {
             .set_width(WIDTH)
             .set_header(self.columns.clone())
             .add_rows(self.rows.clone());
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
+        for (at, column) in table.column_iter_mut().enumerate() {
+            match at {
+                0 => _ = column.set_constraint(ColumnConstraint::ContentWidth), // A name stays whole.
+                _ => column.set_cell_alignment(CellAlignment::Right),
+            }
         }
         format!("{}\n{table}\n{}\n", self.title, wrapped(&self.note))
     }
@@ -109,9 +112,13 @@ pub fn digits(value: f64) -> String {
     }
 }
 
-/// A large figure in thousands, where a column is narrow.
+/// A large figure in thousands or millions, where a column is narrow.
 pub fn short(value: f64) -> String {
-    if value >= 10_000.0 { digits(value / 1000.0) + "k" } else { digits(value) }
+    match value {
+        value if value >= 1e6 => digits(value / 1e6) + "M",
+        value if value >= 1e4 => digits(value / 1e3) + "k",
+        value => digits(value),
+    }
 }
 
 /// A whole number with a space between thousands.

@@ -227,7 +227,9 @@ async fn http(
         let router = router.clone();
         Box::pin(async move { Ok::<_, Infallible>(router.oneshot(request).await.into_response()) })
     });
-    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // A FIN closes one direction only (RFC 9293, section 3.6): the client still listens.
+    let mut connection =
+        http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
     loop {
         // Cancel safe: polling borrows the connection, which keeps its state.

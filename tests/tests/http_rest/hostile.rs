@@ -50,6 +50,20 @@ pub async fn a_thousand_slow_lorises_stop_nobody() {
     server.stop().await;
 }
 
+/// As `printf … | nc` does.
+pub async fn a_client_that_has_said_everything_gets_its_answers() {
+    let server = Local::start(Limits::default()).await;
+    let two = "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(two.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answers = String::from_utf8(rest(&mut stream).await).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    }
+    server.stop().await;
+}
+
 pub async fn a_silent_connection_is_closed() {
     let server =
         Local::start(Limits { header_timeout: Duration::from_millis(50), ..Limits::default() }).await;

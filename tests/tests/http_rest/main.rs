@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tests::{Pair, run, test};
 
 mod errors;
+mod exercises;
 mod hostile;
 mod idempotency;
 mod live;
@@ -21,8 +22,8 @@ const PAIR: Pair = tests::pair!("http_rest");
 
 fn main() -> ExitCode {
     use {
-        errors::*, hostile::*, idempotency::*, live::*, pair::*, property::*, readings::*, retries::*,
-        stations::*,
+        errors::*, exercises::*, hostile::*, idempotency::*, live::*, pair::*, property::*, readings::*,
+        retries::*, stations::*,
     };
     run([
         test!(the_pair_prints_what_the_readme_shows),
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         test!(the_description_matches_the_routes),
         test!(oversized_uploads_all_see_413).alone(),
         test!(a_thousand_slow_lorises_stop_nobody).alone(),
+        test!(a_client_that_has_said_everything_gets_its_answers),
         test!(a_silent_connection_is_closed),
         test!(a_client_that_does_not_read_is_cut_off),
         test!(sigterm_answers_the_hundred_requests_in_flight).alone(),
@@ -70,5 +72,7 @@ fn main() -> ExitCode {
         test!(the_client_retries_what_is_safe),
         test!(the_client_does_not_repeat_what_may_do_harm),
         test!(the_client_honours_retry_after),
+        test!(exercise_readings_are_told_as_csv_to_who_asks_for_it).exercise(),
+        test!(exercise_a_put_creates_what_nobody_created_before).exercise(),
     ])
 }

@@ -22,6 +22,7 @@ pub async fn a_client_without_a_server_says_how_to_start_one() {
     for command in [&[][..], &["stations", "list"]] {
         let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
         assert_eq!(client.code, Some(1));
+        assert_eq!(client.stdout, "", "no step of the tour is announced");
         assert_eq!(
             client.stderr,
             format!("error: no server at {url}; start one with: cargo run -p http_rest --bin server\n")

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lab::conditions::utc;
+use lab::predictions::PREDICTIONS;
 use lab::results::Results;
 use lab::{docs, report, table, tables};
 use serde_json::Value;
@@ -76,6 +77,20 @@ pub async fn every_field_of_the_results_is_documented() {
     let readme = fs::read_to_string(repository().join("lab/README.md")).unwrap();
     let missing: Vec<_> = all.iter().filter(|field| !readme.contains(&format!("`{field}`"))).collect();
     assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
+}
+
+/// What the reader is to predict is what the figures then decide.
+pub async fn the_document_asks_for_each_prediction() {
+    let document = fs::read_to_string(repository().join("docs/performance_comparison.md")).unwrap();
+    for (at, prediction) in PREDICTIONS.iter().enumerate() {
+        let asked = format!("\n{}. {}\n", at + 1, prediction.claim);
+        assert!(document.contains(&asked), "not in docs/performance_comparison.md: {asked}");
+    }
+    let decided = lab::predictions::table(&sample()).rows;
+    assert!(
+        decided.iter().any(|row| row[3] == "yes") && decided.iter().any(|row| row[3] == "no"),
+        "{decided:?}"
+    );
 }
 
 /// The documents are what the kept data render to, and so are the plots.

@@ -10,6 +10,7 @@ mod client;
 mod connections;
 mod document;
 mod exchange;
+mod exercises;
 mod framing;
 mod once;
 mod pair;
@@ -22,7 +23,8 @@ const PAIR: Pair = tests::pair!("tcp_socket");
 
 fn main() -> ExitCode {
     use {
-        client::*, connections::*, document::*, exchange::*, framing::*, once::*, pair::*, slow::*, stop::*,
+        client::*, connections::*, document::*, exchange::*, exercises::*, framing::*, once::*, pair::*,
+        slow::*, stop::*,
     };
     run([
         test!(the_pair_prints_what_the_readme_shows),
@@ -81,5 +83,7 @@ fn main() -> ExitCode {
         test!(a_draining_server_answers_what_it_has_taken_up_and_says_goodbye),
         test!(a_restart_with_a_drain_loses_nothing_and_repeats_nothing),
         test!(a_killed_server_leaves_no_call_waiting),
+        test!(exercise_a_station_is_asked_how_many_readings_it_has).exercise(),
+        test!(exercise_a_history_of_any_length_comes_in_frames_of_bounded_size).exercise(),
     ])
 }

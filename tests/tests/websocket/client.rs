@@ -139,6 +139,24 @@ pub async fn a_server_that_falls_silent_is_given_up() {
     assert!(matches!(dead, Err(Error::Dead)), "{dead:?}");
 }
 
+/// It answers each ping, and never the request.
+pub async fn a_request_without_an_answer_times_out() {
+    let (fake, url) = Fake::start().await;
+    let answer = Duration::from_millis(50);
+    let client = Client::with_timeouts(&url, Timeouts { answer, ..Timeouts::default() });
+    let batch = [reading("a", Metric::Wind, 1.0)];
+    let mute = async {
+        let mut connection = fake.accept().await;
+        while let Some(Ok(_)) = connection.next().await {}
+    };
+    let call = async {
+        let outcome = soon("a call", client.record(&batch)).await;
+        assert!(matches!(outcome, Err(Error::TimedOut(_))), "{outcome:?}");
+        client.close().await;
+    };
+    tokio::join!(mute, call);
+}
+
 pub async fn a_server_that_does_not_speak_websocket_is_recognised() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));

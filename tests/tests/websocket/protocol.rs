@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use websocket::limits::Limits;
 
@@ -387,6 +388,20 @@ pub async fn garbage_harms_nobody() {
     let mut raw = Raw::open(server.addr, "/echo").await;
     raw.send(frame(TEXT, b"still there?")).await;
     assert_eq!(raw.frame().await.unwrap(), (TEXT, b"still there?".to_vec()));
+    server.stop().await;
+}
+
+/// As `printf … | nc` does.
+pub async fn a_client_that_has_said_everything_gets_its_answer() {
+    let server = Local::start(limits()).await;
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
     server.stop().await;
 }
 

@@ -30,6 +30,8 @@ use crate::message::ServerMessage;
 pub struct Timeouts {
     /// Longest time from the first packet to the end of the handshake.
     pub connect: Duration,
+    /// Longest wait for the answer to a request.
+    pub answer: Duration,
     /// How often the client sends a ping.
     pub heartbeat: Duration,
     /// A server of which nothing was heard for this long is given up, at the
@@ -41,6 +43,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
         }

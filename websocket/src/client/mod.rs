@@ -10,10 +10,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
 
 pub use chat::{Chat, ChatEvent, ChatEvents};
@@ -68,6 +70,9 @@ pub enum Error {
         /// For a person.
         reason: String,
     },
+    /// No answer within [`Timeouts::answer`]; nobody knows what became of the request.
+    #[error("no answer within {0:?}; the request may or may not have been carried out")]
+    TimedOut(Duration),
     /// Nothing was heard of the server for [`Timeouts::dead_after`].
     #[error("the server is silent")]
     Dead,
@@ -153,7 +158,8 @@ impl Client {
             serde_json::to_string(&request(id)).map_err(|error| Error::Unexpected(error.to_string()))?;
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
-        answer.await.map_err(|_| Error::Gone)?
+        let limit = self.target.timeouts.answer;
+        timeout(limit, answer).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
     }
 }
 

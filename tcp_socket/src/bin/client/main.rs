@@ -144,7 +144,7 @@ async fn watch(
     writeln!(out, "watching {station}")?;
     let mut seen = 0;
     while count.is_none_or(|count| seen < count) {
-        let update = watch.next().await.context("the connection is lost")?;
+        let update = watch.next().await.context("the watch ended with its connection; start it again")?;
         if update.skipped > 0 {
             writeln!(out, "(missed {})", update.skipped)?;
         }

@@ -1,0 +1,141 @@
+//! The exercises of the README: each passes once the reader has solved it.
+
+use std::collections::HashSet;
+
+use http_rest::limits::Limits;
+
+use crate::raw::{Answer, JSON, Local, request};
+
+const ANY_VERSION: (&str, &str) = ("if-none-match", "*");
+
+/// RFC 9110, section 12: the client says what it can read, the server chooses.
+pub async fn exercise_readings_are_told_as_csv_to_who_asks_for_it() {
+    let server = Local::start(Limits::default()).await;
+    let addr = server.addr;
+    let batch = r#"{"readings":[
+        {"station":"oslo-1","metric":"temperature","value":-3.5,"recorded_at":1767225600000},
+        {"station":"oslo-1","metric":"wind","value":7.2,"recorded_at":1767225601000}]}"#;
+    assert_eq!(request(addr, "POST", "/readings", &[JSON], batch).await.status, 200);
+    let get = async |path: &'static str, accept: Option<&'static str>| {
+        let headers: Vec<_> = accept.map(|value| ("accept", value)).into_iter().collect();
+        request(addr, "GET", path, &headers, "").await
+    };
+    let essence = |answer: &Answer| {
+        answer.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_owned()
+    };
+
+    let csv = get("/readings?station=oslo-1", Some("text/csv")).await;
+    assert_eq!(
+        (csv.status, essence(&csv).as_str()),
+        (200, "text/csv"),
+        "still missing: GET /readings does not look at Accept: text/csv"
+    );
+    let lines: Vec<_> = csv.body.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "station,metric,value,recorded_at",
+            "oslo-1,wind,7.2,1767225601000",
+            "oslo-1,temperature,-3.5,1767225600000"
+        ],
+        "a line of names, then a line for each reading, the latest recorded first"
+    );
+    let page = get("/readings?station=oslo-1&limit=1", Some("text/csv")).await;
+    assert!(page.header("link").is_some(), "a CSV page leads to the next one too: {page:?}");
+
+    for (accept, expected) in [
+        (None, "application/json"),
+        (Some("*/*"), "application/json"),
+        (Some("application/*"), "application/json"),
+        (Some("image/png, application/json"), "application/json"),
+        (Some("text/*"), "text/csv"),
+        (Some("TEXT/CSV; q=1.0"), "text/csv"),
+        (Some("text/csv;q=0.5, application/json"), "application/json"),
+        (Some("application/json;q=0.5, text/csv"), "text/csv"),
+        (Some("*/*;q=0.1, text/csv"), "text/csv"),
+        // The range that says most about a type counts for it (RFC 9110, section 12.5.1).
+        (Some("text/csv;q=0.1, */*"), "application/json"),
+        (Some("*/*, application/json;q=0"), "text/csv"),
+    ] {
+        let answer = get("/readings?station=oslo-1", accept).await;
+        assert_eq!((answer.status, essence(&answer).as_str()), (200, expected), "Accept: {accept:?}");
+        let vary = answer.header("vary").unwrap_or_default().to_lowercase();
+        assert!(vary.contains("accept"), "still missing: a cache must know that Accept matters: Vary");
+    }
+    for accept in ["image/png", "text/html, image/*;q=0.8", "text/csv;q=0, application/json;q=0"] {
+        let answer = get("/readings?station=oslo-1", Some(accept)).await;
+        assert_eq!(answer.status, 406, "still missing: Accept: {accept} leaves nothing that we could send");
+        answer.problem();
+    }
+    let unknown = get("/readings?station=nowhere", Some("text/csv")).await;
+    assert_eq!(unknown.status, 404);
+    unknown.problem(); // An error is a problem, whatever the client would like to read.
+
+    let description = get("/openapi.json", None).await.json();
+    let responses = &description["paths"]["/readings"]["get"]["responses"];
+    assert!(responses["200"]["content"]["text/csv"].is_object(), "still missing in /openapi.json: text/csv");
+    assert!(responses["406"].is_object(), "still missing in /openapi.json: 406");
+    server.stop().await;
+}
+
+/// RFC 9110, section 13.1.2: `If-None-Match: *` is true if there is nothing yet.
+pub async fn exercise_a_put_creates_what_nobody_created_before() {
+    let server = Local::start(Limits::default()).await;
+    let addr = server.addr;
+    let named =
+        |id: &str, name: &str| format!(r#"{{"id":"{id}","name":"{name}","latitude":null,"longitude":null}}"#);
+    let put = async |id: &str, condition: &[(&str, &str)], body: String| {
+        let headers = [&[JSON], condition].concat();
+        request(addr, "PUT", &format!("/stations/{id}"), &headers, &body).await
+    };
+
+    let created = put("oslo-1", &[ANY_VERSION], named("oslo-1", "Oslo")).await;
+    assert_eq!(created.status, 201, "still missing: PUT with If-None-Match: * where nothing is: {created:?}");
+    assert_eq!(created.header("location"), Some("/stations/oslo-1"));
+    let read = request(addr, "GET", "/stations/oslo-1", &[], "").await;
+    assert_eq!(read.json()["name"], "Oslo");
+    assert_eq!(created.header("etag"), read.header("etag"), "the 201 names the version that it made");
+
+    let again = put("oslo-1", &[ANY_VERSION], named("oslo-1", "Second")).await;
+    assert_eq!(again.status, 412, "a second one would undo the first: {again:?}");
+    again.problem();
+    let read = request(addr, "GET", "/stations/oslo-1", &[], "").await;
+    assert_eq!(read.json()["name"], "Oslo", "a 412 changes nothing");
+
+    let other = put("oslo-2", &[ANY_VERSION], named("oslo-3", "Elsewhere")).await;
+    assert_eq!(other.status, 422, "the body names another station than the address: {other:?}");
+    assert_eq!(other.problem()["errors"][0]["pointer"], "#/id");
+    let nameless = put("oslo-2", &[ANY_VERSION], named("oslo-2", "")).await;
+    assert_eq!(nameless.status, 422, "what POST refuses, PUT refuses: {nameless:?}");
+    for id in ["oslo-2", "oslo-3"] {
+        let left = request(addr, "GET", &format!("/stations/{id}"), &[], "").await;
+        assert_eq!(left.status, 404, "a 422 creates nothing");
+    }
+
+    // What was there before stays as it was.
+    let tag = read.header("etag").unwrap();
+    assert_eq!(put("nowhere", &[], named("nowhere", "x")).await.status, 404);
+    assert_eq!(put("nowhere", &[("if-match", "*")], named("nowhere", "x")).await.status, 404);
+    assert_eq!(put("oslo-1", &[], named("oslo-1", "x")).await.status, 428);
+    assert_eq!(put("oslo-1", &[("if-match", tag)], named("oslo-1", "Oslo, Blindern")).await.status, 200);
+    assert_eq!(request(addr, "GET", "/stations/oslo-1", &[ANY_VERSION], "").await.status, 304);
+
+    // Many at once: one creates it, and all others learn that they did not.
+    let names: Vec<String> = (0..32).map(|n| format!("writer {n}")).collect();
+    let answers =
+        futures::future::join_all(names.iter().map(|name| put("race", &[ANY_VERSION], named("race", name))))
+            .await;
+    let winners: Vec<_> = names.iter().zip(&answers).filter(|(_, answer)| answer.status == 201).collect();
+    assert_eq!(winners.len(), 1, "exactly one of {} creates the station", answers.len());
+    let statuses: HashSet<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, HashSet::from([201, 412]));
+    let race = request(addr, "GET", "/stations/race", &[], "").await;
+    assert_eq!(race.json()["name"], winners[0].0.as_str(), "and it is the one that was told 201");
+
+    let description = request(addr, "GET", "/openapi.json", &[], "").await.json();
+    let put = &description["paths"]["/stations/{id}"]["put"];
+    assert!(put["responses"]["201"].is_object(), "still missing in /openapi.json: 201 of PUT");
+    let required = put["parameters"].as_array().unwrap().iter().find(|p| p["name"] == "If-Match").unwrap();
+    assert_ne!(required["required"], true, "in /openapi.json, PUT no longer requires If-Match");
+    server.stop().await;
+}
