@@ -63,6 +63,9 @@ pub enum Error {
         /// What exactly.
         detail: String,
     },
+    /// What should be published is out of range, and was not.
+    #[error("not published: {0}")]
+    Invalid(String),
     /// A message that this library can't read.
     #[error("not understood: {0}")]
     Unexpected(String),

@@ -89,6 +89,8 @@ async fn main() -> ExitCode {
                 Some(Error::Unreachable { url, .. }) => {
                     eprintln!("error: no server at {url}; start one with: cargo run -p grpc --bin server");
                 }
+                // Its cause is the transport's own chain, which says the same three times.
+                Some(broken @ Error::Broken(_)) => eprintln!("error: {broken}"),
                 _ => eprintln!("error: {error:#}"),
             }
             ExitCode::FAILURE

@@ -59,7 +59,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     println!("Ctrl-C stops {}", if brokers.len() == 1 { "it" } else { "both" });
     while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_some() {
         for broker in &mut brokers {
-            anyhow::ensure!(broker.is_running(), "{} has ended:\n{}", broker.url(), broker.output());
+            if !broker.is_running() {
+                // What it printed may be long: first that, then what has happened.
+                eprint!("{}", broker.output());
+                anyhow::bail!("{} has ended; the end of what it printed is above", broker.url());
+            }
         }
     }
     println!("stopping");
@@ -72,7 +76,8 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         install()?;
     }
     let mut brokers = Vec::new();
-    for (kind, port) in [(Kind::RabbitMq, args.rabbitmq_port), (Kind::Redis, args.redis_port)] {
+    // Redis first: it is ready at once, and if its port is taken nobody waits for RabbitMQ.
+    for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, args.rabbitmq_port)] {
         if args.only.is_some_and(|only| only != kind) {
             continue;
         }

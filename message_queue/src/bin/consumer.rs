@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
@@ -81,7 +82,8 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let results = Results::open(&args.results)?;
+    let results = Results::open(&args.results)
+        .with_context(|| format!("cannot make the folder {}", args.results.display()))?;
     let work_time = Duration::from_millis(args.work_time);
     let (mut done, mut duplicates, mut failed) = (0_u64, 0_u64, 0_u64);
     let report = |attempt: &Attempt| {
@@ -135,7 +137,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
                         writeln!(out, "{routing_key} {}", reading.value)?;
                     }
                     Event::Gap => {
-                        writeln!(out, "(the connection was lost, and what was published meanwhile)")?;
+                        writeln!(out, "(the connection was lost, and what was published until now)")?;
                     }
                 }
             }
@@ -147,7 +149,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { channel, reading } => writeln!(out, "{channel} {}", reading.value)?,
-                    Event::Gap => writeln!(out, "(the connection is lost, and what is published now)")?,
+                    Event::Gap => {
+                        writeln!(out, "(the connection is lost, and what is published until it is back)")?;
+                    }
                     Event::Missed(missed) => writeln!(out, "(missed {missed})")?,
                 }
             }

@@ -29,7 +29,7 @@ pub const MAX_PATTERN: usize = 255;
 /// # Errors
 /// If a field is out of range, or the reading can't be written as JSON.
 pub fn message(topology: &Topology, reading: &Reading) -> Result<Message, Error> {
-    reading.check().map_err(Error::Unexpected)?;
+    reading.check().map_err(Error::Invalid)?;
     Ok(Message {
         exchange: topology.readings().into(),
         routing_key: format!("readings.{}.{}", reading.station, reading.metric.name()).into(),

@@ -92,7 +92,11 @@ impl Worker {
                     Err(error) if error.is_transient() => warn!("{error}; connecting again"),
                     ended => return ended,
                 }
-                deliveries = until_connected(|| self.consume()).await?;
+                // Without a connection no job is in hand: a shutdown waits for nothing.
+                select! {
+                    connected = until_connected(|| self.consume()) => deliveries = connected?,
+                    () = shutdown.cancelled() => return Ok(()),
+                }
             }
         };
         // Dropping the work at the end of the time loses nothing: what is not

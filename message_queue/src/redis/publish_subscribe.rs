@@ -46,7 +46,7 @@ impl Publisher {
         for readings in readings.chunks(PIPELINE) {
             let mut messages = Vec::with_capacity(readings.len());
             for reading in readings {
-                reading.check().map_err(Error::Unexpected)?;
+                reading.check().map_err(Error::Invalid)?;
                 let channel = self.keys.readings(&format!("{}:{}", reading.station, reading.metric.name()));
                 messages.push((channel, serde_json::to_vec(reading).map_err(std::io::Error::from)?));
             }

@@ -111,7 +111,11 @@ impl Worker {
                     Err(error) if error.is_transient() => warn!("{error}; connecting again"),
                     ended => return ended,
                 }
-                connection = until_connected(|| open(&self.url, &self.keys)).await?;
+                // Without a connection no job is in hand: a shutdown waits for nothing.
+                select! {
+                    connected = until_connected(|| open(&self.url, &self.keys)) => connection = connected?,
+                    () = shutdown.cancelled() => return Ok(()),
+                }
             }
         };
         // Dropping the work at the end of the time loses nothing: what is not

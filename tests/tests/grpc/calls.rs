@@ -8,7 +8,7 @@ use grpc::client::{Client, Error, Failure, Options};
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, WatchRequest};
+use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold};
 use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
 use prost::Message;
 use tests::{assert_same, expected_output, nobody, run_program};
@@ -333,7 +333,7 @@ pub async fn a_deadline_ends_every_kind_of_call() {
     let server = PAIR.serve().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let connection = connect(server.addr()).await;
-    let watch = prefixed(&WatchRequest { station: "oslo-1".into(), start: None });
+    let watch = prefixed(&watch_of("oslo-1", None));
     let empty = prefixed(&());
     let half = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] }).slice(..20);
     for (path, body, end) in [
@@ -371,7 +371,7 @@ pub async fn a_deadline_ends_a_stream_in_full_flow() {
         client.record(&vec![reading("oslo-1", 1.0); 10_000]).await.unwrap();
     }
     let connection = connect(server.addr()).await;
-    let request = prefixed(&WatchRequest { station: "oslo-1".into(), start: Some(Start::Newest(100_000)) });
+    let request = watch_request(100_000);
     let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "200m")]).await;
     send.send_data(request, true).unwrap();
     let mut body = within(response).await.unwrap().into_body();
@@ -400,7 +400,7 @@ pub async fn compression_is_opt_in_and_bounded() {
     assert_eq!(compressing.record(&vec![reading("oslo-1", 1.0); 5000]).await.unwrap(), 5000);
     assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
     let connection = connect(server.addr()).await;
-    let request = prefixed(&WatchRequest { station: "oslo-1".into(), start: Some(Start::Newest(1)) });
+    let request = watch_request(1);
     let metadata = [("grpc-accept-encoding", "gzip"), ("grpc-timeout", "100m")];
     let answer = unary(&connection, WATCH, &metadata, request).await;
     assert_eq!(answer.headers["grpc-encoding"], "gzip");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tests::{run, test};
 
 mod calls;
+mod exercises;
 mod faults;
 mod hostile;
 mod limits;
@@ -16,6 +17,7 @@ mod services;
 mod support;
 
 use calls::*;
+use exercises::*;
 use faults::*;
 use hostile::*;
 use limits::*;
@@ -76,5 +78,7 @@ fn main() -> ExitCode {
         test!(oversized_header_lists_are_refused),
         test!(rapid_reset_is_closed).alone(),
         test!(floods_do_not_grow_the_server).alone(),
+        test!(exercise_latest_answers_with_the_newest_of_each_metric).exercise(),
+        test!(exercise_a_watch_may_ask_for_some_metrics_only).exercise(),
     ])
 }

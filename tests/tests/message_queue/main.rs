@@ -8,6 +8,7 @@ use message_queue::brokers::available;
 use tests::{Pair, Test, run, test};
 
 mod brokers;
+mod exercises;
 mod faults;
 mod pair;
 mod publish_subscribe;
@@ -21,8 +22,8 @@ const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*, request_reply::*,
-        work_queue::*,
+        brokers::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*,
+        request_reply::*, work_queue::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         test!(a_full_queue_tells_the_producer_and_memory_stays_bounded),
         test!(ctrl_c_leaves_the_rest_queued),
         test!(another_declaration_is_explained),
+        test!(a_stuck_worker_holds_only_its_prefetch),
+        test!(a_long_delay_holds_up_no_short_one),
         test!(patterns_deliver_exactly_what_matches),
         test!(redis_forgets_what_nobody_listens_to).alone(),
         test!(a_subscriber_that_is_too_slow_is_told_what_it_missed),
@@ -58,6 +61,8 @@ fn main() -> ExitCode {
         test!(a_taken_port_is_said),
         test!(rabbitmq_loses_no_confirmed_job).alone(),
         test!(redis_streams_lose_no_confirmed_job).alone(),
+        test!(exercise_a_named_subscription_outlives_its_subscriber).exercise(),
+        test!(exercise_redis_servers_share_the_requests).exercise(),
     ]
     .map(with_brokers);
     let with_python =

@@ -7,6 +7,7 @@ use message_queue::job::{Job, Summary};
 use tests::run_program;
 
 use crate::support::{BOTH, Folder, Program, eventually, name, prefix, url};
+use crate::work_queue::queue_length;
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../message_queue/python/run");
 
@@ -55,7 +56,8 @@ pub async fn a_rust_producer_feeds_a_python_consumer() {
             }
             assert_eq!((summary.job, summary.day), (expected.job, expected.day));
         }
-        // All are acknowledged: a Rust worker finds nothing more.
+        // All are acknowledged: nothing is left, and a Rust worker finds nothing more.
+        eventually("the queue is empty", async || queue_length(kind, &url, &prefix).await == 0).await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "0"]);
         worker.shows("jobs come from", 1).await;
         Program::producer(kind, &url, &prefix, &["--batch", "last", "--count", "1"]).success().await;

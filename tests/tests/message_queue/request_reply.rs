@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::PAIR;
 use crate::support::{BOTH, LONG, eventually, keys, name, prefix, topology, url};
 
-fn readings(station: &str, count: usize) -> Vec<Reading> {
+pub fn readings(station: &str, count: usize) -> Vec<Reading> {
     let reading = |second| Reading {
         station: station.to_owned(),
         metric: Metric::Wind,

@@ -52,7 +52,7 @@ pub fn prefix() -> String {
     format!("test-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
-/// Names of that prefix, with short delays.
+/// Names of that prefix.
 pub fn topology(prefix: &str) -> Topology {
     Topology { prefix: prefix.to_owned(), ..Topology::default() }
 }
@@ -278,6 +278,7 @@ async fn pass(mut client: TcpStream, target: String, mut mode: watch::Receiver<M
 /// Memory that a process has in use, in MiB, at most so far (`VmHWM`).
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = line.unwrap_or_else(|| panic!("process {pid} has ended"));
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }

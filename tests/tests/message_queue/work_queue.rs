@@ -3,18 +3,25 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use message_queue::brokers::Kind;
 use message_queue::job::{Job, Summary};
 use message_queue::model::Metric;
+use message_queue::rabbitmq::publisher::Publisher;
+use message_queue::rabbitmq::topology::Topology;
+use message_queue::rabbitmq::work_queue as rabbitmq;
 use message_queue::record::{Answer, Reason, Store};
 use message_queue::results::Outcome;
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use tests::run_program;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    BOTH, CONSUMER, Folder, Program, eventually, name, peak_memory, prefix, shared, topology, url,
+    BOTH, CONSUMER, Folder, LONG, Program, eventually, name, peak_memory, prefix, shared, topology, url,
 };
 
 pub async fn a_day_has_the_summary_that_was_computed_by_hand() {
@@ -162,10 +169,11 @@ pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
         producer.shows("is full: waiting for consumers", 1).await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &max);
         let mut longest = 0;
-        while folder.done().len() < 2_500 {
+        // The rest would not fit into the queue, so the producer still runs.
+        while folder.done().len() < 1_500 {
             longest = longest.max(queue_length(kind, &url, &prefix).await);
             assert!(peak_memory(producer.pid()) < 64);
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         producer.success().await;
         eventually("3000 results", async || folder.done().len() == 3_000).await;
@@ -180,7 +188,7 @@ pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
     }
 }
 
-async fn queue_length(kind: Kind, url: &str, prefix: &str) -> u32 {
+pub async fn queue_length(kind: Kind, url: &str, prefix: &str) -> u32 {
     match kind {
         Kind::RabbitMq => {
             let connection = lapin::Connection::connect(url, Default::default()).await.unwrap();
@@ -202,19 +210,20 @@ async fn queue_length(kind: Kind, url: &str, prefix: &str) -> u32 {
 pub async fn ctrl_c_leaves_the_rest_queued() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
-        Program::producer(kind, &url, &prefix, &["--batch", "rest", "--count", "40"]).success().await;
-        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "50"]);
-        worker.shows(" done: station-", 5).await;
+        Program::producer(kind, &url, &prefix, &["--batch", "rest", "--count", "100"]).success().await;
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "40"]);
+        // So early that nothing is acknowledged yet.
+        worker.shows(" done: station-", 1).await;
         worker.signal(Signal::SIGINT);
         worker.success().await;
         let first: BTreeSet<String> = folder.done();
-        assert!((5..40).contains(&first.len()), "{}", first.len());
+        assert!((1..100).contains(&first.len()), "{}", first.len());
         // The rest at once, although nothing may be claimed before an hour has passed.
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "3600000"]);
-        worker.shows(" done: station-", 40 - first.len()).await;
+        worker.shows(" done: station-", 100 - first.len()).await;
         let printed = worker.stop().await;
         assert!(printed.contains("0 duplicates, 0 failed"), "{printed}");
-        folder.assert_done("rest", 40);
+        folder.assert_done("rest", 100);
     }
 }
 
@@ -233,4 +242,55 @@ pub async fn another_declaration_is_explained() {
         );
         assert!(output.stderr.contains(&format!("rabbitmqctl delete_queue {queue}")), "{}", output.stderr);
     }
+}
+
+/// A worker that gets stuck has no more jobs than it was sent ahead; the others go
+/// on, and get those too when it dies.
+pub async fn a_stuck_worker_holds_only_its_prefetch() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let an_hour = ["--prefetch", "3", "--work-time", "3600000"];
+    let mut stuck = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &an_hour);
+    stuck.shows("jobs come from", 1).await;
+    let jobs = ["--batch", "shared", "--count", "20"];
+    Program::producer(Kind::RabbitMq, &url, &prefix, &jobs).success().await;
+    let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &[]);
+    worker.shows(" done: station-", 17).await;
+    stuck.kill().await;
+    worker.shows(" done: station-", 20).await;
+    assert!(worker.stop().await.contains("stopped: 20 done, 0 duplicates, 0 failed"));
+    folder.assert_done("shared", 20);
+}
+
+/// One job waits for an hour. Behind it comes another, which waits for a moment.
+pub async fn a_long_delay_holds_up_no_short_one() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let delays = vec![Duration::from_millis(1), Duration::from_secs(3600)];
+    let topology = Topology { delays, ..topology(&prefix) };
+    let worker = rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology.clone(),
+        prefetch: rabbitmq::PREFETCH,
+        results: folder.results(),
+        work_time: Duration::ZERO,
+    };
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let working = tokio::spawn(async move {
+        let report = |attempt: &_| tell.send(format!("{attempt}")).map_err(std::io::Error::other);
+        worker.run(&stopped, || {}, report).await
+    });
+    let mut publisher = Publisher::connect(&url, topology.clone(), 1).await.unwrap();
+    for id in ["first", "second"] {
+        let job = Job::poison(id.to_owned(), 1);
+        publisher.publish(rabbitmq::message(&topology, &job).unwrap()).await.unwrap();
+        publisher.flush().await.unwrap();
+        for (attempt, delay) in [(1, "1ms"), (2, "3600s")] {
+            let line = timeout(LONG, told.recv()).await.expect("a job waits behind another").unwrap();
+            assert!(line.starts_with(&format!("{id} failed, try {attempt} of 3: ")), "{line}");
+            assert!(line.ends_with(&format!("; again in {delay}")), "{line}");
+        }
+    }
+    stop.cancel();
+    working.await.unwrap().unwrap();
 }

@@ -1,0 +1,189 @@
+//! The README's exercises that have a test: each fails until it is solved. They
+//! speak to the server in bytes, since what they ask for is not in the proto yet.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use grpc::proto::watch_request::Start;
+use grpc::proto::watch_response::Event;
+use grpc::proto::{Metric, Reading, RecordedReading, WatchResponse};
+use h2::RecvStream;
+use prost::Message;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::support::*;
+
+const LATEST: &str = "/weather.v1.WeatherService/Latest";
+
+/// As the exercise has it: `message LatestRequest { string station = 1; }`.
+#[derive(Clone, PartialEq, Message)]
+struct LatestRequest {
+    #[prost(string, tag = "1")]
+    station: String,
+}
+
+/// As the exercise has it: `message LatestResponse { repeated RecordedReading readings = 1; }`.
+#[derive(Clone, PartialEq, Message)]
+struct LatestResponse {
+    #[prost(message, repeated, tag = "1")]
+    readings: Vec<RecordedReading>,
+}
+
+fn measured(metric: Metric, value: f64) -> Reading {
+    Reading { metric: metric.into(), ..reading("oslo-1", value) }
+}
+
+/// Of the status of an answer that holds nothing else: the first invalid field.
+fn invalid_field(answer: &Answer) -> Option<String> {
+    let status = Status::from_header_map(&answer.headers)?;
+    Some(status.get_details_bad_request()?.field_violations.first()?.field.clone())
+}
+
+pub async fn exercise_latest_answers_with_the_newest_of_each_metric() {
+    let server = PAIR.serve().await;
+    let recorded = [
+        measured(Metric::Wind, 3.0),
+        measured(Metric::Temperature, -3.5),
+        measured(Metric::Wind, 4.0),
+        measured(Metric::Temperature, -3.4),
+        measured(Metric::Wind, 5.0),
+    ];
+    client(server.url()).record(&recorded).await.unwrap();
+    let connection = connect(server.addr()).await;
+    let ask = async |station: &str| {
+        let request = prefixed(&LatestRequest { station: station.into() });
+        unary(&connection, LATEST, &[], request).await
+    };
+
+    let answer = ask("oslo-1").await;
+    assert_ne!(
+        answer.code(),
+        "12",
+        "UNIMPLEMENTED: the server has no call `Latest`. Write it into weather.proto; the compiler then \
+         asks for the method in server.rs"
+    );
+    assert_eq!(answer.code(), "0", "`Latest` of a known station ends with OK");
+    let latest = LatestResponse::decode(answer.messages.get(5..).expect("one message"))
+        .expect("the answer is a LatestResponse");
+    let newest = |metric: Metric, value| (metric as i32, value);
+    let got: Vec<_> = latest
+        .readings
+        .iter()
+        .filter_map(|recorded| Some((recorded.reading.as_ref()?.metric, recorded.reading.as_ref()?.value)))
+        .collect();
+    assert_eq!(
+        got,
+        [newest(Metric::Temperature, -3.4), newest(Metric::Wind, 5.0)],
+        "`Latest` holds one reading of each metric that was recorded, the newest, by the metrics' numbers"
+    );
+    let numbers: Vec<_> = latest.readings.iter().map(|recorded| recorded.sequence).collect();
+    assert_eq!(numbers, [4, 5], "the numbers are those that `Watch` gives the same readings");
+
+    assert_eq!(ask("atlantis").await.code(), "5", "a station without readings is NOT_FOUND, as in `Watch`");
+    let wrong = ask("OSLO").await;
+    assert_eq!(wrong.code(), "3", "what is no station's id is INVALID_ARGUMENT");
+    assert_eq!(invalid_field(&wrong).as_deref(), Some("station"), "and the BadRequest names the field");
+    server.stop().await;
+}
+
+/// Bytes of the exercise's `repeated Metric metrics = 4;`, packed: the key (field
+/// 4, wire type 2), how many bytes follow, and a number for each metric.
+fn field_4(metrics: &[u8]) -> Vec<u8> {
+    [&[4 << 3 | 2, metrics.len().try_into().unwrap()], metrics].concat()
+}
+
+/// The newest 500 of oslo-1 and what comes then, of these metrics only.
+fn watch_only(metrics: &[u8]) -> Bytes {
+    let mut message = watch_of("oslo-1", Some(Start::Newest(500))).encode_to_vec();
+    message.extend(field_4(metrics));
+    let mut bytes = BytesMut::from(&[0][..]);
+    bytes.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    bytes.extend(message);
+    bytes.freeze()
+}
+
+/// A stream that is read message by message.
+struct Responses {
+    body: RecvStream,
+    read: BytesMut,
+}
+
+impl Responses {
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(length) = self.read.get(1..5) {
+                let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+                if self.read.len() >= 5 + length {
+                    self.read.advance(5);
+                    let message = WatchResponse::decode(self.read.split_to(length)).unwrap();
+                    return message.event.expect("an event");
+                }
+            }
+            let data = timeout(Duration::from_secs(60), self.body.data()).await.expect(
+                "nothing comes: did the stream take a chunk of the store without a wanted reading for the end \
+                 of what there is?",
+            );
+            let data = data.expect("the stream goes on").unwrap();
+            self.body.flow_control().release_capacity(data.len()).unwrap();
+            self.read.extend_from_slice(&data);
+        }
+    }
+
+    /// Number, metric and value of the next reading.
+    async fn recorded(&mut self) -> (u64, i32, f64) {
+        let Event::Recorded(RecordedReading { sequence, reading: Some(reading) }) = self.next().await else {
+            panic!("not a reading")
+        };
+        (sequence, reading.metric, reading.value)
+    }
+}
+
+pub async fn exercise_a_watch_may_ask_for_some_metrics_only() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let wind = Metric::Wind as i32;
+    // More readings without wind than the server copies out of its store at once.
+    let mut recorded = vec![measured(Metric::Temperature, -3.5); 200];
+    recorded.push(measured(Metric::Wind, 5.0));
+    client.record(&recorded).await.unwrap();
+    let connection = connect(server.addr()).await;
+    let watch = async |request: Bytes| {
+        let (response, mut send) = open(&connection, WATCH, &[]).await;
+        send.send_data(request, true).unwrap();
+        let body = within(response).await.unwrap().into_body();
+        let mut responses = Responses { body, read: BytesMut::new() };
+        assert!(matches!(responses.next().await, Event::Started(_)), "the first response is `started`");
+        (responses, send)
+    };
+
+    let (mut windy, _send) = watch(watch_only(&[Metric::Wind as u8])).await;
+    let first = windy.recorded().await;
+    assert_eq!(
+        first.1, wind,
+        "field 4 asked for wind (metric 4) only, and the server sent metric {}: a field that it does not \
+         know is skipped. Add `repeated Metric metrics = 4;` to WatchRequest, and heed it in watch.rs",
+        first.1
+    );
+    assert_eq!(first, (201, wind, 5.0), "a reading keeps the number that it has among all of the station");
+    client.record(&[measured(Metric::Humidity, 40.0), measured(Metric::Wind, 6.0)]).await.unwrap();
+    assert_eq!(windy.recorded().await, (203, wind, 6.0), "what is recorded later is chosen in the same way");
+
+    // Two metrics, one of them twice.
+    let (mut both, _send) = watch(watch_only(&[4, 2, 4])).await;
+    for (sequence, metric, value) in [(201, 4, 5.0), (202, 2, 40.0), (203, 4, 6.0)] {
+        assert_eq!(both.recorded().await, (sequence, metric, value), "wind and humidity were asked for");
+    }
+    // A client that was built before field 4 was there asks for everything.
+    let (mut old, _send) = watch(watch_request(500)).await;
+    for sequence in 1..=203 {
+        assert_eq!(old.recorded().await.0, sequence, "without field 4 every reading comes");
+    }
+
+    // The deadline is for a server that accepts it, and would go on for ever.
+    let answer = unary(&connection, WATCH, &[("grpc-timeout", "10S")], watch_only(&[4, 77])).await;
+    assert_eq!(answer.code(), "3", "metric 77 is INVALID_ARGUMENT");
+    assert_eq!(invalid_field(&answer).as_deref(), Some("metrics[1]"), "and the BadRequest names the field");
+    server.stop().await;
+}

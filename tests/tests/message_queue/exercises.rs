@@ -1,0 +1,99 @@
+//! The exercises of the README that come with a test: ignored until a reader asks
+//! for them, failing until the exercise is solved.
+
+use futures::StreamExt;
+use futures::future::join_all;
+use message_queue::brokers::Kind;
+use message_queue::record::MAX_STATIONS;
+use tests::run_program;
+use tokio::time::timeout;
+
+use crate::request_reply::{Client, readings, serve};
+use crate::support::{CONSUMER, LONG, PRODUCER, Program, eventually, keys, prefix, url};
+
+/// Publishes a reading of the wind, one that [`line`] shows.
+async fn publish(url: &str, prefix: &str, station: &str, value: u32) {
+    let args = ["--url", url, "--prefix", prefix, "publish", station, "wind", &value.to_string()];
+    let output = run_program(PRODUCER, &args).await;
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+}
+
+fn line(value: u32) -> String {
+    format!("readings.oslo-1.wind {value}")
+}
+
+pub async fn exercise_a_named_subscription_outlives_its_subscriber() {
+    let help = run_program(CONSUMER, &["subscribe", "--queue", "storms", "--help"]).await;
+    assert!(help.code == Some(0), "`consumer subscribe` has no option --queue yet:\n{}", help.stderr);
+
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let subscriber = async || {
+        let args = ["--url", &url, "--prefix", &prefix, "subscribe", "--queue", "storms", "readings.*.wind"];
+        let mut subscriber = Program::start(CONSUMER, &args);
+        subscriber.shows("subscribed to", 1).await;
+        subscriber
+    };
+    // What is published while the subscriber is away waits for it.
+    subscriber().await.stop().await;
+    for value in 1..=3 {
+        publish(&url, &prefix, "oslo-1", value).await;
+    }
+    let mut first = subscriber().await;
+    publish(&url, &prefix, "oslo-1", 4).await;
+    first.shows(&line(4), 1).await;
+    for value in 1..=3 {
+        let lost = "was published while the subscriber was away, and is lost: its queue went with it";
+        assert!(first.count(&line(value)) == 1, "{:?} {lost}", line(value));
+    }
+
+    // A second subscriber of that name shares the queue instead of having its own.
+    let mut second = subscriber().await;
+    for value in 101..=120 {
+        publish(&url, &prefix, "oslo-1", value).await;
+    }
+    // A queue keeps its order: whoever has shown one of these has shown its share.
+    eventually("both have shown one of the last", async || {
+        publish(&url, &prefix, "end", 1).await;
+        first.count("readings.end.wind") * second.count("readings.end.wind") > 0
+    })
+    .await;
+    for value in 101..=120 {
+        let times = first.count(&line(value)) + second.count(&line(value));
+        assert!(times == 1, "{:?} was shown {times} times by two subscribers of one queue", line(value));
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+pub async fn exercise_redis_servers_share_the_requests() {
+    let (url, prefix) = (url(Kind::Redis), prefix());
+    let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
+    // Who listens to all channels of replies sees how often each request has run.
+    let redis = ::redis::Client::open(url.as_str()).unwrap();
+    let mut listener = redis.get_async_pubsub().await.unwrap();
+    listener.psubscribe(format!("{}*", keys(&prefix).replies())).await.unwrap();
+
+    // One station more than one server keeps, each in a request of its own.
+    let client = Client::connect(Kind::Redis, &url, &prefix, LONG).await;
+    let requests = MAX_STATIONS + 1;
+    let calls = (0..requests).map(|number| {
+        let client = client.clone();
+        async move { client.record(&readings(&format!("s-{number}"), 1)).await }
+    });
+    let answers = join_all(calls).await;
+    for server in servers {
+        server.stop().await; // Whatever it still had to answer is answered now.
+    }
+
+    let end = format!("{}end", keys(&prefix).replies());
+    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd("PUBLISH").arg(&end).arg("").exec_async(&mut connection).await.unwrap();
+    let mut replies = 0;
+    let mut messages = listener.on_message();
+    while timeout(LONG, messages.next()).await.unwrap().unwrap().get_channel_name() != end {
+        replies += 1;
+    }
+    assert!(replies == requests, "{requests} requests ran {replies} times: each still goes to every server");
+    let failed: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(failed.is_empty(), "one server got all requests, and was full in the end: {failed:?}");
+}
