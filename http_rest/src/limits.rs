@@ -32,7 +32,8 @@ pub struct Limits {
     pub linger_bytes: usize,
     /// See [`Limits::linger_bytes`].
     pub linger_time: Duration,
-    /// Idempotency keys remembered; beyond it the oldest is forgotten.
+    /// Idempotency keys remembered, of all clients together; beyond it the oldest is
+    /// forgotten, before its hour is over if requests come fast.
     pub max_keys: usize,
     /// How long an idempotency key is remembered.
     pub key_lifetime: Duration,

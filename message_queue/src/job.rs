@@ -77,6 +77,9 @@ pub enum Failed {
     /// The job can't be computed.
     #[error("{0}")]
     Invalid(String),
+    /// It was given out so often that its workers must have died of it.
+    #[error("given out more than {0} times, and no worker came to an end with it")]
+    GivenOut(usize),
     /// The result can't be written.
     #[error("cannot write the result: {0}")]
     Io(#[from] io::Error),
@@ -191,6 +194,9 @@ impl std::fmt::Display for Attempt {
             Self::Finished(Outcome::AlreadyDone(id)) => write!(f, "{id} already done: a duplicate"),
             Self::Failed { id, attempt, error, again_in: Some(delay) } => {
                 write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; again in {delay:?}")
+            }
+            Self::Failed { id, error: error @ Failed::GivenOut(_), .. } => {
+                write!(f, "{id} failed: {error}; put with the dead letters")
             }
             Self::Failed { id, attempt, error, again_in: None } => {
                 write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; put with the dead letters")

@@ -146,7 +146,7 @@ impl Calls {
             .with_reply_to(REPLY_TO.into())
             .with_correlation_id(id.to_string().into())
             .with_content_type("application/json".into())
-            // No request runs after its caller has given up.
+            // No request waits for a caller that has given up.
             .with_expiration(timeout.as_millis().to_string().into());
         let queue = topology.requests();
         let options = BasicPublishOptions { mandatory: true, immediate: false };

@@ -47,9 +47,10 @@ struct Request<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Received {
-    #[serde(flatten)]
-    address: Address,
+    id: u64,
+    reply_to: String,
     readings: Vec<Reading>,
 }
 
@@ -274,9 +275,9 @@ async fn answer_all(
 
 fn execute(store: &Store, request: &[u8]) -> Option<(Address, Answer)> {
     if request.len() <= MAX_REQUEST
-        && let Ok(Received { address, readings }) = serde_json::from_slice(request)
+        && let Ok(Received { id, reply_to, readings }) = serde_json::from_slice(request)
     {
-        return Some((address, store.record(readings)));
+        return Some((Address { id, reply_to }, store.record(readings)));
     }
     let address = serde_json::from_slice(request).ok()?;
     Some((

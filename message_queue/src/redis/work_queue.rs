@@ -53,7 +53,8 @@ const BLOCK: Duration = Duration::from_millis(500);
 pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// How often a job is given out before it is a dead letter even though it never
-/// failed: its workers died.
+/// failed: its workers died. Redis has one count for both, so that a job whose worker
+/// died has a try less.
 pub const DELIVERY_LIMIT: usize = 20;
 
 /// Moves a job to the dead letters, as one step, if there is room.
@@ -200,6 +201,9 @@ impl Worker {
                 break;
             }
             let mut attempt = std::pin::pin!(async {
+                if entry.delivery > DELIVERY_LIMIT {
+                    return Err(Failed::GivenOut(DELIVERY_LIMIT)); // Before it kills this one too.
+                }
                 sleep(self.work_time).await;
                 self.results.clone().attempt_in_background(entry.job.clone()).await
             });

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         test!(a_client_without_a_server_says_how_to_start_one),
         test!(three_workers_share_the_jobs),
         test!(a_poison_job_ends_with_the_dead_letters_and_stops_nothing),
+        test!(a_job_that_kills_its_workers_ends_with_the_dead_letters),
         test!(a_full_queue_tells_the_producer_and_memory_stays_bounded),
         test!(ctrl_c_leaves_the_rest_queued),
         test!(another_declaration_is_explained),

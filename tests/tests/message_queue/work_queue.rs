@@ -12,6 +12,7 @@ use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::work_queue as rabbitmq;
 use message_queue::record::{Answer, Reason, Store};
+use message_queue::redis::work_queue::DELIVERY_LIMIT;
 use message_queue::results::Outcome;
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    BOTH, CONSUMER, Folder, LONG, Program, eventually, name, peak_memory, prefix, shared, topology, url,
+    BOTH, CONSUMER, Folder, LONG, Program, eventually, keys, name, peak_memory, prefix, shared, topology, url,
 };
 
 pub async fn a_day_has_the_summary_that_was_computed_by_hand() {
@@ -154,6 +155,29 @@ pub async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
         worker.shows("bad-1 failed, try 1 of 3", 1).await;
         worker.stop().await;
     }
+}
+
+/// It never fails, since nobody lives to say so. RabbitMQ counts its deliveries itself.
+pub async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
+    let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
+    let one = ["--batch", "killer", "--count", "1"];
+    Program::producer(Kind::Redis, &url, &prefix, &one).success().await;
+    let jobs = keys(&prefix).jobs();
+    let mut redis =
+        redis::Client::open(url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    // As many workers as are allowed took it, and were not heard of again.
+    let mut take = redis::cmd("XREADGROUP");
+    take.arg("GROUP").arg("workers").arg("dead").arg("STREAMS").arg(&jobs).arg(">");
+    let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
+    let mut died = redis::cmd("XCLAIM");
+    died.arg(&jobs).arg("workers").arg("dead").arg(0).arg(&taken.keys[0].ids[0].id);
+    died.arg("IDLE").arg(60_000).arg("RETRYCOUNT").arg(DELIVERY_LIMIT).arg("JUSTID");
+    died.exec_async(&mut redis).await.unwrap();
+
+    let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
+    worker.shows("put with the dead letters", 1).await;
+    assert!(worker.stop().await.contains("killer-1 failed: given out more than 20 times"));
+    assert!(folder.done().is_empty(), "it was not tried again");
 }
 
 /// A slow worker, a queue of 200, and 3,000 jobs: the queue never holds more than
