@@ -1,5 +1,5 @@
 //! Around every call, whichever service it is for: its deadline, its end at a
-//! shutdown, its place among the calls in progress, and its line in the log.
+//! shutdown, its place among the calls in flight, and its line in the log.
 //!
 //! A gRPC call is one HTTP/2 stream: a request whose headers name the method and
 //! the deadline, and a response whose *trailers*, sent after the last message,
@@ -53,7 +53,7 @@ pub(crate) struct Calls {
 /// What the calls of one connection share.
 #[derive(Default)]
 pub(crate) struct Peer {
-    /// Calls in progress.
+    /// Calls in flight.
     pub(crate) open: AtomicUsize,
     /// Calls ever made.
     pub(crate) total: AtomicUsize,
@@ -160,7 +160,7 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// A call's place among those in progress. However the call ends, this is
+/// A call's place among those in flight. However the call ends, this is
 /// dropped with it.
 struct Open {
     peer: Arc<Peer>,
@@ -197,7 +197,7 @@ impl Open {
         let method: String = log.uri.path().chars().take(MAX_LOGGED).collect();
         let elapsed = log.started.elapsed();
         let id = log.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or("-");
-        info!("{method} {} in {elapsed:.1?} {}", name(code), &id[..id.len().min(MAX_LOGGED)]);
+        info!("{method} {} in {elapsed:.1?} id={}", name(code), &id[..id.len().min(MAX_LOGGED)]);
     }
 
     /// An answer that is nothing but a status.

@@ -52,8 +52,8 @@ pub enum Error {
     /// The stream on which something should be sent has ended.
     #[error("the call has ended")]
     Ended,
-    /// The connection broke; the call may or may not have taken effect.
-    #[error("the connection broke before the call ended")]
+    /// The connection broke; the call may have been executed, or not.
+    #[error("the connection broke; the call may have been executed")]
     Broken(#[source] Box<Status>),
 }
 
@@ -137,7 +137,7 @@ impl Client {
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] and [`Error::Token`], if that is what they are not.
+    /// [`Error::Address`] if `url` is none, [`Error::Token`] if the token is none.
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .ok()

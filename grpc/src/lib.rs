@@ -9,14 +9,15 @@
 //! Read in this order:
 //!
 //! 1. `protos/weather/v1/weather.proto`: the contract.
-//! 2. [`record`], then [`watch`]: a unary and a server-streaming call.
-//! 3. [`client`]: the other end.
+//! 2. [`record`]: a unary call.
+//! 3. [`watch`]: a server-streaming call without a queue.
 //!
-//! Then, one idea a file: [`upload`] (client streaming, back-pressure),
-//! [`monitor`] (both directions at once), [`status`] (what each status code
-//! means here, and rich errors), [`call`] (deadlines, cancellation, shutdown:
-//! around every call), [`server`] and [`socket`] (connections), [`retry`] (what
-//! a client may send twice), [`model`], [`store`], [`limits`].
+//! Then, one idea a file: [`upload`] (client streaming, back-pressure), [`monitor`]
+//! (both directions at once), [`call`] (deadlines, cancellation, shutdown: around
+//! every call), [`status`] (what each status code means, and rich errors), [`client`]
+//! (the other end), [`retry`] (when a client may try again), [`server`] and
+//! [`socket`] (sockets, services and stopping), [`limits`] (every bound in one place),
+//! [`model`] (what a valid reading is), [`store`] (what is kept).
 
 pub mod call;
 pub mod client;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The server's limits, with defaults for a small machine.
 ///
-/// What the calls in progress can hold is bounded by `max_calls` times
+/// What the calls in flight can hold is bounded by `max_calls` times
 /// `max_message`: 4 GiB, if each of them keeps back the last byte of a message
 /// of the largest size for as long as `request_timeout` lets it.
 #[derive(Debug, Clone)]
@@ -22,13 +22,16 @@ pub struct Limits {
     /// The same for all calls of a connection together. It holds many times a
     /// stream's, so that calls which are not read do not hold up the others.
     pub connection_window: u32,
-    /// Calls in progress on one connection; a client waits, or its stream is
+    /// Calls in flight on one connection; a client waits, or its stream is
     /// refused with `REFUSED_STREAM`, which is safe to send again.
     pub max_streams: u32,
-    /// Calls in progress on all connections; beyond it `RESOURCE_EXHAUSTED`.
+    /// Calls in flight on all connections; beyond it `RESOURCE_EXHAUSTED`.
     pub max_calls: usize,
     /// Open connections; beyond it `GOAWAY` with `ENHANCE_YOUR_CALM`, and close.
     pub max_connections: usize,
+    /// Connections beyond `max_connections` that are told so at the same time; more
+    /// are closed without a word.
+    pub max_refusals: usize,
     /// Calls on a connection that were given up before their answer, less those
     /// that were answered; beyond it the connection is closed. A client that
     /// opens streams and resets them at once (*rapid reset*, CVE-2023-44487)
@@ -42,10 +45,10 @@ pub struct Limits {
     /// with nothing but its own.
     pub request_timeout: Duration,
     /// Longest silence of an `Upload`; beyond it `DEADLINE_EXCEEDED`.
-    pub upload_idle: Duration,
+    pub upload_idle_timeout: Duration,
     /// A connection without a call is ended with `GOAWAY` after this long, or
     /// up to twice as long.
-    pub connection_idle: Duration,
+    pub idle_timeout: Duration,
     /// The server sends a `PING` this long after the last sign of life…
     pub keepalive_interval: Duration,
     /// …and closes the connection if no answer comes within this time.
@@ -72,11 +75,12 @@ impl Default for Limits {
             max_streams: 1024,
             max_calls: 4096,
             max_connections: 1024,
+            max_refusals: 64,
             max_abandoned: 200,
             handshake_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
-            upload_idle: Duration::from_secs(60),
-            connection_idle: Duration::from_secs(300),
+            upload_idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(300),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(8),

@@ -54,7 +54,7 @@ impl Metric {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_metric(number: i32) -> Result<Metric, String> {
+pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     match Metric::try_from(number) {
         Ok(Metric::Unspecified) => Err("is missing".to_owned()),
         Ok(metric) => Ok(metric),
@@ -66,7 +66,7 @@ pub fn check_metric(number: i32) -> Result<Metric, String> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_id(id: &str) -> Result<(), String> {
+pub(crate) fn check_id(id: &str) -> Result<(), String> {
     let valid = (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if valid { Ok(()) } else { Err(format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(id))) }
@@ -74,7 +74,7 @@ pub fn check_id(id: &str) -> Result<(), String> {
 
 /// Tells `violation` every field of the reading that is wrong, with its name.
 /// A valid reading costs no allocation.
-pub fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
+pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
     if let Err(wrong) = check_id(&reading.station) {
         violation("station", wrong);
     }
@@ -88,12 +88,12 @@ pub fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String))
         }
     }
     if reading.recorded_at > MAX_RECORDED_AT {
-        violation("recorded_at", format!("{} is after {MAX_RECORDED_AT} ms", reading.recorded_at));
+        violation("recorded_at", format!("{} is outside 0 to {MAX_RECORDED_AT} ms", reading.recorded_at));
     }
 }
 
 /// The violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
-pub fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
+pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
     let mut violations = Vec::new();
     let mut total = 0;
     for (index, reading) in readings.iter().enumerate() {

@@ -11,7 +11,7 @@ use tonic_types::FieldViolation;
 pub(crate) fn record(store: &Store, request: &RecordRequest) -> Result<RecordResponse, Status> {
     let count = request.readings.len();
     if !(1..=MAX_BATCH).contains(&count) {
-        let wrong = format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}");
+        let wrong = format!("a batch holds 1 to {MAX_BATCH} readings, not {count}");
         return Err(invalid(vec![FieldViolation::new("readings", wrong)], 1));
     }
     let (violations, total) = check_batch(&request.readings);

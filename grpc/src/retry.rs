@@ -1,4 +1,4 @@
-//! What a client may send twice.
+//! When to make a call again: only what a client may send twice.
 //!
 //! `UNAVAILABLE` invites to try again, but a `Record` that is sent twice may be
 //! kept twice. It is safe only if it is known that the first one had no effect:
@@ -14,16 +14,16 @@ use tonic::{Code, Status};
 
 use crate::status::{Local, deadline_exceeded, local_cause};
 
-/// Tries again at most so many times.
-pub const RETRIES: usize = 4;
+/// Attempts after the first.
+pub const MAX_RETRIES: usize = 4;
 
-/// The pause before the second attempt. Each further one is twice as long, and
-/// all of them vary at random, so that the clients of a restarted server do not
-/// come back all at once.
-pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before the first retry; it doubles for each one after. A random part
+/// (jitter) is added, so that the clients of a server that was restarted do not all
+/// come back at once.
+pub const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether the call certainly had no effect, and may have one soon.
-pub fn is_safe(status: &Status) -> bool {
+pub(crate) fn is_safe(status: &Status) -> bool {
     match local_cause(status) {
         None => status.code() == Code::Unavailable,
         Some(local) => matches!(local, Local::NotConnected | Local::NotProcessed),
@@ -36,7 +36,7 @@ where
     F: Future<Output = Result<T, Status>>,
 {
     let pauses =
-        ExponentialBuilder::default().with_min_delay(FIRST_PAUSE).with_max_times(RETRIES).with_jitter();
+        ExponentialBuilder::default().with_min_delay(MIN_PAUSE).with_max_times(MAX_RETRIES).with_jitter();
     timeout_at(deadline, attempt.retry(pauses).when(is_safe))
         .await
         .unwrap_or_else(|_elapsed| Err(deadline_exceeded()))

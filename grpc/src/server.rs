@@ -1,4 +1,4 @@
-//! The server: the service, its connections, and how it stops.
+//! The server: accept connections, serve calls on them, stop in good order.
 //!
 //! tonic can run a server by itself (`tonic::transport::Server`). Here its
 //! services run on hyper, the HTTP/2 library below it, because a deadline has to
@@ -47,9 +47,6 @@ use crate::{monitor, record, upload, watch};
 /// a connection without calls.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Refusals under way at once; a connection beyond is closed without a word.
-const MAX_REFUSALS: usize = 64;
-
 /// How to serve.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -84,7 +81,9 @@ impl WeatherService for Weather {
         &self,
         mut request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
-        upload::upload(&self.store, request.get_mut(), self.limits.upload_idle).await.map(Response::new)
+        upload::upload(&self.store, request.get_mut(), self.limits.upload_idle_timeout)
+            .await
+            .map(Response::new)
     }
 
     async fn monitor(
@@ -152,7 +151,7 @@ pub async fn serve(
         drained: CancellationToken::new(),
     });
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let refusals = Arc::new(Semaphore::new(limits.max_refusals));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 
@@ -181,15 +180,19 @@ pub async fn serve(
             });
         }
     }
-    drop(listener); // From here a new connection is refused, not left waiting.
-    info!("stopping: no new calls, those in flight are finished");
+    drop(listener); // From here on a new connection is refused, not left waiting.
+    info!("stopping: no new connections, calls in flight are finished");
     for service in ["", WeatherServiceServer::<Weather>::NAME] {
         health.set_service_status(service, NotServing).await;
     }
     calls.stopping.cancel();
     connections.close();
     if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
-        warn!("{} connections still open after {:?}", connections.len(), limits.drain_timeout);
+        warn!(
+            "{} connections are still open after {:?}: their calls end",
+            connections.len(),
+            limits.drain_timeout
+        );
         calls.drained.cancel();
         if timeout(LAST_WORDS, connections.wait()).await.is_err() {
             cut.cancel();
@@ -267,7 +270,7 @@ async fn connection(
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(Socket::new(stream, &limits)), service)
     );
-    let mut idle = interval_at(Instant::now() + limits.connection_idle, limits.connection_idle);
+    let mut idle = interval_at(Instant::now() + limits.idle_timeout, limits.idle_timeout);
     let mut calls_before = 0;
     let mut draining = false;
     loop {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::debug;
 
 use crate::limits::Limits;
 
@@ -23,7 +24,7 @@ const TOO_MANY_CONNECTIONS: &[u8] =
     b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
 
 /// A TCP stream for a server of HTTP/2.
-pub struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     /// Bytes of [`HELLO`] that are still missing, and until when.
     hello: Option<(usize, Pin<Box<Sleep>>)>,
@@ -39,7 +40,7 @@ struct Linger {
 
 impl Socket {
     /// The socket of a connection that was accepted just now.
-    pub fn new(stream: TcpStream, limits: &Limits) -> Self {
+    pub(crate) fn new(stream: TcpStream, limits: &Limits) -> Self {
         let by = Instant::now() + limits.handshake_timeout;
         let linger = Linger { bytes: limits.linger_bytes, limits: limits.clone(), until: None };
         Self { stream, hello: Some((HELLO, Box::pin(sleep_until(by)))), linger }
@@ -47,7 +48,8 @@ impl Socket {
 
     /// Tells the client that there are too many connections, in HTTP/2's own
     /// words, and closes.
-    pub async fn refuse(mut self) {
+    pub(crate) async fn refuse(mut self) {
+        debug!("over the connection cap");
         let limit = self.linger.limits.linger_time;
         let told = timeout(limit, self.stream.write_all(TOO_MANY_CONNECTIONS)).await;
         if told.is_ok_and(|written| written.is_ok()) {

@@ -58,7 +58,7 @@ pub(crate) fn store_full(_: Full) -> Status {
 }
 
 pub(crate) fn busy() -> Status {
-    Status::resource_exhausted("too many calls in progress")
+    Status::resource_exhausted("too many calls in flight")
 }
 
 pub(crate) fn deadline_exceeded() -> Status {

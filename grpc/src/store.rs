@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::proto::{Reading, RecordedReading};
 
-/// Stations kept at most.
+/// Stations kept at most; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
 /// Readings kept for each station; the oldest give way. At 24 bytes a reading
@@ -19,13 +19,13 @@ pub const READINGS_PER_STATION: usize = 100_000;
 /// Plain mutexes: each operation is short and never waits for anything while it
 /// holds a lock. One for the map and one for each station, so that a stream that
 /// reads from a station does not hold up the others.
-pub struct Store {
+pub(crate) struct Store {
     boot_id: u64,
     stations: Mutex<HashMap<String, Arc<Station>>>,
 }
 
 /// One station.
-pub struct Station {
+pub(crate) struct Station {
     id: String,
     kept: Mutex<Kept>,
     changes: watch::Sender<()>,
@@ -38,7 +38,7 @@ struct Kept {
     readings: VecDeque<Stored>,
 }
 
-/// A reading without its station's name.
+/// A reading without its station's id, which the map already holds.
 struct Stored {
     metric: i32,
     value: f64,
@@ -47,13 +47,13 @@ struct Stored {
 
 /// The store holds [`MAX_STATIONS`] and a batch named new ones.
 #[derive(Debug)]
-pub struct Full;
+pub(crate) struct Full;
 
 /// The reading to go on with has given way to newer ones.
 #[derive(Debug)]
-pub struct Gone {
+pub(crate) struct Gone {
     /// The number of the oldest reading that is still kept.
-    pub oldest: u64,
+    pub(crate) oldest: u64,
 }
 
 impl Default for Store {
@@ -64,7 +64,7 @@ impl Default for Store {
 
 impl Store {
     /// Chosen at random at the start: the life in which sequence numbers count.
-    pub fn boot_id(&self) -> u64 {
+    pub(crate) fn boot_id(&self) -> u64 {
         self.boot_id
     }
 
@@ -73,7 +73,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`] if the batch names more new stations than there is room for.
-    pub fn record(&self, batch: &[Reading]) -> Result<(), Full> {
+    pub(crate) fn record(&self, batch: &[Reading]) -> Result<(), Full> {
         let mut stations = lock(&self.stations);
         let new: BTreeSet<&str> =
             batch.iter().map(|r| r.station.as_str()).filter(|id| !stations.contains_key(*id)).collect();
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// The station of that id.
-    pub fn station(&self, id: &str) -> Option<Arc<Station>> {
+    pub(crate) fn station(&self, id: &str) -> Option<Arc<Station>> {
         lock(&self.stations).get(id).cloned()
     }
 
@@ -101,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`] if it would be one too many.
-    pub fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
+    pub(crate) fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
         let mut stations = lock(&self.stations);
         if let Some(station) = stations.get(id) {
             return Ok(station.clone());
@@ -121,12 +121,12 @@ impl Station {
     }
 
     /// The station's id.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// Keeps readings of this station.
-    pub fn push(&self, readings: &[Reading]) {
+    pub(crate) fn push(&self, readings: &[Reading]) {
         let mut kept = lock(&self.kept);
         for reading in readings {
             if kept.readings.len() == READINGS_PER_STATION {
@@ -148,12 +148,12 @@ impl Station {
 
     /// Tells whenever there are new readings. Subscribe before you look for those
     /// that are there.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
     /// Where to start to see the `count` newest readings, or as many as are kept.
-    pub fn start_of_newest(&self, count: u32) -> u64 {
+    pub(crate) fn start_of_newest(&self, count: u32) -> u64 {
         let kept = lock(&self.kept);
         kept.recorded - u64::from(count).min(kept.readings.len() as u64)
     }
@@ -163,7 +163,7 @@ impl Station {
     ///
     /// # Errors
     /// [`Gone`] if the first of them is no longer kept.
-    pub fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
+    pub(crate) fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
         let kept = lock(&self.kept);
         let given_way = kept.recorded - kept.readings.len() as u64;
         let Some(skip) = after.checked_sub(given_way) else {

@@ -30,14 +30,20 @@ pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request could not be made, of an address that is none for example.
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The request could not be made.
     #[error("no request can be made of this")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
-    #[error("no server at {base}")]
+    #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
-        base: String,
+        url: String,
         /// What the transport said.
         #[source]
         source: reqwest::Error,
@@ -53,12 +59,12 @@ pub enum Error {
         /// The first characters of the body.
         body: String,
     },
-    /// The connection broke or the attempt's time ran out; the request may or may
-    /// not have been executed.
-    #[error("the request was sent, but no whole answer came back")]
+    /// The connection broke or the attempt's time ran out; the request may have been
+    /// executed, or not.
+    #[error("the connection broke; the request may have been executed")]
     Broken(#[source] reqwest::Error),
-    /// All attempts together took too long; the request may or may not have been executed.
-    #[error("no answer in time")]
+    /// All attempts together took too long; the request may have been executed, or not.
+    #[error("no answer in time; the request may have been executed")]
     TimedOut,
 }
 
@@ -79,7 +85,7 @@ impl Error {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) http: reqwest::Client,
-    base: String,
+    url: String,
 }
 
 /// A resource and the version that was read.
@@ -116,19 +122,23 @@ pub struct ReadingQuery {
 }
 
 impl Client {
-    /// A client of the server at `base`, such as `http://127.0.0.1:8080`.
+    /// A client of the server at `url`, such as `http://127.0.0.1:8080`.
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Setup`] if the HTTP library cannot start.
-    pub fn new(base: &str) -> Result<Self, Error> {
+    /// [`Error::Address`] if `url` is none, [`Error::Setup`] if the HTTP library cannot
+    /// start.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
+            return Err(Error::Address { url: url.to_owned() });
+        }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .no_proxy() // A proxy from the environment would stand between the two terminals.
             .build()
             .map_err(Error::Setup)?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings
@@ -266,7 +276,7 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
+        self.http.request(method, format!("{}{path}", self.url))
     }
 
     async fn call(&self, repeat: Repeat, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
@@ -276,7 +286,7 @@ impl Client {
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Incoming, Error> {
         match request.send().await {
             Ok(response) => Ok(Incoming(response)),
-            Err(source) if source.is_connect() => Err(Error::Unreachable { base: self.base.clone(), source }),
+            Err(source) if source.is_connect() => Err(Error::Unreachable { url: self.url.clone(), source }),
             Err(source) if source.is_builder() => Err(Error::Setup(source)),
             Err(source) => Err(Error::Broken(source)),
         }

@@ -19,14 +19,14 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ETag {
     /// Drawn at random when the server starts.
-    pub boot: u64,
+    pub boot_id: u64,
     /// Grows with each change of any station.
     pub version: u64,
 }
 
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:016x}-{:x}\"", self.boot, self.version)
+        write!(f, "\"{:016x}-{:x}\"", self.boot_id, self.version)
     }
 }
 

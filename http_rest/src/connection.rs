@@ -84,6 +84,7 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
 
 /// Refuses a connection. The answer fits into any fresh socket's buffer.
 pub(crate) async fn refuse(mut stream: TcpStream, limits: Arc<Limits>) {
+    debug!("over the connection cap");
     if stream.write_all(REFUSAL.as_bytes()).await.is_ok() {
         linger(stream, &limits).await;
     }

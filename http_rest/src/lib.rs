@@ -8,17 +8,18 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`model`]: what is exchanged, as JSON.
+//! 1. [`model`]: what is exchanged.
 //! 2. [`server`]: the routes, the sockets, and how the process stops.
-//! 3. [`readings`]: the handlers behind `/readings`.
-//! 4. [`client`]: the other end.
+//! 3. [`readings`]: record a batch, read it back.
 //!
-//! Then, one idea a file: [`problem`] (errors, RFC 9457), [`stations`] (a resource
-//! and its methods), [`conditional`] (ETags, no lost update), [`idempotency`] (a
-//! `POST` that may be repeated), [`pagination`], [`live`] (server-sent events),
-//! [`body`] and [`middleware`] (what every request goes through), [`connection`]
-//! (a close that loses nothing), [`limits`] (every bound in one place), [`store`]
-//! (what is kept), [`openapi`]; on the client's side [`retry`] and [`watch`].
+//! Then, one idea a file: [`client`] (the other end), [`validation`] (every wrong
+//! field is named), [`problem`] (errors, RFC 9457), [`stations`] (a resource and its
+//! methods), [`conditional`] (ETags, no lost update), [`idempotency`] (a `POST` that
+//! may be repeated), [`pagination`], [`live`] and [`watch`] (server-sent events, both
+//! ends), [`retry`] (when a client may try again), [`middleware`] and [`body`] (what
+//! every request goes through), [`connection`] (a close that loses nothing),
+//! [`limits`] (every bound in one place), [`store`] (what is kept), [`openapi`] (the
+//! description for machines).
 
 pub mod body;
 pub mod client;
@@ -37,4 +38,5 @@ pub mod retry;
 pub mod server;
 pub mod stations;
 pub mod store;
+pub mod validation;
 pub mod watch;

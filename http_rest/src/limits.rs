@@ -23,6 +23,9 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Open connections; beyond it 503 with `Retry-After`, and close.
     pub max_connections: usize,
+    /// Connections beyond `max_connections` that are told so at the same time; more
+    /// are closed without a word.
+    pub max_refusals: usize,
     /// After a final error, input is still read, and discarded, up to this many
     /// bytes and for [`Limits::linger_time`]. Closing a socket with unread input
     /// makes the kernel send a reset, which can destroy the error on its way.
@@ -52,6 +55,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(30),
             max_in_flight: 1024,
             max_connections: 4096,
+            max_refusals: 64,
             linger_bytes: 32 * 1024 * 1024,
             linger_time: Duration::from_secs(2),
             max_keys: 10_000,

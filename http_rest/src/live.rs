@@ -40,16 +40,16 @@ pub struct Gap {
 /// Where a stream of this server stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EventId {
-    pub(crate) boot: u64,
+    pub(crate) boot_id: u64,
     pub(crate) sequence: u64,
 }
 
 impl EventId {
     /// From `<boot id>-<sequence number>`, both hexadecimal.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (boot, sequence) = text.split_once('-')?;
+        let (boot_id, sequence) = text.split_once('-')?;
         Some(Self {
-            boot: u64::from_str_radix(boot, 16).ok()?,
+            boot_id: u64::from_str_radix(boot_id, 16).ok()?,
             sequence: u64::from_str_radix(sequence, 16).ok()?,
         })
     }
@@ -57,7 +57,7 @@ impl EventId {
 
 impl std::fmt::Display for EventId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}-{:x}", self.boot, self.sequence)
+        write!(f, "{:016x}-{:x}", self.boot_id, self.sequence)
     }
 }
 
@@ -155,7 +155,7 @@ pub(crate) async fn live(
                     "Last-Event-ID is none that this service gave",
                 ));
             }
-            Some(id) if id.boot == app.store.boot => (id.sequence.min(newest), false),
+            Some(id) if id.boot_id == app.store.boot_id => (id.sequence.min(newest), false),
             // Of an earlier life: all that this life still holds is news.
             Some(_) => (app.store.feed.after(0).lost, true),
         },
@@ -188,7 +188,7 @@ fn events(
             };
             let seen = seen + found.lost + found.readings.len() as u64;
             let lost = (found.lost > 0).then(|| gap(Gap { missed: Some(found.lost) }));
-            let boot = app.store.boot;
+            let boot_id = app.store.boot_id;
             let readings = found
                 .readings
                 .into_iter()
@@ -196,7 +196,7 @@ fn events(
                     station.as_ref().is_none_or(|station| *station == reading.station)
                 })
                 .map(move |(sequence, reading)| {
-                    let id = EventId { boot, sequence };
+                    let id = EventId { boot_id, sequence };
                     Event::default().event("reading").id(id.to_string()).json_data(reading)
                 });
             Some((stream::iter(lost.into_iter().chain(readings)), (app, seen, wake)))

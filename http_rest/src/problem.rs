@@ -77,7 +77,7 @@ impl Problem {
     }
 
     /// 422: well-formed, understood, and wrong in these fields.
-    pub fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
+    pub(crate) fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
         let total = errors.len();
         errors.truncate(MAX_FIELD_ERRORS);
         let detail = if total > errors.len() {

@@ -12,12 +12,13 @@ use utoipa::{IntoParams, ToSchema};
 use crate::body::{self, JSON};
 use crate::idempotency::{self, Answer};
 use crate::live::EventId;
-use crate::model::{MAX_BATCH, Metric, Reading, UncheckedReading};
+use crate::model::{MAX_BATCH, Metric, Reading};
 use crate::pagination;
 use crate::problem::Problem;
 use crate::server::App;
 use crate::stations::{full, not_found, to_json};
 use crate::store::Wanted;
+use crate::validation::UncheckedReading;
 
 /// The body of `POST /readings`, as a client sends it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -86,7 +87,7 @@ fn check(batch: UncheckedBatch) -> Result<Vec<Reading>, Problem> {
     if !(1..=MAX_BATCH).contains(&count) {
         return Err(Problem::field(
             "#/readings",
-            format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}"),
+            format!("a batch holds 1 to {MAX_BATCH} readings, not {count}"),
         ));
     }
     let mut errors = Vec::new();
@@ -139,7 +140,7 @@ pub(crate) async fn list(
     let limit = pagination::limit(filter.limit)?;
     let cursor = filter.cursor.as_deref().map(|text| match EventId::parse(text) {
         None => Err(Problem::new(StatusCode::BAD_REQUEST, "cursor is none that this service gave")),
-        Some(id) if id.boot == app.store.boot => Ok(id.sequence),
+        Some(id) if id.boot_id == app.store.boot_id => Ok(id.sequence),
         Some(_) => {
             Err(Problem::new(StatusCode::NOT_FOUND, "this page was lost when the server was restarted"))
         }
@@ -161,7 +162,7 @@ pub(crate) async fn list(
                 next += &format!("&{name}={value}");
             }
         }
-        next + &format!("&cursor={}", EventId { boot: app.store.boot, sequence: *sequence })
+        next + &format!("&cursor={}", EventId { boot_id: app.store.boot_id, sequence: *sequence })
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();
     Ok((pagination::next_link(next), Json(ReadingList { readings })))

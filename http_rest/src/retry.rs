@@ -13,7 +13,8 @@ use crate::problem::KEY_IN_USE;
 pub const MAX_RETRIES: usize = 4;
 
 /// Pause before the first retry; it doubles for each one after. A random part
-/// (jitter) is added, so that clients that failed together do not come back together.
+/// (jitter) is added, so that the clients of a server that was restarted do not all
+/// come back at once.
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest pause of our own; a server's `Retry-After` may ask for more.
@@ -59,7 +60,7 @@ fn may_pass(error: &Error, repeat: Repeat) -> bool {
             matches!(error.status(), Some(502..=504)) && repeat != Repeat::Harmful
         }
         Error::Broken(_) => repeat != Repeat::Harmful,
-        Error::TimedOut | Error::Setup(_) => false,
+        Error::TimedOut | Error::Address { .. } | Error::Setup(_) => false,
     }
 }
 

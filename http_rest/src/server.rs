@@ -29,9 +29,6 @@ use crate::problem::Problem;
 use crate::store::Store;
 use crate::{connection, live, openapi, readings, stations};
 
-/// Refusals under way at once; a connection beyond is closed without a word.
-const MAX_REFUSALS: usize = 64;
-
 /// What every handler can reach.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -105,7 +102,7 @@ pub async fn serve(
         limits: limits.clone(),
     })));
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let refusals = Arc::new(Semaphore::new(limits.max_refusals));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
 
@@ -145,7 +142,7 @@ pub async fn serve(
     stopping.cancel();
     connections.close();
     if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
-        warn!("{} connections cut after {:?}", connections.len(), limits.drain_timeout);
+        warn!("{} connections are still open after {:?}: cut", connections.len(), limits.drain_timeout);
         cut.cancel();
         connections.wait().await;
     }

@@ -15,11 +15,12 @@ use utoipa::{IntoParams, ToSchema};
 use crate::body::{self, JSON};
 use crate::conditional::{ETag, IfMatch, not_modified};
 use crate::idempotency::{self, Answer};
-use crate::model::{MAX_STATION_ID, is_station_id, shorten};
+use crate::model::MAX_STATION_ID;
 use crate::pagination;
 use crate::problem::{FieldError, Problem};
 use crate::server::App;
 use crate::store::{MAX_STATIONS, NotCreated};
+use crate::validation::{is_station_id, shorten};
 
 /// The media type of a patch (RFC 7396).
 pub const MERGE_PATCH: &str = "application/merge-patch+json";

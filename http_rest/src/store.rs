@@ -9,7 +9,7 @@ use crate::live::Feed;
 use crate::model::{Metric, Reading};
 use crate::stations::Station;
 
-/// Stations kept at most; one more is refused with 507.
+/// Stations kept at most; a request that would create more is refused with 507.
 pub const MAX_STATIONS: usize = 1_000;
 
 /// Readings kept for each station; the oldest give way. At 32 bytes a reading
@@ -22,7 +22,7 @@ pub const READINGS_PER_STATION: usize = 100_000;
 /// holds the lock, so an async mutex or a database would only add steps.
 pub struct Store {
     /// Drawn at random at start; in every number that a client may bring back later.
-    pub(crate) boot: u64,
+    pub(crate) boot_id: u64,
     /// Told of every reading in the order in which they are recorded.
     pub(crate) feed: Feed,
     inner: Mutex<Inner>,
@@ -41,11 +41,11 @@ struct Inner {
 struct Kept {
     station: Station,
     version: u64,
-    readings: VecDeque<KeptReading>,
+    readings: VecDeque<Stored>,
 }
 
 /// A reading without its station's id, which the map already holds.
-struct KeptReading {
+struct Stored {
     sequence: u64,
     metric: Metric,
     value: f64,
@@ -77,8 +77,8 @@ pub(crate) enum NotCreated {
 impl Store {
     /// An empty store whose feed keeps so many readings.
     pub(crate) fn new(live_kept: usize) -> Self {
-        let boot = fastrand::u64(..);
-        Self { boot, feed: Feed::new(live_kept), inner: Mutex::default() }
+        let boot_id = fastrand::u64(..);
+        Self { boot_id, feed: Feed::new(live_kept), inner: Mutex::default() }
     }
 
     /// Keeps the whole batch or, with `Err`, nothing of it: it names more new
@@ -100,7 +100,7 @@ impl Store {
             if kept.readings.len() == READINGS_PER_STATION {
                 kept.readings.pop_front();
             }
-            kept.readings.push_back(KeptReading {
+            kept.readings.push_back(Stored {
                 sequence: *sequence,
                 metric: reading.metric,
                 value: reading.value,
@@ -197,7 +197,7 @@ impl Store {
     }
 
     fn tag(&self, version: u64) -> ETag {
-        ETag { boot: self.boot, version }
+        ETag { boot_id: self.boot_id, version }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -27,8 +27,8 @@ impl fmt::Display for Kind {
 }
 
 /// How to get a broker when none answers: the rest of an error's line.
-pub const HOW_TO_START: &str =
-    "start one with: cargo run -p message_queue --bin brokers, or: docker compose up -d";
+pub(crate) const HOW_TO_START: &str =
+    "start one with: cargo run -p message_queue --bin brokers, or: docker compose up -d --wait";
 
 impl Kind {
     /// The port that the broker has unless told otherwise.
@@ -49,7 +49,7 @@ impl Kind {
 
     /// The URL that the pairs use: of `RABBITMQ_URL` or `REDIS_URL`, otherwise the
     /// standard port on 127.0.0.1.
-    pub fn default_url(self) -> String {
+    pub(crate) fn default_url(self) -> String {
         let variable = match self {
             Self::RabbitMq => "RABBITMQ_URL",
             Self::Redis => "REDIS_URL",
@@ -112,7 +112,7 @@ pub enum Error {
 }
 
 /// The command that installs both brokers on this machine.
-pub fn how_to_install() -> &'static str {
+pub(crate) fn how_to_install() -> &'static str {
     if cfg!(target_os = "macos") {
         "install it with: brew install rabbitmq redis"
     } else if Path::new("/usr/bin/apt-get").exists() {

@@ -54,7 +54,7 @@ pub enum Error {
     /// The connection was lost, or the server, while the request was under way. It
     /// may have been executed.
     #[error("interrupted; the request may have been executed")]
-    Unknown,
+    OutcomeUnknown,
     /// The server refused, and nothing was executed.
     #[error("refused: {detail}")]
     Refused {

@@ -1,17 +1,14 @@
-//! A job: compute the summary of a station's day. And how its effect happens
-//! once, however often the job is delivered.
+//! A job: compute the summary of a station's day. That its effect happens once,
+//! however often it is delivered, is in [`crate::results`].
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{MAX_BATCH, Metric, Reading, is_id};
+use crate::results::Outcome;
 
 /// Longest job id, in bytes.
 pub const MAX_JOB_ID: usize = 64;
@@ -26,7 +23,7 @@ pub const TRIES: u32 = 3;
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
 /// After a shutdown signal, how long the job in hand may take.
-pub const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -138,7 +135,10 @@ impl Job {
     /// [`Failed::Invalid`] if a reading is out of range or not of this station and day.
     pub fn summary(&self) -> Result<Summary, Failed> {
         if !(1..=MAX_BATCH).contains(&self.readings.len()) {
-            return Err(Failed::Invalid(format!("{} readings", self.readings.len())));
+            return Err(Failed::Invalid(format!(
+                "a job holds 1 to {MAX_BATCH} readings, not {}",
+                self.readings.len()
+            )));
         }
         let mut metrics: BTreeMap<Metric, Range> = BTreeMap::new();
         for (index, reading) in self.readings.iter().enumerate() {
@@ -161,75 +161,6 @@ impl Job {
         }
         Ok(Summary { job: self.id.clone(), station: self.station.clone(), day: self.day, metrics })
     }
-}
-
-/// What became of an attempt that did not fail.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The work was done, now.
-    Done(Summary),
-    /// The job of this id had been done before; this delivery was a duplicate.
-    AlreadyDone(String),
-}
-
-/// The folder with the results, shared by all workers.
-///
-/// A queue delivers at least once: a worker may die after its work and before its
-/// acknowledgement. So the effect and the mark that it has happened must be one
-/// step, which no crash can split and no second worker can enter. Here it is
-/// [`fs::hard_link`], which fails if the name exists: the result under the job's
-/// name *is* the mark. (With a database it would be a transaction; a check before
-/// the write, or a lock beside it, would leave a gap.)
-#[derive(Debug, Clone)]
-pub struct Results {
-    folder: PathBuf,
-}
-
-impl Results {
-    /// The results in that folder, which is made if it is not there.
-    ///
-    /// # Errors
-    /// If it can't be made.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned() })
-    }
-
-    /// One attempt at the job in a message.
-    ///
-    /// # Errors
-    /// Any [`Failed`]; nothing has happened then.
-    pub fn attempt(&self, message: &[u8]) -> Result<Outcome, Failed> {
-        let job = Job::parse(message)?;
-        let path = self.folder.join(format!("{}.json", job.id));
-        if path.exists() {
-            return Ok(Outcome::AlreadyDone(job.id)); // Only saves work; `hard_link` decides.
-        }
-        let summary = job.summary()?;
-        let text = serde_json::to_vec(&summary).map_err(io::Error::from)?;
-        let temporary = self.folder.join(temporary_name());
-        fs::write(&temporary, text)?;
-        let linked = fs::hard_link(&temporary, &path);
-        fs::remove_file(&temporary)?;
-        match linked {
-            Ok(()) => Ok(Outcome::Done(summary)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::AlreadyDone(job.id)),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// [`Results::attempt`] on a thread that may wait for the disk.
-    pub(crate) async fn attempt_in_background(self, message: Arc<Vec<u8>>) -> Result<Outcome, Failed> {
-        let attempt = tokio::task::spawn_blocking(move || self.attempt(&message));
-        attempt.await.map_err(io::Error::other)?
-    }
-}
-
-/// A name that no other attempt uses, in this process or another.
-fn temporary_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!(".{}-{count}-{:08x}.tmp", std::process::id(), fastrand::u32(..))
 }
 
 /// What happened to one delivery of a job: one line of the consumer's output.

@@ -12,14 +12,19 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`job`]: what a worker does, and how its effect happens once.
-//! 2. [`rabbitmq::topology`]: the queues.
-//! 3. [`rabbitmq::work_queue`]: the worker.
+//! 1. [`results`]: how the effect of a job happens once.
+//! 2. [`rabbitmq::topology`]: the queues, and why each is as it is.
+//! 3. [`rabbitmq::deliveries`]: consuming and acknowledging.
 //!
-//! Then, one idea a file: [`rabbitmq::publisher`] (confirms), [`rabbitmq::deliveries`]
-//! (acknowledgements), [`rabbitmq::publish_subscribe`], [`rabbitmq::request_reply`];
-//! the same on Redis: [`redis::work_queue`] (Streams), [`redis::publish_subscribe`],
-//! [`redis::request_reply`]. [`brokers`] says where the brokers come from.
+//! Then, one idea a file, on RabbitMQ and on Redis: a worker
+//! ([`rabbitmq::work_queue`], [`redis::work_queue`]), a producer that loses nothing
+//! ([`rabbitmq::publisher`], [`redis::producer`]), publish/subscribe
+//! ([`rabbitmq::publish_subscribe`], [`redis::publish_subscribe`]), request/reply
+//! ([`rabbitmq::request_reply`], [`redis::request_reply`]), a connection that ends
+//! ([`rabbitmq::connection`], [`redis::connection`], [`reconnect`]). For both: [`job`]
+//! (what a worker does), [`record`] (what a request means), [`model`] (the readings),
+//! [`brokers`] and [`broker_process`] (where brokers come from), [`error`], [`cli`]
+//! (what the binaries share).
 
 pub mod broker_process;
 pub mod brokers;
@@ -31,3 +36,4 @@ pub mod rabbitmq;
 pub mod reconnect;
 pub mod record;
 pub mod redis;
+pub mod results;

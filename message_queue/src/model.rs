@@ -1,4 +1,4 @@
-//! What travels, as JSON: readings.
+//! What is exchanged: readings of weather stations, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -76,15 +76,17 @@ impl Reading {
     /// Names the first wrong field.
     pub fn check(&self) -> Result<(), String> {
         if !is_station_id(&self.station) {
-            let shown: String = self.station.chars().take(40).collect();
-            return Err(format!("station: {shown:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"));
+            return Err(format!(
+                "station: {:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}",
+                shorten(&self.station)
+            ));
         }
         let (low, high) = self.metric.range();
         if !(low..=high).contains(&self.value) {
             return Err(format!("value: {} is outside {low} to {high}", self.value));
         }
         if self.recorded_at > MAX_RECORDED_AT {
-            return Err(format!("recorded_at: {} is after {MAX_RECORDED_AT} ms", self.recorded_at));
+            return Err(format!("recorded_at: {} is outside 0 to {MAX_RECORDED_AT} ms", self.recorded_at));
         }
         Ok(())
     }
@@ -92,8 +94,13 @@ impl Reading {
 
 /// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`. It then
 /// is also safe as a word of a routing key or of a channel name.
-pub fn is_station_id(id: &str) -> bool {
+pub(crate) fn is_station_id(id: &str) -> bool {
     is_id(id, MAX_STATION_ID)
+}
+
+/// The first characters of a string that is quoted back to its sender.
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 pub(crate) fn is_id(id: &str, longest: usize) -> bool {

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::model::{MAX_BATCH, Metric, Reading};
 
-/// Stations kept at most; a batch that names one more is refused.
+/// Stations kept at most; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Readings kept for each station; the oldest give way.
+/// Readings kept for each station; the oldest give way. At 24 bytes a reading
+/// a full store takes 2.4 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
 /// Bytes in a request; 10,000 readings take about 1.1 MB.
@@ -68,7 +69,7 @@ impl Answer {
     pub(crate) fn into_result(self) -> Result<usize, Error> {
         match self {
             Self::Accepted(count) => Ok(count),
-            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::Unknown),
+            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
             Self::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
         }
     }
@@ -79,7 +80,7 @@ impl Answer {
 /// A plain mutex: each operation is short and waits for nothing while it holds it.
 #[derive(Default)]
 pub struct Store {
-    stations: Mutex<BTreeMap<String, VecDeque<Kept>>>,
+    stations: Mutex<BTreeMap<String, VecDeque<Stored>>>,
 }
 
 /// A reading without its station's id, which the map already holds.
@@ -87,7 +88,7 @@ pub struct Store {
     dead_code,
     reason = "this chapter is about the way to the server; queries are in the other chapters"
 )]
-struct Kept {
+struct Stored {
     metric: Metric,
     value: f64,
     recorded_at: u64,
@@ -109,7 +110,7 @@ impl Store {
     /// not know.
     pub fn record(&self, batch: Vec<Reading>) -> Answer {
         if !(1..=MAX_BATCH).contains(&batch.len()) {
-            let detail = format!("{} readings; a batch has 1 to {MAX_BATCH}", batch.len());
+            let detail = format!("a batch holds 1 to {MAX_BATCH} readings, not {}", batch.len());
             return Answer::refused(Reason::Invalid, detail);
         }
         for (index, reading) in batch.iter().enumerate() {
@@ -121,7 +122,10 @@ impl Store {
         let named: BTreeSet<&str> = batch.iter().map(|reading| reading.station.as_str()).collect();
         let new = named.iter().filter(|id| !stations.contains_key(**id)).count();
         if stations.len() + new > MAX_STATIONS {
-            return Answer::refused(Reason::Full, format!("there are {MAX_STATIONS} stations"));
+            return Answer::refused(
+                Reason::Full,
+                format!("this server keeps at most {MAX_STATIONS} stations"),
+            );
         }
         let accepted = batch.len();
         for Reading { station, metric, value, recorded_at } in batch {
@@ -129,7 +133,7 @@ impl Store {
             if kept.len() == READINGS_PER_STATION {
                 kept.pop_front();
             }
-            kept.push_back(Kept { metric, value, recorded_at });
+            kept.push_back(Stored { metric, value, recorded_at });
         }
         Answer::Accepted(accepted)
     }

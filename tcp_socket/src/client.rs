@@ -42,12 +42,18 @@ pub const WATCH_QUEUE: usize = 64;
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// No connection could be made.
-    #[error("no server at {addr}")]
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form tcp://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// No connection: the request was never sent.
+    #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
-        addr: String,
-        /// What the system said.
+        url: String,
+        /// What the transport said.
         #[source]
         source: io::Error,
     },
@@ -75,7 +81,11 @@ impl Error {
         match self {
             Self::OutcomeUnknown(_) => true,
             Self::Refused(refusal) => refusal.code == ErrorCode::UnknownOutcome as u16,
-            Self::Unreachable { .. } | Self::Protocol(_) | Self::Invalid(_) | Self::NotExecuted(_) => false,
+            Self::Address { .. }
+            | Self::Unreachable { .. }
+            | Self::Protocol(_)
+            | Self::Invalid(_)
+            | Self::NotExecuted(_) => false,
         }
     }
 }
@@ -94,14 +104,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the server at `addr`, such as `127.0.0.1:7878`. Later, should
-    /// the connection fall, the client connects again by itself.
+    /// Connects to the server at `url`, such as `tcp://127.0.0.1:7878` or, without
+    /// the scheme, `127.0.0.1:7878`. Later, should the connection fall, the client
+    /// connects again by itself.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
-    /// [`Error::Invalid`] if `addr` is the URL of another protocol.
-    pub async fn connect(addr: &str) -> Result<Self, Error> {
-        let dial = Dial::new(addr)?;
+    /// [`Error::Address`] if `url` is one of another protocol.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let dial = Dial::new(url)?;
         let first = dial.connect().await?;
         let shared = Arc::new(Shared::default());
         let closing = CancellationToken::new();
@@ -161,7 +172,9 @@ impl Client {
     /// [`Client::record`].
     pub async fn watch(&self, station: &str) -> Result<Watch, Error> {
         if !is_station_id(station.as_bytes()) {
-            return Err(Error::Invalid(format!("{station:?} is not of the form [a-z0-9-]{{1,32}}")));
+            return Err(Error::Invalid(format!(
+                "{station:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
+            )));
         }
         let (updates, received) = mpsc::channel(WATCH_QUEUE);
         let put = |payload: &mut BytesMut, _batch_id| payload.extend_from_slice(station.as_bytes());

@@ -107,7 +107,7 @@ impl Connection {
         match end {
             End::Refused(refusal) => put_refusal(&mut self.output, 0, &refusal),
             End::Closed | End::Goodbye | End::Stopping => {
-                self.requests.end_watches(&mut self.output);
+                self.requests.watches.end(&mut self.output);
                 put_frame(&mut self.output, kind::GOODBYE, 0, 0, |_payload| {});
             }
             End::Truncated | End::WriteTimeout | End::Broken(_) => return,
@@ -125,7 +125,7 @@ impl Connection {
                 Err(Refusal::new(ErrorCode::HandshakeTimeout, format!("no HELLO within {limit:?}")).into())
             })?,
             () = stopping.cancelled() => {
-                return Err(Refusal::new(ErrorCode::ShuttingDown, "the server stops").into());
+                return Err(Refusal::new(ErrorCode::ShuttingDown, "the server is stopping").into());
             }
         };
         let version = hello.choose();
@@ -161,7 +161,7 @@ impl Connection {
         let idle_timeout = Duration::from_millis(told.into());
         let mut heard = Instant::now();
         let mut idle = pin!(sleep_until(heard + idle_timeout));
-        let bell = self.requests.bell.clone();
+        let bell = self.requests.watches.bell.clone();
         let mut stop = pin!(stopping.cancelled());
         let mut news = false;
         loop {
@@ -170,7 +170,8 @@ impl Connection {
                 heard = Instant::now();
             }
             if news {
-                news = self.requests.put_readings(&mut self.output);
+                let backlog = self.requests.shared.limits.watch_backlog;
+                news = self.requests.watches.put_readings(backlog, &mut self.output);
             }
             if !self.output.is_empty() {
                 let full = self.output.len() >= OUTPUT;

@@ -74,7 +74,7 @@ pub struct Frame<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadFrame {
     /// The header announces a payload over the limit.
-    #[error("a payload holds at most {limit} bytes, this one {length}")]
+    #[error("a payload holds at most {limit} bytes, not {length}")]
     TooLarge {
         /// The announced length.
         length: u32,

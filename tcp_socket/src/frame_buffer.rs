@@ -70,7 +70,7 @@ impl FrameBuffer {
 
     /// Removes and returns the first `count` bytes if they are there: for what
     /// comes before the first frame.
-    pub fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
+    pub(crate) fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
         let bytes = *self.bytes.first_chunk::<COUNT>()?;
         self.bytes.advance(COUNT);
         Some(bytes)

@@ -69,7 +69,7 @@ impl Hello {
     }
 
     /// The version to speak, 0 if there is none in common.
-    pub fn choose(&self) -> u16 {
+    pub(crate) fn choose(&self) -> u16 {
         if (self.lowest..=self.highest).contains(&VERSION) { VERSION } else { 0 }
     }
 

@@ -9,14 +9,15 @@
 //!
 //! 1. [`frame`]: where one message ends and the next begins.
 //! 2. [`frame_buffer`]: collecting frames from a stream that comes in any pieces.
-//! 3. `connection`: one connection at the server.
+//! 3. `requests`: what each kind of frame asks the server for, and its answer.
 //!
-//! Then, one idea a file. At the server: `requests` (what each frame asks for),
-//! [`server`] (accept, refuse, stop), [`replies`] (a batch that is sent twice counts
-//! once), [`store`] (what is kept, and why a slow watcher slows nobody), [`limits`]
-//! (every bound in one place). At the client: [`client`] (the calls), `calls` (which
-//! of them waits for which answer), `link` (the connection, heartbeats, reconnecting).
-//! For both: [`handshake`] (versions), [`message`] (what is in a frame), [`model`].
+//! Then, one idea a file. At the server: `connection` (one task reads, answers and
+//! writes), `watches` (readings as they are recorded), [`server`] (accept, refuse,
+//! stop), [`replies`] (a batch that is sent twice counts once), [`store`] (what is
+//! kept, and why a slow watcher slows nobody), [`limits`] (every bound in one place).
+//! At the client: [`client`] (the calls), `calls` (which of them waits for which
+//! answer), `link` (the connection, heartbeats, reconnecting). For both: [`handshake`]
+//! (versions), [`message`] (what is in a frame), [`model`] (the readings).
 
 mod calls;
 pub mod client;
@@ -32,3 +33,4 @@ pub mod replies;
 mod requests;
 pub mod server;
 pub mod store;
+mod watches;

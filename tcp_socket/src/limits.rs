@@ -12,8 +12,8 @@ pub struct Limits {
     pub max_payload: u32,
     /// Open connections; beyond it `TOO_MANY_CONNECTIONS`.
     pub max_connections: usize,
-    /// Refused connections that are lingered over at a time; those beyond it are
-    /// told and closed at once, and may lose what they were told.
+    /// Connections beyond `max_connections` that are told so and lingered over at the
+    /// same time; more are told and closed at once, and may lose what they were told.
     pub max_refusals: usize,
     /// Time from the connection to its whole `HELLO`; beyond it
     /// `HANDSHAKE_TIMEOUT`.

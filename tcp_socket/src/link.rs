@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, warn};
 
 use crate::calls::Shared;
 use crate::client::{CONNECT_TIMEOUT, Error, MAX_IN_FLIGHT};
@@ -25,10 +25,13 @@ use crate::message::Refusal;
 /// Most bytes in the payload of a frame from the server: `PROTOCOL.md`, section 9.
 const MAX_ANSWER: u32 = 64 * 1024;
 
-/// Waits between attempts to connect again: from the first to the second of
-/// these, doubling, and each with a random part, so that the clients of a server
-/// that was restarted do not all come in the same moment.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Pause before the first attempt to connect again; it doubles for each one after. A
+/// random part (jitter) is added, so that the clients of a server that was restarted
+/// do not all come back at once.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Bound on the orderly end of a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,18 +69,18 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(crate) fn new(addr: &str) -> Result<Self, Error> {
-        let addr = addr.strip_prefix("tcp://").unwrap_or(addr).trim_end_matches('/').to_owned();
+    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+        let addr = url.strip_prefix("tcp://").unwrap_or(url).trim_end_matches('/').to_owned();
         if addr.contains("://") {
-            return Err(Error::Invalid(format!("{addr:?} is not of the form tcp://127.0.0.1:7878")));
+            return Err(Error::Address { url: addr });
         }
-        let client_id = random_id().map_err(|source| Error::Unreachable { addr: addr.clone(), source })?;
+        let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
         Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
     }
 
     /// Connects and shakes hands, within [`CONNECT_TIMEOUT`].
     pub(crate) async fn connect(&self) -> Result<Link, Error> {
-        let unreachable = |source| Error::Unreachable { addr: self.addr.clone(), source };
+        let unreachable = |source| unreachable(&self.addr, source);
         match timeout(CONNECT_TIMEOUT, self.shake_hands(unreachable)).await {
             Ok(link) => link,
             Err(_elapsed) => Err(unreachable(io::ErrorKind::TimedOut.into())),
@@ -115,6 +118,10 @@ impl Dial {
     }
 }
 
+fn unreachable(addr: &str, source: io::Error) -> Error {
+    Error::Unreachable { url: format!("tcp://{addr}"), source }
+}
+
 /// Keeps a connection until the client is closed.
 pub(crate) async fn maintain(shared: Arc<Shared>, dial: Dial, first: Link, closing: CancellationToken) {
     let mut link = first;
@@ -126,7 +133,7 @@ pub(crate) async fn maintain(shared: Arc<Shared>, dial: Dial, first: Link, closi
         if closing.is_cancelled() {
             break;
         }
-        info!("connection lost: {fall}; connecting again");
+        warn!("the connection is lost: {fall}; connecting again");
         // Cancel safe: an attempt that is dropped leaves nothing behind.
         match closing.run_until_cancelled(connect_again(&dial)).await {
             Some(again) => link = again,
@@ -137,15 +144,15 @@ pub(crate) async fn maintain(shared: Arc<Shared>, dial: Dial, first: Link, closi
 }
 
 async fn connect_again(dial: &Dial) -> Link {
-    let waits = ExponentialBuilder::default().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1);
-    for wait in waits.with_factor(2.0).with_jitter().without_max_times().build() {
-        sleep(wait).await;
+    let pauses = ExponentialBuilder::default().with_min_delay(MIN_PAUSE).with_max_delay(MAX_PAUSE);
+    for pause in pauses.with_jitter().without_max_times().build() {
+        sleep(pause).await;
         match dial.connect().await {
             Ok(link) => return link,
             Err(error) => debug!("connect: {error}"),
         }
     }
-    std::future::pending().await // Never reached: the waits do not end.
+    std::future::pending().await // Never reached: the pauses do not end.
 }
 
 /// One connection until it falls.

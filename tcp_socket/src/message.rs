@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
 
-use crate::model::{MAX_BATCH, MAX_RECORDED_AT, Measurement, Metric, Reading, is_station_id};
+use crate::model::{MAX_BATCH, MAX_RECORDED_AT, MAX_STATION_ID, Measurement, Metric, Reading, is_station_id};
 
 /// Bytes of one measurement: metric 1, value 8, time 8.
 pub const MEASUREMENT: usize = 17;
@@ -220,7 +220,7 @@ impl<'a> Batch<'a> {
             Some((first, others)) if count <= MAX_BATCH => {
                 Ok(Self { id, count: count as u32, run_count, first, others })
             }
-            _ => Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, this one {count}"))),
+            _ => Err(invalid(format!("a batch holds 1 to {MAX_BATCH} readings, not {count}"))),
         }
     }
 
@@ -235,7 +235,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Runs in it; at most as many stations are named.
-    pub fn run_count(&self) -> u32 {
+    pub(crate) fn run_count(&self) -> u32 {
         self.run_count
     }
 
@@ -279,7 +279,9 @@ pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
         Ok(id) if is_station_id(payload) => Ok(id),
         _ => {
             let start = String::from_utf8_lossy(&payload[..payload.len().min(40)]).into_owned();
-            Err(Refusal::bad_payload(&format!("station {start:?} is not of the form [a-z0-9-]{{1,32}}")))
+            Err(Refusal::bad_payload(&format!(
+                "station {start:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
+            )))
         }
     }
 }

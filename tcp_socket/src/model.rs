@@ -90,7 +90,7 @@ pub struct Measurement {
 }
 
 /// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`.
-pub fn is_station_id(id: &[u8]) -> bool {
+pub(crate) fn is_station_id(id: &[u8]) -> bool {
     (1..=MAX_STATION_ID).contains(&id.len())
         && id.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }

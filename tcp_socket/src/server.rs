@@ -105,7 +105,11 @@ pub async fn serve(
     connections.close();
     info!("stopping: no new connections, what was received is answered");
     if timeout(shared.limits.drain_timeout, connections.wait()).await.is_err() {
-        warn!("{} connections cut after {:?}", connections.len(), shared.limits.drain_timeout);
+        warn!(
+            "{} connections are still open after {:?}: cut",
+            connections.len(),
+            shared.limits.drain_timeout
+        );
         cut.cancel();
         connections.wait().await;
     }
@@ -116,8 +120,7 @@ pub async fn serve(
 /// socket has room for these few bytes. Returns the stream if it took them.
 fn refuse(stream: TcpStream, shared: &Shared) -> Option<TcpStream> {
     debug!("over the connection cap");
-    let text = format!("at most {} connections", shared.limits.max_connections);
-    let refusal = Refusal::new(ErrorCode::TooManyConnections, text);
+    let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
     let bytes = connection::refusal_of_connection(shared, &refusal);
     // A blocking socket writes at once; tokio's would first have to hear from
     // its driver that it can be written to.

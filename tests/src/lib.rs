@@ -31,7 +31,7 @@ use tokio::time::timeout;
 mod process;
 mod readme;
 
-pub use process::{Output, Pair, Server, run_program};
+pub use process::{Output, Pair, Server, nobody, run_program};
 pub use readme::{assert_same, expected_output};
 
 /// A test that runs for longer hangs. No test measures time, so this is far above

@@ -1,6 +1,7 @@
 //! Child processes that cannot outlive their test, and whose output is shown
 //! when it fails.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -55,6 +57,15 @@ impl Pair {
         let url = ["--url", server.url()];
         run_program(self.client, &[args, &url].concat()).await
     }
+}
+
+/// An address at which nobody listens. The socket is bound to it, so that nobody else
+/// can take it while the socket lives.
+pub fn nobody() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let addr = socket.local_addr().expect("its address");
+    (socket, addr)
 }
 
 /// What a process printed, and how it ended.

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::connection::{EVENTS_PER_TURN, random_id, text};
 use crate::message::{Change, ChatRequest, ErrorCode, Join, Leave, Refusal, Say, ServerMessage};
-use crate::model::{is_id, shorten};
+use crate::model::{MAX_ID, is_id, shorten};
 
 /// Events that a room keeps: how far a member may fall behind, or be away, and
 /// still be told everything.
@@ -45,8 +45,8 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_MESSAGE_ID: usize = 64;
 
 /// All rooms.
-pub struct Chat {
-    boot: String,
+pub(crate) struct Chat {
+    boot_id: String,
     connections: AtomicU64,
     rooms: Mutex<Rooms>,
 }
@@ -93,9 +93,9 @@ impl Member {
 }
 
 impl Chat {
-    /// No rooms yet. `boot` identifies this run of the server.
-    pub fn new(boot: String) -> Self {
-        Self { boot, connections: AtomicU64::new(0), rooms: Mutex::default() }
+    /// No rooms yet. `boot_id` identifies this run of the server.
+    pub(crate) fn new(boot_id: String) -> Self {
+        Self { boot_id, connections: AtomicU64::new(0), rooms: Mutex::default() }
     }
 
     /// Lets go of members who have been away for longer than `away`.
@@ -228,8 +228,8 @@ impl ChatSession {
         drop(rooms);
         let before = state.sequence;
         let (token, same_member) = self.sit_down(&mut state, &join)?;
-        let boot = &self.chat.boot;
-        let resumed = same_member || join.boot.as_ref() == Some(boot);
+        let boot_id = &self.chat.boot_id;
+        let resumed = same_member || join.boot_id.as_ref() == Some(boot_id);
         let (next, history) = match resumed {
             true => (join.after.min(before) + 1, Vec::new()),
             false => (state.sequence + 1, state.last_messages()),
@@ -238,14 +238,14 @@ impl ChatSession {
         drop(state);
         let Join { room: room_name, name, .. } = join;
         self.seats.push(Seat { room, name: name.clone(), next, history });
-        let boot = boot.clone();
-        Ok(ServerMessage::Joined { id, room: room_name, name, boot, token, resumed, sequence, present })
+        let boot_id = boot_id.clone();
+        Ok(ServerMessage::Joined { id, room: room_name, name, boot_id, token, resumed, sequence, present })
     }
 
     fn check(&self, Join { id, room, name, .. }: &Join) -> Result<(), Refusal> {
         let refuse = |code, reason: String| Err(Refusal::new(*id, code, reason));
         if !is_id(room) {
-            let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,32}}", shorten(room));
+            let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(room));
             return refuse(ErrorCode::Invalid, reason);
         }
         if !is_name(name) {
@@ -383,7 +383,7 @@ impl Drop for ChatSession {
 
 /// Whether a member can be called that. No spaces and no signs that look like
 /// none: two names that look the same should be the same.
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.chars().count())
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }

@@ -8,30 +8,25 @@
 //! has to take the answers.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::{Future, pending};
 
 use futures::{FutureExt, SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::chat::ChatSession;
+use crate::close::{End, TAKEN_OVER, close, linger};
 use crate::heartbeat::{Dead, Heartbeat};
 use crate::limits::Limits;
 use crate::live::LiveSession;
 use crate::message::{ErrorCode, Refusal, ServerMessage};
-
-/// Private close code: the member of a room speaks through another connection now.
-pub const TAKEN_OVER: u16 = 4001;
 
 /// Invalid messages one after the other; beyond it close code 1008. A peer that
 /// only ever sends nonsense is broken.
@@ -57,18 +52,6 @@ pub(crate) enum Session {
     Chat(ChatSession),
     /// Readings.
     Live(LiveSession),
-}
-
-/// Why a connection ends.
-enum End {
-    /// The peer closed it in good order; its code, if it gave one.
-    ByPeer(Option<CloseFrame>),
-    /// We do, for this reason.
-    ByUs(CloseFrame),
-    /// The peer reads nothing.
-    Stuck,
-    /// It is gone.
-    Lost(Error),
 }
 
 /// A connection from the end of its handshake to its own; `early` is what the
@@ -144,7 +127,7 @@ async fn exchange(
                 Ok(()) => beat(socket, session, limits).await?,
                 Err(Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
             },
-            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server stops")),
+            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
         }
         session.events(&mut events)?;
         for event in events.drain(..) {
@@ -242,63 +225,6 @@ impl Session {
             }
         }
     }
-}
-
-fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> End {
-    End::ByUs(CloseFrame { code, reason: reason.into() })
-}
-
-impl From<Error> for End {
-    /// The library sends nothing by itself when a peer breaks the rules; this
-    /// tells the peer which one (RFC 6455, section 7.4.1).
-    fn from(error: Error) -> Self {
-        let code = match &error {
-            // The end of the stream without a close frame is no message to answer.
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Self::Lost(error),
-            Error::Protocol(_) => CloseCode::Protocol,
-            Error::Utf8(_) => CloseCode::Invalid,
-            Error::Capacity(_) => CloseCode::Size,
-            _ => return Self::Lost(error),
-        };
-        // A control frame carries at most 125 bytes, 2 of them the code.
-        let mut reason = error.to_string();
-        while reason.len() > 123 {
-            reason.pop();
-        }
-        close(code, reason)
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ByPeer(Some(frame)) => write!(f, "closed by the peer with {}", u16::from(frame.code)),
-            Self::ByPeer(None) => write!(f, "closed by the peer"),
-            Self::ByUs(frame) => write!(f, "closed with {}: {}", u16::from(frame.code), frame.reason),
-            Self::Stuck => write!(f, "cut: the peer reads nothing"),
-            Self::Lost(error) => write!(f, "lost: {error}"),
-        }
-    }
-}
-
-/// Ends a connection so that the peer can read what it was last told: says that
-/// no more will be written, discards what still comes in, then closes.
-pub(crate) async fn linger(mut stream: TcpStream, limits: &Limits) {
-    if stream.shutdown().await.is_err() {
-        return; // The peer is gone.
-    }
-    let discard = async {
-        let mut left = limits.linger_bytes;
-        // On the heap: as an array it would be part of every connection's task.
-        let mut scratch = vec![0; 4 * 1024];
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    let _ = timeout(limits.linger_time, discard).await;
 }
 
 /// A message as the text of a frame.

@@ -15,15 +15,17 @@
 //!
 //! 1. [`handshake`]: how an HTTP connection becomes a WebSocket.
 //! 2. [`message`]: what is said over it.
-//! 3. [`connection`]: the loop that reads, answers and flushes, and how it ends.
+//! 3. [`connection`]: the loop that reads, answers and flushes.
 //!
 //! Then, one idea a file: [`chat`] (one order for all, takeover, resume),
 //! [`live`] (many subscribers, slow ones among them), `heartbeat` (dead peers),
-//! [`server`] (sockets and stopping), [`client`] (the other end), [`limits`]
-//! (every bound in one place), [`model`] and [`store`] (the readings).
+//! [`close`] (close codes, and a close that loses nothing), [`server`] (sockets and
+//! stopping), [`client`] (the other end), [`limits`] (every bound in one place),
+//! [`model`] (the readings), [`store`] (what is kept).
 
 pub mod chat;
 pub mod client;
+pub mod close;
 pub mod connection;
 pub mod handshake;
 mod heartbeat;

@@ -15,6 +15,9 @@ pub struct Limits {
     pub allowed_origins: Vec<String>,
     /// Open connections; beyond it 503 before the upgrade, and close.
     pub max_connections: usize,
+    /// Connections beyond `max_connections` that are told so at the same time; more
+    /// are closed without a word.
+    pub max_refusals: usize,
     /// Time for all the HTTP on a connection, from its first packet to the end of
     /// the handshake or of the last page. Beyond it the connection is closed.
     pub handshake_timeout: Duration,
@@ -49,6 +52,7 @@ impl Default for Limits {
         Self {
             allowed_origins: Vec::new(),
             max_connections: 10_000,
+            max_refusals: 64,
             handshake_timeout: Duration::from_secs(30),
             max_message: 2 * 1024 * 1024,
             max_frame: 2 * 1024 * 1024,

@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::connection::{EVENTS_PER_TURN, text};
 use crate::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Refusal, Series, ServerMessage};
-use crate::model::{Metric, Reading, check_batch, is_id};
+use crate::model::{MAX_ID, Metric, Reading, check_batch, is_id};
 use crate::store::{MAX_STATIONS, Place, Store};
 
 /// Readings in the ring: how far a subscriber may fall behind.
@@ -30,8 +30,8 @@ pub const RING: usize = 4096;
 pub const MAX_READ_BACK: usize = 500;
 
 /// Everything that was recorded, and the way to its subscribers.
-pub struct Live {
-    boot: String,
+pub(crate) struct Live {
+    boot_id: String,
     state: Mutex<State>,
 }
 
@@ -60,17 +60,17 @@ impl Published {
 }
 
 impl Live {
-    /// Nothing recorded yet. `boot` identifies this run of the server.
-    pub fn new(boot: String) -> Self {
+    /// Nothing recorded yet. `boot_id` identifies this run of the server.
+    pub(crate) fn new(boot_id: String) -> Self {
         let state = State { store: Store::default(), ring: broadcast::Sender::new(RING), newest: Vec::new() };
-        Self { boot, state: Mutex::new(state) }
+        Self { boot_id, state: Mutex::new(state) }
     }
 
     fn record(&self, id: u64, batch: Vec<Reading>) -> Result<ServerMessage, Refusal> {
         check_batch(&batch).map_err(|reason| Refusal::new(id, ErrorCode::Invalid, reason))?;
         let mut state = self.lock();
         if !state.store.has_room_for(&batch) {
-            let reason = format!("there is room for {MAX_STATIONS} stations");
+            let reason = format!("this server keeps at most {MAX_STATIONS} stations");
             return Err(Refusal::new(id, ErrorCode::Full, reason));
         }
         let accepted = batch.len();
@@ -139,7 +139,7 @@ impl LiveSession {
             }
             LiveRequest::Subscribe(series) => {
                 self.subscribe(&series)?;
-                Ok(ServerMessage::Subscribed { id: series.id, boot: self.live.boot.clone() })
+                Ok(ServerMessage::Subscribed { id: series.id, boot_id: self.live.boot_id.clone() })
             }
             LiveRequest::Unsubscribe(series) => {
                 self.unsubscribe(&series);
@@ -151,7 +151,7 @@ impl LiveSession {
     fn subscribe(&mut self, series: &Series) -> Result<(), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong: String = wrong.chars().take(40).collect();
-            let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,32}}");
+            let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}");
             return Err(Refusal::new(series.id, ErrorCode::Invalid, reason));
         }
         let named: HashSet<&str> = series.stations.iter().map(String::as_str).collect();

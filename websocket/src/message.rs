@@ -2,12 +2,12 @@
 //!
 //! | endpoint | to the server | answered by |
 //! |---|---|---|
-//! | `/chat` | `join` `id` `room` `name`, to come back also `token` `boot` `after` | `joined` `id` `room` `name` `boot` `token` `resumed` `sequence` `present` |
+//! | `/chat` | `join` `id` `room` `name`, to come back also `token` `boot_id` `after` | `joined` `id` `room` `name` `boot_id` `token` `resumed` `sequence` `present` |
 //! | `/chat` | `say` `id` `room` `message_id` `text` | `said` `id` `sequence` `duplicate` |
 //! | `/chat` | `leave` `id` `room` | `left` `id` |
 //! | `/live` | `record` `id` `readings` | `recorded` `id` `accepted` |
 //! | `/live` | `readings` `id` `station` `limit` | `readings` `id` `readings` |
-//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot` |
+//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot_id` |
 //! | `/live` | `unsubscribe` `id` `stations` `metrics` | `unsubscribed` `id` |
 //! | both | anything that is refused | `error` `id` `code` `reason` |
 //!
@@ -73,7 +73,7 @@ pub struct Join {
     /// What `joined` gave: if it is still the same run of the server, what came
     /// after the event `after` follows, instead of the last messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<String>,
+    pub boot_id: Option<String>,
     /// The last sequence number seen.
     #[serde(default)]
     pub after: u64,
@@ -148,7 +148,7 @@ pub enum ServerMessage {
         room: String,
         name: String,
         /// Of the running server: sequence numbers mean nothing to another one.
-        boot: String,
+        boot_id: String,
         token: String,
         resumed: bool,
         /// Of the newest event; `present` includes everything up to it.
@@ -194,7 +194,7 @@ pub enum ServerMessage {
     },
     Subscribed {
         id: u64,
-        boot: String,
+        boot_id: String,
     },
     Unsubscribed {
         id: u64,

@@ -1,9 +1,9 @@
-//! What is measured: stations' readings, as JSON.
+//! What is exchanged: readings of weather stations, as JSON.
 
 use serde::{Deserialize, Serialize};
 
-/// Longest station id, in bytes.
-pub const MAX_STATION_ID: usize = 32;
+/// Longest id of a station or of a room, in bytes.
+pub const MAX_ID: usize = 32;
 
 /// Most readings in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -66,11 +66,11 @@ pub struct Reading {
 impl Reading {
     /// # Errors
     /// Names the first field that is out of its range.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let (low, high) = self.metric.range();
         if !is_id(&self.station) {
             return Err(format!(
-                "station: {:?} is not of the form [a-z0-9-]{{1,32}}",
+                "station: {:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}",
                 shorten(&self.station)
             ));
         }
@@ -78,7 +78,7 @@ impl Reading {
             return Err(format!("value: {} is outside {low} to {high}", self.value));
         }
         if self.recorded_at > MAX_RECORDED_AT {
-            return Err(format!("recorded_at: {} is after the year 9999", self.recorded_at));
+            return Err(format!("recorded_at: {} is outside 0 to {MAX_RECORDED_AT} ms", self.recorded_at));
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Reading {
 ///
 /// # Errors
 /// Names the first thing that is wrong, readings counted from 0.
-pub fn check_batch(readings: &[Reading]) -> Result<(), String> {
+pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     if !(1..=MAX_BATCH).contains(&readings.len()) {
         return Err(format!("a batch holds 1 to {MAX_BATCH} readings, not {}", readings.len()));
     }
@@ -100,8 +100,8 @@ pub fn check_batch(readings: &[Reading]) -> Result<(), String> {
 
 /// Whether `id` is the id of a station or of a room: 1 to 32 of `a` to `z`, `0`
 /// to `9` and `-`.
-pub fn is_id(id: &str) -> bool {
-    (1..=MAX_STATION_ID).contains(&id.len())
+pub(crate) fn is_id(id: &str) -> bool {
+    (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 

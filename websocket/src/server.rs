@@ -30,7 +30,8 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use crate::chat::{Chat, ChatSession};
-use crate::connection::{self, Session, linger, random_id};
+use crate::close::linger;
+use crate::connection::{self, Session, random_id};
 use crate::handshake;
 use crate::limits::Limits;
 use crate::live::{Live, LiveSession};
@@ -115,14 +116,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let own_origins = own_origins(listener.local_addr()?);
-    let (boot, nonce) = (random_id().map_err(io::Error::other)?, random_id().map_err(io::Error::other)?);
-    let (chat, live) = (Arc::new(Chat::new(boot.clone())), Arc::new(Live::new(boot)));
+    let (boot_id, nonce) = (random_id().map_err(io::Error::other)?, random_id().map_err(io::Error::other)?);
+    let (chat, live) = (Arc::new(Chat::new(boot_id.clone())), Arc::new(Live::new(boot_id)));
     let app = Arc::new(App { chat, live, limits, own_origins, nonce });
     let limits = &app.limits;
     let router = router(app.clone());
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    // Refusing takes a moment too: so many at a time are told, more are just closed.
-    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let refusals = Arc::new(Semaphore::new(limits.max_refusals));
     let connections = TaskTracker::new();
     let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
     connections.spawn(forget_absent(app.clone(), stopping.clone()));
@@ -163,15 +163,12 @@ pub async fn serve(
     stopping.cancel();
     connections.close();
     if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
-        warn!("{} connections cut after {:?}", connections.len(), limits.drain_timeout);
+        warn!("{} connections are still open after {:?}: cut", connections.len(), limits.drain_timeout);
         cut.cancel();
         connections.wait().await;
     }
     Ok(())
 }
-
-/// Connections over the cap that are told so at the same time.
-const MAX_REFUSALS: usize = 64;
 
 /// How the pages that this server serves may call it. Comparing `Origin` with
 /// `Host` instead would let in any page whose name was made to resolve to this
@@ -258,6 +255,7 @@ async fn http(
 
 /// Over the connection cap: says so and closes.
 async fn refuse(mut stream: TcpStream, app: Arc<App>) {
+    debug!("over the connection cap");
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
     let limit = app.limits.linger_time;

@@ -14,7 +14,7 @@ pub const READINGS_PER_STATION: usize = 100_000;
 
 /// Stations and their readings.
 #[derive(Default)]
-pub struct Store {
+pub(crate) struct Store {
     stations: BTreeMap<String, Station>,
 }
 
@@ -27,7 +27,7 @@ struct Station {
     counts: [u64; Metric::ALL.len()],
 }
 
-/// A reading without its station's name, which the map already holds.
+/// A reading without its station's id, which the map already holds.
 struct Stored {
     metric: Metric,
     value: f64,
@@ -36,23 +36,23 @@ struct Stored {
 
 /// Which reading of which series a reading is.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub(crate) struct Place {
     /// Number of the series, below 4 × [`MAX_STATIONS`].
-    pub series: usize,
+    pub(crate) series: usize,
     /// Number of the reading in its series, from 1.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
 }
 
 impl Store {
     /// Whether the batch names no more new stations than there is room for.
-    pub fn has_room_for(&self, batch: &[Reading]) -> bool {
+    pub(crate) fn has_room_for(&self, batch: &[Reading]) -> bool {
         let new: BTreeSet<&str> =
             batch.iter().map(|r| r.station.as_str()).filter(|id| !self.stations.contains_key(*id)).collect();
         self.stations.len() + new.len() <= MAX_STATIONS
     }
 
     /// Keeps a reading; creates its station if it is new.
-    pub fn keep(&mut self, reading: &Reading) -> Place {
+    pub(crate) fn keep(&mut self, reading: &Reading) -> Place {
         if let Some(station) = self.stations.get_mut(&reading.station) {
             return station.keep(reading);
         }
@@ -63,7 +63,7 @@ impl Store {
 
     /// The newest `limit` readings of a station in the order in which they were
     /// recorded; none if there is no such station.
-    pub fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
+    pub(crate) fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
         let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
             return Vec::new();
         };
@@ -83,7 +83,7 @@ impl Store {
     }
 
     /// The newest place in every series.
-    pub fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
         self.stations.iter().flat_map(|(id, station)| {
             Metric::ALL.into_iter().map(move |metric| (id.as_str(), metric, station.place(metric)))
         })

@@ -63,7 +63,7 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         newest: u32,
         /// End after so many seconds
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         deadline: Option<u32>,
     },
     /// Record a file, as one stream

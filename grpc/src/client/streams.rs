@@ -14,7 +14,7 @@ use crate::proto::{
     MonitorRequest, MonitorResponse, Position, RecordedReading, Threshold, WatchRequest, WatchResponse,
     monitor_response, watch_response,
 };
-use crate::retry::{FIRST_PAUSE, retry};
+use crate::retry::{MIN_PAUSE, retry};
 use crate::status::{Local, deadline_exceeded, local_cause};
 
 /// How long this side waits beyond a stream's deadline for the server's own
@@ -118,7 +118,7 @@ impl Watching {
         loop {
             let Some(responses) = &mut self.responses else {
                 // Also where connections open and break at once, this is no busy loop.
-                sleep(FIRST_PAUSE).await;
+                sleep(MIN_PAUSE).await;
                 let start = Some(Start::After(self.position));
                 let opened = self.client.open_watch(&self.station, start, self.deadline).await;
                 self.responses = Some(opened.map_err(|status| self.client.error(status))?.0);

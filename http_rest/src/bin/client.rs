@@ -53,10 +53,10 @@ enum Command {
         #[arg(long, value_parser = metric)]
         metric: Option<Metric>,
         /// Earliest time, in ms since the Unix epoch
-        #[arg(long)]
+        #[arg(long, value_name = "MILLISECONDS")]
         from: Option<u64>,
-        /// Latest time, itself not included
-        #[arg(long)]
+        /// Latest time, in ms since the Unix epoch, itself not included
+        #[arg(long, value_name = "MILLISECONDS")]
         to: Option<u64>,
         /// How many at most
         #[arg(long, default_value_t = 20)]
@@ -130,9 +130,9 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref() {
-                Some(Error::Unreachable { base, .. }) => {
+                Some(Error::Unreachable { url, .. }) => {
                     eprintln!(
-                        "error: no server at {base}; start one with: cargo run -p http_rest --bin server"
+                        "error: no server at {url}; start one with: cargo run -p http_rest --bin server"
                     );
                 }
                 _ => eprintln!("error: {error:#}"),
@@ -149,8 +149,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         None => tour(&client, out).await,
         Some(Command::Stations(command)) => stations(&client, command, out).await,
         Some(Command::Record { station, metric, value }) => {
-            let now = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
-            let recorded_at = u64::try_from(now.as_millis())?;
+            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(recorded_at.as_millis())?;
             let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
             Ok(writeln!(out, "accepted {accepted}")?)
         }
@@ -169,8 +169,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
                         writeln!(out, "(the server was restarted; what it had before is lost)")?;
                     }
                     // Each call has its retries and their pauses; a person decides when to stop.
-                    Err(Error::Unreachable { base, .. }) => {
-                        writeln!(out, "(no server at {base}; trying again)")?;
+                    Err(Error::Unreachable { url, .. }) => {
+                        writeln!(out, "(no server at {url}; connecting again)")?;
                     }
                     Err(other) => return Err(other.into()),
                 }
@@ -283,7 +283,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     };
     let accepted =
         client.record(&[reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)]).await?;
-    writeln!(out, "   200: {accepted} accepted")?;
+    writeln!(out, "   200: accepted {accepted}")?;
 
     writeln!(out, "7. GET /readings?station=oslo-1: read them back, the latest recorded first")?;
     let query = ReadingQuery { station: "oslo-1".into(), ..ReadingQuery::default() };

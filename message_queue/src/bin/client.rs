@@ -86,8 +86,8 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         None => tour(&args.broker, &client, out).await,
         Some(Command::Record { station, metric, value }) => {
-            let now = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
-            let recorded_at = u64::try_from(now.as_millis())?;
+            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at = u64::try_from(recorded_at.as_millis())?;
             let (station, metric, value) = (station.clone(), *metric, *value);
             let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
             Ok(writeln!(out, "accepted {accepted}")?)

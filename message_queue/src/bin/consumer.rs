@@ -14,7 +14,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
-use message_queue::job::{Attempt, Job, Outcome, Results};
+use message_queue::job::{Attempt, Job};
+use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
 use tokio_util::sync::CancellationToken;
 
@@ -29,13 +30,13 @@ struct Args {
     #[arg(long, default_value = "results")]
     results: PathBuf,
     /// Pretend that each job takes so many milliseconds more
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement
     #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH)]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
-    #[arg(long, default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
     #[arg(long)]

@@ -8,6 +8,7 @@
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
@@ -70,7 +71,8 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         match &args.command {
             None => jobs(args).await,
             Some(Command::Publish { station, metric, value }) => {
-                let recorded_at = u64::try_from(std::time::UNIX_EPOCH.elapsed()?.as_millis())?;
+                let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+                let recorded_at = u64::try_from(recorded_at.as_millis())?;
                 publish(
                     args,
                     &Reading { station: station.clone(), metric: *metric, value: *value, recorded_at },

@@ -12,7 +12,6 @@ use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
 use message_queue::error::without_password;
 use message_queue::{rabbitmq, redis};
-use tracing::info;
 
 /// Keeps the readings of weather stations, which clients send across a broker.
 /// Ctrl-C stops it after the requests in hand are answered.
@@ -49,6 +48,5 @@ async fn run(args: &BrokerArgs) -> anyhow::Result<()> {
             redis::request_reply::serve(&url, &keys, &shutdown, listening).await?;
         }
     }
-    info!("stopped: the requests in hand are answered");
     Ok(())
 }

@@ -24,11 +24,11 @@ use crate::reconnect::until_connected;
 pub const WINDOW: usize = 1_000;
 
 /// Pause before a message that the broker refused, because the queue is full, is
-/// published again. Doubles up to [`LONGEST_PAUSE`].
-pub const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// published again. Doubles up to [`MAX_PAUSE`].
+pub const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// See [`SHORTEST_PAUSE`].
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// See [`MIN_PAUSE`].
+pub const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often in a row everything is declared again because messages came back.
 const MAX_DECLARATIONS: u32 = 10;
@@ -87,7 +87,7 @@ impl Publisher {
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             refused: VecDeque::new(),
-            pause: SHORTEST_PAUSE,
+            pause: MIN_PAUSE,
             returned: false,
             declarations: 0,
             confirmed: 0,
@@ -172,11 +172,11 @@ impl Publisher {
         match confirmation {
             Confirmation::Ack(None) | Confirmation::NotRequested => {
                 self.confirmed += 1;
-                self.pause = SHORTEST_PAUSE;
+                self.pause = MIN_PAUSE;
                 self.declarations = 0;
             }
             Confirmation::Nack(returned) => {
-                if self.refused.is_empty() && self.pause == SHORTEST_PAUSE {
+                if self.refused.is_empty() && self.pause == MIN_PAUSE {
                     warn!("{} is full: waiting for consumers", message.routing_key);
                 }
                 self.refused.push_back(message);
@@ -212,7 +212,7 @@ impl Publisher {
             self.returned = false;
         }
         sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
         self.waiting.append(&mut self.refused);
         Ok(())
     }

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::connection::{Session, connect};
 use super::deliveries::Deliveries;
@@ -31,7 +31,7 @@ use crate::record::{Answer, Reason, Request, Store};
 
 /// Longest time for one call, unless [`Client::with_timeout`] says otherwise. A
 /// request that no server has taken by then is dropped by RabbitMQ.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls in flight per client; further ones wait.
 pub const MAX_IN_FLIGHT: usize = 1_024;
@@ -41,6 +41,9 @@ const PREFETCH: u16 = 256;
 
 /// Requests acknowledged together, at most.
 const ACK_BATCH: usize = 64;
+
+/// After a shutdown signal, how long the last acknowledgements may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -81,7 +84,7 @@ impl Client {
             session: tokio::sync::Mutex::new(Some(calls)),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
         };
-        Ok(Self { shared: Arc::new(shared), timeout: TIMEOUT })
+        Ok(Self { shared: Arc::new(shared), timeout: CALL_TIMEOUT })
     }
 
     /// The same client with another time for each call.
@@ -95,7 +98,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NoServer`] and [`Error::Refused`] if certainly nothing happened;
-    /// [`Error::TimedOut`] and [`Error::Unknown`] if it may have.
+    /// [`Error::TimedOut`] and [`Error::OutcomeUnknown`] if it may have.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let request = serde_json::to_vec(&Request { readings }).map_err(std::io::Error::from)?;
         let call = async {
@@ -151,14 +154,14 @@ impl Calls {
             self.session.channel.basic_publish("".into(), queue.into(), options, request, properties);
         // First the confirm, which comes before the answer can: it may bring back a
         // request, this one or that of another call, which then ends there.
-        let confirmation = published.await?.await.map_err(|_| Error::Unknown)?;
+        let confirmation = published.await?.await.map_err(|_| Error::OutcomeUnknown)?;
         if let Some(returned) = confirmation.take_message()
             && let Some(id) = correlation_id(&returned.properties)
             && let Some(call) = lock(&self.pending).remove(&id)
         {
             let _ = call.send(Err(Error::NoServer(topology.prefix.clone())));
         }
-        answer.await.map_err(|_| Error::Unknown)?
+        answer.await.map_err(|_| Error::OutcomeUnknown)?
     }
 }
 
@@ -257,10 +260,11 @@ async fn answer_all(
         }
         deliveries.done(request).await?;
     }
-    // The requests in hand are answered; bounded, since the broker may be gone.
+    info!("stopping: no new requests, those in hand are answered");
+    // Bounded, since the broker may be gone.
     select! {
         finished = deliveries.finish() => finished,
-        () = sleep(Duration::from_secs(5)) => Ok(()),
+        () = sleep(DRAIN_TIMEOUT) => Ok(()),
     }
 }
 

@@ -18,8 +18,9 @@ use super::deliveries::Deliveries;
 use super::publisher::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::job::{Attempt, DRAIN, Failed, Job, Results, TRIES};
+use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
 use crate::reconnect::until_connected;
+use crate::results::Results;
 
 /// Jobs sent to a worker ahead of their acknowledgement.
 pub const PREFETCH: u16 = 32;
@@ -102,7 +103,7 @@ impl Worker {
         // acknowledged is delivered again.
         select! {
             ended = until_stopped => ended,
-            () = async { shutdown.cancelled().await; sleep(DRAIN).await } => Ok(()),
+            () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
         }
     }
 

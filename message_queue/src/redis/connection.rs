@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, without_password};
+use crate::reconnect::MAX_PAUSE;
 
 /// Longest time to wait for a connection, and for an answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,9 +19,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes is asked for a sign of life this often; TCP
 /// alone would not notice for hours that the other end is gone.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// Longest pause between two attempts to connect again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 fn info(url: &str) -> Result<ConnectionInfo, Error> {
     url.into_connection_info()
@@ -64,7 +62,7 @@ impl Subscriber {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT))
-            .set_max_delay(LONGEST_PAUSE)
+            .set_max_delay(MAX_PAUSE)
             .set_number_of_retries(usize::MAX)
             .set_push_sender(move |push: PushInfo| {
                 sender.try_send(push).inspect_err(|_| _ = count.fetch_add(1, Ordering::Relaxed))

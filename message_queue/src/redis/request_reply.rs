@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Keys;
 use super::connection::Subscriber;
@@ -27,7 +27,7 @@ use crate::model::Reading;
 use crate::record::{Answer, MAX_REQUEST, Reason, Store};
 
 /// Longest time for one call, unless [`Client::with_timeout`] says otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls in flight per client; further ones wait.
 pub const MAX_IN_FLIGHT: usize = 1_024;
@@ -117,7 +117,7 @@ impl Client {
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             _replies: AbortOnDropHandle::new(replies),
         };
-        Ok(Self { shared: Arc::new(shared), timeout: TIMEOUT })
+        Ok(Self { shared: Arc::new(shared), timeout: CALL_TIMEOUT })
     }
 
     /// The same client with another time for each call.
@@ -131,7 +131,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NoServer`] and [`Error::Refused`] if certainly nothing happened;
-    /// [`Error::TimedOut`] and [`Error::Unknown`] if it may have.
+    /// [`Error::TimedOut`] and [`Error::OutcomeUnknown`] if it may have.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         Ok(self.record_and_count(readings).await?.accepted)
     }
@@ -159,12 +159,12 @@ impl Client {
         let servers = match published {
             Ok(0) => return Err(Error::NoServer(keys.prefix.clone())),
             Ok(servers) => servers,
-            Err(_) => return Err(Error::Unknown), // It may have been sent before the connection broke.
+            Err(_) => return Err(Error::OutcomeUnknown), // It may have been sent before the connection broke.
         };
         if servers > 1 {
             warn!("{servers} servers got the request; it runs on each");
         }
-        let accepted = answer.await.map_err(|_| Error::Unknown)?.into_result()?;
+        let accepted = answer.await.map_err(|_| Error::OutcomeUnknown)?.into_result()?;
         Ok(Recorded { accepted, servers })
     }
 }
@@ -233,6 +233,7 @@ pub async fn serve(
             missed => warn!("{missed} requests dropped: more than {MAX_BACKLOG} were waiting"),
         }
     }
+    info!("stopping: no new requests, those in hand are answered");
     // Redis sends nothing more; what is here already gets its answer.
     let _ = subscriber.connection.unsubscribe(keys.requests()).await;
     let rest = drain(&mut subscriber.pushes);

@@ -23,8 +23,9 @@ use tracing::warn;
 use super::Keys;
 use super::connection::connect;
 use crate::error::Error;
-use crate::job::{ACK_WITHIN, Attempt, DRAIN, Failed, Job, Results, TRIES};
+use crate::job::{ACK_WITHIN, Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
 use crate::reconnect::until_connected;
+use crate::results::Results;
 
 /// The consumer group of all workers.
 const GROUP: &str = "workers";
@@ -122,7 +123,7 @@ impl Worker {
         // acknowledged is claimed.
         select! {
             ended = until_stopped => ended,
-            () = async { shutdown.cancelled().await; sleep(DRAIN).await } => Ok(()),
+            () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
         }
     }
 

@@ -197,8 +197,8 @@ pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
 pub async fn idle_connections_and_uploads_are_ended() {
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_secs(3600); // Would end it, too.
-        config.limits.connection_idle = Duration::from_millis(100);
-        config.limits.upload_idle = Duration::from_millis(100);
+        config.limits.idle_timeout = Duration::from_millis(100);
+        config.limits.upload_idle_timeout = Duration::from_millis(100);
         config.limits.request_timeout = Duration::from_millis(100);
     })
     .await;

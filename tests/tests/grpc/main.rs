@@ -28,7 +28,9 @@ use services::*;
 fn main() -> ExitCode {
     run([
         test!(the_pair_prints_what_the_readme_shows),
-        test!(the_programs_fail_in_one_clear_line),
+        test!(a_client_without_a_server_says_how_to_start_one),
+        test!(a_server_without_its_port_says_how_to_pick_another),
+        test!(an_address_of_another_protocol_is_refused_by_the_client),
         test!(the_client_uploads_a_file),
         test!(a_unary_call_on_the_wire),
         test!(the_bytes_in_the_readme_are_real),

@@ -72,7 +72,7 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     // Not for ever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
-    assert_eq!(calls.load(SeqCst), 1 + grpc::retry::RETRIES);
+    assert_eq!(calls.load(SeqCst), 1 + grpc::retry::MAX_RETRIES);
     // Other codes would come again.
     let (url, calls) = unreliable(100, status_only("8")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         test!(the_pair_prints_what_the_readme_shows),
         test!(a_client_without_a_server_says_how_to_start_one),
         test!(a_server_without_its_port_says_how_to_pick_another),
+        test!(an_address_of_another_protocol_is_refused_by_the_client),
         test!(the_subcommands_do_one_thing_each),
         test!(a_station_is_created_read_replaced_patched_and_deleted),
         test!(a_conditional_read_saves_the_body),

@@ -57,7 +57,7 @@ pub async fn a_program_without_a_broker_says_how_to_start_one() {
             assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""), "{program}");
             assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
             assert!(output.stderr.starts_with(&format!("error: no broker at {url} (")), "{}", output.stderr);
-            let command = "cargo run -p message_queue --bin brokers, or: docker compose up -d\n";
+            let command = "cargo run -p message_queue --bin brokers, or: docker compose up -d --wait\n";
             assert!(output.stderr.ends_with(command), "{}", output.stderr);
         }
     }

@@ -183,7 +183,7 @@ pub async fn a_request_that_was_interrupted_does_not_run_twice() {
     connection.close(200, "dies".into()).await.unwrap();
     let mut answers = timeout(LONG, calls).await.unwrap().unwrap();
     answers.sort_by_key(|answer| answer.is_err());
-    assert!(matches!(answers[..], [Ok(3), Err(Error::Unknown)]), "{answers:?}");
+    assert!(matches!(answers[..], [Ok(3), Err(Error::OutcomeUnknown)]), "{answers:?}");
     server.stop().await;
 }
 

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use message_queue::brokers::{Broker, Kind, Options};
-use message_queue::job::{Job, Results};
+use message_queue::job::Job;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::Keys;
+use message_queue::results::Results;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, copy_bidirectional};

@@ -6,13 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use message_queue::brokers::Kind;
-use message_queue::job::{Job, Outcome, Summary};
+use message_queue::job::{Job, Summary};
 use message_queue::model::Metric;
 use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::work_queue as rabbitmq;
 use message_queue::record::{Answer, Reason, Store};
 use message_queue::redis::work_queue::DELIVERY_LIMIT;
+use message_queue::results::Outcome;
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use tests::run_program;

@@ -21,7 +21,7 @@ pub async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
     assert_eq!(third.welcome().await.version, 0);
     assert_eq!(third.last_error().await, ErrorCode::TooManyConnections);
     let refused = Client::connect(&server.addr).await.err().unwrap();
-    assert_eq!(refused.to_string(), "TooManyConnections (3): at most 2 connections");
+    assert_eq!(refused.to_string(), "TooManyConnections (3): too many connections");
     first.assert_alive().await;
     drop(second);
     // The place is free when the server has noticed.

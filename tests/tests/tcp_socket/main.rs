@@ -29,9 +29,10 @@ fn main() -> ExitCode {
     run([
         test!(the_pair_prints_what_the_readme_shows),
         test!(the_classic_mistake_fails_as_the_readme_shows),
-        test!(each_subcommand_does_its_one_thing),
+        test!(the_subcommands_do_one_thing_each),
         test!(a_watch_in_a_terminal_shows_what_another_records),
-        test!(who_finds_nobody_or_no_port_says_what_to_do),
+        test!(a_client_without_a_server_says_how_to_start_one),
+        test!(a_server_without_its_port_says_how_to_pick_another),
         test!(an_address_of_another_protocol_is_refused_by_the_client),
         test!(the_examples_of_the_document_are_what_the_crate_speaks),
         test!(the_tables_of_the_document_hold_the_numbers_of_the_crate),

@@ -1,6 +1,6 @@
 //! The pair in two terminals.
 
-use tests::{assert_same, expected_output, run_program};
+use tests::{assert_same, expected_output, nobody, run_program};
 
 use crate::PAIR;
 
@@ -24,7 +24,7 @@ pub async fn the_classic_mistake_fails_as_the_readme_shows() {
     );
 }
 
-pub async fn each_subcommand_does_its_one_thing() {
+pub async fn the_subcommands_do_one_thing_each() {
     let server = PAIR.serve().await;
     let unknown = PAIR.client(&server, &["watch", "oslo-1"]).await;
     assert_eq!(unknown.code, Some(1));
@@ -63,31 +63,33 @@ pub async fn a_watch_in_a_terminal_shows_what_another_records() {
     server.stop().await;
 }
 
-pub async fn who_finds_nobody_or_no_port_says_what_to_do() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+pub async fn a_client_without_a_server_says_how_to_start_one() {
+    let (_bound, addr) = nobody();
+    let url = format!("tcp://{addr}");
     for command in [&[][..], &["ping"]] {
-        let url = format!("tcp://{free}");
-        let output = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
-        assert_eq!(output.code, Some(1));
+        let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
+        assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""));
         assert_eq!(
-            output.stderr,
+            client.stderr,
             format!("error: no server at {url}; start one with: cargo run -p tcp_socket --bin server\n")
         );
-        assert_eq!(output.stdout, "");
     }
+}
+
+pub async fn a_server_without_its_port_says_how_to_pick_another() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    let output = run_program(PAIR.server, &["--addr", &addr]).await;
-    assert_eq!(output.code, Some(1));
-    assert!(output.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", output.stderr);
-    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    let server = run_program(PAIR.server, &["--addr", &addr]).await;
+    assert_eq!(server.code, Some(1));
+    assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
+    assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
+    assert_eq!(server.stderr.lines().count(), 1);
 }
 
 pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
-    let output = run_program(PAIR.client, &["ping", "--url", "http://127.0.0.1:8080"]).await;
-    assert_eq!(output.code, Some(1));
-    assert_eq!(
-        output.stderr,
-        "error: not sent: \"http://127.0.0.1:8080\" is not of the form tcp://127.0.0.1:7878\n"
-    );
+    for command in [&[][..], &["ping"]] {
+        let client = run_program(PAIR.client, &[command, &["--url", "http://host:1"]].concat()).await;
+        assert_eq!(client.code, Some(1));
+        assert_eq!(client.stderr, "error: \"http://host:1\" is not of the form tcp://host:port\n");
+    }
 }

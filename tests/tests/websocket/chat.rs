@@ -165,7 +165,7 @@ pub async fn a_token_takes_over_and_brings_what_was_missed() {
     assert_eq!(again.ask(rejoin("guess", 0)).await["code"], "name_taken");
     let back = again.ask(rejoin(token, 3)).await;
     assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(4)));
-    assert_eq!(back["boot"], joined["boot"]);
+    assert_eq!(back["boot_id"], joined["boot_id"]);
     assert_eq!(again.json().await["text"], "two");
     // The old connection is told.
     let (code, reason) = ana.closed().await;
@@ -193,9 +193,9 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     assert_ne!(back["token"], *token);
     // But what was missed is still there for who says what it has seen, and of which run.
     join["room"] = json!("r2");
-    join["boot"] = json!("another run");
+    join["boot_id"] = json!("another run");
     assert_eq!(again.ask(join.clone()).await["resumed"], false);
-    (join["room"], join["name"], join["boot"]) = (json!("r"), json!("ben2"), joined["boot"].clone());
+    (join["room"], join["name"], join["boot_id"]) = (json!("r"), json!("ben2"), joined["boot_id"].clone());
     let mut other = Raw::open(server.addr, "/chat").await;
     assert_eq!(other.ask(join).await["resumed"], true);
     for (sequence, name, change) in [(3, "ben", "left"), (4, "ben", "joined"), (5, "ben2", "joined")] {

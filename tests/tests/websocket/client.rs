@@ -232,7 +232,7 @@ pub async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let joined = |request: &Value, resumed: bool| {
-        json!({"type": "joined", "id": request["id"], "room": "r", "name": "ana", "boot": "b", "token": "t",
+        json!({"type": "joined", "id": request["id"], "room": "r", "name": "ana", "boot_id": "b", "token": "t",
             "resumed": resumed, "sequence": 1, "present": ["ana"]})
     };
     let serve = async {
@@ -432,7 +432,7 @@ pub async fn the_terminal_client_shows_no_control_characters() {
     let id = request(&mut socket).await["id"].clone();
     answer(
         &mut socket,
-        json!({"type": "joined", "id": id, "room": "r", "name": "ana", "boot": "b",
+        json!({"type": "joined", "id": id, "room": "r", "name": "ana", "boot_id": "b",
         "token": "t", "resumed": false, "sequence": 1, "present": ["a\u{1b}[2J"]}),
     )
     .await;

@@ -145,10 +145,10 @@ pub async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
     // The connection breaks, and its owner does not know whether the name was changed.
     carl.ask(json!({"type": "leave", "id": 2, "room": "r"})).await;
     let mut back = Raw::open(server.addr, "/chat").await;
-    let (token, boot) = (&joined["token"], &joined["boot"]);
+    let (token, boot_id) = (&joined["token"], &joined["boot_id"]);
     let again = back
         .ask(json!({
-            "type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "boot": boot, "after": 5
+            "type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "boot_id": boot_id, "after": 5
         }))
         .await;
     assert_eq!(

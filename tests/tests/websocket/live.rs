@@ -127,7 +127,7 @@ pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
 
     let answer = raw.ask(both("subscribe", json!(["a"]), json!(["wind"]))).await;
     assert_eq!(answer["type"], "subscribed");
-    assert_eq!(answer["boot"].as_str().unwrap().len(), 32);
+    assert_eq!(answer["boot_id"].as_str().unwrap().len(), 32);
     assert_eq!(seen(&mut raw, &client, 2.0).await, ["a wind 2.0"]);
     raw.ask(both("subscribe", json!([]), json!(["temperature"]))).await;
     assert_eq!(

@@ -13,7 +13,7 @@ mod protocol;
 
 use std::process::ExitCode;
 
-use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
+use tests::{Pair, assert_same, expected_output, nobody, pair, run, run_program, test};
 
 use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
 use chat::*;
@@ -70,28 +70,35 @@ async fn the_tour_can_be_taken_twice() {
     server.stop().await;
 }
 
-async fn a_client_without_a_server_says_which_command_starts_one() {
-    // A port that was free a moment ago, and that nobody listens on.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("http://127.0.0.1:{port}");
-    let chat = ["chat", "--name", "ana", "--url", &url];
-    for args in [&["--url", &url][..], &["live", "--url", &url], &chat] {
-        let client = run_program(PAIR.client, args).await;
+async fn a_client_without_a_server_says_how_to_start_one() {
+    let (_bound, addr) = nobody();
+    let url = format!("http://{addr}");
+    for command in [&[][..], &["live"], &["chat", "--name", "ana"]] {
+        let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
         assert_eq!(client.code, Some(1));
-        let expected =
-            format!("error: no server at {url}; start one with: cargo run -p websocket --bin server\n");
-        assert_eq!(client.stderr, expected);
+        assert_eq!(
+            client.stderr,
+            format!("error: no server at {url}; start one with: cargo run -p websocket --bin server\n")
+        );
     }
 }
 
-async fn a_second_server_says_how_to_pick_another_port() {
-    let server = PAIR.serve().await;
-    let second = run_program(PAIR.server, &["--addr", server.addr()]).await;
-    assert_eq!(second.code, Some(1));
-    let expected = format!("error: cannot listen on {}: Address already in use", server.addr());
-    assert!(second.stderr.starts_with(&expected), "{}", second.stderr);
-    assert!(second.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", second.stderr);
-    server.stop().await;
+async fn a_server_without_its_port_says_how_to_pick_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let server = run_program(PAIR.server, &["--addr", &addr]).await;
+    assert_eq!(server.code, Some(1));
+    assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
+    assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
+    assert_eq!(server.stderr.lines().count(), 1);
+}
+
+async fn an_address_of_another_protocol_is_refused_by_the_client() {
+    for command in [&[][..], &["live"], &["chat", "--name", "ana"]] {
+        let client = run_program(PAIR.client, &[command, &["--url", "tcp://host:1"]].concat()).await;
+        assert_eq!(client.code, Some(1));
+        assert_eq!(client.stderr, "error: \"tcp://host:1\" is not of the form http://host:port\n");
+    }
 }
 
 fn main() -> ExitCode {
@@ -99,8 +106,9 @@ fn main() -> ExitCode {
         test!(the_pair_prints_what_the_readme_shows),
         test!(the_messages_of_the_readme_are_those_of_the_code),
         test!(the_tour_can_be_taken_twice),
-        test!(a_client_without_a_server_says_which_command_starts_one),
-        test!(a_second_server_says_how_to_pick_another_port),
+        test!(a_client_without_a_server_says_how_to_start_one),
+        test!(a_server_without_its_port_says_how_to_pick_another),
+        test!(an_address_of_another_protocol_is_refused_by_the_client),
         test!(the_handshake_is_that_of_the_rfc),
         test!(a_frame_glued_to_the_handshake_is_not_lost),
         test!(a_bad_handshake_gets_its_status),

@@ -321,7 +321,7 @@ pub async fn on_shutdown_everybody_is_closed_with_1001() {
     assert_eq!(open[2].frame().await.unwrap(), (TEXT, b"last words".to_vec()));
     let mut stopping = server.terminate();
     for raw in &mut open {
-        assert_eq!(raw.closed().await, (1001, "the server stops".to_owned()));
+        assert_eq!(raw.closed().await, (1001, "the server is stopping".to_owned()));
     }
     // It waits for the connections, which are still open on our side.
     let waited = timeout(Duration::from_millis(300), &mut stopping).await;

@@ -64,11 +64,11 @@ enum Command {
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
-    /// Show the newest readings of a station
+    /// Show the newest readings of a station, the oldest of them first
     Readings {
         /// The station's id
         station: String,
-        /// How many, 1 to 500
+        /// How many at most, 1 to 500
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
@@ -84,9 +84,9 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref() {
-                Some(Error::Unreachable { base, .. }) => {
+                Some(Error::Unreachable { url, .. }) => {
                     eprintln!(
-                        "error: no server at {base}; start one with: cargo run -p websocket --bin server"
+                        "error: no server at {url}; start one with: cargo run -p websocket --bin server"
                     );
                 }
                 _ => eprintln!("error: {}", printable(&format!("{error:#}"))),
@@ -130,7 +130,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
 
     writeln!(out, "1. /live: record a batch of two, and read them back")?;
     let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    writeln!(out, "   recorded: {} accepted", client.record(&batch).await?)?;
+    writeln!(out, "   accepted {}", client.record(&batch).await?)?;
     for reading in client.readings("oslo-1", 2).await? {
         writeln!(out, "   {}", serde_json::to_string(&reading)?)?;
     }
@@ -139,7 +139,8 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let batch = [reading(Metric::Temperature, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
     match client.record(&batch).await {
         Err(Error::Refused { reason, .. }) => writeln!(out, "   error: {reason}")?,
-        other => bail!("the server should refuse it, and said {other:?}"),
+        Err(other) => return Err(other.into()),
+        Ok(_) => bail!("the server accepted what it should refuse"),
     }
 
     writeln!(out, "3. /live: subscribe to temperatures, then record one; nobody asks for it")?;
@@ -323,11 +324,11 @@ async fn live(
                 Some(LiveEvent::Reading { reading, .. }) => {
                     writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
                 }
-                Some(LiveEvent::Skipped { readings }) => writeln!(out, "* {readings} readings skipped")?,
+                Some(LiveEvent::Skipped { readings }) => writeln!(out, "(missed {readings})")?,
                 Some(LiveEvent::Disconnected { reason }) => {
-                    writeln!(out, "* disconnected: {}; trying again", printable(&reason))?;
+                    writeln!(out, "(the connection is lost: {}; connecting again)", printable(&reason))?;
                 }
-                Some(LiveEvent::Resubscribed { .. }) => writeln!(out, "* subscribed again")?,
+                Some(LiveEvent::Resubscribed { .. }) => writeln!(out, "(subscribed again)")?,
                 None => return Ok(()),
             },
             _ = &mut interrupted => break,

@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Link, Target, backoff};
+use super::link::{Link, Target, pauses};
 use super::{Client, Error, refused};
-use crate::connection::{TAKEN_OVER, random_id};
+use crate::close::TAKEN_OVER;
+use crate::connection::random_id;
 use crate::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
 
 /// Events that wait for their reader; beyond it the connection is not read
@@ -186,12 +187,12 @@ impl Member {
         let mut link = Link::connect(&self.target, "/chat").await?;
         link.send(&ChatRequest::Join(self.join.clone()));
         let joined = refused(link.next().await?)?;
-        let ServerMessage::Joined { boot, token, resumed, sequence, present, .. } = joined else {
+        let ServerMessage::Joined { boot_id, token, resumed, sequence, present, .. } = joined else {
             return Err(Error::Unexpected(format!("{joined:?}")));
         };
-        if self.join.boot.as_ref() != Some(&boot) {
+        if self.join.boot_id.as_ref() != Some(&boot_id) {
             // Another run of the server counts from 1 again.
-            (self.join.boot, self.join.after) = (Some(boot), 0);
+            (self.join.boot_id, self.join.after) = (Some(boot_id), 0);
         }
         self.join.token = Some(token);
         for (say, _reply) in self.unanswered.values() {
@@ -232,7 +233,7 @@ impl Member {
 
     /// Tries until it is in again, unless the server's answer is that it cannot be.
     async fn rejoin(&mut self) -> Result<(Link, ChatEvent), Error> {
-        for pause in backoff() {
+        for pause in pauses() {
             if self.events.is_closed() {
                 return Err(Error::Gone);
             }

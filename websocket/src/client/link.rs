@@ -53,9 +53,17 @@ impl Default for Timeouts {
 /// Where a client's connections go, and how patient they are.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    pub(super) base: Arc<str>,
+    pub(super) url: Arc<str>,
     pub(super) timeouts: Timeouts,
 }
+
+/// Pause before the first attempt to connect again; it doubles for each one after. A
+/// random part (jitter) is added, so that the clients of a server that was restarted
+/// do not all come back at once.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Longest wait for the end of a close handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,14 +83,13 @@ pub(super) struct Link {
 impl Link {
     /// Connects to an endpoint of a server, whose address begins with `ws://` or `http://`.
     pub(super) async fn connect(target: &Target, path: &str) -> Result<Self, Error> {
-        let Target { base, timeouts } = target;
-        let base = base.trim_end_matches('/');
-        let unreachable = |why| Error::Unreachable { base: base.to_owned(), source: Arc::new(why) };
-        let url = match base.strip_prefix("http://") {
-            Some(host) => format!("ws://{host}{path}"),
-            None => format!("{base}{path}"),
-        };
-        let mut request = url.into_client_request().map_err(unreachable)?;
+        let Target { url, timeouts } = target;
+        let url = url.trim_end_matches('/');
+        let unreachable = |why| Error::Unreachable { url: url.to_owned(), source: Arc::new(why) };
+        let address = || Error::Address { url: url.to_owned() };
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")).ok_or_else(address)?;
+        let mut request =
+            format!("ws://{host}{path}").into_client_request().map_err(|_not_a_url| address())?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let config = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
@@ -192,14 +199,11 @@ fn closed(frame: Option<CloseFrame>) -> Error {
     })
 }
 
-/// Waits between attempts to connect: from 0.1 s, twice as long each time, up to
-/// 5 s, each with as much again at random, so that a thousand clients of a server
-/// that restarts do not all come at once.
-pub(super) fn backoff() -> ExponentialBackoff {
+/// Pauses between attempts to connect, without end.
+pub(super) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(100))
-        .with_factor(2.0)
-        .with_max_delay(Duration::from_secs(5))
+        .with_min_delay(MIN_PAUSE)
+        .with_max_delay(MAX_PAUSE)
         .with_jitter()
         .without_max_times()
         .build()

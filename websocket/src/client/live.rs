@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::link::{Link, Target, backoff};
+use super::link::{Link, Target, pauses};
 use super::{Client, Error, refused};
 use crate::message::{LiveRequest, Numbered, Series, ServerMessage};
 use crate::model::{Metric, Reading};
@@ -66,7 +66,7 @@ impl Client {
         let mut subscriber = Subscriber {
             target: self.target.clone(),
             series,
-            boot: String::new(),
+            boot_id: String::new(),
             seen: HashMap::new(),
             before: HashMap::new(),
             events,
@@ -99,7 +99,7 @@ type Sequences = HashMap<(String, &'static str), u64>;
 struct Subscriber {
     target: Target,
     series: Series,
-    boot: String,
+    boot_id: String,
     /// Over this connection.
     seen: Sequences,
     /// Over earlier ones, of series not seen over this one.
@@ -112,11 +112,11 @@ impl Subscriber {
         let mut link = Link::connect(&self.target, "/live").await?;
         link.send(&LiveRequest::Subscribe(self.series.clone()));
         match refused(link.next().await?)? {
-            ServerMessage::Subscribed { boot, .. } => {
+            ServerMessage::Subscribed { boot_id, .. } => {
                 self.before.extend(self.seen.drain());
-                if boot != self.boot {
+                if boot_id != self.boot_id {
                     self.before.clear();
-                    self.boot = boot;
+                    self.boot_id = boot_id;
                 }
                 Ok(link)
             }
@@ -129,7 +129,7 @@ impl Subscriber {
             // None: nobody listens any more.
             let Some(error) = self.connected(link).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
-            let boot = self.boot.clone();
+            let boot_id = self.boot_id.clone();
             let listener = self.events.clone();
             // Cancel safe enough: what is given up is a connection in the making.
             let again = select! {
@@ -143,13 +143,13 @@ impl Subscriber {
                     return;
                 }
             };
-            let same_server = boot == self.boot;
+            let same_server = boot_id == self.boot_id;
             let _ = self.events.send(Ok(LiveEvent::Resubscribed { same_server })).await;
         }
     }
 
     async fn resubscribe(&mut self) -> Result<Link, Error> {
-        for pause in backoff() {
+        for pause in pauses() {
             match self.subscribe().await {
                 Err(error @ Error::Refused { .. }) => return Err(error),
                 Ok(link) => return Ok(link),

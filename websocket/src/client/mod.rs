@@ -32,11 +32,17 @@ pub const MAX_IN_FLIGHT: usize = 1024;
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
     /// No connection: the request was never sent.
-    #[error("no server at {base}")]
+    #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
-        base: String,
+        url: String,
         /// What the transport said.
         #[source]
         source: Arc<tungstenite::Error>,
@@ -52,8 +58,8 @@ pub enum Error {
         /// For a person.
         reason: String,
     },
-    /// The connection broke; the request may or may not have been carried out.
-    #[error("the connection broke; what was in flight may or may not have been carried out")]
+    /// The connection broke; the request may have been executed, or not.
+    #[error("the connection broke; the request may have been executed")]
     Broken(#[source] Arc<tungstenite::Error>),
     /// The server closed the connection; as for [`Error::Broken`], nobody knows
     /// about what was in flight.
@@ -97,15 +103,15 @@ enum Command {
 type Reply = oneshot::Sender<Result<ServerMessage, Error>>;
 
 impl Client {
-    /// A client of the server at `base`, such as `http://127.0.0.1:8081`.
+    /// A client of the server at `url`, such as `http://127.0.0.1:8081`.
     /// Nothing is sent yet. To be called on a Tokio runtime.
-    pub fn new(base: &str) -> Self {
-        Self::with_timeouts(base, Timeouts::default())
+    pub fn new(url: &str) -> Self {
+        Self::with_timeouts(url, Timeouts::default())
     }
 
     /// As [`Client::new`], more or less patient.
-    pub fn with_timeouts(base: &str, timeouts: Timeouts) -> Self {
-        let target = Target { base: base.into(), timeouts };
+    pub fn with_timeouts(url: &str, timeouts: Timeouts) -> Self {
+        let target = Target { url: url.into(), timeouts };
         let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
         tokio::spawn(calls(target.clone(), receiver));
         Self { target, ids: Arc::default(), commands }

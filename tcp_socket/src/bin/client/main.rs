@@ -14,6 +14,9 @@ use clap::{Parser, Subcommand};
 use tcp_socket::client::{Client, Error};
 use tcp_socket::model::{Metric, Reading};
 use tokio::task::JoinSet;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 mod describe;
 mod tour;
@@ -37,17 +40,17 @@ enum Command {
         /// The station's id: 1 to 32 of a-z, 0-9 and -
         station: String,
         /// temperature, humidity, pressure or wind
-        #[arg(value_parser = |name: &str| Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind"))]
+        #[arg(value_parser = metric)]
         metric: Metric,
         /// In °C, percent, hPa or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
-    /// Show what is recorded for a station from now on
+    /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
         /// The station's id; somebody must have recorded for it before
         station: String,
-        /// End after this many readings
+        /// End after so many readings
         #[arg(long)]
         count: Option<u64>,
     },
@@ -71,17 +74,21 @@ enum Command {
     },
 }
 
+fn metric(name: &str) -> Result<Metric, &'static str> {
+    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // Only what the library reports by itself: a lost connection, say.
-    tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false).init();
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref() {
-                Some(Error::Unreachable { addr, .. }) => eprintln!(
-                    "error: no server at tcp://{addr}; start one with: cargo run -p tcp_socket --bin server"
-                ),
+                Some(Error::Unreachable { url, .. }) => {
+                    eprintln!(
+                        "error: no server at {url}; start one with: cargo run -p tcp_socket --bin server"
+                    );
+                }
                 _ => eprintln!("error: {error:#}"),
             }
             ExitCode::FAILURE
@@ -90,6 +97,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    logs()?;
     let mut out = stdout();
     let Some(command) = args.command else {
         return tour::tour(&args.url, &mut out).await;
@@ -114,6 +122,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the library reports by itself: a lost connection, say.
+fn logs() -> anyhow::Result<()> {
+    let filter: Targets =
+        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()).parse().context("RUST_LOG")?;
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(to_stderr).with(filter).init();
+    Ok(())
+}
+
 async fn watch(
     client: &Client,
     station: &str,
@@ -126,7 +146,7 @@ async fn watch(
     while count.is_none_or(|count| seen < count) {
         let update = watch.next().await.context("the watch ended with its connection; start it again")?;
         if update.skipped > 0 {
-            writeln!(out, "({} skipped: this end was too slow)", update.skipped)?;
+            writeln!(out, "(missed {})", update.skipped)?;
         }
         for reading in update.readings {
             writeln!(out, "{} {} at {}", reading.metric.name(), reading.value, reading.recorded_at)?;

@@ -97,9 +97,12 @@ struct Wire {
 impl Wire {
     async fn connect(url: &str) -> anyhow::Result<Self> {
         let addr = url.strip_prefix("tcp://").unwrap_or(url);
+        if addr.contains("://") {
+            return Err(Error::Address { url: url.to_owned() }.into());
+        }
         let stream = TcpStream::connect(addr)
             .await
-            .map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })?;
+            .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source })?;
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
     }
 

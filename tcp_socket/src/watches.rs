@@ -1,0 +1,99 @@
+//! The watches of one connection: what was recorded for a station is sent on, each
+//! watch at its own place, as fast as its client reads.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use tokio::sync::Notify;
+
+use crate::connection::OUTPUT;
+use crate::frame::{FLAG_END, kind, put_frame};
+use crate::message::{ErrorCode, Refusal, put_measurement};
+use crate::server::Shared;
+use crate::store::Subscription;
+
+/// Readings in one `READING` at most.
+const READINGS_PER_FRAME: usize = 256;
+
+/// The watches of one connection.
+#[derive(Default)]
+pub(crate) struct Watches {
+    list: Vec<Watch>,
+    /// Rung when a watched station has something new.
+    pub(crate) bell: Arc<Notify>,
+}
+
+/// One watch.
+struct Watch {
+    request_id: u32,
+    readings: Subscription,
+}
+
+impl Watches {
+    /// Whether a watch has that request id.
+    pub(crate) fn has(&self, request_id: u32) -> bool {
+        self.list.iter().any(|watch| watch.request_id == request_id)
+    }
+
+    /// Begins a watch.
+    pub(crate) fn add(&mut self, shared: &Shared, request_id: u32, station: &str) -> Result<(), Refusal> {
+        let most = shared.limits.max_watches;
+        if self.list.len() >= most {
+            return Err(Refusal::new(ErrorCode::TooManyWatches, format!("at most {most} of a connection")));
+        }
+        let Some(readings) = shared.store.watch(station, self.bell.clone()) else {
+            return Err(Refusal::new(ErrorCode::UnknownStation, format!("no station {station:?}")));
+        };
+        self.list.push(Watch { request_id, readings });
+        Ok(())
+    }
+
+    /// Ends a watch. A `CANCEL` without one has crossed with its end: nothing to do.
+    pub(crate) fn cancel(&mut self, request_id: u32, output: &mut BytesMut) {
+        if let Some(found) = self.list.iter().position(|watch| watch.request_id == request_id) {
+            self.list.remove(found);
+            put_last_reading(output, request_id);
+        }
+    }
+
+    /// Tells the client that every watch has ended.
+    pub(crate) fn end(&mut self, output: &mut BytesMut) {
+        for watch in self.list.drain(..) {
+            put_last_reading(output, watch.request_id);
+        }
+    }
+
+    /// Appends what is new at the watched stations, as far as there is room;
+    /// returns whether there may be more.
+    pub(crate) fn put_readings(&mut self, backlog: usize, output: &mut BytesMut) -> bool {
+        for watch in &mut self.list {
+            let mut more = true;
+            while more && output.len() < OUTPUT {
+                let start = output.len();
+                let mut count = 0;
+                put_frame(output, kind::READING, 0, watch.request_id, |payload| {
+                    let skipped_at = payload.len();
+                    payload.put_u64(0);
+                    let skipped = watch.readings.read_on(backlog, READINGS_PER_FRAME, |measurement| {
+                        put_measurement(payload, &measurement);
+                        count += 1;
+                    });
+                    payload[skipped_at..skipped_at + 8].copy_from_slice(&skipped.to_be_bytes());
+                });
+                if count == 0 {
+                    output.truncate(start); // Nothing is new.
+                }
+                more = count == READINGS_PER_FRAME;
+            }
+        }
+        let full = output.len() >= OUTPUT;
+        if full && !self.list.is_empty() {
+            self.list.rotate_left(1); // Another one is first in the next round.
+        }
+        full
+    }
+}
+
+fn put_last_reading(output: &mut BytesMut, request_id: u32) {
+    put_frame(output, kind::READING, FLAG_END, request_id, |payload| payload.put_u64(0));
+}
