@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::ProgressBar;
 use tokio::runtime::Runtime;
+use tokio::time::sleep;
 
 use crate::broker::{Brokers, is_installed, runnable};
 use crate::measure::{self, Errors, Latencies, percentile};
@@ -24,6 +25,12 @@ use crate::target::Target;
 
 /// A rate of which less than this share comes back is too high.
 const KEPT_UP: f64 = 0.95;
+
+/// Longest wait for the first reply through a broker.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause between two attempts to get it.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// The measurement that goes through a proxy.
 const BYTES: &str = "bytes";
@@ -145,7 +152,11 @@ impl Lab<'_> {
         let mut targets = Vec::new();
         for &protocol in self.protocols {
             let start = if name == BYTES { Target::start_counted } else { Target::start };
-            match start(protocol, placement, &mut self.brokers) {
+            let started = start(protocol, placement, &mut self.brokers).and_then(|target| {
+                self.runtime.block_on(ready(&target))?;
+                Ok(target)
+            });
+            match started {
                 Ok(target) => targets.push(Some(target)),
                 Err(error) => {
                     self.failed(protocol, name, &error);
@@ -356,6 +367,20 @@ impl Lab<'_> {
         };
         rows.into_iter().flat_map(memory).collect()
     }
+}
+
+/// Waits for the first reply through a broker: one that has just started takes its
+/// time, and a queue its election.
+async fn ready(target: &Target) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while target.protocol.served.broker().is_some() {
+        match target.connected().await {
+            Ok(_) => break,
+            Err(error) if started.elapsed() > READY_WITHIN => return Err(error),
+            Err(_) => sleep(ASK_AGAIN_AFTER).await,
+        }
+    }
+    Ok(())
 }
 
 /// What was measured, unless nothing but errors came of it.

@@ -232,7 +232,7 @@ pub struct SetUp {
 pub struct Memory {
     /// The protocol's id.
     pub protocol: String,
-    /// Before the first request.
+    /// Before the first request; through a broker, after one.
     pub at_rest: u64,
     /// What each open and idle connection adds, each of which has made one request.
     pub per_connection: f64,
