@@ -2,7 +2,7 @@
 
 use crate::conditions::utc;
 use crate::protocols::Kind;
-use crate::results::{Conditions, Named, Results, Throughput};
+use crate::results::{Conditions, Memory, Named, Results, Throughput};
 use crate::spread::{NOISY, Spread};
 use crate::table::{NONE, Table, digits, grouped, micros, short};
 use crate::words::ORIGINAL;
@@ -247,16 +247,13 @@ fn set_up(results: &Results) -> Table {
 fn memory(results: &Results) -> Table {
     let mut table = Table::new(
         "The server's memory, in kB".into(),
-        "Pages in RAM, without the kernel's buffers. A connection is idle after one request.",
+        "Pages in RAM, without the kernel's buffers. A connection is idle after one request. –: less than the \
+         process's memory varies by itself.",
         &["protocol", "at rest", "per idle connection"],
     );
     for row in &results.memory {
         let name = results.name(&row.protocol).into();
-        table.rows.push(vec![
-            name,
-            grouped(row.at_rest as f64 / 1000.0),
-            digits(row.per_connection / 1000.0),
-        ]);
+        table.rows.push(vec![name, grouped(row.at_rest as f64 / 1000.0), per_connection(row)]);
     }
     table
 }
@@ -298,7 +295,7 @@ pub fn costs(results: &Results) -> Table {
         row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
         row.push(results.set_up_of(id).map_or(NONE.into(), micros));
         let memory = results.memory.iter().find(|row| row.protocol == *id);
-        row.push(memory.map_or(NONE.into(), |row| digits(row.per_connection / 1000.0)));
+        row.push(memory.map_or(NONE.into(), per_connection));
         table.rows.push(row);
     }
     with_marks(table, results).without_empty_columns()
@@ -309,6 +306,11 @@ const ECHO: &str = "tokio_echo";
 
 /// How many in flight are many.
 const MANY: u64 = 64;
+
+/// Of an idle connection, in kB.
+fn per_connection(row: &Memory) -> String {
+    if row.per_connection > 0.0 { digits(row.per_connection / 1000.0) } else { NONE.into() }
+}
 
 /// The original's words beside what was measured.
 fn words(results: &Results) -> Table {
