@@ -298,6 +298,16 @@ pub fn costs(results: &Results) -> Table {
         row.push(memory.map_or(NONE.into(), per_connection));
         table.rows.push(row);
     }
+    let throughput = &results.throughput;
+    let client = |row: &&Throughput| row.in_flight == MANY && row.saturated(throughput.placement) == "client";
+    let names: Vec<_> =
+        throughput.rows.iter().filter(client).map(|row| results.name(&row.protocol)).collect();
+    if !names.is_empty() {
+        table.note += &format!(
+            " The requests per second are its client's limit, not its server's: {}.",
+            names.join(", ")
+        );
+    }
     with_marks(table, results).without_empty_columns()
 }
 
