@@ -24,6 +24,9 @@ use nix::unistd::Pid;
 
 use crate::brokers::{Error, Kind};
 
+/// What RabbitMQ logs at the end of its start.
+const STARTED: &str = "Server startup complete";
+
 /// A broker that is not ready by then has failed. RabbitMQ takes 4 to 12 s; a busy
 /// machine some more.
 const START: Duration = Duration::from_secs(120);
@@ -261,8 +264,13 @@ impl Broker {
         if self.keep_folder { "brokers@localhost".into() } else { format!("private-{}@localhost", self.port) }
     }
 
-    /// A handshake, not only an open port: RabbitMQ listens before it answers.
+    /// A handshake, not only an open port: RabbitMQ listens before it answers. And its
+    /// own word for it: version 4 answers before its start is over, and until then
+    /// loses what is published to `amq.rabbitmq.reply-to`.
     fn is_ready(&self) -> bool {
+        if self.kind == Kind::RabbitMq && !self.output().contains(STARTED) {
+            return false;
+        }
         let (question, answer): (&[u8], u8) = match self.kind {
             Kind::RabbitMq => (b"AMQP\0\0\x09\x01", 1),
             Kind::Redis => (b"PING\r\n", b'+'),
