@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::results::{Results, Throughput};
+use crate::results::Results;
 use crate::table::escaped;
 
 /// Colours for light and for dark surroundings; print is light. Those of the
@@ -81,11 +81,8 @@ fn throughput(results: &Results) -> Option<Plot> {
     levels.dedup();
     let mut protocols: Vec<&str> = all.iter().map(|row| row.protocol.as_str()).collect();
     protocols.dedup();
-    let at = |protocol: &str, level: u64| {
-        let row = |row: &&Throughput| row.protocol == protocol && row.in_flight == level;
-        all.iter().find(row).map(|row| row.per_second.median)
-    };
-    let points = |protocol: &str| levels.iter().map(|&level| at(protocol, level)).collect::<Vec<_>>();
+    let points =
+        |protocol: &str| levels.iter().map(|&level| results.rate_of(protocol, level)).collect::<Vec<_>>();
     let rows: Vec<_> = protocols.iter().map(|protocol| (results.name(protocol), points(protocol))).collect();
     let legend: Vec<_> = levels.iter().map(|level| format!("{level} in flight")).collect();
     let title = format!("Throughput; {}", results.throughput.placement);

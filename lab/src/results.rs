@@ -309,8 +309,8 @@ impl Bytes {
 }
 
 impl Throughput {
-    /// Which side had no CPU time left. If neither, each waits for the other for part
-    /// of the time: all that is in flight travels in a few writes.
+    /// Which side had no CPU time left. If none, each waited part of the time, for
+    /// another side or for a disk.
     pub fn saturated(&self, placement: Placement) -> &'static str {
         const FULL: f64 = 0.9;
         let busy = |spread: Option<Spread>| spread.map_or(0.0, |spread| spread.median);

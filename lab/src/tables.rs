@@ -139,8 +139,8 @@ fn throughput(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Requests per second by number in flight; {placement}"),
         "client, server, broker: CPU time per second of the clock, 100 % is one core. saturated: the side that \
-         had none left; the rate is that side's limit, and says nothing about the other side. none: the sides \
-         wait for each other, since all that is in flight travels in a few writes.",
+         had none left; the rate is that side's limit, and says nothing about the other side. none: each \
+         waited part of the time, for another side or for a disk.",
         &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {

@@ -107,6 +107,8 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert!(results.throughput.rows.iter().all(|row| row.errors == 0));
     assert!(results.throughput.rows.iter().any(|row| row.per_second.median > 0.0));
     if cfg!(target_os = "linux") {
+        let busy = results.conditions.busy_before.unwrap();
+        assert!((0.0..=1.0).contains(&busy), "{busy} of the cores' time");
         assert_eq!(results.memory.len(), all);
         assert!(results.memory.iter().all(|row| row.at_rest > 1_000_000), "{:?}", results.memory);
     }
