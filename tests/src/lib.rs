@@ -28,10 +28,12 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::time::timeout;
 
+mod first_hour;
 mod process;
 mod readme;
 
-pub use process::{Output, Pair, Server, nobody, run_program};
+use process::nobody;
+pub use process::{Output, Pair, Server, run_program};
 pub use readme::{assert_same, expected_output};
 
 /// A test that runs for longer hangs. No test measures time, so this is far above

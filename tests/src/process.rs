@@ -29,6 +29,8 @@ const STOP: Duration = Duration::from_secs(15);
 /// The two binaries of a chapter; [`pair!`](crate::pair) finds them.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
+    /// The chapter's name.
+    pub chapter: &'static str,
     /// Path of the server's binary.
     pub server: &'static str,
     /// Path of the client's binary.
@@ -40,6 +42,7 @@ pub struct Pair {
 macro_rules! pair {
     ($chapter:literal) => {
         $crate::Pair {
+            chapter: $chapter,
             server: env!(concat!("CARGO_BIN_EXE_", $chapter, "-server")),
             client: env!(concat!("CARGO_BIN_EXE_", $chapter, "-client")),
         }
@@ -61,7 +64,7 @@ impl Pair {
 
 /// An address at which nobody listens. The socket is bound to it, so that nobody else
 /// can take it while the socket lives.
-pub fn nobody() -> (TcpSocket, SocketAddr) {
+pub(crate) fn nobody() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let addr = socket.local_addr().expect("its address");

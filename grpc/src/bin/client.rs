@@ -222,9 +222,10 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
     };
 
-    writeln!(out, "1. Record, unary: a batch of two")?;
     let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    writeln!(out, "   OK: accepted {}", client.record(&batch).await?)?;
+    let accepted = client.record(&batch).await?; // Without a server no step is announced.
+    writeln!(out, "1. Record, unary: a batch of two")?;
+    writeln!(out, "   OK: accepted {accepted}")?;
 
     writeln!(out, "2. Watch, server streaming: the two newest, then what comes")?;
     let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;

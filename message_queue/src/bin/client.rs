@@ -104,12 +104,12 @@ async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyho
         recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
     };
 
+    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
+    let accepted = client.record(&batch).await?; // Without a server no step is announced.
     writeln!(
         out,
         "1. record a batch of two: a request to the servers' queue, with the address for the reply"
     )?;
-    let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    let accepted = client.record(&batch).await?;
     writeln!(out, "   accepted {accepted}")?;
 
     writeln!(out, "2. a hundred requests at once on one connection: correlation ids pair the replies")?;

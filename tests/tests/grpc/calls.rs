@@ -11,7 +11,7 @@ use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold};
 use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
 use prost::Message;
-use tests::{assert_same, expected_output, nobody, run_program};
+use tests::{assert_same, expected_output, run_program};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -37,34 +37,15 @@ pub async fn the_pair_prints_what_the_readme_shows() {
 }
 
 pub async fn a_client_without_a_server_says_how_to_start_one() {
-    let (_bound, addr) = nobody();
-    let url = format!("http://{addr}");
-    for command in [&[][..], &["record", "oslo-1", "wind", "3"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
-        assert_eq!(client.code, Some(1));
-        assert_eq!(
-            client.stderr,
-            format!("error: no server at {url}; start one with: cargo run -p grpc --bin server\n")
-        );
-    }
+    PAIR.client_says_how_to_start_a_server("http", &[&[], &["record", "oslo-1", "wind", "3"]]).await;
 }
 
 pub async fn a_server_without_its_port_says_how_to_pick_another() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let server = run_program(PAIR.server, &["--addr", &addr]).await;
-    assert_eq!(server.code, Some(1));
-    assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
-    assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
-    assert_eq!(server.stderr.lines().count(), 1);
+    PAIR.server_says_how_to_pick_another_port().await;
 }
 
 pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
-    for command in [&[][..], &["monitor"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", "tcp://host:1"]].concat()).await;
-        assert_eq!(client.code, Some(1));
-        assert_eq!(client.stderr, "error: \"tcp://host:1\" is not of the form http://host:port\n");
-    }
+    PAIR.client_refuses_another_protocol("http", &[&[], &["monitor"]]).await;
 }
 
 pub async fn the_client_uploads_a_file() {

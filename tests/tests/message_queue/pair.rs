@@ -66,12 +66,14 @@ pub async fn a_program_without_a_broker_says_how_to_start_one() {
 pub async fn a_client_without_a_server_says_how_to_start_one() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
-        let args =
-            ["--broker", name(kind), "--url", &url, "--prefix", &prefix, "record", "oslo-1", "wind", "3"];
-        let output = run_program(PAIR.client, &args).await;
-        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
-        let command = "cargo run -p message_queue --bin server";
-        let option = if kind == Kind::Redis { " -- --broker redis" } else { "" };
-        assert_eq!(output.stderr, format!("error: no server at {url}; start one with: {command}{option}\n"));
+        let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];
+        for command in [&[][..], &["record", "oslo-1", "wind", "3"]] {
+            let output = run_program(PAIR.client, &[&ours, command].concat()).await;
+            assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+            let start = "cargo run -p message_queue --bin server";
+            let option = if kind == Kind::Redis { " -- --broker redis" } else { "" };
+            let said = format!("error: no server at {url}; start one with: {start}{option}\n");
+            assert_eq!(output.stderr, said);
+        }
     }
 }

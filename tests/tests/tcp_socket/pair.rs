@@ -1,6 +1,6 @@
 //! The pair in two terminals.
 
-use tests::{assert_same, expected_output, nobody, run_program};
+use tests::{assert_same, expected_output, run_program};
 
 use crate::PAIR;
 
@@ -64,32 +64,13 @@ pub async fn a_watch_in_a_terminal_shows_what_another_records() {
 }
 
 pub async fn a_client_without_a_server_says_how_to_start_one() {
-    let (_bound, addr) = nobody();
-    let url = format!("tcp://{addr}");
-    for command in [&[][..], &["ping"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
-        assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""));
-        assert_eq!(
-            client.stderr,
-            format!("error: no server at {url}; start one with: cargo run -p tcp_socket --bin server\n")
-        );
-    }
+    PAIR.client_says_how_to_start_a_server("tcp", &[&[], &["ping"]]).await;
 }
 
 pub async fn a_server_without_its_port_says_how_to_pick_another() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let server = run_program(PAIR.server, &["--addr", &addr]).await;
-    assert_eq!(server.code, Some(1));
-    assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
-    assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
-    assert_eq!(server.stderr.lines().count(), 1);
+    PAIR.server_says_how_to_pick_another_port().await;
 }
 
 pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
-    for command in [&[][..], &["ping"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", "http://host:1"]].concat()).await;
-        assert_eq!(client.code, Some(1));
-        assert_eq!(client.stderr, "error: \"http://host:1\" is not of the form tcp://host:port\n");
-    }
+    PAIR.client_refuses_another_protocol("tcp", &[&[], &["ping"]]).await;
 }

@@ -13,7 +13,7 @@ mod protocol;
 
 use std::process::ExitCode;
 
-use tests::{Pair, assert_same, expected_output, nobody, pair, run, run_program, test};
+use tests::{Pair, assert_same, expected_output, pair, run, test};
 
 use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
 use chat::*;
@@ -71,34 +71,15 @@ async fn the_tour_can_be_taken_twice() {
 }
 
 async fn a_client_without_a_server_says_how_to_start_one() {
-    let (_bound, addr) = nobody();
-    let url = format!("http://{addr}");
-    for command in [&[][..], &["live"], &["chat", "--name", "ana"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", &url]].concat()).await;
-        assert_eq!(client.code, Some(1));
-        assert_eq!(
-            client.stderr,
-            format!("error: no server at {url}; start one with: cargo run -p websocket --bin server\n")
-        );
-    }
+    PAIR.client_says_how_to_start_a_server("http", &[&[], &["live"], &["chat", "--name", "ana"]]).await;
 }
 
 async fn a_server_without_its_port_says_how_to_pick_another() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let server = run_program(PAIR.server, &["--addr", &addr]).await;
-    assert_eq!(server.code, Some(1));
-    assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
-    assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
-    assert_eq!(server.stderr.lines().count(), 1);
+    PAIR.server_says_how_to_pick_another_port().await;
 }
 
 async fn an_address_of_another_protocol_is_refused_by_the_client() {
-    for command in [&[][..], &["live"], &["chat", "--name", "ana"]] {
-        let client = run_program(PAIR.client, &[command, &["--url", "tcp://host:1"]].concat()).await;
-        assert_eq!(client.code, Some(1));
-        assert_eq!(client.stderr, "error: \"tcp://host:1\" is not of the form http://host:port\n");
-    }
+    PAIR.client_refuses_another_protocol("http", &[&[], &["live"], &["chat", "--name", "ana"]]).await;
 }
 
 fn main() -> ExitCode {
