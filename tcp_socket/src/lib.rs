@@ -19,6 +19,7 @@
 //! answer), `link` (the connection, heartbeats, reconnecting). For both: [`handshake`]
 //! (versions), [`message`] (what is in a frame), [`model`] (the readings).
 
+pub mod base;
 mod calls;
 pub mod client;
 mod connection;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::{Pair, run, test};
 
+mod base;
 mod client;
 mod connections;
 mod document;
@@ -23,10 +24,15 @@ const PAIR: Pair = tests::pair!("tcp_socket");
 
 fn main() -> ExitCode {
     use {
-        client::*, connections::*, document::*, exchange::*, exercises::*, framing::*, once::*, pair::*,
-        slow::*, stop::*,
+        base::*, client::*, connections::*, document::*, exchange::*, exercises::*, framing::*, once::*,
+        pair::*, slow::*, stop::*,
     };
     run([
+        test!(text_from_outside_cannot_control_a_terminal),
+        test!(names_follow_the_unicode_standards),
+        test!(names_that_look_alike_have_the_same_key),
+        test!(an_object_is_not_read_from_an_array),
+        test!(pauses_grow_to_their_maximum_and_start_again_when_reset),
         test!(the_pair_prints_what_the_readme_shows),
         test!(the_classic_mistake_fails_as_the_readme_shows),
         test!(the_subcommands_do_one_thing_each),

@@ -1,0 +1,157 @@
+//! The shell around a program: its logs, its output, its error line, and its end.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::text::{is_unsafe, printable};
+
+/// Exit code after a second Ctrl-C: 128 plus the number of SIGINT, as a shell has it.
+const INTERRUPTED: i32 = 130;
+
+/// Sends logs to stderr. `RUST_LOG` chooses which ones; `default` is the choice
+/// without it, such as `info`. Text from outside is made [`printable`].
+///
+/// # Errors
+/// If `RUST_LOG` is not a list of levels and targets.
+pub fn start_logs(default: &str) -> anyhow::Result<()> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_not_set| default.to_owned());
+    let filter: Targets = filter.parse().context("RUST_LOG")?;
+    let fields = debug_fn(|writer, field, value| {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", printable(&value)),
+            name => write!(writer, "{name}={}", printable(&value)),
+        }
+    });
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .fmt_fields(fields.delimited(" "));
+    tracing_subscriber::registry().with(to_stderr).with(filter).init();
+    Ok(())
+}
+
+/// Returns a token that is canceled by Ctrl-C or, on Unix, by SIGTERM. A second one
+/// ends the program at once, whatever it is waiting for.
+///
+/// Call it before the program says that it is ready: a signal before this call ends
+/// the program without any cleaning up.
+///
+/// # Errors
+/// If the system refuses a signal handler.
+pub fn shutdown_signal() -> io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    #[cfg(unix)]
+    let mut signal = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Cancel safe: a signal that is not received here is received by the next call.
+        async move || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+    };
+    #[cfg(windows)]
+    let mut signal = {
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        async move || _ = interrupt.recv().await
+    };
+    tokio::spawn(async move {
+        signal().await;
+        stop.cancel();
+        signal().await;
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(token)
+}
+
+/// Listens on an address, with room for as many connections as the system allows.
+/// `chapter` is the name of the package, for the hint in the error.
+///
+/// # Errors
+/// If the address can't be used. The error says how to use another one.
+pub async fn listen(addr: SocketAddr, chapter: &str) -> anyhow::Result<TcpListener> {
+    // Each connection takes a descriptor, and the limit is often only 1,024. Where it
+    // can't be raised, the accept loop copes with a lack of descriptors.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!("the limit on open files stays as it is: {error}");
+    }
+    TcpListener::bind(addr).await.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot listen on {addr}: {error}; for a free port run: cargo run -p {chapter} --bin server -- \
+             --addr 127.0.0.1:0 (it prints its address; give that to the client with --url)"
+        )
+    })
+}
+
+/// Returns the exit code for the result of a program's work. For an error it prints
+/// one line.
+pub fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `eprintln!` would panic if nobody reads stderr any more.
+            let _ = writeln!(io::stderr(), "error: {}", printable(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Stdout, for programs that print text from outside.
+///
+/// - It escapes as [`printable`] does, but keeps line breaks. A field of a line
+///   still has to go through [`printable`], or its line breaks could forge a line.
+/// - When nobody reads any more (`client readings oslo-1 | head -1`), it ends the
+///   program silently.
+#[derive(Debug)]
+pub struct Output(io::Stdout);
+
+/// Returns the program's [`Output`].
+pub fn output() -> Output {
+    Output(io::stdout())
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut written = Ok(());
+        for line in text.split_inclusive('\n') {
+            let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+            let line = if line.contains(is_unsafe) { printable(line) } else { line.into() };
+            written = written.and_then(|()| self.0.write_all(line.as_bytes()));
+            written = written.and_then(|()| self.0.write_all(end.as_bytes()));
+        }
+        or_end(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        or_end(self.0.flush())
+    }
+}
+
+/// Ends the program if nobody reads its output.
+fn or_end(written: io::Result<()>) -> io::Result<()> {
+    if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        std::process::exit(0);
+    }
+    written
+}

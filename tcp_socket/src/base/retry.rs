@@ -1,0 +1,44 @@
+//! How long to pause between two attempts.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// The pauses between attempts that have no upper limit in number.
+///
+/// Each pause is twice as long as the one before, up to a maximum. A random part
+/// (*jitter*) is added, so that the clients of a server that restarted don't all
+/// come back at the same moment.
+///
+/// Call [`Pauses::reset`] after real progress, such as a response or a completed
+/// job. A connection that was accepted is not progress: a server that accepts it and
+/// then refuses every request would be asked again without a pause.
+#[derive(Debug)]
+pub struct Pauses {
+    builder: ExponentialBuilder,
+    pauses: ExponentialBackoff,
+    longest: Duration,
+}
+
+impl Pauses {
+    /// Pauses that start at `shortest` and grow up to `longest`.
+    pub fn new(shortest: Duration, longest: Duration) -> Self {
+        let builder = ExponentialBuilder::new()
+            .with_min_delay(shortest)
+            .with_max_delay(longest)
+            .with_jitter()
+            .without_max_times();
+        Self { builder, pauses: builder.build(), longest }
+    }
+
+    /// Returns the pause before the next attempt, in whole milliseconds.
+    pub fn next_pause(&mut self) -> Duration {
+        let pause = self.pauses.next().unwrap_or(self.longest).min(self.longest);
+        Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Starts again with the shortest pause.
+    pub fn reset(&mut self) {
+        self.pauses = self.builder.build();
+    }
+}

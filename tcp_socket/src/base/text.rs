@@ -1,0 +1,125 @@
+//! Text that came from outside: how to show it, and which names to accept.
+//!
+//! A terminal obeys what it is sent. A station called `\x1b[2J` clears the screen of
+//! everyone who lists the stations, and a carriage return lets one line of a log
+//! overwrite another. So nothing that came from the other side is printed as it is.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use precis_profiles::Nickname;
+use precis_profiles::precis_core::profile::Profile;
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+use unicode_script::Script;
+use unicode_security::confusable_detection::skeleton;
+use unicode_security::mixed_script::AugmentedScriptSet;
+
+/// Returns `text` on one line, with each character that a terminal would obey or
+/// hide replaced by its escape in JSON: `\u001b`, `\n`.
+///
+/// These are control characters, the characters that change the direction of the
+/// text, other invisible ones, and line breaks. The escapes are those of JSON, so
+/// that a line of JSON is still JSON afterwards.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            '\t' => shown.push_str("\\t"),
+            c if is_unsafe(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(shown, "\\u{unit:04x}"); // Writing to a string can't fail.
+                }
+            }
+            c => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether a terminal would obey or hide the character.
+pub(super) fn is_unsafe(c: char) -> bool {
+    match c {
+        ' '..='~' => false,
+        // Joiners are invisible too, but Persian, Hindi and emoji are written with them.
+        '\u{200c}' | '\u{200d}' => false,
+        // Fillers: letters by category, blank on the screen.
+        '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => true,
+        c => matches!(
+            c.general_category(),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::PrivateUse
+                | GeneralCategory::Unassigned
+        ),
+    }
+}
+
+/// Checks a name that people will see, such as a station's.
+///
+/// Two Unicode standards decide which characters it may contain:
+///
+/// - RFC 8266 (nicknames, a profile of PRECIS, RFC 8264) allows letters of all
+///   scripts with their marks, digits, punctuation, and symbols. It excludes control
+///   characters and invisible ones. The name has no space at its start or end, no two
+///   spaces in a row, and no other kind of space.
+/// - Unicode Technical Standard 39 (section 5.2, "moderately restrictive") excludes
+///   mixtures of scripts that look alike, such as a Cyrillic `О` in `Оslo`.
+///
+/// Letters that are variants of ASCII letters, such as `𝐎`, are excluded too.
+///
+/// # Errors
+/// Says what is wrong with the name, in words that can follow it and a colon.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if Nickname::new().prepare(name).is_err() {
+        return Err("it contains a control character or an invisible one, or is empty");
+    }
+    let spaces_are_plain = !name.chars().any(|c| c != ' ' && c.is_whitespace());
+    if !spaces_are_plain || name.starts_with(' ') || name.ends_with(' ') || name.contains("  ") {
+        return Err("use single spaces, and none at the start or end");
+    }
+    if name.chars().any(is_variant_of_ascii) {
+        return Err("use plain letters instead of their variants");
+    }
+    if mixes_scripts(name) {
+        return Err("it mixes letters of scripts that look alike");
+    }
+    Ok(())
+}
+
+/// Returns what two names have in common if people could take one for the other: the
+/// "skeleton" of Unicode Technical Standard 39, section 4, without differences of
+/// case. Names with the same skeleton should not be used by two people at a time.
+pub fn lookalike_key(name: &str) -> String {
+    skeleton(&name.to_lowercase()).collect()
+}
+
+fn is_variant_of_ascii(c: char) -> bool {
+    !c.is_ascii() && c.is_alphabetic() && std::iter::once(c).nfkc().all(|c| c.is_ascii_alphanumeric())
+}
+
+/// Unicode Technical Standard 39, section 5.2: whether the name is below the level
+/// "moderately restrictive".
+fn mixes_scripts(name: &str) -> bool {
+    let (mut all, mut except_latin) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
+    for c in name.chars() {
+        let scripts = AugmentedScriptSet::from(c);
+        all.intersect_with(scripts);
+        if !scripts.base.contains_script(Script::Latin) {
+            except_latin.intersect_with(scripts);
+        }
+    }
+    let with_latin = except_latin.hanb || except_latin.jpan || except_latin.kore;
+    let recommended = except_latin
+        .base
+        .iter()
+        .any(|script| script.is_recommended() && script != Script::Cyrillic && script != Script::Greek);
+    all.is_empty() && !with_latin && !recommended
+}
