@@ -10,17 +10,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
 use crate::brokers::{Error, Kind};
 
@@ -85,6 +79,9 @@ impl Broker {
     /// If it is not installed, the port is taken, or it does not start; then with
     /// the end of what it printed.
     pub fn start(kind: Kind, options: Options) -> Result<Self, Error> {
+        if !cfg!(unix) {
+            return Err(Error::NotOnThisSystem { kind });
+        }
         kind.program().ok_or(Error::Missing { kind })?;
         let port = match options.port {
             Some(port) if is_free(port) => port,
@@ -96,7 +93,7 @@ impl Broker {
             Some(folder) => folder,
             None => temporary_folder(kind),
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        group::private_folder().create(&folder)?;
         let mut broker = Self {
             kind,
             port,
@@ -145,12 +142,12 @@ impl Broker {
 
     /// Kills it as kill -9 does. Its data stays for [`Broker::restart`].
     pub fn kill(&mut self) {
-        self.end(Signal::SIGKILL);
+        self.end(group::KILL);
     }
 
     /// Asks it to stop, and waits for that.
     pub fn stop(&mut self) {
-        self.end(Signal::SIGTERM);
+        self.end(group::TERMINATE);
     }
 
     /// Starts it again on the same port and data, and waits until it is ready.
@@ -190,14 +187,10 @@ impl Broker {
             }
             Kind::Redis => self.redis(&mut command)?,
         }
-        let process = command
-            .current_dir(&self.folder)
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0) // Ctrl-C in the terminal is not for the broker.
-            .spawn()?;
-        self.process = Some(process);
+        command.current_dir(&self.folder).stdin(Stdio::piped());
+        command.stdout(output.try_clone()?).stderr(output);
+        group::set_own(&mut command); // Ctrl-C in the terminal is not for the broker.
+        self.process = Some(command.spawn()?);
         let deadline = Instant::now() + START;
         while !self.is_ready() {
             if !self.is_running() || Instant::now() > deadline {
@@ -286,18 +279,18 @@ impl Broker {
         talk().is_ok_and(|first| first == answer)
     }
 
-    fn end(&mut self, signal: Signal) {
+    fn end(&mut self, signal: group::Signal) {
         let Some(mut process) = self.process.take() else { return };
-        let group = Pid::from_raw(process.id().cast_signed());
-        let _ = killpg(group, signal);
+        let group = process.id();
+        group::send(group, signal);
         let deadline = Instant::now() + STOP;
         while Instant::now() < deadline && matches!(process.try_wait(), Ok(None)) {
             sleep(Duration::from_millis(10));
         }
-        let _ = killpg(group, Signal::SIGKILL);
+        group::send(group, group::KILL);
         let _ = process.wait();
         // The shell is gone; the others of its group may still be dying, and hold the port.
-        while Instant::now() < deadline && killpg(group, None) != Err(Errno::ESRCH) {
+        while Instant::now() < deadline && group::is_alive(group) {
             sleep(Duration::from_millis(5));
         }
     }
@@ -305,7 +298,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.end(if self.keep_folder { Signal::SIGTERM } else { Signal::SIGKILL });
+        self.end(if self.keep_folder { group::TERMINATE } else { group::KILL });
         if !self.keep_folder {
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -336,4 +329,62 @@ fn free_port() -> io::Result<u16> {
         .map(|_| fastrand::u16(PORTS))
         .find(|port| is_free(*port))
         .ok_or_else(|| io::Error::other("no free port found"))
+}
+
+/// A process group of our own, so that one signal reaches all of a broker's processes.
+#[cfg(unix)]
+mod group {
+    use std::fs::DirBuilder;
+    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use nix::errno::Errno;
+    pub(super) use nix::sys::signal::Signal;
+    use nix::sys::signal::killpg;
+    use nix::unistd::Pid;
+
+    pub(super) const TERMINATE: Signal = Signal::SIGTERM;
+    pub(super) const KILL: Signal = Signal::SIGKILL;
+
+    pub(super) fn private_folder() -> DirBuilder {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+    }
+
+    pub(super) fn set_own(command: &mut Command) {
+        command.process_group(0);
+    }
+
+    pub(super) fn send(group: u32, signal: Signal) {
+        let _ = killpg(Pid::from_raw(group.cast_signed()), signal);
+    }
+
+    pub(super) fn is_alive(group: u32) -> bool {
+        killpg(Pid::from_raw(group.cast_signed()), None) != Err(Errno::ESRCH)
+    }
+}
+
+/// Elsewhere [`Broker::start`] refuses before any of this is used.
+#[cfg(not(unix))]
+mod group {
+    use std::fs::DirBuilder;
+    use std::process::Command;
+
+    pub(super) type Signal = ();
+    pub(super) const TERMINATE: Signal = ();
+    pub(super) const KILL: Signal = ();
+
+    pub(super) fn private_folder() -> DirBuilder {
+        DirBuilder::new()
+    }
+
+    pub(super) fn set_own(_command: &mut Command) {}
+
+    pub(super) fn send(_group: u32, _signal: Signal) {}
+
+    pub(super) fn is_alive(_group: u32) -> bool {
+        false
+    }
 }

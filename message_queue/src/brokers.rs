@@ -85,6 +85,15 @@ pub enum Error {
         /// Which one.
         kind: Kind,
     },
+    /// The way in which brokers are started here needs Unix.
+    #[error(
+        "this program starts {kind} only on Linux and macOS; elsewhere start it yourself \
+         (docker compose up -d --wait), or run this in WSL"
+    )]
+    NotOnThisSystem {
+        /// Which one.
+        kind: Kind,
+    },
     /// The port is taken.
     #[error("port {port} is taken, maybe by a {kind} that runs already; --{option} picks another")]
     PortTaken {
@@ -168,6 +177,9 @@ pub fn available() -> Result<(), String> {
         install().map_err(|error| error.to_string())?;
     }
     for kind in [Kind::RabbitMq, Kind::Redis] {
+        if !cfg!(unix) {
+            return Err(Error::NotOnThisSystem { kind }.to_string());
+        }
         if kind.program().is_none() {
             return Err(Error::Missing { kind }.to_string());
         }
