@@ -31,6 +31,7 @@ use tokio::time::timeout;
 mod first_hour;
 mod process;
 mod readme;
+pub mod signal;
 
 use process::nobody;
 pub use process::{Output, Pair, Server, run_program};
@@ -58,7 +59,8 @@ impl Test {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        Self { name, body: Box::new(|| Box::pin(body())), alone: false, exercise: false, lacking: None }
+        let lacking = (!cfg!(unix)).then(|| signal::NEEDS_UNIX.to_owned());
+        Self { name, body: Box::new(|| Box::pin(body())), alone: false, exercise: false, lacking }
     }
 
     /// No other test runs beside this one: it loads the machine, and would make
