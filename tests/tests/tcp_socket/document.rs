@@ -8,7 +8,7 @@ use tcp_socket::handshake::{Hello, Welcome};
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
 use tcp_socket::model::Metric;
-use tcp_socket::replies::CLIENTS_REMEMBERED;
+use tcp_socket::replies::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH};
 use tests::run_program;
 
 use crate::PAIR;
@@ -121,10 +121,15 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
         "| watches of a connection | `WELCOME`: 64 |",
         "| connections | 4,096 |",
         "| time for `HELLO` | 5 s |",
+        "| time without a byte from the client | `WELCOME`: 60 s |",
+        "| time for a frame that has begun | 10 s, and 1 s for each 4,000 bytes |",
         "| time without the client reading anything | 10 s |",
     ] {
         assert!(document.contains(row), "{row}");
     }
+    assert_eq!((limits.frame_grace, limits.min_frame_rate), (Duration::from_secs(10), 4_000));
+    assert_eq!((MAX_FIRST_BATCH, MAX_BATCH_JUMP), (1 << 63, 1 << 32));
+    assert!(document.contains("over 2^63") && document.contains("more than 2^32 above"));
     assert_eq!(limits.watch_backlog, 10_000);
     assert_eq!(limits.handshake_timeout, Duration::from_secs(5));
     assert_eq!(limits.write_timeout, Duration::from_secs(10));

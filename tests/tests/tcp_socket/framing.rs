@@ -243,7 +243,7 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
         let mut memory = std::collections::BTreeMap::new();
         let mut id = 100i64;
         for (count, step) in (1..).zip(steps) {
-            id = (id + step).max(0);
+            id = (id + step).max(1);
             let highest = memory.last_key_value().map_or(0, |(highest, _)| *highest);
             let expected = match memory.get(&id) {
                 _ if highest - id >= REPLIES_KEPT as i64 => Known::TooOld,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tcp_socket::client::Client;
 use tcp_socket::frame::kind;
+use tcp_socket::handshake::Hello;
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode};
 use tcp_socket::store::Store;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
@@ -69,6 +70,87 @@ pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     // A watch does not survive its connection: it is still the first one.
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     assert_eq!(within(watch.next()).await.unwrap().readings[0].value, 1.0);
+}
+
+fn slow_limits() -> Limits {
+    Limits { frame_grace: Duration::from_secs(1), min_frame_rate: 2_000, ..Limits::default() }
+}
+
+pub async fn a_large_frame_on_a_slow_link_arrives_though_it_takes_longer_than_the_idle_timeout() {
+    let server = start(Limits { idle_timeout: Duration::from_secs(1), ..slow_limits() }).await;
+    let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 2_000]));
+    let pings = frame(kind::PING, 1, b"").repeat(2_000);
+    let (kinds, expected) = ([record, pings], [kind::RECORDED, kind::PONG]);
+    for (bytes, expected) in kinds.iter().zip(expected) {
+        let mut raw = Raw::open(&server.addr).await;
+        let started = tokio::time::Instant::now();
+        for piece in bytes.chunks(bytes.len() / 30) {
+            raw.write(piece).await;
+            tokio::time::sleep(Duration::from_millis(70)).await;
+        }
+        assert!(started.elapsed() > Duration::from_secs(2), "not slow at all");
+        assert_eq!(raw.receive().await.kind, expected);
+    }
+}
+
+pub async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
+    let server = start(slow_limits()).await;
+    let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50]));
+    let ping = frame(kind::PING, 1, b"");
+    // A whole frame before the slow one does not help, and neither do its first bytes.
+    let late = [&ping[..], &record].concat();
+    let dribbles = [(&record, 0), (&record, 15), (&record, 300), (&ping, 3), (&late, 20)];
+    let mut connections = Vec::new();
+    for (bytes, at_once) in dribbles {
+        let mut raw = Raw::open(&server.addr).await;
+        connections.push(async move {
+            raw.write(&bytes[..at_once]).await;
+            // Most systems tell the writer only later that nobody reads any more.
+            for byte in &bytes[at_once..bytes.len().min(at_once + 100)] {
+                if bytes.len() - at_once > 20 && raw.stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if bytes.len() > record_length() {
+                assert_eq!(raw.receive().await.kind, kind::PONG);
+            }
+            assert_eq!(raw.last_error().await, ErrorCode::FrameTooSlow, "{at_once} at once");
+        });
+    }
+    futures::future::join_all(connections).await;
+}
+
+fn record_length() -> usize {
+    frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50])).len()
+}
+
+pub async fn a_client_that_reads_slowly_is_not_cut_off() {
+    let limits = Limits { write_timeout: Duration::from_millis(400), ..Limits::default() };
+    let server = start(limits).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Small, so that the server soon feels how slowly this client reads.
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let stream = within(socket.connect(server.addr.parse().unwrap())).await.unwrap();
+    let mut raw = Raw { stream, input: tcp_socket::frame_buffer::FrameBuffer::new(1024) };
+    let hello = Hello { lowest: 1, highest: 1, client_id: [7; 16] };
+    raw.write(&hello.encode()).await;
+    raw.welcome().await;
+    let (mut reader, mut writer) = raw.stream.into_split();
+    let writing = tokio::spawn(async move {
+        let pings = frame(kind::PING, 1, b"").repeat(10_000);
+        while writer.write_all(&pings).await.is_ok() {}
+    });
+    let (mut piece, mut left) = (vec![0; 16 * 1024], 4_000_000);
+    let started = tokio::time::Instant::now();
+    while left > 0 {
+        let count = within(reader.read(&mut piece)).await.unwrap();
+        assert!(count > 0, "cut with {left} bytes to go");
+        left -= count.min(left);
+        tokio::time::sleep(Duration::from_millis(12)).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(1), "not slow at all");
+    writing.abort();
 }
 
 pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
