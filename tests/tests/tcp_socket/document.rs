@@ -9,7 +9,7 @@ use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
 use tcp_socket::model::Metric;
 use tcp_socket::replies::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH};
-use tests::run_program;
+use tests::{Server, run_program};
 
 use crate::PAIR;
 use crate::support::frame;
@@ -138,18 +138,30 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
 }
 
 pub async fn a_client_in_python_written_from_the_document_works() {
-    let server = PAIR.serve().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tcp_socket/python/client.py");
-    let output = run_program("python3", &[script, server.addr()]).await;
-    assert_eq!(
-        output.stdout,
-        "accepted 2\naccepted 2\nwatched 2 81.0 1767225602000 skipped 0\naccepted 1\n\
-         error 19 reading 0: humidity 130 is outside 0 to 100\ngoodbye\n",
-        "{}",
-        output.stderr
-    );
-    assert_eq!(output.code, Some(0));
-    server.stop().await;
+    for (listens, host) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "tcp://localhost"), ("[::1]", "[::1]")]
+    {
+        if std::net::TcpListener::bind((listens.trim_matches(['[', ']']), 0)).is_err() {
+            continue; // This machine has no IPv6.
+        }
+        let server = Server::start(PAIR.server, &["--addr", &format!("{listens}:0")]).await;
+        let (_, port) = server.addr().rsplit_once(':').unwrap();
+        let output = run_program("python3", &[script, &format!("{host}:{port}")]).await;
+        assert_eq!(
+            output.stdout,
+            "accepted 2\naccepted 2\nwatched 2 81.0 1767225602000 skipped 0\naccepted 1\n\
+             error 19 reading 0: humidity 130 is outside 0 to 100\ngoodbye\n",
+            "{}",
+            output.stderr
+        );
+        assert_eq!(output.code, Some(0));
+        server.stop().await;
+    }
+    for url in ["http://host:1", "host:x", "[::1", "a:b:1", ""] {
+        let output = run_program("python3", &[script, url]).await;
+        assert_eq!(output.code, Some(1), "{url}");
+        assert!(output.stderr.ends_with("is not of the form tcp://host:port\n"), "{}", output.stderr);
+    }
 }
 
 pub fn python() -> Result<(), String> {

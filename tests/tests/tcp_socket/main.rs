@@ -15,6 +15,7 @@ mod exercises;
 mod framing;
 mod once;
 mod pair;
+mod program;
 mod proxy;
 mod slow;
 mod stop;
@@ -23,9 +24,12 @@ mod support;
 const PAIR: Pair = tests::pair!("tcp_socket");
 
 fn main() -> ExitCode {
+    if let Ok(text) = std::env::var(program::LOG_THIS) {
+        return program::log_this(&text);
+    }
     use {
         base::*, client::*, connections::*, document::*, exchange::*, exercises::*, framing::*, once::*,
-        pair::*, slow::*, stop::*,
+        pair::*, program::*, slow::*, stop::*,
     };
     run([
         test!(text_from_outside_cannot_control_a_terminal),
@@ -33,6 +37,13 @@ fn main() -> ExitCode {
         test!(names_that_look_alike_have_the_same_key),
         test!(an_object_is_not_read_from_an_array),
         test!(pauses_grow_to_their_maximum_and_start_again_when_reset),
+        test!(text_from_outside_cannot_forge_a_log_line),
+        test!(a_second_signal_ends_a_server_at_once_while_the_first_still_drains),
+        test!(every_command_ends_silently_when_nobody_reads_its_output),
+        test!(a_program_whose_errors_nobody_reads_does_not_panic),
+        test!(a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_missed),
+        test!(a_watch_outlives_its_server),
+        test!(an_address_that_cannot_be_reached_is_not_blamed_on_a_server_that_is_missing),
         test!(the_pair_prints_what_the_readme_shows),
         test!(the_classic_mistake_fails_as_the_readme_shows),
         test!(the_subcommands_do_one_thing_each),
