@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use crate::support::{Raw, Received, flagged_frame, frame, reading, within};
 
 /// A server that shakes hands with one client and then does what the test says.
-async fn fake_server() -> (TcpListener, String) {
+pub async fn fake_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     (listener, addr)
 }
 
-async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
+pub async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
     welcome_as(listener, idle_timeout, true).await
 }
 
@@ -29,7 +29,7 @@ async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool)
     accept(listener, |welcome| Welcome { idle_timeout, remembered, ..welcome }).await
 }
 
-async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welcome) -> Raw {
+pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welcome) -> Raw {
     let (stream, _) = within(listener.accept()).await.unwrap();
     let mut raw = Raw { stream, input: FrameBuffer::new(1024 * 1024) };
     let mut hello = [0; HELLO];
@@ -191,6 +191,14 @@ pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
         _ = listener.accept() => panic!("it connected again"),
     }
     // The same frame byte by byte: the client gives this connection up.
+    let begun = async {
+        let mut request = raw.receive().await;
+        while request.kind != kind::WATCH {
+            request = raw.receive().await; // a PING
+        }
+        raw.send(kind::READING, request.id, &[0; 8]).await;
+    };
+    let (watch, ()) = tokio::join!(client.watch("oslo-1"), begun);
     let dribble = async {
         for byte in &reading {
             let _ = raw.stream.write_all(&[*byte]).await;
@@ -201,6 +209,7 @@ pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
         () = dribble => panic!("the client waited for all of it"),
         again = within(listener.accept()) => drop(again.unwrap()),
     }
+    assert_eq!(watch.unwrap().disconnect_reason().await, "the server's frames arrive too slowly");
 }
 
 fn measurements(count: usize) -> Vec<u8> {

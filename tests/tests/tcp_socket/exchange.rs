@@ -136,12 +136,15 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
         (kind::RECORD, good[..7].to_vec(), BadPayload),
         (kind::RECORD, good[..good.len() - 1].to_vec(), BadPayload),
         (kind::RECORD, [&good[..], &[0]].concat(), BadPayload),
-        (kind::RECORD, with(8, 0), BadPayload),         // id length
-        (kind::RECORD, with(8, 33), BadPayload),        // id length
-        (kind::RECORD, with(9, b'O'), BadPayload),      // station id
-        (kind::RECORD, with(9, 0xff), BadPayload),      // station id
-        (kind::RECORD, with(16, 0), BadPayload),        // readings in the run
-        (kind::RECORD, with(16, 2), BadPayload),        // readings in the run
+        (kind::RECORD, with(8, 0), BadPayload),    // id length
+        (kind::RECORD, with(8, 33), BadPayload),   // id length
+        (kind::RECORD, with(9, b'O'), BadPayload), // station id
+        (kind::RECORD, with(9, 0xff), BadPayload), // station id
+        (kind::RECORD, with(16, 0), BadPayload),   // readings in the run
+        (kind::RECORD, with(16, 2), BadPayload),   // readings in the run
+        (kind::RECORD, with(16, 0)[..17].to_vec(), BadPayload), // a run of none, and its end
+        (kind::RECORD, batch_of(1, &[reading(&"a".repeat(33), 1.0)]), BadPayload),
+        (kind::WATCH, vec![b'a'; 33], BadPayload),
         (kind::RECORD, with(17, 5), InvalidReading),    // metric
         (kind::RECORD, with(18, 0xff), InvalidReading), // value
         (kind::RECORD, nan, InvalidReading),

@@ -250,6 +250,9 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
                 Some(count) => Known::Recorded(*count),
                 None => Known::No,
             };
+            // It forgets: its text holds all that it remembers.
+            let remembered = format!("{window:?}");
+            prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
             prop_assert_eq!(known, expected, "batch {}, highest {}", id, highest);
             if known == Known::No {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tests::{Pair, run, test};
 
 mod base;
+mod bounds;
 mod client;
 mod connections;
 mod document;
@@ -28,8 +29,8 @@ fn main() -> ExitCode {
         return program::log_this(&text);
     }
     use {
-        base::*, client::*, connections::*, document::*, exchange::*, exercises::*, framing::*, once::*,
-        pair::*, program::*, slow::*, stop::*,
+        base::*, bounds::*, client::*, connections::*, document::*, exchange::*, exercises::*, framing::*,
+        once::*, pair::*, program::*, slow::*, stop::*,
     };
     run([
         test!(text_from_outside_cannot_control_a_terminal),
@@ -111,6 +112,18 @@ fn main() -> ExitCode {
         test!(a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone).alone(),
         test!(connections_leave_no_task_behind),
         test!(ten_thousand_connections_leave_no_descriptor_and_no_memory_behind).alone(),
+        test!(a_server_lingers_for_a_time_and_for_an_amount_of_input),
+        test!(only_so_many_refused_connections_are_lingered_over),
+        test!(a_connection_that_cannot_be_drained_is_cut),
+        test!(a_client_that_did_not_read_for_a_while_is_not_taken_for_silent),
+        test!(watches_with_much_to_send_take_turns_in_frames_of_bounded_size),
+        test!(what_is_not_of_its_form_is_not_parsed),
+        test!(what_a_client_can_see_to_be_wrong_is_not_sent),
+        test!(a_welcome_that_a_client_cannot_live_with_is_refused),
+        test!(a_client_drops_a_connection_with_a_frame_that_it_cannot_trust),
+        test!(a_client_waits_only_so_long_for_a_server_that_says_nothing),
+        test!(a_connection_that_brings_nothing_does_not_shorten_the_pauses),
+        test!(a_batch_keeps_its_number_however_it_was_refused),
         test!(a_draining_server_answers_what_it_has_taken_up_and_says_goodbye),
         test!(a_restart_with_a_drain_loses_nothing_and_repeats_nothing),
         test!(a_killed_server_leaves_no_call_waiting),

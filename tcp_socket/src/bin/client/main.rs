@@ -100,7 +100,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             writeln!(out, "accepted {accepted}")?;
         }
         Command::Watch { station, count } => {
-            watch::watch(&client, &station, count, &mut out, &mut stderr()).await?
+            watch::watch(&client, &station, count, &mut out, &mut stderr()).await?;
         }
         Command::Ping { count } => {
             for _ in 0..count {
