@@ -3,9 +3,12 @@
 
     python3 tcp_socket/python/client.py 127.0.0.1:7878
 
-It records a batch twice under one id, watches, pings and says goodbye.
+The address may be a host name or an IPv6 address such as [::1]:7878. The port is 7878
+if you leave it out, and tcp:// in front is allowed. The client records a batch twice under one id, watches, pings and says goodbye.
 """
+import ipaddress
 import os
+import re
 import socket
 import struct
 import sys
@@ -25,15 +28,38 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
+def host_and_port(url):
+    """("::1", 7878) for "tcp://[::1]:7878", "[::1]" or "::1"."""
+    address = url.removeprefix("tcp://").removesuffix("/")
+    try:
+        return str(ipaddress.IPv6Address(address)), 7878
+    except ValueError:
+        pass
+    form = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s/:\[\]@?#]+))(?::([0-9]{1,5}))?", address)
+    if not form or int(form[3] or 0) > 65535:
+        sys.exit(f"error: {url!r} is not of the form tcp://host:port")
+    return form[1] or form[2], int(form[3] or 7878)
+
+
+def printable(text):
+    """The server's text without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Connection:
     def __init__(self, host, port):
-        self.socket = socket.create_connection((host, port), timeout=10)
+        try:
+            self.socket = socket.create_connection((host, port), timeout=10)
+        except OSError as error:
+            sys.exit(f"error: no server at {host} port {port}: {error}")
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(b"WSTN" + struct.pack(">HH", 1, 1) + os.urandom(16))
         magic, version, _, _, self.largest, _, _, _ = struct.unpack(">4sHH16sIIII", self.exactly(40))
-        assert magic == b"WSTN", magic
+        if magic != b"WSTN":
+            sys.exit("error: it does not speak this protocol")
         if version != 1:
-            sys.exit(f"refused: {self.receive()}")
+            payload = self.receive()[3]
+            sys.exit(f"refused: {int.from_bytes(payload[:2])} {printable(payload[2:].decode(errors='replace'))}")
 
     def exactly(self, count):
         data = b""
@@ -63,8 +89,9 @@ def batch(batch_id, station, readings):
 
 
 def main():
-    host, port = sys.argv[1].rsplit(":", 1)
-    connection = Connection(host, int(port))
+    if len(sys.argv) != 2:
+        sys.exit("usage: client.py HOST:PORT")
+    connection = Connection(*host_and_port(sys.argv[1]))
     readings = [("temperature", -3.5, 1767225600000), ("wind", 7.25, 1767225601000)]
     for request_id in (1, 2):
         connection.send(RECORD, request_id, batch(1, b"python-1", readings))
@@ -83,7 +110,7 @@ def main():
     skipped, metric, value, at = struct.unpack(">QBdQ", answers[3][1])
     print("watched", metric, value, at, "skipped", skipped)
     print("accepted", *struct.unpack(">I", answers[4][1]))
-    print("error", *struct.unpack(">H", answers[5][1][:2]), answers[5][1][2:].decode())
+    print("error", *struct.unpack(">H", answers[5][1][:2]), printable(answers[5][1][2:].decode(errors="replace")))
     assert answers[6] == (PONG, b"")
     connection.send(CANCEL, 3)
     kind, flags, request_id, _ = connection.receive()

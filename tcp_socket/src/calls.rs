@@ -15,8 +15,6 @@ use crate::handshake::{Id, Welcome};
 use crate::link::Fall;
 use crate::message::{Refusal, Update};
 
-const CLOSED: Error = Error::NotExecuted("the client is closed");
-
 /// What came of a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -59,7 +57,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Rung when something is queued.
     pub(crate) queued: Notify,
-    /// Rung when the connection is up again, or never will be.
+    /// Rung when the connection is lost, is up again, or never will be.
     changed: Notify,
     places: Arc<Semaphore>,
 }
@@ -74,6 +72,10 @@ struct State {
     /// The boot id of the last server.
     boot_id: Option<Id>,
     closed: bool,
+    /// Why it is closed.
+    error: Option<Error>,
+    falls: u64,
+    last_fall: String,
     last_batch: u64,
     next_request: u32,
     /// Requests from this id on are still in `output`: surely not executed.
@@ -104,21 +106,22 @@ impl Shared {
 
     /// Waits for one of the places in flight.
     pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.places.clone().acquire_owned().await.map_err(|_closed| CLOSED)
+        self.places.clone().acquire_owned().await.map_err(|_closed| self.lock().closed())
     }
 
     /// Waits until there is a connection; returns which memory the server has of
-    /// this client: if it is the same as before, what was sent before is in it.
-    pub(crate) async fn server(&self) -> Result<u64, Error> {
+    /// this client: if it is the same as before, what was sent before is in it. And
+    /// the server's boot id.
+    pub(crate) async fn server(&self) -> Result<(u64, Id), Error> {
         loop {
             let mut changed = pin!(self.changed.notified());
             {
                 let state = self.lock();
                 if state.closed {
-                    return Err(CLOSED);
+                    return Err(state.closed());
                 }
-                if state.server.is_some() {
-                    return Ok(state.memory);
+                if let Some(server) = &state.server {
+                    return Ok((state.memory, server.boot_id));
                 }
                 // Before the lock is released, so that no change is missed.
                 changed.as_mut().enable();
@@ -160,11 +163,34 @@ impl Shared {
         self.queued.notify_one();
     }
 
-    /// No more calls.
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
+    /// No more calls. `error` is the reason, unless the client itself closed.
+    pub(crate) fn close(&self, error: Option<Error>) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.error = error;
+        drop(state);
         self.places.close();
         self.changed.notify_waiters();
+    }
+
+    /// How many connections have ended.
+    pub(crate) fn falls(&self) -> u64 {
+        self.lock().falls
+    }
+
+    /// Waits until more connections have ended than that; returns why the last one did.
+    pub(crate) async fn fallen_since(&self, falls: u64) -> String {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            {
+                let state = self.lock();
+                if state.falls > falls {
+                    return state.last_fall.clone();
+                }
+                changed.as_mut().enable(); // As in `server`.
+            }
+            changed.await;
+        }
     }
 
     /// Queues a `PING` for whose answer nobody waits.
@@ -183,12 +209,15 @@ impl Shared {
     }
 
     /// Takes up the whole frames that have arrived.
-    pub(crate) fn take_up(&self, input: &mut FrameBuffer) -> Result<(), Fall> {
+    /// Returns whether there was one.
+    pub(crate) fn take_up(&self, input: &mut FrameBuffer) -> Result<bool, Fall> {
         let mut state = self.lock();
+        let mut taken = false;
         while let Some(frame) = input.next_frame().map_err(|_bad| Fall::Nonsense)? {
             state.take_up(&frame)?;
+            taken = true;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Calls may be sent to that server.
@@ -207,6 +236,9 @@ impl Shared {
     pub(crate) fn fallen(&self, fall: &Fall) {
         let mut state = self.lock();
         state.server = None;
+        state.falls += 1;
+        state.last_fall = fall.to_string();
+        self.changed.notify_waiters();
         state.output.clear();
         let queued = state.next_request.wrapping_sub(state.unsent);
         let unsent = state.unsent;
@@ -222,6 +254,15 @@ impl Shared {
 }
 
 impl State {
+    /// The error of a call after the end.
+    fn closed(&self) -> Error {
+        match &self.error {
+            Some(Error::Refused(refusal)) => Error::Refused(refusal.clone()),
+            Some(Error::Protocol(text)) => Error::Protocol(text.clone()),
+            _ => Error::NotExecuted("the client is closed"),
+        }
+    }
+
     fn put(&mut self, kind: u16, expected: Expected, put: impl FnOnce(&mut BytesMut)) -> u32 {
         let mut id = self.next_request;
         while id == 0 || self.expected.contains_key(&id) {
@@ -242,11 +283,12 @@ impl State {
 
     fn take_up(&mut self, frame: &Frame<'_>) -> Result<(), Fall> {
         let id = frame.request_id;
-        if frame.flags & CRITICAL_FLAGS & !FLAG_END != 0 {
+        let known = if frame.kind == kind::READING { FLAG_END } else { 0 };
+        if frame.flags & CRITICAL_FLAGS & !known != 0 {
             return Ok(()); // It would mean something else than what it looks like.
         }
         match frame.kind {
-            kind::GOODBYE => Err(Fall::Goodbye),
+            kind::GOODBYE if id == 0 && frame.payload.is_empty() => Err(Fall::Goodbye),
             kind::READING => self.reading(frame),
             kind::ERROR => {
                 let refusal = Refusal::parse(frame.payload).ok_or(Fall::Nonsense)?;

@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::calls::{Answer, NotQueued, Shared};
 use crate::frame::kind;
+use crate::handshake::Id;
+pub use crate::link::server_addr;
 use crate::link::{Dial, maintain};
 use crate::message::{ErrorCode, Refusal, Update, put_batch};
 use crate::model::{MAX_BATCH, MAX_STATION_ID, Reading, is_station_id};
@@ -104,13 +106,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the server at `url`, such as `tcp://127.0.0.1:7878` or, without
-    /// the scheme, `127.0.0.1:7878`. Later, should the connection fall, the client
-    /// connects again by itself.
+    /// Connects to the server at `url`, such as `tcp://127.0.0.1:7878` or `[::1]`; see
+    /// [`server_addr`]. If the connection is lost later, the client reconnects for as
+    /// long as it takes. It gives up only when the server speaks another version or
+    /// another protocol by then.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
-    /// [`Error::Address`] if `url` is one of another protocol.
+    /// [`Error::Address`].
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let dial = Dial::new(url)?;
         let first = dial.connect().await?;
@@ -178,14 +181,25 @@ impl Client {
         }
         let (updates, received) = mpsc::channel(WATCH_QUEUE);
         let put = |payload: &mut BytesMut, _batch_id| payload.extend_from_slice(station.as_bytes());
+        let falls = self.shared.falls();
         let request_id = self.call(kind::WATCH, Some(updates), put).await?;
-        Ok(Watch { request_id, received, client: self.clone() })
+        Ok(Watch { request_id, received, falls, client: self.clone() })
+    }
+
+    /// Waits until there is a connection, and returns the server's boot id: another one
+    /// means that the server has restarted and has forgotten everything.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or [`Error::Protocol`] if the client has given up reconnecting;
+    /// [`Error::NotExecuted`] if it is closed.
+    pub async fn connected(&self) -> Result<Id, Error> {
+        self.shared.server().await.map(|(_memory, boot_id)| boot_id)
     }
 
     /// Says `GOODBYE`, waits for the server's and closes the connection. Calls of
     /// other clones that are in flight fail.
     pub async fn close(self) {
-        self.shared.close();
+        self.shared.close(None);
         self.closing.cancel();
         self.task.wait().await;
     }
@@ -208,7 +222,7 @@ impl Client {
             let is_batch = kind == kind::RECORD;
             let batch_id = if is_batch { self.shared.next_batch_id() } else { 0 };
             loop {
-                let server = self.shared.server().await?;
+                let (server, _boot_id) = self.shared.server().await?;
                 if is_batch && sent_to.is_some_and(|memory| memory != server) {
                     return Err(Error::OutcomeUnknown("the server was restarted, or has forgotten"));
                 }
@@ -251,6 +265,8 @@ impl Client {
 pub struct Watch {
     request_id: u32,
     received: mpsc::Receiver<Update>,
+    /// Connections that had ended before it began.
+    falls: u64,
     /// Keeps the connection open.
     client: Client,
 }
@@ -261,6 +277,12 @@ impl Watch {
     /// [`Client::watch`] is not seen. Cancel safe.
     pub async fn next(&mut self) -> Option<Update> {
         self.received.recv().await
+    }
+
+    /// Waits until the connection of this watch is lost, and returns the reason, in
+    /// words for people.
+    pub async fn disconnect_reason(&self) -> String {
+        self.client.shared.fallen_since(self.falls).await
     }
 }
 

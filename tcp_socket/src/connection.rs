@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,11 +28,15 @@ use crate::frame_buffer::FrameBuffer;
 use crate::handshake::{HELLO, Hello, VERSION};
 use crate::limits::Limits;
 use crate::message::{ErrorCode, Refusal};
+use crate::pace::Pace;
 use crate::requests::Requests;
 use crate::server::Shared;
 
 /// With this much unsent output, no more input is taken up.
 pub(crate) const OUTPUT: usize = 64 * 1024;
+
+/// How often a write is tried within [`Limits::write_timeout`].
+const WRITE_ATTEMPTS: u32 = 8;
 
 /// Why a connection ends. The text goes to the log.
 #[derive(Debug, Error)]
@@ -159,45 +164,53 @@ impl Connection {
         // As it was told: at most what 32 bits of milliseconds hold.
         let told = self.requests.shared.welcome(VERSION, true).idle_timeout;
         let idle_timeout = Duration::from_millis(told.into());
-        let mut heard = Instant::now();
-        let mut idle = pin!(sleep_until(heard + idle_timeout));
+        let Limits { frame_grace, min_frame_rate, .. } = self.requests.shared.limits;
+        let mut pace = Pace::new(idle_timeout, frame_grace, min_frame_rate);
+        let mut late = pin!(sleep_until(pace.deadline()));
         let bell = self.requests.watches.bell.clone();
         let mut stop = pin!(stopping.cancelled());
         let mut news = false;
         loop {
             let taken = self.take_up()?;
-            if taken > 0 {
-                heard = Instant::now();
-            }
+            pace.on_frames(taken > 0, self.input.rest().len());
             if news {
                 let backlog = self.requests.shared.limits.watch_backlog;
                 news = self.requests.watches.put_readings(backlog, &mut self.output);
             }
             if !self.output.is_empty() {
                 let full = self.output.len() >= OUTPUT;
-                if self.flush().await? {
-                    heard = Instant::now(); // Meanwhile nothing was read, whatever was sent.
-                }
+                pace.pause(self.flush().await?);
                 if full {
                     // There may be frames that had no room for an answer.
                     continue;
                 }
             }
+            // Later deadlines wait until the timer fires: moving it at each frame costs.
+            let deadline = pace.deadline();
+            if deadline < late.deadline() {
+                late.as_mut().reset(deadline);
+            }
             // Cancel safe: `read_from` keeps what it has read, a ring of the bell
             // that is not waited for is kept, the others only tell of a state.
             select! {
-                count = self.input.read_from(&mut self.stream) => if count? == 0 {
-                    return Ok(if self.input.rest().is_empty() { End::Closed } else { End::Truncated });
-                },
+                count = self.input.read_from(&mut self.stream) => {
+                    if count? == 0 {
+                        return Ok(if self.input.rest().is_empty() { End::Closed } else { End::Truncated });
+                    }
+                    pace.on_bytes();
+                }
                 () = bell.notified() => news = true,
-                () = &mut idle => {
-                    // Moved only now, and not at each frame: timers cost.
-                    let deadline = heard + idle_timeout;
-                    if Instant::now() >= deadline {
-                        let text = format!("no whole frame within {idle_timeout:?}");
+                () = &mut late => {
+                    let now = Instant::now();
+                    if pace.slow().is_some_and(|slow| now >= slow) {
+                        let text = format!("a frame of over {frame_grace:?} needs {min_frame_rate} bytes/s");
+                        return Err(Refusal::new(ErrorCode::FrameTooSlow, text).into());
+                    }
+                    if now >= deadline {
+                        let text = format!("nothing arrived within {idle_timeout:?}");
                         return Err(Refusal::new(ErrorCode::IdleTimeout, text).into());
                     }
-                    idle.as_mut().reset(deadline);
+                    late.as_mut().reset(deadline);
                 }
                 () = &mut stop => return Ok(End::Stopping),
             }
@@ -217,21 +230,45 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Writes all output, mostly at once; returns whether it had to wait.
-    async fn flush(&mut self) -> Result<bool, End> {
-        let limit = self.requests.shared.limits.write_timeout;
-        let mut waited = false;
+    /// Writes all output, mostly at once; returns how long it had to wait.
+    async fn flush(&mut self) -> Result<Duration, End> {
+        let mut waited = Duration::ZERO;
         while self.output.has_remaining() {
             match self.stream.try_write(&self.output) {
                 Ok(count) => self.output.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    waited = true;
-                    timeout(limit, self.stream.writable()).await.map_err(|_elapsed| End::WriteTimeout)??;
+                    let started = Instant::now();
+                    self.wait_until_writable().await?;
+                    waited += started.elapsed();
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(waited)
+    }
+
+    /// Waits for as long as the client reads something now and then.
+    async fn wait_until_writable(&mut self) -> Result<(), End> {
+        let limit = self.requests.shared.limits.write_timeout;
+        let mut progress = Instant::now();
+        while self.output.has_remaining() {
+            if let Ok(ready) = timeout(limit / WRITE_ATTEMPTS, self.stream.writable()).await {
+                return Ok(ready?);
+            }
+            // The system calls a socket writable only when a third of its buffer is free,
+            // which may be hundreds of kilobytes. A slow client takes long to read so
+            // much, but a little goes in before.
+            match SockRef::from(&self.stream).send(&self.output) {
+                Ok(count) => {
+                    self.output.advance(count);
+                    progress = Instant::now();
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+                Err(_) if progress.elapsed() >= limit => return Err(End::WriteTimeout),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sends what is left to send, and closes so that it can be read.

@@ -17,7 +17,10 @@
 //! kept, and why a slow watcher slows nobody), [`limits`] (every bound in one place).
 //! At the client: [`client`] (the calls), `calls` (which of them waits for which
 //! answer), `link` (the connection, heartbeats, reconnecting). For both: [`handshake`]
-//! (versions), [`message`] (what is in a frame), [`model`] (the readings).
+//! (versions), [`message`] (what is in a frame), [`model`] (the readings), `pace` (how
+//! slowly bytes may arrive).
+//!
+//! Last, [`base`]: what every chapter needs before its own protocol begins.
 
 pub mod base;
 mod calls;
@@ -30,6 +33,7 @@ pub mod limits;
 mod link;
 pub mod message;
 pub mod model;
+mod pace;
 pub mod replies;
 mod requests;
 pub mod server;

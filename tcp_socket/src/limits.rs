@@ -18,11 +18,18 @@ pub struct Limits {
     /// Time from the connection to its whole `HELLO`; beyond it
     /// `HANDSHAKE_TIMEOUT`.
     pub handshake_timeout: Duration,
-    /// Time from one whole frame to the next; beyond it `IDLE_TIMEOUT`. A client
+    /// Time without a byte from the client; beyond it `IDLE_TIMEOUT`. A client
     /// with nothing to say sends a `PING` now and then.
     pub idle_timeout: Duration,
+    /// Time that any frame may take from its first byte to its last. A longer one
+    /// has to keep to [`Limits::min_frame_rate`].
+    pub frame_grace: Duration,
+    /// Lowest rate, in bytes per second, at which a frame may arrive after
+    /// [`Limits::frame_grace`]; below it `FRAME_TOO_SLOW`. So one byte now and then
+    /// does not hold a connection, and a slow link has two minutes for the largest frame.
+    pub min_frame_rate: u32,
     /// Time in which a client that has something to read must read some of it;
-    /// beyond it the connection is cut without a word, for which there is no room.
+    /// beyond it the connection is cut without an `ERROR`, for which there is no room.
     pub write_timeout: Duration,
     /// Watches of one connection; beyond it `TOO_MANY_WATCHES`.
     pub max_watches: usize,
@@ -47,6 +54,8 @@ impl Default for Limits {
             max_refusals: 256,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
+            frame_grace: Duration::from_secs(10),
+            min_frame_rate: 4_000,
             write_timeout: Duration::from_secs(10),
             max_watches: 64,
             watch_backlog: 10_000,

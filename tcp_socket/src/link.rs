@@ -2,32 +2,39 @@
 //! comes back, sends heartbeats and connects again.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::base::retry::Pauses;
 use crate::calls::Shared;
 use crate::client::{CONNECT_TIMEOUT, Error, MAX_IN_FLIGHT};
-use crate::frame::{kind, put_frame};
+use crate::frame::{HEADER, kind, put_frame};
 use crate::frame_buffer::FrameBuffer;
 use crate::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
-use crate::message::Refusal;
+use crate::message::{ErrorCode, Refusal};
+use crate::pace::Pace;
 
 /// Most bytes in the payload of a frame from the server: `PROTOCOL.md`, section 9.
 const MAX_ANSWER: u32 = 64 * 1024;
 
-/// Pause before the first attempt to connect again; it doubles for each one after. A
-/// random part (jitter) is added, so that the clients of a server that was restarted
-/// do not all come back at once.
+/// Port of a server whose address names none.
+const DEFAULT_PORT: u16 = 7878;
+
+/// Lowest rate, in bytes per second, at which the client expects frames to travel in
+/// either direction. So long a frame may take, beyond the server's idle timeout.
+const MIN_FRAME_RATE: u32 = 4_000;
+
+/// Pause before the first attempt to connect again; it doubles for each one after.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest pause between two attempts.
@@ -47,7 +54,9 @@ pub(crate) enum Fall {
     Broken(#[from] io::Error),
     #[error("the server has fallen silent")]
     Silence,
-    #[error("what came is not of this protocol")]
+    #[error("the server's frames arrive too slowly")]
+    Slow,
+    #[error("the server sent something that is not of this protocol")]
     Nonsense,
     #[error("closed")]
     Left,
@@ -60,6 +69,8 @@ pub(crate) struct Link {
     /// Taken from the queue and not yet written.
     writing: BytesMut,
     welcome: Welcome,
+    /// Whether it has brought an answer. Only then does the next pause begin anew.
+    useful: bool,
 }
 
 /// How to connect.
@@ -70,10 +81,7 @@ pub(crate) struct Dial {
 
 impl Dial {
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let addr = url.strip_prefix("tcp://").unwrap_or(url).trim_end_matches('/').to_owned();
-        if addr.contains("://") {
-            return Err(Error::Address { url: addr });
-        }
+        let addr = server_addr(url)?;
         let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
         Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
     }
@@ -103,7 +111,7 @@ impl Dial {
             VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
                 Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
             }
-            VERSION => Ok(Link { stream, input, writing: BytesMut::new(), welcome }),
+            VERSION => Ok(Link { stream, input, writing: BytesMut::new(), welcome, useful: false }),
             0 => loop {
                 let frame = input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;
                 if let Some(refusal) = frame.and_then(|frame| Refusal::parse(frame.payload)) {
@@ -118,6 +126,35 @@ impl Dial {
     }
 }
 
+/// The host and port in a server's address, such as `tcp://[::1]:7878`. The scheme may
+/// be left out, and so may the port if it is 7878.
+///
+/// # Errors
+/// [`Error::Address`] if it has another form.
+pub fn server_addr(url: &str) -> Result<String, Error> {
+    let wrong = || Error::Address { url: url.to_owned() };
+    let addr = url.strip_prefix("tcp://").unwrap_or(url);
+    let addr = addr.strip_suffix('/').unwrap_or(addr);
+    // `::1` can only be a host: a port has no room beside it without brackets.
+    if let Ok(host) = addr.parse::<Ipv6Addr>() {
+        return Ok(format!("[{host}]:{DEFAULT_PORT}"));
+    }
+    let (host, port) = match addr.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().ok().filter(|_| !port.starts_with('+')).ok_or_else(wrong)?)
+        }
+        _ => (addr, DEFAULT_PORT),
+    };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let ipv6 = bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
+    let name = |c: char| !c.is_whitespace() && !c.is_control() && !"/:[]@?#".contains(c);
+    if ipv6 || (!host.is_empty() && host.chars().all(name)) {
+        Ok(format!("{host}:{port}"))
+    } else {
+        Err(wrong())
+    }
+}
+
 fn unreachable(addr: &str, source: io::Error) -> Error {
     Error::Unreachable { url: format!("tcp://{addr}"), source }
 }
@@ -125,34 +162,45 @@ fn unreachable(addr: &str, source: io::Error) -> Error {
 /// Keeps a connection until the client is closed.
 pub(crate) async fn maintain(shared: Arc<Shared>, dial: Dial, first: Link, closing: CancellationToken) {
     let mut link = first;
+    let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
     loop {
         shared.risen(link.welcome);
         let fall = drive(&shared, &mut link, &closing).await;
+        if link.useful {
+            pauses.reset();
+        }
+        debug!("connection lost: {fall}; reconnecting");
         shared.fallen(&fall);
         drop(link);
-        if closing.is_cancelled() {
-            break;
-        }
-        warn!("the connection is lost: {fall}; connecting again");
         // Cancel safe: an attempt that is dropped leaves nothing behind.
-        match closing.run_until_cancelled(connect_again(&dial)).await {
-            Some(again) => link = again,
-            None => break,
+        match closing.run_until_cancelled(connect_again(&dial, &mut pauses)).await {
+            Some(Ok(again)) => link = again,
+            Some(Err(error)) => return shared.close(Some(error)),
+            None => return shared.close(None),
         }
     }
-    shared.close();
 }
 
-async fn connect_again(dial: &Dial) -> Link {
-    let pauses = ExponentialBuilder::default().with_min_delay(MIN_PAUSE).with_max_delay(MAX_PAUSE);
-    for pause in pauses.with_jitter().without_max_times().build() {
-        sleep(pause).await;
+/// Connects, for as long as it takes. An error is one that another attempt cannot cure.
+async fn connect_again(dial: &Dial, pauses: &mut Pauses) -> Result<Link, Error> {
+    loop {
+        sleep(pauses.next_pause()).await;
         match dial.connect().await {
-            Ok(link) => return link,
+            Ok(link) => return Ok(link),
+            Err(error) if is_permanent(&error) => return Err(error),
             Err(error) => debug!("connect: {error}"),
         }
     }
-    std::future::pending().await // Never reached: the pauses do not end.
+}
+
+fn is_permanent(error: &Error) -> bool {
+    match error {
+        Error::Protocol(_) => true,
+        Error::Refused(refusal) => [ErrorCode::BadMagic, ErrorCode::UnsupportedVersion]
+            .map(|code| code as u16)
+            .contains(&refusal.code),
+        _ => false,
+    }
 }
 
 /// One connection until it falls.
@@ -168,11 +216,14 @@ async fn drive(shared: &Shared, link: &mut Link, closing: &CancellationToken) ->
 
 /// Writes and reads until `closing`.
 async fn exchange(shared: &Shared, link: &mut Link, closing: &CancellationToken) -> Result<(), Fall> {
-    let Link { stream, input, writing, welcome } = link;
+    let Link { stream, input, writing, welcome, useful } = link;
     let (mut reader, writer) = stream.split();
     let silence = Duration::from_millis(welcome.idle_timeout.into());
     let beat = (silence / 3).max(Duration::from_millis(10));
-    let mut heard = Instant::now();
+    let mut pace = Pace::new(silence, silence, MIN_FRAME_RATE);
+    // Written since something was heard. The server may answer nothing before all of
+    // it, or at least one frame, has arrived.
+    let mut unheard = 0;
     let mut heartbeat = pin!(sleep(beat));
     let mut closing = pin!(closing.cancelled());
     loop {
@@ -181,7 +232,10 @@ async fn exchange(shared: &Shared, link: &mut Link, closing: &CancellationToken)
         }
         while writing.has_remaining() {
             match writer.try_write(writing) {
-                Ok(count) => writing.advance(count),
+                Ok(count) => {
+                    writing.advance(count);
+                    unheard = (unheard + count).min(HEADER + welcome.max_payload as usize);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
             }
@@ -193,13 +247,24 @@ async fn exchange(shared: &Shared, link: &mut Link, closing: &CancellationToken)
                 if count? == 0 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
-                heard = Instant::now();
-                shared.take_up(input)?;
+                pace.on_bytes();
+                unheard = 0;
+                let taken = shared.take_up(input)?;
+                *useful |= taken;
+                pace.on_frames(taken, input.rest().len());
             }
-            ready = writer.writable(), if writing.has_remaining() => ready?,
+            ready = writer.writable(), if writing.has_remaining() => {
+                ready?;
+                pace.on_bytes(); // There is room again: the server's system acknowledged some.
+            }
             () = shared.queued.notified(), if !writing.has_remaining() => {}
             () = &mut heartbeat => {
-                if heard.elapsed() > silence {
+                let now = Instant::now();
+                if pace.slow().is_some_and(|slow| now > slow) {
+                    return Err(Fall::Slow);
+                }
+                let sending = Duration::from_millis(unheard as u64 * 1000 / u64::from(MIN_FRAME_RATE));
+                if now > pace.deadline() + sending {
                     return Err(Fall::Silence);
                 }
                 shared.put_heartbeat();

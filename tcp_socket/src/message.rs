@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
 
+use crate::base::text::printable;
 use crate::model::{MAX_BATCH, MAX_RECORDED_AT, MAX_STATION_ID, Measurement, Metric, Reading, is_station_id};
 
 /// Bytes of one measurement: metric 1, value 8, time 8.
@@ -26,7 +27,7 @@ pub enum ErrorCode {
     TooManyConnections = 3,
     /// The `HELLO` took too long.
     HandshakeTimeout = 4,
-    /// No whole frame for too long.
+    /// No byte for too long.
     IdleTimeout = 5,
     /// The checksum does not fit the frame.
     BadChecksum = 6,
@@ -36,6 +37,10 @@ pub enum ErrorCode {
     BadRequestId = 8,
     /// The server stops.
     ShuttingDown = 9,
+    /// A `GOODBYE` has a request id, a critical flag or a payload.
+    BadGoodbye = 10,
+    /// A frame has begun and arrives too slowly.
+    FrameTooSlow = 11,
     /// A kind that the server does not know, or does not take.
     UnknownKind = 16,
     /// A critical flag that the server does not know.
@@ -52,10 +57,12 @@ pub enum ErrorCode {
     UnknownOutcome = 22,
     /// The connection has as many watches as it may have.
     TooManyWatches = 23,
+    /// The batch id is 0 or too far ahead.
+    BadBatchId = 24,
 }
 
 impl ErrorCode {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 20] = [
         Self::BadMagic,
         Self::UnsupportedVersion,
         Self::TooManyConnections,
@@ -65,6 +72,8 @@ impl ErrorCode {
         Self::FrameTooLarge,
         Self::BadRequestId,
         Self::ShuttingDown,
+        Self::BadGoodbye,
+        Self::FrameTooSlow,
         Self::UnknownKind,
         Self::UnknownFlag,
         Self::BadPayload,
@@ -73,6 +82,7 @@ impl ErrorCode {
         Self::UnknownStation,
         Self::UnknownOutcome,
         Self::TooManyWatches,
+        Self::BadBatchId,
     ];
 
     /// The code with that number.
@@ -92,9 +102,10 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = printable(&self.text); // It came from the other side.
         match ErrorCode::from_number(self.code) {
-            Some(code) => write!(f, "{code:?} ({}): {}", self.code, self.text),
-            None => write!(f, "error {}: {}", self.code, self.text),
+            Some(code) => write!(f, "{code:?} ({}): {text}", self.code),
+            None => write!(f, "error {}: {text}", self.code),
         }
     }
 }

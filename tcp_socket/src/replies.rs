@@ -19,6 +19,13 @@ pub const REPLIES_KEPT: usize = 1024;
 /// connection is forgotten. With 4 bytes a reply they take up to 32 MiB.
 pub const CLIENTS_REMEMBERED: usize = 8192;
 
+/// Highest batch id that a client may begin with. It leaves room for all that follow.
+pub const MAX_FIRST_BATCH: u64 = 1 << 63;
+
+/// Maximum distance of a batch id from the highest one recorded before it. Otherwise
+/// one wrong number would make all others too old.
+pub const MAX_BATCH_JUMP: u64 = 1 << 32;
+
 /// What is known of a batch id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
@@ -28,6 +35,8 @@ pub enum Known {
     No,
     /// It is older than what is remembered.
     TooOld,
+    /// It is 0, or too far ahead of the highest that was recorded.
+    Invalid,
 }
 
 /// The replies to the newest batches of one client.
@@ -43,6 +52,13 @@ pub struct Window {
 impl Window {
     /// What is known of that batch.
     pub fn look_up(&self, batch_id: u64) -> Known {
+        let most = match self.highest {
+            0 => MAX_FIRST_BATCH,
+            highest => highest.saturating_add(MAX_BATCH_JUMP),
+        };
+        if batch_id == 0 || batch_id > most {
+            return Known::Invalid;
+        }
         let Some(age) = self.highest.checked_sub(batch_id) else { return Known::No };
         match usize::try_from(age).ok().filter(|age| *age < REPLIES_KEPT) {
             None => Known::TooOld,

@@ -10,7 +10,7 @@ use crate::message::{Batch, ErrorCode, Refusal, parse_station};
 use crate::replies::{Known, SharedWindow};
 use crate::server::Shared;
 use crate::store::{Full, MAX_STATIONS};
-use crate::watches::Watches;
+use crate::watches::{Watches, put_last_reading};
 
 /// What the frames of one connection can change; apart from its buffers, so that a
 /// frame may stay in the one while its answer is put into the other.
@@ -29,26 +29,29 @@ impl Requests {
     /// whole connection.
     pub(crate) fn take_up(&mut self, frame: &Frame<'_>, output: &mut BytesMut) -> Result<(), End> {
         let id = frame.request_id;
-        let bad = |code, text| Err(End::Refused(Refusal::new(code, text)));
-        if id == 0 && frame.kind != kind::GOODBYE {
-            return bad(ErrorCode::BadRequestId, "a request has an id other than 0".to_owned());
-        }
-        if frame.flags & CRITICAL_FLAGS != 0 {
-            let text = format!("flags {:04x} of kind {:04x}", frame.flags, frame.kind);
-            if id == 0 {
-                return bad(ErrorCode::UnknownFlag, text);
-            }
-            put_refusal(output, id, &Refusal::new(ErrorCode::UnknownFlag, text));
-            return Ok(());
-        }
+        let critical = frame.flags & CRITICAL_FLAGS != 0;
         if frame.kind == kind::GOODBYE {
+            if id != 0 || critical || !frame.payload.is_empty() {
+                let text = "GOODBYE has request id 0, no critical flag and no payload";
+                return Err(Refusal::new(ErrorCode::BadGoodbye, text).into());
+            }
             return Err(End::Goodbye);
+        }
+        if id == 0 {
+            return Err(Refusal::new(ErrorCode::BadRequestId, "a request has an id other than 0").into());
         }
         // One id, two streams of answers: nobody could tell them apart.
         if frame.kind != kind::CANCEL && self.watches.has(id) {
-            return bad(ErrorCode::BadRequestId, format!("request id {id} is in use by a watch"));
+            let text = format!("request id {id} is in use by a watch");
+            return Err(Refusal::new(ErrorCode::BadRequestId, text).into());
         }
         let answered = match frame.kind {
+            // It crossed with the end of its watch: nothing to do.
+            kind::CANCEL if !self.watches.remove(id) => return Ok(()),
+            _ if critical => {
+                let text = format!("flags {:04x} of kind {:04x}", frame.flags, frame.kind);
+                Err(Refusal::new(ErrorCode::UnknownFlag, text))
+            }
             kind::RECORD => self.record(frame.payload).map(|accepted| {
                 put_frame(output, kind::RECORDED, 0, id, |payload| payload.put_u32(accepted));
             }),
@@ -58,7 +61,7 @@ impl Requests {
                 .map(|()| {
                     put_frame(output, kind::READING, 0, id, |payload| payload.put_u64(0));
                 }),
-            kind::CANCEL => empty(frame.payload).map(|()| self.watches.cancel(id, output)),
+            kind::CANCEL => empty(frame.payload).map(|()| put_last_reading(output, id)),
             other => Err(Refusal::new(ErrorCode::UnknownKind, format!("kind {other:04x}"))),
         };
         if let Err(refusal) = answered {
@@ -73,6 +76,10 @@ impl Requests {
         match window.look_up(batch.id()) {
             Known::Recorded(accepted) => return Ok(accepted),
             Known::No => {}
+            Known::Invalid => {
+                let text = format!("batch {} is 0 or too far ahead of the batches before it", batch.id());
+                return Err(Refusal::new(ErrorCode::BadBatchId, text));
+            }
             Known::TooOld => {
                 let text = format!("batch {} is below the window; it was not recorded now", batch.id());
                 return Err(Refusal::new(ErrorCode::UnknownOutcome, text));

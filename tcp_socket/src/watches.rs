@@ -48,12 +48,10 @@ impl Watches {
         Ok(())
     }
 
-    /// Ends a watch. A `CANCEL` without one has crossed with its end: nothing to do.
-    pub(crate) fn cancel(&mut self, request_id: u32, output: &mut BytesMut) {
-        if let Some(found) = self.list.iter().position(|watch| watch.request_id == request_id) {
-            self.list.remove(found);
-            put_last_reading(output, request_id);
-        }
+    /// Ends the watch with that request id; returns whether there was one.
+    pub(crate) fn remove(&mut self, request_id: u32) -> bool {
+        let found = self.list.iter().position(|watch| watch.request_id == request_id);
+        found.map(|at| self.list.remove(at)).is_some()
     }
 
     /// Tells the client that every watch has ended.
@@ -94,6 +92,7 @@ impl Watches {
     }
 }
 
-fn put_last_reading(output: &mut BytesMut, request_id: u32) {
+/// Says that a watch has ended.
+pub(crate) fn put_last_reading(output: &mut BytesMut, request_id: u32) {
     put_frame(output, kind::READING, FLAG_END, request_id, |payload| payload.put_u64(0));
 }

@@ -53,6 +53,10 @@ pub fn start_logs(default: &str) -> anyhow::Result<()> {
 pub fn shutdown_signal() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let stop = token.clone();
+    // On a thread of its own: the program's other threads may all be blocked, for
+    // example in writing to a pipe that nobody reads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
     #[cfg(unix)]
     let mut signal = {
         use tokio::signal::unix::{SignalKind, signal};
@@ -71,12 +75,16 @@ pub fn shutdown_signal() -> io::Result<CancellationToken> {
         let mut interrupt = tokio::signal::windows::ctrl_c()?;
         async move || _ = interrupt.recv().await
     };
-    tokio::spawn(async move {
-        signal().await;
-        stop.cancel();
-        signal().await;
+    drop(entered);
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(move || {
+        runtime.block_on(async {
+            signal().await;
+            stop.cancel();
+            signal().await;
+        });
         std::process::exit(INTERRUPTED);
-    });
+    })?;
     Ok(token)
 }
 

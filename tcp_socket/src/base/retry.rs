@@ -6,9 +6,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// The pauses between attempts that have no upper limit in number.
 ///
-/// Each pause is twice as long as the one before, up to a maximum. A random part
-/// (*jitter*) is added, so that the clients of a server that restarted don't all
-/// come back at the same moment.
+/// Each pause is about twice as long as the one before, up to a maximum. A random part
+/// of each (*jitter*) keeps the clients of a server that restarted from coming back
+/// all at the same moment.
 ///
 /// Call [`Pauses::reset`] after real progress, such as a response or a completed
 /// job. A connection that was accepted is not progress: a server that accepts it and
@@ -21,11 +21,11 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Pauses that start at `shortest` and grow up to `longest`.
+    /// Pauses that start at `shortest` and grow to between half of `longest` and `longest`.
     pub fn new(shortest: Duration, longest: Duration) -> Self {
         let builder = ExponentialBuilder::new()
             .with_min_delay(shortest)
-            .with_max_delay(longest)
+            .with_max_delay((longest / 2).max(shortest)) // Jitter adds up to as much.
             .with_jitter()
             .without_max_times();
         Self { builder, pauses: builder.build(), longest }

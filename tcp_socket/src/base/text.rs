@@ -98,7 +98,10 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
 /// "skeleton" of Unicode Technical Standard 39, section 4, without differences of
 /// case. Names with the same skeleton should not be used by two people at a time.
 pub fn lookalike_key(name: &str) -> String {
-    skeleton(&name.to_lowercase()).collect()
+    let lower: String = skeleton(&name.to_lowercase()).collect();
+    // The skeleton of `0` is a capital `O`. A capital `I` looks like `l`, and here it is
+    // no longer a capital.
+    lower.to_lowercase().replace('i', "l")
 }
 
 fn is_variant_of_ascii(c: char) -> bool {

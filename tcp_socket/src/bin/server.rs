@@ -5,73 +5,51 @@
 //! cargo run -p tcp_socket --bin client     # terminal 2
 //! ```
 
-use std::future::Future;
-use std::io::IsTerminal;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, value_parser};
+use tcp_socket::base::program;
 use tcp_socket::limits::Limits;
-use tokio::net::TcpListener;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Keeps the readings of weather stations and serves them over a protocol of our own.
-/// Ctrl-C stops it after what it has received is answered.
+/// Ctrl-C stops it after what it has received is answered; a second Ctrl-C stops it at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:7878")]
     addr: SocketAddr,
+    /// Close a connection on which no byte arrives for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=4_000_000))]
+    idle_timeout: u64,
+    /// Seconds that any frame may take to arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u64).range(1..=4_000_000))]
+    frame_grace: u64,
+    /// Lowest rate at which a frame may arrive after --frame-grace
+    #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = 4_000, value_parser = value_parser!(u32).range(1..))]
+    min_frame_rate: u32,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::finish(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let filter: Targets =
-        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()).parse().context("RUST_LOG")?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(to_stderr).with(filter).init();
-
-    // Each connection takes a descriptor; the soft limit is often only 1024.
-    rlimit::increase_nofile_limit(u64::MAX).context("raise the descriptor limit")?;
+    program::start_logs("info")?;
     // Handlers first: a signal that comes after the line below must find them.
-    let shutdown = shutdown_signal()?;
-    let listener = TcpListener::bind(args.addr).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {}: {error}; --addr 127.0.0.1:0 picks a free port", args.addr)
-    })?;
-    println!("listening on tcp://{}", listener.local_addr()?);
-    tcp_socket::server::serve(listener, Limits::default(), shutdown).await.context("serve")
-}
-
-/// Completes at Ctrl-C or, on Unix, SIGTERM.
-fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    #[cfg(unix)]
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    Ok(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
-    })
+    let shutdown = program::shutdown_signal()?;
+    let listener = program::listen(args.addr, "tcp_socket").await?;
+    let limits = Limits {
+        idle_timeout: Duration::from_secs(args.idle_timeout),
+        frame_grace: Duration::from_secs(args.frame_grace),
+        min_frame_rate: args.min_frame_rate,
+        ..Limits::default()
+    };
+    writeln!(program::output(), "listening on tcp://{}", listener.local_addr()?)?;
+    tcp_socket::server::serve(listener, limits, shutdown.cancelled_owned()).await.context("serve")
 }

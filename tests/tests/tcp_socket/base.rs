@@ -71,7 +71,14 @@ pub async fn names_follow_the_unicode_standards() {
 }
 
 pub async fn names_that_look_alike_have_the_same_key() {
-    for (name, other) in [("anna", "Anna"), ("рое", "poe"), ("modern", "modem"), ("a\u{301}", "á")] {
+    for (name, other) in [
+        ("anna", "Anna"),
+        ("0slo", "Oslo"),
+        ("Iris", "lris"),
+        ("рое", "poe"),
+        ("modern", "modem"),
+        ("a\u{301}", "á"),
+    ] {
         assert_eq!(lookalike_key(name), lookalike_key(other), "{name} {other}");
     }
     assert_ne!(lookalike_key("anna"), lookalike_key("hanna"));
@@ -82,7 +89,8 @@ pub async fn pauses_grow_to_their_maximum_and_start_again_when_reset() {
     let mut pauses = Pauses::new(shortest, longest);
     let first: Vec<Duration> = (0..20).map(|_| pauses.next_pause()).collect();
     assert!((shortest..=2 * shortest).contains(&first[0]), "{first:?}");
-    assert!(first[6..].iter().all(|pause| *pause == longest), "{first:?}");
+    assert!(first[6..].iter().all(|pause| (longest / 2..=longest).contains(pause)), "{first:?}");
+    assert!(first[6..].iter().any(|pause| *pause != first[6]), "not random: {first:?}");
     assert!(first.iter().all(|pause| pause.subsec_nanos() % 1_000_000 == 0), "{first:?}");
     pauses.reset();
     assert!(pauses.next_pause() <= 2 * shortest);

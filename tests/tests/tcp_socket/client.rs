@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_socket::client::{Client, Error, MAX_IN_FLIGHT};
-use tcp_socket::frame::kind;
+use tcp_socket::client::{Client, Error, MAX_IN_FLIGHT, server_addr};
+use tcp_socket::frame::{FLAG_END, kind};
 use tcp_socket::frame_buffer::FrameBuffer;
 use tcp_socket::handshake::{HELLO, Hello, VERSION, Welcome};
 use tcp_socket::message::Refusal;
@@ -12,20 +12,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::support::{Raw, Received, frame, reading, within};
+use crate::support::{Raw, Received, flagged_frame, frame, reading, within};
 
 /// A server that shakes hands with one client and then does what the test says.
-async fn fake_server() -> (TcpListener, String) {
+pub async fn fake_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     (listener, addr)
 }
 
-async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
+pub async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
     welcome_as(listener, idle_timeout, true).await
 }
 
 async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool) -> Raw {
+    accept(listener, |welcome| Welcome { idle_timeout, remembered, ..welcome }).await
+}
+
+pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welcome) -> Raw {
     let (stream, _) = within(listener.accept()).await.unwrap();
     let mut raw = Raw { stream, input: FrameBuffer::new(1024 * 1024) };
     let mut hello = [0; HELLO];
@@ -34,14 +38,14 @@ async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool)
     let boot_id = *b"the same life...";
     let welcome = Welcome {
         version: 1,
-        remembered,
+        remembered: true,
         boot_id,
         max_payload: 1000,
         window: 1024,
         max_watches: 64,
-        idle_timeout,
+        idle_timeout: 60_000,
     };
-    raw.write(&welcome.encode()).await;
+    raw.write(&change(welcome).encode()).await;
     raw
 }
 
@@ -163,6 +167,176 @@ pub async fn a_client_notices_a_server_that_has_fallen_silent() {
     };
     let (ping, ()) = within(async { tokio::join!(client.ping(), answer) }).await;
     ping.unwrap();
+}
+
+pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 400));
+    let client = client.unwrap();
+    // 20,000 bytes in pieces, over five times the idle timeout, while no PING is answered.
+    let reading = frame(kind::READING, 4_000_000, &[&[0; 8][..], &measurements(1_200)].concat());
+    for piece in reading.chunks(reading.len() / 50) {
+        raw.write(piece).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let answer = async {
+        loop {
+            let request = raw.receive().await;
+            raw.send(kind::PONG, request.id, b"").await;
+        }
+    };
+    tokio::select! {
+        ping = within(client.ping()) => drop(ping.unwrap()),
+        () = answer => unreachable!(),
+        _ = listener.accept() => panic!("it connected again"),
+    }
+    // The same frame byte by byte: the client gives this connection up.
+    let begun = async {
+        let mut request = raw.receive().await;
+        while request.kind != kind::WATCH {
+            request = raw.receive().await; // a PING
+        }
+        raw.send(kind::READING, request.id, &[0; 8]).await;
+    };
+    let (watch, ()) = tokio::join!(client.watch("oslo-1"), begun);
+    let dribble = async {
+        for byte in &reading {
+            let _ = raw.stream.write_all(&[*byte]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = dribble => panic!("the client waited for all of it"),
+        again = within(listener.accept()) => drop(again.unwrap()),
+    }
+    assert_eq!(watch.unwrap().disconnect_reason().await, "the server's frames arrive too slowly");
+}
+
+fn measurements(count: usize) -> Vec<u8> {
+    let one = [&[4][..], &7.0f64.to_be_bytes(), &0u64.to_be_bytes()].concat();
+    one.repeat(count)
+}
+
+pub async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
+    let (listener, addr) = fake_server().await;
+    let large = accept(&listener, |welcome| Welcome { max_payload: 500_000, idle_timeout: 300, ..welcome });
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
+    let client = client.unwrap();
+    let batch = vec![reading("oslo-1", 1.0); 2_000];
+    let server = async {
+        // A slow link: the frame is on its way for four times the idle timeout.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let request = raw.receive().await;
+        raw.send(kind::RECORDED, request.id, &2_000u32.to_be_bytes()).await;
+    };
+    tokio::select! {
+        (recorded, ()) = within(async { tokio::join!(client.record(&batch), server) }) => {
+            assert_eq!(recorded.unwrap(), 2_000);
+        }
+        _ = listener.accept() => panic!("it connected again"),
+    }
+}
+
+pub async fn what_a_client_must_not_act_on_it_ignores() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap();
+    let record = [reading("oslo-1", 1.0)];
+    let server = async {
+        let id = raw.receive().await.id;
+        let (one, zero) = (1u32.to_be_bytes(), 0u32.to_be_bytes());
+        for frame in [
+            flagged_frame(kind::RECORDED, 0x8000, id, &zero),
+            flagged_frame(kind::RECORDED, FLAG_END, id, &zero), // END belongs to READING
+            flagged_frame(kind::ERROR, 0x0200, id, b"\0\x13no"),
+            flagged_frame(kind::GOODBYE, 0x8000, 0, b""),
+            frame(kind::GOODBYE, 0, b"x"),
+            frame(kind::GOODBYE, id, b""),
+            frame(kind::RECORDED, id + 1, &zero), // of nobody's request
+            frame(0x01aa, id, b"of a kind that this client does not know"),
+            flagged_frame(kind::RECORDED, 0x00ff, id, &one),
+        ] {
+            raw.write(&frame).await;
+        }
+        raw
+    };
+    let (recorded, _raw) = tokio::join!(client.record(&record), server);
+    assert_eq!(recorded.unwrap(), 1);
+}
+
+pub async fn a_client_stops_reconnecting_only_when_it_cannot_help() {
+    for (code, permanent) in [(1, true), (2, true), (3, false), (4, false), (9, false), (15, false)] {
+        let (listener, addr) = fake_server().await;
+        let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+        let client = client.unwrap();
+        drop(raw);
+        let mut why = BytesMut::new();
+        Refusal { code, text: "no".into() }.put(&mut why);
+        let refuse = async {
+            let mut raw = accept(&listener, |welcome| Welcome { version: 0, ..welcome }).await;
+            raw.send(kind::ERROR, 0, &why).await;
+            drop(raw);
+            let mut raw = welcome(&listener, 60_000).await;
+            let id = raw.receive().await.id;
+            raw.send(kind::PONG, id, b"").await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ping = within(client.ping()) => match ping {
+                Ok(_) => assert!(!permanent, "{code}"),
+                Err(Error::Refused(refusal)) => assert!(permanent && refusal.code == code, "{refusal}"),
+                Err(error) => panic!("{error}"),
+            },
+            () = refuse => unreachable!(),
+        }
+    }
+}
+
+pub async fn addresses_are_understood_in_every_common_form() {
+    for (url, expected) in [
+        ("tcp://127.0.0.1:7878", "127.0.0.1:7878"),
+        ("127.0.0.1:1", "127.0.0.1:1"),
+        ("127.0.0.1", "127.0.0.1:7878"),
+        ("tcp://localhost", "localhost:7878"),
+        ("localhost:80/", "localhost:80"),
+        ("tcp://weather.example/", "weather.example:7878"),
+        ("[::1]:1", "[::1]:1"),
+        ("tcp://[::1]", "[::1]:7878"),
+        ("::1", "[::1]:7878"),
+        ("fe80::1:2", "[fe80::1:2]:7878"),
+    ] {
+        assert_eq!(server_addr(url).unwrap(), expected, "{url}");
+    }
+    for url in [
+        "",
+        ":",
+        ":80",
+        "tcp://",
+        "http://host:1",
+        "host:",
+        "host:x",
+        "host:+1",
+        "host:65536",
+        "host:1/path",
+        "user@host",
+        "[::1",
+        "[host]:1",
+        "[::1]x:1",
+        "a:b:1",
+        "two words",
+        "host?x",
+    ] {
+        assert!(matches!(server_addr(url), Err(Error::Address { .. })), "{url:?}: {:?}", server_addr(url));
+    }
+}
+
+pub async fn text_of_a_server_cannot_control_a_terminal() {
+    let refusal = Refusal { code: 3, text: "\x1b[2J\rgone\u{202e}\u{3164}\n".into() };
+    let shown = "TooManyConnections (3): \\u001b[2J\\rgone\\u202e\\u3164\\n";
+    assert_eq!(refusal.to_string(), shown);
+    assert_eq!(Error::Refused(refusal.clone()).to_string(), shown);
+    let unknown = Refusal { code: 999, ..refusal };
+    assert!(!unknown.to_string().contains(char::is_control));
 }
 
 pub async fn a_refused_client_is_told_why() {

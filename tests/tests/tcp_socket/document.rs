@@ -8,8 +8,8 @@ use tcp_socket::handshake::{Hello, Welcome};
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
 use tcp_socket::model::Metric;
-use tcp_socket::replies::CLIENTS_REMEMBERED;
-use tests::run_program;
+use tcp_socket::replies::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH};
+use tests::{Server, run_program};
 
 use crate::PAIR;
 use crate::support::frame;
@@ -121,10 +121,15 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
         "| watches of a connection | `WELCOME`: 64 |",
         "| connections | 4,096 |",
         "| time for `HELLO` | 5 s |",
+        "| time without a byte from the client | `WELCOME`: 60 s |",
+        "| time for a frame that has begun | 10 s, and 1 s for each 4,000 bytes |",
         "| time without the client reading anything | 10 s |",
     ] {
         assert!(document.contains(row), "{row}");
     }
+    assert_eq!((limits.frame_grace, limits.min_frame_rate), (Duration::from_secs(10), 4_000));
+    assert_eq!((MAX_FIRST_BATCH, MAX_BATCH_JUMP), (1 << 63, 1 << 32));
+    assert!(document.contains("over 2^63") && document.contains("more than 2^32 above"));
     assert_eq!(limits.watch_backlog, 10_000);
     assert_eq!(limits.handshake_timeout, Duration::from_secs(5));
     assert_eq!(limits.write_timeout, Duration::from_secs(10));
@@ -133,18 +138,30 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
 }
 
 pub async fn a_client_in_python_written_from_the_document_works() {
-    let server = PAIR.serve().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tcp_socket/python/client.py");
-    let output = run_program("python3", &[script, server.addr()]).await;
-    assert_eq!(
-        output.stdout,
-        "accepted 2\naccepted 2\nwatched 2 81.0 1767225602000 skipped 0\naccepted 1\n\
-         error 19 reading 0: humidity 130 is outside 0 to 100\ngoodbye\n",
-        "{}",
-        output.stderr
-    );
-    assert_eq!(output.code, Some(0));
-    server.stop().await;
+    for (listens, host) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "tcp://localhost"), ("[::1]", "[::1]")]
+    {
+        if std::net::TcpListener::bind((listens.trim_matches(['[', ']']), 0)).is_err() {
+            continue; // This machine has no IPv6.
+        }
+        let server = Server::start(PAIR.server, &["--addr", &format!("{listens}:0")]).await;
+        let (_, port) = server.addr().rsplit_once(':').unwrap();
+        let output = run_program("python3", &[script, &format!("{host}:{port}")]).await;
+        assert_eq!(
+            output.stdout,
+            "accepted 2\naccepted 2\nwatched 2 81.0 1767225602000 skipped 0\naccepted 1\n\
+             error 19 reading 0: humidity 130 is outside 0 to 100\ngoodbye\n",
+            "{}",
+            output.stderr
+        );
+        assert_eq!(output.code, Some(0));
+        server.stop().await;
+    }
+    for url in ["http://host:1", "host:x", "[::1", "a:b:1", ""] {
+        let output = run_program("python3", &[script, url]).await;
+        assert_eq!(output.code, Some(1), "{url}");
+        assert!(output.stderr.ends_with("is not of the form tcp://host:port\n"), "{}", output.stderr);
+    }
 }
 
 pub fn python() -> Result<(), String> {

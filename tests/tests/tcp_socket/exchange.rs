@@ -9,7 +9,7 @@ use tcp_socket::limits::Limits;
 use tcp_socket::message::{ErrorCode, Update};
 use tcp_socket::replies::REPLIES_KEPT;
 
-use crate::support::{Raw, batch, batch_of, frame, reading, start};
+use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
 pub async fn what_is_no_handshake_is_told_so_and_never_ignored() {
     let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
@@ -136,12 +136,15 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
         (kind::RECORD, good[..7].to_vec(), BadPayload),
         (kind::RECORD, good[..good.len() - 1].to_vec(), BadPayload),
         (kind::RECORD, [&good[..], &[0]].concat(), BadPayload),
-        (kind::RECORD, with(8, 0), BadPayload),         // id length
-        (kind::RECORD, with(8, 33), BadPayload),        // id length
-        (kind::RECORD, with(9, b'O'), BadPayload),      // station id
-        (kind::RECORD, with(9, 0xff), BadPayload),      // station id
-        (kind::RECORD, with(16, 0), BadPayload),        // readings in the run
-        (kind::RECORD, with(16, 2), BadPayload),        // readings in the run
+        (kind::RECORD, with(8, 0), BadPayload),    // id length
+        (kind::RECORD, with(8, 33), BadPayload),   // id length
+        (kind::RECORD, with(9, b'O'), BadPayload), // station id
+        (kind::RECORD, with(9, 0xff), BadPayload), // station id
+        (kind::RECORD, with(16, 0), BadPayload),   // readings in the run
+        (kind::RECORD, with(16, 2), BadPayload),   // readings in the run
+        (kind::RECORD, with(16, 0)[..17].to_vec(), BadPayload), // a run of none, and its end
+        (kind::RECORD, batch_of(1, &[reading(&"a".repeat(33), 1.0)]), BadPayload),
+        (kind::WATCH, vec![b'a'; 33], BadPayload),
         (kind::RECORD, with(17, 5), InvalidReading),    // metric
         (kind::RECORD, with(18, 0xff), InvalidReading), // value
         (kind::RECORD, nan, InvalidReading),
@@ -170,6 +173,122 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
     assert_eq!(raw.ask(kind::WATCH, 11, b"oslo-1").await.kind, kind::READING);
     raw.send(kind::PING, 11, b"").await;
     assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
+}
+
+/// Sections 5, 6.7 and 8 of the document.
+pub async fn a_goodbye_that_is_more_than_its_header_is_refused() {
+    let server = start(Limits::default()).await;
+    for (flags, id, payload) in [
+        (0, 0, &b"x"[..]),
+        (0, 1, b""),
+        (0, 2, b""), // the watch's
+        (0, u32::MAX, b"bye"),
+        (0x8000, 0, b""),
+        (FLAG_END, 0, b""),
+        (0x4000, 7, b"bye"),
+    ] {
+        let mut raw = Raw::open(&server.addr).await;
+        raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
+        raw.ask(kind::WATCH, 2, b"oslo-1").await;
+        raw.write(&flagged_frame(kind::GOODBYE, flags, id, payload)).await;
+        // The error ends everything: no END of the watch comes before it, no GOODBYE after it.
+        assert_eq!(raw.last_error().await, ErrorCode::BadGoodbye, "{flags:04x} {id} {payload:?}");
+    }
+    let mut raw = Raw::open(&server.addr).await;
+    raw.write(&flagged_frame(kind::GOODBYE, 0x00ff, 0, b"")).await; // not critical: ignored
+    assert_eq!(raw.receive().await.kind, kind::GOODBYE);
+}
+
+/// Section 6.5: an `ERROR` with the id of a watch means that the watch is over.
+pub async fn a_refused_cancel_ends_its_watch_and_says_nothing_without_one() {
+    let server = start(Limits::default()).await;
+    let mut recorder = Raw::open(&server.addr).await;
+    recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
+    use ErrorCode::{BadPayload, UnknownFlag};
+    for (batch_id, (flags, payload, expected)) in (2..).zip([
+        (0, &b"x"[..], BadPayload),
+        (0x8000, b"", UnknownFlag),
+        (FLAG_END, b"", UnknownFlag),
+        (0x8000, b"oslo-1", UnknownFlag),
+    ]) {
+        let mut raw = Raw::open(&server.addr).await;
+        let cancel = flagged_frame(kind::CANCEL, flags, 7, payload);
+        raw.write(&cancel).await;
+        raw.assert_alive().await; // no answer: there is no such watch
+        raw.ask(kind::WATCH, 7, b"oslo-1").await;
+        raw.write(&cancel).await;
+        let answer = raw.receive().await;
+        assert_eq!((answer.id, answer.error()), (7, expected), "{flags:04x} {payload:?}");
+        // The watch is over: what is recorded now does not come, and its id is free.
+        recorder.ask(kind::RECORD, 1, &batch(batch_id, "oslo-1", 1.0)).await;
+        assert_eq!(raw.ask(kind::PING, 7, b"").await.kind, kind::PONG);
+        raw.write(&cancel).await;
+        raw.assert_alive().await;
+    }
+}
+
+/// Section 5: whatever the frame is, its id is in use.
+pub async fn the_id_of_an_open_watch_is_refused_before_anything_else_is_looked_at() {
+    let server = start(Limits::default()).await;
+    let good = batch(1, "oslo-1", 1.0);
+    for (kind, flags, payload) in [
+        (kind::RECORD, 0, &good[..]),
+        (kind::RECORD, 0x8000, &good),
+        (kind::RECORD, 0, b"nonsense"),
+        (kind::WATCH, 0, b"nowhere"),
+        (kind::WATCH, 0x8000, b"oslo-1"),
+        (kind::PING, 0x0100, b""),
+        (kind::PING, 0, b"x"),
+        (kind::READING, FLAG_END, b""),
+        (0x0077, 0, b""),
+        (0x0077, 0xff00, b""),
+    ] {
+        let mut raw = Raw::open(&server.addr).await;
+        raw.ask(kind::RECORD, 1, &good).await;
+        raw.ask(kind::WATCH, 7, b"oslo-1").await;
+        raw.write(&flagged_frame(kind, flags, 7, payload)).await;
+        assert_eq!(raw.last_error().await, ErrorCode::BadRequestId, "{kind:04x} {flags:04x} {payload:?}");
+    }
+    for (kind, flags) in [(kind::RECORD, 0), (kind::CANCEL, 0), (kind::PING, 0x8000), (0x0077, 0x8000)] {
+        let mut raw = Raw::open(&server.addr).await;
+        raw.write(&flagged_frame(kind, flags, 0, b"")).await;
+        assert_eq!(raw.last_error().await, ErrorCode::BadRequestId, "{kind:04x} {flags:04x}");
+    }
+}
+
+/// Section 6.1: which fault of a batch is reported if it has several.
+pub async fn the_first_fault_of_a_batch_is_reported() {
+    let server = start(Limits::default()).await;
+    let mut raw = Raw::open(&server.addr).await;
+    raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
+    let hot = [reading("oslo-1", 71.0)];
+    let bad_station = [reading("Oslo", 1.0)];
+    let join = |id, runs: &[&[u8]]| [&u64::to_be_bytes(id)[..], &runs.concat()].concat();
+    let run = |readings: &[_]| batch_of(2, readings).split_off(8);
+    let (good, hot, bad_station) = (run(&[reading("oslo-1", 1.0)]), run(&hot), run(&bad_station));
+    let many = run(&vec![reading("oslo-1", 1.0); 10_000]);
+    use ErrorCode::{BadBatchId, BadPayload, InvalidReading};
+    for (case, payload, expected) in [
+        ("values before the form of a later run", join(2, &[&hot, &bad_station]), InvalidReading),
+        ("the form of an earlier run", join(2, &[&bad_station, &hot]), BadPayload),
+        ("the form of a run before its own values", join(2, &[&hot[..hot.len() - 1]]), BadPayload),
+        ("a byte too many", join(2, &[&good, b"\x06"]), BadPayload),
+        ("a value, and too many readings", join(2, &[&many, &hot]), InvalidReading),
+        ("the form, after too many readings", join(2, &[&many, &good, b"\x06"]), BadPayload),
+        ("too many readings in good runs", join(2, &[&many, &good]), InvalidReading),
+        ("no run", join(2, &[]), InvalidReading),
+        ("no run, and batch id 0", join(0, &[]), InvalidReading),
+        ("the form, and batch id 0", join(0, &[&bad_station]), BadPayload),
+        ("a value, and a batch id that was recorded", join(1, &[&hot]), InvalidReading),
+        ("batch id 0 alone", join(0, &[&good]), BadBatchId),
+    ] {
+        assert_eq!(raw.ask(kind::RECORD, 9, &payload).await.error(), expected, "{case}");
+    }
+    assert_eq!(
+        raw.ask(kind::RECORD, 9, &join(2, &[&good, &good])).await.accepted(),
+        2,
+        "two runs of a station"
+    );
 }
 
 pub async fn a_batch_is_recorded_whole_or_not_at_all() {

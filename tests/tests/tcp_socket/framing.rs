@@ -243,13 +243,16 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
         let mut memory = std::collections::BTreeMap::new();
         let mut id = 100i64;
         for (count, step) in (1..).zip(steps) {
-            id = (id + step).max(0);
+            id = (id + step).max(1);
             let highest = memory.last_key_value().map_or(0, |(highest, _)| *highest);
             let expected = match memory.get(&id) {
                 _ if highest - id >= REPLIES_KEPT as i64 => Known::TooOld,
                 Some(count) => Known::Recorded(*count),
                 None => Known::No,
             };
+            // It forgets: its text holds all that it remembers.
+            let remembered = format!("{window:?}");
+            prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
             prop_assert_eq!(known, expected, "batch {}, highest {}", id, highest);
             if known == Known::No {

@@ -5,7 +5,9 @@ use tcp_socket::frame::kind;
 use tcp_socket::handshake::random_id;
 use tcp_socket::limits::Limits;
 use tcp_socket::message::ErrorCode;
-use tcp_socket::replies::{CLIENTS_REMEMBERED, Known, REPLIES_KEPT, Replies};
+use tcp_socket::replies::{
+    CLIENTS_REMEMBERED, Known, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT, Replies,
+};
 use tokio::task::JoinSet;
 
 use crate::proxy::{Fault, Proxy};
@@ -30,10 +32,7 @@ pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
     // One more, and batch 1 is forgotten; batch 2 is not.
     assert_eq!(raw.ask(kind::RECORD, 6, &batch(kept + 1, "oslo-1", 3.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 3.0);
-    for id in [0, 1] {
-        let answer = raw.ask(kind::RECORD, 7, &batch(id, "oslo-1", 4.0)).await;
-        assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
-    }
+    assert_eq!(raw.ask(kind::RECORD, 7, &batch(1, "oslo-1", 4.0)).await.error(), ErrorCode::UnknownOutcome);
     assert_eq!(raw.ask(kind::RECORD, 8, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
 
     // The same on another connection of this client, but not of another client.
@@ -45,10 +44,35 @@ pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(raw.receive().await.update().readings[0].value, 6.0);
 
     // A jump far ahead leaves nothing in the window.
-    raw.ask(kind::RECORD, 9, &batch(u64::MAX, "oslo-1", 7.0)).await;
+    raw.ask(kind::RECORD, 9, &batch(kept + 1 + MAX_BATCH_JUMP, "oslo-1", 7.0)).await;
     assert_eq!(raw.receive().await.update().readings[0].value, 7.0);
     let answer = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
     assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
+}
+
+pub async fn no_single_batch_id_shuts_a_client_out() {
+    let server = start(Limits::default()).await;
+    let (first, jump) = (MAX_FIRST_BATCH, MAX_BATCH_JUMP);
+    for (before, refused, accepted) in [
+        (None, 0, 1),
+        (None, u64::MAX, 1),
+        (None, first + 1, first),
+        (Some(1), 0, 2),
+        (Some(1), u64::MAX, 2),
+        (Some(1), first, 2),
+        (Some(1), jump + 2, jump + 1),
+        (Some(first), first + jump + 1, first + jump),
+    ] {
+        let mut raw = Raw::open(&server.addr).await;
+        if let Some(before) = before {
+            assert_eq!(raw.ask(kind::RECORD, 1, &batch(before, "oslo-1", 1.0)).await.accepted(), 1);
+        }
+        let answer = raw.ask(kind::RECORD, 2, &batch(refused, "oslo-1", 1.0)).await;
+        assert_eq!(answer.error(), ErrorCode::BadBatchId, "{before:?} {refused}");
+        // It was not remembered, and the next right one is recorded.
+        assert_eq!(raw.ask(kind::RECORD, 3, &batch(accepted, "oslo-1", 1.0)).await.accepted(), 1);
+        raw.assert_alive().await;
+    }
 }
 
 pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {

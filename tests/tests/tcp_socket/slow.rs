@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tcp_socket::client::Client;
 use tcp_socket::frame::kind;
+use tcp_socket::handshake::Hello;
 use tcp_socket::limits::Limits;
 use tcp_socket::message::{Batch, ErrorCode};
 use tcp_socket::store::Store;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
@@ -69,6 +70,88 @@ pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     // A watch does not survive its connection: it is still the first one.
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     assert_eq!(within(watch.next()).await.unwrap().readings[0].value, 1.0);
+}
+
+fn slow_limits() -> Limits {
+    Limits { frame_grace: Duration::from_secs(1), min_frame_rate: 2_000, ..Limits::default() }
+}
+
+pub async fn a_large_frame_on_a_slow_link_arrives_though_it_takes_longer_than_the_idle_timeout() {
+    let server = start(Limits { idle_timeout: Duration::from_secs(1), ..slow_limits() }).await;
+    let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 2_000]));
+    let pings = frame(kind::PING, 1, b"").repeat(2_000);
+    let (kinds, expected) = ([record, pings], [kind::RECORDED, kind::PONG]);
+    for (bytes, expected) in kinds.iter().zip(expected) {
+        let mut raw = Raw::open(&server.addr).await;
+        let started = tokio::time::Instant::now();
+        for piece in bytes.chunks(bytes.len() / 30) {
+            raw.write(piece).await;
+            tokio::time::sleep(Duration::from_millis(70)).await;
+        }
+        assert!(started.elapsed() > Duration::from_secs(2), "not slow at all");
+        assert_eq!(raw.receive().await.kind, expected);
+    }
+}
+
+pub async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
+    let server = start(slow_limits()).await;
+    let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50]));
+    let ping = frame(kind::PING, 1, b"");
+    // A whole frame before the slow one does not help, and neither do its first bytes.
+    let late = [&ping[..], &record].concat();
+    let dribbles = [(&record, 0), (&record, 15), (&record, 300), (&ping, 3), (&late, 20)];
+    let mut connections = Vec::new();
+    for (bytes, at_once) in dribbles {
+        let mut raw = Raw::open(&server.addr).await;
+        connections.push(async move {
+            raw.write(&bytes[..at_once]).await;
+            // Most systems tell the writer only later that nobody reads any more.
+            for byte in &bytes[at_once..bytes.len().min(at_once + 100)] {
+                if bytes.len() - at_once > 20 && raw.stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if bytes.len() > record_length() {
+                assert_eq!(raw.receive().await.kind, kind::PONG);
+            }
+            assert_eq!(raw.last_error().await, ErrorCode::FrameTooSlow, "{at_once} at once");
+        });
+    }
+    futures::future::join_all(connections).await;
+}
+
+fn record_length() -> usize {
+    frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50])).len()
+}
+
+pub async fn a_client_that_reads_slowly_is_not_cut_off() {
+    let limits = Limits { write_timeout: Duration::from_secs(1), ..Limits::default() };
+    let server = start(limits).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Small, so that the server soon feels how slowly this client reads.
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let stream = within(socket.connect(server.addr.parse().unwrap())).await.unwrap();
+    let mut raw = Raw { stream, input: tcp_socket::frame_buffer::FrameBuffer::new(1024) };
+    let hello = Hello { lowest: 1, highest: 1, client_id: [7; 16] };
+    raw.write(&hello.encode()).await;
+    raw.welcome().await;
+    let (mut reader, mut writer) = raw.stream.into_split();
+    let writing = tokio::spawn(async move {
+        let pings = frame(kind::PING, 1, b"").repeat(10_000);
+        while writer.write_all(&pings).await.is_ok() {}
+    });
+    let (mut piece, mut left) = (vec![0; 64 * 1024], 1_000_000);
+    let started = tokio::time::Instant::now();
+    while left > 0 {
+        // Fewer than the server's system needs to call its socket writable in time.
+        let count = within(reader.read(&mut piece)).await.unwrap();
+        assert!(count > 0, "cut with {left} bytes to go");
+        left -= count.min(left);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(1), "not slow at all");
+    writing.abort();
 }
 
 pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
@@ -132,9 +215,13 @@ pub async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
     assert_eq!((read(5), read(5), read(5)), ((0, 5), (0, 2), (0, 0)));
     record(3, 25);
     assert_eq!((read(8), read(8)), ((15, 8), (0, 2)), "only ten may be behind");
-    // More than are kept at all.
+    // More than are kept at all: 100,000.
     (0..11).for_each(|_| record(4, 10_000));
     assert_eq!((read(20), read(20)), ((109_990, 10), (0, 0)));
+    let mut patient = store.watch("oslo-1", bell.clone()).unwrap();
+    (0..11).for_each(|_| record(5, 10_000));
+    assert_eq!(patient.read_on(usize::MAX, 1, |_reading| {}), 10_000);
+    drop(patient);
     bell.notified().await; // It was rung.
     drop(watch);
     assert_eq!(Arc::strong_count(&bell), 1, "the store still holds it");

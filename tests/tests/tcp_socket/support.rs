@@ -77,8 +77,12 @@ pub fn batch_of(id: u64, readings: &[Reading]) -> Vec<u8> {
 }
 
 pub fn frame(kind: u16, request_id: u32, payload: &[u8]) -> Vec<u8> {
+    flagged_frame(kind, 0, request_id, payload)
+}
+
+pub fn flagged_frame(kind: u16, flags: u16, request_id: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = BytesMut::new();
-    put_frame(&mut bytes, kind, 0, request_id, |into| into.put_slice(payload));
+    put_frame(&mut bytes, kind, flags, request_id, |into| into.put_slice(payload));
     bytes.to_vec()
 }
 

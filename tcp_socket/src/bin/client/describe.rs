@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use tcp_socket::base::text::printable;
 use tcp_socket::frame::{BadFrame, FLAG_END, Frame, kind};
 use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
 use tcp_socket::message::{ErrorCode, MEASUREMENT};
@@ -61,7 +62,7 @@ impl<'a> Fields<'a> {
         for start in (0..count).step_by(16) {
             let length = (count - start).min(16);
             let text = String::from_utf8_lossy(&self.rest[..length]).into_owned();
-            self.take(length, format!("{name} {text:?}"));
+            self.take(length, format!("{name} {}", printable(&format!("{text:?}"))));
         }
     }
 

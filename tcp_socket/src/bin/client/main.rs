@@ -5,28 +5,27 @@
 //! cargo run -p tcp_socket --bin client     # terminal 2
 //! ```
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{ErrorKind, Write, stderr};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::{Parser, Subcommand};
+use tcp_socket::base::program;
 use tcp_socket::client::{Client, Error};
 use tcp_socket::model::{Metric, Reading};
 use tokio::task::JoinSet;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 mod describe;
 mod tour;
+mod watch;
 
 /// Talks to the weather server over a protocol of our own. Without a subcommand
 /// it takes you on a tour: every byte that is sent, and every byte that comes back.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
-    /// Address of the server
+    /// Address of the server; tcp:// and :7878 may be left out
     #[arg(long, default_value = "tcp://127.0.0.1:7878", global = true)]
     url: String,
     #[command(subcommand)]
@@ -50,11 +49,11 @@ enum Command {
     Watch {
         /// The station's id; somebody must have recorded for it before
         station: String,
-        /// End after so many readings
+        /// Stop after this many readings
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Ask for signs of life
+    /// Ask whether the server is there, and how long its answer takes
     Ping {
         /// How many
         #[arg(long, default_value_t = 4)]
@@ -80,25 +79,17 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error.downcast_ref() {
-                Some(Error::Unreachable { url, .. }) => {
-                    eprintln!(
-                        "error: no server at {url}; start one with: cargo run -p tcp_socket --bin server"
-                    );
-                }
-                _ => eprintln!("error: {error:#}"),
-            }
-            ExitCode::FAILURE
+    program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
+        Some(Error::Unreachable { url, source }) if source.kind() == ErrorKind::ConnectionRefused => {
+            anyhow!("no server at {url}; start one with: cargo run -p tcp_socket --bin server")
         }
-    }
+        _ => error,
+    }))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    logs()?;
-    let mut out = stdout();
+    program::start_logs("info")?;
+    let mut out = program::output();
     let Some(command) = args.command else {
         return tour::tour(&args.url, &mut out).await;
     };
@@ -108,7 +99,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let accepted = client.record(&[Reading { station, metric, value, recorded_at: now()? }]).await?;
             writeln!(out, "accepted {accepted}")?;
         }
-        Command::Watch { station, count } => watch(&client, &station, count, &mut out).await?,
+        Command::Watch { station, count } => {
+            watch::watch(&client, &station, count, &mut out, &mut stderr()).await?;
+        }
         Command::Ping { count } => {
             for _ in 0..count {
                 writeln!(out, "answered in {:.1?}", client.ping().await?)?;
@@ -119,40 +112,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     client.close().await;
-    Ok(())
-}
-
-/// What the library reports by itself: a lost connection, say.
-fn logs() -> anyhow::Result<()> {
-    let filter: Targets =
-        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()).parse().context("RUST_LOG")?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(to_stderr).with(filter).init();
-    Ok(())
-}
-
-async fn watch(
-    client: &Client,
-    station: &str,
-    count: Option<u64>,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let mut watch = client.watch(station).await?;
-    writeln!(out, "watching {station}")?;
-    let mut seen = 0;
-    while count.is_none_or(|count| seen < count) {
-        let update = watch.next().await.context("the watch ended with its connection; start it again")?;
-        if update.skipped > 0 {
-            writeln!(out, "(missed {})", update.skipped)?;
-        }
-        for reading in update.readings {
-            writeln!(out, "{} {} at {}", reading.metric.name(), reading.value, reading.recorded_at)?;
-            seen += 1;
-        }
-    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
-use tcp_socket::client::Error;
+use tcp_socket::client::{Error, server_addr};
 use tcp_socket::frame::{kind, put_frame};
 use tcp_socket::frame_buffer::FrameBuffer;
 use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
@@ -96,11 +96,8 @@ struct Wire {
 
 impl Wire {
     async fn connect(url: &str) -> anyhow::Result<Self> {
-        let addr = url.strip_prefix("tcp://").unwrap_or(url);
-        if addr.contains("://") {
-            return Err(Error::Address { url: url.to_owned() }.into());
-        }
-        let stream = TcpStream::connect(addr)
+        let addr = server_addr(url)?;
+        let stream = TcpStream::connect(&addr)
             .await
             .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source })?;
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })

@@ -1,0 +1,73 @@
+//! The command `watch`, which survives the end of a connection and of a server.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tcp_socket::base::retry::Pauses;
+use tcp_socket::base::text::printable;
+use tcp_socket::client::{Client, Error, Watch};
+use tcp_socket::message::{ErrorCode, Update};
+use tokio::time::sleep;
+
+/// Pauses between two looks at whether a restarted server knows the station again.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Prints the readings of a station as they are recorded to `out`, and what happens to
+/// the connection to `notes`. Nobody may be reading the notes any more.
+pub async fn watch(
+    client: &Client,
+    station: &str,
+    count: Option<u64>,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut boot_id = client.connected().await?;
+    let mut watch = client.watch(station).await?;
+    let _ = writeln!(notes, "watching {station}");
+    let mut seen = 0;
+    while count.is_none_or(|count| seen < count) {
+        let Some(Update { skipped, readings }) = watch.next().await else {
+            let reason = watch.disconnect_reason().await;
+            let _ = writeln!(notes, "connection lost: {}; reconnecting", printable(&reason));
+            watch = watch_again(client, station, &mut boot_id, notes).await?;
+            continue;
+        };
+        if skipped > 0 {
+            let _ = writeln!(notes, "missed {skipped} readings, because this client was too slow");
+        }
+        for reading in readings {
+            writeln!(out, "{} {} at {}", reading.metric.name(), reading.value, reading.recorded_at)?;
+            seen += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the connection, and until the server knows the station.
+async fn watch_again(
+    client: &Client,
+    station: &str,
+    boot_id: &mut [u8; 16],
+    notes: &mut impl Write,
+) -> Result<Watch, Error> {
+    let mut pauses = Pauses::new(LOOK_AGAIN.0, LOOK_AGAIN.1);
+    let mut said = false;
+    loop {
+        let now = client.connected().await?;
+        if !said {
+            let restarted = "the server restarted and has forgotten earlier readings";
+            let missed = if now == *boot_id { "what was published meanwhile is lost" } else { restarted };
+            let _ = writeln!(notes, "connected again; {missed}");
+            (said, *boot_id) = (true, now);
+        }
+        match client.watch(station).await {
+            Ok(watch) => return Ok(watch),
+            // A server that restarted knows the station when somebody records for it.
+            Err(Error::Refused(refusal)) if refusal.code == ErrorCode::UnknownStation as u16 => {}
+            // The connection was lost once more.
+            Err(Error::NotExecuted(_) | Error::OutcomeUnknown(_)) => {}
+            Err(error) => return Err(error),
+        }
+        sleep(pauses.next_pause()).await;
+    }
+}

@@ -1,0 +1,235 @@
+//! Bounds that no other test reaches: each test fails if its bound is taken away.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tcp_socket::client::{Client, Error};
+use tcp_socket::frame::{HEADER, kind};
+use tcp_socket::handshake::Welcome;
+use tcp_socket::limits::Limits;
+use tcp_socket::message::{ErrorCode, MAX_ERROR_TEXT, MEASUREMENT, Refusal, Update};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{accept, fake_server, welcome};
+use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
+
+/// Writes until the other side has closed its socket altogether.
+async fn is_closed(raw: &mut Raw, piece: &[u8]) {
+    within(async {
+        while raw.stream.write_all(piece).await.is_ok() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+pub async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
+    let long = Duration::from_secs(600);
+    for (limits, piece) in [
+        (Limits { linger_time: Duration::from_millis(200), ..Limits::default() }, 1),
+        (Limits { linger_time: long, linger_bytes: 300_000, ..Limits::default() }, 10_000),
+        (Limits { linger_time: long, linger_bytes: 0, ..Limits::default() }, 1),
+    ] {
+        let server = start(limits).await;
+        let mut raw = Raw::open(&server.addr).await;
+        raw.send(kind::PING, 0, b"").await;
+        assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
+        is_closed(&mut raw, &vec![0; piece]).await;
+    }
+}
+
+pub async fn only_so_many_refused_connections_are_lingered_over() {
+    let limits = Limits {
+        max_connections: 0,
+        max_refusals: 1,
+        linger_time: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    let mut raws = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::connect(&server.addr).await;
+        raw.welcome().await;
+        assert_eq!(raw.last_error().await, ErrorCode::TooManyConnections);
+        raws.push(raw);
+    }
+    is_closed(&mut raws[1], &[0]).await;
+    assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the first one is still lingered over");
+}
+
+pub async fn a_connection_that_cannot_be_drained_is_cut() {
+    let limits = Limits {
+        drain_timeout: Duration::from_millis(300),
+        write_timeout: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    let mut raw = Raw::open(&server.addr).await;
+    let pings = frame(kind::PING, 1, b"").repeat(10_000);
+    let full = async { while raw.stream.write_all(&pings).await.is_ok() {} };
+    assert!(timeout(Duration::from_secs(1), full).await.is_err(), "the server took everything");
+    within(server.ask_to_stop()).await.unwrap().unwrap();
+}
+
+pub async fn a_client_that_did_not_read_for_a_while_is_not_taken_for_silent() {
+    let limits = Limits {
+        idle_timeout: Duration::from_millis(700),
+        write_timeout: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let server = start(limits).await;
+    for _ in 0..4 {
+        let (mut reader, mut writer) = Raw::open(&server.addr).await.stream.into_split();
+        let ping = frame(kind::PING, 1, b"");
+        let pings = ping.repeat(10_000);
+        let mut sent = 0;
+        let full = async {
+            loop {
+                sent += writer.write(&pings[sent % ping.len()..]).await.unwrap();
+            }
+        };
+        assert!(timeout(Duration::from_millis(1_500), full).await.is_err(), "the server took everything");
+        // The last PING may be cut: its rest, and all answers.
+        let rest = async { writer.write_all(&ping[sent % ping.len()..]).await.unwrap() };
+        let answers = async {
+            let expected = sent.next_multiple_of(ping.len());
+            let mut answers = vec![0; expected];
+            tokio::io::AsyncReadExt::read_exact(&mut reader, &mut answers).await.unwrap();
+            let pong = frame(kind::PONG, 1, b"");
+            assert!(answers.chunks(HEADER).all(|answer| answer == pong), "an ERROR came instead");
+        };
+        within(async { tokio::join!(rest, answers) }).await;
+    }
+}
+
+pub async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
+    let server = start(Limits::default()).await;
+    let mut recorder = Raw::open(&server.addr).await;
+    recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
+    let mut watcher = Raw::open(&server.addr).await;
+    watcher.ask(kind::WATCH, 1, b"a").await;
+    watcher.ask(kind::WATCH, 2, b"b").await;
+    let (a, b) = (vec![reading("a", 1.0); 5_000], vec![reading("b", 1.0); 5_000]);
+    recorder.ask(kind::RECORD, 2, &batch_of(2, &[a, b].concat())).await;
+    let mut counts = [0, 0];
+    while counts != [5_000, 5_000] {
+        let received = watcher.receive().await;
+        assert!(received.payload.len() <= 65_536, "{} bytes", received.payload.len());
+        let watch = received.id as usize - 1;
+        counts[watch] += received.update().readings.len();
+        assert!(counts != [5_000, 0] && counts != [0, 5_000], "one waited for the whole of the other");
+    }
+}
+
+pub async fn what_is_not_of_its_form_is_not_parsed() {
+    let measurement =
+        |metric: u8, value: f64, at: u64| [&[metric][..], &value.to_be_bytes(), &at.to_be_bytes()].concat();
+    let good = measurement(4, 7.0, 0);
+    assert_eq!(good.len(), MEASUREMENT);
+    let update = |rest: &[u8]| Update::parse(&[&[0; 8][..], rest].concat());
+    assert!(update(&good).is_some() && update(b"").is_some());
+    for rest in [
+        &good[..16],
+        &[&good[..], b"x"].concat(),
+        &measurement(0, 7.0, 0),
+        &measurement(5, 7.0, 0),
+        &measurement(4, 121.0, 0),
+        &measurement(4, f64::NAN, 0),
+        &measurement(4, 7.0, u64::MAX),
+    ] {
+        assert_eq!(update(rest), None, "{rest:?}");
+    }
+    assert_eq!(Update::parse(&[0; 7]), None);
+    let refusal = |length| Refusal::parse(&[&[0, 3][..], &vec![b'x'; length]].concat());
+    assert!(refusal(0).is_some() && refusal(MAX_ERROR_TEXT).is_some());
+    assert_eq!((refusal(MAX_ERROR_TEXT + 1), Refusal::parse(&[3])), (None, None));
+    let mut payload = BytesMut::new();
+    Refusal::new(ErrorCode::BadPayload, "ä".repeat(MAX_ERROR_TEXT)).put(&mut payload);
+    assert_eq!(payload.len(), 2 + MAX_ERROR_TEXT);
+}
+
+pub async fn what_a_client_can_see_to_be_wrong_is_not_sent() {
+    let (listener, addr) = fake_server().await;
+    let large = accept(&listener, |welcome| Welcome { max_payload: 524_288, ..welcome });
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
+    let client = client.unwrap();
+    let invalid =
+        |result: Result<u32, Error>| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
+    invalid(client.record(&vec![reading("oslo-1", 1.0); 10_001]).await);
+    invalid(client.record(&[reading(&"a".repeat(33), 1.0)]).await);
+    invalid(client.record(&[reading(&"a".repeat(256), 1.0)]).await);
+    for station in ["", "Oslo", "a b", "\u{e9}", &"a".repeat(33)] {
+        invalid(client.watch(station).await.map(|_watch| 0));
+    }
+    let answer = async {
+        let first = raw.receive().await;
+        assert_eq!(first.kind, kind::PING, "something was sent before");
+        raw.send(kind::PONG, first.id, b"").await;
+    };
+    let (ping, ()) = tokio::join!(client.ping(), answer);
+    ping.unwrap();
+}
+
+pub async fn a_welcome_that_a_client_cannot_live_with_is_refused() {
+    type Change = fn(Welcome) -> Welcome;
+    let changes: [Change; 3] = [
+        |welcome| Welcome { window: 255, ..welcome },
+        |welcome| Welcome { version: 2, ..welcome },
+        |welcome| Welcome { version: u16::MAX, ..welcome },
+    ];
+    for change in changes {
+        let (listener, addr) = fake_server().await;
+        let (client, _raw) = tokio::join!(Client::connect(&addr), accept(&listener, change));
+        assert!(matches!(client.err(), Some(Error::Protocol(_))));
+    }
+}
+
+pub async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
+    let mut too_large = frame(kind::READING, 9, &[0; 65_537]);
+    too_large.truncate(HEADER);
+    let mut flipped = frame(kind::PONG, 9, b"");
+    flipped[15] ^= 1;
+    let short_error = frame(kind::ERROR, 9, &[1]);
+    let long_error = frame(kind::ERROR, 9, &[b'x'; 2 + MAX_ERROR_TEXT + 1]);
+    for bytes in [too_large, flipped, short_error, long_error] {
+        let (listener, addr) = fake_server().await;
+        let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+        let _client = client.unwrap();
+        raw.write(&bytes).await;
+        within(listener.accept()).await.unwrap();
+    }
+}
+
+pub async fn a_client_waits_only_so_long_for_a_server_that_says_nothing() {
+    let (listener, addr) = fake_server().await;
+    let connect = within(Client::connect(&addr)).await;
+    assert!(matches!(connect.err(), Some(Error::Unreachable { .. })));
+    drop(listener);
+    let (listener, addr) = fake_server().await;
+    let (client, _raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    within(client.unwrap().close()).await; // though no GOODBYE comes back
+}
+
+pub async fn a_connection_that_brings_nothing_does_not_shorten_the_pauses() {
+    let (listener, addr) = fake_server().await;
+    let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let _client = client.unwrap();
+    drop(raw);
+    let started = Instant::now();
+    for _ in 0..5 {
+        drop(welcome(&listener, 60_000).await);
+    }
+    // 50, 100, 200, 400 and 800 ms, and a random part of each.
+    assert!(started.elapsed() >= Duration::from_millis(1_500), "{:?}", started.elapsed());
+}
+
+pub async fn a_batch_keeps_its_number_however_it_was_refused() {
+    let server = start(Limits::default()).await;
+    let mut raw = Raw::open(&server.addr).await;
+    for (id, value) in [(1, 71.0), (1, -101.0), (1, f64::NAN)] {
+        let refused = raw.ask(kind::RECORD, 1, &batch(id, "oslo-1", value)).await;
+        assert_eq!(refused.error(), ErrorCode::InvalidReading);
+    }
+    assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await.accepted(), 1);
+}

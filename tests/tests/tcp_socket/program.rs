@@ -1,0 +1,249 @@
+//! The shell of a program: its signals, its output, its logs. And `watch`, which
+//! outlives its connection and its server.
+
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tcp_socket::base::program;
+use tcp_socket::frame::kind;
+use tests::{Server, run_program};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::sync::Notify;
+
+use crate::PAIR;
+use crate::support::{Raw, frame, within};
+
+/// The test program logs the value of this variable instead of running tests.
+pub const LOG_THIS: &str = "LOG_THIS";
+
+/// What it does then.
+pub fn log_this(text: &str) -> ExitCode {
+    program::start_logs("info").unwrap();
+    tracing::info!("message {text}");
+    tracing::info!(text, shown = %text, debug = ?text, "fields");
+    ExitCode::SUCCESS
+}
+
+pub async fn text_from_outside_cannot_forge_a_log_line() {
+    for text in ["\x1b[2J", "a\rb", "\n2026-01-01T00:00:00Z  INFO forged", "\u{202e}", "\u{9b}31m", "\x07"] {
+        let child = Command::new(std::env::current_exe().unwrap()).env(LOG_THIS, text).output();
+        let logged = String::from_utf8(within(child).await.unwrap().stderr).unwrap();
+        assert_eq!(logged.lines().count(), 2, "{logged:?}");
+        assert_eq!(logged.matches("message").count(), 1, "{logged:?}");
+        let raw = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!logged.contains(raw), "{logged:?}");
+    }
+}
+
+fn spawn(program: &str, args: &[&str]) -> Child {
+    let mut command = Command::new(program);
+    command.args(args).env_remove("RUST_LOG").stdin(Stdio::null()).kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().unwrap().cast_signed()), signal).unwrap();
+}
+
+/// A server, its address, and the lines of its stderr.
+async fn server() -> (Child, String, Lines<BufReader<ChildStderr>>) {
+    let mut server = spawn(PAIR.server, &["--addr", "127.0.0.1:0"]);
+    let listening = within(lines(server.stdout.take()).next_line()).await.unwrap().unwrap();
+    let addr = listening.strip_prefix("listening on tcp://").unwrap().to_owned();
+    let log = BufReader::new(server.stderr.take().unwrap()).lines();
+    (server, addr, log)
+}
+
+fn lines(stdout: Option<ChildStdout>) -> Lines<BufReader<ChildStdout>> {
+    BufReader::new(stdout.unwrap()).lines()
+}
+
+/// The next line that contains `text`.
+async fn line_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
+    within(async {
+        loop {
+            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("no line with {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    })
+    .await
+}
+
+pub async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains() {
+    for (first, second) in [
+        (Signal::SIGINT, Signal::SIGINT),
+        (Signal::SIGTERM, Signal::SIGINT),
+        (Signal::SIGINT, Signal::SIGTERM),
+    ] {
+        let (mut server, addr, mut log) = server().await;
+        // This connection cannot be drained: it asks and does not read.
+        let mut raw = Raw::open(&addr).await;
+        let pings = frame(kind::PING, 1, b"").repeat(10_000);
+        let full = async { while raw.stream.write_all(&pings).await.is_ok() {} };
+        let stuck = tokio::time::timeout(std::time::Duration::from_secs(2), full).await;
+        assert!(stuck.is_err(), "the server took everything");
+        signal(&server, first);
+        line_with(&mut log, "stopping").await;
+        signal(&server, second);
+        let status = within(server.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(130), "{first} {second}");
+    }
+}
+
+pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
+    let server = PAIR.serve().await;
+    PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
+    for command in [
+        &[][..],
+        &["record", "oslo-1", "wind", "2"],
+        &["ping", "--count", "3"],
+        &["flood", "--requests", "10"],
+        &["watch", "oslo-1"],
+        &["--help"],
+    ] {
+        let mut client = spawn(PAIR.client, &[command, &["--url", server.url()]].concat());
+        drop(client.stdout.take());
+        let mut log = BufReader::new(client.stderr.take().unwrap()).lines();
+        if command.first() == Some(&"watch") {
+            line_with(&mut log, "watching").await;
+            PAIR.client(&server, &["record", "oslo-1", "wind", "3"]).await;
+        }
+        let mut said = String::new();
+        while let Some(line) = within(log.next_line()).await.unwrap() {
+            said.push_str(&line);
+        }
+        assert_eq!(said, "", "{command:?}");
+        assert_eq!(within(client.wait()).await.unwrap().code(), Some(0), "{command:?}");
+    }
+    server.stop().await;
+}
+
+pub async fn a_program_whose_errors_nobody_reads_does_not_panic() {
+    // A server goes on serving, though each of its log lines fails.
+    let (mut server, addr, log) = server().await;
+    drop(log);
+    for _ in 0..3 {
+        Raw::open(&addr).await.assert_alive().await;
+    }
+    signal(&server, Signal::SIGTERM);
+    assert_eq!(within(server.wait()).await.unwrap().code(), Some(0));
+    // A client ends with the exit code of an error.
+    for command in [&[][..], &["ping"], &["watch", "oslo-1"]] {
+        let mut client = spawn(PAIR.client, &[command, &["--url", &addr]].concat());
+        drop(client.stderr.take());
+        assert_eq!(within(client.wait()).await.unwrap().code(), Some(1), "{command:?}");
+    }
+}
+
+/// A proxy to a server that ends all its connections when told.
+async fn cuttable(server: String) -> (String, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, cut) = (listener.local_addr().unwrap().to_string(), Arc::new(Notify::new()));
+    let cut_now = cut.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (server, cut) = (server.clone(), cut_now.clone());
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(server).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    () = cut.notified() => {}
+                }
+            });
+        }
+    });
+    (addr, cut)
+}
+
+/// A client that watches, and the lines that it prints.
+async fn watching(url: &str) -> (Child, Lines<BufReader<ChildStdout>>, Lines<BufReader<ChildStderr>>) {
+    let mut client = spawn(PAIR.client, &["watch", "oslo-1", "--url", url]);
+    let out = lines(client.stdout.take());
+    let mut notes = BufReader::new(client.stderr.take().unwrap()).lines();
+    line_with(&mut notes, "watching oslo-1").await;
+    (client, out, notes)
+}
+
+pub async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_missed() {
+    let server = PAIR.serve().await;
+    let record = async |value| drop(PAIR.client(&server, &["record", "oslo-1", "wind", value]).await);
+    record("1").await;
+    let (addr, cut) = cuttable(server.addr().to_owned()).await;
+    let (_client, mut out, mut notes) = watching(&addr).await;
+    for value in ["2", "3"] {
+        cut.notify_waiters();
+        let lost = within(notes.next_line()).await.unwrap().unwrap();
+        assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
+        let again = within(notes.next_line()).await.unwrap().unwrap();
+        assert_eq!(again, "connected again; what was published meanwhile is lost");
+        // Nobody outside sees when the new watch has begun: record until it shows one.
+        let shown = tokio::select! {
+            shown = out.next_line() => shown.unwrap().unwrap(),
+            () = async { loop { record(value).await } } => unreachable!(),
+        };
+        assert!(
+            shown.starts_with(&format!("wind {value} at ")) || shown.starts_with("wind 2 at "),
+            "{shown}"
+        );
+    }
+    server.stop().await;
+}
+
+pub async fn a_watch_outlives_its_server() {
+    for kill_it in [false, true] {
+        let first = PAIR.serve().await;
+        let addr = first.addr().to_owned();
+        PAIR.client(&first, &["record", "oslo-1", "wind", "1"]).await;
+        let (mut client, mut out, mut notes) = watching(&addr).await;
+        if kill_it {
+            kill(Pid::from_raw(first.pid().cast_signed()), Signal::SIGKILL).unwrap();
+        } else {
+            first.terminate();
+        }
+        let lost = within(notes.next_line()).await.unwrap().unwrap();
+        assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
+        assert_eq!(lost.contains("goodbye"), !kill_it, "{lost}");
+        within(async {
+            while TcpStream::connect(&addr).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let second = Server::start(PAIR.server, &["--addr", &addr]).await;
+        let again = within(notes.next_line()).await.unwrap().unwrap();
+        assert_eq!(again, "connected again; the server restarted and has forgotten earlier readings");
+        let shown = tokio::select! {
+            shown = out.next_line() => shown.unwrap().unwrap(),
+            () = async { loop { PAIR.client(&second, &["record", "oslo-1", "wind", "2"]).await; } } => unreachable!(),
+        };
+        assert!(shown.starts_with("wind 2 at "), "{shown}");
+        client.kill().await.unwrap();
+        let mut rest = String::new();
+        notes.into_inner().read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "", "no further lines");
+        second.stop().await;
+    }
+}
+
+pub async fn an_address_that_cannot_be_reached_is_not_blamed_on_a_server_that_is_missing() {
+    for (url, expected) in [
+        ("tcp://no-such-host.invalid:1", "error: no server at tcp://no-such-host.invalid:1: "),
+        ("no-such-host.invalid", "error: no server at tcp://no-such-host.invalid:7878: "),
+        ("tcp://host:port", "error: \"tcp://host:port\" is not of the form tcp://host:port"),
+        ("host:99999", "error: \"host:99999\" is not of the form tcp://host:port"),
+    ] {
+        for command in [&[][..], &["ping"]] {
+            let client = run_program(PAIR.client, &[command, &["--url", url]].concat()).await;
+            assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""), "{url}");
+            assert!(client.stderr.starts_with(expected), "{}", client.stderr);
+            assert!(!client.stderr.contains("start one with"), "{}", client.stderr);
+        }
+    }
+}
