@@ -156,7 +156,7 @@ pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
     assert_eq!((large.code, large.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
     let many = failure(client.record(&vec![reading("a", 999.0); 10_000]).await);
     assert_eq!((many.code, many.violations.len()), (Code::InvalidArgument, 50));
-    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed");
+    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, 9950 are left out");
     assert_eq!(client.record(&vec![reading("a", 9.0); 10_000]).await.unwrap(), 10_000);
     server.stop().await;
 }

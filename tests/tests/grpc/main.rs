@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod limits;
 mod python;
+mod requests;
 mod retries;
 mod services;
 mod support;
@@ -22,6 +23,7 @@ use faults::*;
 use hostile::*;
 use limits::*;
 use python::*;
+use requests::*;
 use retries::*;
 use services::*;
 
@@ -48,7 +50,14 @@ fn main() -> ExitCode {
         test!(a_token_is_asked_for),
         test!(health_is_told_for_each_service_and_turns_before_the_end),
         test!(reflection_describes_the_service),
+        test!(reflection_answers_errors_on_the_open_stream),
         test!(what_is_no_call_is_told_so),
+        test!(only_post_is_a_call),
+        test!(other_content_types_are_refused),
+        test!(the_authorization_header_is_read_as_its_rfc_says),
+        test!(metadata_over_the_limit_is_resource_exhausted),
+        test!(no_response_has_larger_headers_than_clients_accept),
+        test!(a_status_says_how_many_violations_it_leaves_out),
         test!(field_violations_travel_in_the_trailers),
         test!(the_python_client_makes_all_kinds_of_call).needs(python_client()),
         test!(a_generic_client_needs_no_proto).needs(python_client()),

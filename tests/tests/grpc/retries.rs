@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use grpc::client::{Client, Error, Options};
+use grpc::client::{Client, Error, Missed, Options, Watched};
 use grpc::proto::watch_request::Start;
-use grpc::status::SERVER_RESTARTED;
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::io::AsyncReadExt;
@@ -20,7 +19,7 @@ use crate::support::*;
 
 /// A server that does this with its first calls, then answers properly. Counts
 /// the calls.
-async fn unreliable(
+pub async fn unreliable(
     calls: usize,
     bad: impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static,
 ) -> (String, Arc<AtomicUsize>) {
@@ -118,7 +117,7 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
 
 /// A proxy that cuts each connection after so many bytes to the client, and
 /// counts them. The address behind it can change.
-async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
+pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let target = Arc::new(Mutex::new(target.to_owned()));
@@ -153,8 +152,10 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     within(watching.next()).await.unwrap();
     again.addr().clone_into(&mut target.lock().unwrap());
     drop(server); // Killed.
-    let failed = failure(within(watching.next()).await);
-    assert_eq!((failed.code, failed.reason.as_deref()), (Code::FailedPrecondition, Some(SERVER_RESTARTED)));
+    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
+    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Restarted)));
+    // From the first reading of its new life.
+    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
 
