@@ -123,8 +123,8 @@ impl Monitor {
         check_metric(threshold.metric).map_err(|wrong| ("add.metric", wrong))?;
         match threshold.bound {
             None => return Err(("add.bound", "is missing".to_owned())),
-            Some(Bound::Above(bound) | Bound::Below(bound)) if bound.is_nan() => {
-                return Err(("add.bound", "is not a number".to_owned()));
+            Some(Bound::Above(bound) | Bound::Below(bound)) if !bound.is_finite() => {
+                return Err(("add.bound", format!("{bound} is not a finite number")));
             }
             Some(_) => {}
         }

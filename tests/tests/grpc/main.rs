@@ -11,7 +11,9 @@ mod exercises;
 mod faults;
 mod hostile;
 mod limits;
+mod printable;
 mod python;
+mod reconnects;
 mod requests;
 mod retries;
 mod services;
@@ -22,7 +24,9 @@ use exercises::*;
 use faults::*;
 use hostile::*;
 use limits::*;
+use printable::*;
 use python::*;
+use reconnects::*;
 use requests::*;
 use retries::*;
 use services::*;
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         test!(a_unary_call_on_the_wire),
         test!(the_bytes_in_the_readme_are_real),
         test!(an_invalid_batch_names_its_fields_and_keeps_nothing),
+        test!(every_impossible_value_names_its_field),
         test!(a_full_store_refuses_new_stations_only),
         test!(watch_resumes_where_it_broke_off),
         test!(watch_tells_when_the_place_is_no_longer_kept),
@@ -80,6 +85,13 @@ fn main() -> ExitCode {
         test!(a_deadline_passes_also_where_nobody_answers),
         test!(a_watch_over_a_restart_is_told_of_it),
         test!(a_watch_goes_on_after_its_connection_broke),
+        test!(watch_says_what_was_missed),
+        test!(a_watch_ends_where_a_new_connection_is_no_cure),
+        test!(monitor_adds_its_thresholds_again),
+        test!(every_command_ends_silently_when_nobody_reads),
+        test!(a_second_signal_ends_the_server_at_once),
+        test!(the_client_prints_nothing_that_commands_a_terminal),
+        test!(the_server_logs_nothing_that_commands_a_terminal),
         test!(silence_and_half_a_preface_are_closed),
         test!(garbage_is_closed),
         test!(a_goaway_is_not_lost_in_unread_input),

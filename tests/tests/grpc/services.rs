@@ -11,10 +11,10 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, ServiceUnknown, Serving};
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse};
 
 use crate::calls::failure;
 use crate::support::*;
@@ -108,8 +108,7 @@ pub async fn reflection_answers_errors_on_the_open_stream() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let weather = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
-    let extension =
-        ExtensionRequest { containing_type: "weather.v1.Reading".into(), extension_number: 1000 };
+    let extension = ExtensionRequest { containing_type: "weather.v1.Reading".into(), extension_number: 1000 };
     let long = "x".repeat(100_000);
     let questions = [
         (Some(MessageRequest::FileContainingSymbol("weather.v1.Nonsense".into())), Some(5)),
@@ -147,7 +146,8 @@ pub async fn reflection_answers_errors_on_the_open_stream() {
             }
         }
     }
-    for path in ["/grpc.reflection.v1alpha.ServerReflection/Other", "/grpc.reflection.v2.ServerReflection/X"] {
+    for path in ["/grpc.reflection.v1alpha.ServerReflection/Other", "/grpc.reflection.v2.ServerReflection/X"]
+    {
         assert_eq!(unary(&connection, path, &[], Bytes::new()).await.code(), "12", "{path}");
     }
     server.stop().await;
