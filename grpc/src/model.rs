@@ -11,7 +11,7 @@ use crate::proto::{Metric, Reading};
 pub const MAX_ID: usize = 32;
 
 /// Maximum bytes of a wrong id that an error quotes.
-const MAX_QUOTED: usize = 40;
+pub(crate) const MAX_QUOTED: usize = 40;
 
 /// Most readings in one batch.
 pub const MAX_BATCH: usize = 10_000;

@@ -49,6 +49,9 @@ use crate::{monitor, record, services, upload, watch};
 /// a connection without calls.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Maximum bytes of one call that wait to be written to the socket.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
 /// How to serve.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
@@ -282,7 +285,7 @@ async fn connection(
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.max_kept_header_list)
             .max_concurrent_streams(limits.max_streams)
-            .max_send_buf_size(64 * 1024)
+            .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(Socket::new(stream, &limits)), service)

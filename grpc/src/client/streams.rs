@@ -363,7 +363,7 @@ impl Monitoring {
                     let is_shown = asked.as_ref().is_none_or(|(_, is_shown)| *is_shown);
                     match (&event, asked) {
                         (Event::Added(_), Some((Action::Add(threshold), _))) => {
-                            self.thresholds.push(threshold)
+                            self.thresholds.push(threshold);
                         }
                         (Event::Removed(id), _) => self.thresholds.retain(|kept| kept.id != *id),
                         _ => {}
