@@ -359,6 +359,12 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     }
     monitoring.remove("t7").await.unwrap();
     assert_eq!(refused(&mut monitoring).await, "remove");
+    for (id, station) in [("x", "OSLO"), (&*"x".repeat(1_000), "oslo-1"), (&"é".repeat(500), "oslo-1")] {
+        monitoring.add(threshold(id, station, Some(Bound::Above(30.0)))).await.unwrap();
+        let Some(Event::Refused(refusal)) = within(monitoring.next()).await.unwrap() else { panic!("{id}") };
+        assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
+        assert!(refusal.id.len() < 100, "{refusal:?}");
+    }
     // An action that this version does not know is field 9, say.
     let connection = connect(server.addr()).await;
     let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
@@ -392,13 +398,22 @@ pub async fn a_deadline_ends_every_kind_of_call() {
             assert!(started.elapsed() >= Duration::from_millis(50), "{path}: too early");
         }
     }
-    for (timeout, code) in
-        [("1H", "0"), ("99999999H", "0"), ("1", "3"), ("", "3"), ("1x", "3"), ("123456789m", "3")]
-    {
+    for (timeout, code) in [
+        ("1H", "0"),
+        ("99999999H", "0"),
+        ("1", "3"),
+        ("", "3"),
+        ("1x", "3"),
+        ("123456789m", "3"),
+        ("+5S", "3"),
+    ] {
         let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
         let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], request).await;
         assert_eq!(answer.code(), code, "{timeout:?}");
     }
+    let twice = [("grpc-timeout", "1H"); 2];
+    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&connection, RECORD, &twice, request).await.code(), "3", "{twice:?}");
     server.stop().await;
 }
 

@@ -122,6 +122,7 @@ pub async fn the_authorization_header_is_read_as_its_rfc_says() {
         (&["Bearer \topen-sesame"], "16"),
         (&["Bearer=open-sesame"], "16"),
         (&["Basic open-sesame"], "16"),
+        (&["Digest open-sesame"], "16"),
         (&["Bearer Open-Sesame"], "16"),
         (&["Bearer open-sesame open-sesame"], "16"),
         (&["Bearer open-sesame, Bearer open-sesame"], "16"),
