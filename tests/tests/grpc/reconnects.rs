@@ -4,9 +4,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use grpc::proto::RecordRequest;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tests::Server;
+use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -97,8 +95,10 @@ impl Running {
         self.child.stdin.as_mut().unwrap().write_all(line.as_bytes()).await.unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().unwrap().cast_signed()), signal).unwrap();
+    /// Sends a signal, such as `INT`.
+    async fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {}", self.child.id().unwrap());
+        assert_eq!(run_program("sh", &["-c", &kill]).await.code, Some(0), "{kill}");
     }
 
     async fn ends(&mut self) -> ExitStatus {
@@ -171,7 +171,7 @@ pub async fn watch_says_what_was_missed() {
     gate.target.lock().unwrap().take();
     empty.stop().await;
     watch.notes("connection lost: the server is stopping; reconnecting").await;
-    watch.signal(Signal::SIGINT);
+    watch.signal("INT").await;
     assert_eq!(watch.ends().await.code(), None, "ended by the first Ctrl-C");
     assert_eq!(within(watch.stderr.next_line()).await.unwrap(), None);
     server.stop().await;
@@ -278,11 +278,7 @@ pub async fn every_command_ends_silently_when_nobody_reads() {
 }
 
 pub async fn a_second_signal_ends_the_server_at_once() {
-    for (first, second) in [
-        (Signal::SIGINT, Signal::SIGINT),
-        (Signal::SIGTERM, Signal::SIGINT),
-        (Signal::SIGINT, Signal::SIGTERM),
-    ] {
+    for (first, second) in [("INT", "INT"), ("TERM", "INT"), ("INT", "TERM")] {
         let mut server = Running::start(PAIR.server, &["--addr", "127.0.0.1:0"]);
         let listening = within(server.stdout.next_line()).await.unwrap().unwrap();
         let connection = connect(listening.strip_prefix("listening on http://").unwrap()).await;
@@ -292,14 +288,14 @@ pub async fn a_second_signal_ends_the_server_at_once() {
         send.send_data(request.split_to(10), false).unwrap();
         let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
         assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
-        server.signal(first);
+        server.signal(first).await;
         loop {
             let line = within(server.stderr.next_line()).await.unwrap().unwrap();
             if line.contains("stopping: ") {
                 break;
             }
         }
-        server.signal(second);
+        server.signal(second).await;
         assert_eq!(server.ends().await.code(), Some(130), "{first} {second}");
     }
 }

@@ -123,8 +123,7 @@ pub async fn a_connection_is_given_up_in_time() {
     let listener = socket.listen(1).unwrap();
     let addr = listener.local_addr().unwrap();
     let mut waiting = Vec::new();
-    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(addr)).await
-    {
+    while let Ok(connected) = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(addr)).await {
         waiting.push(connected.unwrap());
     }
     let options = Options { connect_timeout: Duration::from_millis(100), ..Options::default() };
