@@ -18,6 +18,11 @@ from weather.v1.weather_pb2_grpc import WeatherServiceStub
 SECONDS = 20
 
 
+def show(text):
+    """Prints what came from the server, without what a terminal would obey or hide."""
+    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
 def reading(metric, value):
     return weather.Reading(station="rome-1", metric=metric, value=value, recorded_at=1767225600000)
 
@@ -25,7 +30,7 @@ def reading(metric, value):
 def record(stub):
     batch = [reading(weather.METRIC_TEMPERATURE, 21.5), reading(weather.METRIC_HUMIDITY, 40)]
     response = stub.Record(weather.RecordRequest(readings=batch), timeout=SECONDS)
-    print(f"Record: accepted {response.accepted}")
+    show(f"Record: accepted {response.accepted}")
 
 
 def watch(stub):
@@ -39,7 +44,7 @@ def watch(stub):
         if len(seen) == 2:
             responses.cancel()
             break
-    print("Watch: " + ", ".join(seen))
+    show("Watch: " + ", ".join(seen))
 
 
 def upload(stub):
@@ -47,7 +52,7 @@ def upload(stub):
     requests = (weather.UploadRequest(reading=reading(weather.METRIC_TEMPERATURE, v)) for v in values)
     summary = stub.Upload(requests, timeout=SECONDS)
     reasons = ", ".join(f"message {r.index} {r.field}" for r in summary.rejections)
-    print(f"Upload: accepted {summary.accepted}, rejected {summary.rejected}: {reasons}")
+    show(f"Upload: accepted {summary.accepted}, rejected {summary.rejected}: {reasons}")
 
 
 def monitor(stub):
@@ -64,7 +69,7 @@ def monitor(stub):
     seen.append(f"removed {next(responses).removed}")
     requests.put(None)
     assert list(responses) == []
-    print("Monitor: " + ", ".join(seen))
+    show("Monitor: " + ", ".join(seen))
 
 
 def failures(stub):
@@ -75,7 +80,7 @@ def failures(stub):
         bad = error_details_pb2.BadRequest()
         rpc_status.from_call(error).details[0].Unpack(bad)
         violation = bad.field_violations[0]
-        print(f"{error.code().name}: {violation.field} {violation.description}")
+        show(f"{error.code().name}: {violation.field} {violation.description}")
     try:
         list(stub.Watch(weather.WatchRequest(station="rome-1"), timeout=0.2))
     except grpc.RpcError as error:

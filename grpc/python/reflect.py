@@ -24,12 +24,16 @@ class Server:
         self.pool = DescriptorPool()
 
     def ask(self, **question):
+        """Asks one question; ends the program if the server answers with an error."""
         call = self.channel.stream_stream(
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection.ServerReflectionRequest.SerializeToString,
             response_deserializer=reflection.ServerReflectionResponse.FromString,
         )
-        return next(call(iter([reflection.ServerReflectionRequest(**question)]), timeout=SECONDS))
+        response = next(call(iter([reflection.ServerReflectionRequest(**question)]), timeout=SECONDS))
+        if response.HasField("error_response"):
+            sys.exit(f"error: {response.error_response.error_message!r}")
+        return response
 
     def services(self):
         return sorted(s.name for s in self.ask(list_services="").list_services_response.service)
@@ -60,7 +64,9 @@ def main():
             print(server.call(*rest))
             return
         for name in server.services():
-            print(f"{name}: {', '.join(sorted(server.service(name).methods_by_name))}")
+            line = f"{name}: {', '.join(sorted(server.service(name).methods_by_name))}"
+            # Without what a terminal would obey or hide.
+            print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 
 if __name__ == "__main__":

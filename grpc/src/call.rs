@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
@@ -30,7 +30,9 @@ use tonic::{Code, Status};
 use tracing::{Level, enabled, info};
 
 use crate::limits::Limits;
-use crate::status::{busy, code, deadline_exceeded, name, stopping, too_slow, translate};
+use crate::status::{
+    busy, code, deadline_exceeded, limit_message, name, stopping, too_much_metadata, too_slow, translate,
+};
 
 /// The metadata that names a call in the logs of both sides.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -72,17 +74,23 @@ pub(crate) async fn call(
 ) -> Result<Response<CallBody>, Infallible> {
     let now = Instant::now();
     let mut open = Open::new(&calls.limits, peer, &request, now);
+    if let Some((http_status, message)) = not_grpc(&request) {
+        // A client that only has the HTTP status makes UNKNOWN of it ("HTTP to gRPC
+        // Status Code Mapping" in the gRPC documentation).
+        let mut response = open.answer(Status::unknown(message));
+        *response.status_mut() = http_status;
+        if http_status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110, section 15.5.6: a 405 must say which methods are allowed.
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        return Ok(response);
+    }
+    if header_list_size(&request) > calls.limits.max_header_list as usize {
+        return Ok(open.answer(too_much_metadata(calls.limits.max_header_list)));
+    }
     let Ok(deadline) = deadline else {
         return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
     };
-    // "If Content-Type does not begin with application/grpc, gRPC servers SHOULD
-    // respond with HTTP status of 415" (gRPC over HTTP/2, Requests).
-    let content_type = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if !content_type.starts_with(b"application/grpc") {
-        let mut response = open.answer(Status::unknown("send application/grpc"));
-        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Ok(response);
-    }
     let Ok(slot) = calls.slots.clone().try_acquire_owned() else {
         return Ok(open.answer(busy()));
     };
@@ -107,6 +115,7 @@ pub(crate) async fn call(
 
     let (mut parts, body) = response.into_parts();
     translate(&mut parts.headers);
+    limit_message(&mut parts.headers);
     if let Some(code) = code(&parts.headers) {
         open.log(code);
         // A status alone is an answer, unless the client left in the middle of
@@ -116,6 +125,47 @@ pub(crate) async fn call(
     let body =
         CallBody { inner: body, deadline, calls: Some(calls), early_end: None, is_stream: false, open };
     Ok(Response::from_parts(parts, body))
+}
+
+/// Why a request is HTTP/2 but not a gRPC call, with the HTTP status that says so.
+///
+/// The document "gRPC over HTTP2" (section Requests) allows only the method POST. For a
+/// content type that does not begin with `application/grpc` it asks for the status 415.
+/// It lets messages be written in another format, which follows a `+`, but this server
+/// only reads Protocol Buffers.
+fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
+    if request.method() != Method::POST {
+        return Some((StatusCode::METHOD_NOT_ALLOWED, "a gRPC call is a POST request"));
+    }
+    let mut values = request.headers().get_all(CONTENT_TYPE).iter();
+    let (content_type, another) = (values.next(), values.next());
+    let media_type = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    let is_grpc = |media_type: &str| {
+        let media_type = media_type.trim_end_matches([' ', '\t']);
+        ["application/grpc", "application/grpc+proto"]
+            .iter()
+            .any(|known| media_type.eq_ignore_ascii_case(known))
+    };
+    if media_type.is_some_and(is_grpc) && another.is_none() {
+        return None;
+    }
+    Some((
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "the content type is not application/grpc or application/grpc+proto",
+    ))
+}
+
+/// Returns the size of a request's header list as RFC 9113, section 6.5.2, counts it:
+/// for each field its name, its value, and 32 bytes.
+fn header_list_size<B>(request: &Request<B>) -> usize {
+    let field = |name: &str, value: usize| name.len() + value + 32;
+    let uri = request.uri();
+    let pseudo = field(":method", request.method().as_str().len())
+        + field(":scheme", uri.scheme_str().map_or(0, str::len))
+        + field(":authority", uri.authority().map_or(0, |authority| authority.as_str().len()))
+        + field(":path", uri.path_and_query().map_or(0, |path| path.as_str().len()));
+    let fields = request.headers().iter().map(|(name, value)| field(name.as_str(), value.len()));
+    pseudo + fields.sum::<usize>()
 }
 
 /// The request's body, broken off or whole.
@@ -133,7 +183,11 @@ pub(crate) struct Malformed;
 /// When the client stops waiting, from the header `grpc-timeout`: up to eight
 /// digits and a unit, such as `250m` for 250 ms.
 pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let mut values = headers.get_all("grpc-timeout").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Malformed); // Two times contradict each other.
+    }
     let text = value.to_str().map_err(|_| Malformed)?;
     let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(Malformed)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -275,6 +329,7 @@ impl hyper::body::Body for CallBody {
             if let Some(Ok(frame)) = &mut frame {
                 if let Some(trailers) = frame.trailers_mut() {
                     translate(trailers);
+                    limit_message(trailers);
                     this.open.log(code(trailers).unwrap_or(Code::Unknown));
                 } else if this.is_stream && this.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                     // It always has something to send, and never comes to the wait below.

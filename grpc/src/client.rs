@@ -7,15 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use tcp_socket::base::text::printable;
 use thiserror::Error;
 use tokio::time::Instant;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
+use tonic::codegen::http;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::{FieldViolation, StatusExt};
+use tower::util::MapResponse;
 
 use crate::call::REQUEST_ID;
+use crate::model::is_token;
 use crate::proto::weather_service_client::WeatherServiceClient;
 use crate::proto::{Reading, RecordRequest, UploadRequest, UploadResponse};
 use crate::retry::retry;
@@ -23,7 +28,7 @@ use crate::status::{Local, deadline_exceeded, local_cause, name};
 
 mod streams;
 
-pub use streams::{Monitoring, Watching};
+pub use streams::{Missed, Monitoring, Watched, Watching};
 
 /// Why a call failed.
 #[derive(Debug, Error)]
@@ -35,7 +40,7 @@ pub enum Error {
         url: String,
     },
     /// Not a token: it cannot stand in metadata.
-    #[error("a token holds visible ASCII characters")]
+    #[error("a token holds visible ASCII characters, without spaces")]
     Token,
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
@@ -53,8 +58,28 @@ pub enum Error {
     #[error("the call has ended")]
     Ended,
     /// The connection broke; the call may have been executed, or not.
-    #[error("the connection broke; the call may have been executed")]
-    Broken(#[source] Box<Status>),
+    #[error("the connection broke ({}); the call may have been executed", root_cause(.0))]
+    Broken(Box<Status>),
+}
+
+impl Error {
+    /// Returns why the connection was lost, if that is what happened. A new connection
+    /// may help then.
+    pub fn disconnect_reason(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { source, .. } => Some(root_cause(source)),
+            Self::Broken(status) => Some(root_cause(status)),
+            Self::Status(failure) if failure.code == Code::Unavailable => Some(failure.message.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the last in the chain of causes. Those before it say the same in other words.
+fn root_cause(status: &Status) -> String {
+    let first: &dyn std::error::Error = status;
+    let causes = std::iter::successors(first.source(), |cause| cause.source());
+    causes.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
 /// A status that is not `OK`, and its details.
@@ -73,9 +98,9 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", name(self.code), self.message)?;
+        write!(f, "{}: {}", name(self.code), printable(&self.message))?;
         for violation in &self.violations {
-            write!(f, "; {} {}", violation.field, violation.description)?;
+            write!(f, "; {} {}", printable(&violation.field), printable(&violation.description))?;
         }
         Ok(())
     }
@@ -113,11 +138,24 @@ impl Default for Options {
     }
 }
 
+/// The connection, with [`explain_431`] on each response.
+type Transport = MapResponse<Channel, fn(http::Response<Body>) -> http::Response<Body>>;
+
+/// Gives the HTTP status 431 a gRPC status. HTTP/2 libraries send it on their own when
+/// the metadata is too large, and tonic makes UNKNOWN of it.
+fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
+    let has_status = response.headers().contains_key(Status::GRPC_STATUS);
+    if response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE && !has_status {
+        return Status::resource_exhausted("the metadata is larger than the server accepts").into_http();
+    }
+    response
+}
+
 /// A client of one server. Clones share its connection; calls may run side by
 /// side, each on an HTTP/2 stream of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
-    stub: WeatherServiceClient<Channel>,
+    stub: WeatherServiceClient<Transport>,
     deadline: Duration,
     shared: Arc<Shared>,
 }
@@ -148,9 +186,13 @@ impl Client {
             .http2_keep_alive_interval(options.keepalive_interval)
             .keep_alive_timeout(options.keepalive_timeout)
             .keep_alive_while_idle(true);
-        let mut stub = WeatherServiceClient::new(endpoint.connect_lazy());
+        let transport: Transport = MapResponse::new(endpoint.connect_lazy(), explain_431);
+        let mut stub = WeatherServiceClient::new(transport);
         if options.gzip {
             stub = stub.send_compressed(Gzip).accept_compressed(Gzip);
+        }
+        if options.token.as_ref().is_some_and(|token| !is_token(token)) {
+            return Err(Error::Token);
         }
         let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;

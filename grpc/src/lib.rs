@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod record;
 pub mod retry;
 pub mod server;
+mod services;
 pub mod socket;
 pub mod status;
 pub mod store;

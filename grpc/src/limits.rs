@@ -13,9 +13,14 @@ pub struct Limits {
     /// Bytes in one message, decompressed; beyond it `RESOURCE_EXHAUSTED`.
     /// 10,000 readings take about 0.5 MB.
     pub max_message: usize,
-    /// Bytes in the header list of a call, counted as in RFC 9113, section
-    /// 6.5.2; beyond it the stream is answered with HTTP status 431.
+    /// Maximum bytes in the header list of a call, counted as in RFC 9113, section
+    /// 6.5.2; beyond it `RESOURCE_EXHAUSTED`. The document "gRPC over HTTP2" suggests
+    /// 8 KiB.
     pub max_header_list: u32,
+    /// Maximum bytes in a header list that the HTTP/2 library keeps. It answers a
+    /// larger one on its own, with the HTTP status 431 and no gRPC status, and closes
+    /// the connection if the list still does not end.
+    pub max_kept_header_list: u32,
     /// Bytes of one call that may arrive before its handler takes them: HTTP/2
     /// flow control holds the sender back.
     pub stream_window: u32,
@@ -69,7 +74,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message: 1024 * 1024,
-            max_header_list: 16 * 1024,
+            max_header_list: 8 * 1024,
+            max_kept_header_list: 16 * 1024,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
             max_streams: 1024,

@@ -1,12 +1,17 @@
 //! What a valid reading is. The types themselves are generated from the proto,
 //! which can say that a field is a number, but not which numbers make sense.
 
+use std::borrow::Cow;
+
 use tonic_types::FieldViolation;
 
 use crate::proto::{Metric, Reading};
 
 /// Longest station id and threshold id, in bytes.
 pub const MAX_ID: usize = 32;
+
+/// Maximum bytes of a wrong id that an error quotes.
+pub(crate) const MAX_QUOTED: usize = 40;
 
 /// Most readings in one batch.
 pub const MAX_BATCH: usize = 10_000;
@@ -69,7 +74,11 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
 pub(crate) fn check_id(id: &str) -> Result<(), String> {
     let valid = (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if valid { Ok(()) } else { Err(format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(id))) }
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(id, MAX_QUOTED)))
+    }
 }
 
 /// Tells `violation` every field of the reading that is wrong, with its name.
@@ -107,7 +116,18 @@ pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) 
     (violations, total)
 }
 
-/// The first characters of a string that is quoted back to its sender.
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
+/// Returns the beginning of a text that is quoted back to its sender: up to `max` bytes,
+/// and how many more there were.
+pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return text.into();
+    }
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    format!("{}… ({} more bytes)", &text[..end], text.len() - end).into()
+}
+
+/// Whether it can be sent as `authorization: Bearer <token>`: it holds visible ASCII
+/// characters, and at least one.
+pub fn is_token(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }

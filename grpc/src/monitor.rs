@@ -16,7 +16,7 @@ use tokio_stream::{StreamExt, StreamMap};
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use crate::model::{check_id, check_metric};
+use crate::model::{MAX_QUOTED, check_id, check_metric, shorten};
 use crate::proto::monitor_request::Action;
 use crate::proto::monitor_response::Event;
 use crate::proto::threshold::Bound;
@@ -123,8 +123,8 @@ impl Monitor {
         check_metric(threshold.metric).map_err(|wrong| ("add.metric", wrong))?;
         match threshold.bound {
             None => return Err(("add.bound", "is missing".to_owned())),
-            Some(Bound::Above(bound) | Bound::Below(bound)) if bound.is_nan() => {
-                return Err(("add.bound", "is not a number".to_owned()));
+            Some(Bound::Above(bound) | Bound::Below(bound)) if !bound.is_finite() => {
+                return Err(("add.bound", format!("{bound} is not a finite number")));
             }
             Some(_) => {}
         }
@@ -195,6 +195,6 @@ fn is_beyond(recorded: &RecordedReading, threshold: &Threshold) -> bool {
 
 fn refused(id: &str, field: &str, description: String) -> Event {
     // An id that is itself refused may be long.
-    let id = id.chars().take(40).collect();
+    let id = shorten(id, MAX_QUOTED).into_owned();
     Event::Refused(Refusal { id, field: field.to_owned(), description })
 }

@@ -25,27 +25,32 @@ use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding::Gzip;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus::{NotServing, Serving};
+use tonic_health::server::HealthReporter;
 use tracing::{debug, info, warn};
 
 use crate::call::{Calls, Peer, call, deadline};
 use crate::limits::Limits;
 use crate::proto::weather_service_server::{WeatherService, WeatherServiceServer};
 use crate::proto::{
-    DESCRIPTORS, MonitorRequest, MonitorResponse, RecordRequest, RecordResponse, UploadRequest,
-    UploadResponse, WatchRequest, WatchResponse,
+    MonitorRequest, MonitorResponse, RecordRequest, RecordResponse, UploadRequest, UploadResponse,
+    WatchRequest, WatchResponse,
 };
 use crate::socket::Socket;
 use crate::store::Store;
-use crate::{monitor, record, upload, watch};
+use crate::{monitor, record, services, upload, watch};
 
 /// How long the last answers may take to be sent, and a peer to say goodbye on
 /// a connection without calls.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Maximum bytes of one call that wait to be written to the socket.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// How to serve.
 #[derive(Debug, Clone, Default)]
@@ -104,15 +109,30 @@ fn weather(config: &Config) -> Routes {
     match &config.token {
         None => Routes::new(service),
         Some(token) => {
-            let expected = format!("Bearer {token}");
+            let expected = token.clone();
             // An interceptor sees the metadata before the handler, and the message not at all.
-            let check = move |request: Request<()>| match request.metadata().get("authorization") {
-                Some(given) if same(given.as_encoded_bytes(), expected.as_bytes()) => Ok(request),
-                _ => Err(Status::unauthenticated("send the metadata \"authorization: Bearer TOKEN\"")),
+            let check = move |request: Request<()>| {
+                let mut values = request.metadata().get_all("authorization").iter();
+                match (values.next().and_then(bearer_token), values.next()) {
+                    (Some(given), None) if same(given, expected.as_bytes()) => Ok(request),
+                    _ => {
+                        Err(Status::unauthenticated("send the metadata \"authorization: Bearer TOKEN\" once"))
+                    }
+                }
             };
             Routes::new(InterceptedService::new(service, check))
         }
     }
+}
+
+/// Returns the token of `Bearer TOKEN`. The scheme is written in upper or lower case,
+/// and one space or more follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
+fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
+    let (scheme, rest) = authorization.as_encoded_bytes().split_at_checked("Bearer".len())?;
+    let token = rest.trim_ascii_start();
+    let spaces = &rest[..rest.len() - token.len()];
+    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer") && !spaces.is_empty();
+    (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
 }
 
 /// Compares without telling by its duration how much was right.
@@ -133,16 +153,16 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(io::Error::other)?;
+    let limits = config.limits.clone();
+    let health = HealthReporter::new();
+    let reflection = services::reflection(limits.max_message).map_err(io::Error::other)?;
     health.set_service_status(WeatherServiceServer::<Weather>::NAME, Serving).await;
 
-    let routes = weather(&config).add_service(health_service).add_service(reflection).prepare();
-    let limits = config.limits;
+    let routes = weather(&config)
+        .add_service(services::health(health.clone(), limits.max_message))
+        .add_service(services::Alpha(reflection.clone()))
+        .add_service(reflection)
+        .prepare();
     let calls = Arc::new(Calls {
         routes,
         slots: Arc::new(Semaphore::new(limits.max_calls)),
@@ -263,9 +283,9 @@ async fn connection(
             .auto_date_header(false)
             .initial_stream_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
-            .max_header_list_size(limits.max_header_list)
+            .max_header_list_size(limits.max_kept_header_list)
             .max_concurrent_streams(limits.max_streams)
-            .max_send_buf_size(64 * 1024)
+            .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(Socket::new(stream, &limits)), service)

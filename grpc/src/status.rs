@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::model::shorten;
 use crate::store::{Full, Gone, MAX_STATIONS};
 
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
@@ -21,14 +22,38 @@ pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";
 /// Reason: the next reading to send is no longer kept.
 pub const FELL_BEHIND: &str = "FELL_BEHIND";
 
+/// Maximum bytes of a response's header list, with its trailers, counted as in RFC 9113,
+/// section 6.5.2. grpc-java accepts no more by default.
+pub const MAX_RESPONSE_HEADERS: usize = 8 * 1024;
+
+/// Maximum bytes of the field violations in a status. `grpc-status-details-bin` holds
+/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is for the
+/// message, which is sent twice, and the other fields.
+const MAX_VIOLATION_BYTES: usize = 5_000;
+
+/// Maximum bytes of a status message from a library below. Percent-encoding can treble
+/// it.
+const MAX_MESSAGE: usize = 400;
+
 /// The request is wrong, whatever the state of the server: sending it again
 /// does not help. `google.rpc.BadRequest` names the fields, the first of `total`.
-pub(crate) fn invalid(violations: Vec<FieldViolation>, total: usize) -> Status {
+pub(crate) fn invalid(mut violations: Vec<FieldViolation>, total: usize) -> Status {
+    let mut bytes = 0;
+    let fits = |violation: &&FieldViolation| {
+        // Protocol Buffers adds a tag and up to two bytes of length to each of the two
+        // texts, and to the message that holds them.
+        bytes += violation.field.len() + violation.description.len() + 9;
+        bytes <= MAX_VIOLATION_BYTES
+    };
+    let listed = violations.iter().take_while(fits).count();
+    violations.truncate(listed);
     let message = match total {
         1 => "one field is invalid".to_owned(),
-        _ if total > violations.len() => {
-            format!("{total} fields are invalid; the first {} are listed", violations.len())
-        }
+        _ if total > violations.len() => format!(
+            "{total} fields are invalid; the first {} are listed, {} are left out",
+            violations.len(),
+            total - violations.len()
+        ),
         _ => format!("{total} fields are invalid"),
     };
     let details = ErrorDetails::with_bad_request(violations);
@@ -55,6 +80,10 @@ pub(crate) fn fell_behind(gone: &Gone) -> Status {
 
 pub(crate) fn store_full(_: Full) -> Status {
     Status::resource_exhausted(format!("this server keeps at most {MAX_STATIONS} stations"))
+}
+
+pub(crate) fn too_much_metadata(max: u32) -> Status {
+    Status::resource_exhausted(format!("the metadata is larger than {max} bytes"))
 }
 
 pub(crate) fn busy() -> Status {
@@ -111,6 +140,25 @@ pub(crate) fn translate(headers: &mut HeaderMap) {
             b"2" => *code = HeaderValue::from_static("1"),
             _ => {}
         }
+    }
+}
+
+/// Shortens a status message that would make the response larger than clients accept.
+///
+/// The libraries below this server quote input of any length, such as an encoding or a
+/// symbol that they don't know.
+pub(crate) fn limit_message(headers: &mut HeaderMap) {
+    // In percent-encoding no character takes more than three bytes for one.
+    if headers.get(Status::GRPC_MESSAGE).is_none_or(|message| message.len() <= 3 * MAX_MESSAGE) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return };
+    let shortened = Status::new(status.code(), shorten(status.message(), MAX_MESSAGE));
+    let mut encoded = HeaderMap::new();
+    if shortened.add_header(&mut encoded).is_ok()
+        && let Some(message) = encoded.remove(Status::GRPC_MESSAGE)
+    {
+        headers.insert(Status::GRPC_MESSAGE, message);
     }
 }
 

@@ -6,20 +6,22 @@
 //! ```
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::io::{BufRead, BufReader, Write, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
 use futures::stream;
-use grpc::client::{Client, Error, Monitoring, Options};
+use grpc::client::{Client, Error, Monitoring, Options, Watched};
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
+use tcp_socket::base::program;
+use tcp_socket::base::text::printable;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -82,26 +84,25 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error.downcast_ref() {
-                Some(Error::Unreachable { url, .. }) => {
-                    eprintln!("error: no server at {url}; start one with: cargo run -p grpc --bin server");
-                }
-                // Its cause is the transport's own chain, which says the same three times.
-                Some(broken @ Error::Broken(_)) => eprintln!("error: {broken}"),
-                _ => eprintln!("error: {error:#}"),
-            }
-            ExitCode::FAILURE
+    program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
+        // The transport's own chain of causes adds nothing here.
+        Some(Error::Unreachable { url, .. }) => {
+            anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server")
         }
-    }
+        _ => error,
+    }))
+}
+
+/// Says on stderr what became of the connection. Stdout carries data only.
+fn note(text: &str) {
+    // `eprintln!` would panic if nobody reads stderr any more.
+    let _ = writeln!(stderr(), "{}", printable(text));
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client =
         Client::new(&args.url, &Options { token: args.token, gzip: args.gzip, ..Options::default() })?;
-    let mut out = stdout();
+    let mut out = program::output();
     match args.command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
@@ -115,8 +116,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Watch { station, newest, deadline }) => {
             let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
             let mut watching = client.watch(&station, Some(Start::Newest(newest)), deadline).await?;
-            while let Some(recorded) = watching.next().await? {
-                writeln!(out, "{}", line(&recorded))?;
+            while let Some(event) = watching.next_event().await? {
+                match event {
+                    Watched::Recorded(recorded) => writeln!(out, "{}", line(&recorded))?,
+                    Watched::Lost(reason) => note(&format!("connection lost: {reason}; reconnecting")),
+                    Watched::Back(missed) => note(&format!("connected again; {missed}")),
+                }
             }
             Ok(())
         }
@@ -185,20 +190,35 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                 Some(line) => match line.split_whitespace().collect::<Vec<_>>()[..] {
                     ["add", id, station, name, above_or_below, bound] => {
                         match threshold(id, station, name, above_or_below, bound) {
-                            Ok(threshold) => monitoring.add(threshold).await?,
+                            Ok(threshold) => or_lost(monitoring.add(threshold).await)?,
                             Err(error) => writeln!(out, "{error:#}")?,
                         }
                     }
-                    ["remove", id] => monitoring.remove(id).await?,
+                    ["remove", id] => or_lost(monitoring.remove(id).await)?,
                     [] => {}
                     _ => writeln!(out, "add ID STATION METRIC above|below VALUE, or remove ID")?,
                 },
             },
-            event = monitoring.next() => match event? {
-                Some(event) => show_event(out, "", &event)?,
-                None => return Ok(()),
+            event = monitoring.next() => match event {
+                Ok(Some(event)) => show_event(out, "", &event)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // Without further requests the call was about to end.
+                    let reason = error.disconnect_reason().filter(|_| open).ok_or(error)?;
+                    note(&format!("connection lost: {reason}; reconnecting"));
+                    monitoring.reconnect().await?;
+                    note("connected again; what was published meanwhile is lost");
+                }
             },
         }
+    }
+}
+
+/// A request that could not be sent is sent again after the connection is back.
+fn or_lost(sent: Result<(), Error>) -> Result<(), Error> {
+    match sent {
+        Err(Error::Ended) => Ok(()),
+        other => other,
     }
 }
 
@@ -277,6 +297,7 @@ fn line(recorded: &RecordedReading) -> String {
     match &recorded.reading {
         Some(Reading { station, metric, value, recorded_at }) => {
             let metric = Metric::try_from(*metric).unwrap_or_default().name();
+            let station = printable(station);
             format!("{}: {station} {metric} {value} at {recorded_at}", recorded.sequence)
         }
         None => format!("{}: no reading", recorded.sequence),
@@ -287,21 +308,23 @@ fn show_summary(out: &mut impl Write, indent: &str, summary: &UploadResponse) ->
     writeln!(out, "{indent}accepted {}, rejected {}", summary.accepted, summary.rejected)?;
     let indent = " ".repeat(indent.len().min(3));
     for rejection in &summary.rejections {
-        writeln!(out, "{indent}message {}: {} {}", rejection.index, rejection.field, rejection.description)?;
+        let (field, description) = (printable(&rejection.field), printable(&rejection.description));
+        writeln!(out, "{indent}message {}: {field} {description}", rejection.index)?;
     }
     Ok(())
 }
 
 fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Result<()> {
     match event {
-        Event::Added(id) => writeln!(out, "{indent}added {id}")?,
-        Event::Removed(id) => writeln!(out, "{indent}removed {id}")?,
+        Event::Added(id) => writeln!(out, "{indent}added {}", printable(id))?,
+        Event::Removed(id) => writeln!(out, "{indent}removed {}", printable(id))?,
         Event::Refused(refusal) => {
-            writeln!(out, "{indent}refused: {} {}", refusal.field, refusal.description)?;
+            let (field, description) = (printable(&refusal.field), printable(&refusal.description));
+            writeln!(out, "{indent}refused: {field} {description}")?;
         }
         Event::Alert(alert) => {
             let line = alert.recorded.as_ref().map(line).unwrap_or_default();
-            writeln!(out, "{indent}alert {}: {line}", alert.id)?;
+            writeln!(out, "{indent}alert {}: {line}", printable(&alert.id))?;
         }
     }
     Ok(())

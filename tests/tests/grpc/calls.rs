@@ -8,7 +8,7 @@ use grpc::client::{Client, Error, Failure, Options};
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold};
+use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, UploadResponse};
 use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
 use prost::Message;
 use tests::{assert_same, expected_output, run_program};
@@ -156,8 +156,61 @@ pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
     assert_eq!((large.code, large.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
     let many = failure(client.record(&vec![reading("a", 999.0); 10_000]).await);
     assert_eq!((many.code, many.violations.len()), (Code::InvalidArgument, 50));
-    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed");
+    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, 9950 are left out");
     assert_eq!(client.record(&vec![reading("a", 9.0); 10_000]).await.unwrap(), 10_000);
+    server.stop().await;
+}
+
+/// Numbers that Protocol Buffers can carry and the contract excludes, in each kind of call.
+pub async fn every_impossible_value_names_its_field() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let good = reading("oslo-1", 1.0);
+    let valued = |metric: Metric, value| Reading { metric: metric.into(), value, ..good.clone() };
+    let mut wrong = vec![
+        (Reading { station: String::new(), ..good.clone() }, "station"),
+        (Reading { station: "a".repeat(33), ..good.clone() }, "station"),
+        (Reading { station: "oslo_1".into(), ..good.clone() }, "station"),
+        (Reading { recorded_at: 253_402_300_800_000, ..good.clone() }, "recorded_at"),
+        (Reading { recorded_at: u64::MAX, ..good.clone() }, "recorded_at"),
+        (Reading::default(), "station"),
+    ];
+    for metric in [0, 5, 77, -1, i32::MAX, i32::MIN] {
+        wrong.push((Reading { metric, ..good.clone() }, "metric"));
+    }
+    for (metric, low, high) in [
+        (Metric::Temperature, -100.0, 70.0),
+        (Metric::Humidity, 0.0, 100.0),
+        (Metric::Pressure, 800.0, 1100.0),
+        (Metric::Wind, 0.0, 120.0),
+    ] {
+        for value in [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, low - 0.1, high + 0.1]
+        {
+            wrong.push((valued(metric, value), "value"));
+        }
+        let batch = [valued(metric, low), valued(metric, high)];
+        assert_eq!(client.record(&batch).await.unwrap(), 2, "{metric:?}");
+    }
+    // Below zero is only what is less than zero.
+    assert_eq!(client.record(&[valued(Metric::Wind, -0.0)]).await.unwrap(), 1);
+    let last = Reading { station: "a".repeat(32), recorded_at: 253_402_300_799_999, ..good.clone() };
+    assert_eq!(client.record(&[last]).await.unwrap(), 1);
+    for (reading, field) in wrong {
+        let failed = failure(client.record(&[good.clone(), reading.clone()]).await);
+        assert_eq!(failed.code, Code::InvalidArgument, "{reading:?}");
+        assert_eq!(failed.violations[0].field, format!("readings[1].{field}"), "{reading:?}");
+        let summary = client.upload(stream::iter([reading.clone()]), None).await.unwrap();
+        assert_eq!((summary.accepted, summary.rejected), (0, 1), "{reading:?}");
+        assert_eq!(summary.rejections[0].field, format!("reading.{field}"), "{reading:?}");
+    }
+    let connection = connect(server.addr()).await;
+    let empty = unary(&connection, UPLOAD, &[], prefixed(&())).await;
+    let summary = UploadResponse::decode(&empty.messages[5..]).unwrap();
+    assert_eq!(summary.rejections[0].field, "reading");
+    for station in ["", "OSLO", &"a".repeat(33)] {
+        let failed = failure(client.watch(station, None, None).await);
+        assert_eq!((failed.code, &*failed.violations[0].field), (Code::InvalidArgument, "station"));
+    }
     server.stop().await;
 }
 
@@ -294,6 +347,11 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
         (threshold("x", "atlantis", Some(Bound::Above(30.0))), "add.station"),
         (threshold("x", "oslo-1", None), "add.bound"),
         (threshold("x", "oslo-1", Some(Bound::Below(f64::NAN))), "add.bound"),
+        (threshold("x", "oslo-1", Some(Bound::Above(f64::NAN))), "add.bound"),
+        (threshold("x", "oslo-1", Some(Bound::Above(f64::INFINITY))), "add.bound"),
+        (threshold("x", "oslo-1", Some(Bound::Below(f64::NEG_INFINITY))), "add.bound"),
+        (Threshold { metric: -1, ..threshold("x", "oslo-1", Some(Bound::Above(30.0))) }, "add.metric"),
+        (threshold(&"a".repeat(33), "oslo-1", Some(Bound::Above(30.0))), "add.id"),
         (Threshold { metric: 0, ..threshold("x", "oslo-1", Some(Bound::Above(30.0))) }, "add.metric"),
     ] {
         monitoring.add(wrong).await.unwrap();
@@ -301,6 +359,12 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     }
     monitoring.remove("t7").await.unwrap();
     assert_eq!(refused(&mut monitoring).await, "remove");
+    for (id, station) in [("x", "OSLO"), (&*"x".repeat(1_000), "oslo-1"), (&"é".repeat(500), "oslo-1")] {
+        monitoring.add(threshold(id, station, Some(Bound::Above(30.0)))).await.unwrap();
+        let Some(Event::Refused(refusal)) = within(monitoring.next()).await.unwrap() else { panic!("{id}") };
+        assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
+        assert!(refusal.id.len() < 100, "{refusal:?}");
+    }
     // An action that this version does not know is field 9, say.
     let connection = connect(server.addr()).await;
     let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
@@ -334,13 +398,22 @@ pub async fn a_deadline_ends_every_kind_of_call() {
             assert!(started.elapsed() >= Duration::from_millis(50), "{path}: too early");
         }
     }
-    for (timeout, code) in
-        [("1H", "0"), ("99999999H", "0"), ("1", "3"), ("", "3"), ("1x", "3"), ("123456789m", "3")]
-    {
+    for (timeout, code) in [
+        ("1H", "0"),
+        ("99999999H", "0"),
+        ("1", "3"),
+        ("", "3"),
+        ("1x", "3"),
+        ("123456789m", "3"),
+        ("+5S", "3"),
+    ] {
         let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
         let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], request).await;
         assert_eq!(answer.code(), code, "{timeout:?}");
     }
+    let twice = [("grpc-timeout", "1H"); 2];
+    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    assert_eq!(unary(&connection, RECORD, &twice, request).await.code(), "3", "{twice:?}");
     server.stop().await;
 }
 

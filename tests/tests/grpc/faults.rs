@@ -145,6 +145,41 @@ pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
     server.stop().await;
 }
 
+/// A client may open its windows as far as it likes and then not read from its socket:
+/// the server's own buffer for a call is bounded.
+pub async fn an_open_window_is_no_way_to_fill_the_server() {
+    let server = PAIR.serve().await;
+    let client = client(server.url());
+    let batch = vec![reading("oslo-1", 1.0); 10_000];
+    client.record(&batch).await.unwrap();
+    let mut raw = Raw::tcp(server.addr()).await;
+    let window = 0x7fff_ffffu32.to_be_bytes();
+    let settings = frame(SETTINGS, 0, 0, &[&[0, 4], &window[..]].concat());
+    let update = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000u32.to_be_bytes());
+    let headers = frame(HEADERS, END_HEADERS, 1, &call_headers(WATCH));
+    let request = frame(DATA, END_STREAM, 1, &watch_request(10_000));
+    raw.send(&[PREFACE, &settings, &update, &headers, &request].concat()).await;
+    raw.next(DATA).await.unwrap();
+    for _ in 0..40 {
+        client.record(&batch).await.unwrap();
+    }
+    // What is between the two fills up, the kernel's buffers included, and then the
+    // stream falls behind: far fewer than 400,000 readings of 40 bytes or more come.
+    let mut bytes = 0;
+    loop {
+        let frame = raw.frame().await.unwrap();
+        match frame.kind {
+            DATA => {
+                bytes += frame.payload.len();
+                assert!(bytes < 14_000_000, "{bytes} bytes were waiting somewhere");
+            }
+            HEADERS if frame.flags & END_STREAM != 0 => break,
+            _ => {}
+        }
+    }
+    server.stop().await;
+}
+
 /// Nothing can be sent, not even the status: the stream is reset.
 pub async fn a_deadline_ends_a_stream_that_nobody_reads() {
     let server = talkative().await;

@@ -21,7 +21,16 @@ pub async fn an_oversized_message_is_resource_exhausted() {
     let connection = connect(server.addr()).await;
     // The prefix alone is enough: the server does not wait for two megabytes.
     let prefix = Bytes::from_static(b"\0\0\x20\0\0abc");
-    for path in [RECORD, WATCH, UPLOAD, MONITOR] {
+    for path in [
+        RECORD,
+        WATCH,
+        UPLOAD,
+        MONITOR,
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ] {
         let (response, mut send) = open(&connection, path, &[]).await;
         send.send_data(prefix.clone(), false).unwrap();
         assert_eq!(answer(response).await.code(), "8", "{path}");
@@ -164,6 +173,50 @@ pub async fn connections_are_capped() {
     local.stop().await;
 }
 
+/// After its last word the server reads on only within bounds.
+pub async fn a_peer_that_goes_on_after_the_end_is_cut_off() {
+    for (bytes, time) in [(100_000, Duration::from_secs(3600)), (usize::MAX, Duration::from_millis(200))] {
+        let local = Local::start(|config| {
+            config.limits.linger_bytes = bytes;
+            config.limits.linger_time = time;
+        })
+        .await;
+        let mut raw = Raw::connect(&local.addr).await;
+        raw.send(&frame(DATA, 0, 0, b"x")).await; // An error, which ends the connection.
+        assert_eq!(goaway(&raw.read_to_end().await), Some(1));
+        // The socket is gone when what is sent to it comes back as a reset.
+        within(async {
+            while raw.try_send(&frame(DATA, 0, 1, &[0; 10_000])).await {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        local.stop().await;
+    }
+}
+
+/// Telling a client that there is no room takes a connection, too, while it is read on.
+pub async fn refusals_are_capped() {
+    let local = Local::start(|config| {
+        config.limits.max_connections = 1;
+        config.limits.max_refusals = 1;
+        config.limits.linger_time = Duration::from_secs(60);
+    })
+    .await;
+    let mut first = Raw::connect(&local.addr).await;
+    first.next(SETTINGS).await.unwrap();
+    let mut told = Raw::tcp(&local.addr).await;
+    assert_eq!(goaway(&[told.next(GOAWAY).await.unwrap()]), Some(11));
+    for _ in 0..3 {
+        assert_eq!(Raw::tcp(&local.addr).await.read_to_end().await, [], "closed without a word");
+    }
+    // When the refused one has gone, the next one is told again.
+    drop(told);
+    within(async { while Raw::tcp(&local.addr).await.read_to_end().await.is_empty() {} }).await;
+    drop(first);
+    local.stop().await;
+}
+
 pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
     // The server drops a client…
     let local = Local::start(|config| {
@@ -212,6 +265,7 @@ pub async fn idle_connections_and_uploads_are_ended() {
     .await;
     let mut idle = Raw::connect(&local.addr).await;
     assert_eq!(goaway(&[idle.next(GOAWAY).await.unwrap()]), Some(0));
+    assert!(idle.next(HEADERS).await.is_none(), "closed, although the peer does not close");
     let connection = connect(&local.addr).await;
     let (upload, _send) = open(&connection, UPLOAD, &[]).await;
     assert_eq!(answer(upload).await.code(), "4");

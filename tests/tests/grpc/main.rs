@@ -11,7 +11,10 @@ mod exercises;
 mod faults;
 mod hostile;
 mod limits;
+mod printable;
 mod python;
+mod reconnects;
+mod requests;
 mod retries;
 mod services;
 mod support;
@@ -21,7 +24,10 @@ use exercises::*;
 use faults::*;
 use hostile::*;
 use limits::*;
+use printable::*;
 use python::*;
+use reconnects::*;
+use requests::*;
 use retries::*;
 use services::*;
 
@@ -35,6 +41,7 @@ fn main() -> ExitCode {
         test!(a_unary_call_on_the_wire),
         test!(the_bytes_in_the_readme_are_real),
         test!(an_invalid_batch_names_its_fields_and_keeps_nothing),
+        test!(every_impossible_value_names_its_field),
         test!(a_full_store_refuses_new_stations_only),
         test!(watch_resumes_where_it_broke_off),
         test!(watch_tells_when_the_place_is_no_longer_kept),
@@ -48,13 +55,21 @@ fn main() -> ExitCode {
         test!(a_token_is_asked_for),
         test!(health_is_told_for_each_service_and_turns_before_the_end),
         test!(reflection_describes_the_service),
+        test!(reflection_answers_errors_on_the_open_stream),
         test!(what_is_no_call_is_told_so),
+        test!(only_post_is_a_call),
+        test!(other_content_types_are_refused),
+        test!(the_authorization_header_is_read_as_its_rfc_says),
+        test!(metadata_over_the_limit_is_resource_exhausted),
+        test!(no_response_has_larger_headers_than_clients_accept),
+        test!(a_status_says_how_many_violations_it_leaves_out),
         test!(field_violations_travel_in_the_trailers),
         test!(the_python_client_makes_all_kinds_of_call).needs(python_client()),
         test!(a_generic_client_needs_no_proto).needs(python_client()),
         test!(a_client_that_vanishes_ends_the_handlers_work),
         test!(a_client_process_that_is_killed_is_noticed),
         test!(a_slow_reader_is_told_and_disturbs_nobody).alone(),
+        test!(an_open_window_is_no_way_to_fill_the_server).alone(),
         test!(a_deadline_ends_a_stream_that_nobody_reads),
         test!(a_thousand_streams_share_one_connection).alone(),
         test!(an_oversized_message_is_resource_exhausted),
@@ -62,6 +77,8 @@ fn main() -> ExitCode {
         test!(what_does_not_finish_is_unavailable_when_the_drain_time_is_over),
         test!(calls_and_streams_are_capped),
         test!(connections_are_capped),
+        test!(refusals_are_capped),
+        test!(a_peer_that_goes_on_after_the_end_is_cut_off),
         test!(a_peer_that_does_not_answer_pings_is_dropped),
         test!(idle_connections_and_uploads_are_ended),
         test!(back_pressure_reaches_the_sender),
@@ -69,8 +86,17 @@ fn main() -> ExitCode {
         test!(a_call_is_tried_again_where_that_is_safe),
         test!(a_call_that_may_have_had_effect_is_not_tried_again),
         test!(a_deadline_passes_also_where_nobody_answers),
+        test!(a_connection_is_given_up_in_time),
         test!(a_watch_over_a_restart_is_told_of_it),
         test!(a_watch_goes_on_after_its_connection_broke),
+        test!(an_attempt_to_reconnect_is_given_up_in_time),
+        test!(watch_says_what_was_missed),
+        test!(a_watch_ends_where_a_new_connection_is_no_cure),
+        test!(monitor_adds_its_thresholds_again),
+        test!(every_command_ends_silently_when_nobody_reads),
+        test!(a_second_signal_ends_the_server_at_once),
+        test!(the_client_prints_nothing_that_commands_a_terminal),
+        test!(the_server_logs_nothing_that_commands_a_terminal),
         test!(silence_and_half_a_preface_are_closed),
         test!(garbage_is_closed),
         test!(a_goaway_is_not_lost_in_unread_input),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use grpc::client::{Client, Error, Options};
+use grpc::client::{Client, Error, Missed, Options, Watched};
 use grpc::proto::watch_request::Start;
-use grpc::status::SERVER_RESTARTED;
+use grpc::proto::{Position, WatchResponse, watch_response};
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::io::AsyncReadExt;
@@ -20,7 +20,7 @@ use crate::support::*;
 
 /// A server that does this with its first calls, then answers properly. Counts
 /// the calls.
-async fn unreliable(
+pub async fn unreliable(
     calls: usize,
     bad: impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static,
 ) -> (String, Arc<AtomicUsize>) {
@@ -116,9 +116,25 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
     assert_eq!(failure(within(hasty.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
 }
 
+/// An address at which not even the kernel answers: its queue of connections is full.
+pub async fn a_connection_is_given_up_in_time() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(addr)).await {
+        waiting.push(connected.unwrap());
+    }
+    let options = Options { connect_timeout: Duration::from_millis(100), ..Options::default() };
+    let client = Client::new(&format!("http://{addr}"), &options).unwrap();
+    let failed = within(client.upload(stream::empty(), None)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+}
+
 /// A proxy that cuts each connection after so many bytes to the client, and
 /// counts them. The address behind it can change.
-async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
+pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let target = Arc::new(Mutex::new(target.to_owned()));
@@ -153,8 +169,10 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     within(watching.next()).await.unwrap();
     again.addr().clone_into(&mut target.lock().unwrap());
     drop(server); // Killed.
-    let failed = failure(within(watching.next()).await);
-    assert_eq!((failed.code, failed.reason.as_deref()), (Code::FailedPrecondition, Some(SERVER_RESTARTED)));
+    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
+    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Restarted)));
+    // From the first reading of its new life.
+    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
 
@@ -171,4 +189,56 @@ pub async fn a_watch_goes_on_after_its_connection_broke() {
     assert!(cuts.load(SeqCst) > 2, "the proxy cut {} times", cuts.load(SeqCst));
     drop(watching);
     server.stop().await;
+}
+
+/// A server whose calls all stay on one good connection. The first one ends with
+/// UNAVAILABLE, the second never has an answer, and the others stay open.
+async fn silent_once(first_message: Bytes) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (mut calls, mut silent, mut open) = (0, Vec::new(), Vec::new());
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            calls += 1;
+            if calls == 2 {
+                silent.push(respond);
+                continue;
+            }
+            let mut response = Response::new(());
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            let mut body = respond.send_response(response, false).unwrap();
+            body.send_data(first_message.clone(), false).unwrap();
+            if calls == 1 {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("14"));
+                body.send_trailers(trailers).unwrap();
+            } else {
+                open.push(body);
+            }
+        }
+    });
+    url
+}
+
+pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
+    let options = Options { deadline: Duration::from_millis(200), ..Options::default() };
+    let position = Position { boot_id: 1, sequence: 0 };
+    let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
+    let client = Client::new(&silent_once(prefixed(&started)).await, &options).unwrap();
+    let mut watching = within(client.watch("oslo-1", None, None)).await.unwrap();
+    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
+    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Nothing)));
+
+    // A server that forgets a stream's deadline is not waited for, either.
+    let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
+    let mut watching = within(client.watch("oslo-1", None, soon)).await.unwrap();
+    assert_eq!(failure(within(watching.next()).await).code, Code::DeadlineExceeded);
+
+    let nothing = Bytes::from_static(&[0; 5]);
+    let client = Client::new(&silent_once(nothing).await, &options).unwrap();
+    let mut monitoring = within(client.monitor()).await.unwrap();
+    assert_eq!(failure(within(monitoring.next()).await).code, Code::Unavailable);
+    within(monitoring.reconnect()).await.unwrap();
 }

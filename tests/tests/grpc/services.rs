@@ -1,7 +1,7 @@
 //! What stands around the weather service: the token, health, reflection, and
 //! the answers to calls that are none.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use grpc::client::{Client, Options};
 use grpc::proto::RecordRequest;
 use http::Request;
@@ -9,26 +9,26 @@ use prost::Message;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+use tonic_health::pb::health_check_response::ServingStatus::{NotServing, ServiceUnknown, Serving};
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse};
 
 use crate::calls::failure;
 use crate::support::*;
 
 pub async fn a_token_is_asked_for() {
     let server =
-        tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open sesame"]).await;
-    for token in [None, Some("wrong"), Some("open sesamE"), Some("open sesame!")] {
+        tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open-sesame"]).await;
+    for token in [None, Some("wrong"), Some("open-sesamE"), Some("open-sesame!")] {
         let options = Options { token: token.map(str::to_owned), ..Options::default() };
         let refused =
             failure(Client::new(server.url(), &options).unwrap().record(&[reading("a", 1.0)]).await);
         assert_eq!(refused.code, Code::Unauthenticated, "{token:?}");
     }
-    let options = Options { token: Some("open sesame".into()), ..Options::default() };
+    let options = Options { token: Some("open-sesame".into()), ..Options::default() };
     let known = Client::new(server.url(), &options).unwrap();
     assert_eq!(known.record(&[reading("a", 1.0)]).await.unwrap(), 1);
     // Streams ask for it, too, and a load balancer's health check does not.
@@ -53,9 +53,19 @@ pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
     assert_eq!(health.check(ask("nonsense")).await.unwrap_err().code(), Code::NotFound);
     let mut watched = health.watch(ask("weather.v1.WeatherService")).await.unwrap().into_inner();
     assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), Serving);
+    let mut unknown = Vec::new();
+    for service in ["nonsense", "weather.v1", "weather.v1.weatherservice"] {
+        let mut watched = health.watch(ask(service)).await.unwrap().into_inner();
+        assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), ServiceUnknown, "{service}");
+        unknown.push(watched);
+    }
     server.terminate();
     assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), NotServing);
     assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
+    for mut watched in unknown {
+        // It was open until now.
+        assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
+    }
     server.stop().await;
 }
 
@@ -77,13 +87,68 @@ pub async fn reflection_describes_the_service() {
     names.sort();
     assert_eq!(
         names,
-        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "weather.v1.WeatherService"]
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+            "weather.v1.WeatherService"
+        ]
     );
     let symbol = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
     let MessageResponse::FileDescriptorResponse(files) = ask(symbol).await else { panic!("no file") };
     let text = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
     for name in ["Record", "Watch", "Upload", "Monitor", "METRIC_TEMPERATURE", "recorded_at"] {
         assert!(text.contains(name), "{name}");
+    }
+    server.stop().await;
+}
+
+/// Every question that fails has an answer, and the next one follows on the same stream.
+pub async fn reflection_answers_errors_on_the_open_stream() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let weather = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
+    let extension = ExtensionRequest { containing_type: "weather.v1.Reading".into(), extension_number: 1000 };
+    let long = "x".repeat(100_000);
+    let questions = [
+        (Some(MessageRequest::FileContainingSymbol("weather.v1.Nonsense".into())), Some(5)),
+        (Some(MessageRequest::FileContainingSymbol(String::new())), Some(5)),
+        (Some(MessageRequest::FileContainingSymbol(long)), Some(5)),
+        (Some(weather.clone()), None),
+        (Some(MessageRequest::FileByFilename("nonsense.proto".into())), Some(5)),
+        (Some(MessageRequest::FileContainingExtension(extension)), Some(5)),
+        (None, Some(3)),
+        (Some(weather), None),
+    ];
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let (response, mut send) = open(&connection, &path, &[]).await;
+        let mut bytes = BytesMut::new();
+        for (question, _) in questions.clone() {
+            let host = "here".to_owned();
+            bytes.extend(prefixed(&ServerReflectionRequest { host, message_request: question }));
+        }
+        send_all(&mut send, bytes.freeze()).await;
+        let answered = answer(response).await;
+        assert_eq!(answered.code(), "0", "{version}");
+        let responses: Vec<ServerReflectionResponse> = decode_all(answered.messages);
+        assert_eq!(responses.len(), questions.len());
+        for (response, (question, error)) in responses.into_iter().zip(questions.clone()) {
+            assert_eq!(response.valid_host, "here");
+            assert_eq!(response.original_request.unwrap().message_request, question);
+            match response.message_response.unwrap() {
+                MessageResponse::ErrorResponse(found) => {
+                    assert_eq!(Some(found.error_code), error, "{}", found.error_message);
+                    assert!(found.error_message.len() < 500, "{}", found.error_message.len());
+                }
+                MessageResponse::FileDescriptorResponse(_) => assert_eq!(error, None),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    for path in ["/grpc.reflection.v1alpha.ServerReflection/Other", "/grpc.reflection.v2.ServerReflection/X"]
+    {
+        assert_eq!(unary(&connection, path, &[], Bytes::new()).await.code(), "12", "{path}");
     }
     server.stop().await;
 }
@@ -102,7 +167,7 @@ pub async fn what_is_no_call_is_told_so() {
     assert_eq!(within(response).await.unwrap().status(), 415);
     let get = Request::get("http://localhost/");
     let (response, _) = ready.ready().await.unwrap().send_request(get.body(()).unwrap(), true).unwrap();
-    assert_eq!(within(response).await.unwrap().status(), 415);
+    assert_eq!(within(response).await.unwrap().status(), 405);
     server.stop().await;
 }
 

@@ -191,11 +191,16 @@ pub fn watch_request(newest: u32) -> Bytes {
 }
 
 /// The messages of a Watch's response.
-pub fn messages(mut bytes: Bytes) -> Vec<WatchResponse> {
+pub fn messages(bytes: Bytes) -> Vec<WatchResponse> {
+    decode_all(bytes)
+}
+
+/// The messages of a response.
+pub fn decode_all<M: Message + Default>(mut bytes: Bytes) -> Vec<M> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
-        messages.push(WatchResponse::decode(bytes.slice(5..5 + length)).unwrap());
+        messages.push(M::decode(bytes.slice(5..5 + length)).unwrap());
         bytes = bytes.slice(5 + length..);
     }
     messages

@@ -1,0 +1,156 @@
+//! Health and reflection: tonic's services, changed where tonic 0.14 does not do what
+//! their specifications say.
+//!
+//! - `Watch` of an unknown service answers `SERVICE_UNKNOWN` and stays open ("gRPC Health
+//!   Checking Protocol"); tonic ends the call with `NOT_FOUND`.
+//! - Reflection answers a question that fails with an `error_response`, and the next
+//!   question can follow; tonic ends the call.
+//! - Reflection is offered under its earlier name v1alpha too, since Postman, grpcui, and
+//!   Evans ask for that. The messages are the same.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use hyper::Uri;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::server::{HealthReporter, HealthService};
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest, ServerReflectionResponse};
+use tonic_reflection::pb::v1alpha;
+use tonic_reflection::server::Builder;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+
+use crate::model::shorten;
+use crate::proto::DESCRIPTORS;
+
+/// Maximum bytes of an error's text in a response of the reflection service.
+const MAX_ERROR: usize = 400;
+
+/// The health service.
+pub(crate) struct WatchUnknown(HealthService);
+
+/// Returns the health service that tells what `reporter` is told.
+pub(crate) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<WatchUnknown> {
+    let service = WatchUnknown(HealthService::from_health_reporter(reporter));
+    HealthServer::new(service).max_decoding_message_size(max_message)
+}
+
+#[tonic::async_trait]
+impl Health for WatchUnknown {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        self.0.check(request).await
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        match self.0.watch(request).await {
+            Ok(response) => Ok(response.map(StreamExt::boxed)),
+            // No service is added later, so that nothing follows.
+            Err(status) if status.code() == Code::NotFound => {
+                let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
+                Ok(Response::new(stream::iter([Ok(unknown)]).chain(stream::pending()).boxed()))
+            }
+            Err(status) => Err(status),
+        }
+    }
+}
+
+/// The reflection service. It asks tonic's own, with a call in this process for each
+/// question.
+pub(crate) struct Reflection(ServerReflectionClient<Routes>);
+
+/// Returns the reflection service, which describes this server's services and itself.
+///
+/// # Errors
+/// If a descriptor is malformed.
+pub(crate) fn reflection(
+    max_message: usize,
+) -> Result<ServerReflectionServer<Reflection>, tonic_reflection::server::Error> {
+    let tonics = Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(v1alpha::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let ask = ServerReflectionClient::new(Routes::new(tonics)).max_decoding_message_size(usize::MAX);
+    Ok(ServerReflectionServer::new(Reflection(ask)).max_decoding_message_size(max_message))
+}
+
+#[tonic::async_trait]
+impl ServerReflection for Reflection {
+    type ServerReflectionInfoStream = BoxStream<'static, Result<ServerReflectionResponse, Status>>;
+
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let service = self.0.clone();
+        let responses = request.into_inner().then(move |question| {
+            let mut service = service.clone();
+            async move {
+                let question = question?;
+                let asked = stream::iter([question.clone()]);
+                let answer =
+                    async { service.server_reflection_info(asked).await?.into_inner().message().await };
+                let error = match answer.await {
+                    Ok(Some(response)) => return Ok(response),
+                    Ok(None) => Status::internal("no answer"),
+                    Err(status) => status,
+                };
+                let error = ErrorResponse {
+                    error_code: error.code().into(),
+                    error_message: shorten(error.message(), MAX_ERROR).into_owned(),
+                };
+                Ok(ServerReflectionResponse {
+                    valid_host: question.host.clone(),
+                    original_request: Some(question),
+                    message_response: Some(MessageResponse::ErrorResponse(error)),
+                })
+            }
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+}
+
+/// The reflection service under the name v1alpha: passes calls on under the name v1.
+#[derive(Clone)]
+pub(crate) struct Alpha(pub(crate) ServerReflectionServer<Reflection>);
+
+impl NamedService for Alpha {
+    const NAME: &'static str = v1alpha::server_reflection_server::SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for Alpha {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = <ServerReflectionServer<Reflection> as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() == "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" {
+            *request.uri_mut() =
+                Uri::from_static("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+        }
+        self.0.call(request)
+    }
+}
