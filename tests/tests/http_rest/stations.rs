@@ -68,7 +68,6 @@ pub async fn a_conditional_read_saves_the_body() {
         (format!("\"x\", {etag}"), 304),
         ("*".to_owned(), 304),
         ("\"x\"".to_owned(), 200),
-        ("nonsense".to_owned(), 200),
     ] {
         let answer = request(server.addr, "GET", "/stations/a", &[("if-none-match", &sent)], "").await;
         assert_eq!((answer.status, answer.header("etag")), (status, Some(etag)), "{sent}");
