@@ -44,7 +44,7 @@ pub(crate) fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Prob
         return Ok(());
     }
     Err(Problem {
-        accept_encoding: Some(IDENTITY),
+        coding_refused: true,
         ..Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the body without a Content-Encoding")
     })
 }

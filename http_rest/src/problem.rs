@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::body::IDENTITY;
+
 /// The media type of every error body.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -48,10 +50,10 @@ pub struct Problem {
     /// in whole seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
-    /// The content codings that would be accepted, for a body with another one; travels
-    /// as the `Accept-Encoding` header (RFC 9110, section 12.5.3).
+    /// Whether the body's content coding was refused. Then the `Accept-Encoding` header
+    /// names the only one that is accepted (RFC 9110, section 12.5.3).
     #[serde(skip)]
-    pub accept_encoding: Option<&'static str>,
+    pub coding_refused: bool,
 }
 
 /// One field that was refused.
@@ -74,7 +76,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
-            accept_encoding: None,
+            coding_refused: false,
         }
     }
 
@@ -138,8 +140,8 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
-        if let Some(codings) = self.accept_encoding {
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(codings));
+        if self.coding_refused {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
         }
         response
     }

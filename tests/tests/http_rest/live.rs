@@ -136,6 +136,13 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     let mut stream = live(server.addr, "?station=a", Some(id(&restarted))).await;
     assert!(event(&mut stream).await.starts_with("event: reading"));
 
+    // A place that this server has not reached yet is the newest one.
+    let (boot_id, _) = second.split_once('-').unwrap();
+    let mut stream = live(server.addr, "", Some(&format!("{boot_id}-ffffffffffffffff"))).await;
+    place(&mut stream).await;
+    record("b", 1).await;
+    assert!(event(&mut stream).await.starts_with("event: reading"));
+
     for wrong in ["", "x", "1", "1-", "-1", "1-x", "+1-1", "1-+1", "1-1-1", "1-10000000000000000"] {
         let answer = request(server.addr, "GET", "/readings/live", &[("last-event-id", wrong)], "").await;
         assert_eq!(answer.problem()["status"], 400, "{wrong}");

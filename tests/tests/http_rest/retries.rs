@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
-use http_rest::client::{Client, Error, ReadingQuery};
+use http_rest::client::{Client, Error, MAX_ANSWER, ReadingQuery};
 use http_rest::model::{Metric, Reading};
 use http_rest::stations::StationPatch;
-use http_rest::watch::LiveEvent;
+use http_rest::watch::{LiveEvent, MAX_EVENT, SILENCE};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::raw::until;
 
@@ -238,4 +239,74 @@ pub async fn a_watch_ends_with_an_error_that_would_come_again() {
         let (heads, _) = served.await.unwrap();
         assert!(heads[1..].iter().all(|head| head.contains("last-event-id: 1-1\r\n")), "{heads:?}");
     }
+}
+
+pub async fn the_client_takes_no_more_than_it_has_room_for() {
+    let long = "x".repeat(MAX_ANSWER);
+    let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
+    let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
+    assert!(matches!(client.record(&reading()).await, Err(Error::Unexpected { status: 200, .. })));
+    served.abort(); // It may still be writing.
+
+    // An event without an end, in one line or in many.
+    for line in
+        [format!("data: {long}"), format!("data: {}\n", "x".repeat(1000)).repeat(MAX_EVENT / 1000 + 1)]
+    {
+        let stream = answer("200 OK", "", "text/event-stream", &format!("id: 1-1\n\n{line}"));
+        let (client, served) = scripted(vec![stream]).await;
+        let mut watch = client.watch(None).await.unwrap();
+        let LiveEvent::Disconnected { reason } = watch.next().await.unwrap() else {
+            panic!("not disconnected")
+        };
+        assert_eq!(reason, format!("the server sent an event of more than {MAX_EVENT} bytes"));
+        served.abort();
+    }
+}
+
+/// Takes the client's own times, of which the longest is [`SILENCE`].
+pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
+    let mute = |answers: Vec<String>| async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            let mut answers = answers.into_iter();
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(answers.next().unwrap_or_default().as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+        });
+        client
+    };
+    let patch = StationPatch { name: Some("B".into()), ..StationPatch::default() };
+    let one_attempt = async {
+        let error = mute(vec![]).await.patch_station("a", &patch, "\"1\"").await.unwrap_err();
+        assert!(matches!(error, Error::Broken(_)), "{error:?}");
+    };
+    let all_attempts = async {
+        let error = mute(vec![]).await.record(&reading()).await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut), "{error:?}");
+    };
+    let stream = async {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".to_owned();
+        let mut watch = mute(vec![head]).await.watch(None).await.unwrap();
+        let reason = format!("nothing came for {SILENCE:?}");
+        assert_eq!(watch.next().await.unwrap(), LiveEvent::Disconnected { reason });
+    };
+    // A queue of connections that is full: the client's own is not even answered.
+    let no_connection = async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(queued) = timeout(Duration::from_millis(500), TcpStream::connect(addr)).await {
+            queue.push(queued.unwrap());
+        }
+        let client = Client::new(&format!("http://{addr}")).unwrap();
+        let error = client.patch_station("a", &patch, "\"1\"").await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    };
+    futures::join!(one_attempt, all_attempts, stream, no_connection);
 }

@@ -2,7 +2,7 @@
 
 use http_rest::limits::Limits;
 
-use crate::raw::{JSON, Local, request};
+use crate::raw::{JSON, Local, batch, request};
 
 const PATCH: (&str, &str) = ("content-type", "application/merge-patch+json");
 const ANY: (&str, &str) = ("if-match", "*");
@@ -118,6 +118,37 @@ pub async fn a_station_of_another_shape_names_its_field() {
         (r#"{"id":null}"#, "#/id"),
     ];
     refused("PATCH", "/stations/a", &cases).await;
+}
+
+pub async fn a_value_out_of_its_range_is_refused() {
+    let long = "x".repeat(101);
+    let long = format!(r#"{{"id":"a","name":"{long}"}}"#);
+    let cases = [
+        (r#"{"id":"","name":"A"}"#, "#/id"),
+        (r#"{"id":"A","name":"A"}"#, "#/id"),
+        (r#"{"id":"a_b","name":"A"}"#, "#/id"),
+        (r#"{"id":"aaaaaaaaaabbbbbbbbbbccccccccccddd","name":"A"}"#, "#/id"),
+        (r#"{"id":"a","name":""}"#, "#/name"),
+        (&long, "#/name"),
+        (r#"{"id":"a","name":"A","latitude":90.5}"#, "#/latitude"),
+        (r#"{"id":"a","name":"A","latitude":-90.5}"#, "#/latitude"),
+        (r#"{"id":"a","name":"A","longitude":180.5}"#, "#/longitude"),
+        (r#"{"id":"a","name":"A","longitude":-180.5}"#, "#/longitude"),
+    ];
+    refused("POST", "/stations", &cases).await;
+    refused("PUT", "/stations/a", &cases).await;
+    refused("PUT", "/stations/a", &[(r#"{"id":"b","name":"A"}"#, "#/id")]).await;
+    let cases = [
+        (r#"{"readings":[]}"#, "#/readings"),
+        (&batch("b", 10_001), "#/readings"),
+        (&batch("aaaaaaaaaabbbbbbbbbbccccccccccddd", 1), "#/readings/0/station"),
+        (&batch("b", 1).replace("wind", "Wind"), "#/readings/0/metric"),
+        (&batch("b", 1).replace("\"value\":0", "\"value\":-0.1"), "#/readings/0/value"),
+        (&batch("b", 1).replace("\"value\":0", "\"value\":120.1"), "#/readings/0/value"),
+        (&batch("b", 1).replace("_at\":0", "_at\":-1"), "#/readings/0/recorded_at"),
+        (&batch("b", 1).replace("_at\":0", "_at\":253402300800000"), "#/readings/0/recorded_at"),
+    ];
+    refused("POST", "/readings", &cases).await;
 }
 
 pub async fn a_name_that_people_could_misread_is_refused() {
