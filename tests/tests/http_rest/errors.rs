@@ -13,11 +13,20 @@ pub async fn each_error_is_a_problem_of_its_status() {
     let at = server.addr;
     let broken = "{\n  \"readings\": [,]\n}";
     let long = " ".repeat(1001);
-    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 8] = [
+    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 10] = [
         ("GET", "/nowhere", vec![], "", 404, "nothing lives at /nowhere"),
         ("GET", "/stations/", vec![], "", 404, "nothing lives at /stations/"),
         ("GET", "/stations/%ff", vec![], "", 404, "no station has such an id"),
+        ("GET", "/stations/%1b%5b2J", vec![], "", 404, "no station has such an id"),
         ("POST", "/readings", vec![JSON], broken, 400, "expected value at line 2 column 16"),
+        (
+            "POST",
+            "/stations",
+            vec![JSON],
+            r#"{"id":"a","name":"A"} x"#,
+            400,
+            "trailing characters at line 1 column 23",
+        ),
         ("POST", "/readings", vec![], "{}", 415, "send application/json"),
         ("POST", "/readings", vec![("content-type", "text/plain")], "{}", 415, "send application/json"),
         ("POST", "/readings", vec![JSON], &long, 413, "a body holds at most 1000 bytes"),

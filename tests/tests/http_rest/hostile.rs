@@ -103,12 +103,19 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
     server.stop().await;
 }
 
-pub async fn a_body_that_says_it_is_too_long_is_refused_unread() {
+pub async fn a_body_of_no_use_is_refused_unread() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
     until(&mut stream, "HTTP/1.1 413 ").await;
-    drop(stream);
+
+    // Nor is a body read of which no use could be made.
+    request(server.addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
+    for (headers, status) in [(vec![], 415), (vec![JSON], 428), (vec![JSON, ("if-match", "\"x\"")], 412)] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(head("PUT", "/stations/a", &headers, 100, "").as_bytes()).await.unwrap();
+        until(&mut stream, &format!("HTTP/1.1 {status} ")).await;
+    }
     server.stop().await;
 }
 

@@ -242,7 +242,7 @@ pub async fn a_watch_ends_with_an_error_that_would_come_again() {
 }
 
 pub async fn the_client_takes_no_more_than_it_has_room_for() {
-    let long = "x".repeat(MAX_ANSWER);
+    let long = "x".repeat(2 * MAX_ANSWER);
     let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
     let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
     assert!(matches!(client.record(&reading()).await, Err(Error::Unexpected { status: 200, .. })));

@@ -202,3 +202,13 @@ pub async fn a_station_too_many_is_refused_whole() {
     assert_eq!(error.status(), Some(507));
     server.stop().await;
 }
+
+pub async fn an_id_cannot_change_the_path() {
+    let server = Local::start(Limits::default()).await;
+    for id in ["../healthz", "a/../../healthz", "..\\healthz", "?limit=1", "#", "a b", "é"] {
+        let error = server.client().station(id).await.unwrap_err();
+        let Error::Problem(problem) = error else { panic!("{id}: {error}") };
+        assert_eq!((problem.status, problem.detail.as_str()), (404, "no station has such an id"), "{id}");
+    }
+    server.stop().await;
+}
