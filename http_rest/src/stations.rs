@@ -37,7 +37,8 @@ pub struct Station {
     /// Chosen by the client, never changes.
     #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub id: String,
-    /// For people, so [`check_name`] decides which characters it may have.
+    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
+    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
     #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// Degrees north, -90 to 90; `null` if it is not known.
@@ -197,10 +198,10 @@ pub(crate) async fn create(
 /// Read a station
 #[utoipa::path(get, path = "/stations/{id}", operation_id = "read_station", tag = "stations",
     params(StationId,
-        ("If-None-Match" = Option<String>, Header, description = "ETags that the client has", nullable = false,
-            pattern = "^(\\*|(W/)?\"[!#-~]{1,40}\")$"),
-        ("If-Match" = Option<String>, Header, description = "ETags that the client insists on", nullable = false,
-            pattern = "^(\\*|(W/)?\"[!#-~]{1,40}\")$")),
+        ("If-None-Match" = Option<String>, Header, description = "`*` or the ETags that the client has",
+            nullable = false, example = "*"),
+        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client insists on",
+            nullable = false, example = "*")),
     responses(
         (status = 200, description = "The station", body = Station,
             headers(("ETag" = String, description = "Its version"))),
