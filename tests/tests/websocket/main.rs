@@ -130,7 +130,7 @@ fn main() -> ExitCode {
         test!(a_request_without_an_answer_times_out),
         test!(a_server_that_does_not_speak_websocket_is_recognised),
         test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
-        test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
+        test!(a_subscription_that_was_cut_goes_on_and_shows_what_it_missed),
         test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
         test!(who_lost_the_name_meanwhile_is_told),
         test!(leaving_works_without_a_server_too),

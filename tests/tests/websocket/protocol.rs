@@ -106,7 +106,7 @@ pub async fn of_the_subprotocols_only_ours_is_spoken() {
 }
 
 pub async fn pages_from_elsewhere_may_not_connect() {
-    let allowed_origins = vec!["https://weather.example".to_owned()];
+    let allowed_origins = vec!["https://weather.example".parse().unwrap()];
     let server = Local::start(Limits { allowed_origins, ..limits() }).await;
     let port = server.addr.port();
     let from = |origin: &str| handshake("/chat", &format!("Origin: {origin}\r\n"));
