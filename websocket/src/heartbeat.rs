@@ -91,6 +91,9 @@ impl Heartbeat {
     pub(crate) fn on_control_frame(&mut self, payload: usize) {
         let complete = self.complete + self.control_header + payload as u64;
         self.complete = complete.min(self.meter.received());
+        if self.complete == self.meter.received() {
+            self.partial_since = None;
+        }
     }
 
     /// Completes when the next ping is due. Cancel safe.
@@ -105,7 +108,6 @@ impl Heartbeat {
         }
         let partial = received - self.complete;
         if partial == 0 {
-            self.partial_since = None;
             return Ok(());
         }
         let elapsed = now - *self.partial_since.get_or_insert(now);

@@ -400,6 +400,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
 
 /// The name of a field.
 #[derive(Deserialize)]
+#[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads a batch, each reading as an object.

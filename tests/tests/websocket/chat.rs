@@ -92,6 +92,102 @@ pub async fn names_rooms_and_texts_are_checked() {
     server.stop().await;
 }
 
+/// Letters of all scripts with their marks, and nothing that looks like something else.
+pub async fn names_follow_the_standards_of_unicode() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    for name in [
+        "हिन्दी",
+        "ภาษาไทย",
+        "สมชาย",
+        "مريم",
+        "Nguyễn",
+        "דוד",
+        "山田太郎",
+        "Zoë",
+        "Zoe\u{308}",
+        "Дмитрий",
+        "x-1_y.z",
+    ] {
+        let joined = join(&mut raw, "r", name).await;
+        assert_eq!(joined["type"], "joined", "{name} {joined}");
+        assert_eq!(raw.ask(json!({"type": "leave", "id": 2, "room": "r"})).await["type"], "left");
+    }
+    for name in [
+        "\u{3164}", // A filler: a letter that is blank.
+        "\u{2800}", // A blank pattern of Braille.
+        "ana\u{3164}",
+        "an\u{430}",   // Cyrillic а.
+        "\u{41e}slo",  // Cyrillic О.
+        "\u{1d5ee}na", // A mathematical a.
+        "\u{ff41}na",  // A full-width a.
+        "a\u{200b}b",
+        "a\u{202e}b",
+        "a\u{ad}b",
+        "\u{301}",
+        "\u{301}ana",
+        "ana\u{a0}b",
+        "ana:",
+        "ana\n",
+        "a\u{e000}",
+    ] {
+        let answer = join(&mut raw, "r", name).await;
+        assert_eq!(answer["code"], "invalid", "{name:?} {answer}");
+        assert!(answer["reason"].as_str().unwrap().starts_with("name: "), "{answer}");
+    }
+    server.stop().await;
+}
+
+pub async fn names_that_look_alike_are_not_in_a_room_together() {
+    let server = Local::start(limits()).await;
+    for (name, lookalikes) in [
+        ("paypal", &["PAYPAL", "paypa1", "\u{440}\u{430}\u{443}\u{440}\u{430}\u{4cf}"][..]),
+        ("Zoë", &["Zoe\u{308}", "zoë"]),
+        ("scope", &["\u{455}\u{441}\u{43e}\u{440}\u{435}", "Scope", "sc0pe"]),
+    ] {
+        let mut first = Raw::open(server.addr, "/chat").await;
+        let joined = join(&mut first, "r", name).await;
+        assert_eq!(joined["type"], "joined", "{joined}");
+        let mut other = Raw::open(server.addr, "/chat").await;
+        for lookalike in lookalikes {
+            let answer = join(&mut other, "r", lookalike).await;
+            assert_eq!(answer["code"], "name_taken", "{name} {lookalike} {answer}");
+        }
+        // Its owner comes back under the same name, and in another room it is free.
+        let back = json!({"type": "join", "id": 2, "room": "r", "name": name, "token": joined["token"]});
+        assert_eq!(other.ask(back).await["type"], "joined");
+        assert_eq!(join(&mut other, "other", lookalikes[0]).await["type"], "joined");
+        assert_eq!(other.ask(json!({"type": "leave", "id": 3, "room": "r"})).await["type"], "left");
+        assert_eq!(join(&mut other, "r", lookalikes[0]).await["type"], "joined");
+    }
+    server.stop().await;
+}
+
+/// `after` says what a client has seen, and a client may say anything.
+pub async fn a_number_that_no_event_has_yet_hides_no_later_event() {
+    let server = Local::start(limits()).await;
+    let (mut ana, joined) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    assert_eq!(ana.json().await["sequence"], 2);
+    let mut after = vec![3, 1000, u64::MAX - 1, u64::MAX];
+    after.reverse();
+    while let Some(after) = after.pop() {
+        let mut again = Raw::open(server.addr, "/chat").await;
+        let join = json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": after});
+        assert_eq!(again.ask(join).await["resumed"], true);
+        let sequence = say(&mut ben, after % 1000, &after.to_string()).await["sequence"].clone();
+        let message = again.json().await;
+        assert_eq!((&message["type"], &message["sequence"]), (&json!("message"), &sequence), "{after}");
+        // The same without a token, in a room that this one has not been in.
+        let mut carl = Raw::open(server.addr, "/chat").await;
+        let join = json!({"type": "join", "id": 1, "room": "r", "name": "carl", "boot_id": joined["boot_id"], "after": after});
+        assert_eq!(carl.ask(join).await["resumed"], true);
+        assert_eq!(carl.json().await["name"], "carl");
+        assert_eq!(carl.ask(json!({"type": "leave", "id": 2, "room": "r"})).await["type"], "left");
+    }
+    server.stop().await;
+}
+
 pub async fn bounds_of_rooms_are_told() {
     let server = Local::start(limits()).await;
     let mut first = Raw::open(server.addr, "/chat").await;

@@ -9,7 +9,9 @@ mod exercises;
 mod live;
 mod load;
 mod local;
+mod origins;
 mod protocol;
+mod slow;
 
 use std::process::ExitCode;
 
@@ -21,7 +23,9 @@ use client::*;
 use exercises::*;
 use live::*;
 use load::*;
+use origins::*;
 use protocol::*;
+use slow::*;
 
 const PAIR: Pair = pair!("websocket");
 
@@ -138,6 +142,29 @@ fn main() -> ExitCode {
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
         test!(the_live_client_shows_readings_until_it_is_interrupted),
         test!(the_terminal_client_shows_no_control_characters),
+        test!(a_request_needs_one_valid_host),
+        test!(origins_are_compared_by_their_parts),
+        test!(an_allowed_origin_may_be_written_in_several_ways),
+        test!(an_option_that_is_no_origin_is_refused_at_the_start),
+        test!(a_foreign_page_is_told_the_reason_and_so_is_the_log),
+        test!(a_message_may_arrive_slowly_while_its_bytes_keep_coming),
+        test!(a_message_that_arrives_too_slowly_is_closed),
+        test!(control_frames_are_never_too_slow),
+        test!(a_peer_that_reads_slowly_is_not_cut),
+        test!(the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow),
+        test!(a_call_waits_longer_when_it_is_large),
+        test!(a_request_of_another_shape_is_refused),
+        test!(an_integer_may_be_written_with_a_fraction_of_zero),
+        test!(names_follow_the_standards_of_unicode),
+        test!(names_that_look_alike_are_not_in_a_room_together),
+        test!(a_number_that_no_event_has_yet_hides_no_later_event),
+        test!(a_server_that_selects_what_was_not_offered_is_refused),
+        test!(nothing_that_a_server_sends_reaches_the_terminal_raw),
+        test!(live_in_the_terminal_reconnects_and_says_what_was_missed),
+        test!(a_restarted_server_is_noticed_in_the_terminal),
+        test!(live_ends_when_reconnecting_cannot_help),
+        test!(a_reader_that_has_seen_enough_ends_the_program_silently),
+        test!(a_second_ctrl_c_ends_the_programs_at_once),
         test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
         test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),
         test!(five_thousand_idle_connections_take_little_memory).alone(),
