@@ -212,6 +212,19 @@ pub async fn bounds_of_rooms_are_told() {
     server.stop().await;
 }
 
+pub async fn a_room_holds_a_thousand_members_those_included_who_are_away() {
+    let server = Local::start(Limits { away: Duration::from_secs(600), ..limits() }).await;
+    for number in 0..1000 {
+        let mut raw = Raw::open(server.addr, "/chat").await;
+        let joined = join(&mut raw, "r", &format!("member-{number}-")).await;
+        assert_eq!(joined["type"], "joined", "{number} {joined}");
+    }
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let refused = join(&mut raw, "r", "one-more").await;
+    assert_eq!((&refused["code"], &refused["reason"]), (&json!("full"), &json!("a room holds 1000 members")));
+    server.stop().await;
+}
+
 pub async fn a_newcomer_is_shown_the_last_hundred_messages() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
@@ -358,16 +371,32 @@ pub async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
         tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
         answered += usize::from(payload.starts_with(br#"{"type":"said""#));
     }
-    let _writing = write.await.unwrap();
+    let mut writing = write.await.unwrap();
+    // With its event the room has forgotten a message, so that the same one is new to it.
+    let forgotten = json!({"type": "say", "id": 0, "room": "r", "message_id": "0", "text": "x"}).to_string();
+    let remembered = json!({"type": "say", "id": 0, "room": "r", "message_id": "9", "text": "x"}).to_string();
+    for (say, expected) in [(remembered, "true"), (forgotten, "false")] {
+        tokio::io::AsyncWriteExt::write_all(&mut writing, &frame(TEXT, say.as_bytes())).await.unwrap();
+        let mut answer = String::new();
+        while !answer.contains(r#""type":"said""#) {
+            let mut head = [0; 2];
+            tokio::io::AsyncReadExt::read_exact(&mut reading, &mut head).await.unwrap();
+            assert!(head[1] < 126, "a short message");
+            let mut payload = vec![0; head[1].into()];
+            tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
+            answer = String::from_utf8(payload).unwrap();
+        }
+        assert!(answer.contains(&format!(r#""duplicate":{expected}"#)), "{answer}");
+    }
     let mut ben = Raw::open(server.addr, "/chat").await;
     let token = &joined["token"];
     let back = ben
         .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 1}))
         .await;
-    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_007)));
-    // 10,006 events came after the first, 10,000 are kept.
-    assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 6}));
-    for sequence in 8..=10_007 {
+    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_008)));
+    // 10,007 events came after the first, 10,000 are kept.
+    assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 7}));
+    for sequence in 9..=10_008 {
         assert_eq!(ben.json().await["sequence"], sequence);
     }
     server.stop().await;

@@ -173,6 +173,91 @@ pub async fn a_server_that_does_not_speak_websocket_is_recognised() {
     assert!(matches!(result, Err(Error::Handshake(_))), "{result:?}");
 }
 
+pub async fn a_handshake_without_an_answer_times_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let timeouts = Timeouts { connect: Duration::from_millis(50), ..Timeouts::default() };
+    let client = Client::with_timeouts(&format!("http://{}", listener.local_addr().unwrap()), timeouts);
+    let (connection, result) = tokio::join!(listener.accept(), soon("a call", client.readings("a", 1)));
+    assert!(matches!(result, Err(Error::Unreachable { .. })), "{result:?}");
+    drop(connection);
+}
+
+/// Calls whose callers have given up make room for others.
+pub async fn calls_that_were_given_up_keep_no_place() {
+    let (fake, url) = Fake::start().await;
+    let patient = Duration::from_millis(300);
+    let client = Client::with_timeouts(&url, Timeouts { answer: patient, ..Timeouts::default() });
+    let serve = async {
+        let mut socket = fake.accept().await;
+        loop {
+            let request = request(&mut socket).await;
+            if request["station"] == "answered" {
+                answer(&mut socket, json!({"type": "readings", "id": request["id"], "readings": []})).await;
+                return socket;
+            }
+        }
+    };
+    let calls = async {
+        let mute = futures::future::join_all((0..1024).map(|_| client.readings("mute", 1))).await;
+        assert!(mute.iter().all(|outcome| matches!(outcome, Err(Error::TimedOut(_)))), "{mute:?}");
+        assert_eq!(soon("a call", client.readings("answered", 1)).await.unwrap(), []);
+    };
+    tokio::join!(serve, calls);
+}
+
+pub async fn a_message_over_the_clients_limit_breaks_the_connection() {
+    let (fake, url) = Fake::start().await;
+    let client = Client::new(&url);
+    let serve = async {
+        let mut socket = fake.accept().await;
+        request(&mut socket).await;
+        let head = [&[0x81, 127][..], &(4 * 1024 * 1024 + 1_u64).to_be_bytes()].concat();
+        socket.get_mut().write_all(&head).await.unwrap();
+        socket
+    };
+    let (_socket, result) = tokio::join!(serve, soon("a call", client.readings("a", 1)));
+    assert!(matches!(&result, Err(Error::Broken(why)) if why.to_string().contains("too long")), "{result:?}");
+}
+
+/// A full server is asked again, and events that were shown are not shown twice.
+pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
+    let (fake, url) = Fake::start().await;
+    let joined = |request: &Value, resumed: bool| {
+        json!({"type": "joined", "id": request["id"], "room": "r", "name": "ana", "boot_id": "b", "token": "t",
+            "resumed": resumed, "sequence": 7, "present": ["ana"]})
+    };
+    let message = |sequence: u64| {
+        json!({"type": "message", "room": "r", "sequence": sequence, "name": "ben", "message_id": "x",
+            "text": "hi", "sent_at": 0})
+    };
+    let serve = async {
+        let mut socket = fake.accept().await;
+        let join = request(&mut socket).await;
+        answer(&mut socket, joined(&join, false)).await;
+        answer(&mut socket, message(5)).await;
+        drop(socket);
+        let mut socket = fake.accept().await;
+        let id = request(&mut socket).await["id"].clone();
+        answer(&mut socket, json!({"type": "error", "id": id, "code": "full", "reason": "full"})).await;
+        let mut socket = fake.accept().await;
+        let join = request(&mut socket).await;
+        answer(&mut socket, joined(&join, true)).await;
+        for sequence in [4, 5, 6] {
+            answer(&mut socket, message(sequence)).await;
+        }
+        socket
+    };
+    let events = async {
+        let (_chat, mut events) = Client::new(&url).chat("r", "ana").await.unwrap();
+        assert!(matches!(next(&mut events).await, ChatEvent::Joined { resumed: false, .. }));
+        assert!(matches!(next(&mut events).await, ChatEvent::Message { sequence: 5, .. }));
+        assert!(matches!(next(&mut events).await, ChatEvent::Disconnected { .. }));
+        assert!(matches!(next(&mut events).await, ChatEvent::Joined { resumed: true, .. }));
+        assert!(matches!(next(&mut events).await, ChatEvent::Message { sequence: 6, .. }));
+    };
+    tokio::join!(serve, events);
+}
+
 pub async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
@@ -601,6 +686,7 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("a", 2, 4.0).await;
+    direct.record(&[reading("a", Metric::Humidity, 50.0)]).await.unwrap(); // Not asked for.
     record("new", 1, 5.0).await;
     proxy.mend();
     assert_eq!(again().await, "connected again; here is what was missed");

@@ -68,6 +68,7 @@ pub async fn a_bad_handshake_gets_its_status() {
         (good.replace("Sec-WebSocket-Key", "X-Key"), 400, ""),
         (handshake("/chat", &format!("Sec-WebSocket-Key: {KEY}\r\n")), 400, ""),
         (handshake("/chat", "Content-Length: 5\r\n"), 400, ""),
+        (handshake("/chat", "Transfer-Encoding: chunked\r\n"), 400, ""),
         (handshake("/nowhere", ""), 404, ""),
         ("GET /chat HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "upgrade: websocket"),
     ];
@@ -414,6 +415,90 @@ pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
     };
     soon("a free place", again).await;
     drop(second);
+    server.stop().await;
+}
+
+/// Those who are told that there are too many connections must not become too many.
+pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
+    let limits = Limits { max_connections: 0, max_refusals: 1, ..Limits::default() };
+    let server = Local::start(limits).await;
+    let mut told = Raw::tcp(server.addr).await;
+    assert!(told.head().await.starts_with("HTTP/1.1 503 "));
+    let mut not_told = Raw::tcp(server.addr).await;
+    let mut answer = Vec::new();
+    let _ = soon("the end", not_told.stream.read_to_end(&mut answer)).await; // Or a reset.
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    server.stop().await;
+}
+
+/// After the close frame: a peer that holds on, and one that goes on sending.
+pub async fn lingering_has_an_end() {
+    let forever = Duration::from_secs(600);
+    let violation = frame(0x83, b"x");
+    let limits = |linger_time, linger_bytes| Limits {
+        linger_time,
+        linger_bytes,
+        drain_timeout: forever,
+        ..Limits::default()
+    };
+    let server = Local::start(limits(Duration::from_millis(50), usize::MAX)).await;
+    let mut holds_on = Raw::open(server.addr, "/chat").await;
+    holds_on.send(&violation).await;
+    assert_eq!(holds_on.closed().await.0, 1002);
+    server.stop().await; // It waits for its connections.
+
+    let server = Local::start(limits(forever, 1_000_000)).await;
+    let mut sends_on = Raw::open(server.addr, "/chat").await;
+    sends_on.send(&violation).await;
+    let sent = async { while sends_on.stream.write_all(&[0; 10_000]).await.is_ok() {} };
+    soon("the end", sent).await;
+    server.stop().await;
+}
+
+pub async fn only_invalid_messages_in_a_row_are_counted() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let say = json!({"type": "say", "id": 1, "room": "r", "message_id": "m", "text": "x"});
+    let refused_for_another_reason = frame(TEXT, say.to_string().as_bytes());
+    for valid in
+        [&refused_for_another_reason, &frame(TEXT, br#"{"type":"join","id":1,"room":"r","name":"ana"}"#)]
+    {
+        raw.send(frame(TEXT, b"nonsense").repeat(100)).await;
+        for _ in 0..100 {
+            assert_eq!(raw.json().await["code"], "invalid");
+        }
+        raw.send(valid).await;
+        assert_ne!(raw.json().await["code"], "invalid");
+    }
+    raw.send(frame(TEXT, b"nonsense").repeat(101)).await;
+    assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));
+    server.stop().await;
+}
+
+/// The reason quotes only the beginning of what was wrong.
+pub async fn a_refusal_is_short_however_long_the_request_is() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    let long = "x".repeat(100_000);
+    for request in [
+        json!({"type": long, "id": 1}),
+        json!({"type": "subscribe", "id": 1, "stations": [long]}),
+        json!({"type": "subscribe", "id": 1, "metrics": [long]}),
+        json!({"type": "subscribe", "id": 1, long.clone(): 1}),
+        json!({"type": "readings", "id": 1, "station": "a", "limit": long}),
+        json!({"type": "record", "id": 1, "readings": [{"station": long, "metric": "wind", "value": 1, "recorded_at": 0}]}),
+    ] {
+        let answer = raw.ask(request).await;
+        let reason = answer["reason"].as_str().unwrap();
+        assert!(reason.len() < 400, "{} bytes: {}", reason.len(), &reason[..300]);
+    }
+    let mut chat = Raw::open(server.addr, "/chat").await;
+    for (room, name) in [(&*long, "a"), ("r", &*long)] {
+        let answer = chat.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await;
+        assert!(answer["reason"].as_str().unwrap().len() < 400);
+        let answer = chat.ask(json!({"type": "leave", "id": 1, "room": room})).await;
+        assert!(answer["reason"].as_str().unwrap().len() < 400);
+    }
     server.stop().await;
 }
 

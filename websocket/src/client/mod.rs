@@ -15,7 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite;
 
 pub use chat::{Chat, ChatEvent, ChatEvents};
@@ -184,7 +184,7 @@ async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
         let done = match command {
             Command::Close(done) => Some(done),
             first @ Command::Call { .. } => match Link::connect(&target, "/live").await {
-                Ok(link) => connected(link, first, &mut commands).await,
+                Ok(link) => connected(link, first, &mut commands, target.timeouts.answer).await,
                 Err(error) => {
                     answer(first, Err(error));
                     None
@@ -200,6 +200,7 @@ async fn connected(
     mut link: Link,
     first: Command,
     commands: &mut mpsc::Receiver<Command>,
+    answer_timeout: Duration,
 ) -> Option<oneshot::Sender<()>> {
     let mut in_flight: HashMap<u64, Reply> = HashMap::new();
     let mut queued = vec![first];
@@ -220,7 +221,7 @@ async fn connected(
             in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
         }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, both. First what came in: its receivers' next calls then
+        // Cancel safe, all three. First what came in: its receivers' next calls then
         // go out together.
         select! {
             biased;
@@ -237,6 +238,7 @@ async fn connected(
                 link.close().await;
                 return None;
             },
+            () = sleep(answer_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
         }
     }
 }
