@@ -317,6 +317,50 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     server.stop().await;
 }
 
+pub async fn who_comes_back_in_time_has_not_left() {
+    // Those who are away are looked for every second.
+    let server = Local::start(Limits { away: Duration::from_secs(60), ..limits() }).await;
+    let (ana, joined) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    drop(ana);
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let back = again
+        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": 2}))
+        .await;
+    assert_eq!((&back["token"], &back["sequence"]), (&joined["token"], &json!(2)), "{back}");
+    say(&mut again, 1, "back").await;
+    assert_eq!(ben.json().await["text"], "back", "nobody saw her leave");
+    server.stop().await;
+}
+
+/// What the old connection still had on its way is not said after the takeover.
+pub async fn a_connection_that_was_taken_over_says_nothing_more() {
+    let server = Local::start(limits()).await;
+    let (ana, joined) = member(&server, "ana").await;
+    let says: Vec<u8> = (0..5000)
+        .flat_map(|number: u64| {
+            let message_id = format!("old-{number}");
+            let say =
+                json!({"type": "say", "id": number, "room": "r", "message_id": message_id, "text": "old"});
+            frame(TEXT, say.to_string().as_bytes())
+        })
+        .collect();
+    let (mut reading, mut writing) = ana.stream.into_split();
+    let speak = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writing, &says).await });
+    let mut first = [0; 1];
+    tokio::io::AsyncReadExt::read_exact(&mut reading, &mut first).await.unwrap(); // Now it is in the middle.
+    let listen = tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let back = again
+        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": u64::MAX}))
+        .await;
+    let _ = (speak.await, listen.await); // The server has closed it.
+    let said = say(&mut again, 1, "new").await;
+    assert_eq!(said["sequence"].as_u64(), back["sequence"].as_u64().map(|sequence| sequence + 1));
+    server.stop().await;
+}
+
 /// A room that gave way to another one and is made again does not count from 1:
 /// who comes back would take new events for old ones.
 pub async fn a_room_that_is_made_again_goes_on_counting() {

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use nix::sys::signal::{Signal, kill};
@@ -254,6 +254,124 @@ pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
         assert!(matches!(next(&mut events).await, ChatEvent::Disconnected { .. }));
         assert!(matches!(next(&mut events).await, ChatEvent::Joined { resumed: true, .. }));
         assert!(matches!(next(&mut events).await, ChatEvent::Message { sequence: 6, .. }));
+    };
+    tokio::join!(serve, events);
+}
+
+/// What waits for the server is bounded: calls here, and what is said in a room.
+pub async fn requests_in_flight_are_bounded() {
+    let (fake, url) = Fake::start().await;
+    let client = Client::new(&url);
+    let calls: Vec<_> = (0..1030)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.readings("a", 1).await })
+        })
+        .collect();
+    let mut socket = fake.accept().await;
+    for _ in 0..1024 {
+        request(&mut socket).await;
+    }
+    let more = timeout(Duration::from_millis(100), request(&mut socket)).await;
+    assert!(more.is_err(), "{more:?}");
+    calls.iter().for_each(|call| call.abort());
+
+    let serve = async {
+        let mut socket = fake.accept().await;
+        let id = request(&mut socket).await["id"].clone();
+        let joined = json!({"type": "joined", "id": id, "room": "r", "name": "ana", "boot_id": "b", "token": "t",
+            "resumed": false, "sequence": 1, "present": ["ana"]});
+        answer(&mut socket, joined).await;
+        socket
+    };
+    let (mut socket, joined) = tokio::join!(serve, client.chat("r", "ana"));
+    let (chat, _events) = joined.unwrap();
+    let speak = |_| {
+        let chat = chat.clone();
+        tokio::spawn(async move { chat.say("x").await })
+    };
+    let said: Vec<_> = (0..260).map(speak).collect();
+    for _ in 0..256 {
+        request(&mut socket).await;
+    }
+    let more = timeout(Duration::from_millis(100), request(&mut socket)).await;
+    assert!(more.is_err(), "{more:?}");
+    said.iter().for_each(|say| say.abort());
+}
+
+/// That a connection was accepted is not progress: the pauses grow.
+pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
+    let reconnects = async |is_chat: bool| {
+        let (fake, url) = Fake::start().await;
+        let agree = async || {
+            let mut socket = fake.accept().await;
+            let id = request(&mut socket).await["id"].clone();
+            let agreed = match is_chat {
+                true => json!({"type": "joined", "id": id, "room": "r", "name": "ana", "boot_id": "b",
+                    "token": "t", "resumed": true, "sequence": 1, "present": ["ana"]}),
+                false => {
+                    json!({"type": "subscribed", "id": id, "boot_id": "b", "stations": [], "recorded": 0})
+                }
+            };
+            answer(&mut socket, agreed).await;
+        };
+        let client = Client::new(&url);
+        let (mut chat, mut live) = (None, None);
+        match is_chat {
+            true => chat = Some(tokio::join!(agree(), client.chat("r", "ana")).1.unwrap()),
+            false => live = Some(tokio::join!(agree(), client.live(&[], &[])).1.unwrap()),
+        }
+        let started = Instant::now();
+        for _ in 0..4 {
+            agree().await;
+        }
+        // 100, 200, 400 and 800 ms, and a random part.
+        assert!(started.elapsed() >= Duration::from_millis(1500), "after {:?}", started.elapsed());
+        drop((chat, live));
+    };
+    tokio::join!(reconnects(true), reconnects(false));
+}
+
+/// Readings that arrive while the missed ones are read back may be among these.
+pub async fn a_reading_that_was_read_back_is_not_shown_twice() {
+    let (fake, url) = Fake::start().await;
+    let numbered = |sequence: u64| json!({"sequence": sequence, "station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
+    let live_reading = |sequence: u64| {
+        let mut message = numbered(sequence);
+        message["type"] = json!("reading");
+        message
+    };
+    let subscribed = async |recorded: u64, stations: Value| {
+        let mut socket = fake.accept().await;
+        let id = request(&mut socket).await["id"].clone();
+        let agreed = json!({"type": "subscribed", "id": id, "boot_id": "b", "stations": stations, "recorded": recorded});
+        answer(&mut socket, agreed).await;
+        socket
+    };
+    let serve = async {
+        let mut first = subscribed(0, json!([])).await;
+        answer(&mut first, live_reading(1)).await;
+        drop(first);
+        let mut second = subscribed(2, json!(["a"])).await;
+        answer(&mut second, live_reading(3)).await;
+        let mut read_back = fake.accept().await;
+        let id = request(&mut read_back).await["id"].clone();
+        let readings = json!([numbered(1), numbered(2), numbered(3)]);
+        answer(&mut read_back, json!({"type": "readings", "id": id, "readings": readings})).await;
+        answer(&mut second, live_reading(4)).await;
+        let _ = read_back.next().await; // The client closes it.
+        second
+    };
+    let events = async {
+        let mut live = Client::new(&url).live(&[], &[]).await.unwrap();
+        let mut numbers = Vec::new();
+        while numbers.last() != Some(&4) {
+            if let LiveEvent::Reading { sequence, .. } = soon("an event", live.next()).await.unwrap().unwrap()
+            {
+                numbers.push(sequence);
+            }
+        }
+        assert_eq!(numbers, [1, 2, 3, 4]);
     };
     tokio::join!(serve, events);
 }
@@ -540,14 +658,19 @@ pub async fn the_terminal_client_shows_no_control_characters() {
     }
 }
 
-/// Sends this as the response to each handshake. Returns whether the client closed the
-/// connection without another byte.
-async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
-    let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
+async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap().into());
     }
+    head
+}
+
+/// Sends this as the response to each handshake. Returns whether the client closed the
+/// connection without another byte.
+async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
+    let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
+    let head = read_head(&mut stream).await;
     let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
     let lines = lines.replace("ACCEPT", &derive_accept_key(key.as_bytes()));
     stream.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n").as_bytes()).await.unwrap();
@@ -686,7 +809,7 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("a", 2, 4.0).await;
-    direct.record(&[reading("a", Metric::Humidity, 50.0)]).await.unwrap(); // Not asked for.
+    direct.record(&[reading("new", Metric::Humidity, 50.0)]).await.unwrap(); // Not asked for.
     record("new", 1, 5.0).await;
     proxy.mend();
     assert_eq!(again().await, "connected again; here is what was missed");
@@ -776,7 +899,7 @@ pub async fn live_ends_when_reconnecting_cannot_help() {
         // A server that is only busy is asked again.
         for response in ["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "", rejection] {
             let (mut stream, _) = soon("a connection", fake.0.accept()).await.unwrap();
-            stream.read_u8().await.unwrap();
+            read_head(&mut stream).await;
             stream.write_all(response.as_bytes()).await.unwrap();
         }
         assert!(line(&mut notes).await.starts_with("connection lost: "));

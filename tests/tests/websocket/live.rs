@@ -8,7 +8,7 @@ use websocket::limits::Limits;
 use websocket::message::ErrorCode;
 use websocket::model::{Metric, Reading};
 
-use crate::local::{Local, Raw, limits, soon};
+use crate::local::{Local, Raw, TEXT, frame, limits, soon};
 
 pub fn reading(station: &str, metric: Metric, value: f64) -> Reading {
     Reading { station: station.to_owned(), metric, value, recorded_at: 1_767_225_600_000 }
@@ -185,6 +185,24 @@ pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     assert_eq!(raw.json().await["id"], 6);
     assert_eq!(seen(&mut raw, &client, 6.0).await.len(), 6);
     client.close().await;
+    server.stop().await;
+}
+
+/// Even if the subscription is made while these are on their way to others.
+pub async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    raw.ask(json!({"type": "subscribe", "id": 1, "stations": ["other"]})).await;
+    let record = |id: u64| json!({"type": "record", "id": id, "readings": [reading("a", Metric::Wind, 1.0)]});
+    let subscribe = json!({"type": "subscribe", "id": 3, "stations": ["a"]});
+    // In one turn of the server.
+    let turn = [record(2), subscribe, record(4)].map(|request| frame(TEXT, request.to_string().as_bytes()));
+    raw.send(turn.concat()).await;
+    for answer in ["recorded", "subscribed", "recorded"] {
+        assert_eq!(raw.json().await["type"], answer);
+    }
+    let seen = raw.json().await;
+    assert_eq!((&seen["type"], &seen["sequence"]), (&json!("reading"), &json!(2)), "{seen}");
     server.stop().await;
 }
 

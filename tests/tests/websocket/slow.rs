@@ -124,6 +124,23 @@ pub async fn control_frames_are_never_too_slow() {
     server.stop().await;
 }
 
+/// A control frame that is read together with the end of a message counts once.
+pub async fn a_pong_right_after_a_message_is_harmless() {
+    let server = server(1_000_000).await;
+    let mut raw = Raw::open(server.addr, "/echo").await;
+    let mut pings = 0;
+    while pings < 8 {
+        let (first, _payload) = raw.frame().await.unwrap();
+        if first == PING {
+            pings += 1;
+            raw.send([frame(TEXT, b"x"), frame(PONG, b"12345678")].concat()).await;
+        }
+    }
+    raw.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
+    assert_eq!(raw.closed().await.0, 1000);
+    server.stop().await;
+}
+
 /// The other direction: what matters is whether bytes leave, not whether all are gone.
 pub async fn a_peer_that_reads_slowly_is_not_cut() {
     const SIZE: usize = 8 << 20;
