@@ -29,6 +29,9 @@ pub(crate) struct Patience {
     pub(crate) min_rate: u64,
 }
 
+/// Maximum size of a control frame, in bytes: 2, a mask of 4, and a payload of 125.
+const MAX_CONTROL_FRAME: u64 = 131;
+
 /// The clock of one end of a connection.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -91,7 +94,8 @@ impl Heartbeat {
     pub(crate) fn on_control_frame(&mut self, payload: usize) {
         let complete = self.complete + self.control_header + payload as u64;
         self.complete = complete.min(self.meter.received());
-        if self.complete == self.meter.received() {
+        // What is left may be the beginning of the next one.
+        if self.meter.received() - self.complete <= MAX_CONTROL_FRAME {
             self.partial_since = None;
         }
     }
