@@ -28,6 +28,13 @@ pub fn accept(
 ) -> Result<Response, Box<Response>> {
     let refuse = |status: StatusCode, why: &'static str| Err(Box::new((status, why).into_response()));
 
+    // A browser lets any page open a WebSocket to any server, and sends the user's cookies
+    // along. It also sends the page's origin; programs send none. This check comes first:
+    // a script isn't told why its handshake failed, so our page asks with a plain POST.
+    if headers.contains_key(header::ORIGIN) && !single(headers, header::ORIGIN).is_some_and(allowed) {
+        return refuse(StatusCode::FORBIDDEN, "pages from this origin may not connect\n");
+    }
+
     // Section 4.2.1, in its order.
     if method != Method::GET {
         let allow = [(header::ALLOW, "GET")];
@@ -54,12 +61,6 @@ pub fn accept(
     let Some(key) = single(headers, header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
         return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64\n");
     };
-
-    // A browser lets any page open a WebSocket to any server, and sends the user's
-    // cookies along; it does tell where the page came from. Programs send no Origin.
-    if headers.contains_key(header::ORIGIN) && !single(headers, header::ORIGIN).is_some_and(allowed) {
-        return refuse(StatusCode::FORBIDDEN, "pages from this origin may not connect\n");
-    }
 
     // Section 4.2.2: of the subprotocols that the client offers the server picks
     // one. A client that offers none takes what it gets.

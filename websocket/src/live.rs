@@ -138,8 +138,8 @@ impl LiveSession {
                 Ok(ServerMessage::Readings { id, readings: self.live.lock().store.readings(&station, limit) })
             }
             LiveRequest::Subscribe(series) => {
-                self.subscribe(&series)?;
-                Ok(ServerMessage::Subscribed { id: series.id, boot_id: self.live.boot_id.clone() })
+                let stations = self.subscribe(&series)?;
+                Ok(ServerMessage::Subscribed { id: series.id, boot_id: self.live.boot_id.clone(), stations })
             }
             LiveRequest::Unsubscribe(series) => {
                 self.unsubscribe(&series);
@@ -148,7 +148,8 @@ impl LiveSession {
         }
     }
 
-    fn subscribe(&mut self, series: &Series) -> Result<(), Refusal> {
+    /// Returns the stations of the subscription that exist.
+    fn subscribe(&mut self, series: &Series) -> Result<Vec<String>, Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong: String = wrong.chars().take(40).collect();
             let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}");
@@ -165,13 +166,14 @@ impl LiveSession {
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);
+        let meant = |station: &&str| named.is_empty() || named.contains(station);
         for (station, metric, place) in state.store.places() {
             let before = self.everywhere | self.stations.get(station).copied().unwrap_or(0);
-            let meant = named.is_empty() || named.contains(station);
-            if meant && wanted & !before & bit(metric) != 0 {
+            if meant(&station) && wanted & !before & bit(metric) != 0 {
                 set(&mut self.done, place);
             }
         }
+        let stations = state.store.stations().filter(meant).map(str::to_owned).collect();
         drop(state);
         if series.stations.is_empty() {
             self.everywhere |= wanted;
@@ -179,7 +181,7 @@ impl LiveSession {
         for station in &series.stations {
             *self.stations.entry(station.clone()).or_default() |= wanted;
         }
-        Ok(())
+        Ok(stations)
     }
 
     /// For all stations: ends everything of these metrics. For one: what was

@@ -7,7 +7,7 @@
 //! | `/chat` | `leave` `id` `room` | `left` `id` |
 //! | `/live` | `record` `id` `readings` | `recorded` `id` `accepted` |
 //! | `/live` | `readings` `id` `station` `limit` | `readings` `id` `readings` |
-//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot_id` |
+//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot_id` `stations` |
 //! | `/live` | `unsubscribe` `id` `stations` `metrics` | `unsubscribed` `id` |
 //! | both | anything that is refused | `error` `id` `code` `reason` |
 //!
@@ -195,6 +195,9 @@ pub enum ServerMessage {
     Subscribed {
         id: u64,
         boot_id: String,
+        /// The stations of this subscription that exist already, sorted. Each new one is
+        /// first seen in a `reading`.
+        stations: Vec<String>,
     },
     Unsubscribed {
         id: u64,
