@@ -170,6 +170,12 @@ impl Server {
         self.printed()
     }
 
+    /// Waits until it has ended on its own, and returns its exit code.
+    pub async fn exit_code(mut self) -> Option<i32> {
+        let status = timeout(STOP, self.child.wait()).await;
+        status.unwrap_or_else(|_| panic!("{} did not end within {STOP:?}", self.program)).unwrap().code()
+    }
+
     /// Waits until it has printed something that contains `text`, to stdout or
     /// stderr.
     pub async fn has_printed(&self, text: &str) {

@@ -98,7 +98,8 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
 /// "skeleton" of Unicode Technical Standard 39, section 4, without differences of
 /// case. Names with the same skeleton should not be used by two people at a time.
 pub fn lookalike_key(name: &str) -> String {
-    skeleton(&name.to_lowercase()).collect()
+    // The skeleton of `0` is a capital `O`.
+    skeleton(&name.to_lowercase()).collect::<String>().to_lowercase()
 }
 
 fn is_variant_of_ascii(c: char) -> bool {

@@ -20,7 +20,7 @@ use websocket::model::Metric;
 
 use crate::PAIR;
 use crate::live::reading;
-use crate::local::{Local, Raw, limits, soon};
+use crate::local::soon;
 
 /// What this test lacks, if anything.
 pub fn chromium() -> Result<(), String> {
@@ -638,42 +638,5 @@ pub async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
     browser.shows(&page, "chat-state", "chat: ana in lobby").await;
     assert_eq!(browser.evaluate(&page, "$('refused').hidden").await, true);
     drop(browser);
-    server.stop().await;
-}
-
-/// What the page relies on.
-pub async fn a_plain_request_learns_whether_its_origin_is_refused_and_a_subscriber_which_stations_exist() {
-    let server = Local::start(limits()).await;
-    let own = format!("http://{}", server.addr);
-    for (origin, status) in
-        [(own.as_str(), "405"), ("http://weather.test", "403"), ("https://127.0.0.1", "403"), ("null", "403")]
-    {
-        for path in ["/chat", "/live"] {
-            let mut raw = Raw::tcp(server.addr).await;
-            let request = format!(
-                "POST {path} HTTP/1.1\r\nHost: {}\r\nOrigin: {origin}\r\nContent-Length: 0\r\n\r\n",
-                server.addr
-            );
-            raw.send(request).await;
-            let head = raw.head().await;
-            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {head}");
-        }
-    }
-
-    let mut raw = Raw::open(server.addr, "/live").await;
-    let subscribe =
-        |stations: Value| json!({"type": "subscribe", "id": 1, "stations": stations, "metrics": []});
-    assert_eq!(raw.ask(subscribe(json!([]))).await["stations"], json!([]));
-    let client = Client::new(&server.url());
-    client.record(&["b-1", "c-1", "a-1", "b-1"].map(|id| reading(id, Metric::Wind, 1.0))).await.unwrap();
-    for (wanted, exist) in [
-        (json!([]), json!(["a-1", "b-1", "c-1"])),
-        (json!(["c-1", "a-1"]), json!(["a-1", "c-1"])),
-        (json!(["b-1", "unknown"]), json!(["b-1"])),
-        (json!(["unknown"]), json!([])),
-    ] {
-        let mut raw = Raw::open(server.addr, "/live").await;
-        assert_eq!(raw.ask(subscribe(wanted.clone())).await["stations"], exist, "{wanted}");
-    }
     server.stop().await;
 }

@@ -54,6 +54,45 @@ pub async fn stations_are_bounded() {
     server.stop().await;
 }
 
+pub async fn a_subscription_names_at_most_a_thousand_stations() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    let stations =
+        |prefix: &str, count: usize| (0..count).map(|n| format!("{prefix}-{n}")).collect::<Vec<_>>();
+    let ask = |kind: &str, stations: Vec<String>| json!({"type": kind, "id": 1, "stations": stations});
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 1001))).await["code"], "full");
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 1000))).await["type"], "subscribed");
+    assert_eq!(raw.ask(ask("subscribe", stations("b", 1))).await["code"], "full");
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 10))).await["type"], "subscribed");
+    // What is no longer subscribed to leaves room.
+    assert_eq!(raw.ask(ask("unsubscribe", stations("a", 1000))).await["type"], "unsubscribed");
+    assert_eq!(raw.ask(ask("subscribe", stations("b", 1000))).await["type"], "subscribed");
+    server.stop().await;
+}
+
+pub async fn a_subscription_tells_its_stations_and_how_many_readings_they_had() {
+    let server = Local::start(limits()).await;
+    let client = Client::new(&server.url());
+    for (station, metric, count) in
+        [("b", Metric::Wind, 3), ("a", Metric::Wind, 2), ("a", Metric::Humidity, 4)]
+    {
+        client.record(&vec![reading(station, metric, 50.0); count]).await.unwrap();
+    }
+    let mut raw = Raw::open(server.addr, "/live").await;
+    for (stations, metrics, expected) in [
+        (json!([]), json!([]), (json!(["a", "b"]), 9)),
+        (json!(["a", "new"]), json!([]), (json!(["a"]), 6)),
+        (json!(["a"]), json!(["wind", "pressure"]), (json!(["a"]), 2)),
+        (json!([]), json!(["wind"]), (json!(["a", "b"]), 5)),
+    ] {
+        let answer =
+            raw.ask(json!({"type": "subscribe", "id": 1, "stations": stations, "metrics": metrics})).await;
+        assert_eq!((&answer["stations"], answer["recorded"].as_u64()), (&expected.0, Some(expected.1)));
+    }
+    client.close().await;
+    server.stop().await;
+}
+
 /// Each of many tasks gets its own answer, and they really share one connection.
 pub async fn many_tasks_share_one_connection() {
     let server = Local::start(Limits { max_connections: 1, ..limits() }).await;

@@ -9,7 +9,9 @@ mod exercises;
 mod live;
 mod load;
 mod local;
+mod origins;
 mod protocol;
+mod slow;
 
 use std::process::ExitCode;
 
@@ -17,7 +19,6 @@ use tests::{Pair, assert_same, expected_output, pair, run, test};
 
 use browser::{
     a_page_whose_origin_is_refused_says_why_and_stops_trying,
-    a_plain_request_learns_whether_its_origin_is_refused_and_a_subscriber_which_stations_exist,
     the_chart_offers_the_known_stations_and_the_raw_messages_are_shown,
     the_page_keeps_a_text_that_is_refused_and_says_why_beside_it,
     the_page_shows_invisible_characters_as_the_terminal_does,
@@ -28,7 +29,9 @@ use client::*;
 use exercises::*;
 use live::*;
 use load::*;
+use origins::*;
 use protocol::*;
+use slow::*;
 
 const PAIR: Pair = pair!("websocket");
 
@@ -137,7 +140,7 @@ fn main() -> ExitCode {
         test!(a_request_without_an_answer_times_out),
         test!(a_server_that_does_not_speak_websocket_is_recognised),
         test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
-        test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
+        test!(a_subscription_that_was_cut_goes_on_and_shows_what_it_missed),
         test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
         test!(who_lost_the_name_meanwhile_is_told),
         test!(leaving_works_without_a_server_too),
@@ -145,7 +148,40 @@ fn main() -> ExitCode {
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
         test!(the_live_client_shows_readings_until_it_is_interrupted),
         test!(the_terminal_client_shows_no_control_characters),
-        test!(a_plain_request_learns_whether_its_origin_is_refused_and_a_subscriber_which_stations_exist),
+        test!(a_request_needs_one_valid_host),
+        test!(origins_are_compared_by_their_parts),
+        test!(an_allowed_origin_may_be_written_in_several_ways),
+        test!(an_option_that_is_no_origin_is_refused_at_the_start),
+        test!(a_foreign_page_is_told_the_reason_and_so_is_the_log),
+        test!(a_message_may_arrive_slowly_while_its_bytes_keep_coming),
+        test!(a_message_that_arrives_too_slowly_is_closed),
+        test!(control_frames_are_never_too_slow),
+        test!(a_peer_that_reads_slowly_is_not_cut),
+        test!(the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow),
+        test!(a_call_waits_longer_when_it_is_large),
+        test!(a_request_of_another_shape_is_refused),
+        test!(an_integer_may_be_written_with_a_fraction_of_zero),
+        test!(names_follow_the_standards_of_unicode),
+        test!(names_that_look_alike_are_not_in_a_room_together),
+        test!(a_number_that_no_event_has_yet_hides_no_later_event),
+        test!(a_server_that_selects_what_was_not_offered_is_refused),
+        test!(nothing_that_a_server_sends_reaches_the_terminal_raw),
+        test!(live_in_the_terminal_reconnects_and_says_what_was_missed),
+        test!(a_restarted_server_is_noticed_in_the_terminal),
+        test!(live_ends_when_reconnecting_cannot_help),
+        test!(a_reader_that_has_seen_enough_ends_the_program_silently),
+        test!(a_second_ctrl_c_ends_the_programs_at_once),
+        test!(beyond_the_refusals_connections_are_closed_without_a_word),
+        test!(lingering_has_an_end),
+        test!(only_invalid_messages_in_a_row_are_counted),
+        test!(a_refusal_is_short_however_long_the_request_is),
+        test!(a_room_holds_a_thousand_members_those_included_who_are_away),
+        test!(a_handshake_without_an_answer_times_out),
+        test!(calls_that_were_given_up_keep_no_place),
+        test!(a_message_over_the_clients_limit_breaks_the_connection),
+        test!(a_member_waits_for_a_place_and_sees_nothing_twice),
+        test!(a_subscription_names_at_most_a_thousand_stations),
+        test!(a_subscription_tells_its_stations_and_how_many_readings_they_had),
         test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
         test!(the_page_keeps_a_text_that_is_refused_and_says_why_beside_it)
             .needs(browser::chromium())
