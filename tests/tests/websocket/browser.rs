@@ -474,6 +474,27 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     let sent = "[...document.querySelectorAll('#raw .out')].filter((li) => li.textContent.includes('kept once')).map((li) => li.textContent.match(/\"message_id\":\"(\\w+)\"/)[1])";
     let sent = browser.evaluate(&ana, sent).await;
     assert!(sent[0] == sent[1] && sent.as_array().is_some_and(|sent| sent.len() == 2), "{sent}");
+
+    // Somebody else has the name when the connection is back: what was not sent is still there,
+    // also under another name, and can be edited and sent.
+    let lose = "member.token = 'no longer valid';
+        member.connection.disconnected(1006, 'the network failed');
+        $('text').value = 'written before';
+        $('say').requestSubmit()";
+    browser.evaluate(&ana, lose).await;
+    browser.until(&ana, "$('name-problem').textContent.includes('somebody else')").await;
+    assert_eq!(browser.evaluate(&ana, "document.activeElement.id").await, "name");
+    let unsent = format!("written before\nNot sent: it was written in the room lobby as {name}.\n");
+    let listed = format!("$('outbox').innerText.startsWith({})", json!(unsent));
+    assert_eq!(browser.evaluate(&ana, &listed).await, true);
+    browser.fill(&ana, "name", "ana").await;
+    browser.press(&ana, "Enter", "\r").await;
+    browser.shows(&ana, "chat-state", "chat: ana in lobby").await;
+    assert_eq!(browser.evaluate(&ana, &listed).await, true);
+    browser.evaluate(&ana, "document.querySelector('#outbox button').click()").await;
+    assert_eq!(browser.evaluate(&ana, "document.activeElement.id").await, "text");
+    browser.press(&ana, "Enter", "\r").await;
+    browser.until(&ben, &log_has("ana: written before")).await;
     drop(browser);
     server.stop().await;
 }
