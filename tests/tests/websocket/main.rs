@@ -17,7 +17,13 @@ use std::process::ExitCode;
 
 use tests::{Pair, assert_same, expected_output, pair, run, test};
 
-use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
+use browser::{
+    a_page_whose_origin_is_refused_says_why_and_stops_trying,
+    the_chart_offers_the_known_stations_and_the_raw_messages_are_shown,
+    the_page_keeps_a_text_that_is_refused_and_says_why_beside_it,
+    the_page_shows_invisible_characters_as_the_terminal_does,
+    two_pages_and_a_terminal_chat_and_survive_a_restart,
+};
 use chat::*;
 use client::*;
 use exercises::*;
@@ -184,6 +190,14 @@ fn main() -> ExitCode {
         test!(a_connection_that_was_taken_over_says_nothing_more),
         test!(a_pong_right_after_a_message_is_harmless),
         test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
+        test!(the_page_keeps_a_text_that_is_refused_and_says_why_beside_it)
+            .needs(browser::chromium())
+            .alone(),
+        test!(the_page_shows_invisible_characters_as_the_terminal_does).needs(browser::chromium()).alone(),
+        test!(the_chart_offers_the_known_stations_and_the_raw_messages_are_shown)
+            .needs(browser::chromium())
+            .alone(),
+        test!(a_page_whose_origin_is_refused_says_why_and_stops_trying).needs(browser::chromium()).alone(),
         test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),
         test!(five_thousand_idle_connections_take_little_memory).alone(),
         test!(who_stops_reading_costs_no_memory_and_slows_nobody).alone(),
