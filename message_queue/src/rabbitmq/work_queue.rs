@@ -11,7 +11,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::select;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
@@ -19,7 +18,7 @@ use super::publisher::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
 use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// Jobs sent to a worker ahead of their acknowledgement.
@@ -84,17 +83,16 @@ impl Worker {
     ) -> Result<(), Error> {
         // Retries go over a connection of their own; see `Publisher`.
         let mut retries = Publisher::connect(&self.url, self.topology.clone(), 1).await?;
-        let mut deliveries = self.consume().await?;
+        let mut retry = Retry::new();
+        let mut deliveries = retry.first(|| self.consume()).await?;
         ready();
         let until_stopped = async {
             loop {
-                match self.session(deliveries, &mut retries, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| self.consume()) => deliveries = connected?,
+                    connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -118,6 +116,7 @@ impl Worker {
         mut deliveries: Deliveries,
         retries: &mut Publisher,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         loop {
@@ -135,6 +134,7 @@ impl Worker {
             };
             report(&attempt)?;
             deliveries.done(delivery).await?;
+            retry.progress();
         }
     }
 

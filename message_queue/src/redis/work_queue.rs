@@ -24,7 +24,7 @@ use super::Keys;
 use super::connection::connect;
 use crate::error::Error;
 use crate::job::{ACK_WITHIN, Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// The consumer group of all workers.
@@ -104,17 +104,16 @@ impl Worker {
         ready: impl FnOnce(),
         mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut connection = open(&self.url, &self.keys).await?;
+        let mut retry = Retry::new();
+        let mut connection = retry.first(|| open(&self.url, &self.keys)).await?;
         ready();
         let until_stopped = async {
             loop {
-                match self.session(&mut connection, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| open(&self.url, &self.keys)) => connection = connected?,
+                    connected = retry.reconnect(error, || open(&self.url, &self.keys)) => connection = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -131,6 +130,7 @@ impl Worker {
         &self,
         connection: &mut MultiplexedConnection,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let mut last_claim = Instant::now() - CLAIM_EVERY;
@@ -147,7 +147,11 @@ impl Worker {
                 // Not cut short at a shutdown: Redis may just be handing out jobs.
                 entries = self.read(connection).await?;
             }
+            let any = !entries.is_empty();
             self.work(connection, entries, shutdown, report).await?;
+            if any {
+                retry.progress();
+            }
         }
         self.leave(connection).await
     }
