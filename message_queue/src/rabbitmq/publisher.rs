@@ -231,8 +231,8 @@ impl Publisher {
             match confirm.now_or_never() {
                 Some(Ok(confirmation)) => self.came_back(confirmation.take_message()),
                 // Why RabbitMQ closed the channel: `error` may only say that it is closed.
-                Some(Err(reason)) => error = reason.into(),
-                None => {}
+                Some(Err(reason)) if reason.is_amqp_error() => error = reason.into(),
+                _ => {}
             }
             self.waiting.push_front(message);
         }
