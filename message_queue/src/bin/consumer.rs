@@ -5,7 +5,7 @@
 //! cargo run -p message_queue --bin consumer     # terminal 2, and 3, and 4
 //! ```
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
-use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::cli::{BrokerArgs, logs};
 use message_queue::job::{Attempt, Job};
 use message_queue::model::Reading;
 use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
-use tcp_socket::base::program::output;
+use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
 
@@ -95,13 +95,13 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
             Attempt::Finished(Outcome::AlreadyDone(_)) => duplicates += 1,
             Attempt::Failed { .. } => failed += 1,
         }
-        writeln!(stdout(), "{attempt}")
+        writeln!(output(), "{attempt}")
     };
     let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     // A closed stdout shows at the first job.
     let ready = |queue: &str| {
-        _ = writeln!(stdout(), "jobs come from {queue}, results go to {}", args.results.display());
+        _ = writeln!(output(), "jobs come from {queue}, results go to {}", args.results.display());
     };
     match args.broker.broker {
         Kind::RabbitMq => {
@@ -118,7 +118,7 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
             worker.run(shutdown, || ready(&queue), report).await?;
         }
     }
-    Ok(writeln!(stdout(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
+    Ok(writeln!(output(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
 }
 
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
@@ -165,7 +165,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
 async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
     let url = args.broker.url();
     let line = |id: &str, attempts: u32, error: &str| -> io::Result<()> {
-        writeln!(stdout(), "{id} failed {attempts} times: {error}")
+        writeln!(output(), "{} failed {attempts} times: {}", printable(id), printable(error))
     };
     let count = match args.broker.broker {
         Kind::RabbitMq => {
@@ -184,5 +184,5 @@ async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
         }
     };
     let what = if redrive { "put back into the work queue" } else { "in all" };
-    Ok(writeln!(stdout(), "{count} {what}")?)
+    Ok(writeln!(output(), "{count} {what}")?)
 }
