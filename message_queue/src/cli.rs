@@ -55,9 +55,7 @@ impl BrokerArgs {
     pub fn exit(&self, result: anyhow::Result<()>) -> ExitCode {
         let Err(error) = result else { return ExitCode::SUCCESS };
         match error.downcast_ref() {
-            Some(Error::NoBroker { url, source }) => {
-                eprintln!("error: no broker at {url} ({source}); {HOW_TO_START}");
-            }
+            Some(no_broker @ Error::NoBroker { .. }) => eprintln!("error: {no_broker}; {HOW_TO_START}"),
             Some(Error::NoServer(_)) => {
                 let option = if self.broker == Kind::Redis { " -- --broker redis" } else { "" };
                 eprintln!(

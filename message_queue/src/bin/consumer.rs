@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
 use message_queue::job::{Attempt, Job};
+use message_queue::model::Reading;
 use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::output;
@@ -143,6 +144,10 @@ fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
     let url = args.broker.url();
     let mut out = output();
+    let show = |name: &str, reading: &Reading| writeln!(output(), "{} {}", printable(name), reading.value);
+    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Nobody may read stderr.
+    let lost = |reason: &str| say(&format!("connection lost: {reason}; reconnecting"));
+    let back = || say("connected again; what was published meanwhile is lost");
     let everything = [match args.broker.broker {
         Kind::RabbitMq => "readings.#".to_owned(),
         Kind::Redis => "*".to_owned(),
@@ -155,12 +160,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             writeln!(out, "subscribed to {}", patterns.join(" "))?;
             loop {
                 match subscription.next().await? {
-                    Event::Reading { routing_key, reading } => {
-                        writeln!(out, "{} {}", printable(&routing_key), reading.value)?;
-                    }
-                    Event::Gap => {
-                        writeln!(out, "(the connection was lost, and what was published until now)")?;
-                    }
+                    Event::Reading { routing_key, reading } => show(&routing_key, &reading)?,
+                    Event::Lost(reason) => lost(&reason),
+                    Event::Back => back(),
                 }
             }
         }
@@ -170,13 +172,10 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             writeln!(out, "subscribed to {}", patterns.join(" "))?;
             loop {
                 match subscription.next().await? {
-                    Event::Reading { channel, reading } => {
-                        writeln!(out, "{} {}", printable(&channel), reading.value)?;
-                    }
-                    Event::Gap => {
-                        writeln!(out, "(the connection is lost, and what is published until it is back)")?;
-                    }
-                    Event::Missed(missed) => writeln!(out, "(missed {missed})")?,
+                    Event::Reading { channel, reading } => show(&channel, &reading)?,
+                    Event::Lost(reason) => lost(&reason),
+                    Event::Back => back(),
+                    Event::Missed(missed) => say(&format!("too slow: {missed} readings were missed")),
                 }
             }
         }

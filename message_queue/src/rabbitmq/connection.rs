@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -38,12 +38,15 @@ pub(crate) async fn connect(url: &str) -> Result<Session, Error> {
     let mut uri = AMQPUri::from_str(url)
         .map_err(|detail| Error::Url { url: shown.clone(), detail: detail.to_string() })?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
-    let no_broker = |source| Error::NoBroker { url: shown.clone(), source };
+    let no_broker = |detail| Error::NoBroker { url: shown.clone(), detail };
     let connecting = Connection::connect_uri(uri, ConnectionProperties::default());
     let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(no_broker(error.into())),
-        Err(late) => return Err(no_broker(late.into())),
+        Ok(Err(error)) => match error.kind() {
+            ErrorKind::IOError(error) => return Err(no_broker(error.to_string())),
+            _ => return Err(error.into()),
+        },
+        Err(_late) => return Err(no_broker(format!("no answer within {CONNECT_TIMEOUT:?}"))),
     };
     let mut events = connection.events_listener();
     let events = tokio::spawn(async move {

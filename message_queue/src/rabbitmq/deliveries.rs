@@ -53,6 +53,7 @@ pub struct Deliveries {
     finished: Vec<Delivery>,
     /// When the first of them was finished.
     since: Instant,
+    has_acknowledged: bool,
 }
 
 impl Deliveries {
@@ -91,6 +92,7 @@ impl Deliveries {
             taken: now,
             finished: Vec::new(),
             since: now,
+            has_acknowledged: false,
         };
         deliveries.consume().await?;
         Ok(deliveries)
@@ -206,7 +208,13 @@ impl Deliveries {
         }
         let sent = last.acker.ack(BasicAckOptions { multiple: true }).await?;
         self.finished.clear();
+        self.has_acknowledged |= sent;
         if sent { Ok(()) } else { Err(Error::Lost) }
+    }
+
+    /// Whether anything was acknowledged on this session.
+    pub(crate) fn has_acknowledged(&self) -> bool {
+        self.has_acknowledged
     }
 
     /// Stops the consumer and hands over all messages that are not acknowledged, except

@@ -18,7 +18,7 @@ use super::publisher::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
 use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// Jobs sent to a worker ahead of their acknowledgement.
@@ -87,17 +87,17 @@ impl Worker {
         // Retries go over a connection of their own; see `Publisher`.
         let window = usize::from(self.prefetch);
         let mut retries = Publisher::connect(&self.url, self.topology.clone(), window).await?;
-        let mut deliveries = self.consume().await?;
+        let mut retry = Retry::new();
+        let mut deliveries = retry.first(|| self.consume()).await?;
         ready();
         let until_stopped = async {
             loop {
-                match self.session(deliveries, &mut retries, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| self.consume()) => deliveries = connected?,
+                    biased; // An error that ends the worker counts more than the shutdown.
+                    connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -123,9 +123,10 @@ impl Worker {
         mut deliveries: Deliveries,
         retries: &mut Publisher,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut ended = self.work(&mut deliveries, retries, shutdown, report).await;
+        let mut ended = self.work(&mut deliveries, retries, shutdown, retry, report).await;
         if ended.is_ok() {
             ended = deliveries.acknowledge().await;
         }
@@ -147,6 +148,7 @@ impl Worker {
         deliveries: &mut Deliveries,
         retries: &mut Publisher,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         loop {
@@ -156,6 +158,9 @@ impl Worker {
                 () = shutdown.cancelled() => return Ok(()),
                 next = deliveries.next() => next?,
             };
+            if deliveries.has_acknowledged() {
+                retry.progress(); // The broker has taken that, since it goes on delivering.
+            }
             let message = delivery.data.clone();
             let mut attempt = std::pin::pin!(async {
                 sleep(self.work_time).await;

@@ -24,7 +24,7 @@ use super::Keys;
 use super::connection::connect;
 use crate::error::Error;
 use crate::job::{ACK_WITHIN, Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// The consumer group of all workers.
@@ -154,17 +154,17 @@ impl Worker {
         ready: impl FnOnce(),
         mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut connection = open(&self.url, &self.keys).await?;
+        let mut retry = Retry::new();
+        let mut connection = retry.first(|| open(&self.url, &self.keys)).await?;
         ready();
         let until_stopped = async {
             loop {
-                match self.session(&mut connection, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| open(&self.url, &self.keys)) => connection = connected?,
+                    biased; // An error that ends the worker counts more than the shutdown.
+                    connected = retry.reconnect(error, || open(&self.url, &self.keys)) => connection = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -181,9 +181,10 @@ impl Worker {
         &self,
         connection: &mut MultiplexedConnection,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let ended = self.until_shutdown(connection, shutdown, report).await;
+        let ended = self.until_shutdown(connection, shutdown, retry, report).await;
         match &ended {
             Ok(()) => self.leave(connection).await?,
             Err(Error::Machine(_)) => {
@@ -200,6 +201,7 @@ impl Worker {
         &self,
         connection: &mut MultiplexedConnection,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let (mut last_claim, mut last_removal) = (None::<Instant>, None::<Instant>);
@@ -220,7 +222,11 @@ impl Worker {
                 // Not cut short at a shutdown: Redis may just be handing out jobs.
                 entries = self.read(connection).await?;
             }
+            let any = !entries.is_empty();
             self.work(connection, entries, shutdown, report).await?;
+            if any {
+                retry.progress();
+            }
         }
         Ok(())
     }
