@@ -4,6 +4,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
 use crate::record::Reason;
+use crate::results::Fault;
 
 /// The error of this chapter's library.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +76,18 @@ pub enum Error {
     /// A message that this library can't read.
     #[error("not understood: {0}")]
     Unexpected(String),
+    /// This machine can't keep results.
+    #[error("{0}; this worker stops, and its jobs go back to the queue")]
+    Machine(Fault), // Not a source: its text is in the message already.
     /// A file operation failed.
     #[error("file: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Machine(fault)
+    }
 }
 
 impl From<lapin::Error> for Error {

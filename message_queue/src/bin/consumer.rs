@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
@@ -21,6 +20,7 @@ use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 /// Does jobs from the work queue, one after the other; start several to share the
 /// work. Ctrl-C finishes the job in hand and leaves the rest queued.
@@ -35,8 +35,8 @@ struct Args {
     /// Pretend that each job takes so many milliseconds more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
-    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement
-    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH)]
+    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
+    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
@@ -80,13 +80,19 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             let subscription = subscribe(args, patterns);
             shutdown.run_until_cancelled(subscription).await.unwrap_or(Ok(()))
         }
-        Some(Command::DeadLetters { redrive }) => dead_letters(args, *redrive).await,
+        Some(Command::DeadLetters { redrive }) => {
+            let letters = dead_letters(args, *redrive);
+            // Dropped at Ctrl-C: each dead letter has been moved, or is still there.
+            let ended = shutdown.run_until_cancelled(letters).await;
+            ended.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted; the rest of the dead letters stays")))
+        }
     }
 }
 
 async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let results = Results::open(&args.results)
-        .with_context(|| format!("cannot make the folder {}", args.results.display()))?;
+    #[cfg(unix)]
+    let _signal = errors_instead_of_a_signal()?;
+    let results = Results::open(&args.results)?;
     let work_time = Duration::from_millis(args.work_time);
     let (mut done, mut duplicates, mut failed) = (0_u64, 0_u64, 0_u64);
     let report = |attempt: &Attempt| {
@@ -95,11 +101,11 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
             Attempt::Finished(Outcome::AlreadyDone(_)) => duplicates += 1,
             Attempt::Failed { .. } => failed += 1,
         }
-        writeln!(output(), "{attempt}")
+        writeln!(output(), "{}", printable(&attempt.to_string()))
     };
     let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
-    // A closed stdout shows at the first job.
+    // A stdout that can't be written shows at the first job.
     let ready = |queue: &str| {
         _ = writeln!(output(), "jobs come from {queue}, results go to {}", args.results.display());
     };
@@ -112,13 +118,32 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
         }
         Kind::Redis => {
             let queue = keys.jobs();
-            let name = format!("worker-{}", std::process::id());
+            let name = redis::work_queue::random_name()?;
+            info!("this worker is {name} in the consumer group");
             let claim_after = Duration::from_millis(args.claim_after);
-            let worker = redis::work_queue::Worker { url, keys, name, claim_after, results, work_time };
+            let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
+            let worker = redis::work_queue::Worker {
+                url,
+                keys,
+                name,
+                claim_after,
+                remove_idle_after,
+                results,
+                work_time,
+            };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
     }
     Ok(writeln!(output(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
+}
+
+/// Lets a write beyond a file-size limit (`ulimit -f`) fail with an error. Otherwise the
+/// system ends the program with a signal. It does not do that to programs with a handler.
+#[cfg(unix)]
+fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
+    use nix::sys::signal::Signal;
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))
 }
 
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
