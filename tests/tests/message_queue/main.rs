@@ -8,7 +8,9 @@ use message_queue::brokers::available;
 use tests::{Pair, Test, run, test};
 
 mod brokers;
+mod errors;
 mod exercises;
+mod fakes;
 mod faults;
 mod pair;
 mod publish_subscribe;
@@ -22,8 +24,8 @@ const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*,
-        request_reply::*, work_queue::*,
+        brokers::*, errors::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*,
+        reconnect::*, request_reply::*, work_queue::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -32,6 +34,9 @@ fn main() -> ExitCode {
         test!(a_day_has_the_summary_that_was_computed_by_hand),
         test!(a_job_is_done_once_however_many_do_it),
         test!(what_is_no_job_or_request_is_refused),
+        test!(errors_are_told_apart),
+        test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
+        test!(a_lasting_error_of_redis_ends_a_producer),
     ];
     let with_brokers = [
         test!(the_programs_print_what_the_readme_shows),
@@ -58,6 +63,12 @@ fn main() -> ExitCode {
         test!(a_deleted_queue_and_a_channel_error_are_repaired),
         test!(a_blocked_producer_is_told_and_goes_on).alone(),
         test!(a_silent_broker_is_noticed),
+        test!(a_broker_that_is_starting_is_waited_for),
+        test!(a_missing_permission_ends_every_program),
+        test!(a_permission_taken_away_ends_the_programs_that_need_it),
+        test!(what_is_wrong_with_a_broker_is_named),
+        test!(old_brokers_are_named),
+        test!(text_from_outside_is_printable),
         test!(brokers_end_with_their_owner).alone(),
         test!(a_taken_port_is_said),
         test!(rabbitmq_loses_no_confirmed_job).alone(),
