@@ -8,6 +8,7 @@ use message_queue::brokers::available;
 use tests::{Pair, Test, run, test};
 
 mod brokers;
+mod ends;
 mod errors;
 mod exercises;
 mod fakes;
@@ -24,7 +25,7 @@ const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, errors::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*,
+        brokers::*, ends::*, errors::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*,
         reconnect::*, request_reply::*, work_queue::*,
     };
     let brokers = available();
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         test!(a_day_has_the_summary_that_was_computed_by_hand),
         test!(a_job_is_done_once_however_many_do_it),
         test!(what_is_no_job_or_request_is_refused),
+        test!(a_request_of_another_shape_is_refused),
+        test!(a_reading_of_another_shape_is_no_reading),
         test!(errors_are_told_apart),
         test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
         test!(a_lasting_error_of_redis_ends_a_producer),
@@ -63,6 +66,9 @@ fn main() -> ExitCode {
         test!(a_deleted_queue_and_a_channel_error_are_repaired),
         test!(a_blocked_producer_is_told_and_goes_on).alone(),
         test!(a_silent_broker_is_noticed),
+        test!(a_closed_stdout_ends_every_command_silently),
+        test!(a_second_ctrl_c_ends_a_program_at_once),
+        test!(a_subscriber_survives_its_broker).alone(),
         test!(a_broker_that_is_starting_is_waited_for),
         test!(a_missing_permission_ends_every_program),
         test!(a_permission_taken_away_ends_the_programs_that_need_it),

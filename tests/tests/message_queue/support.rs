@@ -199,6 +199,11 @@ impl Program {
         self.shown.borrow().join("\n") + "\n"
     }
 
+    /// The exit code, if it ends within this time.
+    pub async fn ended_within(&mut self, time: Duration) -> Option<Option<i32>> {
+        Some(timeout(time, self.child.wait()).await.ok()?.unwrap().code())
+    }
+
     /// Stops it as Ctrl-C does; returns what it printed.
     pub async fn stop(&mut self) -> String {
         self.signal(Signal::SIGINT);
