@@ -20,7 +20,6 @@ use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::output;
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 /// Does jobs from the work queue, one after the other; start several to share the
 /// work. Ctrl-C finishes the job in hand and leaves the rest queued.
@@ -114,7 +113,6 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
         Kind::Redis => {
             let queue = keys.jobs();
             let name = redis::work_queue::random_name()?;
-            info!("this worker is {name} in the consumer group");
             let claim_after = Duration::from_millis(args.claim_after);
             let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
             let worker = redis::work_queue::Worker {
