@@ -10,7 +10,7 @@ use crate::results::Fault;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The broker's URL can't be used.
-    #[error("{url} is not a broker's URL: {detail}")]
+    #[error("cannot use the URL {url}: {detail}")]
     Url {
         /// What was given, without its password.
         url: String,
@@ -191,13 +191,4 @@ pub(crate) fn redis_text(error: &RedisError) -> String {
         Some([(_, first), ..]) => format!("{} {}", first.code(), first.details().unwrap_or_default()),
         _ => error.to_string(),
     }
-}
-
-/// A URL as it may be shown: without user and password.
-pub fn without_password(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let rest = rest.rsplit_once('@').map_or(rest, |(_login, rest)| rest);
-    // A query may hold a password too.
-    let rest = rest.split_once('?').map_or(rest, |(rest, _query)| rest);
-    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
-use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::cli::{BrokerArgs, logs};
 use message_queue::job::{Attempt, Job};
 use message_queue::model::Reading;
 use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
-use tcp_socket::base::program::output;
+use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,12 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             let subscription = subscribe(args, patterns);
             shutdown.run_until_cancelled(subscription).await.unwrap_or(Ok(()))
         }
-        Some(Command::DeadLetters { redrive }) => dead_letters(args, *redrive).await,
+        Some(Command::DeadLetters { redrive }) => {
+            let letters = dead_letters(args, *redrive);
+            // Dropped at Ctrl-C: each dead letter has been moved, or is still there.
+            let ended = shutdown.run_until_cancelled(letters).await;
+            ended.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted; the rest of the dead letters stays")))
+        }
     }
 }
 

@@ -4,7 +4,6 @@
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
 use lapin::types::{FieldTable, ShortString};
-use tcp_socket::base::json::Object;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
@@ -13,7 +12,7 @@ use super::deliveries::Deliveries;
 use super::publisher::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
-use crate::model::Reading;
+use crate::model::{Reading, from_json};
 use crate::reconnect::Retry;
 
 /// Readings that wait for a slow subscriber; beyond it the oldest is dropped.
@@ -110,14 +109,14 @@ impl Subscription {
                 Err(error) => return self.lost(error),
             };
             self.retry.progress();
-            let reading = serde_json::from_slice::<Object<Reading>>(&delivery.data);
+            let reading = from_json(&delivery.data);
             let routing_key = delivery.routing_key.to_string();
             // Acknowledged when the next one is asked for, or with its batch. A lost
             // acknowledgement does no harm: the queue goes with the connection, whose
             // end the next call notices.
             let _ = deliveries.done(delivery).await;
             match reading {
-                Ok(Object(reading)) => return Ok(Event::Reading { routing_key, reading }),
+                Ok(reading) => return Ok(Event::Reading { routing_key, reading }),
                 Err(error) => warn!("{routing_key}: not a reading: {error}"),
             }
         }

@@ -182,8 +182,9 @@ async fn dispatch(mut replies: Consumer, pending: Arc<Pending>) {
         let call = correlation_id(&reply.properties).and_then(|id| lock(&pending).remove(&id));
         // Without a call, its caller has given up.
         if let Some(call) = call {
-            let answer = serde_json::from_slice(&reply.data);
-            let _ = call.send(answer.map_err(|error| Error::Unexpected(error.to_string())));
+            let _ = call.send(
+                serde_json::from_slice(&reply.data).map_err(|error| Error::Unexpected(error.to_string())),
+            );
         }
     }
     lock(&pending).clear();

@@ -6,13 +6,12 @@ use std::sync::atomic::Ordering;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, PushInfo, PushKind, Value};
-use tcp_socket::base::json::Object;
 use tokio::time::{Instant, sleep_until};
 
 use super::Keys;
 use super::connection::{Subscriber, connect};
 use crate::error::Error;
-use crate::model::Reading;
+use crate::model::{Reading, from_json};
 use crate::reconnect::Retry;
 
 /// Readings that wait to be taken from a [`Subscription`]; more are dropped.
@@ -149,8 +148,8 @@ impl Subscription {
             }
             let Some((channel, message)) = self.pushes.pop().and_then(message) else { continue };
             self.retry.progress();
-            match serde_json::from_slice(&message) {
-                Ok(Object(reading)) => return Ok(Event::Reading { channel, reading }),
+            match from_json(&message) {
+                Ok(reading) => return Ok(Event::Reading { channel, reading }),
                 Err(error) => tracing::warn!("{channel}: not a reading: {error}"),
             }
         }

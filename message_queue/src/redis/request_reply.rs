@@ -23,7 +23,7 @@ use super::Keys;
 use super::connection::Subscriber;
 use super::publish_subscribe::message;
 use crate::error::Error;
-use crate::model::Reading;
+use crate::model::{Reading, from_json, objects, whole_number};
 use crate::reconnect::Retry;
 use crate::record::{Answer, MAX_REQUEST, Reason, Store};
 
@@ -50,14 +50,17 @@ struct Request<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Received {
+    #[serde(deserialize_with = "whole_number")]
     id: u64,
     reply_to: String,
+    #[serde(deserialize_with = "objects")]
     readings: Vec<Reading>,
 }
 
 /// Of a request that can't be understood otherwise, where to say so.
 #[derive(Deserialize)]
 struct Address {
+    #[serde(deserialize_with = "whole_number")]
     id: u64,
     reply_to: String,
 }
@@ -220,7 +223,7 @@ async fn dispatch(mut subscriber: Subscriber, pending: Arc<Pending>) {
     let mut pushes = Vec::with_capacity(BATCH);
     while subscriber.receive(&mut pushes, BATCH).await.is_ok() {
         for (_, body) in pushes.drain(..).filter_map(message) {
-            let Ok(reply) = serde_json::from_slice::<Reply>(&body) else { continue };
+            let Ok(reply) = from_json::<Reply>(&body) else { continue };
             // Without a call, its caller has given up, or another server was faster.
             if let Some(call) = lock(&pending).remove(&reply.id) {
                 let _ = call.send(reply.answer);
@@ -319,14 +322,13 @@ async fn answer(
 }
 
 fn execute(store: &Store, request: &[u8]) -> Option<(Address, Answer)> {
-    if request.len() <= MAX_REQUEST
-        && let Ok(Received { id, reply_to, readings }) = serde_json::from_slice(request)
-    {
-        return Some((Address { id, reply_to }, store.record(readings)));
+    let received = if request.len() > MAX_REQUEST {
+        Err(format!("longer than {MAX_REQUEST} bytes"))
+    } else {
+        from_json(request)
+    };
+    match received {
+        Ok(Received { id, reply_to, readings }) => Some((Address { id, reply_to }, store.record(readings))),
+        Err(error) => Some((from_json(request).ok()?, Answer::refused(Reason::Invalid, error))),
     }
-    let address = serde_json::from_slice(request).ok()?;
-    Some((
-        address,
-        Answer::refused(Reason::Invalid, format!("malformed, or longer than {MAX_REQUEST} bytes")),
-    ))
 }
