@@ -111,8 +111,9 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     match args.broker.broker {
         Kind::RabbitMq => {
             let queue = topology.jobs();
+            let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
             let worker =
-                rabbitmq::work_queue::Worker { url, topology, prefetch: args.prefetch, results, work_time };
+                rabbitmq::work_queue::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
         Kind::Redis => {

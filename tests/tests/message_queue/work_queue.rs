@@ -8,6 +8,7 @@ use std::time::Duration;
 use message_queue::brokers::Kind;
 use message_queue::job::{Job, Summary};
 use message_queue::model::Metric;
+use message_queue::rabbitmq::deliveries::MAX_WAIT;
 use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::work_queue as rabbitmq;
@@ -49,7 +50,8 @@ pub async fn a_job_is_done_once_however_many_do_it() {
             let attempts: Vec<_> = (0..8)
                 .map(|_| {
                     let (results, message) = (folder.results(), &message);
-                    scope.spawn(move || matches!(results.attempt(message).unwrap().unwrap(), Outcome::Done(_)))
+                    scope
+                        .spawn(move || matches!(results.attempt(message).unwrap().unwrap(), Outcome::Done(_)))
                 })
                 .collect();
             attempts.into_iter().map(|attempt| usize::from(attempt.join().unwrap())).sum()
@@ -294,6 +296,7 @@ pub async fn a_long_delay_holds_up_no_short_one() {
         url: url.clone(),
         topology: topology.clone(),
         prefetch: rabbitmq::PREFETCH,
+        max_wait: MAX_WAIT,
         results: folder.results(),
         work_time: Duration::ZERO,
     };
