@@ -20,7 +20,6 @@ use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 /// Does jobs from the work queue, one after the other; start several to share the
 /// work. Ctrl-C finishes the job in hand and leaves the rest queued.
@@ -112,14 +111,14 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     match args.broker.broker {
         Kind::RabbitMq => {
             let queue = topology.jobs();
+            let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
             let worker =
-                rabbitmq::work_queue::Worker { url, topology, prefetch: args.prefetch, results, work_time };
+                rabbitmq::work_queue::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
         Kind::Redis => {
             let queue = keys.jobs();
             let name = redis::work_queue::random_name()?;
-            info!("this worker is {name} in the consumer group");
             let claim_after = Duration::from_millis(args.claim_after);
             let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
             let worker = redis::work_queue::Worker {

@@ -43,6 +43,7 @@ pub struct Deliveries {
     /// What it should be by the time that the last message took.
     wanted: u16,
     batch: usize,
+    max_wait: Duration,
     /// What must be synced before an acknowledgement.
     results: Option<Results>,
     /// Delivered and not yet begun, each with the time of its arrival.
@@ -87,6 +88,7 @@ impl Deliveries {
             ahead: prefetch,
             wanted: prefetch,
             batch: batch.clamp(1, usize::from(prefetch).max(1)),
+            max_wait: MAX_WAIT,
             results: None,
             waiting: VecDeque::new(),
             taken: now,
@@ -98,9 +100,10 @@ impl Deliveries {
         Ok(deliveries)
     }
 
-    /// Lets results reach the disk before the messages they belong to are acknowledged.
-    pub(crate) fn syncing(self, results: Results) -> Self {
-        Self { results: Some(results), ..self }
+    /// Lets results reach the disk before the messages they belong to are acknowledged,
+    /// and sets the time that [`MAX_WAIT`] is about.
+    pub(crate) fn for_work(self, results: Results, max_wait: Duration) -> Self {
+        Self { results: Some(results), max_wait, ..self }
     }
 
     /// Starts a consumer. `basic.qos` counts for consumers that start after it, and
@@ -153,14 +156,14 @@ impl Deliveries {
     }
 
     /// Acknowledges in time what is finished, while the caller works on a message, and
-    /// takes in what arrives. Returns when a message has waited for [`MAX_WAIT`]; then
+    /// takes in what arrives. Returns when a message has waited for `max_wait`; then
     /// call [`Deliveries::release`]. Cancel safe.
     ///
     /// # Errors
     /// As [`Deliveries::next`].
     pub(crate) async fn tend(&mut self) -> Result<(), Error> {
         loop {
-            let overdue = self.waiting.front().map(|(arrived, _)| *arrived + MAX_WAIT);
+            let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.max_wait);
             // Cancel safe, all three; without any there is nothing to do.
             select! {
                 () = sleep_until(self.since + ACK_WITHIN), if !self.finished.is_empty() => {
@@ -180,7 +183,7 @@ impl Deliveries {
     /// # Errors
     /// If the connection is gone: the message will be delivered again.
     pub async fn done(&mut self, delivery: Delivery) -> Result<(), Error> {
-        let fit = MAX_WAIT.as_nanos() / self.taken.elapsed().as_nanos().max(1);
+        let fit = self.max_wait.as_nanos() / self.taken.elapsed().as_nanos().max(1);
         self.wanted = u16::try_from(fit).unwrap_or(u16::MAX).clamp(1, self.prefetch.max(1));
         if self.finished.is_empty() {
             self.since = Instant::now();

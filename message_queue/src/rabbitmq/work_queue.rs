@@ -64,6 +64,9 @@ pub struct Worker {
     pub topology: Topology,
     /// Jobs sent ahead.
     pub prefetch: u16,
+    /// Time after which a job that was sent ahead goes back, because the work is slow;
+    /// [`MAX_WAIT`](super::deliveries::MAX_WAIT).
+    pub max_wait: Duration,
     /// Where the results go.
     pub results: Results,
     /// Added to each attempt, to pretend that a job is long.
@@ -115,7 +118,7 @@ impl Worker {
         self.topology.declare(&session.channel).await?;
         let queue = self.topology.jobs().into();
         let deliveries = Deliveries::start(session, queue, self.prefetch, ACK_BATCH).await?;
-        Ok(deliveries.syncing(self.results.clone()))
+        Ok(deliveries.for_work(self.results.clone(), self.max_wait))
     }
 
     async fn session(

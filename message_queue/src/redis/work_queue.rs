@@ -156,6 +156,7 @@ impl Worker {
     ) -> Result<(), Error> {
         let mut retry = Retry::new();
         let mut connection = retry.first(|| open(&self.url, &self.keys)).await?;
+        info!("this worker is {} in the consumer group", self.name);
         ready();
         let until_stopped = async {
             loop {

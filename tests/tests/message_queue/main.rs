@@ -20,13 +20,14 @@ mod reconnect;
 mod request_reply;
 mod support;
 mod work_queue;
+mod workers;
 
 const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
         brokers::*, ends::*, errors::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*,
-        reconnect::*, request_reply::*, work_queue::*,
+        reconnect::*, request_reply::*, work_queue::*, workers::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         test!(errors_are_told_apart),
         test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
         test!(a_lasting_error_of_redis_ends_a_producer),
+        test!(a_result_that_a_power_cut_has_damaged_is_written_again),
+        test!(a_job_of_another_shape_is_refused_and_the_field_is_named),
     ];
     let with_brokers = [
         test!(the_programs_print_what_the_readme_shows),
@@ -53,6 +56,18 @@ fn main() -> ExitCode {
         test!(another_declaration_is_explained),
         test!(a_stuck_worker_holds_only_its_prefetch),
         test!(a_long_delay_holds_up_no_short_one),
+        test!(a_worker_that_cannot_write_takes_no_job),
+        test!(a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job),
+        test!(nothing_is_acknowledged_before_its_result_is_on_the_disk),
+        test!(messages_with_strange_properties_end_with_the_dead_letters),
+        test!(slow_work_keeps_no_job_waiting_for_long).alone(),
+        test!(jobs_do_not_wait_behind_a_long_one),
+        test!(a_finished_job_does_not_wait_for_the_next_one),
+        test!(a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own),
+        test!(giving_a_job_back_takes_no_try_from_it),
+        test!(consumers_that_were_killed_are_removed_after_a_day),
+        test!(a_worker_without_a_permission_ends_with_one_line),
+        test!(a_second_ctrl_c_ends_a_worker_at_once),
         test!(patterns_deliver_exactly_what_matches),
         test!(redis_forgets_what_nobody_listens_to).alone(),
         test!(a_subscriber_that_is_too_slow_is_told_what_it_missed),

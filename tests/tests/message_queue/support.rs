@@ -199,9 +199,17 @@ impl Program {
         self.shown.borrow().join("\n") + "\n"
     }
 
-    /// The exit code, if it ends within this time.
-    pub async fn ended_within(&mut self, time: Duration) -> Option<Option<i32>> {
-        Some(timeout(time, self.child.wait()).await.ok()?.unwrap().code())
+    /// Presses Ctrl-C, twice or more, until it ends; returns its exit code.
+    pub async fn interrupt_until_it_ends(&mut self) -> Option<i32> {
+        let end = async {
+            loop {
+                self.signal(Signal::SIGINT);
+                if let Ok(status) = timeout(Duration::from_millis(50), self.child.wait()).await {
+                    return status.unwrap().code();
+                }
+            }
+        };
+        timeout(Duration::from_secs(5), end).await.unwrap()
     }
 
     /// Stops it as Ctrl-C does; returns what it printed.

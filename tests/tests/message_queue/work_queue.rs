@@ -8,6 +8,7 @@ use std::time::Duration;
 use message_queue::brokers::Kind;
 use message_queue::job::{Job, Summary};
 use message_queue::model::Metric;
+use message_queue::rabbitmq::deliveries::MAX_WAIT;
 use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::work_queue as rabbitmq;
@@ -295,6 +296,7 @@ pub async fn a_long_delay_holds_up_no_short_one() {
         url: url.clone(),
         topology: topology.clone(),
         prefetch: rabbitmq::PREFETCH,
+        max_wait: MAX_WAIT,
         results: folder.results(),
         work_time: Duration::ZERO,
     };
