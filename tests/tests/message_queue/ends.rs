@@ -2,15 +2,14 @@
 
 use std::process::Stdio;
 
-use message_queue::brokers::{Broker, Kind, Options};
+use message_queue::brokers::{Broker, Options};
 use tests::run_program;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, eventually, keys, name, prefix, url};
-use crate::work_queue::queue_length;
+use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, name, prefix, url};
 
 /// As in `consumer | head -1`: the first line is read, and then nobody reads any more.
 pub async fn a_closed_stdout_ends_every_command_silently() {
@@ -54,30 +53,6 @@ pub async fn a_closed_stdout_ends_every_command_silently() {
             assert!(!said.contains("error") && !said.contains("panicked"), "{program} {args:?}: {said}");
         }
         drop(server);
-    }
-}
-
-/// How many jobs no worker has taken.
-async fn waiting(kind: Kind, url: &str, prefix: &str) -> u32 {
-    if kind == Kind::RabbitMq {
-        return queue_length(kind, url, prefix).await;
-    }
-    let client = redis::Client::open(url).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-    let mut pending = redis::cmd("XPENDING");
-    pending.arg(keys(prefix).jobs()).arg("workers");
-    let pending: redis::streams::StreamPendingReply = pending.query_async(&mut redis).await.unwrap();
-    queue_length(kind, url, prefix).await - u32::try_from(pending.count()).unwrap()
-}
-
-/// A worker with a long job waits for it at the first Ctrl-C, but not at the second.
-pub async fn a_second_ctrl_c_ends_a_program_at_once() {
-    for kind in BOTH {
-        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
-        Program::producer(kind, &url, &prefix, &["--count", "1"]).success().await;
-        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
-        eventually("the job is in progress", async || waiting(kind, &url, &prefix).await == 0).await;
-        assert_eq!(worker.interrupt_until_it_ends().await, Some(130));
     }
 }
 
