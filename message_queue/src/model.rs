@@ -13,9 +13,9 @@ pub const MAX_BATCH: usize = 10_000;
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
-/// Maximum length of an error that quotes JSON from outside, in characters. It travels in
-/// a header, and AMQP's headers have to fit into one frame.
-const MAX_ERROR: usize = 300;
+/// Maximum length of what an error quotes of JSON from outside, in characters. It travels
+/// in a header, and AMQP's headers have to fit into one frame.
+const MAX_ERROR: usize = 200;
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,16 +76,17 @@ pub struct Reading {
     pub recorded_at: u64,
 }
 
-/// Reads an object from JSON. The error names the field, and is at most
-/// [`MAX_ERROR`] characters long: it may quote a name as long as the whole text.
+/// Reads an object from JSON. The error names the field. Both parts of it are at most
+/// [`MAX_ERROR`] characters long: they may quote a name as long as the whole text.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let short = |text: String| text.chars().take(MAX_ERROR).collect::<String>();
     let mut json = serde_json::Deserializer::from_slice(text);
-    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| error.to_string());
-    let ended = json.end().map_err(|error| error.to_string());
-    match read.and_then(|Object(value)| ended.map(|()| value)) {
-        Ok(value) => Ok(value),
-        Err(error) => Err(error.chars().take(MAX_ERROR).collect()),
-    }
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), short(error.inner().to_string()));
+        if path == "." { error } else { format!("{}: {error}", short(path)) }
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(value)
 }
 
 /// Reads a list of objects: for `#[serde(deserialize_with = "objects")]`.

@@ -356,7 +356,13 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
             "cannot use the URL 127.0.0.1: it must begin with amqp://",
         ),
         (Kind::RabbitMq, format!("amqp://{web}"), "what answers at amqp://127.0.0.1:"),
-        (Kind::RabbitMq, "amqp://[::1]:1".to_owned(), "no broker at amqp://[::1]:1 ("),
+        (Kind::RabbitMq, format!("amqp://[::2]:{rabbitmq}"), "no broker at amqp://[::2]:"),
+        (
+            Kind::RabbitMq,
+            format!("amqp://127.0.0.1:{rabbitmq}?heartbeat=x&password=sekret"),
+            "cannot use the URL amqp://127.0.0.1:",
+        ),
+        (Kind::Redis, "unix:///nobody?user=u&pass=sekret".to_owned(), "no broker at unix:///nobody ("),
         (Kind::Redis, format!("redis://:sekret@{wrong}"), "Redis refused the login for user default"),
         (
             Kind::Redis,

@@ -167,6 +167,13 @@ impl Program {
         self.lines.borrow().iter().filter(|line| line.contains(text)).count()
     }
 
+    /// The word after this text in what it printed.
+    pub fn word_after(&self, text: &str) -> String {
+        let lines = self.lines.borrow();
+        let found = lines.iter().find_map(|line| line.split_once(text));
+        found.unwrap().1.split(' ').next().unwrap().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }

@@ -182,13 +182,13 @@ pub async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
     assert!(folder.done().is_empty(), "it was not tried again");
 }
 
-/// A slow worker, a queue of 200, and 3,000 jobs: the queue never holds more than
+/// A slow worker, a queue of 200, and 1,500 jobs: the queue never holds more than
 /// that, the producer is told and waits, and neither process grows with the jobs.
 pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let max = ["--max-length", "200"];
-        let jobs = ["--batch", "many", "--count", "3000"];
+        let jobs = ["--batch", "many", "--count", "1500"];
         let broker = shared(kind).lock().unwrap().pid().unwrap();
         let before = peak_memory(broker);
         let mut producer = Program::producer(kind, &url, &prefix, &[&jobs[..], &max].concat());
@@ -196,13 +196,13 @@ pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &max);
         let mut longest = 0;
         // The rest would not fit into the queue, so the producer still runs.
-        while folder.done().len() < 1_500 {
+        while folder.done().len() < 700 {
             longest = longest.max(queue_length(kind, &url, &prefix).await);
             assert!(peak_memory(producer.pid()) < 64);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         producer.success().await;
-        eventually("3000 results", async || folder.done().len() == 3_000).await;
+        eventually("1500 results", async || folder.done().len() == 1_500).await;
         // RabbitMQ counts what it has accepted only after a moment: it may exceed the
         // bound by the messages in flight, which the producer's window bounds.
         let bound = if kind == Kind::Redis { 200 } else { 200 + 1_000 };
@@ -210,7 +210,7 @@ pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
         let grown = peak_memory(broker).saturating_sub(before);
         assert!(grown < 200, "{kind} has grown by {grown} MiB");
         worker.stop().await;
-        folder.assert_done("many", 3_000);
+        folder.assert_done("many", 1_500);
     }
 }
 
