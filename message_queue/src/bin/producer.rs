@@ -91,7 +91,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 
 enum Producer {
     RabbitMq(Box<rabbitmq::publisher::Publisher>),
-    Redis(redis::producer::Producer),
+    Redis(Box<redis::producer::Producer>),
 }
 
 impl Producer {
@@ -115,7 +115,7 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
         Kind::Redis => {
             let max = args.max_length.map_or(redis::producer::MAX_LENGTH, |max| max as usize);
             let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
-            (Producer::Redis(producer), keys.jobs())
+            (Producer::Redis(Box::new(producer)), keys.jobs())
         }
     };
     let batch = args.batch.clone().unwrap_or_else(|| format!("b{:07x}", fastrand::u32(..1 << 28)));

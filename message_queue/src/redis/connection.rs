@@ -64,7 +64,7 @@ async fn open(
         auth.exec_async(&mut connection).await.map_err(explain)?;
     }
     match cmd("HELLO").query_async(&mut connection).await {
-        Ok(hello) => check_version(hello)?,
+        Ok(hello) => check_version(&hello)?,
         // A user may lack the permission for HELLO, which is no reason not to work.
         Err(error) if error.code().is_some_and(|code| code != "NOAUTH") => {}
         Err(error) => return Err(explain(error)),
@@ -75,7 +75,7 @@ async fn open(
     Ok(connection)
 }
 
-fn check_version(hello: BTreeMap<String, Value>) -> Result<(), Error> {
+fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
     let version = hello.get("version").and_then(|version| String::from_redis_value_ref(version).ok());
     let Some(version) = version else { return Ok(()) };
     let mut numbers = version.split('.').map(str::parse);

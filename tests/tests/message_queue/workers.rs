@@ -311,7 +311,6 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     }
     let dead =
         || lines.lock().unwrap().iter().filter(|line| line.contains("put with the dead letters")).count();
-    tokio::time::sleep(Duration::from_secs(9)).await; for l in lines.lock().unwrap().iter() { eprintln!("{} {}", &l[..30], &l[l.len()-40..]); }
     eventually("all are dead letters", async || dead() == count).await;
     stop.cancel();
     working.await.unwrap().unwrap();
