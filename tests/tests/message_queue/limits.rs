@@ -131,6 +131,16 @@ pub async fn a_slow_subscribers_queue_is_bounded() {
     assert!(rabbitmq::Subscription::open(&url, topology(&prefix), &too_long).await.is_err());
 }
 
+/// A publisher waits for confirms before it takes more than its window.
+pub async fn a_publishers_window_is_bounded() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
+    for reading in readings("oslo-1", 100) {
+        publisher.publish(rabbitmq::message(&topology(&prefix), &reading).unwrap()).await.unwrap();
+    }
+    assert!(publisher.confirmed() > 90, "{}", publisher.confirmed());
+}
+
 /// No queue takes the message, however often everything is declared.
 pub async fn an_unroutable_message_is_an_error() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
@@ -178,6 +188,8 @@ pub async fn calls_in_flight_are_bounded() {
     let next = timeout(LONG, requests.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(next.data, b"mark", "one more than the limit was in flight");
     calls_made.iter().for_each(tokio::task::JoinHandle::abort);
+    times_out(Client::connect(Kind::RabbitMq, &rabbitmq_url, &prefix, Duration::from_millis(200)).await)
+        .await;
 
     let redis_url = url(Kind::Redis);
     let redis = redis::Client::open(redis_url.as_str()).unwrap();
@@ -194,6 +206,13 @@ pub async fn calls_in_flight_are_bounded() {
     let next = timeout(LONG, requests.next()).await.unwrap().unwrap();
     assert_eq!(next.get_payload_bytes(), b"mark", "one more than the limit was in flight");
     calls_made.iter().for_each(tokio::task::JoinHandle::abort);
+    times_out(Client::connect(Kind::Redis, &redis_url, &prefix, Duration::from_millis(200)).await).await;
+}
+
+/// The server has the request and never replies.
+async fn times_out(client: Client) {
+    let called = timeout(Duration::from_secs(10), client.record(&readings("oslo-1", 1))).await;
+    assert!(matches!(called, Ok(Err(Error::TimedOut))), "{called:?}");
 }
 
 /// A server that is held up gets more requests than it keeps.

@@ -89,6 +89,7 @@ fn main() -> ExitCode {
         test!(a_subscriber_survives_its_broker).alone(),
         test!(every_queue_of_rabbitmq_is_bounded),
         test!(a_slow_subscribers_queue_is_bounded),
+        test!(a_publishers_window_is_bounded),
         test!(an_unroutable_message_is_an_error),
         test!(calls_in_flight_are_bounded),
         test!(a_redis_server_drops_requests_beyond_its_bound),

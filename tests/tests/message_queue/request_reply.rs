@@ -308,6 +308,7 @@ pub async fn a_request_of_another_shape_is_refused() {
         (with(":0", ":253402300800000"), "readings[0].recorded_at: 253402300800000 is outside 0 to"),
         (with("oslo-1", ""), "readings[0].station: "),
         (with("oslo-1", &"a".repeat(33)), "readings[0].station: "),
+        (with("oslo-1", &"a".repeat(5_000)), "readings[0].station: "),
         (with("oslo-1", "Oslo"), "readings[0].station: "),
         (with("oslo-1", "a.b"), "readings[0].station: "),
         (with(r#""oslo-1""#, "7"), "readings[0].station: "),
