@@ -4,6 +4,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
 use crate::record::Reason;
+use crate::redis::connection::MIN_VERSION;
 use crate::results::Fault;
 
 /// The error of this chapter's library.
@@ -187,8 +188,13 @@ pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
 
 /// Returns what Redis said, as it said it, or what the connection said.
 pub(crate) fn redis_text(error: &RedisError) -> String {
-    match error.clone().into_server_errors().as_deref() {
-        Some([(_, first), ..]) => format!("{} {}", first.code(), first.details().unwrap_or_default()),
-        _ => error.to_string(),
-    }
+    let errors = error.clone().into_server_errors();
+    let Some([(_, first), ..]) = errors.as_deref() else { return error.to_string() };
+    let (code, detail) = (first.code(), first.details().unwrap_or_default());
+    let hint = if detail.starts_with("unknown command") {
+        format!("; this program needs Redis {}.{} or newer", MIN_VERSION.0, MIN_VERSION.1)
+    } else {
+        String::new()
+    };
+    format!("{code} {detail}{hint}")
 }

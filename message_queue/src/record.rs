@@ -138,4 +138,9 @@ impl Store {
         }
         Answer::Accepted(accepted)
     }
+
+    /// Returns how many readings of a station are kept.
+    pub fn count(&self, station: &str) -> usize {
+        self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(station).map_or(0, VecDeque::len)
+    }
 }

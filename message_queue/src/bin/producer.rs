@@ -34,7 +34,7 @@ struct Args {
     #[arg(long)]
     batch: Option<String>,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
     command: Option<Command>,

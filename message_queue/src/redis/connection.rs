@@ -26,6 +26,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// alone would not notice for hours that the other end is gone.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// The user of a login without a name.
+const DEFAULT_USER: &str = "default";
+
 /// Minimum version of Redis: it has `XAUTOCLAIM`.
 pub const MIN_VERSION: (u32, u32) = (6, 2);
 
@@ -57,10 +60,8 @@ async fn open(
         && let Some(password) = login.password()
     {
         let mut auth = cmd("AUTH");
-        if let Some(user) = login.username() {
-            auth.arg(user);
-        }
-        auth.arg(password).exec_async(&mut connection).await.map_err(explain)?;
+        auth.arg(login.username().unwrap_or(DEFAULT_USER)).arg(password);
+        auth.exec_async(&mut connection).await.map_err(explain)?;
     }
     match cmd("HELLO").query_async(&mut connection).await {
         Ok(hello) => check_version(hello)?,
@@ -81,19 +82,17 @@ fn check_version(hello: BTreeMap<String, Value>) -> Result<(), Error> {
     if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next())
         && (major, minor) < MIN_VERSION
     {
-        return Err(too_old(&format!("this is Redis {version}")));
+        let (major, minor) = MIN_VERSION;
+        return Err(Error::Unusable(format!(
+            "this is Redis {version}; this program needs Redis {major}.{minor} or newer"
+        )));
     }
     Ok(())
 }
 
-fn too_old(reason: &str) -> Error {
-    let (major, minor) = MIN_VERSION;
-    Error::Unusable(format!("{reason}; this program needs Redis {major}.{minor} or newer"))
-}
-
 /// Says what is wrong if Redis refuses a connection.
 fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
-    let user = login.username().unwrap_or("default");
+    let user = login.username().unwrap_or(DEFAULT_USER);
     let detail = error.detail().unwrap_or_default();
     match error.code() {
         _ if error.is_io_error() => {
@@ -106,10 +105,6 @@ fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
         Some("WRONGPASS") => Error::Unusable(format!(
             "Redis refused the login for user {user}: check the name and the password in the URL"
         )),
-        // The answer to a password that was not asked for.
-        Some("ERR") if detail.contains("AUTH") => {
-            Error::Unusable(format!("Redis refused the login for user {user}: {detail}"))
-        }
         Some("ERR") if detail.contains("DB index") => Error::Unusable(format!(
             "there is no database {} on Redis at {}: leave it out of the URL, or take a lower number",
             login.db(),

@@ -8,8 +8,12 @@ use message_queue::brokers::available;
 use tests::{Pair, Test, run, test};
 
 mod brokers;
+mod ends;
+mod errors;
 mod exercises;
+mod fakes;
 mod faults;
+mod limits;
 mod pair;
 mod publish_subscribe;
 mod python;
@@ -23,8 +27,8 @@ const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*,
-        request_reply::*, work_queue::*, workers::*,
+        brokers::*, ends::*, errors::*, exercises::*, faults::*, limits::*, pair::*, publish_subscribe::*,
+        python::*, reconnect::*, request_reply::*, work_queue::*, workers::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -33,6 +37,14 @@ fn main() -> ExitCode {
         test!(a_day_has_the_summary_that_was_computed_by_hand),
         test!(a_job_is_done_once_however_many_do_it),
         test!(what_is_no_job_or_request_is_refused),
+        test!(a_request_of_another_shape_is_refused),
+        test!(a_reading_of_another_shape_is_no_reading),
+        test!(options_out_of_range_are_refused),
+        test!(a_broker_that_does_not_answer_is_given_up),
+        test!(one_station_keeps_only_the_newest_readings),
+        test!(errors_are_told_apart),
+        test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
+        test!(a_lasting_error_of_redis_ends_a_producer),
         test!(a_result_that_a_power_cut_has_damaged_is_written_again),
         test!(a_job_of_another_shape_is_refused_and_the_field_is_named),
     ];
@@ -73,6 +85,20 @@ fn main() -> ExitCode {
         test!(a_deleted_queue_and_a_channel_error_are_repaired),
         test!(a_blocked_producer_is_told_and_goes_on).alone(),
         test!(a_silent_broker_is_noticed),
+        test!(a_closed_stdout_ends_every_command_silently),
+        test!(a_subscriber_survives_its_broker).alone(),
+        test!(every_queue_of_rabbitmq_is_bounded),
+        test!(a_slow_subscribers_queue_is_bounded),
+        test!(an_unroutable_message_is_an_error),
+        test!(calls_in_flight_are_bounded),
+        test!(a_redis_server_drops_requests_beyond_its_bound),
+        test!(a_silent_broker_holds_up_nobody),
+        test!(a_broker_that_is_starting_is_waited_for),
+        test!(a_missing_permission_ends_every_program),
+        test!(a_permission_taken_away_ends_the_programs_that_need_it),
+        test!(what_is_wrong_with_a_broker_is_named),
+        test!(old_brokers_are_named),
+        test!(text_from_outside_is_printable),
         test!(brokers_end_with_their_owner).alone(),
         test!(a_taken_port_is_said),
         test!(rabbitmq_loses_no_confirmed_job).alone(),

@@ -192,12 +192,17 @@ impl Program {
 
     /// Waits for its end with exit code 0; returns what it printed.
     pub async fn success(&mut self) -> String {
+        self.ends(0).await
+    }
+
+    /// Waits for its end with this exit code; returns what it printed.
+    pub async fn ends(&mut self, code: i32) -> String {
         let status = timeout(LONG, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("still running:\n{}", self.end_of_output())).unwrap();
         for reader in self.readers.drain(..) {
             reader.await.unwrap();
         }
-        assert_eq!(status.code(), Some(0), "{}", self.end_of_output());
+        assert_eq!(status.code(), Some(code), "{}", self.end_of_output());
         self.shown.borrow().join("\n") + "\n"
     }
 
