@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
         test!(a_lasting_error_of_redis_ends_a_producer),
         test!(a_result_that_a_power_cut_has_damaged_is_written_again),
+        test!(an_attempt_waits_for_the_lock),
         test!(a_job_of_another_shape_is_refused_and_the_field_is_named),
     ];
     let with_brokers = [

@@ -199,6 +199,21 @@ pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
     }
 }
 
+/// Another worker is between its look at a result's name and its use.
+pub async fn an_attempt_waits_for_the_lock() {
+    let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());
+    let results = folder.results();
+    let lock = fs::File::open(folder.0.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
+    let attempt = std::thread::spawn(move || results.attempt(&job).unwrap().unwrap());
+    let temporary = || fs::read_dir(&folder.0).unwrap().count() > 1;
+    eventually("it waits, or has ended", async || temporary() || attempt.is_finished()).await;
+    fs::write(folder.0.join("j.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
+    lock.unlock().unwrap();
+    assert_eq!(attempt.join().unwrap(), Outcome::AlreadyDone("j".into()));
+}
+
 /// All that a job can be instead of a job. Each error names the field.
 pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     let folder = Folder::new();
@@ -282,10 +297,12 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     });
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    eventually("the queue is there", async || {
+    // The one that is declared last.
+    let last = topology.retry(Duration::from_millis(2));
+    eventually("the queues are there", async || {
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
         let channel = connection.create_channel().await.unwrap();
-        channel.queue_declare(topology.dead_letters().into(), options, FieldTable::default()).await.is_ok()
+        channel.queue_declare(last.as_str().into(), options, FieldTable::default()).await.is_ok()
     })
     .await;
     let plain = BasicProperties::default;
