@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use http_rest::limits::Limits;
 use http_rest::model::{Metric, Reading};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use tests::signal::{Pid, Signal, kill};
 use tests::{assert_same, expected_output, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};

@@ -13,8 +13,8 @@ use message_queue::rabbitmq::publish_subscribe as rabbitmq;
 use message_queue::rabbitmq::publisher::{Message, Publisher};
 use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS};
 use message_queue::record::{READINGS_PER_STATION, Store};
-use nix::sys::signal::Signal;
 use tests::run_program;
+use tests::signal::Signal;
 use tokio::time::timeout;
 
 use crate::PAIR;

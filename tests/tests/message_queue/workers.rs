@@ -16,10 +16,10 @@ use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, Topology};
 use message_queue::rabbitmq::work_queue as rabbitmq;
 use message_queue::redis::work_queue as streams;
 use message_queue::results::{Outcome, Results};
-use nix::sys::signal::Signal;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamInfoConsumersReply, StreamPendingReply};
 use tests::run_program;
+use tests::signal::Signal;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 

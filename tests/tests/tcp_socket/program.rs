@@ -4,10 +4,9 @@
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tcp_socket::base::program;
 use tcp_socket::frame::kind;
+use tests::signal::{Pid, Signal, kill};
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};

@@ -1,15 +1,13 @@
 //! The page in real browsers: headless Chromium, driven over the Chrome DevTools
 //! Protocol, which is JSON over a WebSocket as well.
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use futures::{SinkExt, StreamExt};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::Server;
+use tests::signal::{Pid, Signal, kill, killpg, own_group};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -55,8 +53,8 @@ impl Browser {
             .arg(format!("--user-data-dir={}", profile.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0); // To end all of its processes.
+            .stderr(Stdio::piped());
+        own_group(&mut command); // To end all of its processes.
         let mut child = Command::from(command).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = loop {
