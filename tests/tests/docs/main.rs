@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         test!(code_in_documents_is_code_of_the_repository),
         test!(lines_are_found_together_and_in_order),
         test!(commands_in_documents_exist),
-        test!(slow_each_chapter_runs_from_its_own_folder).slow(),
+        test!(slow_test_each_chapter_runs_from_its_own_folder).slow(),
         test!(a_line_is_split_as_the_shell_splits_it),
         test!(the_readme_has_both_commands_that_ci_runs),
     ])
