@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_socket::client::{Client, Error};
-use tcp_socket::frame::{HEADER, kind};
-use tcp_socket::handshake::Welcome;
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{ErrorCode, MAX_ERROR_TEXT, MEASUREMENT, Refusal, Update};
+use tcp_socket::limits::MAX_ERROR_TEXT;
+use tcp_socket::protocol::frame::{HEADER, kind};
+use tcp_socket::protocol::handshake::Welcome;
+use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
+use tcp_socket::{Client, Error, Limits};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -155,7 +155,7 @@ pub async fn what_a_client_can_see_to_be_wrong_is_not_sent() {
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
     let client = client.unwrap();
     let invalid =
-        |result: Result<u32, Error>| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
+        |result: Result<usize, Error>| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
     invalid(client.record(&vec![reading("oslo-1", 1.0); 10_001]).await);
     invalid(client.record(&[reading(&"a".repeat(33), 1.0)]).await);
     invalid(client.record(&[reading(&"a".repeat(256), 1.0)]).await);

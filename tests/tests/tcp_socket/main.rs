@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         test!(a_watch_outlives_its_server),
         test!(an_address_that_cannot_be_reached_is_not_blamed_on_a_server_that_is_missing),
         test!(the_pair_prints_what_the_readme_shows),
+        test!(the_minimal_example_prints_what_the_readme_shows),
         test!(the_classic_mistake_fails_as_the_readme_shows),
         test!(the_subcommands_do_one_thing_each),
         test!(a_watch_in_a_terminal_shows_what_another_records),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcp_socket::base::program;
-use tcp_socket::frame::kind;
+use tcp_socket::protocol::frame::kind;
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};

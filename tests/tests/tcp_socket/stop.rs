@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tcp_socket::client::{Client, Error};
-use tcp_socket::frame::{FLAG_END, kind};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::ErrorCode;
+use tcp_socket::protocol::frame::{FLAG_END, kind};
+use tcp_socket::protocol::message::ErrorCode;
+use tcp_socket::{Client, Error, Limits};
 use tests::Server;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
