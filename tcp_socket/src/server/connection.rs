@@ -150,12 +150,13 @@ impl Connection {
             if deadline < late.deadline() {
                 late.as_mut().reset(deadline);
             }
-            // Cancel safe: `read_from` keeps what it has read, a notification
-            // that is not waited for is kept, and the others only wait for a state.
+            // Cancel safe: `read_from` keeps what it has read, a notification that
+            // is not waited for is kept, and the others only wait for a state.
             select! {
                 count = self.input.read_from(&mut self.stream) => {
                     if count? == 0 {
-                        return Ok(if self.input.rest().is_empty() { CloseReason::ByClient } else { CloseReason::Truncated });
+                        let whole = self.input.rest().is_empty();
+                        return Ok(if whole { CloseReason::ByClient } else { CloseReason::Truncated });
                     }
                     pace.on_bytes();
                 }

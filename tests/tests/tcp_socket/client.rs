@@ -212,8 +212,10 @@ pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
         () = dribble => panic!("the client waited for all of it"),
         again = within(listener.accept()) => drop(again.unwrap()),
     }
-    let lost = watch.unwrap().next().await.unwrap().unwrap_err();
+    let mut watch = watch.unwrap();
+    let lost = watch.next().await.unwrap().unwrap_err();
     assert_eq!(lost.to_string(), "connection lost: the server's frames arrive too slowly");
+    assert!(watch.next().await.is_none());
 }
 
 fn measurements(count: usize) -> Vec<u8> {

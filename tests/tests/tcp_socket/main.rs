@@ -125,6 +125,7 @@ fn main() -> ExitCode {
         test!(a_client_waits_only_so_long_for_a_server_that_says_nothing),
         test!(a_connection_that_brings_nothing_does_not_shorten_the_pauses),
         test!(a_batch_keeps_its_number_however_it_was_refused),
+        test!(every_limit_is_an_option_of_the_server_with_its_name_and_default),
         test!(a_draining_server_answers_what_it_has_taken_up_and_says_goodbye),
         test!(a_restart_with_a_drain_loses_nothing_and_repeats_nothing),
         test!(a_killed_server_leaves_no_call_waiting),
