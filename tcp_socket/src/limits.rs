@@ -1,5 +1,5 @@
-//! Every bound of this chapter in one place: those of the protocol, those of the
-//! server (some of which its operator can choose), and those of the client.
+//! Every bound of this chapter in one place, with its reason: those of the protocol,
+//! those of the server (its operator can choose some), and those of the client.
 
 use std::time::Duration;
 

@@ -54,7 +54,7 @@ pub const FLAG_END: u16 = 0x0100;
 
 /// Flags in these bits change the meaning of a frame: a receiver that does not
 /// know one must refuse the frame. It ignores unknown flags in the other bits.
-pub const CRITICAL_FLAGS: u16 = 0xff00;
+pub(crate) const CRITICAL_FLAGS: u16 = 0xff00;
 
 /// One frame, its payload still in the receive buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

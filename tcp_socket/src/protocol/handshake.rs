@@ -5,7 +5,7 @@
 use bytes::{Buf, BufMut};
 
 /// The first four bytes in both directions: "WSTN" in ASCII.
-pub const MAGIC: [u8; 4] = *b"WSTN";
+const MAGIC: [u8; 4] = *b"WSTN";
 
 /// The version that this crate speaks: the only one so far.
 pub const VERSION: u16 = 1;
@@ -44,7 +44,7 @@ pub struct Hello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
     /// The highest version that both speak; 0 refuses the connection, and one
-    /// `ERROR` that tells why follows, in the layout of version 1 for ever.
+    /// `ERROR` that says why follows. It always has the layout of version 1.
     pub version: u16,
     /// Whether the server still knows what it replied to this client id before. If
     /// not, it is new to it, or forgotten.

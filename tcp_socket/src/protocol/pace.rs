@@ -3,8 +3,8 @@
 //! Silence and slowness are different faults. A peer from which nothing arrives is
 //! gone. A peer on a slow link is not: its bytes show that it is alive, even if a
 //! large frame takes longer than the idle timeout. But a peer that sends one byte now
-//! and then, only to hold its connection (an attack called *slow loris*), shows the
-//! same sign of life, so that a frame also has a lowest rate.
+//! and then, only to hold its connection (an attack called *slow loris*), looks
+//! just as alive. So a frame also has a lowest rate.
 
 use std::time::Duration;
 
@@ -35,10 +35,10 @@ impl Pace {
         self.last_activity = Instant::now();
     }
 
-    /// All frames that were whole are taken, and that many bytes of the next are there.
-    /// Costs nothing worth mentioning: it is called after each read.
-    pub(crate) fn on_frames(&mut self, taken: bool, arrived: usize) {
-        if taken || self.arrived == 0 {
+    /// The whole frames are handled, if there were any, and that many bytes of the next
+    /// have arrived. It is called after each read, so it must cost almost nothing.
+    pub(crate) fn on_frames(&mut self, handled: bool, arrived: usize) {
+        if handled || self.arrived == 0 {
             self.began = self.last_activity;
         }
         self.arrived = arrived;

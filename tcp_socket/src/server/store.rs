@@ -87,7 +87,7 @@ impl Store {
     }
 }
 
-/// A place in the readings of a station.
+/// A position in the readings of a station.
 pub struct Subscription {
     store: Arc<Store>,
     station: String,

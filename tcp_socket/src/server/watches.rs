@@ -1,5 +1,5 @@
 //! The watches of one connection: what was recorded for a station is sent on, each
-//! watch at its own place, as fast as its client reads.
+//! watch at its own position, as fast as its client reads.
 
 use std::sync::Arc;
 
