@@ -16,27 +16,19 @@
 //! field is named), [`problem`] (errors, RFC 9457), [`stations`] (a resource and its
 //! methods), [`conditional`] (ETags, no lost update), [`idempotency`] (a `POST` that
 //! may be repeated), [`pagination`], [`live`] and [`watch`] (server-sent events, both
-//! ends), [`retry`] (when a client may try again), [`middleware`] and [`body`] (what
+//! ends), [`retry`] (when a client may try again), [`request_layer`] and [`body`] (what
 //! every request goes through), [`connection`] (a close that loses nothing),
 //! [`limits`] (every bound in one place), [`store`] (what is kept), [`openapi`] (the
 //! description for machines).
 
-pub mod body;
 pub mod client;
-pub mod conditional;
-pub mod connection;
-pub mod idempotency;
 pub mod limits;
-pub mod live;
-pub mod middleware;
-pub mod model;
-pub mod openapi;
-pub mod pagination;
-pub mod problem;
-pub mod readings;
-pub mod retry;
+pub mod protocol;
 pub mod server;
-pub mod stations;
-pub mod store;
-pub mod validation;
-pub mod watch;
+
+pub use client::{retry, watch};
+pub use protocol::{model, problem, validation};
+pub use server::{
+    body, conditional, connection, idempotency, live, openapi, pagination, readings, request_layer, stations,
+    store,
+};

@@ -1,5 +1,17 @@
 //! The server: accept connections, route requests, stop in good order.
 
+pub mod body;
+pub mod conditional;
+pub mod connection;
+pub mod idempotency;
+pub mod live;
+pub mod openapi;
+pub mod pagination;
+pub mod readings;
+pub mod request_layer;
+pub mod stations;
+pub mod store;
+
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -24,10 +36,9 @@ use utoipa_axum::routes;
 
 use crate::idempotency::Keys;
 use crate::limits::Limits;
-use crate::middleware::around_each_request;
 use crate::problem::Problem;
+use crate::request_layer::around_each_request;
 use crate::store::Store;
-use crate::{connection, live, openapi, readings, stations};
 
 /// What every handler can reach.
 #[derive(Clone)]

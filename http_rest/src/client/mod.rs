@@ -1,6 +1,9 @@
 //! The client: one method per thing the server can do, each with a typed
 //! result and a typed error.
 
+pub mod retry;
+pub mod watch;
+
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION};
