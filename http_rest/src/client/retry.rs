@@ -1,41 +1,29 @@
-//! When to send a request again: only where a second execution does no harm, only
-//! for failures that may pass, more slowly each time, and not for ever.
-
-use std::time::Duration;
+//! When to send a request again: only if a second execution does no harm, only after
+//! failures that may pass, with growing pauses, and within a time limit.
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout};
 
-use crate::client::Error;
-use crate::problem::KEY_IN_USE;
-
-/// Attempts after the first.
-pub const MAX_RETRIES: usize = 4;
-
-/// Pause before the first retry; it doubles for each one after. A random part
-/// (jitter) is added, so that the clients of a server that was restarted do not all
-/// come back at once.
-pub const MIN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest pause of our own; a server's `Retry-After` may ask for more.
-pub const MAX_PAUSE: Duration = Duration::from_secs(2);
-
-/// Longest time from a call to its result, all attempts and pauses included.
-pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+use super::error::Error;
+use crate::limits::{MAX_PAUSE, MAX_RETRIES, MIN_PAUSE, TOTAL_TIMEOUT};
+use crate::protocol::problem::KEY_IN_USE;
 
 /// Whether a second execution of a request would do harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
+pub(super) enum Repeat {
     /// The method is idempotent (RFC 9110, section 9.2.2): GET, PUT, DELETE.
     Idempotent,
-    /// A POST that the server recognises by its `Idempotency-Key`.
+    /// A POST that the server recognizes by its `Idempotency-Key`.
     Keyed,
-    /// It might: repeat it only if it certainly was not executed.
+    /// It might do harm: repeat it only if it certainly was not executed.
     Harmful,
 }
 
 /// Calls `attempt` until it succeeds, fails for good, or time or attempts run out.
-pub(crate) async fn retry<T, F>(repeat: Repeat, attempt: impl FnMut() -> F) -> Result<T, Error>
+///
+/// The error is that of the last attempt. If that was not executed but an earlier one may
+/// have been, the error says so.
+pub(super) async fn retry<T, F>(repeat: Repeat, attempt: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
@@ -45,16 +33,27 @@ where
         .with_max_times(MAX_RETRIES)
         .with_jitter();
     let started = Instant::now();
-    let attempts = attempt.retry(pauses).when(|error| may_pass(error, repeat)).adjust(|error, pause| {
-        let pause = pause?.max(error.retry_after().unwrap_or_default());
-        // Without time for another attempt, this error is the result.
-        (pause < TOTAL_TIMEOUT.saturating_sub(started.elapsed())).then_some(pause)
-    });
-    timeout(TOTAL_TIMEOUT, attempts).await.unwrap_or(Err(Error::TimedOut))
+    let mut unknown = false;
+    let attempts = attempt
+        .retry(pauses)
+        .when(|error| may_pass(error, repeat))
+        .adjust(|error, pause| {
+            let pause = pause?.max(error.retry_after().unwrap_or_default());
+            // Without time for another attempt, this error is the result.
+            (pause < TOTAL_TIMEOUT.saturating_sub(started.elapsed())).then_some(pause)
+        })
+        .notify(|error, _pause| unknown |= error.may_have_been_executed());
+    let result = timeout(TOTAL_TIMEOUT, attempts).await.unwrap_or(Err(Error::TimedOut));
+    result.map_err(|last| {
+        if unknown && !last.may_have_been_executed() {
+            return Error::EarlierAttempt { last: Box::new(last) };
+        }
+        last
+    })
 }
 
-/// Whether the same request may succeed, and may be sent, once more.
-pub(crate) fn may_pass(error: &Error, repeat: Repeat) -> bool {
+/// Returns whether the same request may be sent once more, and may then succeed.
+pub(super) fn may_pass(error: &Error, repeat: Repeat) -> bool {
     match error {
         Error::Unreachable { .. } => true, // It was never sent.
         Error::Problem(problem) if problem.kind == KEY_IN_USE => repeat == Repeat::Keyed,
@@ -63,6 +62,10 @@ pub(crate) fn may_pass(error: &Error, repeat: Repeat) -> bool {
             passing && repeat != Repeat::Harmful
         }
         Error::Broken(_) => repeat != Repeat::Harmful,
-        Error::TimedOut | Error::Address { .. } | Error::Setup(_) | Error::Redirect { .. } => false,
+        Error::TimedOut
+        | Error::Address { .. }
+        | Error::Setup(_)
+        | Error::Redirect { .. }
+        | Error::EarlierAttempt { .. } => false,
     }
 }

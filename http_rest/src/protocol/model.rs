@@ -1,17 +1,7 @@
-//! What is exchanged: readings of weather stations, as JSON. A
-//! [`Station`](crate::stations::Station) is an idea of its own.
+//! What travels: weather stations and their readings, as JSON.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-/// Longest station id, in bytes.
-pub const MAX_STATION_ID: usize = 32;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -60,7 +50,7 @@ impl Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"station": "oslo-1", "metric": "temperature", "value": -3.5, "recorded_at": 1_767_225_600_000_u64}))]
 pub struct Reading {
-    /// The station's id, `[a-z0-9-]{1,32}`.
+    /// The station's ID, `[a-z0-9-]{1,32}`.
     #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub station: String,
     /// What was measured.
@@ -71,4 +61,81 @@ pub struct Reading {
     /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
     #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
     pub recorded_at: u64,
+}
+
+/// The body of `POST /readings`, as a client sends it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Batch<'a> {
+    /// All of them are recorded, or none.
+    #[schema(min_items = 1, max_items = 10_000)]
+    pub readings: &'a [Reading],
+}
+
+/// The response to `POST /readings`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Recorded {
+    /// How many readings were accepted: all of the batch.
+    pub accepted: usize,
+}
+
+/// The response to `GET /readings`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReadingList {
+    /// The latest recorded first.
+    pub readings: Vec<Reading>,
+}
+
+/// A weather station.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"id": "oslo-1", "name": "Oslo, Blindern", "latitude": 59.94, "longitude": 10.72}))]
+pub struct Station {
+    /// The client chooses it; it never changes.
+    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
+    pub id: String,
+    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
+    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
+    #[schema(min_length = 1, max_length = 100)]
+    pub name: String,
+    /// Degrees north, -90 to 90; `null` if it is not known.
+    #[schema(minimum = -90, maximum = 90)]
+    pub latitude: Option<f64>,
+    /// Degrees east, -180 to 180; `null` if it is not known.
+    #[schema(minimum = -180, maximum = 180)]
+    pub longitude: Option<f64>,
+}
+
+/// A change to some fields of a station, as a JSON merge patch (RFC 7396): what
+/// is absent stays as it is.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(example = json!({"name": "Oslo, Blindern", "longitude": null}))]
+pub struct StationPatch {
+    /// A new name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 100, nullable = false)]
+    pub name: Option<String>,
+    /// Another latitude; `null` (in Rust `Some(None)`) removes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, minimum = -90, maximum = 90)]
+    pub latitude: Option<Option<f64>>,
+    /// Another longitude; `null` (in Rust `Some(None)`) removes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, minimum = -180, maximum = 180)]
+    pub longitude: Option<Option<f64>>,
+}
+
+/// The response to `GET /stations`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct StationList {
+    /// In the order of their IDs.
+    pub stations: Vec<Station>,
+}
+
+/// Data of a `gap` event: some readings are not in this stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gap {
+    /// How many readings that this stream asks for were recorded and are no longer kept
+    /// for it; `null` if the server was restarted and can't tell.
+    pub missed: Option<u64>,
 }

@@ -1,49 +1,31 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): makes a `POST`
-//! safe to repeat.
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): makes a `POST` safe to
+//! repeat.
 //!
-//! A client that gets no answer can't know whether its request was executed. It
-//! sends the same request again with the same key, and the server executes it
-//! once: the second time it repeats its first answer. Without that, trying again
-//! risks a duplicate, and not trying again risks a loss.
+//! A client that gets no response can't know whether its request was executed. It sends
+//! the same request again with the same key, and the server executes it once: the second
+//! time it repeats its first response. Without a key, a client that tries again risks a
+//! duplicate, and one that gives up risks a loss.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{self, HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 
-use crate::body;
-use crate::problem::{self, Problem};
-use crate::server::App;
+use super::conditional::Conditions;
+use super::pagination::NoQuery;
+use super::request_layer::{read_body, require_type};
+use crate::limits::{Limits, MAX_KEY};
+use crate::protocol::headers::{IDEMPOTENCY_KEY, JSON, REPLAYED};
+use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};
 
-/// The header.
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-/// Says that an answer was given before, for an earlier request with the same key.
-pub const REPLAYED: &str = "idempotency-replayed";
-
-/// Longest key, in bytes.
-pub const MAX_KEY: usize = 128;
-
-/// A finished answer, small enough to keep.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        (self.status, self.headers, self.body).into_response()
-    }
-}
-
-/// The keys that were seen, and the answers to them.
-pub(crate) struct Keys {
+/// The keys that were seen, and the responses to them.
+pub(crate) struct IdempotencyStore {
     /// Keyed with random numbers, so that nobody can make two bodies that look equal.
     hasher: RandomState,
     capacity: usize,
@@ -53,55 +35,69 @@ pub(crate) struct Keys {
 
 #[derive(Default)]
 struct Inner {
-    /// By path and key; both `POST`s have the same method.
     entries: HashMap<Scope, Entry>,
     /// The finished ones in the order in which they end.
     finished: VecDeque<(Instant, Scope)>,
 }
 
-type Scope = (&'static str, String);
+/// Path and key: the same key on another path is another key.
+type Scope = (String, String);
 
 enum Entry {
-    /// The first request is still being worked on.
+    /// The first request is still being handled.
     Running,
-    /// It was executed. Only successes are kept: after an error nothing has
-    /// happened, and the client may correct its request under the same key.
-    Finished { fingerprint: u64, answer: Answer },
+    /// It was executed.
+    Finished(Finished),
 }
 
-/// What a key turns out to be.
+/// An executed request. Only successes are kept: after an error nothing has happened, and
+/// the client may correct its request under the same key.
+#[derive(Clone)]
+struct Finished {
+    /// A hash of the request's body.
+    fingerprint: u64,
+    response: http::Response<Bytes>,
+}
+
+/// What a key turns out to be, unless its first request is still running.
 enum Claim<'a> {
     New(Guard<'a>),
-    Running,
-    Finished { fingerprint: u64, answer: Answer },
+    Finished(Finished),
 }
 
-/// Holds a key while its first request runs. Dropped without an answer (an error,
-/// a client that left, a timeout), it sets the key free.
+/// Holds a key while its first request runs. If it is dropped without a response (an
+/// error, a client that left, a timeout), the key is free again.
 struct Guard<'a> {
-    keys: &'a Keys,
+    store: &'a IdempotencyStore,
     scope: Option<Scope>,
 }
 
-impl Keys {
+impl IdempotencyStore {
+    /// Returns a store that remembers up to `capacity` keys, each for `lifetime`.
     pub(crate) fn new(capacity: usize, lifetime: Duration) -> Self {
         Self { hasher: RandomState::new(), capacity, lifetime, inner: Mutex::default() }
     }
 
-    fn claim(&self, scope: Scope) -> Claim<'_> {
+    /// Returns 409 if the first request with this key is still running.
+    fn claim(&self, scope: Scope) -> Result<Claim<'_>, Problem> {
         let mut inner = self.lock();
         let now = Instant::now();
         while inner.finished.front().is_some_and(|(end, _)| *end <= now) {
             inner.forget_oldest();
         }
         match inner.entries.get(&scope) {
-            Some(Entry::Running) => Claim::Running,
-            Some(Entry::Finished { fingerprint, answer }) => {
-                Claim::Finished { fingerprint: *fingerprint, answer: answer.clone() }
-            }
+            Some(Entry::Running) => Err(Problem {
+                kind: KEY_IN_USE.into(),
+                retry_after: Some(Duration::from_secs(1)),
+                ..Problem::new(
+                    StatusCode::CONFLICT,
+                    "the first request with this Idempotency-Key is still running",
+                )
+            }),
+            Some(Entry::Finished(finished)) => Ok(Claim::Finished(finished.clone())),
             None => {
                 inner.entries.insert(scope.clone(), Entry::Running);
-                Claim::New(Guard { keys: self, scope: Some(scope) })
+                Ok(Claim::New(Guard { store: self, scope: Some(scope) }))
             }
         }
     }
@@ -120,12 +116,12 @@ impl Inner {
 }
 
 impl Guard<'_> {
-    fn finish(mut self, fingerprint: u64, answer: &Answer) {
+    fn finish(mut self, finished: Finished) {
         let Some(scope) = self.scope.take() else { return };
-        let mut inner = self.keys.lock();
-        inner.finished.push_back((Instant::now() + self.keys.lifetime, scope.clone()));
-        inner.entries.insert(scope, Entry::Finished { fingerprint, answer: answer.clone() });
-        if inner.finished.len() > self.keys.capacity {
+        let mut inner = self.store.lock();
+        inner.finished.push_back((Instant::now() + self.store.lifetime, scope.clone()));
+        inner.entries.insert(scope, Entry::Finished(finished));
+        if inner.finished.len() > self.store.capacity {
             inner.forget_oldest();
         }
     }
@@ -134,72 +130,73 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(scope) = self.scope.take() {
-            self.keys.lock().entries.remove(&scope);
+            self.store.lock().entries.remove(&scope);
         }
     }
 }
 
-/// Reads the body and does `work` with it, at most once for each key.
+/// Runs the handler of a `POST` at most once for each key. It stands around the handler,
+/// which knows nothing of keys, and gives it the whole body.
 ///
-/// The key is taken before the body is read: a request that repeats one still on
-/// its way is told 409 at once. Between `work` and the keeping of its answer
-/// nothing awaits, so that a client that leaves can't separate the two.
+/// The key is claimed before the body is read, so a request that repeats an unfinished one
+/// gets its 409 at once.
 pub(crate) async fn once(
-    app: &App,
-    path: &'static str,
-    headers: &HeaderMap,
-    body: Body,
-    work: impl FnOnce(&[u8]) -> Result<Answer, Problem>,
-) -> Result<Answer, Problem> {
-    let Some(key) = key(headers)? else {
-        let body = body::read(body, app.limits.max_body).await?;
-        return work(&body);
+    State(store): State<Arc<IdempotencyStore>>,
+    State(limits): State<Arc<Limits>>,
+    NoQuery: NoQuery,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    require_type(&parts.headers, JSON)?;
+    Conditions::of(&parts.headers)?.check(None)?; // A collection has no ETag.
+    let claim = match key(&parts.headers)? {
+        Some(key) => Some(store.claim((parts.uri.path().to_owned(), key))?),
+        None => None,
     };
-    match app.keys.claim((path, key)) {
-        Claim::New(guard) => {
-            let body = body::read(body, app.limits.max_body).await?;
-            let answer = work(&body)?;
-            guard.finish(app.keys.hasher.hash_one(&body), &answer);
-            Ok(answer)
+    let body = read_body(body, limits.max_body).await?;
+    let request = Request::from_parts(parts, Body::from(body.clone()));
+    let Some(claim) = claim else { return Ok(next.run(request).await) };
+    let fingerprint = store.hasher.hash_one(&body);
+    let guard = match claim {
+        Claim::New(guard) => guard,
+        Claim::Finished(first) if first.fingerprint == fingerprint => {
+            let mut response = first.response;
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            return Ok(response.map(Body::from));
         }
-        Claim::Running => Err(Problem {
-            kind: problem::KEY_IN_USE.into(),
-            retry_after: Some(Duration::from_secs(1)),
-            ..Problem::new(
-                StatusCode::CONFLICT,
-                "the first request with this Idempotency-Key is still running",
-            )
-        }),
-        Claim::Finished { fingerprint, mut answer } => {
-            let body = body::read(body, app.limits.max_body).await?;
-            if app.keys.hasher.hash_one(&body) != fingerprint {
-                return Err(Problem {
-                    kind: problem::KEY_REUSED.into(),
-                    ..Problem::new(
-                        StatusCode::UNPROCESSABLE_ENTITY,
-                        "this Idempotency-Key was used with another body; a new request needs a new key",
-                    )
-                });
-            }
-            answer.headers.insert(REPLAYED, HeaderValue::from_static("true"));
-            Ok(answer)
+        Claim::Finished(_) => {
+            return Err(Problem {
+                kind: KEY_REUSED.into(),
+                ..Problem::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "this Idempotency-Key was used with another body; a new request needs a new key",
+                )
+            });
         }
+    };
+    // From here on nothing has to wait: the handler has its body, and the response is
+    // complete. So a client that leaves can't come between the effect and its record.
+    let response = next.run(request).await;
+    if !response.status().is_success() {
+        return Ok(response);
     }
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.map_err(|error| Problem::internal(&error))?;
+    let response = http::Response::from_parts(parts, body);
+    guard.finish(Finished { fingerprint, response: response.clone() });
+    Ok(response.map(Body::from))
 }
 
-/// The key of a request, if it has one; 400 unless it has 1 to [`MAX_KEY`] visible ASCII
-/// characters.
+/// Returns the key of a request, if it has one, or 400 unless that has 1 to [`MAX_KEY`]
+/// visible ASCII characters.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value
         .to_str()
         .ok()
         .filter(|key| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
-    match key {
-        Some(key) => Ok(Some(key.to_owned())),
-        None => {
-            let detail = format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters");
-            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
-        }
-    }
+    let wrong =
+        || Problem::bad_request(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters"));
+    key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }

@@ -1,6 +1,5 @@
-//! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It is
-//! put together from the handlers' own descriptions; here the parts are added
-//! that all of them share.
+//! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It consists of
+//! the handlers' own descriptions. This file adds the parts that all of them share.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -9,18 +8,18 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::live::Gap;
-use crate::problem::{PROBLEM_JSON, Problem};
-use crate::server::App;
+use crate::protocol::headers::PROBLEM_JSON;
+use crate::protocol::model::Gap;
+use crate::protocol::problem::Problem;
 
-/// What any request may be answered with.
+/// The errors that any request may get.
 const COMMON: [(StatusCode, &str); 3] = [
     (StatusCode::BAD_REQUEST, "A malformed, missing or repeated header, or an unknown parameter"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
 
-/// The description before the handlers add theirs.
+/// Returns the description before the handlers add theirs.
 pub(crate) fn preamble() -> OpenApi {
     let info = InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(
         Some("Stations as resources, their readings in batches. Errors are problem details (RFC 9457)."),
@@ -28,8 +27,8 @@ pub(crate) fn preamble() -> OpenApi {
     OpenApiBuilder::new().info(info).build()
 }
 
-/// The route that answers with the finished description.
-pub(crate) fn route(mut description: OpenApi) -> MethodRouter<App> {
+/// Returns the route to the finished description.
+pub(crate) fn route<S: Clone + Send + Sync + 'static>(mut description: OpenApi) -> MethodRouter<S> {
     let components = description.components.get_or_insert_default();
     let mut schemas = vec![(Problem::name().into(), Problem::schema()), (Gap::name().into(), Gap::schema())];
     Problem::schemas(&mut schemas);

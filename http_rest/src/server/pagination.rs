@@ -2,27 +2,23 @@
 //! numbers it neither skips nor repeats an entry when others come and go.
 
 use axum::extract::FromRequestParts;
+use axum::extract::rejection::QueryRejection;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
-use crate::problem::Problem;
+use crate::limits::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::protocol::problem::Problem;
 
-/// Most entries on a page.
-pub const MAX_LIMIT: usize = 500;
-
-/// Entries on a page when the client names no number.
-pub const DEFAULT_LIMIT: usize = 100;
-
-/// The page size that a query asks for: 1 to [`MAX_LIMIT`], or 400.
+/// Returns the page size that a query asks for: 1 to [`MAX_LIMIT`], or 400.
 pub(crate) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     let limit = asked.unwrap_or(DEFAULT_LIMIT);
     if (1..=MAX_LIMIT).contains(&limit) {
         return Ok(limit);
     }
-    Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit is 1 to {MAX_LIMIT}, not {limit}")))
+    Err(Problem::bad_request(format!("limit is 1 to {MAX_LIMIT}, not {limit}")))
 }
 
-/// `Link: <…>; rel="next"` (RFC 8288), or no header after the last page.
+/// Returns `Link: <…>; rel="next"` (RFC 8288), or no header after the last page.
 pub(crate) fn next_link(next: Option<String>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let link = next.and_then(|target| HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok());
@@ -32,7 +28,7 @@ pub(crate) fn next_link(next: Option<String>) -> HeaderMap {
     headers
 }
 
-/// The query string of a resource that has none: 400 if there is one after all, since a
+/// The query string of a resource that has none. Returns 400 if there is one: a
 /// parameter that nobody reads is a mistake.
 pub(crate) struct NoQuery;
 
@@ -43,6 +39,12 @@ impl<S: Sync> FromRequestParts<S> for NoQuery {
         if parts.uri.query().unwrap_or_default().is_empty() {
             return Ok(Self);
         }
-        Err(Problem::new(StatusCode::BAD_REQUEST, "this request has no parameters in its query string"))
+        Err(Problem::bad_request("this request has no parameters in its query string"))
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
     }
 }

@@ -1,63 +1,28 @@
 //! `/readings`: record a batch, read a station's readings back.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use tcp_socket::base::json::Object;
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use crate::body::{self, JSON};
-use crate::conditional::Conditions;
-use crate::idempotency::{self, Answer};
-use crate::live::EventId;
-use crate::model::{MAX_BATCH, Metric, Reading};
-use crate::pagination::{self, NoQuery};
-use crate::problem::Problem;
-use crate::server::App;
-use crate::stations::{full, not_found, to_json};
-use crate::store::Wanted;
-use crate::validation::UncheckedReading;
-
-/// The body of `POST /readings`, as a client sends it.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Batch<'a> {
-    /// All of them are recorded, or none.
-    #[schema(min_items = 1, max_items = 10_000)]
-    pub readings: &'a [Reading],
-}
-
-/// The same as it arrives.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UncheckedBatch {
-    readings: Vec<Object<UncheckedReading>>,
-}
-
-/// The answer to `POST /readings`.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Recorded {
-    /// How many readings were accepted: all of the batch.
-    pub accepted: usize,
-}
-
-/// The answer to `GET /readings`.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct ReadingList {
-    /// The latest recorded first.
-    pub readings: Vec<Reading>,
-}
+use super::conditional::Conditions;
+use super::pagination;
+use super::stations::not_found;
+use super::store::{EventId, ReadingFilter, Store};
+use crate::protocol::model::{Batch, Metric, ReadingList, Recorded};
+use crate::protocol::problem::Problem;
+use crate::protocol::validation::{UncheckedBatch, parse};
 
 /// Record a batch
 ///
 /// All of it or, on any error, nothing of it. Stations that are not known yet are created.
 //
-// The answer is 200 and not 201: a reading has no address of its own that a
+// The status is 200 and not 201, because a reading has no address of its own that a
 // `Location` could name (RFC 9110, section 15.3.2).
 #[utoipa::path(post, path = "/readings", operation_id = "record_readings", tag = "readings", request_body = Batch<'_>,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat",
@@ -71,44 +36,16 @@ pub struct ReadingList {
         (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
-pub(crate) async fn record(
-    State(app): State<App>,
-    NoQuery: NoQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Answer, Problem> {
-    body::require_type(&headers, JSON)?;
-    Conditions::of(&headers)?.check(None)?;
-    idempotency::once(&app, "/readings", &headers, body, |body| {
-        let readings = check(body::parse(body)?)?;
-        let accepted = app.store.record(readings).map_err(|_no_room| full())?;
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(JSON))]);
-        Ok(Answer { status: StatusCode::OK, headers, body: to_json(&Recorded { accepted })? })
-    })
-    .await
-}
-
-fn check(batch: UncheckedBatch) -> Result<Vec<Reading>, Problem> {
-    let count = batch.readings.len();
-    if !(1..=MAX_BATCH).contains(&count) {
-        return Err(Problem::field(
-            "#/readings",
-            format!("a batch holds 1 to {MAX_BATCH} readings, not {count}"),
-        ));
-    }
-    let mut errors = Vec::new();
-    let mut readings = Vec::with_capacity(count);
-    for (index, Object(reading)) in batch.readings.into_iter().enumerate() {
-        readings.extend(reading.check(index, &mut errors));
-    }
-    if !errors.is_empty() {
-        return Err(Problem::invalid_fields(errors));
-    }
-    Ok(readings)
+pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Recorded>, Problem> {
+    let batch: UncheckedBatch = parse(&body)?;
+    let readings = batch.check()?;
+    let accepted = store.record(readings)?;
+    Ok(Json(Recorded { accepted }))
 }
 
 /// The query string of `GET /readings`.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Deserialize, IntoParams, FromRequestParts)]
+#[from_request(via(Query), rejection(Problem))]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
@@ -124,7 +61,7 @@ pub(crate) struct Filter {
     /// Latest `recorded_at`, itself not included.
     #[param(nullable = false, maximum = 253_402_300_799_999_i64)]
     to: Option<u64>,
-    /// Most readings on this page; 100 if not given.
+    /// Maximum number of readings on this page; 100 if not given.
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<usize>,
     /// From the `Link` header of the page before.
@@ -141,24 +78,21 @@ pub(crate) struct Filter {
     (status = 404, description = "No such station, or no such page any more: the server was restarted"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
-    State(app): State<App>,
-    filter: Result<Query<Filter>, QueryRejection>,
+    State(store): State<Arc<Store>>,
+    filter: Filter,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = pagination::limit(filter.limit)?;
     let cursor = filter.cursor.as_deref().map(|text| match EventId::parse(text) {
-        None => {
-            Err(Problem::new(StatusCode::BAD_REQUEST, "unknown cursor: use the one from the Link header"))
-        }
-        Some(id) if id.boot_id == app.store.boot_id => Ok(id.sequence),
+        None => Err(Problem::bad_request("unknown cursor: use the one from the Link header")),
+        Some(id) if id.instance_id == store.instance_id => Ok(id.sequence),
         Some(_) => {
             Err(Problem::new(StatusCode::NOT_FOUND, "this page was lost when the server was restarted"))
         }
     });
     let Filter { station, metric, from, to, .. } = filter;
-    let wanted = Wanted { metric, from, to, before: cursor.transpose()?, limit: limit + 1 };
-    let mut found = app.store.readings(&station, &wanted).ok_or_else(|| not_found(&station))?;
+    let filter = ReadingFilter { metric, from, to, before: cursor.transpose()?, limit: limit + 1 };
+    let mut found = store.readings(&station, &filter).ok_or_else(|| not_found(&station))?;
     if Conditions::of(&headers)?.not_modified(None)? {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
@@ -176,7 +110,7 @@ pub(crate) async fn list(
                 next += &format!("&{name}={value}");
             }
         }
-        next + &format!("&cursor={}", EventId { boot_id: app.store.boot_id, sequence: *sequence })
+        next + &format!("&cursor={}", EventId { instance_id: store.instance_id, sequence: *sequence })
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();
     Ok((pagination::next_link(next), Json(ReadingList { readings })).into_response())

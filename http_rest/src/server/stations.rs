@@ -1,119 +1,35 @@
 //! `/stations`: a resource with an address of its own for each station.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::http::header::{ETAG, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
-use tcp_socket::base::text::check_name;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
-use crate::body::{self, JSON};
-use crate::conditional::{Conditions, ETag};
-use crate::idempotency::{self, Answer};
-use crate::model::MAX_STATION_ID;
-use crate::pagination::{self, NoQuery};
-use crate::problem::{FieldError, Problem};
-use crate::server::App;
-use crate::store::{MAX_STATIONS, NotCreated};
-use crate::validation::{is_station_id, shorten};
-
-/// The media type of a patch (RFC 7396).
-pub const MERGE_PATCH: &str = "application/merge-patch+json";
-
-/// Longest name of a station, in characters.
-pub const MAX_NAME: usize = 100;
-
-/// A weather station.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"id": "oslo-1", "name": "Oslo, Blindern", "latitude": 59.94, "longitude": 10.72}))]
-pub struct Station {
-    /// Chosen by the client, never changes.
-    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
-    pub id: String,
-    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
-    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
-    #[schema(min_length = 1, max_length = 100)]
-    pub name: String,
-    /// Degrees north, -90 to 90; `null` if it is not known.
-    #[schema(minimum = -90, maximum = 90)]
-    pub latitude: Option<f64>,
-    /// Degrees east, -180 to 180; `null` if it is not known.
-    #[schema(minimum = -180, maximum = 180)]
-    pub longitude: Option<f64>,
-}
-
-impl Station {
-    /// What a batch of readings creates for a station that nobody described.
-    pub(crate) fn named_after_its_id(id: &str) -> Self {
-        Self { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None }
-    }
-
-    /// 422 with each field that is out of its range.
-    pub(crate) fn check(&self) -> Result<(), Problem> {
-        let mut errors = Vec::new();
-        let mut wrong = |pointer: &str, detail: String| {
-            errors.push(FieldError { pointer: pointer.to_owned(), detail });
-        };
-        if !is_station_id(&self.id) {
-            wrong(
-                "#/id",
-                format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}", shorten(&self.id)),
-            );
-        }
-        if !(1..=MAX_NAME).contains(&self.name.chars().count()) {
-            wrong("#/name", format!("a name has 1 to {MAX_NAME} characters"));
-        } else if let Err(reason) = check_name(&self.name) {
-            wrong("#/name", format!("{:?}: {reason}", shorten(&self.name)));
-        }
-        if self.latitude.is_some_and(|degrees| !(-90.0..=90.0).contains(&degrees)) {
-            wrong("#/latitude", "degrees north are -90 to 90".to_owned());
-        }
-        if self.longitude.is_some_and(|degrees| !(-180.0..=180.0).contains(&degrees)) {
-            wrong("#/longitude", "degrees east are -180 to 180".to_owned());
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
-    }
-}
-
-/// A change to some fields of a station, as a JSON merge patch (RFC 7396): what
-/// is absent stays as it is.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
-#[schema(example = json!({"name": "Oslo, Blindern", "longitude": null}))]
-pub struct StationPatch {
-    /// A new name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 100, nullable = false)]
-    pub name: Option<String>,
-    /// Another latitude; `null` (in Rust `Some(None)`) removes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<f64>, minimum = -90, maximum = 90)]
-    pub latitude: Option<Option<f64>>,
-    /// Another longitude; `null` (in Rust `Some(None)`) removes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<f64>, minimum = -180, maximum = 180)]
-    pub longitude: Option<Option<f64>>,
-}
-
-/// The answer to `GET /stations`.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct StationList {
-    /// In the order of their ids.
-    pub stations: Vec<Station>,
-}
+use super::conditional::{Conditions, ETag};
+use super::pagination::{self, NoQuery};
+use super::request_layer::{read_body, require_type};
+use super::store::{CreateError, Store};
+use crate::limits::{Limits, MAX_STATIONS};
+use crate::protocol::headers::{JSON, MERGE_PATCH};
+use crate::protocol::model::{Station, StationList, StationPatch};
+use crate::protocol::problem::Problem;
+use crate::protocol::validation::{is_station_id, parse, shape, shorten};
 
 /// The query string of `GET /stations`.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Deserialize, IntoParams, FromRequestParts)]
+#[from_request(via(Query), rejection(Problem))]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
-    /// Most stations on this page; 100 if not given.
+    /// Maximum number of stations on this page; 100 if not given.
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<usize>,
     /// From the `Link` header of the page before.
@@ -129,24 +45,20 @@ pub(crate) struct Page {
     (status = 400, description = "A parameter is unknown or wrong"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
-    State(app): State<App>,
-    page: Result<Query<Page>, QueryRejection>,
+    State(store): State<Arc<Store>>,
+    page: Page,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(page) = page.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = pagination::limit(page.limit)?;
-    // The cursor is the last id of the page before; clients take it as it comes.
+    // The cursor is the last ID of the page before; clients need not know that.
     if page.cursor.as_deref().is_some_and(|cursor| !is_station_id(cursor)) {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "unknown cursor: use the one from the Link header",
-        ));
+        return Err(Problem::bad_request("unknown cursor: use the one from the Link header"));
     }
     if Conditions::of(&headers)?.not_modified(None)? {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    // One more than asked for tells whether there is a next page.
-    let mut stations = app.store.stations(page.cursor.as_deref(), limit + 1);
+    // One more than asked for shows whether there is a next page.
+    let mut stations = store.stations(page.cursor.as_deref(), limit + 1);
     let more = stations.len() > limit;
     stations.truncate(limit);
     let last = stations.last().filter(|_| more);
@@ -169,30 +81,12 @@ pub(crate) async fn list(
         (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid fields, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
-pub(crate) async fn create(
-    State(app): State<App>,
-    NoQuery: NoQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Answer, Problem> {
-    body::require_type(&headers, JSON)?;
-    Conditions::of(&headers)?.check(None)?;
-    idempotency::once(&app, "/stations", &headers, body, |body| {
-        let station: Station = body::parse(body)?;
-        station.check()?;
-        let body = to_json(&station)?;
-        let location = format!("/stations/{}", station.id);
-        let tag = app.store.create(station).map_err(|reason| match reason {
-            NotCreated::Exists => Problem::new(StatusCode::CONFLICT, "there is a station with this id"),
-            NotCreated::Full => full(),
-        })?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-        headers.insert(ETAG, tag.into());
-        headers.extend(HeaderValue::try_from(location).map(|location| (LOCATION, location)));
-        Ok(Answer { status: StatusCode::CREATED, headers, body })
-    })
-    .await
+pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Result<Response, Problem> {
+    let station: Station = parse(&body)?;
+    station.check()?;
+    let tag = store.create(station.clone())?;
+    let headers = [(ETAG, tag.to_string()), (LOCATION, format!("/stations/{}", station.id))];
+    Ok((StatusCode::CREATED, headers, Json(station)).into_response())
 }
 
 /// Read a station
@@ -209,11 +103,11 @@ pub(crate) async fn create(
         (status = 404, description = "No such station"),
         (status = 412, description = "If-Match is false: the station is at another version")))]
 pub(crate) async fn read(
-    State(app): State<App>,
+    State(store): State<Arc<Store>>,
     StationId { id }: StationId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (station, tag) = app.store.station(&id).ok_or_else(|| not_found(&id))?;
+    let (station, tag) = store.station(&id).ok_or_else(|| not_found(&id))?;
     if Conditions::of(&headers)?.not_modified(Some(tag))? {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, HeaderValue::from(tag))]).into_response());
     }
@@ -235,12 +129,12 @@ pub(crate) async fn read(
         (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn replace(
-    State(app): State<App>,
+    State(store): State<Arc<Store>>,
+    State(limits): State<Arc<Limits>>,
     StationId { id }: StationId,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
-    change(&app, &id, &headers, body, JSON, |_current, body| body::parse(body)).await
+    change(&store, &limits, &id, request, JSON, |_current, body| parse(body)).await
 }
 
 /// Change some fields of a station
@@ -259,15 +153,15 @@ pub(crate) async fn replace(
         (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn patch(
-    State(app): State<App>,
+    State(store): State<Arc<Store>>,
+    State(limits): State<Arc<Limits>>,
     StationId { id }: StationId,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
-    change(&app, &id, &headers, body, MERGE_PATCH, |current, body| {
-        let mut merged = serde_json::to_value(current).map_err(|error| internal(&error))?;
-        merge_patch(&mut merged, body::parse(body)?);
-        body::shape(merged)
+    change(&store, &limits, &id, request, MERGE_PATCH, |current, body| {
+        let mut merged = serde_json::to_value(current).map_err(|error| Problem::internal(&error))?;
+        merge_patch(&mut merged, parse(body)?);
+        shape(merged)
     })
     .await
 }
@@ -282,32 +176,33 @@ pub(crate) async fn patch(
         (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn delete(
-    State(app): State<App>,
+    State(store): State<Arc<Store>>,
     StationId { id }: StationId,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    app.store.station(&id).ok_or_else(|| not_found(&id))?;
+    store.station(&id).ok_or_else(|| not_found(&id))?;
     let conditions = Conditions::of(&headers)?;
-    app.store.remove(&id, |tag| conditions.check_required(tag)).ok_or_else(|| not_found(&id))??;
+    store.remove(&id, |tag| conditions.check_required(tag)).ok_or_else(|| not_found(&id))??;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428,
-/// 422, from the cheapest to the one that needs the body.
+/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428, 413, 422, from
+/// the cheapest to the one that needs the body.
 async fn change(
-    app: &App,
+    store: &Store,
+    limits: &Limits,
     id: &str,
-    headers: &HeaderMap,
-    body: Body,
+    request: Request,
     media_type: &str,
     new: impl FnOnce(&Station, &[u8]) -> Result<Station, Problem>,
 ) -> Result<Response, Problem> {
-    let (_, tag) = app.store.station(id).ok_or_else(|| not_found(id))?;
-    body::require_type(headers, media_type)?;
-    let conditions = Conditions::of(headers)?;
+    let (_, tag) = store.station(id).ok_or_else(|| not_found(id))?;
+    let (parts, body) = request.into_parts();
+    require_type(&parts.headers, media_type)?;
+    let conditions = Conditions::of(&parts.headers)?;
     conditions.check_required(tag)?;
-    let body = body::read(body, app.limits.max_body).await?;
-    let changed = app.store.update(id, |current, tag| {
+    let body = read_body(body, limits.max_body).await?;
+    let changed = store.update(id, |current, tag| {
         // Once more, now that nobody can come between the check and the change.
         conditions.check_required(tag)?;
         let station = new(current, &body)?;
@@ -342,11 +237,11 @@ fn merge_patch(target: &mut Value, patch: Value) {
     }
 }
 
-/// A station's id out of the path. What can't be one names nothing: 404.
+/// A station's ID from the path. Returns 404 for anything else.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(crate) struct StationId {
-    /// The station's id.
+    /// The station's ID.
     #[param(pattern = "^[a-z0-9-]{1,32}$", example = "oslo-1")]
     id: String,
 }
@@ -367,22 +262,18 @@ pub(crate) fn not_found(id: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("no station {:?}", shorten(id)))
 }
 
-pub(crate) fn full() -> Problem {
-    Problem::new(
-        StatusCode::INSUFFICIENT_STORAGE,
-        format!("this server keeps at most {MAX_STATIONS} stations"),
-    )
-}
-
-pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, Problem> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|error| internal(&error))
+impl From<CreateError> for Problem {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Exists => Self::new(StatusCode::CONFLICT, "there is a station with this id"),
+            CreateError::Full => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!("this server keeps at most {MAX_STATIONS} stations"),
+            ),
+        }
+    }
 }
 
 fn with_tag(tag: ETag, station: &Station) -> Response {
     ([(ETAG, HeaderValue::from(tag))], Json(station)).into_response()
-}
-
-fn internal(error: &serde_json::Error) -> Problem {
-    tracing::error!("a value of our own does not serialise: {error}");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
 }
