@@ -14,32 +14,32 @@ use tcp_socket::base::linger::LingerLimits;
 // What travels.
 
 /// Maximum length of a station's ID, in bytes.
-pub const MAX_STATION_ID: usize = 32;
+pub(crate) const MAX_STATION_ID: usize = 32;
 
 /// Maximum length of a station's name, in characters.
-pub const MAX_NAME: usize = 100;
+pub(crate) const MAX_NAME: usize = 100;
 
 /// Maximum number of readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
+pub(crate) const MAX_BATCH: usize = 10_000;
 
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// Maximum number of entries on a page.
 pub const MAX_LIMIT: usize = 500;
 
 /// Number of entries on a page if the client does not choose one.
-pub const DEFAULT_LIMIT: usize = 100;
+pub(crate) const DEFAULT_LIMIT: usize = 100;
 
 /// Maximum length of an idempotency key, in bytes.
-pub const MAX_KEY: usize = 128;
+pub(crate) const MAX_KEY: usize = 128;
 
 /// Maximum length of a request ID that is accepted from a client, in bytes.
-pub const MAX_REQUEST_ID: usize = 64;
+pub(crate) const MAX_REQUEST_ID: usize = 64;
 
 /// Maximum number of entries in a problem's `errors`. Otherwise a batch of 10,000 wrong
 /// readings would get a response of a megabyte.
-pub const MAX_FIELD_ERRORS: usize = 50;
+pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 
 /// Maximum length of what a problem quotes from a request, in characters.
 pub(crate) const MAX_QUOTE: usize = 40;
@@ -155,24 +155,24 @@ pub(crate) const CHUNK: usize = 64;
 // The client's patience.
 
 /// Maximum time to wait for a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time for one attempt, from the request to the end of its response. All
 /// attempts together have [`TOTAL_TIMEOUT`].
-pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time from a call to its result, including all attempts and pauses.
-pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of attempts after the first.
 pub const MAX_RETRIES: usize = 4;
 
 /// Pause before the first retry; it doubles for each one after. A random part (jitter) is
 /// added, so that the clients of a restarted server do not all come back at once.
-pub const MIN_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum pause between two attempts; a server's `Retry-After` may ask for more.
-pub const MAX_PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Maximum length of a response's body, in bytes. The server's longest, a page of 500,
 /// has less than 100 kB.
@@ -187,8 +187,8 @@ pub const SILENCE: Duration = Duration::from_secs(45);
 
 /// Shortest pause before a live stream reconnects; it doubles up to
 /// [`MAX_RECONNECT_PAUSE`].
-pub const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest pause before a live stream reconnects; a server's `Retry-After` may ask for
 /// more. After a connection that lasted longer, the pauses start again with the shortest.
-pub const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::{Args as Arguments, Parser, Subcommand};
 use futures::TryStreamExt;
 use http_rest::client::{LiveEvent, Page, ReadingQuery, Versioned};
+use http_rest::limits::MAX_LIMIT;
 use http_rest::protocol::model::{Gap, StationPatch};
 use http_rest::{Client, Error, Metric, Reading, Station};
 use serde::Serialize;
@@ -149,7 +150,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             Ok(writeln!(out, "accepted {accepted}")?)
         }
         Some(Command::Readings { station, metric, from, to, limit }) => {
-            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, 500)) };
+            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, MAX_LIMIT)) };
             let first = client.readings(&query).await?;
             pages(out, first, limit, async |next| client.more_readings(&next).await).await
         }
@@ -192,7 +193,7 @@ async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> 
 async fn stations(client: &Client, command: Stations, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
         Stations::List => {
-            let first = client.stations(500).await?;
+            let first = client.stations(MAX_LIMIT).await?;
             pages(out, first, usize::MAX, async |next| client.more_stations(&next).await).await
         }
         Stations::Get { id } => versioned(out, &client.station(&id).await?),

@@ -2,32 +2,31 @@
 
 mod error;
 mod retry;
+mod transport;
 mod watch;
 
 use futures::stream::BoxStream;
-use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION};
-use reqwest::{Method, RequestBuilder, StatusCode, redirect};
+use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::error::Error;
-use self::retry::{Repeat, retry};
+use self::retry::Repeat;
+use self::transport::{Response, Transport};
 pub use self::watch::LiveEvent;
 use self::watch::Watch;
-use crate::limits::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, MAX_RESPONSE};
-use crate::protocol::headers::{IDEMPOTENCY_KEY, MERGE_PATCH, PROBLEM_JSON, is_type};
+use crate::protocol::headers::{IDEMPOTENCY_KEY, MERGE_PATCH};
 use crate::protocol::model::{
     Batch, Metric, Reading, ReadingList, Recorded, Station, StationList, StationPatch,
 };
-use crate::protocol::problem::{Problem, retry_after};
 
 /// A client of one server. Clones share their connections, and calls may run side by
 /// side. HTTP/1.1 pairs responses with requests by their order. So each call in flight has
 /// a connection of its own, which is kept for the next call.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    url: String,
+    transport: Transport,
 }
 
 /// A resource and the version that was read.
@@ -71,17 +70,7 @@ impl Client {
     /// [`Error::Address`] if `url` has another form, [`Error::Setup`] if the HTTP library
     /// can't start.
     pub fn new(url: &str) -> Result<Self, Error> {
-        if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
-            return Err(Error::Address { url: url.to_owned() });
-        }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .redirect(redirect::Policy::none())
-            .no_proxy() // A proxy from the environment would stand between the two terminals.
-            .build()
-            .map_err(Error::Setup)?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { transport: Transport::new(url)? })
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings were accepted.
@@ -91,8 +80,9 @@ impl Client {
     /// [`Error::Problem`] with status 422 names each invalid field.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let (key, batch) = (new_key(), Batch { readings });
-        let request = || self.request(Method::POST, "/readings").header(IDEMPOTENCY_KEY, &key).json(&batch);
-        let response = self.call(Repeat::Keyed, request).await?;
+        let request =
+            || self.transport.request(Method::POST, "/readings").header(IDEMPOTENCY_KEY, &key).json(&batch);
+        let response = self.transport.call(Repeat::Keyed, request).await?;
         Ok(response.json::<Recorded>()?.accepted)
     }
 
@@ -101,8 +91,10 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 404 if there is no such station.
     pub async fn readings(&self, query: &ReadingQuery) -> Result<Page<Reading>, Error> {
-        let response =
-            self.call(Repeat::Idempotent, || self.request(Method::GET, "/readings").query(query)).await?;
+        let response = self
+            .transport
+            .call(Repeat::Idempotent, || self.transport.request(Method::GET, "/readings").query(query))
+            .await?;
         Ok(Page { next: response.next(), items: response.json::<ReadingList>()?.readings })
     }
 
@@ -111,7 +103,8 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 404 if the server was restarted in between.
     pub async fn more_readings(&self, next: &str) -> Result<Page<Reading>, Error> {
-        let response = self.call(Repeat::Idempotent, || self.request(Method::GET, next)).await?;
+        let response =
+            self.transport.call(Repeat::Idempotent, || self.transport.request(Method::GET, next)).await?;
         Ok(Page { next: response.next(), items: response.json::<ReadingList>()?.readings })
     }
 
@@ -125,7 +118,7 @@ impl Client {
         &self,
         station: Option<&str>,
     ) -> Result<BoxStream<'static, Result<LiveEvent, Error>>, Error> {
-        Ok(Watch::start(self.clone(), station).await?.into_stream())
+        Ok(Watch::start(self.transport.clone(), station).await?.into_stream())
     }
 
     /// Returns the first page of stations, in the order of their IDs; `limit` is 1 to 500.
@@ -141,7 +134,8 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub async fn more_stations(&self, next: &str) -> Result<Page<Station>, Error> {
-        let response = self.call(Repeat::Idempotent, || self.request(Method::GET, next)).await?;
+        let response =
+            self.transport.call(Repeat::Idempotent, || self.transport.request(Method::GET, next)).await?;
         Ok(Page { next: response.next(), items: response.json::<StationList>()?.stations })
     }
 
@@ -151,8 +145,9 @@ impl Client {
     /// [`Error::Problem`] with status 409 if the id is taken, 422 if a field is invalid.
     pub async fn create_station(&self, station: &Station) -> Result<Versioned<Station>, Error> {
         let key = new_key();
-        let request = || self.request(Method::POST, "/stations").header(IDEMPOTENCY_KEY, &key).json(station);
-        self.call(Repeat::Keyed, request).await?.versioned()
+        let request =
+            || self.transport.request(Method::POST, "/stations").header(IDEMPOTENCY_KEY, &key).json(station);
+        versioned(&self.transport.call(Repeat::Keyed, request).await?)
     }
 
     /// Returns a station.
@@ -160,7 +155,12 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`] with status 404 if there is no such station.
     pub async fn station(&self, id: &str) -> Result<Versioned<Station>, Error> {
-        self.call(Repeat::Idempotent, || self.request(Method::GET, &station_path(id))).await?.versioned()
+        versioned(
+            &self
+                .transport
+                .call(Repeat::Idempotent, || self.transport.request(Method::GET, &station_path(id)))
+                .await?,
+        )
     }
 
     /// Returns a station unless it is still at the version of that `etag`.
@@ -172,12 +172,12 @@ impl Client {
         id: &str,
         etag: &str,
     ) -> Result<Option<Versioned<Station>>, Error> {
-        let request = || self.request(Method::GET, &station_path(id)).header(IF_NONE_MATCH, etag);
-        let response = self.call(Repeat::Idempotent, request).await?;
+        let request = || self.transport.request(Method::GET, &station_path(id)).header(IF_NONE_MATCH, etag);
+        let response = self.transport.call(Repeat::Idempotent, request).await?;
         if response.status == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
-        response.versioned().map(Some)
+        versioned(&response).map(Some)
     }
 
     /// Replaces a station, if it is still at the version of that `etag`.
@@ -187,9 +187,13 @@ impl Client {
     /// connection the request is sent again, and a 412 may then be due to the
     /// first attempt: read the station to know.
     pub async fn replace_station(&self, station: &Station, etag: &str) -> Result<Versioned<Station>, Error> {
-        let request =
-            || self.request(Method::PUT, &station_path(&station.id)).header(IF_MATCH, etag).json(station);
-        self.call(Repeat::Idempotent, request).await?.versioned()
+        let request = || {
+            self.transport
+                .request(Method::PUT, &station_path(&station.id))
+                .header(IF_MATCH, etag)
+                .json(station)
+        };
+        versioned(&self.transport.call(Repeat::Idempotent, request).await?)
     }
 
     /// Changes some fields of a station, if it is still at the version of that `etag`. The
@@ -206,10 +210,10 @@ impl Client {
     ) -> Result<Versioned<Station>, Error> {
         // `json` sets a content type only where there is none yet.
         let request = || {
-            let request = self.request(Method::PATCH, &station_path(id)).header(IF_MATCH, etag);
+            let request = self.transport.request(Method::PATCH, &station_path(id)).header(IF_MATCH, etag);
             request.header(CONTENT_TYPE, MERGE_PATCH).json(patch)
         };
-        self.call(Repeat::Harmful, request).await?.versioned()
+        versioned(&self.transport.call(Repeat::Harmful, request).await?)
     }
 
     /// Deletes a station and its readings, if it is still at the version of that `etag`.
@@ -219,109 +223,13 @@ impl Client {
     /// connection the request is sent again, and a 404 may then be due to the
     /// first attempt.
     pub async fn delete_station(&self, id: &str, etag: &str) -> Result<(), Error> {
-        let request = || self.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
-        self.call(Repeat::Idempotent, request).await.map(drop)
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url))
-    }
-
-    async fn call(&self, repeat: Repeat, request: impl Fn() -> RequestBuilder) -> Result<Response, Error> {
-        retry(repeat, || async { self.send(request().timeout(ATTEMPT_TIMEOUT)).await?.read().await }).await
-    }
-
-    async fn send(&self, request: RequestBuilder) -> Result<Incoming, Error> {
-        match request.send().await {
-            Ok(response) => Ok(Incoming(response)),
-            Err(source) if source.is_connect() => Err(Error::Unreachable { url: self.url.clone(), source }),
-            Err(source) if source.is_builder() => Err(Error::Setup(source)),
-            Err(source) => Err(Error::Broken(source)),
-        }
+        let request = || self.transport.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
+        self.transport.call(Repeat::Idempotent, request).await.map(drop)
     }
 }
 
-/// A response whose header has arrived.
-struct Incoming(reqwest::Response);
-
-/// A complete response.
-struct Response {
-    status: StatusCode,
-    headers: reqwest::header::HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Incoming {
-    /// Reads the body. Returns an error unless the response is a success.
-    async fn read(mut self) -> Result<Response, Error> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.0.chunk().await.map_err(Error::Broken)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_RESPONSE {
-                break; // What is left is not valid JSON, and is reported as that.
-            }
-        }
-        let response = Response { status: self.0.status(), headers: self.0.headers().clone(), body };
-        if response.status.is_redirection() && response.status != StatusCode::NOT_MODIFIED {
-            let location =
-                response.headers.get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
-            return Err(Error::Redirect {
-                status: response.status.as_u16(),
-                url: self.0.url().to_string(),
-                location: location.as_deref().unwrap_or("no other address").to_owned(),
-            });
-        }
-        if response.status.is_client_error() || response.status.is_server_error() {
-            return Err(response.into_error());
-        }
-        Ok(response)
-    }
-
-    /// Returns the error in a response that should have been a stream.
-    async fn into_error(self) -> Error {
-        match self.read().await {
-            Ok(response) => response.unexpected(),
-            Err(error) => error,
-        }
-    }
-}
-
-impl Response {
-    fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|_| self.unexpected())
-    }
-
-    fn versioned<T: DeserializeOwned>(&self) -> Result<Versioned<T>, Error> {
-        let etag =
-            self.headers.get(ETAG).and_then(|tag| tag.to_str().ok()).ok_or_else(|| self.unexpected())?;
-        Ok(Versioned { value: self.json()?, etag: etag.to_owned() })
-    }
-
-    /// Returns the target of `Link: <target>; rel="next"`.
-    fn next(&self) -> Option<String> {
-        let link = self.headers.get(LINK)?.to_str().ok()?;
-        let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-        parameters.contains("rel=\"next\"").then(|| target.to_owned())
-    }
-
-    fn into_error(self) -> Error {
-        let problem = if is_type(&self.headers, PROBLEM_JSON) {
-            Problem::from_json(self.status, &self.body)
-        } else {
-            None
-        };
-        let retry_after = retry_after(&self.headers);
-        problem.map_or_else(
-            || self.unexpected(),
-            |problem| Error::Problem(Box::new(Problem { retry_after, ..problem })),
-        )
-    }
-
-    fn unexpected(&self) -> Error {
-        let body = String::from_utf8_lossy(&self.body).chars().take(200).collect();
-        let retry_after = retry_after(&self.headers);
-        Error::Unexpected { status: self.status.as_u16(), body, retry_after }
-    }
+fn versioned<T: DeserializeOwned>(response: &Response) -> Result<Versioned<T>, Error> {
+    Ok(Versioned { value: response.json()?, etag: response.etag()? })
 }
 
 /// Returns a key that nobody else uses: 128 random bits.

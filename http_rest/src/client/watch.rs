@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use tcp_socket::base::retry::Pauses;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Client;
 use super::error::Error;
 use super::retry::{Repeat, may_pass, retry};
+use super::transport::{Transport, read_error};
 use crate::limits::{
     ATTEMPT_TIMEOUT, MAX_EVENT, MAX_RECONNECT_PAUSE, MIN_RECONNECT_PAUSE, SILENCE, TOTAL_TIMEOUT,
 };
@@ -37,7 +37,7 @@ pub enum LiveEvent {
 
 /// The state of a live stream.
 pub(super) struct Watch {
-    client: Client,
+    transport: Transport,
     station: Option<String>,
     last_id: Option<String>,
     response: Option<Response>,
@@ -49,9 +49,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn start(client: Client, station: Option<&str>) -> Result<Self, Error> {
+    pub(super) async fn start(transport: Transport, station: Option<&str>) -> Result<Self, Error> {
         let mut watch = Self {
-            client,
+            transport,
             station: station.map(str::to_owned),
             last_id: None,
             response: None,
@@ -124,18 +124,18 @@ impl Watch {
     }
 
     async fn connect(&self) -> Result<Response, Error> {
-        let mut request = self.client.request(Method::GET, "/readings/live");
+        let mut request = self.transport.request(Method::GET, "/readings/live");
         if let Some(station) = &self.station {
             request = request.query(&[("station", station)]);
         }
         if let Some(id) = &self.last_id {
             request = request.header(LAST_EVENT_ID, id);
         }
-        let response = self.client.send(request).await?;
-        if response.0.status().is_success() && is_type(response.0.headers(), EVENT_STREAM) {
-            return Ok(response.0);
+        let response = self.transport.send(request).await?;
+        if response.status().is_success() && is_type(response.headers(), EVENT_STREAM) {
+            return Ok(response);
         }
-        Err(response.into_error().await)
+        Err(read_error(response).await)
     }
 
     /// Returns what an event means, or `None` if it is of a kind that this client doesn't

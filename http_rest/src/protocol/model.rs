@@ -18,8 +18,8 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// Its name in JSON and in query strings.
-    pub fn name(self) -> &'static str {
+    /// Returns its name in JSON and in query strings.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Temperature => "temperature",
             Self::Humidity => "humidity",
@@ -28,15 +28,15 @@ impl Metric {
         }
     }
 
-    /// The metric of that name.
+    /// Returns the metric of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
             .into_iter()
             .find(|metric| metric.name() == name)
     }
 
-    /// The lowest and the highest value accepted, in the metric's unit.
-    pub fn range(self) -> (f64, f64) {
+    /// Returns the lowest and the highest value accepted, in the metric's unit.
+    pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
             Self::Humidity => (0.0, 100.0),
@@ -66,24 +66,24 @@ pub struct Reading {
 /// The body of `POST /readings`, as a client sends it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// All of them are recorded, or none.
     #[schema(min_items = 1, max_items = 10_000)]
-    pub readings: &'a [Reading],
+    pub(crate) readings: &'a [Reading],
 }
 
 /// The response to `POST /readings`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// How many readings were accepted: all of the batch.
-    pub accepted: usize,
+    pub(crate) accepted: usize,
 }
 
 /// The response to `GET /readings`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct ReadingList {
+pub(crate) struct ReadingList {
     /// The latest recorded first.
-    pub readings: Vec<Reading>,
+    pub(crate) readings: Vec<Reading>,
 }
 
 /// A weather station.
@@ -127,9 +127,9 @@ pub struct StationPatch {
 
 /// The response to `GET /stations`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct StationList {
+pub(crate) struct StationList {
     /// In the order of their IDs.
-    pub stations: Vec<Station>,
+    pub(crate) stations: Vec<Station>,
 }
 
 /// Data of a `gap` event: some readings are not in this stream.

@@ -18,8 +18,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::conditional::Conditions;
-use super::pagination::NoQuery;
-use super::request_layer::{read_body, require_type};
+use super::request_layer::{NoQuery, read_body, require_type};
 use crate::limits::{Limits, MAX_KEY};
 use crate::protocol::headers::{IDEMPOTENCY_KEY, JSON, REPLAYED};
 use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};

@@ -17,7 +17,7 @@ use axum::extract::{FromRequestParts, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -80,59 +80,70 @@ pub(crate) async fn live(
     if Conditions::of(&headers)?.not_modified(None)? {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let heartbeat = KeepAlive::new().interval(limits.heartbeat).text("heartbeat");
-    let stopping = stopping.cancelled_owned();
     let id = EventId { instance_id: store.instance_id, sequence: seen };
     let restarted = stream::iter(restarted.then(|| gap(id, None)));
-    let events = restarted.chain(events(store, seen, changes, filter.station)).take_until(stopping);
+    let follower = Follower { store, station: filter.station, changes, seen, announced: None };
+    let followed = stream::unfold(follower, async |mut follower| {
+        let events = follower.next().await?;
+        Some((stream::iter(events), follower))
+    });
+    let events = restarted.chain(followed.flatten()).take_until(stopping.cancelled_owned());
+    let heartbeat = KeepAlive::new().interval(limits.heartbeat).text("heartbeat");
     Ok(Sse::new(events).keep_alive(heartbeat).into_response())
 }
 
-/// Returns what is recorded after the reading `seen`, without end.
-fn events(
+/// Follows the feed for one stream.
+struct Follower {
     store: Arc<Store>,
-    seen: u64,
-    changes: watch::Receiver<u64>,
+    /// The only station to show, if there is one.
     station: Option<String>,
-) -> impl Stream<Item = Result<Event, axum::Error>> {
-    // `position` is where the client would go on if it came back.
-    stream::unfold((store, seen, None, changes), move |(store, seen, position, mut changes)| {
-        let station = station.clone();
-        async move {
-            let id = |sequence| EventId { instance_id: store.instance_id, sequence };
-            // Cancel safe: a `changed` that is dropped has not marked anything as seen.
-            let found = loop {
-                changes.mark_unchanged(); // Before the look, so that no wake-up is lost after it.
-                let found = store.feed.after(seen);
-                if found.lost > 0 || !found.readings.is_empty() {
-                    break found;
-                }
-                if position != Some(seen) {
-                    let id_alone = vec![Ok(Event::default().id(id(seen).to_string()))];
-                    return Some((stream::iter(id_alone), (store, seen, Some(seen), changes)));
-                }
-                changes.changed().await.ok()?;
-            };
-            let kept = seen + found.lost;
-            let missed = match &station {
-                None => found.lost,
-                Some(station) => store.count(station, seen, kept),
-            };
-            let mut events: Vec<_> =
-                (missed > 0).then(|| (kept, gap(id(kept), Some(missed)))).into_iter().collect();
-            let last = kept + found.readings.len() as u64;
-            for (sequence, reading) in found.readings {
-                if station.as_ref().is_none_or(|station| *station == reading.station) {
-                    let event = Event::default().event("reading").id(id(sequence).to_string());
-                    events.push((sequence, event.json_data(reading)));
-                }
+    changes: watch::Receiver<u64>,
+    /// Sequence number of the last reading that it has looked at.
+    seen: u64,
+    /// Sequence number in the last ID that the client got.
+    announced: Option<u64>,
+}
+
+impl Follower {
+    /// Waits for the next events. Returns `None` if the store is gone.
+    async fn next(&mut self) -> Option<Vec<Result<Event, axum::Error>>> {
+        // Cancel safe: a `changed` that is dropped has not marked anything as seen.
+        let found = loop {
+            self.changes.mark_unchanged(); // Before the look, so that no wake-up is lost after it.
+            let found = self.store.feed.after(self.seen);
+            if found.lost > 0 || !found.readings.is_empty() {
+                break found;
             }
-            let position = events.last().map(|(sequence, _)| *sequence).or(position);
-            let events: Vec<_> = events.into_iter().map(|(_, event)| event).collect();
-            Some((stream::iter(events), (store, last, position, changes)))
+            if self.announced != Some(self.seen) {
+                let id_alone = Event::default().id(self.announce(self.seen).to_string());
+                return Some(vec![Ok(id_alone)]);
+            }
+            self.changes.changed().await.ok()?;
+        };
+        let mut events = Vec::new();
+        let lost_until = self.seen + found.lost;
+        let missed = match &self.station {
+            None => found.lost,
+            Some(station) => self.store.count(station, self.seen, lost_until),
+        };
+        if missed > 0 {
+            events.push(gap(self.announce(lost_until), Some(missed)));
         }
-    })
-    .flatten()
+        self.seen = lost_until + found.readings.len() as u64;
+        for (sequence, reading) in found.readings {
+            if self.station.as_ref().is_none_or(|station| *station == reading.station) {
+                let event = Event::default().event("reading").id(self.announce(sequence).to_string());
+                events.push(event.json_data(reading));
+            }
+        }
+        Some(events)
+    }
+
+    /// Returns the ID of an event, and notes that the client gets it.
+    fn announce(&mut self, sequence: u64) -> EventId {
+        self.announced = Some(sequence);
+        EventId { instance_id: self.store.instance_id, sequence }
+    }
 }
 
 fn gap(id: EventId, missed: Option<u64>) -> Result<Event, axum::Error> {

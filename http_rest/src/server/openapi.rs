@@ -14,9 +14,16 @@ use crate::protocol::problem::Problem;
 
 /// The errors that any request may get.
 const COMMON: [(StatusCode, &str); 3] = [
-    (StatusCode::BAD_REQUEST, "A malformed, missing or repeated header, or an unknown parameter"),
+    (StatusCode::BAD_REQUEST, "A malformed header or body, a missing header, or an unknown parameter"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
+];
+
+/// The further errors that a request with a body may get.
+const OF_BODIES: [(StatusCode, &str); 3] = [
+    (StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Another media type, or compressed"),
+    (StatusCode::UNPROCESSABLE_ENTITY, "Invalid fields"),
 ];
 
 /// Returns the description before the handlers add theirs.
@@ -48,7 +55,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// Adds the errors that every operation has, and to each error its body.
 fn describe_errors(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
-    for (status, description) in COMMON {
+    let of_bodies = operation.request_body.iter().flat_map(|_| OF_BODIES);
+    for (status, description) in COMMON.into_iter().chain(of_bodies) {
         responses.entry(status.as_str().to_owned()).or_insert_with(|| RefOr::T(Response::new(description)));
     }
     for (status, response) in responses.iter_mut() {

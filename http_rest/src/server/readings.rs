@@ -29,11 +29,8 @@ use crate::protocol::validation::{UncheckedBatch, parse};
         nullable = false, pattern = "^[!-~]{1,128}$")),
     responses(
         (status = 200, description = "Recorded", body = Recorded, example = json!({"accepted": 1})),
-        (status = 400, description = "No JSON, or a bad Idempotency-Key"),
         (status = 409, description = "The first request with this key still runs"),
         (status = 412, description = "If-Match or If-None-Match is false"),
-        (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Recorded>, Problem> {

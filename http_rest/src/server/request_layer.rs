@@ -1,6 +1,6 @@
 //! What happens to every request before and after its handler: an ID, a look at the
-//! header, a permit for being handled, a time limit, a line in the log. And what a
-//! handler needs to get its body.
+//! header, a permit to be handled, a time limit, a line in the log. Below that are the
+//! checks that handlers choose: no query string, the media type, the length of the body.
 
 use std::error::Error;
 use std::net::Ipv6Addr;
@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
@@ -137,6 +139,27 @@ fn is_host(value: &[u8]) -> bool {
         && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
         && port.bytes().all(|b| b.is_ascii_digit())
         && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// The query string of a resource that has none. Returns 400 if there is one: a
+/// parameter that nobody reads is a mistake.
+pub(crate) struct NoQuery;
+
+impl<S: Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        if parts.uri.query().unwrap_or_default().is_empty() {
+            return Ok(Self);
+        }
+        Err(Problem::bad_request("this request has no parameters in its query string"))
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
 }
 
 /// Returns 415 unless the request says that its body is of this type, and not

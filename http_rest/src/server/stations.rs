@@ -14,8 +14,8 @@ use serde_json::Value;
 use utoipa::IntoParams;
 
 use super::conditional::{Conditions, ETag};
-use super::pagination::{self, NoQuery};
-use super::request_layer::{read_body, require_type};
+use super::pagination;
+use super::request_layer::{NoQuery, read_body, require_type};
 use super::store::{CreateError, Store};
 use crate::limits::{Limits, MAX_STATIONS};
 use crate::protocol::headers::{JSON, MERGE_PATCH};
@@ -74,11 +74,8 @@ pub(crate) async fn list(
         (status = 201, description = "Created", body = Station, headers(
             ("Location" = String, description = "The station's address"),
             ("ETag" = String, description = "Its version"))),
-        (status = 400, description = "No JSON, or a bad Idempotency-Key"),
         (status = 409, description = "The id is taken, or the first request with this key still runs"),
         (status = 412, description = "If-Match or If-None-Match is false"),
-        (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid fields, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Result<Response, Problem> {
@@ -121,12 +118,8 @@ pub(crate) async fn read(
     responses(
         (status = 200, description = "As it is now", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
-        (status = 400, description = "No JSON"),
         (status = 404, description = "No such station: PUT creates none"),
         (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
-        (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json, or compressed"),
-        (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn replace(
     State(store): State<Arc<Store>>,
@@ -145,12 +138,8 @@ pub(crate) async fn replace(
     responses(
         (status = 200, description = "As it is now", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
-        (status = 400, description = "No JSON"),
         (status = 404, description = "No such station"),
         (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
-        (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/merge-patch+json, or compressed"),
-        (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn patch(
     State(store): State<Arc<Store>>,
