@@ -14,7 +14,10 @@ use crate::protocol::problem::Problem;
 
 /// The errors that any request may get.
 const COMMON: [(StatusCode, &str); 3] = [
-    (StatusCode::BAD_REQUEST, "A malformed header or body, a missing header, or an unknown parameter"),
+    (
+        StatusCode::BAD_REQUEST,
+        "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
+    ),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
