@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
-use grpc::client::{Client, Error, Failure, Options};
+use futures::stream::{self, TryStreamExt};
+use grpc::client::Failure;
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, UploadResponse};
-use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
+use grpc::protocol::status::{FELL_BEHIND, SERVER_RESTARTED};
+use grpc::{Client, Error, Options};
 use prost::Message;
 use tests::{assert_same, expected_output, run_program};
 use tokio::time::Instant;
@@ -224,7 +225,7 @@ pub async fn a_full_store_refuses_new_stations_only() {
     let mut watching = client.watch("s1", Some(Start::Newest(9)), None).await.unwrap();
     assert_eq!(client.record(&[reading("s1", 3.0)]).await.unwrap(), 1);
     for (sequence, value) in [(1, 1.0), (2, 3.0)] {
-        let recorded = within(watching.next()).await.unwrap().unwrap();
+        let recorded = within(watching.next_reading()).await.unwrap().unwrap();
         assert_eq!((recorded.sequence, recorded.reading.unwrap().value), (sequence, value));
     }
     let summary = client.upload(stream::iter([reading("s1", 4.0), reading("new", 4.0)]), None).await.unwrap();
@@ -245,7 +246,7 @@ pub async fn watch_resumes_where_it_broke_off() {
     let after = Some(Start::After(Position { sequence: 200, ..start }));
     let mut watching = client.watch("oslo-1", after, None).await.unwrap();
     for sequence in 201..=500 {
-        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+        assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, sequence);
     }
     assert_eq!(watching.position(), Position { sequence: 500, ..start });
 
@@ -270,7 +271,7 @@ pub async fn watch_tells_when_the_place_is_no_longer_kept() {
     // 110,000 were recorded, so that 10,001 is the oldest kept.
     let kept = Some(Start::After(start));
     let mut watching = client.watch("oslo-1", kept, None).await.unwrap();
-    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 10_001);
+    assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 10_001);
     let gone = Some(Start::After(Position { sequence: 9_999, ..start }));
     let failed = failure(client.watch("oslo-1", gone, None).await);
     assert_eq!(failed.code, Code::ResourceExhausted);
@@ -301,24 +302,26 @@ pub async fn monitor_interleaves_alerts_and_acknowledgements() {
     let mut monitoring = client.monitor().await.unwrap();
     monitoring.add(threshold("hot", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
     monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("hot".into())));
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("cold".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("hot".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("cold".into())));
     // What was recorded before is no matter; 200 readings make several chunks.
     let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
     client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
     for i in 0..100 {
-        let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+        let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else {
+            panic!("no alert")
+        };
         let recorded = alert.recorded.unwrap();
         assert_eq!((alert.id.as_str(), recorded.sequence), ("hot", 3 + 2 * i));
         assert_eq!(recorded.reading.unwrap().value, 31.0);
     }
     monitoring.remove("hot").await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("hot".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("hot".into())));
     client.record(&[reading("oslo-1", 31.0), reading("oslo-1", -1.0)]).await.unwrap();
-    let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+    let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else { panic!("no alert") };
     assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 203));
     monitoring.finish();
-    assert_eq!(within(monitoring.next()).await.unwrap(), None);
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), None);
     server.stop().await;
 }
 
@@ -329,17 +332,19 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     let mut monitoring = client.monitor().await.unwrap();
     for i in 0..100 {
         monitoring.add(threshold(&format!("t{i}"), "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
-        assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added(format!("t{i}"))));
+        assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added(format!("t{i}"))));
     }
     monitoring.add(threshold("one-more", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
-    let refused =
-        async |monitoring: &mut grpc::client::Monitoring| match within(monitoring.next()).await.unwrap() {
-            Some(Event::Refused(refusal)) => refusal.field,
-            other => panic!("not refused: {other:?}"),
-        };
+    let refused = async |monitoring: &mut grpc::client::Monitoring| match within(monitoring.try_next())
+        .await
+        .unwrap()
+    {
+        Some(Event::Refused(refusal)) => refusal.field,
+        other => panic!("not refused: {other:?}"),
+    };
     assert_eq!(refused(&mut monitoring).await, "add");
     monitoring.remove("t7").await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("t7".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("t7".into())));
     for (wrong, field) in [
         (threshold("t1", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
         (threshold("", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
@@ -361,7 +366,9 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     assert_eq!(refused(&mut monitoring).await, "remove");
     for (id, station) in [("x", "OSLO"), (&*"x".repeat(1_000), "oslo-1"), (&"é".repeat(500), "oslo-1")] {
         monitoring.add(threshold(id, station, Some(Bound::Above(30.0)))).await.unwrap();
-        let Some(Event::Refused(refusal)) = within(monitoring.next()).await.unwrap() else { panic!("{id}") };
+        let Some(Event::Refused(refusal)) = within(monitoring.try_next()).await.unwrap() else {
+            panic!("{id}")
+        };
         assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
         assert!(refusal.id.len() < 100, "{refusal:?}");
     }

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
-use grpc::client::{Client, Error, Missed, Options, Watched};
+use futures::stream::{self, TryStreamExt};
+use grpc::client::{Event, Missed};
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Position, WatchResponse, watch_response};
+use grpc::{Client, Error, Options};
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::io::AsyncReadExt;
@@ -72,7 +73,7 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     // Not for ever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
-    assert_eq!(calls.load(SeqCst), 1 + grpc::retry::MAX_RETRIES);
+    assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
     // Other codes would come again.
     let (url, calls) = unreliable(100, status_only("8")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);
@@ -166,13 +167,13 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     }
     let (url, target, _) = proxy(u64::MAX, server.addr()).await;
     let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(1)), None).await.unwrap();
-    within(watching.next()).await.unwrap();
+    within(watching.next_reading()).await.unwrap();
     again.addr().clone_into(&mut target.lock().unwrap());
     drop(server); // Killed.
-    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
-    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Restarted)));
+    assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
+    assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Restarted)));
     // From the first reading of its new life.
-    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 1);
+    assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
 
@@ -184,7 +185,7 @@ pub async fn a_watch_goes_on_after_its_connection_broke() {
     let (url, _, cuts) = proxy(20_000, server.addr()).await;
     let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(3000)), None).await.unwrap();
     for sequence in 1..=3000 {
-        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+        assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, sequence);
     }
     assert!(cuts.load(SeqCst) > 2, "the proxy cut {} times", cuts.load(SeqCst));
     drop(watching);
@@ -228,17 +229,17 @@ pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
     let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
     let client = Client::new(&silent_once(prefixed(&started)).await, &options).unwrap();
     let mut watching = within(client.watch("oslo-1", None, None)).await.unwrap();
-    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
-    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Nothing)));
+    assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
+    assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Nothing)));
 
     // A server that forgets a stream's deadline is not waited for, either.
     let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
     let mut watching = within(client.watch("oslo-1", None, soon)).await.unwrap();
-    assert_eq!(failure(within(watching.next()).await).code, Code::DeadlineExceeded);
+    assert_eq!(failure(within(watching.next_reading()).await).code, Code::DeadlineExceeded);
 
     let nothing = Bytes::from_static(&[0; 5]);
     let client = Client::new(&silent_once(nothing).await, &options).unwrap();
     let mut monitoring = within(client.monitor()).await.unwrap();
-    assert_eq!(failure(within(monitoring.next()).await).code, Code::Unavailable);
+    assert_eq!(failure(within(monitoring.try_next()).await).code, Code::Unavailable);
     within(monitoring.reconnect()).await.unwrap();
 }

@@ -1,110 +1,32 @@
-//! The client: one method per call of the service, each with a typed error. The
-//! two whose responses are a stream are in `client/streams.rs`.
+//! The client: one method per call of the service, each with a typed error.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tcp_socket::base::text::printable;
-use thiserror::Error;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::http;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
-use tonic_types::{FieldViolation, StatusExt};
+use tonic::{Request, Status};
 use tower::util::MapResponse;
 
-use crate::call::REQUEST_ID;
-use crate::model::is_token;
-use crate::proto::weather_service_client::WeatherServiceClient;
-use crate::proto::{Reading, RecordRequest, UploadRequest, UploadResponse};
-use crate::retry::retry;
-use crate::status::{Local, deadline_exceeded, local_cause, name};
+use crate::protocol::proto::weather_service_client::WeatherServiceClient;
+use crate::protocol::proto::{Reading, RecordRequest, UploadRequest, UploadResponse};
+use crate::protocol::{REQUEST_ID, is_token};
+use retry::retry;
 
-mod streams;
+mod error;
+mod monitor;
+mod retry;
+mod watch;
 
-pub use streams::{Missed, Monitoring, Watched, Watching};
-
-/// Why a call failed.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// Not the address of a server.
-    #[error("{url:?} is not of the form http://host:port")]
-    Address {
-        /// What was given.
-        url: String,
-    },
-    /// Not a token: it cannot stand in metadata.
-    #[error("a token holds visible ASCII characters, without spaces")]
-    Token,
-    /// No connection: the request was never sent.
-    #[error("no server at {url}")]
-    Unreachable {
-        /// The address that was tried.
-        url: String,
-        /// What the transport said.
-        #[source]
-        source: Box<Status>,
-    },
-    /// The call ended with this status.
-    #[error("{0}")]
-    Status(Box<Failure>),
-    /// The stream on which something should be sent has ended.
-    #[error("the call has ended")]
-    Ended,
-    /// The connection broke; the call may have been executed, or not.
-    #[error("the connection broke ({}); the call may have been executed", root_cause(.0))]
-    Broken(Box<Status>),
-}
-
-impl Error {
-    /// Returns why the connection was lost, if that is what happened. A new connection
-    /// may help then.
-    pub fn disconnect_reason(&self) -> Option<String> {
-        match self {
-            Self::Unreachable { source, .. } => Some(root_cause(source)),
-            Self::Broken(status) => Some(root_cause(status)),
-            Self::Status(failure) if failure.code == Code::Unavailable => Some(failure.message.clone()),
-            _ => None,
-        }
-    }
-}
-
-/// Returns the last in the chain of causes. Those before it say the same in other words.
-fn root_cause(status: &Status) -> String {
-    let first: &dyn std::error::Error = status;
-    let causes = std::iter::successors(first.source(), |cause| cause.source());
-    causes.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
-}
-
-/// A status that is not `OK`, and its details.
-#[derive(Debug)]
-pub struct Failure {
-    /// What kind of failure.
-    pub code: Code,
-    /// In words, for a person.
-    pub message: String,
-    /// With `INVALID_ARGUMENT`: which fields are wrong, and how.
-    pub violations: Vec<FieldViolation>,
-    /// The reason in `google.rpc.ErrorInfo`, such as
-    /// [`FELL_BEHIND`](crate::status::FELL_BEHIND), for a program.
-    pub reason: Option<String>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", name(self.code), printable(&self.message))?;
-        for violation in &self.violations {
-            write!(f, "; {} {}", printable(&violation.field), printable(&violation.description))?;
-        }
-        Ok(())
-    }
-}
+pub use error::{Error, Failure};
+pub use monitor::Monitoring;
+pub use watch::{Event, Missed, Watching};
 
 /// How to talk to a server.
 #[derive(Debug, Clone)]
@@ -114,7 +36,7 @@ pub struct Options {
     /// Longest time of a `Record`, all attempts together, and of the beginning
     /// of a stream. The server is told what is left of it.
     pub deadline: Duration,
-    /// A `PING` is sent this long after the last sign of life…
+    /// A `PING` is sent after this long without input…
     pub keepalive_interval: Duration,
     /// …and the connection given up if no answer comes within this time.
     pub keepalive_timeout: Duration,
@@ -164,7 +86,7 @@ pub struct Client {
 struct Shared {
     url: String,
     authorization: Option<MetadataValue<Ascii>>,
-    /// The first half of every request id, and the count that is the other.
+    /// The first half of every request ID, and the count that is the other.
     id: u32,
     calls: AtomicU64,
 }
@@ -241,7 +163,7 @@ impl Client {
         Ok(response.map_err(|status| self.error(status))?.into_inner())
     }
 
-    /// A message with its metadata: the request id, the token, the deadline.
+    /// A message with its metadata: the request ID, the token, the deadline.
     fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
         let mut request = Request::new(message);
         let shared = &self.shared;
@@ -266,23 +188,6 @@ impl Client {
     }
 
     fn error(&self, status: Status) -> Error {
-        match local_cause(&status) {
-            Some(Local::NotConnected) => {
-                Error::Unreachable { url: self.shared.url.clone(), source: Box::new(status) }
-            }
-            Some(Local::Broken | Local::NotProcessed) => Error::Broken(Box::new(status)),
-            Some(Local::Deadline) => failure(&deadline_exceeded()),
-            Some(Local::Other) | None => failure(&status),
-        }
+        Error::new(status, &self.shared.url)
     }
-}
-
-fn failure(status: &Status) -> Error {
-    let details = status.get_error_details();
-    Error::Status(Box::new(Failure {
-        code: status.code(),
-        message: status.message().to_owned(),
-        violations: details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default(),
-        reason: details.error_info().map(|info| info.reason.clone()),
-    }))
 }

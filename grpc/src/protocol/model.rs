@@ -5,23 +5,8 @@ use std::borrow::Cow;
 
 use tonic_types::FieldViolation;
 
-use crate::proto::{Metric, Reading};
-
-/// Longest station id and threshold id, in bytes.
-pub const MAX_ID: usize = 32;
-
-/// Maximum bytes of a wrong id that an error quotes.
-pub(crate) const MAX_QUOTED: usize = 40;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
-
-/// Most field violations in one answer; a batch of 10,000 wrong readings should
-/// not be answered with a megabyte of complaints.
-pub const MAX_VIOLATIONS: usize = 50;
+use super::proto::{Metric, Reading};
+use crate::limits::{MAX_ID, MAX_QUOTED, MAX_RECORDED_AT, MAX_VIOLATIONS};
 
 impl Metric {
     /// The name in a command line or a CSV file.
@@ -67,7 +52,7 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     }
 }
 
-/// Whether it is the id of a station or threshold.
+/// Whether it is the ID of a station or threshold.
 ///
 /// # Errors
 /// What is wrong with it.

@@ -1,7 +1,7 @@
 //! `Upload`, client streaming: requests until the client has no more, then one
 //! response.
 //!
-//! Back-pressure needs no code: a message is taken from the connection when the
+//! Backpressure needs no code: a message is taken from the connection when the
 //! loop asks for the next one. While it does not, HTTP/2's window for the
 //! stream stays shut, and the sender's `send` waits.
 
@@ -12,13 +12,14 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use crate::model::{MAX_VIOLATIONS, check};
-use crate::proto::{Rejection, UploadRequest, UploadResponse};
-use crate::status::too_slow;
-use crate::store::{MAX_STATIONS, Station, Store};
+use super::store::{Station, Store};
+use crate::limits::{MAX_STATIONS, MAX_VIOLATIONS};
+use crate::protocol::model::check;
+use crate::protocol::proto::{Rejection, UploadRequest, UploadResponse};
+use crate::protocol::status::too_slow;
 
 /// Keeps each valid reading as it arrives and counts the others.
-pub(crate) async fn upload(
+pub(super) async fn upload(
     store: &Store,
     requests: &mut Streaming<UploadRequest>,
     idle: Duration,

@@ -29,44 +29,39 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tracing::{Level, enabled, info};
 
-use crate::limits::Limits;
-use crate::status::{
+use crate::limits::{Limits, MAX_LOGGED};
+use crate::protocol::REQUEST_ID;
+use crate::protocol::status::{
     busy, code, deadline_exceeded, limit_message, name, stopping, too_much_metadata, too_slow, translate,
 };
 
-/// The metadata that names a call in the logs of both sides.
-pub const REQUEST_ID: &str = "x-request-id";
-
-/// Longest [`REQUEST_ID`] and method name that are logged.
-const MAX_LOGGED: usize = 100;
-
 /// What the calls of a server share.
-pub(crate) struct Calls {
-    pub(crate) routes: Routes,
-    pub(crate) limits: Limits,
+pub(super) struct Calls {
+    pub(super) routes: Routes,
+    pub(super) limits: Limits,
     /// [`Limits::max_calls`] of them.
-    pub(crate) slots: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     /// The server is stopping: open response streams end.
-    pub(crate) stopping: CancellationToken,
+    pub(super) stopping: CancellationToken,
     /// The drain time is over: calls without an answer get one.
-    pub(crate) drained: CancellationToken,
+    pub(super) drained: CancellationToken,
 }
 
 /// What the calls of one connection share.
 #[derive(Default)]
-pub(crate) struct Peer {
+pub(super) struct Peer {
     /// Calls in flight.
-    pub(crate) open: AtomicUsize,
+    pub(super) open: AtomicUsize,
     /// Calls ever made.
-    pub(crate) total: AtomicUsize,
+    pub(super) total: AtomicUsize,
     /// See [`Limits::max_abandoned`].
-    pub(crate) abandoned: AtomicIsize,
+    pub(super) abandoned: AtomicIsize,
     /// Cancelled when the connection is to be closed at once.
-    pub(crate) close: CancellationToken,
+    pub(super) close: CancellationToken,
 }
 
 /// One call, from its headers to the headers of its answer.
-pub(crate) async fn call(
+pub(super) async fn call(
     calls: Arc<Calls>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
@@ -91,10 +86,10 @@ pub(crate) async fn call(
     let Ok(deadline) = deadline else {
         return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
     };
-    let Ok(slot) = calls.slots.clone().try_acquire_owned() else {
+    let Ok(permit) = calls.permits.clone().try_acquire_owned() else {
         return Ok(open.answer(busy()));
     };
-    open.slot = Some(slot);
+    open.permit = Some(permit);
 
     // An upload takes as long as it takes; `upload` itself looks after its pace.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
@@ -178,11 +173,11 @@ fn whole(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status>
 }
 
 /// No time in the form of `grpc-timeout`.
-pub(crate) struct Malformed;
+pub(super) struct Malformed;
 
 /// When the client stops waiting, from the header `grpc-timeout`: up to eight
 /// digits and a unit, such as `250m` for 250 ms.
-pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
+pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
     let mut values = headers.get_all("grpc-timeout").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -219,7 +214,7 @@ async fn at(deadline: Option<Instant>) {
 struct Open {
     peer: Arc<Peer>,
     max_abandoned: isize,
-    slot: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     log: Option<Log>,
     /// The answer, or its beginning, was handed to the connection.
     answered: bool,
@@ -241,7 +236,7 @@ impl Open {
             started: now,
         });
         let max_abandoned = isize::try_from(limits.max_abandoned).unwrap_or(isize::MAX);
-        Self { peer, max_abandoned, slot: None, log, answered: false }
+        Self { peer, max_abandoned, permit: None, log, answered: false }
     }
 
     /// Writes the line in the log, once. This happens before the status is sent:
@@ -290,7 +285,7 @@ impl Drop for Open {
 /// The body of a response: the messages and, after them, the status as trailers.
 /// Ends early, with a status of its own, when the deadline passes or the server
 /// stops while the handler has nothing to send.
-pub(crate) struct CallBody {
+pub(super) struct CallBody {
     inner: Body,
     deadline: Option<Instant>,
     /// `None` if there is nothing that could end early.
@@ -347,7 +342,7 @@ impl hyper::body::Body for CallBody {
                 // Cancel safe: both only wait.
                 select! {
                     () = at(deadline) => deadline_exceeded(),
-                    () = stopping.cancelled() => crate::status::stopping(),
+                    () = stopping.cancelled() => crate::protocol::status::stopping(),
                 }
             })
         });

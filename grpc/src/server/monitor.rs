@@ -1,7 +1,7 @@
 //! `Monitor`, bidirectional streaming: both sides send when they like, on one
 //! stream.
 //!
-//! As in [`crate::watch`], everything happens while the response stream is polled.
+//! As in [`super::watch`], everything happens while the response stream is polled.
 //! A client that does not read its alerts stops this code from reading its
 //! requests: no queue can grow.
 
@@ -16,20 +16,17 @@ use tokio_stream::{StreamExt, StreamMap};
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use crate::model::{MAX_QUOTED, check_id, check_metric, shorten};
-use crate::proto::monitor_request::Action;
-use crate::proto::monitor_response::Event;
-use crate::proto::threshold::Bound;
-use crate::proto::{Alert, MonitorRequest, MonitorResponse, RecordedReading, Refusal, Threshold};
-use crate::status::fell_behind;
-use crate::store::{Gone, Station, Store};
-use crate::watch::CHUNK;
-
-/// Most thresholds in one call.
-pub const MAX_THRESHOLDS: usize = 100;
+use super::store::{Gone, Station, Store};
+use crate::limits::{CHUNK, MAX_QUOTED, MAX_THRESHOLDS};
+use crate::protocol::model::{check_id, check_metric, shorten};
+use crate::protocol::proto::monitor_request::Action;
+use crate::protocol::proto::monitor_response::Event;
+use crate::protocol::proto::threshold::Bound;
+use crate::protocol::proto::{Alert, MonitorRequest, MonitorResponse, RecordedReading, Refusal, Threshold};
+use crate::protocol::status::fell_behind;
 
 /// The responses to the requests of one call.
-pub(crate) fn monitor(
+pub(super) fn monitor(
     store: Arc<Store>,
     requests: Streaming<MonitorRequest>,
 ) -> BoxStream<'static, Result<MonitorResponse, Status>> {
@@ -80,7 +77,7 @@ impl Monitor {
                     None => return Ok(None),
                 },
                 () = ready(()), if !self.behind.is_empty() => {
-                    self.compare().map_err(|gone| fell_behind(&gone))?;
+                    self.compare().map_err(|gone| fell_behind(gone.oldest))?;
                     // A long way to catch up is no reason to starve other calls.
                     tokio::task::yield_now().await;
                 }

@@ -1,0 +1,198 @@
+//! The server: accept connections, serve calls on them, stop in good order.
+//!
+//! tonic can run a server by itself (`tonic::transport::Server`). Here its
+//! services run on hyper, the HTTP/2 library below it, because a deadline has to
+//! end a stream with the right status, a silent connection has to be closed, and
+//! a shutdown has to end: see `call.rs` and `socket.rs`.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tcp_socket::base::accept::Connections;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::select;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, interval_at, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus::{NotServing, Serving};
+use tonic_health::server::HealthReporter;
+use tracing::{debug, info, warn};
+
+use crate::limits::{LAST_WORDS, Limits, MAX_SEND_BUFFER};
+use call::{Calls, Peer, call, deadline};
+
+mod call;
+mod monitor;
+mod record;
+mod service;
+mod services;
+mod socket;
+mod store;
+mod upload;
+mod watch;
+
+/// How to serve.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Every bound.
+    pub limits: Limits,
+    /// If set, calls of the weather service need `authorization: Bearer <token>`.
+    pub token: Option<String>,
+    /// Accept gzip from clients, and use it for those that accept it.
+    pub gzip: bool,
+}
+
+/// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`,
+/// connections get `GOAWAY`, open streams end with `UNAVAILABLE`, and calls in
+/// flight finish within [`Limits::drain_timeout`].
+///
+/// # Errors
+/// Only if the listener cannot be used at all; whatever goes wrong on one
+/// connection ends that connection.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let limits = config.limits.clone();
+    let health = HealthReporter::new();
+    let reflection = services::reflection(limits.max_message).map_err(io::Error::other)?;
+    health.set_service_status(service::NAME, Serving).await;
+
+    let routes = service::weather(&config)
+        .add_service(services::health(health.clone(), limits.max_message))
+        .add_service(services::Alpha(reflection.clone()))
+        .add_service(reflection)
+        .prepare();
+    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let calls = Arc::new(Calls {
+        routes,
+        permits: Arc::new(Semaphore::new(limits.max_calls)),
+        limits: limits.clone(),
+        stopping: connections.stopping(),
+        drained: CancellationToken::new(),
+    });
+    let serve = |stream, _peer| connection(stream, calls.clone());
+    let refuse = |stream| socket::refuse(stream, socket::linger_limits(&limits));
+    connections.accept(listener, shutdown, serve, refuse).await;
+
+    info!("stopping: no new connections, calls in flight are finished");
+    for service in ["", service::NAME] {
+        health.set_service_status(service, NotServing).await;
+    }
+    if !connections.drain(limits.drain_timeout).await {
+        warn!("calls are still in flight after {:?}: they end", limits.drain_timeout);
+        calls.drained.cancel();
+        connections.finish(LAST_WORDS).await;
+    }
+    Ok(())
+}
+
+/// Runs each call as a task which ends soon after the call's deadline.
+///
+/// Mostly [`call`] has ended the call by then. But as long as a client
+/// takes nothing of what was sent, hyper does not ask for more, and would not
+/// see that the end has come. Such a stream is reset.
+#[derive(Clone, Default)]
+struct UntilDeadline {
+    /// hyper calls the service and then, before anything else, this.
+    next: Arc<Mutex<Option<Instant>>>,
+}
+
+impl UntilDeadline {
+    fn set(&self, deadline: Option<Instant>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
+    fn execute(&self, call: F) {
+        match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => tokio::spawn(call),
+            Some(deadline) => tokio::spawn(async move {
+                let end = deadline.checked_add(LAST_WORDS).unwrap_or(deadline);
+                let _ = timeout_at(end, call).await;
+            }),
+        };
+    }
+}
+
+/// One connection and, side by side on it, all its calls.
+async fn connection(stream: TcpStream, calls: Arc<Calls>) {
+    // A status is one small write; Nagle's algorithm would hold it back until
+    // the client acknowledges the message before.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!("nodelay: {error}");
+    }
+    let limits = calls.limits.clone();
+    let stopping = calls.stopping.clone();
+    let peer = Arc::new(Peer::default());
+    let executor = UntilDeadline::default();
+    let service = service_fn({
+        let (peer, next) = (peer.clone(), executor.clone());
+        move |request: hyper::Request<Incoming>| {
+            let deadline = deadline(request.headers());
+            // The answer to a Record is a few bytes and no stream: not worth a timer.
+            let is_stream = request.uri().path() != "/weather.v1.WeatherService/Record";
+            next.set(deadline.as_ref().ok().copied().flatten().filter(|_| is_stream));
+            call(calls.clone(), peer.clone(), request, deadline)
+        }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(limits.max_kept_header_list)
+            .max_concurrent_streams(limits.max_streams)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout)
+            .serve_connection(TokioIo::new(socket::socket(stream, &limits)), service)
+    );
+    let mut idle = interval_at(Instant::now() + limits.idle_timeout, limits.idle_timeout);
+    let mut calls_before = 0;
+    let mut draining = false;
+    loop {
+        // Cancel safe: polling borrows the connection, which keeps its state.
+        select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!("connection ended: {error}");
+                }
+                return;
+            }
+            () = peer.close.cancelled() => {
+                debug!("connection closed");
+                return;
+            }
+            () = stopping.cancelled(), if !draining => {
+                connection.as_mut().graceful_shutdown();
+                (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+            }
+            _ = idle.tick() => {
+                let calls = peer.total.load(Relaxed);
+                let is_quiet = calls == calls_before && peer.open.load(Relaxed) == 0;
+                calls_before = calls;
+                if is_quiet && draining {
+                    return; // The peer takes no part in the goodbye.
+                }
+                if is_quiet {
+                    connection.as_mut().graceful_shutdown();
+                    (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+                }
+            }
+        }
+    }
+}
