@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::body::is_type;
 use crate::idempotency::IDEMPOTENCY_KEY;
 use crate::model::{Metric, Reading};
-use crate::problem::{PROBLEM_JSON, Problem};
+use crate::problem::{PROBLEM_JSON, Problem, retry_after};
 use crate::readings::{Batch, ReadingList, Recorded};
 use crate::retry::{Repeat, retry};
 use crate::stations::{MERGE_PATCH, Station, StationList, StationPatch};
@@ -58,6 +59,19 @@ pub enum Error {
         status: u16,
         /// The first characters of the body.
         body: String,
+        /// The response's `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// The server pointed to another address. This client follows no redirect: a change
+    /// could be executed by a server that the user has never named (RFC 9110, section 15.4).
+    #[error("{url} answered {status} and points to {location}; give --url the address that you mean")]
+    Redirect {
+        /// The HTTP status.
+        status: u16,
+        /// The address that answered.
+        url: String,
+        /// The `Location` header as it came.
+        location: String,
     },
     /// The connection broke or the attempt's time ran out; the request may have been
     /// executed, or not.
@@ -73,7 +87,16 @@ impl Error {
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Problem(problem) => Some(problem.status),
-            Self::Unexpected { status, .. } => Some(*status),
+            Self::Unexpected { status, .. } | Self::Redirect { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// When the server says that another attempt makes sense (`Retry-After`).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(problem) => problem.retry_after,
+            Self::Unexpected { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -135,6 +158,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
+            .redirect(redirect::Policy::none())
             .no_proxy() // A proxy from the environment would stand between the two terminals.
             .build()
             .map_err(Error::Setup)?;
@@ -175,7 +199,7 @@ impl Client {
     /// Readings of one station, or of all, as they are recorded from now on.
     ///
     /// # Errors
-    /// If the server can't be reached at first; later the stream reconnects.
+    /// If the server can't be reached at first; later the stream reconnects for as long as it takes.
     pub async fn watch(&self, station: Option<&str>) -> Result<Watch, Error> {
         Watch::start(self.clone(), station).await
     }
@@ -314,6 +338,15 @@ impl Incoming {
             }
         }
         let answer = Answer { status: self.0.status(), headers: self.0.headers().clone(), body };
+        if answer.status.is_redirection() && answer.status != StatusCode::NOT_MODIFIED {
+            let location =
+                answer.headers.get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+            return Err(Error::Redirect {
+                status: answer.status.as_u16(),
+                url: self.0.url().to_string(),
+                location: location.as_deref().unwrap_or("no other address").to_owned(),
+            });
+        }
         if answer.status.is_client_error() || answer.status.is_server_error() {
             return Err(answer.into_error());
         }
@@ -348,21 +381,22 @@ impl Answer {
     }
 
     fn into_error(self) -> Error {
-        let media_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        match serde_json::from_slice::<Problem>(&self.body) {
-            Ok(mut problem) if media_type == Some(PROBLEM_JSON) => {
-                let seconds =
-                    self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                problem.retry_after = seconds.map(Duration::from_secs);
-                Error::Problem(Box::new(problem))
-            }
-            _ => self.unexpected(),
-        }
+        let problem = if is_type(&self.headers, PROBLEM_JSON) {
+            Problem::from_json(self.status, &self.body)
+        } else {
+            None
+        };
+        let retry_after = retry_after(&self.headers);
+        problem.map_or_else(
+            || self.unexpected(),
+            |problem| Error::Problem(Box::new(Problem { retry_after, ..problem })),
+        )
     }
 
     fn unexpected(&self) -> Error {
         let body = String::from_utf8_lossy(&self.body).chars().take(200).collect();
-        Error::Unexpected { status: self.status.as_u16(), body }
+        let retry_after = retry_after(&self.headers);
+        Error::Unexpected { status: self.status.as_u16(), body, retry_after }
     }
 }
 

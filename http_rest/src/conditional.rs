@@ -37,49 +37,139 @@ impl From<ETag> for HeaderValue {
     }
 }
 
-/// The `If-Match` of a request that changes something.
-pub(crate) struct IfMatch<'a>(&'a HeaderMap);
+/// The conditions of a request, in the order in which they count (RFC 9110, section
+/// 13.2.2). Conditions on a date don't count: no resource here has a `Last-Modified`.
+pub(crate) struct Conditions {
+    if_match: Option<Tags>,
+    if_none_match: Option<Tags>,
+}
 
-impl<'a> IfMatch<'a> {
-    /// 428 if the client does not say which version it means to change.
-    pub(crate) fn required(headers: &'a HeaderMap) -> Result<Self, Problem> {
-        if headers.contains_key(header::IF_MATCH) {
-            return Ok(Self(headers));
-        }
-        let detail = "read the resource first and send its ETag in If-Match";
-        Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, detail))
+impl Conditions {
+    /// Reads them. Returns 400 if one is malformed: without its condition the request
+    /// would do more than its sender meant.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            if_match: Tags::of(headers, &header::IF_MATCH)?,
+            if_none_match: Tags::of(headers, &header::IF_NONE_MATCH)?,
+        })
     }
 
-    /// 412 if the resource is no longer at that version.
-    ///
-    /// Strong comparison: a weak tag (`W/"…"`) matches nothing here, since it
-    /// may stand for several representations.
-    pub(crate) fn check(&self, current: ETag) -> Result<(), Problem> {
-        if listed(self.0, &header::IF_MATCH, &current.to_string()) {
+    /// Checks those of a GET or HEAD. Returns whether 304 is enough, because the client
+    /// has this version; returns 412 if `If-Match` is false. `current` is `None` for a
+    /// resource that has no tag.
+    pub(crate) fn not_modified(&self, current: Option<ETag>) -> Result<bool, Problem> {
+        self.check_if_match(current)?;
+        Ok(self.if_none_match.as_ref().is_some_and(|tags| tags.contain_weakly(current)))
+    }
+
+    /// Checks those of any other method. Returns 412 if one is false.
+    pub(crate) fn check(&self, current: Option<ETag>) -> Result<(), Problem> {
+        if self.not_modified(current)? {
+            return Err(failed("the resource is one of those that If-None-Match excludes"));
+        }
+        Ok(())
+    }
+
+    /// Like [`Conditions::check`], and returns 428 if the client does not say which
+    /// version it means to change.
+    pub(crate) fn check_required(&self, current: ETag) -> Result<(), Problem> {
+        self.check(Some(current))?;
+        if self.if_match.is_none() {
+            let detail = "read the resource first and send its ETag in If-Match";
+            return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, detail));
+        }
+        Ok(())
+    }
+
+    fn check_if_match(&self, current: Option<ETag>) -> Result<(), Problem> {
+        if self.if_match.as_ref().is_none_or(|tags| tags.contain_strongly(current)) {
             return Ok(());
         }
-        let detail = format!("the resource is now at {current}; read it again");
-        Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail))
+        Err(match current {
+            Some(tag) => failed(format!("the resource is now at {tag}; read it again")),
+            None => failed("this resource has no ETag that If-Match could name"),
+        })
     }
 }
 
-/// Whether the client already has this version, so that 304 without a body
-/// will do. Weak comparison: the `W/` does not count.
-pub(crate) fn not_modified(headers: &HeaderMap, current: ETag) -> bool {
-    let strong = current.to_string();
-    headers.contains_key(header::IF_NONE_MATCH)
-        && (listed(headers, &header::IF_NONE_MATCH, &strong)
-            || listed(headers, &header::IF_NONE_MATCH, &format!("W/{strong}")))
+fn failed(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::PRECONDITION_FAILED, detail)
 }
 
-/// Whether a list of entity tags is `*` or holds this one. Our tags hold no
-/// comma, so that a foreign tag with one is merely two that do not match.
-fn listed(headers: &HeaderMap, name: &HeaderName, tag: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|entry| entry == "*" || entry == tag)
+/// `*`, or a list of entity tags.
+enum Tags {
+    Any,
+    List(Vec<Tag>),
+}
+
+/// An entity tag of anybody's.
+struct Tag {
+    weak: bool,
+    /// With its quotes.
+    opaque: Vec<u8>,
+}
+
+impl Tags {
+    /// Reads a header field. Several lines of the same name are one list (RFC 9110,
+    /// section 5.3), but `*` has to be alone.
+    //
+    // Not by the `headers` crate: 0.4.2 panics in a debug build on a tag with a space,
+    // and skips the members of a list that it can't read.
+    fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>, Problem> {
+        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let field = lines.join(&b',');
+        if field == b"*" {
+            return Ok(Some(Self::Any));
+        }
+        Self::list(&field).map(Some).ok_or_else(|| {
+            let detail = format!("{name} is * or a list of entity tags, each of them in quotes");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        })
+    }
+
+    /// RFC 9110, sections 5.6.1 (lists, which may have empty members) and 8.8.3 (tags,
+    /// which may have commas). Returns `None` if there is no tag or a malformed one.
+    fn list(mut rest: &[u8]) -> Option<Self> {
+        let mut tags = Vec::new();
+        loop {
+            rest = rest.trim_ascii_start();
+            if !rest.is_empty() && rest[0] != b',' {
+                let weak = rest.starts_with(b"W/");
+                let quoted = if weak { &rest[2..] } else { rest }.strip_prefix(b"\"")?;
+                let length = quoted.iter().position(|b| !matches!(b, b'!' | b'#'..=b'~' | 0x80..))?;
+                let (opaque, after) = quoted.split_at(length);
+                tags.push(Tag { weak, opaque: [b"\"", opaque, b"\""].concat() });
+                rest = after.strip_prefix(b"\"")?.trim_ascii_start();
+            }
+            match rest.split_first() {
+                Some((b',', after)) => rest = after,
+                Some(_) => return None,
+                None => return (!tags.is_empty()).then_some(Self::List(tags)),
+            }
+        }
+    }
+
+    /// Strong comparison: a weak tag (`W/"…"`) matches nothing here, since it may stand
+    /// for several representations.
+    fn contain_strongly(&self, current: Option<ETag>) -> bool {
+        self.contain(current, |tag| !tag.weak)
+    }
+
+    /// Weak comparison: the `W/` does not count.
+    fn contain_weakly(&self, current: Option<ETag>) -> bool {
+        self.contain(current, |_tag| true)
+    }
+
+    fn contain(&self, current: Option<ETag>, counts: impl Fn(&Tag) -> bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(tags) => current.is_some_and(|current| {
+                let current = current.to_string();
+                tags.iter().any(|tag| counts(tag) && tag.opaque == current.as_bytes())
+            }),
+        }
+    }
 }

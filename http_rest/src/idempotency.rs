@@ -90,7 +90,10 @@ impl Keys {
 
     fn claim(&self, scope: Scope) -> Claim<'_> {
         let mut inner = self.lock();
-        inner.forget(self.capacity);
+        let now = Instant::now();
+        while inner.finished.front().is_some_and(|(end, _)| *end <= now) {
+            inner.forget_oldest();
+        }
         match inner.entries.get(&scope) {
             Some(Entry::Running) => Claim::Running,
             Some(Entry::Finished { fingerprint, answer }) => {
@@ -109,13 +112,9 @@ impl Keys {
 }
 
 impl Inner {
-    /// Forgets the finished keys whose time is over, and the oldest of too many.
-    fn forget(&mut self, capacity: usize) {
-        let now = Instant::now();
-        while self.finished.len() > capacity || self.finished.front().is_some_and(|(end, _)| *end <= now) {
-            if let Some((_, scope)) = self.finished.pop_front() {
-                self.entries.remove(&scope);
-            }
+    fn forget_oldest(&mut self) {
+        if let Some((_, scope)) = self.finished.pop_front() {
+            self.entries.remove(&scope);
         }
     }
 }
@@ -126,7 +125,9 @@ impl Guard<'_> {
         let mut inner = self.keys.lock();
         inner.finished.push_back((Instant::now() + self.keys.lifetime, scope.clone()));
         inner.entries.insert(scope, Entry::Finished { fingerprint, answer: answer.clone() });
-        inner.forget(self.keys.capacity);
+        if inner.finished.len() > self.keys.capacity {
+            inner.forget_oldest();
+        }
     }
 }
 
@@ -186,20 +187,18 @@ pub(crate) async fn once(
     }
 }
 
-/// The key of a request, if it has one; 400 for several or one that is no
-/// 1 to [`MAX_KEY`] visible ASCII characters.
+/// The key of a request, if it has one; 400 unless it has 1 to [`MAX_KEY`] visible ASCII
+/// characters.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| {
-        (1..=MAX_KEY).contains(&key.len())
-            && key.bytes().all(|b| b.is_ascii_graphic())
-            && values.next().is_none()
-    });
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     match key {
         Some(key) => Ok(Some(key.to_owned())),
         None => {
-            let detail = format!("Idempotency-Key is one value of 1 to {MAX_KEY} visible ASCII characters");
+            let detail = format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters");
             Err(Problem::new(StatusCode::BAD_REQUEST, detail))
         }
     }

@@ -1,6 +1,7 @@
 //! What happens to every request before and after its handler: an id, a look at
 //! `Host`, a place among the requests in flight, a time limit, a line in the log.
 
+use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
+use crate::idempotency::IDEMPOTENCY_KEY;
+use crate::live::LAST_EVENT_ID;
 use crate::problem::Problem;
 use crate::server::App;
 
@@ -42,9 +45,8 @@ pub(crate) async fn around_each_request(State(app): State<App>, request: Request
 }
 
 async fn answer(app: &App, request: Request, next: Next) -> Result<Response, Problem> {
-    if request.version() >= Version::HTTP_11 {
-        check_host(request.headers())?;
-    }
+    check_single(request.headers())?;
+    check_host(&request)?;
     let _in_flight = app.in_flight.try_acquire().map_err(|_full| Problem {
         retry_after: Some(Duration::from_secs(1)),
         ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
@@ -54,22 +56,52 @@ async fn answer(app: &App, request: Request, next: Next) -> Result<Response, Pro
     })
 }
 
-/// 400 unless there is exactly one `Host` and it names one (RFC 9112, section
-/// 3.2). A missing or doubled one is how requests are smuggled past a proxy.
-fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next().filter(|_| hosts.next().is_none());
-    let is_host = |value: &HeaderValue| {
-        Authority::try_from(value.as_bytes())
-            .is_ok_and(|host| !host.host().is_empty() && !host.as_str().contains('@'))
-    };
-    if host.is_some_and(is_host) {
+/// Header fields with one value. Of two, each program on the way could believe another
+/// one, which is how requests are smuggled past a proxy. `Content-Length` is checked by
+/// hyper, and fields whose values are lists may come in several lines.
+const SINGLE: [HeaderName; 5] = [
+    header::HOST,
+    header::CONTENT_TYPE,
+    HeaderName::from_static(IDEMPOTENCY_KEY),
+    HeaderName::from_static(LAST_EVENT_ID),
+    HeaderName::from_static(REQUEST_ID),
+];
+
+/// 400 if a field of [`SINGLE`] comes twice (RFC 9110, section 5.3).
+fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
+    match SINGLE.iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("send {name} only once"))),
+    }
+}
+
+/// 400 unless there is a valid `Host` (RFC 9112, section 3.2), which HTTP/1.0 may lack,
+/// and the target names a valid host too if it names one.
+fn check_host(request: &Request) -> Result<(), Problem> {
+    let host = request.headers().get(header::HOST);
+    let present = host.is_some() || request.version() < Version::HTTP_11;
+    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut named = host.map(HeaderValue::as_bytes).into_iter().chain(target);
+    if present && named.all(is_host) {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::BAD_REQUEST,
         "a request has one Host header with a host and, if need be, a port",
     ))
+}
+
+/// Whether this is `host` or `host:port` (RFC 3986, section 3.2), without a user.
+fn is_host(value: &[u8]) -> bool {
+    let Ok(authority) = Authority::try_from(value) else { return false };
+    let host = authority.host();
+    let Some(port) = authority.as_str().strip_prefix(host) else { return false };
+    let port = port.strip_prefix(':').unwrap_or(port);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    !host.is_empty()
+        && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
+        && port.bytes().all(|b| b.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok())
 }
 
 /// The client's own id if it is short and plain, or the next number of ours.

@@ -15,7 +15,7 @@ use crate::server::App;
 
 /// What any request may be answered with.
 const COMMON: [(StatusCode, &str); 3] = [
-    (StatusCode::BAD_REQUEST, "No or a strange Host header"),
+    (StatusCode::BAD_REQUEST, "A malformed, missing or repeated header, or an unknown parameter"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];

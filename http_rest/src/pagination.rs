@@ -1,6 +1,8 @@
 //! Pages of a long list. A cursor says where the next page begins; unlike page
 //! numbers it neither skips nor repeats an entry when others come and go.
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::problem::Problem;
@@ -28,4 +30,19 @@ pub(crate) fn next_link(next: Option<String>) -> HeaderMap {
         headers.insert(header::LINK, link);
     }
     headers
+}
+
+/// The query string of a resource that has none: 400 if there is one after all, since a
+/// parameter that nobody reads is a mistake.
+pub(crate) struct NoQuery;
+
+impl<S: Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        if parts.uri.query().unwrap_or_default().is_empty() {
+            return Ok(Self);
+        }
+        Err(Problem::new(StatusCode::BAD_REQUEST, "this request has no parameters in its query string"))
+    }
 }

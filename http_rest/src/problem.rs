@@ -4,12 +4,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::body::IDENTITY;
 
 /// The media type of every error body.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -25,10 +29,10 @@ pub const KEY_IN_USE: &str = "/problems/idempotency-key-in-use";
 pub const KEY_REUSED: &str = "/problems/idempotency-key-reused";
 
 /// An error that is told to the client.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Problem {
     /// Names the kind of problem. `about:blank`: the status says it all.
-    #[serde(rename = "type", default = "about_blank")]
+    #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: Cow<'static, str>,
     /// The kind in words; the same for every occurrence.
@@ -37,15 +41,19 @@ pub struct Problem {
     /// The HTTP status, repeated here so that a saved body is complete.
     pub status: u16,
     /// What is wrong with this request, for a person.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// What is wrong with each field, the first 50 of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
     /// When it makes sense to try again; travels as the `Retry-After` header,
     /// in whole seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
+    /// Whether the body's content coding was refused. Then the `Accept-Encoding` header
+    /// names the only one that is accepted (RFC 9110, section 12.5.3).
+    #[serde(skip)]
+    pub coding_refused: bool,
 }
 
 /// One field that was refused.
@@ -68,7 +76,26 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            coding_refused: false,
         }
+    }
+
+    /// Reads a body of that type in a response of that status. Returns `None` if it is
+    /// not a JSON object. All members are optional, and one of a wrong type is ignored
+    /// (RFC 9457, section 3.1); the status is the response's own.
+    pub(crate) fn from_json(status: StatusCode, body: &[u8]) -> Option<Self> {
+        fn member<T: DeserializeOwned>(object: &Value, name: &str) -> Option<T> {
+            T::deserialize(object.get(name)?).ok()
+        }
+        let object: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
+        let blank = Self::new(status, member::<String>(&object, "detail").unwrap_or_default());
+        let errors: Vec<Value> = member(&object, "errors").unwrap_or_default();
+        Some(Self {
+            kind: member::<String>(&object, "type").map_or(blank.kind, Cow::Owned),
+            title: member::<String>(&object, "title").map_or(blank.title, Cow::Owned),
+            errors: errors.into_iter().filter_map(|error| FieldError::deserialize(error).ok()).collect(),
+            ..blank
+        })
     }
 
     /// 422: well-formed, understood, and wrong in this field.
@@ -113,8 +140,22 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
+        if self.coding_refused {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
+        }
         response
     }
+}
+
+/// Reads `Retry-After`: seconds, or a date in any of HTTP's three forms (RFC 9110,
+/// section 10.2.3). Returns `None` for anything else.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 fn about_blank() -> Cow<'static, str> {

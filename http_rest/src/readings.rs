@@ -6,14 +6,17 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tcp_socket::base::json::Object;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::body::{self, JSON};
+use crate::conditional::Conditions;
 use crate::idempotency::{self, Answer};
 use crate::live::EventId;
 use crate::model::{MAX_BATCH, Metric, Reading};
-use crate::pagination;
+use crate::pagination::{self, NoQuery};
 use crate::problem::Problem;
 use crate::server::App;
 use crate::stations::{full, not_found, to_json};
@@ -33,7 +36,7 @@ pub struct Batch<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UncheckedBatch {
-    readings: Vec<UncheckedReading>,
+    readings: Vec<Object<UncheckedReading>>,
 }
 
 /// The answer to `POST /readings`.
@@ -63,16 +66,19 @@ pub struct ReadingList {
         (status = 200, description = "Recorded", body = Recorded, example = json!({"accepted": 1})),
         (status = 400, description = "No JSON, or a bad Idempotency-Key"),
         (status = 409, description = "The first request with this key still runs"),
+        (status = 412, description = "If-Match or If-None-Match is false"),
         (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json"),
+        (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn record(
     State(app): State<App>,
+    NoQuery: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Answer, Problem> {
     body::require_type(&headers, JSON)?;
+    Conditions::of(&headers)?.check(None)?;
     idempotency::once(&app, "/readings", &headers, body, |body| {
         let readings = check(body::parse(body)?)?;
         let accepted = app.store.record(readings).map_err(|_no_room| full())?;
@@ -92,7 +98,7 @@ fn check(batch: UncheckedBatch) -> Result<Vec<Reading>, Problem> {
     }
     let mut errors = Vec::new();
     let mut readings = Vec::with_capacity(count);
-    for (index, reading) in batch.readings.into_iter().enumerate() {
+    for (index, Object(reading)) in batch.readings.into_iter().enumerate() {
         readings.extend(reading.check(index, &mut errors));
     }
     if !errors.is_empty() {
@@ -130,16 +136,21 @@ pub(crate) struct Filter {
 #[utoipa::path(get, path = "/readings", operation_id = "list_readings", tag = "readings", params(Filter), responses(
     (status = 200, description = "A page", body = ReadingList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
+    (status = 304, description = "If-None-Match: * excludes what exists"),
     (status = 400, description = "A parameter is missing, unknown or wrong"),
-    (status = 404, description = "No such station, or no such page any more: the server was restarted")))]
+    (status = 404, description = "No such station, or no such page any more: the server was restarted"),
+    (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
     State(app): State<App>,
     filter: Result<Query<Filter>, QueryRejection>,
-) -> Result<(HeaderMap, Json<ReadingList>), Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = pagination::limit(filter.limit)?;
     let cursor = filter.cursor.as_deref().map(|text| match EventId::parse(text) {
-        None => Err(Problem::new(StatusCode::BAD_REQUEST, "cursor is none that this service gave")),
+        None => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "unknown cursor: use the one from the Link header"))
+        }
         Some(id) if id.boot_id == app.store.boot_id => Ok(id.sequence),
         Some(_) => {
             Err(Problem::new(StatusCode::NOT_FOUND, "this page was lost when the server was restarted"))
@@ -148,6 +159,9 @@ pub(crate) async fn list(
     let Filter { station, metric, from, to, .. } = filter;
     let wanted = Wanted { metric, from, to, before: cursor.transpose()?, limit: limit + 1 };
     let mut found = app.store.readings(&station, &wanted).ok_or_else(|| not_found(&station))?;
+    if Conditions::of(&headers)?.not_modified(None)? {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(sequence, _)| {
@@ -165,5 +179,5 @@ pub(crate) async fn list(
         next + &format!("&cursor={}", EventId { boot_id: app.store.boot_id, sequence: *sequence })
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();
-    Ok((pagination::next_link(next), Json(ReadingList { readings })))
+    Ok((pagination::next_link(next), Json(ReadingList { readings })).into_response())
 }

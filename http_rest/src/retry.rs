@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::client::Error;
 use crate::problem::KEY_IN_USE;
@@ -44,29 +44,25 @@ where
         .with_max_delay(MAX_PAUSE)
         .with_max_times(MAX_RETRIES)
         .with_jitter();
-    let attempts = attempt
-        .retry(pauses)
-        .when(|error| may_pass(error, repeat))
-        .adjust(|error, pause| Some(pause?.max(retry_after(error).unwrap_or_default())));
+    let started = Instant::now();
+    let attempts = attempt.retry(pauses).when(|error| may_pass(error, repeat)).adjust(|error, pause| {
+        let pause = pause?.max(error.retry_after().unwrap_or_default());
+        // Without time for another attempt, this error is the result.
+        (pause < TOTAL_TIMEOUT.saturating_sub(started.elapsed())).then_some(pause)
+    });
     timeout(TOTAL_TIMEOUT, attempts).await.unwrap_or(Err(Error::TimedOut))
 }
 
 /// Whether the same request may succeed, and may be sent, once more.
-fn may_pass(error: &Error, repeat: Repeat) -> bool {
+pub(crate) fn may_pass(error: &Error, repeat: Repeat) -> bool {
     match error {
         Error::Unreachable { .. } => true, // It was never sent.
         Error::Problem(problem) if problem.kind == KEY_IN_USE => repeat == Repeat::Keyed,
         Error::Problem(_) | Error::Unexpected { .. } => {
-            matches!(error.status(), Some(502..=504)) && repeat != Repeat::Harmful
+            let passing = matches!(error.status(), Some(429 | 502..=504)) || error.retry_after().is_some();
+            passing && repeat != Repeat::Harmful
         }
         Error::Broken(_) => repeat != Repeat::Harmful,
-        Error::TimedOut | Error::Address { .. } | Error::Setup(_) => false,
-    }
-}
-
-fn retry_after(error: &Error) -> Option<Duration> {
-    match error {
-        Error::Problem(problem) => problem.retry_after,
-        _ => None,
+        Error::TimedOut | Error::Address { .. } | Error::Setup(_) | Error::Redirect { .. } => false,
     }
 }

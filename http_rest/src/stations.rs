@@ -10,13 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tcp_socket::base::text::check_name;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::body::{self, JSON};
-use crate::conditional::{ETag, IfMatch, not_modified};
+use crate::conditional::{Conditions, ETag};
 use crate::idempotency::{self, Answer};
 use crate::model::MAX_STATION_ID;
-use crate::pagination;
+use crate::pagination::{self, NoQuery};
 use crate::problem::{FieldError, Problem};
 use crate::server::App;
 use crate::store::{MAX_STATIONS, NotCreated};
@@ -36,7 +37,8 @@ pub struct Station {
     /// Chosen by the client, never changes.
     #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub id: String,
-    /// For people.
+    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
+    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
     #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// Degrees north, -90 to 90; `null` if it is not known.
@@ -67,6 +69,8 @@ impl Station {
         }
         if !(1..=MAX_NAME).contains(&self.name.chars().count()) {
             wrong("#/name", format!("a name has 1 to {MAX_NAME} characters"));
+        } else if let Err(reason) = check_name(&self.name) {
+            wrong("#/name", format!("{:?}: {reason}", shorten(&self.name)));
         }
         if self.latitude.is_some_and(|degrees| !(-90.0..=90.0).contains(&degrees)) {
             wrong("#/latitude", "degrees north are -90 to 90".to_owned());
@@ -121,16 +125,25 @@ pub(crate) struct Page {
 #[utoipa::path(get, path = "/stations", operation_id = "list_stations", tag = "stations", params(Page), responses(
     (status = 200, description = "A page", body = StationList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
-    (status = 400, description = "limit or cursor is none that this service gives")))]
+    (status = 304, description = "If-None-Match: * excludes what exists"),
+    (status = 400, description = "A parameter is unknown or wrong"),
+    (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
     State(app): State<App>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<(HeaderMap, Json<StationList>), Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Query(page) = page.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let limit = pagination::limit(page.limit)?;
     // The cursor is the last id of the page before; clients take it as it comes.
     if page.cursor.as_deref().is_some_and(|cursor| !is_station_id(cursor)) {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "cursor is none that this service gave"));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "unknown cursor: use the one from the Link header",
+        ));
+    }
+    if Conditions::of(&headers)?.not_modified(None)? {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     // One more than asked for tells whether there is a next page.
     let mut stations = app.store.stations(page.cursor.as_deref(), limit + 1);
@@ -138,7 +151,7 @@ pub(crate) async fn list(
     stations.truncate(limit);
     let last = stations.last().filter(|_| more);
     let next = last.map(|station| format!("/stations?limit={limit}&cursor={}", station.id));
-    Ok((pagination::next_link(next), Json(StationList { stations })))
+    Ok((pagination::next_link(next), Json(StationList { stations })).into_response())
 }
 
 /// Create a station
@@ -151,16 +164,19 @@ pub(crate) async fn list(
             ("ETag" = String, description = "Its version"))),
         (status = 400, description = "No JSON, or a bad Idempotency-Key"),
         (status = 409, description = "The id is taken, or the first request with this key still runs"),
+        (status = 412, description = "If-Match or If-None-Match is false"),
         (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json"),
+        (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid fields, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn create(
     State(app): State<App>,
+    NoQuery: NoQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Answer, Problem> {
     body::require_type(&headers, JSON)?;
+    Conditions::of(&headers)?.check(None)?;
     idempotency::once(&app, "/stations", &headers, body, |body| {
         let station: Station = body::parse(body)?;
         station.check()?;
@@ -181,19 +197,24 @@ pub(crate) async fn create(
 
 /// Read a station
 #[utoipa::path(get, path = "/stations/{id}", operation_id = "read_station", tag = "stations",
-    params(StationId, ("If-None-Match" = Option<String>, Header, description = "ETags that the client has", nullable = false)),
+    params(StationId,
+        ("If-None-Match" = Option<String>, Header, description = "`*` or the ETags that the client has",
+            nullable = false, example = "*"),
+        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client insists on",
+            nullable = false, example = "*")),
     responses(
         (status = 200, description = "The station", body = Station,
             headers(("ETag" = String, description = "Its version"))),
         (status = 304, description = "The client has this version"),
-        (status = 404, description = "No such station")))]
+        (status = 404, description = "No such station"),
+        (status = 412, description = "If-Match is false: the station is at another version")))]
 pub(crate) async fn read(
     State(app): State<App>,
     StationId { id }: StationId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (station, tag) = app.store.station(&id).ok_or_else(|| not_found(&id))?;
-    if not_modified(&headers, tag) {
+    if Conditions::of(&headers)?.not_modified(Some(tag))? {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, HeaderValue::from(tag))]).into_response());
     }
     Ok(with_tag(tag, &station))
@@ -208,9 +229,9 @@ pub(crate) async fn read(
             headers(("ETag" = String, description = "Its new version"))),
         (status = 400, description = "No JSON"),
         (status = 404, description = "No such station: PUT creates none"),
-        (status = 412, description = "The station is at another version"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
         (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/json"),
+        (status = 415, description = "Not application/json, or compressed"),
         (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn replace(
@@ -232,9 +253,9 @@ pub(crate) async fn replace(
             headers(("ETag" = String, description = "Its new version"))),
         (status = 400, description = "No JSON"),
         (status = 404, description = "No such station"),
-        (status = 412, description = "The station is at another version"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
         (status = 413, description = "The body is too long"),
-        (status = 415, description = "Not application/merge-patch+json"),
+        (status = 415, description = "Not application/merge-patch+json, or compressed"),
         (status = 422, description = "Invalid fields"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn patch(
@@ -246,9 +267,7 @@ pub(crate) async fn patch(
     change(&app, &id, &headers, body, MERGE_PATCH, |current, body| {
         let mut merged = serde_json::to_value(current).map_err(|error| internal(&error))?;
         merge_patch(&mut merged, body::parse(body)?);
-        Station::deserialize(merged).map_err(|error| {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("after the patch: {error}"))
-        })
+        body::shape(merged)
     })
     .await
 }
@@ -260,7 +279,7 @@ pub(crate) async fn patch(
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "No such station"),
-        (status = 412, description = "The station is at another version"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn delete(
     State(app): State<App>,
@@ -268,12 +287,12 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     app.store.station(&id).ok_or_else(|| not_found(&id))?;
-    let condition = IfMatch::required(&headers)?;
-    app.store.remove(&id, |tag| condition.check(tag)).ok_or_else(|| not_found(&id))??;
+    let conditions = Conditions::of(&headers)?;
+    app.store.remove(&id, |tag| conditions.check_required(tag)).ok_or_else(|| not_found(&id))??;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 428, 412,
+/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428,
 /// 422, from the cheapest to the one that needs the body.
 async fn change(
     app: &App,
@@ -285,12 +304,12 @@ async fn change(
 ) -> Result<Response, Problem> {
     let (_, tag) = app.store.station(id).ok_or_else(|| not_found(id))?;
     body::require_type(headers, media_type)?;
-    let condition = IfMatch::required(headers)?;
-    condition.check(tag)?;
+    let conditions = Conditions::of(headers)?;
+    conditions.check_required(tag)?;
     let body = body::read(body, app.limits.max_body).await?;
     let changed = app.store.update(id, |current, tag| {
         // Once more, now that nobody can come between the check and the change.
-        condition.check(tag)?;
+        conditions.check_required(tag)?;
         let station = new(current, &body)?;
         station.check()?;
         if station.id != current.id {
@@ -336,6 +355,7 @@ impl<S: Send + Sync> FromRequestParts<S> for StationId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        NoQuery::from_request_parts(parts, state).await?;
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(id)) if is_station_id(&id) => Ok(Self { id }),
             _ => Err(Problem::new(StatusCode::NOT_FOUND, "no station has such an id")),
@@ -344,7 +364,7 @@ impl<S: Send + Sync> FromRequestParts<S> for StationId {
 }
 
 pub(crate) fn not_found(id: &str) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, format!("no station {id:?}"))
+    Problem::new(StatusCode::NOT_FOUND, format!("no station {:?}", shorten(id)))
 }
 
 pub(crate) fn full() -> Problem {

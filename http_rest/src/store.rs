@@ -136,6 +136,15 @@ impl Store {
         Some(found.collect())
     }
 
+    /// How many readings of a station have a sequence number after `seen` and up to
+    /// `last`, of those that are kept.
+    pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
+        let inner = self.lock();
+        let Some(kept) = inner.stations.get(station) else { return 0 };
+        let up_to = |sequence| kept.readings.partition_point(|r| r.sequence <= sequence);
+        (up_to(last) - up_to(seen)) as u64
+    }
+
     /// Up to `limit` stations in the order of their ids, from the one after `after` on.
     pub(crate) fn stations(&self, after: Option<&str>, limit: usize) -> Vec<Station> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -1,6 +1,7 @@
 //! What arrives is checked before it is kept, and every wrong field is named.
 
 use serde::Deserialize;
+use tcp_socket::base::json::whole_number;
 
 use crate::model::{MAX_RECORDED_AT, MAX_STATION_ID, Metric, Reading};
 use crate::problem::FieldError;
@@ -16,6 +17,7 @@ pub(crate) struct UncheckedReading {
     station: String,
     metric: String,
     value: f64,
+    #[serde(deserialize_with = "whole_number")]
     recorded_at: i64,
 }
 

@@ -8,10 +8,12 @@ declared, since their properties belong to src/rabbitmq/topology.rs.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pika
@@ -37,7 +39,8 @@ def example(batch, number):
 
 
 def do(message, results):
-    """Computes a job's summary; its effect happens once (see src/job.rs)."""
+    """Computes a job's summary. Its effect happens once, and survives a power cut: see
+    src/results.rs, whose lock this shares."""
     job = json.loads(message)
     metrics = {}
     for reading in job["readings"]:
@@ -51,15 +54,28 @@ def do(message, results):
             for metric, v in metrics.items()
         },
     }
-    with tempfile.NamedTemporaryFile("w", dir=results, suffix=".tmp", delete=False) as file:
-        json.dump(summary, file)
+    path = results / f"{job['id']}.json"
+    with open(results / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Until the file is closed, by whatever end.
+        new = not is_whole(path)
+        if new:
+            with tempfile.NamedTemporaryFile("w", dir=results, suffix=".tmp", delete=False) as file:
+                json.dump(summary, file)
+            os.replace(file.name, path)
+    for synced in (path, results):
+        descriptor = os.open(synced, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    print(f"{job['id']} done" if new else f"{job['id']} already done: a duplicate", flush=True)
+
+
+def is_whole(path):
+    """Tells whether there is a result with all of its content."""
     try:
-        os.link(file.name, results / f"{job['id']}.json")
-        print(f"{job['id']} done", flush=True)
-    except FileExistsError:
-        print(f"{job['id']} already done: a duplicate", flush=True)
-    finally:
-        os.unlink(file.name)
+        json.loads(path.read_bytes())
+        return True
+    except (FileNotFoundError, ValueError):  # A power cut may leave a name without content.
+        return False
 
 
 def produce_rabbitmq(url, prefix, jobs):
@@ -96,7 +112,7 @@ def produce_redis(url, prefix, jobs):
 
 
 def consume_redis(url, prefix, count, results):
-    client, key, me = redis.Redis.from_url(url), f"{prefix}:jobs:v1", f"python-{os.getpid()}"
+    client, key, me = redis.Redis.from_url(url), f"{prefix}:jobs:v1", f"python-{uuid.uuid4()}"
     try:
         client.xgroup_create(key, GROUP, id="0", mkstream=True)
     except redis.ResponseError as error:

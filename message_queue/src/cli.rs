@@ -1,17 +1,13 @@
-//! What the binaries share: options, logs, the signal to stop, and the line that
-//! says why it did not work.
+//! What the binaries share besides [`tcp_socket::base::program`]: their options, and
+//! what to do about an error.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::Context;
-use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tcp_socket::base::program::{finish, start_logs};
 
+use crate::address::without_password;
 use crate::brokers::{HOW_TO_START, Kind};
-use crate::error::{Error, without_password};
+use crate::error::Error;
 use crate::rabbitmq::topology::Topology;
 use crate::redis::Keys;
 
@@ -51,67 +47,29 @@ impl BrokerArgs {
         Keys { prefix: self.prefix.clone() }
     }
 
-    /// Ends a program: on failure with one line that says why, and what to do about it.
+    /// Returns the exit code for the result of a program's work. For an error it prints
+    /// one line that says why, and what to do about it.
     pub fn exit(&self, result: anyhow::Result<()>) -> ExitCode {
-        let Err(error) = result else { return ExitCode::SUCCESS };
-        match error.downcast_ref() {
-            Some(Error::NoBroker { url, source }) => {
-                eprintln!("error: no broker at {url} ({source}); {HOW_TO_START}");
-            }
+        let result = result.map_err(|error| match error.downcast_ref() {
+            Some(no_broker @ Error::NoBroker { .. }) => anyhow::anyhow!("{no_broker}; {HOW_TO_START}"),
             Some(Error::NoServer(_)) => {
                 let option = if self.broker == Kind::Redis { " -- --broker redis" } else { "" };
-                eprintln!(
-                    "error: no server at {}; start one with: cargo run -p message_queue --bin server{option}",
-                    without_password(&self.url())
-                );
+                let url = without_password(&self.url());
+                anyhow::anyhow!(
+                    "no server at {url}; start one with: cargo run -p message_queue --bin server{option}"
+                )
             }
-            _ => eprintln!("error: {error:#}"),
-        }
-        ExitCode::FAILURE
+            _ => error,
+        });
+        finish(result)
     }
 }
 
-/// Sends logs from `info` on to stderr, but none of lapin's own: what it reports as
-/// errors is handled here, and said once. `RUST_LOG` overrides.
+/// Starts the logs from `info` on, but none of lapin's own: what it reports as errors
+/// is handled here, and said once. `RUST_LOG` overrides that.
 ///
 /// # Errors
 /// If `RUST_LOG` can't be understood.
 pub fn logs() -> anyhow::Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,lapin=off".into());
-    let filter: Targets = filter.parse().context("RUST_LOG")?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(to_stderr).with(filter).init();
-    Ok(())
-}
-
-/// A token that is cancelled at Ctrl-C or, on Unix, SIGTERM.
-///
-/// # Errors
-/// If the system refuses a signal handler.
-pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::spawn(async move {
-            // Cancel safe: either signal is enough.
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            stop.cancel();
-        });
-    }
-    #[cfg(not(unix))]
-    tokio::spawn(async move {
-        let _ = tokio::signal::ctrl_c().await;
-        stop.cancel();
-    });
-    Ok(token)
+    start_logs("info,lapin=off")
 }

@@ -1,12 +1,17 @@
-//! Why something failed, with either broker.
+//! Why something failed, with either broker, and whether another attempt can help.
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use redis::RedisError;
 
 use crate::record::Reason;
+use crate::redis::connection::MIN_VERSION;
+use crate::results::Fault;
 
 /// The error of this chapter's library.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The broker's URL can't be understood.
-    #[error("{url} is not a broker's URL: {detail}")]
+    /// The broker's URL can't be used.
+    #[error("cannot use the URL {url}: {detail}")]
     Url {
         /// What was given, without its password.
         url: String,
@@ -14,14 +19,17 @@ pub enum Error {
         detail: String,
     },
     /// Nothing answers as a broker there.
-    #[error("no broker at {url}")]
+    #[error("no broker at {url} ({detail})")]
     NoBroker {
         /// Its URL, without the password.
         url: String,
         /// What the transport said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        detail: String,
     },
+    /// The broker answers, but this program can't use it: because of the login, the
+    /// vhost, the database, the version, or the protocol. The sentence says which.
+    #[error("{0}")]
+    Unusable(String),
     /// RabbitMQ has something of that name with other properties.
     #[error(
         "{name} exists with other properties: {detail}. It was declared by another version or with other \
@@ -34,11 +42,11 @@ pub enum Error {
         detail: String,
     },
     /// RabbitMQ or the connection to it failed.
-    #[error("RabbitMQ: {0}")]
-    RabbitMq(#[from] lapin::Error),
+    #[error("RabbitMQ: {}", rabbitmq_text(.0))]
+    RabbitMq(lapin::Error), // Not a source: its text is in the message already.
     /// Redis or the connection to it failed.
-    #[error("Redis: {0}")]
-    Redis(#[from] redis::RedisError),
+    #[error("Redis: {}", redis_text(.0))]
+    Redis(RedisError), // As above.
     /// The connection ended.
     #[error("the connection to the broker is lost")]
     Lost,
@@ -69,22 +77,124 @@ pub enum Error {
     /// A message that this library can't read.
     #[error("not understood: {0}")]
     Unexpected(String),
+    /// This machine can't keep results.
+    #[error("{0}; this worker stops, and its jobs go back to the queue")]
+    Machine(Fault), // Not a source: its text is in the message already.
     /// A file operation failed.
     #[error("file: {0}")]
     Io(#[from] std::io::Error),
 }
 
-impl Error {
-    /// Whether a new connection may help.
-    pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::NoBroker { .. } | Self::RabbitMq(_) | Self::Redis(_) | Self::Lost)
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Machine(fault)
     }
 }
 
-/// A URL as it may be shown: without user and password.
-pub fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        _ => url.to_owned(),
+impl From<lapin::Error> for Error {
+    fn from(error: lapin::Error) -> Self {
+        Self::RabbitMq(error)
     }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl Error {
+    /// Returns whether another attempt on a new connection may succeed.
+    ///
+    /// A lost connection may come back, and a broker that is starting, full, or
+    /// switching over may recover. But a refused permission, an unknown command, or a
+    /// queue with other properties is refused again, however often it is tried.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoBroker { .. } | Self::Lost => true,
+            Self::RabbitMq(error) => rabbitmq_may_recover(error),
+            Self::Redis(error) => redis_may_recover(error),
+            _ => false,
+        }
+    }
+}
+
+fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
+    use lapin::ErrorKind;
+    let reason = match error.kind() {
+        ErrorKind::ProtocolError(reason) => reason,
+        // The channel or the connection had ended before. If it was for a lasting
+        // reason, the next attempt meets that itself.
+        ErrorKind::InvalidChannel(_)
+        | ErrorKind::InvalidChannelState(..)
+        | ErrorKind::InvalidConnectionState(_)
+        | ErrorKind::IOError(_)
+        | ErrorKind::MissingHeartbeatError => return true,
+        _ => return false,
+    };
+    let text = reason.get_message().as_str();
+    match reason.kind() {
+        // Somebody deleted a queue or an exchange: everything is declared again.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
+        // A message that waited longer than RabbitMQ's `consumer_timeout`.
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
+        AMQPErrorKind::Hard(
+            AMQPHardError::CONNECTIONFORCED | AMQPHardError::RESOURCEERROR | AMQPHardError::INTERNALERROR,
+        ) => true,
+        // Too many connections at the moment.
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => text.contains("limit"),
+        _ => false,
+    }
+}
+
+/// Codes of errors that Redis gives only for a time: while it loads its data, has no
+/// memory or disk, runs a long script, or hands over to another instance; and after
+/// somebody deleted the stream, whose group is made again.
+const REDIS_MAY_RECOVER: [&str; 12] = [
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOGOODSLAVE",
+    "NOGROUP",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+];
+
+fn redis_may_recover(error: &RedisError) -> bool {
+    let Some(errors) = error.clone().into_server_errors() else { return error.is_io_error() };
+    // Of a pipeline each command may have failed; each must be able to succeed.
+    errors.iter().all(|(_, error)| {
+        let detail = error.details().unwrap_or_default();
+        REDIS_MAY_RECOVER.iter().any(|code| {
+            // Redis 6 wraps an error inside a script: ERR Error running script: … -OOM ….
+            error.code() == *code || (error.code() == "ERR" && detail.contains(&format!(" -{code} ")))
+        }) || detail.starts_with("max number of clients")
+    })
+}
+
+/// Returns what went wrong, once: lapin's own text has several prefixes.
+pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(reason) => reason.get_message().to_string(),
+        lapin::ErrorKind::IOError(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// Returns what Redis said, as it said it, or what the connection said.
+pub(crate) fn redis_text(error: &RedisError) -> String {
+    let errors = error.clone().into_server_errors();
+    let Some([(_, first), ..]) = errors.as_deref() else { return error.to_string() };
+    let (code, detail) = (first.code(), first.details().unwrap_or_default());
+    let hint = if detail.starts_with("unknown command") {
+        format!("; this program needs Redis {}.{} or newer", MIN_VERSION.0, MIN_VERSION.1)
+    } else {
+        String::new()
+    };
+    format!("{code} {detail}{hint}")
 }

@@ -2,12 +2,11 @@
 //! however often it is delivered, is in [`crate::results`].
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{MAX_BATCH, Metric, Reading, is_id};
+use crate::model::{MAX_BATCH, Metric, Reading, is_id, objects, whole_number};
 use crate::results::Outcome;
 
 /// Longest job id, in bytes.
@@ -37,8 +36,10 @@ pub struct Job {
     /// The station's id.
     pub station: String,
     /// Days since 1970-01-01.
+    #[serde(deserialize_with = "whole_number")]
     pub day: u64,
     /// 1 to 10,000 readings.
+    #[serde(deserialize_with = "objects")]
     pub readings: Vec<Reading>,
 }
 
@@ -68,7 +69,8 @@ pub struct Range {
     pub high: f64,
 }
 
-/// Why an attempt at a job failed.
+/// Why an attempt at a job failed: always because of the job. What this machine can't do
+/// is a [`Fault`](crate::results::Fault).
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// The message is not a job.
@@ -80,9 +82,9 @@ pub enum Failed {
     /// It was given out so often that its workers must have died of it.
     #[error("given out more than {0} times, and no worker came to an end with it")]
     GivenOut(usize),
-    /// The result can't be written.
-    #[error("cannot write the result: {0}")]
-    Io(#[from] io::Error),
+    /// A mistake in the worker's code ended the attempt.
+    #[error("the worker panicked")]
+    Panicked,
 }
 
 impl Job {
@@ -94,8 +96,7 @@ impl Job {
         if message.len() > MAX_JOB {
             return Err(Failed::Malformed(format!("longer than {MAX_JOB} bytes")));
         }
-        let job: Self =
-            serde_json::from_slice(message).map_err(|error| Failed::Malformed(error.to_string()))?;
+        let job: Self = crate::model::from_json(message).map_err(Failed::Malformed)?;
         // The id becomes the name of a file.
         if !is_id(&job.id, MAX_JOB_ID) {
             return Err(Failed::Malformed(format!("the id is not of the form [a-z0-9-]{{1,{MAX_JOB_ID}}}")));

@@ -23,9 +23,10 @@
 //! ([`rabbitmq::request_reply`], [`redis::request_reply`]), a connection that ends
 //! ([`rabbitmq::connection`], [`redis::connection`], [`reconnect`]). For both: [`job`]
 //! (what a worker does), [`record`] (what a request means), [`model`] (the readings),
-//! [`brokers`] and [`broker_process`] (where brokers come from), [`error`], [`cli`]
-//! (what the binaries share).
+//! [`brokers`] and [`broker_process`] (where brokers come from), [`address`], [`error`],
+//! [`cli`] (what the binaries share).
 
+pub mod address;
 pub mod broker_process;
 pub mod brokers;
 pub mod cli;

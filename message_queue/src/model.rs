@@ -1,6 +1,8 @@
 //! What is exchanged: readings of weather stations, as JSON.
 
+use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected};
 use serde::{Deserialize, Serialize};
+use tcp_socket::base::json::{self, Object};
 
 /// Longest station id, in bytes.
 pub const MAX_STATION_ID: usize = 32;
@@ -10,6 +12,10 @@ pub const MAX_BATCH: usize = 10_000;
 
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// Maximum length of what an error quotes of JSON from outside, in characters. It travels
+/// in a header, and AMQP's headers have to fit into one frame.
+const MAX_ERROR: usize = 200;
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,7 +72,34 @@ pub struct Reading {
     /// In the metric's unit and [range](Metric::range).
     pub value: f64,
     /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
+}
+
+/// Reads an object from JSON. The error names the field. Both parts of it are at most
+/// [`MAX_ERROR`] characters long: they may quote a name as long as the whole text.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let short = |text: String| text.chars().take(MAX_ERROR).collect::<String>();
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), short(error.inner().to_string()));
+        if path == "." { error } else { format!("{}: {error}", short(path)) }
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+/// Reads a list of objects: for `#[serde(deserialize_with = "objects")]`.
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(json)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// Reads an integer that is not negative; `1.0` is one.
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D::Error> {
+    let number = json::whole_number(json)?;
+    u64::try_from(number)
+        .map_err(|_negative| D::Error::invalid_value(Unexpected::Signed(number), &"0 or more"))
 }
 
 impl Reading {

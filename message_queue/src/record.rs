@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::model::{MAX_BATCH, Metric, Reading};
+use crate::model::{MAX_BATCH, Metric, Reading, from_json, objects};
 
 /// Stations kept at most; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
@@ -29,6 +29,7 @@ pub(crate) struct Request<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Received {
+    #[serde(deserialize_with = "objects")]
     readings: Vec<Reading>,
 }
 
@@ -100,9 +101,9 @@ impl Store {
         if request.len() > MAX_REQUEST {
             return Answer::refused(Reason::Invalid, format!("longer than {MAX_REQUEST} bytes"));
         }
-        match serde_json::from_slice::<Received>(request) {
+        match from_json(request) {
             Ok(Received { readings }) => self.record(readings),
-            Err(error) => Answer::refused(Reason::Invalid, error.to_string()),
+            Err(error) => Answer::refused(Reason::Invalid, error),
         }
     }
 
@@ -136,5 +137,10 @@ impl Store {
             kept.push_back(Stored { metric, value, recorded_at });
         }
         Answer::Accepted(accepted)
+    }
+
+    /// Returns how many readings of a station are kept.
+    pub fn count(&self, station: &str) -> usize {
+        self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(station).map_or(0, VecDeque::len)
     }
 }

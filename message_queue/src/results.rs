@@ -1,13 +1,19 @@
-//! The results of jobs, and how the effect of a job happens once, however often the
-//! job is delivered.
+//! The results of jobs: how the effect of a job happens once, however often the job is
+//! delivered, and how it survives a power cut.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::sync::oneshot;
 
 use crate::job::{Failed, Job, Summary};
+
+/// Size of the file with which [`Results::open`] tries the folder, in bytes. No result
+/// is larger: it has one line of numbers for each of four metrics.
+const LARGEST_RESULT: usize = 1_000;
 
 /// What became of an attempt that did not fail.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,62 +24,212 @@ pub enum Outcome {
     AlreadyDone(String),
 }
 
+/// A fault of this machine: a full disk, a folder that cannot be written, no thread.
+///
+/// Other workers can do the job, so it is not a [`Failed`] attempt: it does not count as
+/// a try and never makes the job a dead letter. The worker stops instead, because it
+/// would fail every other job in the same way.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep results in {}: {cause}", folder.display())]
+pub struct Fault {
+    folder: PathBuf,
+    cause: io::Error,
+}
+
 /// The folder with the results, shared by all workers.
 ///
 /// A queue delivers at least once: a worker may die after its work and before its
-/// acknowledgement. So the effect and the mark that it has happened must be one
-/// step, which no crash can split and no second worker can enter. Here it is
-/// [`fs::hard_link`], which fails if the name exists: the result under the job's
-/// name *is* the mark. (With a database it would be a transaction; a check before
-/// the write, or a lock beside it, would leave a gap.)
+/// acknowledgement. So the effect and the mark that it has happened must be one step,
+/// which no crash can split and no second worker can enter. Here that step is
+/// [`fs::rename`] under a [lock](File::lock): the result under the job's name *is* the
+/// mark. The system gives the lock back when the worker dies, so a crash leaves either
+/// the whole result or none. (With a database it would be a transaction.)
+///
+/// [`fs::hard_link`], which fails if the name exists, would need no lock. But file
+/// systems of memory cards and some network drives have no hard links, and a link cannot
+/// replace what a power cut has left: the file system may have stored the name and not
+/// yet the content. Such a file is not a whole result, and the next attempt replaces it.
+///
+/// [`Results::sync`] makes results survive a power cut. Workers call it before they
+/// acknowledge, once for all jobs that they acknowledge together.
 #[derive(Debug, Clone)]
 pub struct Results {
     folder: PathBuf,
+    /// Results that may not be on the disk yet.
+    unsynced: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Results {
-    /// The results in that folder, which is made if it is not there.
+    /// Returns the results in a folder, which is made if it is not there. It writes a
+    /// file there and removes it, so that a worker that can't write takes no job.
     ///
     /// # Errors
-    /// If it can't be made.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned() })
+    /// If the folder can't be made or written.
+    pub fn open(folder: &Path) -> Result<Self, Fault> {
+        let results = Self { folder: folder.to_owned(), unsynced: Arc::default() };
+        let try_it = || {
+            fs::create_dir_all(folder)?;
+            // A folder is a name in the folder above it, which must reach the disk too.
+            for made in folder.canonicalize()?.ancestors() {
+                if sync_folder(made).is_err() {
+                    break; // It is not ours, so it was there before.
+                }
+            }
+            let temporary = results.temporary(&[b' '; LARGEST_RESULT])?;
+            fs::remove_file(&temporary)?;
+            results.lock()
+        };
+        try_it().map_err(|cause| results.fault(cause))?;
+        Ok(results)
     }
 
-    /// One attempt at the job in a message.
+    /// Makes one attempt at the job in a message.
     ///
     /// # Errors
-    /// Any [`Failed`]; nothing has happened then.
-    pub fn attempt(&self, message: &[u8]) -> Result<Outcome, Failed> {
-        let job = Job::parse(message)?;
+    /// The outer error is a fault of this machine, the inner one a fault of the job. In
+    /// both cases nothing has happened.
+    pub fn attempt(&self, message: &[u8]) -> Result<Result<Outcome, Failed>, Fault> {
+        match Job::parse(message) {
+            Ok(job) => self.outcome(&job).map_err(|cause| self.fault(cause)),
+            Err(failed) => Ok(Err(failed)),
+        }
+    }
+
+    fn outcome(&self, job: &Job) -> io::Result<Result<Outcome, Failed>> {
         let path = self.folder.join(format!("{}.json", job.id));
-        if path.exists() {
-            return Ok(Outcome::AlreadyDone(job.id)); // Only saves work; `hard_link` decides.
+        let outcome = if is_whole(&path)? {
+            Outcome::AlreadyDone(job.id.clone()) // Only saves work: `keep` decides.
+        } else {
+            match job.summary() {
+                Ok(summary) => self.keep(summary, &path)?,
+                Err(failed) => return Ok(Err(failed)),
+            }
+        };
+        // Also the result of another worker, which may not have synced it yet.
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        Ok(Ok(outcome))
+    }
+
+    /// Keeps a result unless the job has one.
+    fn keep(&self, summary: Summary, path: &Path) -> io::Result<Outcome> {
+        let temporary = self.temporary(&serde_json::to_vec(&summary)?)?;
+        let renamed = self.rename_once(&temporary, path);
+        if !matches!(renamed, Ok(true)) {
+            fs::remove_file(&temporary)?;
         }
-        let summary = job.summary()?;
-        let text = serde_json::to_vec(&summary).map_err(io::Error::from)?;
-        let temporary = self.folder.join(temporary_name());
-        fs::write(&temporary, text)?;
-        let linked = fs::hard_link(&temporary, &path);
-        fs::remove_file(&temporary)?;
-        match linked {
-            Ok(()) => Ok(Outcome::Done(summary)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::AlreadyDone(job.id)),
-            Err(error) => Err(error.into()),
+        Ok(if renamed? { Outcome::Done(summary) } else { Outcome::AlreadyDone(summary.job) })
+    }
+
+    /// Gives the file its final name unless a whole result has it. Returns whether it
+    /// did.
+    fn rename_once(&self, temporary: &Path, path: &Path) -> io::Result<bool> {
+        let _lock = self.lock()?; // Closing the file gives it back.
+        if is_whole(path)? {
+            return Ok(false);
         }
+        fs::rename(temporary, path)?;
+        Ok(true)
+    }
+
+    /// Waits until no other worker is between its look at a name and its use.
+    fn lock(&self) -> io::Result<File> {
+        let path = self.folder.join(".lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    /// Writes a file under a name that no other attempt uses, on this machine or another.
+    fn temporary(&self, content: &[u8]) -> io::Result<PathBuf> {
+        let path = self.folder.join(format!(".{:016x}.tmp", getrandom::u64()?));
+        let mut file = File::create_new(&path)?;
+        if let Err(error) = file.write_all(content) {
+            drop(file);
+            let _ = fs::remove_file(&path); // The first error is the one that matters.
+            return Err(error);
+        }
+        Ok(path)
+    }
+
+    /// Waits until the results of all attempts so far are on the disk, and so are their
+    /// names.
+    ///
+    /// Call it before the acknowledgement of their jobs. The files are synced at the same
+    /// time, by one thread each: a file system then writes its journal once for all of
+    /// them, and sixteen cost little more than one.
+    ///
+    /// # Errors
+    /// If one can't be written. Then no job of them may be acknowledged.
+    pub fn sync(&self) -> Result<(), Fault> {
+        // Held until the end: a second call must not return before the results are there.
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsynced.is_empty() {
+            return Ok(());
+        }
+        let sync_file = |path: &PathBuf| {
+            // Windows syncs only what is open for writing.
+            OpenOptions::new().read(true).write(cfg!(windows)).open(path)?.sync_all()
+        };
+        let synced = thread::scope(|scope| {
+            let start = |path| thread::Builder::new().spawn_scoped(scope, move || sync_file(path));
+            let threads: Vec<_> = unsynced.iter().map(start).collect();
+            for thread in threads {
+                thread?.join().unwrap_or_else(|_panic| Err(ErrorKind::Other.into()))?;
+            }
+            sync_folder(&self.folder)
+        });
+        synced.map_err(|cause| self.fault(cause))?;
+        unsynced.clear();
+        Ok(())
     }
 
     /// [`Results::attempt`] on a thread that may wait for the disk.
-    pub(crate) async fn attempt_in_background(self, message: Arc<Vec<u8>>) -> Result<Outcome, Failed> {
-        let attempt = tokio::task::spawn_blocking(move || self.attempt(&message));
-        attempt.await.map_err(io::Error::other)?
+    pub(crate) async fn attempt_in_background(
+        &self,
+        message: Vec<u8>,
+    ) -> Result<Result<Outcome, Failed>, Fault> {
+        let attempt = self.in_background(move |results| results.attempt(&message)).await;
+        attempt.unwrap_or(Ok(Err(Failed::Panicked)))
+    }
+
+    /// [`Results::sync`] on a thread that may wait for the disk.
+    pub(crate) async fn sync_in_background(&self) -> Result<(), Fault> {
+        let synced = self.in_background(Self::sync).await;
+        synced.unwrap_or_else(|| Err(self.fault(io::Error::other("the sync has panicked"))))
+    }
+
+    /// Runs something on a thread of its own. `None` if it panics.
+    async fn in_background<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Fault> + Send + 'static,
+    ) -> Option<Result<T, Fault>> {
+        let (sender, receiver) = oneshot::channel();
+        let results = self.clone();
+        // Not `spawn_blocking`, which panics when the system has no thread left.
+        let thread = thread::Builder::new().spawn(move || sender.send(work(&results)));
+        match thread {
+            Ok(_) => receiver.await.ok(),
+            Err(cause) => Some(Err(self.fault(cause))),
+        }
+    }
+
+    fn fault(&self, cause: io::Error) -> Fault {
+        Fault { folder: self.folder.clone(), cause }
     }
 }
 
-/// A name that no other attempt uses, in this process or another.
-fn temporary_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!(".{}-{count}-{:08x}.tmp", std::process::id(), fastrand::u32(..))
+/// Whether there is a file with all of its content. After a power cut it may be empty,
+/// cut short, or full of zeros.
+fn is_whole(path: &Path) -> io::Result<bool> {
+    match fs::read(path) {
+        Ok(content) => Ok(serde_json::from_slice::<Summary>(&content).is_ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until the names in a folder are on the disk. Windows has no such call, and its
+/// file systems keep names in their journal.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(windows) { Ok(()) } else { File::open(folder)?.sync_all() }
 }

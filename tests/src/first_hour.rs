@@ -28,14 +28,20 @@ impl Pair {
         }
     }
 
-    /// The server whose port is taken: one line that says how to pick another.
+    /// The server whose port is taken: one line with a whole command that picks another,
+    /// and how the client finds it.
     pub async fn server_says_how_to_pick_another_port(&self) {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap().to_string();
         let server = run_program(self.server, &["--addr", &addr]).await;
         assert_eq!((server.code, server.stdout.as_str()), (Some(1), ""));
+        let hint = format!(
+            "; for a free port run: cargo run -p {} --bin server -- --addr 127.0.0.1:0 \
+             (it prints its address; give that to the client with --url)\n",
+            self.chapter
+        );
         assert!(server.stderr.starts_with(&format!("error: cannot listen on {addr}: ")), "{}", server.stderr);
-        assert!(server.stderr.ends_with("; --addr 127.0.0.1:0 picks a free port\n"), "{}", server.stderr);
+        assert!(server.stderr.ends_with(&hint), "{}", server.stderr);
         assert_eq!(server.stderr.lines().count(), 1);
     }
 }

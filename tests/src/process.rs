@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::signal::{Pid, Signal, kill};
 
-/// A server that has not said `listening on` by then has failed. Generous: the
+/// A server that has not said `listening on` or `connected to` by then has failed. Generous: the
 /// machine may be busy, and nothing is measured here.
 const START: Duration = Duration::from_secs(60);
 
@@ -106,7 +106,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits for its `listening on <url>`.
+    /// Starts a server and waits for its `listening on <url>`, or for `connected to
+    /// <url>, …` from one that takes its requests from a broker.
     pub async fn start(program: &str, args: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(args)
@@ -170,6 +171,12 @@ impl Server {
         self.printed()
     }
 
+    /// Waits until it has ended on its own, and returns its exit code.
+    pub async fn exit_code(mut self) -> Option<i32> {
+        let status = timeout(STOP, self.child.wait()).await;
+        status.unwrap_or_else(|_| panic!("{} did not end within {STOP:?}", self.program)).unwrap().code()
+    }
+
     /// Waits until it has printed something that contains `text`, to stdout or
     /// stderr.
     pub async fn has_printed(&self, text: &str) {
@@ -202,7 +209,9 @@ async fn collect(
             into.push_str(&line);
             into.push('\n');
         });
-        if let Some(found) = line.strip_prefix("listening on ")
+        // A server behind a broker is connected to it, and says there what it does.
+        let connected = || line.strip_prefix("connected to ")?.split_once(", ").map(|(url, _)| url);
+        if let Some(found) = line.strip_prefix("listening on ").or_else(connected)
             && let Some(url) = url.take()
         {
             let _ = url.send(found.to_owned());

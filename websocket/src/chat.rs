@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tcp_socket::base::text::{self, lookalike_key};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-use crate::connection::{EVENTS_PER_TURN, random_id, text};
+use crate::connection::{EVENTS_PER_TURN, random_id, to_text};
 use crate::message::{Change, ChatRequest, ErrorCode, Join, Leave, Refusal, Say, ServerMessage};
 use crate::model::{MAX_ID, is_id, shorten};
 
@@ -82,6 +84,8 @@ struct Event {
 
 struct Member {
     token: String,
+    /// What names that people could take for this one have in common with it.
+    lookalike_key: String,
     /// The connection that speaks for the member; none since the given time if it broke.
     seat: Result<(u64, Arc<Notify>), Instant>,
 }
@@ -145,7 +149,7 @@ impl RoomState {
         if let Some(key) = &message {
             self.stored.insert(key.clone(), self.sequence);
         }
-        self.log.push_back(Event { text: text(event), message });
+        self.log.push_back(Event { text: to_text(event), message });
         for member in self.members.values() {
             if let Ok((_connection, notify)) = &member.seat {
                 notify.notify_one();
@@ -162,6 +166,12 @@ impl RoomState {
         if self.members.remove(name).is_some() {
             self.presence(room, name, Change::Left);
         }
+    }
+
+    /// Whether the name looks like that of a member.
+    fn has_lookalike(&self, name: &str) -> bool {
+        let key = lookalike_key(name);
+        self.members.values().any(|member| member.lookalike_key == key)
     }
 
     /// Sequence number of the oldest event in the log.
@@ -248,8 +258,7 @@ impl ChatSession {
             let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(room));
             return refuse(ErrorCode::Invalid, reason);
         }
-        if !is_name(name) {
-            let reason = format!("name: {:?} is not 1 to 32 letters, digits, -, _ and .", shorten(name));
+        if let Err(reason) = check_name(name) {
             return refuse(ErrorCode::Invalid, reason);
         }
         if self.seat(*id, room).is_ok() {
@@ -267,7 +276,7 @@ impl ChatSession {
         let refuse = |code, reason: String| Err(Refusal::new(join.id, code, reason));
         let Join { room, name, .. } = join;
         let seat = Ok((self.connection, self.notify.clone()));
-        let full = state.members.len() >= MAX_MEMBERS;
+        let (full, has_lookalike) = (state.members.len() >= MAX_MEMBERS, state.has_lookalike(name));
         match state.members.get_mut(name) {
             Some(member) if join.token.as_ref() == Some(&member.token) => {
                 if let Ok((_connection, notify)) = std::mem::replace(&mut member.seat, seat) {
@@ -276,12 +285,17 @@ impl ChatSession {
                 Ok((member.token.clone(), true))
             }
             Some(_) => refuse(ErrorCode::NameTaken, format!("{name:?} is somebody else in this room")),
+            None if has_lookalike => {
+                let reason = format!("{name:?} looks like the name of somebody else in this room");
+                refuse(ErrorCode::NameTaken, reason)
+            }
             None if full => refuse(ErrorCode::Full, format!("a room holds {MAX_MEMBERS} members")),
             None => {
                 let Ok(token) = random_id() else {
                     return refuse(ErrorCode::Full, "the system has no random numbers".to_owned());
                 };
-                state.members.insert(name.clone(), Member { token: token.clone(), seat });
+                let member = Member { token: token.clone(), lookalike_key: lookalike_key(name), seat };
+                state.members.insert(name.clone(), member);
                 state.presence(room, name, Change::Joined);
                 Ok((token, false))
             }
@@ -337,7 +351,7 @@ impl ChatSession {
             }
             if seat.next < state.oldest() {
                 let missed = state.oldest() - seat.next;
-                into.push(text(&ServerMessage::Gap { room: seat.room.name.clone(), missed }));
+                into.push(to_text(&ServerMessage::Gap { room: seat.room.name.clone(), missed }));
                 seat.next = state.oldest();
             }
             let start = (seat.next - state.oldest()) as usize;
@@ -381,11 +395,29 @@ impl Drop for ChatSession {
     }
 }
 
-/// Whether a member can be called that. No spaces and no signs that look like
-/// none: two names that look the same should be the same.
-pub(crate) fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.chars().count())
-        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
+/// Checks the name of a member. It is shown in front of each message, so it has no
+/// spaces and no punctuation that could make it look like more than a name.
+///
+/// # Errors
+/// Says what is wrong with it.
+fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| {
+        // Persian and Hindi are written with joiners, which are invisible.
+        let joiner = matches!(c, '\u{200c}' | '\u{200d}');
+        c.is_alphanumeric() || is_mark(c) || joiner || matches!(c, '-' | '_' | '.')
+    };
+    let begins_with_base =
+        name.chars().next().is_some_and(|c| !is_mark(c) && c != '\u{200c}' && c != '\u{200d}');
+    if name.chars().count() > MAX_NAME || !begins_with_base || !name.chars().all(allowed) {
+        let shown = shorten(name);
+        return Err(format!("name: {shown:?} is not 1 to {MAX_NAME} letters, digits, -, _ and ."));
+    }
+    text::check_name(name).map_err(|why| format!("name: {name:?} is refused: {why}"))
+}
+
+/// Whether the character belongs to the one before it, such as an accent or a vowel sign.
+fn is_mark(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Mark
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
+use std::pin::pin;
 
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
@@ -23,10 +24,11 @@ use tracing::info;
 
 use crate::chat::ChatSession;
 use crate::close::{End, TAKEN_OVER, close, linger};
-use crate::heartbeat::{Dead, Heartbeat};
+use crate::heartbeat::{GiveUp, Heartbeat, Patience, is_slower};
 use crate::limits::Limits;
 use crate::live::LiveSession;
 use crate::message::{ErrorCode, Refusal, ServerMessage};
+use crate::meter::{Meter, MeteredStream};
 
 /// Invalid messages one after the other; beyond it close code 1008. A peer that
 /// only ever sends nonsense is broken.
@@ -66,6 +68,7 @@ pub(crate) async fn run(
 ) {
     let started = Instant::now();
     let config = Some(config(limits));
+    let stream = MeteredStream::new(stream);
     let mut socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     let Err(end) = exchange(&mut socket, &mut session, limits, stopping).await;
     if let Session::Chat(chat) = &mut session {
@@ -78,14 +81,14 @@ pub(crate) async fn run(
             End::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
             End::Stuck => {
                 // What the kernel still holds for the peer is given up with it.
-                let _ = socket.get_ref().set_zero_linger();
+                let _ = socket.get_ref().get_ref().set_zero_linger();
                 false
             }
             End::Lost(_) => false,
         }
     };
     if timeout(limits.linger_time, sent).await.unwrap_or(false) {
-        linger(socket.into_inner(), limits).await;
+        linger(socket.into_inner().into_inner(), limits).await;
     }
 }
 
@@ -101,12 +104,14 @@ fn config(limits: &Limits) -> WebSocketConfig {
 }
 
 async fn exchange(
-    socket: &mut WebSocketStream<TcpStream>,
+    socket: &mut WebSocketStream<MeteredStream>,
     session: &mut Session,
     limits: &Limits,
     stopping: &CancellationToken,
 ) -> Result<Infallible, End> {
-    let mut heartbeat = Heartbeat::new(limits.heartbeat, limits.dead_after);
+    let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
+    let patience = Patience { heartbeat, dead_after, min_rate };
+    let mut heartbeat = Heartbeat::new(patience, true, socket.get_ref().meter().clone());
     let mut invalid = 0;
     let mut events = Vec::new();
     loop {
@@ -114,36 +119,37 @@ async fn exchange(
         // event that was received stays in the session.
         select! {
             received = socket.next() => {
-                heartbeat.heard();
                 let mut next = Some(received);
                 for left in (0..READS_PER_TURN).rev() {
                     let Some(received) = next else { break };
-                    take(received, socket, session, &mut invalid, limits).await?;
+                    take(received, socket, session, &mut invalid, &mut heartbeat, limits).await?;
                     next = if left > 0 { socket.next().now_or_never() } else { None };
                 }
             }
             () = session.wake() => {}
             due = heartbeat.due() => match due {
-                Ok(()) => beat(socket, session, limits).await?,
-                Err(Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+                Ok(()) => beat(socket, session, heartbeat.meter(), limits).await?,
+                Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+                Err(GiveUp::TooSlow) => return Err(close(CloseCode::Policy, "the message arrives too slowly")),
             },
             () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
         }
         session.events(&mut events)?;
         for event in events.drain(..) {
-            in_time(socket.feed(Message::Text(event)), limits).await?;
+            in_time(socket.feed(Message::Text(event)), heartbeat.meter(), limits).await?;
         }
         events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
-        in_time(socket.flush(), limits).await?;
+        in_time(socket.flush(), heartbeat.meter(), limits).await?;
     }
 }
 
 /// Deals with one message; its answer is queued, not yet sent.
 async fn take(
     received: Option<Result<Message, Error>>,
-    socket: &mut WebSocketStream<TcpStream>,
+    socket: &mut WebSocketStream<MeteredStream>,
     session: &mut Session,
     invalid: &mut usize,
+    heartbeat: &mut Heartbeat,
     limits: &Limits,
 ) -> Result<(), End> {
     let message = match received {
@@ -152,31 +158,55 @@ async fn take(
         None => return Err(End::Lost(Error::ConnectionClosed)),
     };
     let answer = match message {
-        Message::Text(_) | Message::Binary(_) => session.answer(message, invalid)?,
+        Message::Text(_) | Message::Binary(_) => {
+            heartbeat.on_message();
+            session.answer(message, invalid)?
+        }
         Message::Close(frame) => return Err(End::ByPeer(frame)),
-        // The library answers pings by itself; a pong was only a sign of life.
-        Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+        // The library answers pings on its own.
+        Message::Ping(payload) | Message::Pong(payload) => {
+            heartbeat.on_control_frame(payload.len());
+            return Ok(());
+        }
+        Message::Frame(_) => return Ok(()),
     };
-    in_time(socket.feed(answer), limits).await
+    in_time(socket.feed(answer), heartbeat.meter(), limits).await
 }
 
 /// A ping for the peer's library, a message for a page's script, which is not
 /// shown pings.
 async fn beat(
-    socket: &mut WebSocketStream<TcpStream>,
+    socket: &mut WebSocketStream<MeteredStream>,
     session: &Session,
+    meter: &Meter,
     limits: &Limits,
 ) -> Result<(), End> {
-    in_time(socket.feed(Message::Ping(Bytes::new())), limits).await?;
+    in_time(socket.feed(Message::Ping(Bytes::new())), meter, limits).await?;
     if matches!(session, Session::Echo) {
         return Ok(());
     }
     let next_within_ms = limits.heartbeat.as_millis() as u64;
-    in_time(socket.feed(Message::Text(text(&ServerMessage::Heartbeat { next_within_ms }))), limits).await
+    let message = Message::Text(to_text(&ServerMessage::Heartbeat { next_within_ms }));
+    in_time(socket.feed(message), meter, limits).await
 }
 
-async fn in_time(write: impl Future<Output = Result<(), Error>>, limits: &Limits) -> Result<(), End> {
-    timeout(limits.write_timeout, write).await.map_err(|_elapsed| End::Stuck)?.map_err(End::from)
+/// Waits for a write for as long as the peer reads: see [`Limits::write_timeout`].
+async fn in_time(
+    write: impl Future<Output = Result<(), Error>>,
+    meter: &Meter,
+    limits: &Limits,
+) -> Result<(), End> {
+    let mut write = pin!(write);
+    loop {
+        let before = meter.sent();
+        match timeout(limits.write_timeout, &mut write).await {
+            Ok(written) => return written.map_err(End::from),
+            Err(_elapsed) if is_slower(meter.sent() - before, limits.write_timeout, limits.min_rate) => {
+                return Err(End::Stuck);
+            }
+            Err(_elapsed) => {}
+        }
+    }
 }
 
 impl Session {
@@ -200,7 +230,7 @@ impl Session {
         } else if *invalid > MAX_INVALID {
             return Err(close(CloseCode::Policy, "too many invalid messages"));
         }
-        Ok(Message::Text(text(&answer)))
+        Ok(Message::Text(to_text(&answer)))
     }
 
     /// Completes when there may be events to send. Cancel safe.
@@ -228,7 +258,7 @@ impl Session {
 }
 
 /// A message as the text of a frame.
-pub(crate) fn text(message: &ServerMessage) -> Utf8Bytes {
+pub(crate) fn to_text(message: &ServerMessage) -> Utf8Bytes {
     // Fails only for maps whose keys are no strings; there is none.
     serde_json::to_string(message).unwrap_or_default().into()
 }

@@ -18,7 +18,8 @@
 //! 3. [`connection`]: the loop that reads, answers and flushes.
 //!
 //! Then, one idea a file: [`chat`] (one order for all, takeover, resume),
-//! [`live`] (many subscribers, slow ones among them), `heartbeat` (dead peers),
+//! [`live`] (many subscribers, slow ones among them), `heartbeat` and `meter` (dead peers, and slow ones),
+//! [`origin`] (which pages may connect),
 //! [`close`] (close codes, and a close that loses nothing), [`server`] (sockets and
 //! stopping), [`client`] (the other end), [`limits`] (every bound in one place),
 //! [`model`] (the readings), [`store`] (what is kept).
@@ -32,6 +33,8 @@ mod heartbeat;
 pub mod limits;
 pub mod live;
 pub mod message;
+mod meter;
 pub mod model;
+pub mod origin;
 pub mod server;
 pub mod store;

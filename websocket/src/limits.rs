@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
+use crate::origin::Origin;
+
 /// The server's limits, with defaults for a small machine.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Browsers' pages that may connect, as `Origin` headers, such as
-    /// `https://weather.example`, besides those served from this server's own
-    /// address. A page from elsewhere gets 403.
-    pub allowed_origins: Vec<String>,
+    /// Origins of web pages that may connect, in addition to the page that this server
+    /// serves on its own address. A page from elsewhere gets 403.
+    pub allowed_origins: Vec<Origin>,
     /// Open connections; beyond it 503 before the upgrade, and close.
     pub max_connections: usize,
     /// Connections beyond `max_connections` that are told so at the same time; more
@@ -28,12 +29,18 @@ pub struct Limits {
     pub max_frame: usize,
     /// How often the server sends a ping and a `heartbeat` message.
     pub heartbeat: Duration,
-    /// A peer of which nothing was heard for this long is dead. It is looked for
-    /// at each heartbeat, so that it is closed within the sum of both: 30 s.
+    /// Time without a single byte from the peer after which it is considered dead. The
+    /// server looks at each heartbeat, so it closes the connection with code 1008 after
+    /// 20 to 30 s.
     pub dead_after: Duration,
-    /// Longest time for sending what is queued, at most 64 KiB and one message.
-    /// Beyond it the peer reads nothing, or next to nothing, and the connection is
-    /// reset: a close frame could not reach it either.
+    /// Slowest average rate, in bytes per second, at which a message may arrive. It
+    /// applies from `dead_after` after the beginning of the message on; below it the
+    /// server closes the connection with code 1008. It is also the slowest rate at
+    /// which a peer may read; see `write_timeout`.
+    pub min_rate: u64,
+    /// Time after which the server gives up sending to a peer that reads nothing, or
+    /// less than `min_rate`. It resets the connection, because a close frame could not
+    /// reach the peer either.
     pub write_timeout: Duration,
     /// How long a chat member whose connection broke keeps name and place.
     pub away: Duration,
@@ -58,6 +65,7 @@ impl Default for Limits {
             max_frame: 2 * 1024 * 1024,
             heartbeat: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
+            min_rate: 1_000,
             write_timeout: Duration::from_secs(20),
             away: Duration::from_secs(30),
             linger_bytes: 64 * 1024 * 1024,

@@ -18,9 +18,9 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::connection::{EVENTS_PER_TURN, text};
+use crate::connection::{EVENTS_PER_TURN, to_text};
 use crate::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Refusal, Series, ServerMessage};
-use crate::model::{MAX_ID, Metric, Reading, check_batch, is_id};
+use crate::model::{MAX_ID, Metric, Reading, check_batch, is_id, shorten};
 use crate::store::{MAX_STATIONS, Place, Store};
 
 /// Readings in the ring: how far a subscriber may fall behind.
@@ -54,7 +54,7 @@ struct Published {
 impl Published {
     fn text(&self) -> Utf8Bytes {
         let Place { sequence, .. } = self.place;
-        let write = || text(&ServerMessage::Reading(Numbered { sequence, reading: self.reading.clone() }));
+        let write = || to_text(&ServerMessage::Reading(Numbered { sequence, reading: self.reading.clone() }));
         self.text.get_or_init(write).clone()
     }
 }
@@ -138,8 +138,9 @@ impl LiveSession {
                 Ok(ServerMessage::Readings { id, readings: self.live.lock().store.readings(&station, limit) })
             }
             LiveRequest::Subscribe(series) => {
-                self.subscribe(&series)?;
-                Ok(ServerMessage::Subscribed { id: series.id, boot_id: self.live.boot_id.clone() })
+                let (stations, recorded) = self.subscribe(&series)?;
+                let (id, boot_id) = (series.id, self.live.boot_id.clone());
+                Ok(ServerMessage::Subscribed { id, boot_id, stations, recorded })
             }
             LiveRequest::Unsubscribe(series) => {
                 self.unsubscribe(&series);
@@ -148,9 +149,11 @@ impl LiveSession {
         }
     }
 
-    fn subscribe(&mut self, series: &Series) -> Result<(), Refusal> {
+    /// Returns the stations of the subscription that exist, and how many readings its
+    /// series ever had.
+    fn subscribe(&mut self, series: &Series) -> Result<(Vec<String>, u64), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
-            let wrong: String = wrong.chars().take(40).collect();
+            let wrong = shorten(wrong);
             let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}");
             return Err(Refusal::new(series.id, ErrorCode::Invalid, reason));
         }
@@ -165,13 +168,18 @@ impl LiveSession {
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);
+        let meant = |station: &&str| named.is_empty() || named.contains(station);
+        let mut recorded = 0;
         for (station, metric, place) in state.store.places() {
             let before = self.everywhere | self.stations.get(station).copied().unwrap_or(0);
-            let meant = named.is_empty() || named.contains(station);
-            if meant && wanted & !before & bit(metric) != 0 {
-                set(&mut self.done, place);
+            if meant(&station) && wanted & bit(metric) != 0 {
+                recorded += place.sequence;
+                if before & bit(metric) == 0 {
+                    set(&mut self.done, place);
+                }
             }
         }
+        let stations = state.store.stations().filter(meant).map(str::to_owned).collect();
         drop(state);
         if series.stations.is_empty() {
             self.everywhere |= wanted;
@@ -179,7 +187,7 @@ impl LiveSession {
         for station in &series.stations {
             *self.stations.entry(station.clone()).or_default() |= wanted;
         }
-        Ok(())
+        Ok((stations, recorded))
     }
 
     /// For all stations: ends everything of these metrics. For one: what was
@@ -255,7 +263,7 @@ impl LiveSession {
             into.push(published.text());
         }
         if skipped > 0 {
-            into.insert(announced, text(&ServerMessage::Skipped { readings: skipped }));
+            into.insert(announced, to_text(&ServerMessage::Skipped { readings: skipped }));
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | `/chat` | `leave` `id` `room` | `left` `id` |
 //! | `/live` | `record` `id` `readings` | `recorded` `id` `accepted` |
 //! | `/live` | `readings` `id` `station` `limit` | `readings` `id` `readings` |
-//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot_id` |
+//! | `/live` | `subscribe` `id` `stations` `metrics` | `subscribed` `id` `boot_id` `stations` `recorded` |
 //! | `/live` | `unsubscribe` `id` `stations` `metrics` | `unsubscribed` `id` |
 //! | both | anything that is refused | `error` `id` `code` `reason` |
 //!
@@ -25,8 +25,13 @@
 //! itself has no requests.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use tcp_socket::base::json::{Object, whole_number};
 
 use crate::model::{Metric, Reading, shorten};
 
@@ -58,12 +63,16 @@ pub enum LiveRequest<'a> {
 
 /// Enter a room, or come back to it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Join {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
     pub room: String,
-    /// The name to be known by there: 1 to 32 letters, digits, `-`, `_` and `.`.
+    /// The name to be known by there: 1 to 32 letters with their marks, digits, `-`, `_`,
+    /// and `.`, all of one script or of scripts that do not look alike. It may not look
+    /// like the name of somebody else in the room.
     pub name: String,
     /// What `joined` gave: takes over the name and the place in the room from
     /// the connection that had it, which is closed with code 4001. After the
@@ -75,14 +84,16 @@ pub struct Join {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
     /// The last sequence number seen.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_number")]
     pub after: u64,
 }
 
 /// Say something in a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Say {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// A room that this connection has joined.
     pub room: String,
@@ -96,8 +107,10 @@ pub struct Say {
 
 /// Leave a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Leave {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// A room that this connection has joined.
     pub room: String,
@@ -105,28 +118,36 @@ pub struct Leave {
 
 /// Record a batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record<'a> {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// 1 to 10,000 readings.
+    #[serde(deserialize_with = "readings")]
     pub readings: Cow<'a, [Reading]>,
 }
 
 /// Read back the newest readings of a station.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReadBack {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// The station's id.
     pub station: String,
     /// How many, 1 to 500.
+    #[serde(deserialize_with = "whole_number")]
     pub limit: usize,
 }
 
 /// Every combination of these stations and these metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Series {
     /// Repeated in the answer.
+    #[serde(deserialize_with = "whole_number")]
     pub id: u64,
     /// Stations' ids, whether they exist yet or not; none means all.
     #[serde(default)]
@@ -195,6 +216,11 @@ pub enum ServerMessage {
     Subscribed {
         id: u64,
         boot_id: String,
+        /// The stations of this subscription that exist already, sorted. Each new one is
+        /// first seen in a `reading`.
+        stations: Vec<String>,
+        /// Number of readings that the series of this subscription ever had.
+        recorded: u64,
     },
     Unsubscribed {
         id: u64,
@@ -277,31 +303,110 @@ impl Refusal {
 struct Head<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-    id: Option<u64>,
+    id: Option<Id>,
 }
+
+#[derive(Deserialize, Clone, Copy)]
+struct Id(#[serde(deserialize_with = "whole_number")] u64);
 
 impl<'a> Head<'a> {
     fn parse(text: &'a str) -> Result<Self, Refusal> {
-        serde_json::from_str(text).map_err(|error| invalid(None, &error))
+        let Object(head) = parse(text).map_err(|reason| invalid(None, reason))?;
+        Ok(head)
+    }
+
+    fn id(&self) -> Option<u64> {
+        self.id.map(|Id(id)| id)
     }
 
     fn rest<T: Deserialize<'a>>(&self, text: &'a str) -> Result<T, Refusal> {
-        serde_json::from_str(text).map_err(|error| invalid(self.id, &error))
+        let Fields(request) = parse(text).map_err(|reason| invalid(self.id(), reason))?;
+        Ok(request)
     }
 
     fn unknown(&self, known: &str) -> Refusal {
         let reason = format!("type {:?} is none of {known}", shorten(&self.kind));
-        Refusal { id: self.id, code: ErrorCode::Invalid, reason }
+        Refusal { id: self.id(), code: ErrorCode::Invalid, reason }
     }
 }
 
-fn invalid(id: Option<u64>, error: &serde_json::Error) -> Refusal {
-    // Of a long message only its beginning is quoted; line and column are at the end.
-    let mut reason = error.to_string();
-    if reason.len() > 300 {
-        reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
-    }
+fn invalid(id: Option<u64>, reason: String) -> Refusal {
     Refusal { id, code: ErrorCode::Invalid, reason }
+}
+
+/// Parses JSON. The error names the field that is wrong.
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| {
+        // Keeping track of the field costs time, so only what is wrong is parsed with it.
+        let mut json = serde_json::Deserializer::from_str(text);
+        let path =
+            serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
+        let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
+        let mut reason = error.to_string();
+        if reason.len() > 300 {
+            // Only the beginning of a long message is quoted; line and column are at its end.
+            reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
+        }
+        field.unwrap_or_default() + &reason
+    })
+}
+
+/// The fields of a request without its `type`, which its type in Rust already says.
+/// Only an object has fields: see [`Object`].
+struct Fields<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WithoutType<A>(A);
+
+        impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutType<A> {
+            type Error = A::Error;
+
+            fn next_key_seed<K: DeserializeSeed<'de>>(
+                &mut self,
+                seed: K,
+            ) -> Result<Option<K::Value>, A::Error> {
+                let Some(mut key) = self.0.next_key::<Name<'de>>()? else { return Ok(None) };
+                while key.0 == "type" {
+                    self.0.next_value::<IgnoredAny>()?;
+                    let Some(next) = self.0.next_key()? else { return Ok(None) };
+                    key = next;
+                }
+                seed.deserialize(key.0.into_deserializer()).map(Some)
+            }
+
+            fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+                self.0.next_value_seed(seed)
+            }
+        }
+
+        struct Request<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Request<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(WithoutType(map)))
+            }
+        }
+
+        deserializer.deserialize_map(Request(PhantomData)).map(Self)
+    }
+}
+
+/// The name of a field.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Reads a batch, each reading as an object.
+fn readings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, [Reading]>, D::Error> {
+    let readings: Vec<Object<Reading>> = Deserialize::deserialize(deserializer)?;
+    Ok(readings.into_iter().map(|Object(reading)| reading).collect())
 }
 
 impl ChatRequest {

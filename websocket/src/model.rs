@@ -1,6 +1,10 @@
 //! What is exchanged: readings of weather stations, as JSON.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use tcp_socket::base::json::whole_number;
 
 /// Longest id of a station or of a room, in bytes.
 pub const MAX_ID: usize = 32;
@@ -12,7 +16,7 @@ pub const MAX_BATCH: usize = 10_000;
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// What a reading measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Air temperature in °C, -100 to 70.
@@ -31,8 +35,10 @@ impl Metric {
 
     /// The name, as it is written in JSON.
     pub fn name(self) -> &'static str {
-        ["temperature", "humidity", "pressure", "wind"][self as usize]
+        Self::NAMES[self as usize]
     }
+
+    const NAMES: [&'static str; 4] = ["temperature", "humidity", "pressure", "wind"];
 
     /// The metric of that name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -50,8 +56,31 @@ impl Metric {
     }
 }
 
+impl<'de> Deserialize<'de> for Metric {
+    /// Accepts the name only. What serde derives for an enum also reads it from an
+    /// object, such as `{"wind": null}`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Metric;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a metric")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Metric, E> {
+                Metric::from_name(name).ok_or_else(|| E::unknown_variant(name, &Metric::NAMES))
+            }
+        }
+
+        deserializer.deserialize_str(Name)
+    }
+}
+
 /// One measurement by one station.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reading {
     /// The station's id, `[a-z0-9-]{1,32}`.
     pub station: String,
@@ -60,6 +89,7 @@ pub struct Reading {
     /// The value in the metric's unit, within [`Metric::range`].
     pub value: f64,
     /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }
 

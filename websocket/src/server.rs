@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -35,6 +34,7 @@ use crate::connection::{self, Session, random_id};
 use crate::handshake;
 use crate::limits::Limits;
 use crate::live::{Live, LiveSession};
+use crate::origin::{Origin, own_origins};
 
 /// The browser page, whole: no build step, nothing loaded from elsewhere.
 const PAGE: &str = include_str!("page.html");
@@ -45,7 +45,7 @@ struct App {
     live: Arc<Live>,
     limits: Limits,
     /// Origins of pages that this server itself serves.
-    own_origins: Vec<String>,
+    own_origins: Vec<Origin>,
     nonce: String,
 }
 
@@ -59,6 +59,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/chat", any(async |state, upgraded, request| upgrade("/chat", state, upgraded, &request)))
         .route("/live", any(async |state, upgraded, request| upgrade("/live", state, upgraded, &request)))
         .route("/echo", any(async |state, upgraded, request| upgrade("/echo", state, upgraded, &request)))
+        .layer(middleware::from_fn(check_host))
         .layer(middleware::from_fn(log))
         .with_state(app)
 }
@@ -83,15 +84,20 @@ fn upgrade(
     Extension(upgraded): Extension<Upgraded>,
     request: &Request,
 ) -> Response {
-    let allowed = |origin: &str| {
-        let mut known = app.own_origins.iter().chain(&app.limits.allowed_origins);
-        known.any(|known| known.eq_ignore_ascii_case(origin))
-    };
-    match handshake::accept(request.method(), request.version(), request.headers(), allowed) {
+    let is_allowed =
+        |origin: &Origin| app.own_origins.contains(origin) || app.limits.allowed_origins.contains(origin);
+    match handshake::accept(request.method(), request.version(), request.headers(), is_allowed) {
         Ok(response) => {
             let _ = upgraded.set(path); // Is empty: nothing follows an upgrade.
             response
         }
+        Err(response) => *response,
+    }
+}
+
+async fn check_host(request: Request, next: middleware::Next) -> Response {
+    match handshake::check_host(request.version(), request.headers()) {
+        Ok(()) => next.run(request).await,
         Err(response) => *response,
     }
 }
@@ -168,15 +174,6 @@ pub async fn serve(
         connections.wait().await;
     }
     Ok(())
-}
-
-/// How the pages that this server serves may call it. Comparing `Origin` with
-/// `Host` instead would let in any page whose name was made to resolve to this
-/// machine.
-fn own_origins(addr: SocketAddr) -> Vec<String> {
-    let port = addr.port();
-    let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{port}"));
-    local.into_iter().chain([format!("http://{addr}")]).collect()
 }
 
 async fn forget_absent(app: Arc<App>, stopping: CancellationToken) {

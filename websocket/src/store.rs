@@ -82,6 +82,11 @@ impl Store {
         list
     }
 
+    /// The stations' IDs, sorted.
+    pub(crate) fn stations(&self) -> impl Iterator<Item = &str> {
+        self.stations.keys().map(String::as_str)
+    }
+
     /// The newest place in every series.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
         self.stations.iter().flat_map(|(id, station)| {

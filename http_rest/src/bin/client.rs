@@ -5,7 +5,7 @@
 //! cargo run -p http_rest --bin client     # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
+use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -16,6 +16,8 @@ use http_rest::model::{Metric, Reading};
 use http_rest::stations::{Station, StationPatch};
 use http_rest::watch::LiveEvent;
 use serde::Serialize;
+use tcp_socket::base::program;
+use tcp_socket::base::text::printable;
 
 /// Talks to the weather server over HTTP/1.1. Without a subcommand it takes you
 /// on a tour: what is sent, and what comes back.
@@ -126,25 +128,18 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error.downcast_ref() {
-                Some(Error::Unreachable { url, .. }) => {
-                    eprintln!(
-                        "error: no server at {url}; start one with: cargo run -p http_rest --bin server"
-                    );
-                }
-                _ => eprintln!("error: {error:#}"),
-            }
-            ExitCode::FAILURE
+    let result = run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
+        Some(Error::Unreachable { url, .. }) => {
+            anyhow::anyhow!("no server at {url}; start one with: cargo run -p http_rest --bin server")
         }
-    }
+        _ => error,
+    });
+    program::finish(result)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::new(&args.url)?;
-    let out = &mut stdout();
+    let out = &mut program::output();
     match args.command {
         None => tour(&client, out).await,
         Some(Command::Stations(command)) => stations(&client, command, out).await,
@@ -159,22 +154,38 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let first = client.readings(&query).await?;
             pages(out, first, limit, async |next| client.more_readings(&next).await).await
         }
-        Some(Command::Watch { station }) => {
-            let mut watch = client.watch(station.as_deref()).await?;
-            loop {
-                match watch.next().await {
-                    Ok(LiveEvent::Reading(reading)) => line(out, &reading)?,
-                    Ok(LiveEvent::Gap(Gap { missed: Some(missed) })) => writeln!(out, "(missed {missed})")?,
-                    Ok(LiveEvent::Gap(Gap { missed: None })) => {
-                        writeln!(out, "(the server was restarted; what it had before is lost)")?;
-                    }
-                    // Each call has its retries and their pauses; a person decides when to stop.
-                    Err(Error::Unreachable { url, .. }) => {
-                        writeln!(out, "(no server at {url}; connecting again)")?;
-                    }
-                    Err(other) => return Err(other.into()),
-                }
+        Some(Command::Watch { station }) => watch(&client, station.as_deref(), out).await,
+    }
+}
+
+/// Prints readings to stdout, and to stderr what happens to the connection.
+async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut watch = client.watch(station).await?;
+    let mut returning = false;
+    loop {
+        let event = watch.next().await?;
+        let note = match &event {
+            LiveEvent::Disconnected { reason } => {
+                format!("connection lost: {}; reconnecting", printable(reason))
             }
+            LiveEvent::NothingMissed => "connected again; nothing was missed".to_owned(),
+            LiveEvent::Gap(Gap { missed: None }) => {
+                "connected again; the server restarted and has forgotten earlier readings".to_owned()
+            }
+            LiveEvent::Gap(Gap { missed: Some(missed) }) if returning => {
+                format!("connected again; {missed} readings were missed")
+            }
+            LiveEvent::Gap(Gap { missed: Some(missed) }) => format!("{missed} readings were missed"),
+            LiveEvent::Reading(_) if returning => "connected again; here is what was missed".to_owned(),
+            LiveEvent::Reading(_) => String::new(),
+        };
+        if !note.is_empty() {
+            // `eprintln!` would panic if nobody reads stderr any more.
+            let _ = writeln!(stderr(), "{note}");
+        }
+        returning = matches!(event, LiveEvent::Disconnected { .. });
+        if let LiveEvent::Reading(reading) = &event {
+            line(out, reading)?;
         }
     }
 }

@@ -5,21 +5,17 @@
 //! cargo run -p http_rest --bin client     # terminal 2
 //! ```
 
-use std::future::Future;
-use std::io::IsTerminal;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use http_rest::limits::Limits;
-use tokio::net::TcpListener;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
-/// Ctrl-C stops it after the requests in flight are answered.
+/// Ctrl-C stops it after the requests in flight are answered, a second one at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
@@ -30,48 +26,14 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::finish(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let filter: Targets =
-        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()).parse().context("RUST_LOG")?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(to_stderr).with(filter).init();
-
-    // Each connection takes a descriptor; the soft limit is often only 1024.
-    rlimit::increase_nofile_limit(u64::MAX).context("raise the descriptor limit")?;
+    program::start_logs("info")?;
     // Handlers first: a signal that comes after the line below must find them.
-    let shutdown = shutdown_signal()?;
-    let listener = TcpListener::bind(args.addr).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {}: {error}; --addr 127.0.0.1:0 picks a free port", args.addr)
-    })?;
-    println!("listening on http://{}", listener.local_addr()?);
-    http_rest::server::serve(listener, Limits::default(), shutdown).await.context("serve")
-}
-
-/// Completes at Ctrl-C or, on Unix, SIGTERM.
-fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    #[cfg(unix)]
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    Ok(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
-    })
+    let shutdown = program::shutdown_signal()?;
+    let listener = program::listen(args.addr, "http_rest").await?;
+    writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
+    http_rest::server::serve(listener, Limits::default(), shutdown.cancelled_owned()).await.context("serve")
 }

@@ -6,13 +6,15 @@
 //! cargo run -p message_queue --bin consumer     # terminal 3
 //! ```
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{ExitCode, exit};
 use std::time::Duration;
 
 use clap::Parser;
 use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
-use message_queue::cli::shutdown_signal;
+use tcp_socket::base::program::{finish, output, shutdown_signal};
+use tcp_socket::base::text::printable;
 
 /// Starts RabbitMQ and Redis, as installed on this machine, and stops them at
 /// Ctrl-C. They keep their data in a temporary folder that goes with them, unless
@@ -39,13 +41,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
@@ -56,17 +52,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
         started = starting => started??,
         () = shutdown.cancelled() => exit(0),
     };
-    println!("Ctrl-C stops {}", if brokers.len() == 1 { "it" } else { "both" });
+    writeln!(output(), "Ctrl-C stops {}", if brokers.len() == 1 { "it" } else { "both" })?;
     while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_some() {
         for broker in &mut brokers {
             if !broker.is_running() {
                 // What it printed may be long: first that, then what has happened.
-                eprint!("{}", broker.output());
+                for line in broker.output().lines() {
+                    _ = writeln!(io::stderr(), "{}", printable(line)); // Nobody may read stderr.
+                }
                 anyhow::bail!("{} has ended; the end of what it printed is above", broker.url());
             }
         }
     }
-    println!("stopping");
+    writeln!(output(), "stopping")?;
     tokio::task::spawn_blocking(move || brokers.iter_mut().for_each(Broker::stop)).await?;
     Ok(())
 }
@@ -86,10 +84,10 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         let durable = if kind == Kind::Redis && args.data.is_some() { durable.to_vec() } else { Vec::new() };
         let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));
         let broker = Broker::start(kind, Options { port: Some(port), data, settings: durable })?;
-        println!("{kind} at {}", broker.url());
+        writeln!(output(), "{kind} at {}", broker.url())?;
         if port != kind.standard_port() {
             let variable = if kind == Kind::Redis { "REDIS_URL" } else { "RABBITMQ_URL" };
-            println!("  for the others: export {variable}={}", broker.url());
+            writeln!(output(), "  for the others: export {variable}={}", broker.url())?;
         }
         brokers.push(broker);
     }

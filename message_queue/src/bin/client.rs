@@ -5,7 +5,7 @@
 //! cargo run -p message_queue --bin client     # terminal 2
 //! ```
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -15,6 +15,8 @@ use message_queue::cli::{BrokerArgs, logs};
 use message_queue::error::Error;
 use message_queue::model::{Metric, Reading};
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::program::output;
+use tcp_socket::base::text::printable;
 
 /// Sends requests to the weather server across a broker, and waits for replies.
 /// Without a subcommand it takes you on a tour: what is sent, and what comes back.
@@ -82,7 +84,7 @@ async fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<()> {
     logs()?;
     let client = Client::connect(&args.broker, "").await?;
-    let out = &mut stdout();
+    let out = &mut output();
     match &args.command {
         None => tour(&args.broker, &client, out).await,
         Some(Command::Record { station, metric, value }) => {
@@ -123,7 +125,9 @@ async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyho
     writeln!(out, "3. one impossible value: nothing of the batch is kept")?;
     let batch = [reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
     match client.record(&batch).await {
-        Err(refused @ Error::Refused { .. }) => writeln!(out, "   {refused}")?,
+        Err(refused @ Error::Refused { .. }) => {
+            writeln!(out, "   {}", printable(&refused.to_string()))?;
+        }
         Err(other) => return Err(other.into()),
         Ok(_) => anyhow::bail!("the server accepted what it should refuse"),
     }

@@ -5,18 +5,20 @@
 //! cargo run -p message_queue --bin consumer     # terminal 2, and 3, and 4
 //! ```
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
-use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::cli::{BrokerArgs, logs};
 use message_queue::job::{Attempt, Job};
+use message_queue::model::Reading;
 use message_queue::results::{Outcome, Results};
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::program::{output, shutdown_signal};
+use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
 
 /// Does jobs from the work queue, one after the other; start several to share the
@@ -32,8 +34,8 @@ struct Args {
     /// Pretend that each job takes so many milliseconds more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
-    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement
-    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH)]
+    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
+    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
@@ -77,13 +79,19 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             let subscription = subscribe(args, patterns);
             shutdown.run_until_cancelled(subscription).await.unwrap_or(Ok(()))
         }
-        Some(Command::DeadLetters { redrive }) => dead_letters(args, *redrive).await,
+        Some(Command::DeadLetters { redrive }) => {
+            let letters = dead_letters(args, *redrive);
+            // Dropped at Ctrl-C: each dead letter has been moved, or is still there.
+            let ended = shutdown.run_until_cancelled(letters).await;
+            ended.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted; the rest of the dead letters stays")))
+        }
     }
 }
 
 async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let results = Results::open(&args.results)
-        .with_context(|| format!("cannot make the folder {}", args.results.display()))?;
+    #[cfg(unix)]
+    let _signal = errors_instead_of_a_signal()?;
+    let results = Results::open(&args.results)?;
     let work_time = Duration::from_millis(args.work_time);
     let (mut done, mut duplicates, mut failed) = (0_u64, 0_u64, 0_u64);
     let report = |attempt: &Attempt| {
@@ -92,35 +100,58 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
             Attempt::Finished(Outcome::AlreadyDone(_)) => duplicates += 1,
             Attempt::Failed { .. } => failed += 1,
         }
-        writeln!(stdout(), "{attempt}")
+        writeln!(output(), "{}", printable(&attempt.to_string()))
     };
     let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
-    // A closed stdout shows at the first job.
+    // A stdout that can't be written shows at the first job.
     let ready = |queue: &str| {
-        _ = writeln!(stdout(), "jobs come from {queue}, results go to {}", args.results.display());
+        _ = writeln!(output(), "jobs come from {queue}, results go to {}", args.results.display());
     };
     match args.broker.broker {
         Kind::RabbitMq => {
             let queue = topology.jobs();
+            let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
             let worker =
-                rabbitmq::work_queue::Worker { url, topology, prefetch: args.prefetch, results, work_time };
+                rabbitmq::work_queue::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
         Kind::Redis => {
             let queue = keys.jobs();
-            let name = format!("worker-{}", std::process::id());
+            let name = redis::work_queue::random_name()?;
             let claim_after = Duration::from_millis(args.claim_after);
-            let worker = redis::work_queue::Worker { url, keys, name, claim_after, results, work_time };
+            let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
+            let worker = redis::work_queue::Worker {
+                url,
+                keys,
+                name,
+                claim_after,
+                remove_idle_after,
+                results,
+                work_time,
+            };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
     }
-    Ok(writeln!(stdout(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
+    Ok(writeln!(output(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
+}
+
+/// Lets a write beyond a file-size limit (`ulimit -f`) fail with an error. Otherwise the
+/// system ends the program with a signal. It does not do that to programs with a handler.
+#[cfg(unix)]
+fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
+    use nix::sys::signal::Signal;
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))
 }
 
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
     let url = args.broker.url();
-    let mut out = stdout();
+    let mut out = output();
+    let show = |name: &str, reading: &Reading| writeln!(output(), "{} {}", printable(name), reading.value);
+    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Nobody may read stderr.
+    let lost = |reason: &str| say(&format!("connection lost: {reason}; reconnecting"));
+    let back = || say("connected again; what was published meanwhile is lost");
     let everything = [match args.broker.broker {
         Kind::RabbitMq => "readings.#".to_owned(),
         Kind::Redis => "*".to_owned(),
@@ -133,12 +164,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             writeln!(out, "subscribed to {}", patterns.join(" "))?;
             loop {
                 match subscription.next().await? {
-                    Event::Reading { routing_key, reading } => {
-                        writeln!(out, "{routing_key} {}", reading.value)?;
-                    }
-                    Event::Gap => {
-                        writeln!(out, "(the connection was lost, and what was published until now)")?;
-                    }
+                    Event::Reading { routing_key, reading } => show(&routing_key, &reading)?,
+                    Event::Lost(reason) => lost(&reason),
+                    Event::Back => back(),
                 }
             }
         }
@@ -148,11 +176,10 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             writeln!(out, "subscribed to {}", patterns.join(" "))?;
             loop {
                 match subscription.next().await? {
-                    Event::Reading { channel, reading } => writeln!(out, "{channel} {}", reading.value)?,
-                    Event::Gap => {
-                        writeln!(out, "(the connection is lost, and what is published until it is back)")?;
-                    }
-                    Event::Missed(missed) => writeln!(out, "(missed {missed})")?,
+                    Event::Reading { channel, reading } => show(&channel, &reading)?,
+                    Event::Lost(reason) => lost(&reason),
+                    Event::Back => back(),
+                    Event::Missed(missed) => say(&format!("too slow: {missed} readings were missed")),
                 }
             }
         }
@@ -162,7 +189,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
 async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
     let url = args.broker.url();
     let line = |id: &str, attempts: u32, error: &str| -> io::Result<()> {
-        writeln!(stdout(), "{id} failed {attempts} times: {error}")
+        writeln!(output(), "{} failed {attempts} times: {}", printable(id), printable(error))
     };
     let count = match args.broker.broker {
         Kind::RabbitMq => {
@@ -181,5 +208,5 @@ async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
         }
     };
     let what = if redrive { "put back into the work queue" } else { "in all" };
-    Ok(writeln!(stdout(), "{count} {what}")?)
+    Ok(writeln!(output(), "{count} {what}")?)
 }

@@ -5,16 +5,17 @@
 //! cargo run -p message_queue --bin consumer     # terminal 2, and 3, and 4
 //! ```
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
-use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
+use message_queue::cli::{BrokerArgs, logs};
 use message_queue::job::Job;
 use message_queue::model::{Metric, Reading};
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::program::{output, shutdown_signal};
 
 /// Puts jobs into the work queue: each asks for the summary of a station's day.
 /// Ends when the broker has confirmed every one.
@@ -33,7 +34,7 @@ struct Args {
     #[arg(long)]
     batch: Option<String>,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -90,7 +91,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 
 enum Producer {
     RabbitMq(Box<rabbitmq::publisher::Publisher>),
-    Redis(redis::producer::Producer),
+    Redis(Box<redis::producer::Producer>),
 }
 
 impl Producer {
@@ -114,12 +115,12 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
         Kind::Redis => {
             let max = args.max_length.map_or(redis::producer::MAX_LENGTH, |max| max as usize);
             let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
-            (Producer::Redis(producer), keys.jobs())
+            (Producer::Redis(Box::new(producer)), keys.jobs())
         }
     };
     let batch = args.batch.clone().unwrap_or_else(|| format!("b{:07x}", fastrand::u32(..1 << 28)));
     let total = args.count + args.poison;
-    let mut out = stdout();
+    let mut out = output();
     writeln!(out, "{total} jobs for {queue}: {batch}-1 to {batch}-{total}")?;
     let mut shown = 0;
     for number in 1..=total {
@@ -145,7 +146,7 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
 
 async fn publish(args: &Args, reading: &Reading) -> anyhow::Result<()> {
     let url = args.broker.url();
-    let mut out = stdout();
+    let mut out = output();
     match args.broker.broker {
         Kind::RabbitMq => {
             let topology = args.broker.topology();

@@ -5,13 +5,15 @@
 //! cargo run -p message_queue --bin client     # terminal 2
 //! ```
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use message_queue::address::without_password;
 use message_queue::brokers::Kind;
-use message_queue::cli::{BrokerArgs, logs, shutdown_signal};
-use message_queue::error::without_password;
+use message_queue::cli::{BrokerArgs, logs};
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::program::{output, shutdown_signal};
 
 /// Keeps the readings of weather stations, which clients send across a broker.
 /// Ctrl-C stops it after the requests in hand are answered.
@@ -32,20 +34,20 @@ async fn run(args: &BrokerArgs) -> anyhow::Result<()> {
     logs()?;
     let shutdown = shutdown_signal()?;
     let url = args.url();
-    let listening = |where_from: String| {
-        println!("listening on {}", without_password(&url));
-        println!("requests come from {where_from}");
+    let connected = |source: String| {
+        // If stdout can't be written to, the server can still serve.
+        _ = writeln!(output(), "connected to {}, taking requests from {source}", without_password(&url));
     };
     match args.broker {
         Kind::RabbitMq => {
             let topology = args.topology();
-            let listening = || listening(format!("the queue {}", topology.requests()));
-            rabbitmq::request_reply::serve(&url, &topology, &shutdown, listening).await?;
+            let connected = || connected(format!("the queue {}", topology.requests()));
+            rabbitmq::request_reply::serve(&url, &topology, &shutdown, connected).await?;
         }
         Kind::Redis => {
             let keys = args.keys();
-            let listening = || listening(format!("the channel {}", keys.requests()));
-            redis::request_reply::serve(&url, &keys, &shutdown, listening).await?;
+            let connected = || connected(format!("the channel {}", keys.requests()));
+            redis::request_reply::serve(&url, &keys, &shutdown, connected).await?;
         }
     }
     Ok(())

@@ -1,16 +1,29 @@
 //! Consuming, with acknowledgements in batches.
 
-use futures::{FutureExt, StreamExt};
-use lapin::{Acker, Consumer};
+use std::collections::VecDeque;
+use std::time::Duration;
 
+use futures::{FutureExt, StreamExt};
+use lapin::Consumer;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use tokio::time::Instant;
+use tokio::select;
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Session, connect};
 use crate::error::Error;
 use crate::job::ACK_WITHIN;
+use crate::results::Results;
+
+/// Time after which a message that was sent ahead is given back, because the ones before
+/// it take long.
+///
+/// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
+/// `consumer_timeout` (30 minutes unless configured) and delivers again everything that
+/// was sent on it. This is far below it, so only a single message that takes that long
+/// itself can meet it.
+pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// The messages of one queue, on one session.
 ///
@@ -20,12 +33,28 @@ use crate::job::ACK_WITHIN;
 /// finished messages is delivered again.
 pub struct Deliveries {
     session: Session,
-    consumer: Consumer,
+    queue: ShortString,
+    /// `None` after it was stopped; [`Deliveries::next`] starts another one.
+    consumer: Option<Consumer>,
+    /// Largest number of unacknowledged messages.
+    prefetch: u16,
+    /// That number for the present consumer.
+    ahead: u16,
+    /// What it should be by the time that the last message took.
+    wanted: u16,
     batch: usize,
-    /// Of the last finished message, if that is not acknowledged yet.
-    last: Option<Acker>,
-    unacknowledged: usize,
+    max_wait: Duration,
+    /// What must be synced before an acknowledgement.
+    results: Option<Results>,
+    /// Delivered and not yet begun, each with the time of its arrival.
+    waiting: VecDeque<(Instant, Delivery)>,
+    /// When the message in work was taken.
+    taken: Instant,
+    /// Finished and not yet acknowledged, in the order of their delivery.
+    finished: Vec<Delivery>,
+    /// When the first of them was finished.
     since: Instant,
+    has_acknowledged: bool,
 }
 
 impl Deliveries {
@@ -50,12 +79,53 @@ impl Deliveries {
         prefetch: u16,
         batch: usize,
     ) -> Result<Self, Error> {
-        session.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
+        let now = Instant::now();
+        let mut deliveries = Self {
+            session,
+            queue,
+            consumer: None,
+            prefetch,
+            ahead: prefetch,
+            wanted: prefetch,
+            batch: batch.clamp(1, usize::from(prefetch).max(1)),
+            max_wait: MAX_WAIT,
+            results: None,
+            waiting: VecDeque::new(),
+            taken: now,
+            finished: Vec::new(),
+            since: now,
+            has_acknowledged: false,
+        };
+        deliveries.consume().await?;
+        Ok(deliveries)
+    }
+
+    /// Lets results reach the disk before the messages they belong to are acknowledged,
+    /// and sets the time that [`MAX_WAIT`] is about.
+    pub(crate) fn for_work(self, results: Results, max_wait: Duration) -> Self {
+        Self { results: Some(results), max_wait, ..self }
+    }
+
+    /// Starts a consumer. `basic.qos` counts for consumers that start after it, and
+    /// quorum queues know no other limit, so another limit needs another consumer.
+    async fn consume(&mut self) -> Result<(), Error> {
+        self.ahead = self.wanted;
+        self.session.channel.basic_qos(self.ahead, BasicQosOptions::default()).await?;
+        let (queue, options) = (self.queue.clone(), BasicConsumeOptions::default());
         let consumer =
-            session.channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
-        let batch = batch.clamp(1, usize::from(prefetch).max(1));
-        Ok(Self { session, consumer, batch, last: None, unacknowledged: 0, since: Instant::now() })
+            self.session.channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Stops the consumer; what it had been sent stays in `waiting`.
+    async fn stop(&mut self) -> Result<(), Error> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        self.session.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        while let Some(delivery) = consumer.next().await {
+            self.waiting.push_back((Instant::now(), delivery?));
+        }
+        Ok(())
     }
 
     /// The next message. Cancel safe: dropped early, no message is lost.
@@ -63,14 +133,49 @@ impl Deliveries {
     /// # Errors
     /// If the connection, the channel or the queue is gone.
     pub async fn next(&mut self) -> Result<Delivery, Error> {
-        let next = match self.consumer.next().now_or_never() {
-            Some(ready) => ready,
-            None => {
-                self.acknowledge().await?;
-                self.consumer.next().await
-            }
+        if self.ahead < self.prefetch && self.wanted >= self.ahead.saturating_mul(2) {
+            self.stop().await?; // The work has become quick again.
+        }
+        let delivery = match self.waiting.pop_front() {
+            Some((_, delivery)) => delivery,
+            None => self.receive().await?,
         };
-        Ok(next.ok_or(Error::Lost)??)
+        self.taken = Instant::now();
+        Ok(delivery)
+    }
+
+    async fn receive(&mut self) -> Result<Delivery, Error> {
+        if self.consumer.is_none() {
+            self.consume().await?;
+        }
+        if let Some(ready) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
+            return Ok(ready.ok_or(Error::Lost)??);
+        }
+        self.acknowledge().await?;
+        delivered(&mut self.consumer).await
+    }
+
+    /// Acknowledges in time what is finished, while the caller works on a message, and
+    /// takes in what arrives. Returns when a message has waited for `max_wait`; then
+    /// call [`Deliveries::release`]. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Deliveries::next`].
+    pub(crate) async fn tend(&mut self) -> Result<(), Error> {
+        loop {
+            let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.max_wait);
+            // Cancel safe, all three; without any there is nothing to do.
+            select! {
+                () = sleep_until(self.since + ACK_WITHIN), if !self.finished.is_empty() => {
+                    self.acknowledge().await?;
+                }
+                () = sleep_until(overdue.unwrap_or(self.since)), if overdue.is_some() => return Ok(()),
+                delivery = delivered(&mut self.consumer), if self.consumer.is_some() => {
+                    self.waiting.push_back((Instant::now(), delivery?));
+                }
+                else => std::future::pending().await,
+            }
+        }
     }
 
     /// This message is finished, and so are all before it.
@@ -78,22 +183,52 @@ impl Deliveries {
     /// # Errors
     /// If the connection is gone: the message will be delivered again.
     pub async fn done(&mut self, delivery: Delivery) -> Result<(), Error> {
-        if self.unacknowledged == 0 {
+        let fit = self.max_wait.as_nanos() / self.taken.elapsed().as_nanos().max(1);
+        self.wanted = u16::try_from(fit).unwrap_or(u16::MAX).clamp(1, self.prefetch.max(1));
+        if self.finished.is_empty() {
             self.since = Instant::now();
         }
-        self.last = Some(delivery.acker);
-        self.unacknowledged += 1;
-        if self.unacknowledged >= self.batch || self.since.elapsed() > ACK_WITHIN {
+        self.finished.push(delivery);
+        if self.finished.len() >= self.batch || self.since.elapsed() > ACK_WITHIN {
             self.acknowledge().await?;
         }
         Ok(())
     }
 
-    async fn acknowledge(&mut self) -> Result<(), Error> {
-        self.unacknowledged = 0;
-        let Some(acker) = self.last.take() else { return Ok(()) };
-        let sent = acker.ack(BasicAckOptions { multiple: true }).await?;
+    /// This message was not finished; [`Deliveries::release`] returns it.
+    pub(crate) fn not_done(&mut self, delivery: Delivery) {
+        self.waiting.push_front((self.taken, delivery));
+    }
+
+    /// Acknowledges what is finished. Cancel safe: what is not acknowledged stays.
+    ///
+    /// # Errors
+    /// If the connection is gone, or a result can't be kept.
+    pub(crate) async fn acknowledge(&mut self) -> Result<(), Error> {
+        let Some(last) = self.finished.last() else { return Ok(()) };
+        if let Some(results) = &self.results {
+            results.sync_in_background().await?;
+        }
+        let sent = last.acker.ack(BasicAckOptions { multiple: true }).await?;
+        self.finished.clear();
+        self.has_acknowledged |= sent;
         if sent { Ok(()) } else { Err(Error::Lost) }
+    }
+
+    /// Whether anything was acknowledged on this session.
+    pub(crate) fn has_acknowledged(&self) -> bool {
+        self.has_acknowledged
+    }
+
+    /// Stops the consumer and hands over all messages that are not acknowledged, except
+    /// the one in work. The caller has to see to each of them.
+    ///
+    /// # Errors
+    /// If the connection is gone: they will be delivered again.
+    pub(crate) async fn release(&mut self) -> Result<Vec<Delivery>, Error> {
+        self.stop().await?;
+        let waiting = self.waiting.drain(..).map(|(_, delivery)| delivery);
+        Ok(self.finished.drain(..).chain(waiting).collect())
     }
 
     /// Acknowledges what is done and closes the connection; the broker gives what
@@ -110,4 +245,13 @@ impl Deliveries {
     pub(crate) fn channel(&self) -> &lapin::Channel {
         &self.session.channel
     }
+}
+
+/// The next message of a consumer.
+async fn delivered(consumer: &mut Option<Consumer>) -> Result<Delivery, Error> {
+    let next = match consumer {
+        Some(consumer) => consumer.next().await,
+        None => None,
+    };
+    Ok(next.ok_or(Error::Lost)??)
 }

@@ -4,6 +4,7 @@
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
 use lapin::types::{FieldTable, ShortString};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::connection::connect;
@@ -11,8 +12,8 @@ use super::deliveries::Deliveries;
 use super::publisher::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
-use crate::model::Reading;
-use crate::reconnect::until_connected;
+use crate::model::{Reading, from_json};
+use crate::reconnect::Retry;
 
 /// Readings that wait for a slow subscriber; beyond it the oldest is dropped.
 pub const MAX_BACKLOG: u32 = 10_000;
@@ -49,17 +50,23 @@ pub enum Event {
         /// The reading.
         reading: Reading,
     },
-    /// The connection was lost, and is there again. What was published meanwhile
-    /// found no queue of ours.
-    Gap,
+    /// The connection was lost, for this reason. The next event follows when it is
+    /// there again.
+    Lost(String),
+    /// The connection is there again. What was published meanwhile found no queue of
+    /// this subscriber.
+    Back,
 }
 
-/// A subscription that connects again by itself.
+/// A subscription that connects again on its own.
 pub struct Subscription {
     url: String,
     topology: Topology,
     patterns: Vec<ShortString>,
     deliveries: Option<Deliveries>,
+    retry: Retry,
+    /// While there is no connection: when to try again.
+    next_attempt: Instant,
 }
 
 impl Subscription {
@@ -73,10 +80,11 @@ impl Subscription {
             ShortString::try_new(pattern.as_str())
                 .map_err(|_| Error::Unexpected(format!("a pattern of over {MAX_PATTERN} bytes")))
         };
-        let patterns = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
-        let mut subscription = Self { url: url.to_owned(), topology, patterns, deliveries: None };
-        subscription.deliveries = Some(subscription.bind().await?);
-        Ok(subscription)
+        let patterns: Vec<_> = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
+        let mut retry = Retry::new();
+        let deliveries = Some(retry.first(|| bind(url, &topology, &patterns)).await?);
+        let url = url.to_owned();
+        Ok(Self { url, topology, patterns, deliveries, retry, next_attempt: Instant::now() })
     }
 
     /// The next event. Cancel safe.
@@ -86,24 +94,27 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             let Some(deliveries) = &mut self.deliveries else {
-                self.deliveries = Some(until_connected(|| self.bind()).await?);
-                return Ok(Event::Gap);
+                sleep_until(self.next_attempt).await;
+                match bind(&self.url, &self.topology, &self.patterns).await {
+                    Ok(deliveries) => {
+                        self.deliveries = Some(deliveries);
+                        return Ok(Event::Back);
+                    }
+                    Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
+                }
+                continue;
             };
             let delivery = match deliveries.next().await {
                 Ok(delivery) => delivery,
-                Err(error) => {
-                    warn!("{error}; subscribing again");
-                    self.deliveries = None;
-                    continue;
-                }
+                Err(error) => return self.lost(error),
             };
-            let reading = serde_json::from_slice::<Reading>(&delivery.data);
+            self.retry.progress();
+            let reading = from_json(&delivery.data);
             let routing_key = delivery.routing_key.to_string();
-            // Acknowledged when the next one is asked for, or with its batch: a lost
-            // acknowledgement is nothing here, the queue goes with the connection.
-            if deliveries.done(delivery).await.is_err() {
-                self.deliveries = None;
-            }
+            // Acknowledged when the next one is asked for, or with its batch. A lost
+            // acknowledgement does no harm: the queue goes with the connection, whose
+            // end the next call notices.
+            let _ = deliveries.done(delivery).await;
             match reading {
                 Ok(reading) => return Ok(Event::Reading { routing_key, reading }),
                 Err(error) => warn!("{routing_key}: not a reading: {error}"),
@@ -111,22 +122,22 @@ impl Subscription {
         }
     }
 
-    async fn bind(&self) -> Result<Deliveries, Error> {
-        let session = connect(&self.url).await?;
-        self.topology.declare(&session.channel).await?;
-        let queue = own_queue(&session.channel, MAX_BACKLOG).await?;
-        for pattern in &self.patterns {
-            let exchange = self.topology.readings().into();
-            let options = QueueBindOptions::default();
-            let bound = session.channel.queue_bind(
-                queue.clone(),
-                exchange,
-                pattern.clone(),
-                options,
-                FieldTable::default(),
-            );
-            bound.await?;
-        }
-        Deliveries::start(session, queue, PREFETCH, usize::from(PREFETCH) / 2).await
+    fn lost(&mut self, error: Error) -> Result<Event, Error> {
+        self.deliveries = None;
+        let reason = error.to_string();
+        self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
+        Ok(Event::Lost(reason))
     }
+}
+
+async fn bind(url: &str, topology: &Topology, patterns: &[ShortString]) -> Result<Deliveries, Error> {
+    let session = connect(url).await?;
+    topology.declare(&session.channel).await?;
+    let queue = own_queue(&session.channel, MAX_BACKLOG).await?;
+    for pattern in patterns {
+        let (exchange, options) = (topology.readings().into(), QueueBindOptions::default());
+        let channel = &session.channel;
+        channel.queue_bind(queue.clone(), exchange, pattern.clone(), options, FieldTable::default()).await?;
+    }
+    Deliveries::start(session, queue, PREFETCH, usize::from(PREFETCH) / 2).await
 }

@@ -10,13 +10,14 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation, PublisherConfirm};
+use tcp_socket::base::retry::Pauses;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connection::{Session, connect};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 
 /// Messages published and not yet confirmed. Waiting for each confirm before the
 /// next message would cost a round trip per message; with a window the confirms
@@ -65,7 +66,11 @@ pub struct Publisher {
     /// Refused or returned by the broker; published again after a pause, when nothing
     /// is unconfirmed any more.
     refused: VecDeque<Message>,
-    pause: Duration,
+    /// Between two attempts to publish what was refused.
+    pauses: Pauses,
+    /// The log says that the queue is full.
+    told_full: bool,
+    retry: Retry,
     /// Some came back: the queue must be declared again first.
     returned: bool,
     declarations: u32,
@@ -78,7 +83,8 @@ impl Publisher {
     /// # Errors
     /// If there is no broker, or [`Error::Clash`].
     pub async fn connect(url: &str, topology: Topology, window: usize) -> Result<Self, Error> {
-        let session = open(url, &topology).await?;
+        let mut retry = Retry::new();
+        let session = retry.first(|| open(url, &topology)).await?;
         Ok(Self {
             url: url.to_owned(),
             topology,
@@ -87,7 +93,9 @@ impl Publisher {
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             refused: VecDeque::new(),
-            pause: MIN_PAUSE,
+            pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE),
+            told_full: false,
+            retry,
             returned: false,
             declarations: 0,
             confirmed: 0,
@@ -130,7 +138,7 @@ impl Publisher {
             let session = match &self.session {
                 Some(session) => session,
                 None => {
-                    let session = until_connected(|| open(&self.url, &self.topology)).await?;
+                    let session = self.retry.until_connected(|| open(&self.url, &self.topology)).await?;
                     info!("connected again; {} messages to publish once more", self.waiting.len());
                     self.session.insert(session)
                 }
@@ -149,7 +157,7 @@ impl Publisher {
                         self.unconfirmed.push_back((message, confirm));
                     }
                 }
-                Err(error) => self.lost(&error.into()),
+                Err(error) => self.lost(error.into()).await?,
             }
         }
         Ok(())
@@ -163,20 +171,19 @@ impl Publisher {
         };
         let confirmation = match confirm.await {
             Ok(confirmation) => confirmation,
-            Err(error) => {
-                self.lost(&error.into());
-                return Ok(());
-            }
+            Err(error) => return self.lost(error.into()).await,
         };
         let Some((message, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
         match confirmation {
             Confirmation::Ack(None) | Confirmation::NotRequested => {
                 self.confirmed += 1;
-                self.pause = MIN_PAUSE;
+                self.pauses.reset();
+                self.retry.progress();
+                self.told_full = false;
                 self.declarations = 0;
             }
             Confirmation::Nack(returned) => {
-                if self.refused.is_empty() && self.pause == MIN_PAUSE {
+                if self.refused.is_empty() && !std::mem::replace(&mut self.told_full, true) {
                     warn!("{} is full: waiting for consumers", message.routing_key);
                 }
                 self.refused.push_back(message);
@@ -207,26 +214,29 @@ impl Publisher {
             if let Some(session) = &self.session
                 && let Err(error) = self.topology.declare(&session.channel).await
             {
-                self.lost(&error);
+                self.returned = false;
+                return self.lost(error).await;
             }
             self.returned = false;
         }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        sleep(self.pauses.next_pause()).await;
         self.waiting.append(&mut self.refused);
         Ok(())
     }
 
     /// Drops the session; what it had not confirmed goes first on the next one.
-    fn lost(&mut self, error: &Error) {
-        warn!("{error}; connecting again");
+    async fn lost(&mut self, mut error: Error) -> Result<(), Error> {
         self.session = None;
         while let Some((message, confirm)) = self.unconfirmed.pop_back() {
-            if let Some(Ok(confirmation)) = confirm.now_or_never() {
-                self.came_back(confirmation.take_message());
+            match confirm.now_or_never() {
+                Some(Ok(confirmation)) => self.came_back(confirmation.take_message()),
+                // Why RabbitMQ closed the channel: `error` may only say that it is closed.
+                Some(Err(reason)) if reason.is_amqp_error() => error = reason.into(),
+                _ => {}
             }
             self.waiting.push_front(message);
         }
+        self.retry.after(error).await
     }
 }
 

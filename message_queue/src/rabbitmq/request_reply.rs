@@ -19,14 +19,14 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::connection::{Session, connect};
 use super::deliveries::Deliveries;
 use super::topology::Topology;
 use crate::error::Error;
 use crate::model::Reading;
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::record::{Answer, Reason, Request, Store};
 
 /// Longest time for one call, unless [`Client::with_timeout`] says otherwise. A
@@ -77,7 +77,7 @@ impl Client {
     /// # Errors
     /// If there is no broker.
     pub async fn connect(url: &str, topology: Topology) -> Result<Self, Error> {
-        let calls = Arc::new(Calls::open(url).await?);
+        let calls = Arc::new(Retry::new().first(|| Calls::open(url)).await?);
         let shared = Shared {
             url: url.to_owned(),
             topology,
@@ -182,8 +182,9 @@ async fn dispatch(mut replies: Consumer, pending: Arc<Pending>) {
         let call = correlation_id(&reply.properties).and_then(|id| lock(&pending).remove(&id));
         // Without a call, its caller has given up.
         if let Some(call) = call {
-            let answer = serde_json::from_slice(&reply.data);
-            let _ = call.send(answer.map_err(|error| Error::Unexpected(error.to_string())));
+            let _ = call.send(
+                serde_json::from_slice(&reply.data).map_err(|error| Error::Unexpected(error.to_string())),
+            );
         }
     }
     lock(&pending).clear();
@@ -216,17 +217,15 @@ pub async fn serve(
         topology.declare_requests(&session.channel).await?;
         Deliveries::start(session, topology.requests().into(), PREFETCH, ACK_BATCH).await
     };
-    let mut deliveries = open().await?;
+    let mut retry = Retry::new();
+    let mut deliveries = retry.first(&open).await?;
     listening();
     loop {
-        let error = match answer_all(deliveries, &store, shutdown).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        warn!("{error}; connecting again");
+        let ended = answer_all(deliveries, &store, &mut retry, shutdown).await;
+        let Err(error) = ended else { return Ok(()) };
         // Cancel safe: nothing is held while there is no connection.
         select! {
-            connected = until_connected(&open) => deliveries = connected?,
+            connected = retry.reconnect(error, &open) => deliveries = connected?,
             () = shutdown.cancelled() => return Ok(()),
         }
     }
@@ -235,6 +234,7 @@ pub async fn serve(
 async fn answer_all(
     mut deliveries: Deliveries,
     store: &Store,
+    retry: &mut Retry,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     loop {
@@ -259,6 +259,7 @@ async fn answer_all(
             reply(&deliveries, reply_to.clone(), correlation, &answer).await?;
         }
         deliveries.done(request).await?;
+        retry.progress();
     }
     info!("stopping: no new requests, those in hand are answered");
     // Bounded, since the broker may be gone.

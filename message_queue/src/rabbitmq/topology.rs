@@ -52,6 +52,10 @@ pub const DELIVERY_LIMIT: u32 = 20;
 /// Dead letters kept; with more, workers wait until somebody deals with them.
 pub const MAX_DEAD_LETTERS: u32 = 10_000;
 
+/// Minimum version of RabbitMQ: its quorum queues have a time to live for messages, and
+/// move dead letters at least once.
+pub const MIN_VERSION: &str = "3.10";
+
 /// Requests that wait for a server; beyond it the oldest is dropped.
 pub const MAX_REQUESTS: u32 = 10_000;
 
@@ -90,7 +94,7 @@ impl Topology {
             let mut set = |name: &str, value: AMQPValue| _ = table.insert(name.into(), value);
             set("x-queue-type", AMQPValue::LongString("quorum".into()));
             set("x-delivery-limit", AMQPValue::LongInt(limit.cast_signed()));
-            set("x-max-length", AMQPValue::LongInt(max_length.cast_signed()));
+            set("x-max-length", AMQPValue::LongLongInt(max_length.into()));
             // A nack to the publisher; the default would drop the oldest message.
             set("x-overflow", AMQPValue::LongString("reject-publish".into()));
             if let Some(target) = target {
@@ -158,11 +162,21 @@ async fn queue(
 
 fn explain(name: &str, error: lapin::Error) -> Error {
     match error.kind() {
-        ErrorKind::ProtocolError(reason)
-            if reason.get_message().as_str().starts_with("PRECONDITION_FAILED") =>
-        {
-            Error::Clash { name: name.to_owned(), detail: reason.get_message().to_string() }
+        ErrorKind::ProtocolError(reason) => {
+            explain_refusal(name, reason.get_message().as_str()).unwrap_or_else(|| error.into())
         }
         _ => error.into(),
     }
+}
+
+/// Returns why RabbitMQ refused a declaration, if its answer says so.
+fn explain_refusal(name: &str, answer: &str) -> Option<Error> {
+    let detail = answer.strip_prefix("PRECONDITION_FAILED - ")?;
+    // What an old RabbitMQ answers to arguments that its quorum queues don't have yet.
+    if detail.starts_with("invalid arg ") {
+        return Some(Error::Unusable(format!(
+            "RabbitMQ can't make {name}: {detail}. This program needs RabbitMQ {MIN_VERSION} or newer"
+        )));
+    }
+    Some(Error::Clash { name: name.to_owned(), detail: detail.to_owned() })
 }

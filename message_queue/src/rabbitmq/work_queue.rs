@@ -1,17 +1,16 @@
 //! The work queue: each job goes to one of the workers, and comes back until one
 //! of them has acknowledged it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::select;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
@@ -19,7 +18,7 @@ use super::publisher::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
 use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// Jobs sent to a worker ahead of their acknowledgement.
@@ -27,6 +26,9 @@ pub const PREFETCH: u16 = 32;
 
 /// Jobs acknowledged together, at most.
 pub const ACK_BATCH: usize = 16;
+
+/// Longest time for giving jobs back to the queue.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Header with the number of the try, from 1 on.
 const ATTEMPT: &str = "x-attempt";
@@ -62,6 +64,9 @@ pub struct Worker {
     pub topology: Topology,
     /// Jobs sent ahead.
     pub prefetch: u16,
+    /// Time after which a job that was sent ahead goes back, because the work is slow;
+    /// [`MAX_WAIT`](super::deliveries::MAX_WAIT).
+    pub max_wait: Duration,
     /// Where the results go.
     pub results: Results,
     /// Added to each attempt, to pretend that a job is long.
@@ -83,18 +88,19 @@ impl Worker {
         mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         // Retries go over a connection of their own; see `Publisher`.
-        let mut retries = Publisher::connect(&self.url, self.topology.clone(), 1).await?;
-        let mut deliveries = self.consume().await?;
+        let window = usize::from(self.prefetch);
+        let mut retries = Publisher::connect(&self.url, self.topology.clone(), window).await?;
+        let mut retry = Retry::new();
+        let mut deliveries = retry.first(|| self.consume()).await?;
         ready();
         let until_stopped = async {
             loop {
-                match self.session(deliveries, &mut retries, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| self.consume()) => deliveries = connected?,
+                    biased; // An error that ends the worker counts more than the shutdown.
+                    connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -110,7 +116,9 @@ impl Worker {
     async fn consume(&self) -> Result<Deliveries, Error> {
         let session = connect(&self.url).await?;
         self.topology.declare(&session.channel).await?;
-        Deliveries::start(session, self.topology.jobs().into(), self.prefetch, ACK_BATCH).await
+        let queue = self.topology.jobs().into();
+        let deliveries = Deliveries::start(session, queue, self.prefetch, ACK_BATCH).await?;
+        Ok(deliveries.for_work(self.results.clone(), self.max_wait))
     }
 
     async fn session(
@@ -118,24 +126,117 @@ impl Worker {
         mut deliveries: Deliveries,
         retries: &mut Publisher,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
+        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let mut ended = self.work(&mut deliveries, retries, shutdown, retry, report).await;
+        if ended.is_ok() {
+            ended = deliveries.acknowledge().await;
+        }
+        if matches!(ended, Ok(()) | Err(Error::Machine(_))) {
+            let left = async {
+                let jobs = deliveries.release().await?;
+                self.give_back(retries, jobs).await?;
+                deliveries.finish().await
+            };
+            if let Err(error) = left.await {
+                warn!("{error}; RabbitMQ takes back the jobs of this worker, and counts that");
+            }
+        }
+        ended
+    }
+
+    async fn work(
+        &self,
+        deliveries: &mut Deliveries,
+        retries: &mut Publisher,
+        shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         loop {
             // Cancel safe, both: see `Deliveries::next`.
-            let mut delivery = select! {
+            let delivery = select! {
                 biased;
-                () = shutdown.cancelled() => return deliveries.finish().await,
+                () = shutdown.cancelled() => return Ok(()),
                 next = deliveries.next() => next?,
             };
-            let message = Arc::new(std::mem::take(&mut delivery.data));
-            sleep(self.work_time).await;
-            let attempt = match self.results.clone().attempt_in_background(message.clone()).await {
-                Ok(outcome) => Attempt::Finished(outcome),
-                Err(error) => self.put_aside(retries, &delivery, &message, error).await?,
+            if deliveries.has_acknowledged() {
+                retry.progress(); // The broker has taken that, since it goes on delivering.
+            }
+            let message = delivery.data.clone();
+            let mut attempt = std::pin::pin!(async {
+                sleep(self.work_time).await;
+                self.results.attempt_in_background(message).await
+            });
+            // What happens to the connection meanwhile ends the session, but not the attempt.
+            let mut tended = Ok(());
+            let outcome = loop {
+                // Cancel safe, both: the attempt goes on in the next round.
+                select! {
+                    biased;
+                    outcome = &mut attempt => break outcome,
+                    overdue = deliveries.tend(), if tended.is_ok() => tended = match overdue {
+                        Ok(()) => self.give_back_waiting(deliveries, retries).await,
+                        Err(error) => Err(error),
+                    },
+                }
+            };
+            let attempt = match outcome {
+                Ok(Ok(outcome)) => Attempt::Finished(outcome),
+                Ok(Err(failed)) => self.put_aside(retries, &delivery, failed).await?,
+                Err(fault) => {
+                    deliveries.not_done(delivery);
+                    return Err(fault.into());
+                }
             };
             report(&attempt)?;
+            tended?;
             deliveries.done(delivery).await?;
         }
+    }
+
+    async fn give_back_waiting(
+        &self,
+        deliveries: &mut Deliveries,
+        retries: &mut Publisher,
+    ) -> Result<(), Error> {
+        deliveries.acknowledge().await?;
+        let jobs = deliveries.release().await?;
+        info!("the work is slow: {} jobs that were sent ahead go back to the queue", jobs.len());
+        self.give_back(retries, jobs).await
+    }
+
+    /// Puts jobs back into the queue without counting that against them.
+    ///
+    /// RabbitMQ counts each return of a message (`basic.nack`, or a connection that
+    /// closes) towards [`DELIVERY_LIMIT`](super::topology::DELIVERY_LIMIT); only from 4.3
+    /// on it spares the nack. So each job is published once more, and then acknowledged.
+    /// A crash in between makes it two jobs with one id, which is harmless.
+    async fn give_back(&self, retries: &mut Publisher, jobs: Vec<Delivery>) -> Result<(), Error> {
+        let publish = async {
+            for job in &jobs {
+                let mut headers = FieldTable::default();
+                headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt_of(job)));
+                retries.publish(copy_of(job, self.topology.jobs(), headers)).await?;
+            }
+            retries.flush().await
+        };
+        // A full queue takes none: then they are returned, and that is counted.
+        let published = timeout(GIVE_BACK_WITHIN, publish).await;
+        let counted = published.is_err();
+        published.unwrap_or(Ok(()))?;
+        for job in jobs {
+            let sent = if counted {
+                job.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?
+            } else {
+                job.ack(BasicAckOptions::default()).await?
+            };
+            if !sent {
+                return Err(Error::Lost);
+            }
+        }
+        Ok(())
     }
 
     /// Publishes a failed job where it waits for its next try, or with the dead
@@ -145,10 +246,9 @@ impl Worker {
         &self,
         retries: &mut Publisher,
         delivery: &Delivery,
-        message: &[u8],
         error: Failed,
     ) -> Result<Attempt, Error> {
-        let attempt = header(delivery, ATTEMPT).and_then(|value| value.as_long_uint()).unwrap_or(1);
+        let attempt = attempt_of(delivery);
         let delay = self.topology.delays.get(attempt as usize - 1).copied().filter(|_| attempt < TRIES);
         let mut headers = FieldTable::default();
         let queue = match delay {
@@ -162,16 +262,31 @@ impl Worker {
                 self.topology.dead_letters()
             }
         };
-        let mut properties = delivery.properties.clone().with_headers(headers);
-        properties = properties.with_delivery_mode(PERSISTENT);
-        let payload = message.to_vec();
-        let routing_key = queue.into();
-        retries
-            .publish(Message { exchange: "".into(), routing_key, mandatory: true, properties, payload })
-            .await?;
+        retries.publish(copy_of(delivery, queue, headers)).await?;
         retries.flush().await?;
-        Ok(Attempt::Failed { id: Job::id_in(message), attempt, error, again_in: delay })
+        Ok(Attempt::Failed { id: Job::id_in(&delivery.data), attempt, error, again_in: delay })
     }
+}
+
+/// Which try of a job this is, from 1 on. The header may hold anything: everybody who can
+/// publish can write it.
+fn attempt_of(delivery: &Delivery) -> u32 {
+    header(delivery, ATTEMPT).and_then(|value| value.as_long_uint()).unwrap_or(1).clamp(1, TRIES)
+}
+
+/// The same job for another queue, on disk there, with these headers. Properties that
+/// somebody else chose do not come along: with an expiration it would vanish among the
+/// dead letters, and RabbitMQ refuses messages with another user's name.
+fn copy_of(delivery: &Delivery, queue: String, headers: FieldTable) -> Message {
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_headers(headers)
+        .with_delivery_mode(PERSISTENT);
+    if let Some(id) = delivery.properties.message_id() {
+        properties = properties.with_message_id(id.clone());
+    }
+    let payload = delivery.data.clone();
+    Message { exchange: "".into(), routing_key: queue.into(), mandatory: true, properties, payload }
 }
 
 /// A job that failed for good.
@@ -205,8 +320,8 @@ pub async fn dead_letters(
     while let Some(found) =
         session.channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
     {
-        let mut delivery = found.delivery;
-        let attempts = header(&delivery, ATTEMPT).and_then(|value| value.as_long_uint()).unwrap_or(1);
+        let delivery = found.delivery;
+        let attempts = attempt_of(&delivery);
         let error = header(&delivery, ERROR).and_then(|value| value.as_long_string().cloned());
         let error = error.map_or_else(
             || "delivered too often: its workers died, or their connections".into(),
@@ -216,12 +331,7 @@ pub async fn dead_letters(
         show(&DeadLetter { id, error, attempts })?;
         count += 1;
         if redrive {
-            let properties = delivery.properties.clone().with_headers(FieldTable::default());
-            let payload = std::mem::take(&mut delivery.data);
-            let routing_key = topology.jobs().into();
-            publisher
-                .publish(Message { exchange: "".into(), routing_key, mandatory: true, properties, payload })
-                .await?;
+            publisher.publish(copy_of(&delivery, topology.jobs(), FieldTable::default())).await?;
             publisher.flush().await?;
             delivery.ack(BasicAckOptions::default()).await?;
         }

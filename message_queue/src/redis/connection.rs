@@ -1,84 +1,183 @@
 //! One connection to Redis.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo};
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, RedisConnectionInfo, RedisError, Value, cmd,
+};
+use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::{Error, without_password};
-use crate::reconnect::MAX_PAUSE;
+use crate::address::{parse, refuse, without_password};
+use crate::error::{Error, redis_text};
 
 /// Longest time to wait for a connection, and for an answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection on which nothing comes is asked for a sign of life this often; TCP
+/// A connection on which nothing comes is asked for a keepalive this often; TCP
 /// alone would not notice for hours that the other end is gone.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// The user of a login without a name.
+const DEFAULT_USER: &str = "default";
+
+/// Minimum version of Redis: it has `XAUTOCLAIM`.
+pub const MIN_VERSION: (u32, u32) = (6, 2);
+
 fn info(url: &str) -> Result<ConnectionInfo, Error> {
-    url.into_connection_info()
-        .map_err(|error| Error::Url { url: without_password(url), detail: error.to_string() })
+    let parsed = parse(url, &["redis", "valkey", "unix", "redis+unix", "valkey+unix"])?;
+    parsed.into_connection_info().map_err(|error| refuse(url, redis_text(&error)))
 }
 
-/// A connection for commands that does not connect again: whoever uses it has more
+/// Connects, logs in, and checks that a Redis of a known version answers.
+async fn open(
+    url: &str,
+    info: &ConnectionInfo,
+    protocol: ProtocolVersion,
+    config: AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, Error> {
+    let config = config.set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
+    // The login is done here and not by the redis crate, which drops the reason of a refusal.
+    // Its own commands need no login, except the HELLO that begins RESP3.
+    let login = info.redis_settings();
+    let mut settings = RedisConnectionInfo::default().set_protocol(protocol);
+    if protocol == ProtocolVersion::RESP3 {
+        settings = login.clone().set_protocol(protocol).set_db(0);
+    }
+    let client = Client::open(info.clone().set_redis_settings(settings))?;
+    let explain = |error| explain(url, login, error);
+    let mut connection =
+        client.get_multiplexed_async_connection_with_config(&config).await.map_err(explain)?;
+    if protocol == ProtocolVersion::RESP2
+        && let Some(password) = login.password()
+    {
+        let mut auth = cmd("AUTH");
+        auth.arg(login.username().unwrap_or(DEFAULT_USER)).arg(password);
+        auth.exec_async(&mut connection).await.map_err(explain)?;
+    }
+    match cmd("HELLO").query_async(&mut connection).await {
+        Ok(hello) => check_version(&hello)?,
+        // A user may lack the permission for HELLO, which is no reason not to work.
+        Err(error) if error.code().is_some_and(|code| code != "NOAUTH") => {}
+        Err(error) => return Err(explain(error)),
+    }
+    if login.db() != 0 {
+        cmd("SELECT").arg(login.db()).exec_async(&mut connection).await.map_err(explain)?;
+    }
+    Ok(connection)
+}
+
+fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
+    let version = hello.get("version").and_then(|version| String::from_redis_value_ref(version).ok());
+    let Some(version) = version else { return Ok(()) };
+    let mut numbers = version.split('.').map(str::parse);
+    if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next())
+        && (major, minor) < MIN_VERSION
+    {
+        let (major, minor) = MIN_VERSION;
+        return Err(Error::Unusable(format!(
+            "this is Redis {version}; this program needs Redis {major}.{minor} or newer"
+        )));
+    }
+    Ok(())
+}
+
+/// Says what is wrong if Redis refuses a connection.
+fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
+    let user = login.username().unwrap_or(DEFAULT_USER);
+    let detail = error.detail().unwrap_or_default();
+    match error.code() {
+        _ if error.is_io_error() => {
+            Error::NoBroker { url: without_password(url), detail: redis_text(&error) }
+        }
+        Some("NOAUTH") => Error::Unusable(format!(
+            "Redis at {} requires a login: put it into the URL, as in redis://user:password@host",
+            without_password(url)
+        )),
+        Some("WRONGPASS") => Error::Unusable(format!(
+            "Redis refused the login for user {user}: check the name and the password in the URL"
+        )),
+        Some("ERR") if detail.contains("DB index") => Error::Unusable(format!(
+            "there is no database {} on Redis at {}: leave it out of the URL, or take a lower number",
+            login.db(),
+            without_password(url)
+        )),
+        Some(_) => error.into(),
+        None => Error::Unusable(format!("what answers at {} is not Redis", without_password(url))),
+    }
+}
+
+/// A connection for commands. It does not connect again on its own: its user has more
 /// to do then than to repeat a command.
 pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(TIMEOUT))
-        .set_response_timeout(Some(TIMEOUT));
-    let client = Client::open(info(url)?)?;
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
-        .map_err(|error| Error::NoBroker { url: without_password(url), source: error.into() })
+    open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
 
-/// A connection that subscribes, and connects and subscribes again by itself.
+/// A connection that subscribes: commands and messages on one connection.
 pub(crate) struct Subscriber {
-    pub(crate) connection: ConnectionManager,
-    pub(crate) pushes: mpsc::Receiver<PushInfo>,
+    pub(crate) connection: MultiplexedConnection,
+    pushes: mpsc::Receiver<PushInfo>,
     /// Messages that found `pushes` full.
     pub(crate) missed: Arc<AtomicU64>,
+    /// Canceled when the other end does not answer the heartbeat.
+    silent: CancellationToken,
     _heartbeat: AbortOnDropHandle<()>,
 }
 
 impl Subscriber {
     /// Connects. At most `capacity` messages wait to be taken; more are dropped and
-    /// counted. (To wait for room instead would stop the whole connection, and
-    /// Redis closes that of a subscriber who does not read.)
+    /// counted. (Waiting for room instead would stop the whole connection, and
+    /// Redis disconnects subscribers that stop reading.)
     pub(crate) async fn connect(url: &str, capacity: usize) -> Result<Self, Error> {
-        // RESP3: messages and answers on one connection, and news of a disconnection.
+        // RESP3 allows commands and messages on one connection.
         let info = info(url)?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
         let (sender, pushes) = mpsc::channel(capacity);
         let missed = Arc::new(AtomicU64::new(0));
         let count = missed.clone();
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT))
-            .set_max_delay(MAX_PAUSE)
-            .set_number_of_retries(usize::MAX)
-            .set_push_sender(move |push: PushInfo| {
-                sender.try_send(push).inspect_err(|_| _ = count.fetch_add(1, Ordering::Relaxed))
-            })
-            .set_automatic_resubscription();
-        // The manager would try for ever; the first time that is not what a person wants.
-        drop(connect(url).await?);
-        let connection = ConnectionManager::new_with_config(client, config).await?;
-        let mut probe = connection.clone();
+        let config = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
+            sender.try_send(push).inspect_err(|_| _ = count.fetch_add(1, Ordering::Relaxed))
+        });
+        let connection = open(url, &info, ProtocolVersion::RESP3, config).await?;
+        let (mut probe, silent) = (connection.clone(), CancellationToken::new());
+        let noticed = silent.clone().drop_guard();
         let heartbeat = tokio::spawn(async move {
+            let _noticed = noticed;
             loop {
                 sleep(HEARTBEAT).await;
-                // Without an answer the manager connects again.
-                let _ = redis::cmd("PING").exec_async(&mut probe).await;
+                if cmd("PING").exec_async(&mut probe).await.is_err_and(|error| error.is_io_error()) {
+                    return;
+                }
             }
         });
-        Ok(Self { connection, pushes, missed, _heartbeat: AbortOnDropHandle::new(heartbeat) })
+        let _heartbeat = AbortOnDropHandle::new(heartbeat);
+        Ok(Self { connection, pushes, missed, silent, _heartbeat })
+    }
+
+    /// Waits for messages and takes up to `limit` of them. Cancel safe: none is taken
+    /// if the future is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the connection has ended.
+    pub(crate) async fn receive(&mut self, into: &mut Vec<PushInfo>, limit: usize) -> Result<(), Error> {
+        let count = select! {
+            biased;
+            count = self.pushes.recv_many(into, limit) => count,
+            () = self.silent.cancelled() => 0,
+        };
+        // The sender is dropped with the connection.
+        if count == 0 { Err(Error::Lost) } else { Ok(()) }
+    }
+
+    /// Returns the messages that have arrived already.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = PushInfo> {
+        std::iter::from_fn(|| self.pushes.try_recv().ok())
     }
 }

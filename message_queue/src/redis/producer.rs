@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use redis::streams::StreamRangeReply;
+use tcp_socket::base::retry::Pauses;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -12,13 +13,20 @@ use super::Keys;
 use super::work_queue::open;
 use crate::error::Error;
 use crate::job::Job;
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 
 /// Jobs in the stream, waiting or in work; beyond it producers wait.
 pub const MAX_LENGTH: usize = 100_000;
 
 /// Jobs that a producer sends together.
 pub const PIPELINE: usize = 100;
+
+/// Pause before the next attempt to add jobs to a full stream; it doubles up to
+/// [`MAX_PAUSE`].
+pub const MIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// See [`MIN_PAUSE`].
+pub const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Adds jobs as long as there is room, and returns how many. A script runs as one
 /// step, so that two producers can't both take the last place.
@@ -45,6 +53,7 @@ pub struct Producer {
     keys: Keys,
     max_length: usize,
     connection: Option<MultiplexedConnection>,
+    retry: Retry,
     unconfirmed: Vec<Vec<u8>>,
     confirmed: u64,
 }
@@ -55,8 +64,10 @@ impl Producer {
     /// # Errors
     /// If there is no broker.
     pub async fn connect(url: &str, keys: Keys, max_length: usize) -> Result<Self, Error> {
-        let connection = Some(open(url, &keys).await?);
-        Ok(Self { url: url.to_owned(), keys, max_length, connection, unconfirmed: Vec::new(), confirmed: 0 })
+        let mut retry = Retry::new();
+        let connection = Some(retry.first(|| open(url, &keys)).await?);
+        let (url, unconfirmed) = (url.to_owned(), Vec::new());
+        Ok(Self { url, keys, max_length, connection, retry, unconfirmed, confirmed: 0 })
     }
 
     /// How many jobs Redis has taken.
@@ -80,12 +91,12 @@ impl Producer {
     /// # Errors
     /// Only what no repetition can cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        let (mut pause, mut told) = (Duration::from_millis(50), false);
+        let (mut pauses, mut told) = (Pauses::new(MIN_PAUSE, MAX_PAUSE), false);
         while !self.unconfirmed.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
                 None => {
-                    let connection = until_connected(|| open(&self.url, &self.keys)).await?;
+                    let connection = self.retry.until_connected(|| open(&self.url, &self.keys)).await?;
                     info!("connected again; {} jobs to send once more", self.unconfirmed.len());
                     self.connection.insert(connection)
                 }
@@ -97,19 +108,19 @@ impl Producer {
                     self.confirmed += added as u64;
                     self.unconfirmed.drain(..added.min(self.unconfirmed.len()));
                     if added > 0 {
-                        pause = Duration::from_millis(50);
+                        pauses.reset();
+                        self.retry.progress();
                     }
                     if !self.unconfirmed.is_empty() {
                         if !std::mem::replace(&mut told, true) {
                             warn!("{} is full: waiting for consumers", self.keys.jobs());
                         }
-                        sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(1));
+                        sleep(pauses.next_pause()).await;
                     }
                 }
                 Err(error) => {
-                    warn!("Redis: {error}; connecting again");
                     self.connection = None;
+                    self.retry.after(error.into()).await?;
                 }
             }
         }

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, PushInfo, PushKind, Value};
+use tokio::time::{Instant, sleep_until};
 
 use super::Keys;
 use super::connection::{Subscriber, connect};
 use crate::error::Error;
-use crate::model::Reading;
+use crate::model::{Reading, from_json};
+use crate::reconnect::Retry;
 
 /// Readings that wait to be taken from a [`Subscription`]; more are dropped.
 pub const MAX_BACKLOG: usize = 10_000;
@@ -31,7 +33,8 @@ impl Publisher {
     /// # Errors
     /// If there is no broker.
     pub async fn connect(url: &str, keys: Keys) -> Result<Self, Error> {
-        Ok(Self { connection: connect(url).await?, keys, pipeline: redis::pipe() })
+        let connection = Retry::new().first(|| connect(url)).await?;
+        Ok(Self { connection, keys, pipeline: redis::pipe() })
     }
 
     /// Publishes readings, each on the channel `<prefix>:readings:<station>:<metric>`;
@@ -82,15 +85,24 @@ pub enum Event {
         /// The reading.
         reading: Reading,
     },
-    /// The connection was lost. What is published until it is there again is lost.
-    Gap,
-    /// So many readings were dropped, because they were not taken fast enough.
+    /// The connection was lost, for this reason. The next event follows when it is
+    /// there again.
+    Lost(String),
+    /// The connection is there again. What was published meanwhile is lost.
+    Back,
+    /// This many readings were dropped, because they were not taken fast enough.
     Missed(u64),
 }
 
-/// A subscription that connects again by itself.
+/// A subscription that connects again on its own.
 pub struct Subscription {
-    subscriber: Subscriber,
+    url: String,
+    channels: Vec<String>,
+    subscriber: Option<Subscriber>,
+    pushes: Vec<PushInfo>,
+    retry: Retry,
+    /// While there is no connection: when to try again.
+    next_attempt: Instant,
 }
 
 impl Subscription {
@@ -100,39 +112,60 @@ impl Subscription {
     /// # Errors
     /// If there is no broker.
     pub async fn open(url: &str, keys: &Keys, patterns: &[String]) -> Result<Self, Error> {
-        let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
-        for pattern in patterns {
-            let channel = keys.readings(pattern);
-            if pattern.contains(['*', '?', '[']) {
-                subscriber.connection.psubscribe(channel).await?;
-            } else {
-                subscriber.connection.subscribe(channel).await?;
-            }
-        }
-        Ok(Self { subscriber })
+        let channels: Vec<_> = patterns.iter().map(|pattern| keys.readings(pattern)).collect();
+        let mut retry = Retry::new();
+        let subscriber = Some(retry.first(|| subscribe(url, &channels)).await?);
+        let (url, pushes, next_attempt) = (url.to_owned(), Vec::with_capacity(1), Instant::now());
+        Ok(Self { url, channels, subscriber, pushes, retry, next_attempt })
     }
 
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the connection has ended for good.
+    /// Only what no new connection can cure.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            match self.subscriber.missed.swap(0, Ordering::Relaxed) {
+            let Some(subscriber) = &mut self.subscriber else {
+                sleep_until(self.next_attempt).await;
+                match subscribe(&self.url, &self.channels).await {
+                    Ok(subscriber) => {
+                        self.subscriber = Some(subscriber);
+                        return Ok(Event::Back);
+                    }
+                    Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
+                }
+                continue;
+            };
+            match subscriber.missed.swap(0, Ordering::Relaxed) {
                 0 => {}
                 missed => return Ok(Event::Missed(missed)),
             }
-            let push = self.subscriber.pushes.recv().await.ok_or(Error::Lost)?;
-            if push.kind == PushKind::Disconnection {
-                return Ok(Event::Gap);
+            if let Err(error) = subscriber.receive(&mut self.pushes, 1).await {
+                self.subscriber = None;
+                let reason = error.to_string();
+                self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
+                return Ok(Event::Lost(reason));
             }
-            let Some((channel, message)) = message(push) else { continue };
-            match serde_json::from_slice(&message) {
+            let Some((channel, message)) = self.pushes.pop().and_then(message) else { continue };
+            self.retry.progress();
+            match from_json(&message) {
                 Ok(reading) => return Ok(Event::Reading { channel, reading }),
                 Err(error) => tracing::warn!("{channel}: not a reading: {error}"),
             }
         }
     }
+}
+
+async fn subscribe(url: &str, channels: &[String]) -> Result<Subscriber, Error> {
+    let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
+    for channel in channels {
+        if channel.contains(['*', '?', '[']) {
+            subscriber.connection.psubscribe(channel).await?;
+        } else {
+            subscriber.connection.subscribe(channel).await?;
+        }
+    }
+    Ok(subscriber)
 }
 
 /// The channel and the content, if a push carries a message.

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
-use redis::{PushInfo, PushKind, cmd};
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, cmd};
 use serde::{Deserialize, Serialize};
 use tokio::select;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,7 +23,8 @@ use super::Keys;
 use super::connection::Subscriber;
 use super::publish_subscribe::message;
 use crate::error::Error;
-use crate::model::Reading;
+use crate::model::{Reading, from_json, objects, whole_number};
+use crate::reconnect::Retry;
 use crate::record::{Answer, MAX_REQUEST, Reason, Store};
 
 /// Longest time for one call, unless [`Client::with_timeout`] says otherwise.
@@ -49,14 +50,17 @@ struct Request<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Received {
+    #[serde(deserialize_with = "whole_number")]
     id: u64,
     reply_to: String,
+    #[serde(deserialize_with = "objects")]
     readings: Vec<Reading>,
 }
 
 /// Of a request that can't be understood otherwise, where to say so.
 #[derive(Deserialize)]
 struct Address {
+    #[serde(deserialize_with = "whole_number")]
     id: u64,
     reply_to: String,
 }
@@ -87,13 +91,19 @@ pub struct Client {
 }
 
 struct Shared {
+    url: String,
     keys: Keys,
-    connection: ConnectionManager,
+    session: tokio::sync::Mutex<Option<Arc<Calls>>>,
+    in_flight: Semaphore,
+}
+
+/// The calls of one connection.
+struct Calls {
+    connection: MultiplexedConnection,
     reply_to: String,
     pending: Arc<Pending>,
     last_id: AtomicU64,
-    in_flight: Semaphore,
-    _replies: AbortOnDropHandle<()>,
+    replies: AbortOnDropHandle<()>,
 }
 
 impl Client {
@@ -102,20 +112,12 @@ impl Client {
     /// # Errors
     /// If there is no broker.
     pub async fn connect(url: &str, keys: Keys) -> Result<Self, Error> {
-        let mut subscriber = Subscriber::connect(url, MAX_IN_FLIGHT * 2).await?;
-        let reply_to = format!("{}{:032x}", keys.replies(), fastrand::u128(..));
-        subscriber.connection.subscribe(&reply_to).await?;
-        let pending = Arc::new(Pending::default());
-        let connection = subscriber.connection.clone();
-        let replies = tokio::spawn(dispatch(subscriber, pending.clone()));
+        let calls = Arc::new(Retry::new().first(|| Calls::open(url, &keys)).await?);
         let shared = Shared {
+            url: url.to_owned(),
             keys,
-            connection,
-            reply_to,
-            pending,
-            last_id: AtomicU64::new(0),
+            session: tokio::sync::Mutex::new(Some(calls)),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
-            _replies: AbortOnDropHandle::new(replies),
         };
         Ok(Self { shared: Arc::new(shared), timeout: CALL_TIMEOUT })
     }
@@ -145,21 +147,52 @@ impl Client {
     }
 
     async fn call(&self, readings: &[Reading]) -> Result<Recorded, Error> {
-        let Shared { keys, reply_to, pending, .. } = &*self.shared;
         let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Lost) };
-        let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        self.calls().await?.call(&self.shared.keys, readings).await
+    }
+
+    /// The connection, opened again if it was lost.
+    async fn calls(&self) -> Result<Arc<Calls>, Error> {
+        let mut session = self.shared.session.lock().await;
+        match &*session {
+            Some(calls) if !calls.replies.is_finished() => Ok(calls.clone()),
+            _ => {
+                let calls = Arc::new(Calls::open(&self.shared.url, &self.shared.keys).await?);
+                *session = Some(calls.clone());
+                Ok(calls)
+            }
+        }
+    }
+}
+
+impl Calls {
+    async fn open(url: &str, keys: &Keys) -> Result<Self, Error> {
+        let mut subscriber = Subscriber::connect(url, MAX_IN_FLIGHT * 2).await?;
+        let reply_to = format!("{}{:032x}", keys.replies(), fastrand::u128(..));
+        subscriber.connection.subscribe(&reply_to).await?;
+        let pending = Arc::new(Pending::default());
+        let connection = subscriber.connection.clone();
+        let replies = AbortOnDropHandle::new(tokio::spawn(dispatch(subscriber, pending.clone())));
+        Ok(Self { connection, reply_to, pending, last_id: AtomicU64::new(0), replies })
+    }
+
+    async fn call(&self, keys: &Keys, readings: &[Reading]) -> Result<Recorded, Error> {
+        let Self { reply_to, pending, .. } = self;
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let request =
             serde_json::to_vec(&Request { id, reply_to, readings }).map_err(std::io::Error::from)?;
         let (answered, answer) = oneshot::channel();
         lock(pending).insert(id, answered);
         // Forgets the call however it ends, its future dropped included.
         let _forget = Forget { pending, id };
-        let mut connection = self.shared.connection.clone();
+        let mut connection = self.connection.clone();
         let published = cmd("PUBLISH").arg(keys.requests()).arg(request).query_async(&mut connection).await;
         let servers = match published {
             Ok(0) => return Err(Error::NoServer(keys.prefix.clone())),
             Ok(servers) => servers,
-            Err(_) => return Err(Error::OutcomeUnknown), // It may have been sent before the connection broke.
+            // It may have been sent before the connection broke.
+            Err(error) if error.is_io_error() => return Err(Error::OutcomeUnknown),
+            Err(error) => return Err(error.into()),
         };
         if servers > 1 {
             warn!("{servers} servers got the request; it runs on each");
@@ -187,25 +220,25 @@ fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer
 /// Gives each reply to its call. When the connection breaks, every call fails: the
 /// replies would be published while nobody listens.
 async fn dispatch(mut subscriber: Subscriber, pending: Arc<Pending>) {
-    while let Some(push) = subscriber.pushes.recv().await {
-        if push.kind == PushKind::Disconnection {
-            lock(&pending).clear();
-            continue;
-        }
-        let Some((_, body)) = message(push) else { continue };
-        let Ok(reply) = serde_json::from_slice::<Reply>(&body) else { continue };
-        // Without a call, its caller has given up, or another server was faster.
-        if let Some(call) = lock(&pending).remove(&reply.id) {
-            let _ = call.send(reply.answer);
+    let mut pushes = Vec::with_capacity(BATCH);
+    while subscriber.receive(&mut pushes, BATCH).await.is_ok() {
+        for (_, body) in pushes.drain(..).filter_map(message) {
+            let Ok(reply) = from_json::<Reply>(&body) else { continue };
+            // Without a call, its caller has given up, or another server was faster.
+            if let Some(call) = lock(&pending).remove(&reply.id) {
+                let _ = call.send(reply.answer);
+            }
         }
     }
+    lock(&pending).clear();
 }
 
 /// Serves requests until `shutdown`. `listening` is called when the first one can
 /// be taken.
 ///
 /// # Errors
-/// If there is no broker at first; later it connects again by itself.
+/// If there is no broker at first, or what no new connection can cure; otherwise it
+/// connects again on its own.
 pub async fn serve(
     url: &str,
     keys: &Keys,
@@ -213,21 +246,43 @@ pub async fn serve(
     listening: impl FnOnce(),
 ) -> Result<(), Error> {
     let store = Store::default();
-    let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
-    subscriber.connection.subscribe(keys.requests()).await?;
+    let open = async || {
+        let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
+        subscriber.connection.subscribe(keys.requests()).await?;
+        Ok(subscriber)
+    };
+    let mut retry = Retry::new();
+    let mut subscriber = retry.first(&open).await?;
     listening();
+    loop {
+        let ended = answer_all(subscriber, keys, &store, &mut retry, shutdown).await;
+        let Err(error) = ended else { return Ok(()) };
+        // Cancel safe: nothing is held while there is no connection.
+        select! {
+            connected = retry.reconnect(error, &open) => subscriber = connected?,
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn answer_all(
+    mut subscriber: Subscriber,
+    keys: &Keys,
+    store: &Store,
+    retry: &mut Retry,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     let mut pushes = Vec::with_capacity(BATCH);
     loop {
-        // Cancel safe: `recv_many` has taken nothing if it is dropped.
-        let count = select! {
+        // Cancel safe, both: see `Subscriber::receive`.
+        select! {
             biased;
             () = shutdown.cancelled() => break,
-            count = subscriber.pushes.recv_many(&mut pushes, BATCH) => count,
-        };
-        if count == 0 {
-            return Err(Error::Lost);
+            received = subscriber.receive(&mut pushes, BATCH) => received?,
         }
-        answer_all(&mut subscriber.connection, keys, &store, pushes.drain(..)).await;
+        if answer(&mut subscriber.connection, keys, store, pushes.drain(..)).await? {
+            retry.progress();
+        }
         match subscriber.missed.swap(0, Ordering::Relaxed) {
             0 => {}
             missed => warn!("{missed} requests dropped: more than {MAX_BACKLOG} were waiting"),
@@ -236,28 +291,21 @@ pub async fn serve(
     info!("stopping: no new requests, those in hand are answered");
     // Redis sends nothing more; what is here already gets its answer.
     let _ = subscriber.connection.unsubscribe(keys.requests()).await;
-    let rest = drain(&mut subscriber.pushes);
-    answer_all(&mut subscriber.connection, keys, &store, rest.into_iter()).await;
+    let rest: Vec<_> = subscriber.drain().collect();
+    answer(&mut subscriber.connection, keys, store, rest.into_iter()).await?;
     Ok(())
 }
 
-fn drain(pushes: &mut mpsc::Receiver<PushInfo>) -> Vec<PushInfo> {
-    std::iter::from_fn(|| pushes.try_recv().ok()).take(MAX_BACKLOG).collect()
-}
-
-/// Executes requests and publishes the replies together.
-async fn answer_all(
-    connection: &mut ConnectionManager,
+/// Executes requests and publishes the replies together. Returns whether there were
+/// any.
+async fn answer(
+    connection: &mut MultiplexedConnection,
     keys: &Keys,
     store: &Store,
     pushes: impl Iterator<Item = PushInfo>,
-) {
+) -> Result<bool, Error> {
     let mut replies = redis::pipe();
-    for push in pushes {
-        if push.kind == PushKind::Disconnection {
-            warn!("the connection is lost, and requests until it is there again; connecting again");
-        }
-        let Some((_, request)) = message(push) else { continue };
+    for (_, request) in pushes.filter_map(message) {
         let Some((Address { id, reply_to }, answer)) = execute(store, &request) else { continue };
         // Replies go to clients' channels, and nowhere else that a request may name.
         if reply_to.starts_with(&keys.replies())
@@ -266,22 +314,21 @@ async fn answer_all(
             replies.cmd("PUBLISH").arg(reply_to).arg(reply).ignore();
         }
     }
-    if !replies.is_empty()
-        && let Err(error) = replies.exec_async(connection).await
-    {
-        warn!("replies not sent: {error}");
+    if replies.is_empty() {
+        return Ok(false);
     }
+    replies.exec_async(connection).await?;
+    Ok(true)
 }
 
 fn execute(store: &Store, request: &[u8]) -> Option<(Address, Answer)> {
-    if request.len() <= MAX_REQUEST
-        && let Ok(Received { id, reply_to, readings }) = serde_json::from_slice(request)
-    {
-        return Some((Address { id, reply_to }, store.record(readings)));
+    let received = if request.len() > MAX_REQUEST {
+        Err(format!("longer than {MAX_REQUEST} bytes"))
+    } else {
+        from_json(request)
+    };
+    match received {
+        Ok(Received { id, reply_to, readings }) => Some((Address { id, reply_to }, store.record(readings))),
+        Err(error) => Some((from_json(request).ok()?, Answer::refused(Reason::Invalid, error))),
     }
-    let address = serde_json::from_slice(request).ok()?;
-    Some((
-        address,
-        Answer::refused(Reason::Invalid, format!("malformed, or longer than {MAX_REQUEST} bytes")),
-    ))
 }

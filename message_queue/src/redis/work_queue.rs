@@ -18,13 +18,13 @@ use redis::{Cmd, RedisError, Value, cmd};
 use tokio::select;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Keys;
 use super::connection::connect;
 use crate::error::Error;
 use crate::job::{ACK_WITHIN, Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
-use crate::reconnect::until_connected;
+use crate::reconnect::Retry;
 use crate::results::Results;
 
 /// The consumer group of all workers.
@@ -43,11 +43,22 @@ pub const BATCH: usize = 16;
 /// A job whose worker has not been heard of for so long is given to another one.
 pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
 
+/// A job that nobody works on looks as if its worker were silent for so long: longer than
+/// any worker's [`CLAIM_AFTER`].
+const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How often workers look for such jobs.
 const CLAIM_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a worker waits for a job at a time; it then looks at other things.
 const BLOCK: Duration = Duration::from_millis(500);
+
+/// Time after which a consumer that holds nothing is removed. A worker that was killed
+/// can't remove itself, and each has a new name.
+pub const REMOVE_IDLE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often workers look for such consumers, besides at their start.
+const REMOVE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Delay before the second try, the third; up to [`CLAIM_AFTER`].
 pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
@@ -65,6 +76,33 @@ const BURY: &str = "
     redis.call('XDEL', KEYS[1], ARGV[3])
     return 1";
 
+/// Gives up to a thousand jobs of a worker to [`RETRY`], to be claimed at once, and takes
+/// back that they were given out: they do not lose a try. Removes the worker when it holds
+/// none. That is one step: a job that arrived between a look and the removal would be
+/// forgotten with the worker.
+const LEAVE: &str = "
+    local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
+    for _, job in ipairs(held) do
+        redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, job[1],
+            'IDLE', ARGV[4], 'RETRYCOUNT', math.max(job[4] - 1, 0), 'JUSTID')
+    end
+    if #held == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
+    return #held";
+
+/// Removes the other consumers that hold nothing and have been idle for some time. One
+/// step, for the same reason.
+const REMOVE_IDLE: &str = "
+    local removed = 0
+    for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+        local consumer = {}
+        for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
+        if consumer.pending == 0 and consumer.idle >= tonumber(ARGV[3]) and consumer.name ~= ARGV[2] then
+            redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+            removed = removed + 1
+        end
+    end
+    return removed";
+
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -72,14 +110,26 @@ pub struct Worker {
     pub url: String,
     /// The streams.
     pub keys: Keys,
-    /// The worker's name in the group; each needs its own.
+    /// The worker's name in the group; each needs its own. See [`random_name`].
     pub name: String,
     /// Jobs of workers that have been silent for so long are claimed.
     pub claim_after: Duration,
+    /// Consumers that hold nothing and have been idle for so long are removed;
+    /// [`REMOVE_IDLE_AFTER`].
+    pub remove_idle_after: Duration,
     /// Where the results go.
     pub results: Results,
     /// Added to each attempt, to pretend that a job is long.
     pub work_time: Duration,
+}
+
+/// Returns a name that no other worker has. A process ID would not do: in two containers
+/// it is often the same, and a worker that left would take the other's jobs along.
+///
+/// # Errors
+/// If the system has no random numbers.
+pub fn random_name() -> std::io::Result<String> {
+    Ok(format!("worker-{:016x}", getrandom::u64()?))
 }
 
 /// A job in hand.
@@ -104,17 +154,18 @@ impl Worker {
         ready: impl FnOnce(),
         mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut connection = open(&self.url, &self.keys).await?;
+        let mut retry = Retry::new();
+        let mut connection = retry.first(|| open(&self.url, &self.keys)).await?;
+        info!("this worker is {} in the consumer group", self.name);
         ready();
         let until_stopped = async {
             loop {
-                match self.session(&mut connection, shutdown, &mut report).await {
-                    Err(error) if error.is_transient() => warn!("{error}; connecting again"),
-                    ended => return ended,
-                }
+                let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
+                let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
                 select! {
-                    connected = until_connected(|| open(&self.url, &self.keys)) => connection = connected?,
+                    biased; // An error that ends the worker counts more than the shutdown.
+                    connected = retry.reconnect(error, || open(&self.url, &self.keys)) => connection = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -131,25 +182,54 @@ impl Worker {
         &self,
         connection: &mut MultiplexedConnection,
         shutdown: &CancellationToken,
+        retry: &mut Retry,
         report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut last_claim = Instant::now() - CLAIM_EVERY;
+        let ended = self.until_shutdown(connection, shutdown, retry, report).await;
+        match &ended {
+            Ok(()) => self.leave(connection).await?,
+            Err(Error::Machine(_)) => {
+                if let Err(error) = self.leave(connection).await {
+                    warn!("{error}; others get the jobs of this worker after {:?}", self.claim_after);
+                }
+            }
+            Err(_) => {}
+        }
+        ended
+    }
+
+    async fn until_shutdown(
+        &self,
+        connection: &mut MultiplexedConnection,
+        shutdown: &CancellationToken,
+        retry: &mut Retry,
+        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let (mut last_claim, mut last_removal) = (None::<Instant>, None::<Instant>);
         let mut cursor = "0-0".to_owned();
         while !shutdown.is_cancelled() {
+            if last_removal.is_none_or(|last| last.elapsed() >= REMOVE_EVERY) {
+                self.remove_idle(connection).await?;
+                last_removal = Some(Instant::now());
+            }
             let mut entries = Vec::new();
-            if last_claim.elapsed() >= CLAIM_EVERY {
+            if last_claim.is_none_or(|last| last.elapsed() >= CLAIM_EVERY) {
                 entries = self.claim(connection, &mut cursor).await?;
                 if cursor == "0-0" {
-                    last_claim = Instant::now();
+                    last_claim = Some(Instant::now());
                 }
             }
             if entries.is_empty() {
                 // Not cut short at a shutdown: Redis may just be handing out jobs.
                 entries = self.read(connection).await?;
             }
+            let any = !entries.is_empty();
             self.work(connection, entries, shutdown, report).await?;
+            if any {
+                retry.progress();
+            }
         }
-        self.leave(connection).await
+        Ok(())
     }
 
     /// Takes new jobs.
@@ -182,7 +262,8 @@ impl Worker {
             pipeline.cmd("XPENDING").arg(self.keys.jobs()).arg(GROUP).arg(&id.id).arg(&id.id).arg(1);
         }
         let counts: Vec<StreamPendingCountReply> = pipeline.query_async(connection).await?;
-        let count = |reply: &StreamPendingCountReply| reply.ids.first().map_or(1, |id| id.times_delivered);
+        let count =
+            |reply: &StreamPendingCountReply| reply.ids.first().map_or(1, |id| id.times_delivered.max(1));
         Ok(reply.claimed.into_iter().zip(&counts).filter_map(|(id, reply)| entry(id, count(reply))).collect())
     }
 
@@ -202,40 +283,49 @@ impl Worker {
             }
             let mut attempt = std::pin::pin!(async {
                 if entry.delivery > DELIVERY_LIMIT {
-                    return Err(Failed::GivenOut(DELIVERY_LIMIT)); // Before it kills this one too.
+                    return Ok(Err(Failed::GivenOut(DELIVERY_LIMIT))); // Before it kills this one too.
                 }
                 sleep(self.work_time).await;
-                self.results.clone().attempt_in_background(entry.job.clone()).await
+                self.results.attempt_in_background(entry.job.to_vec()).await
             });
+            // What happens to the connection meanwhile ends the work, but not the attempt.
+            let mut tended = Ok(());
             let outcome = loop {
-                // Cancel safe: the attempt goes on in the next round.
+                // Cancel safe, all three: the attempt goes on in the next round.
                 select! {
                     biased;
-                    () = sleep_until(renewed + self.claim_after / 3) => {
-                        self.hold(connection, &self.name, &ids[index..], Duration::ZERO).await?;
+                    outcome = &mut attempt => break outcome,
+                    () = sleep_until(since + ACK_WITHIN), if tended.is_ok() && !finished.is_empty() => {
+                        tended = self.acknowledge(connection, &mut finished).await;
+                    }
+                    () = sleep_until(renewed + self.claim_after / 3), if tended.is_ok() => {
+                        tended = self.hold(connection, &self.name, &ids[index..], Duration::ZERO).await;
                         renewed = Instant::now();
                     }
-                    outcome = &mut attempt => break outcome,
                 }
             };
-            let attempt = match outcome {
-                Ok(outcome) => {
-                    finished.push(entry.id);
-                    Attempt::Finished(outcome)
-                }
-                Err(error) => self.put_aside(connection, &entry, error).await?,
+            let attempt = match outcome? {
+                Ok(outcome) => Attempt::Finished(outcome),
+                Err(failed) => self.put_aside(connection, &entry, failed).await?,
             };
             report(&attempt)?;
-            if since.elapsed() > ACK_WITHIN {
+            tended?;
+            if matches!(attempt, Attempt::Finished(_)) {
+                if finished.is_empty() {
+                    since = Instant::now();
+                }
+                finished.push(entry.id);
+            }
+            if !finished.is_empty() && since.elapsed() > ACK_WITHIN {
                 self.acknowledge(connection, &mut finished).await?;
-                since = Instant::now();
             }
         }
         self.acknowledge(connection, &mut finished).await
     }
 
-    /// Acknowledges jobs and deletes them, as one step: one that is acknowledged but
-    /// still there would be counted for ever and given to nobody.
+    /// Acknowledges jobs whose results are on the disk, and deletes them, as one step: one
+    /// that is acknowledged but still there would count against the length and be given to
+    /// nobody.
     async fn acknowledge(
         &self,
         connection: &mut MultiplexedConnection,
@@ -244,6 +334,7 @@ impl Worker {
         if finished.is_empty() {
             return Ok(());
         }
+        self.results.sync_in_background().await?;
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline.cmd("XACK").arg(self.keys.jobs()).arg(GROUP).arg(&*finished).ignore();
@@ -293,23 +384,31 @@ impl Worker {
         Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, again_in: delay })
     }
 
-    /// Leaves the group: what this worker holds and has not begun can be claimed at
-    /// once.
+    /// Leaves the group: what this worker holds can be claimed at once.
     async fn leave(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         loop {
-            let mut pending = cmd("XPENDING");
-            pending.arg(self.keys.jobs()).arg(GROUP).arg("-").arg("+").arg(BATCH).arg(&self.name);
-            let held: StreamPendingCountReply = pending.query_async(connection).await?;
-            if held.ids.is_empty() {
-                break;
+            let mut leave = cmd("EVAL");
+            leave.arg(LEAVE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name).arg(RETRY);
+            let held: usize = leave.arg(AT_ONCE.as_millis() as u64).query_async(connection).await?;
+            if held == 0 {
+                return Ok(());
             }
-            let ids: Vec<String> = held.ids.into_iter().map(|held| held.id).collect();
-            self.hold(connection, RETRY, &ids, Duration::from_secs(24 * 60 * 60)).await?;
         }
-        // Would also forget what the worker holds: hence the loop before.
-        let mut leave = cmd("XGROUP");
-        leave.arg("DELCONSUMER").arg(self.keys.jobs()).arg(GROUP).arg(&self.name);
-        Ok(leave.exec_async(connection).await?)
+    }
+
+    /// Removes consumers that were killed, when nothing of theirs is left.
+    async fn remove_idle(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+        let mut remove = cmd("EVAL");
+        remove.arg(REMOVE_IDLE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name);
+        let idle = self.remove_idle_after.as_millis() as u64;
+        let removed: usize = remove.arg(idle).query_async(connection).await?;
+        if removed > 0 {
+            info!(
+                "removed {removed} consumers that held nothing and were idle for {:?}",
+                self.remove_idle_after
+            );
+        }
+        Ok(())
     }
 }
 

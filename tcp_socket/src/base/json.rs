@@ -34,40 +34,39 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Reads an integer: for `#[serde(deserialize_with = "whole_number")]`.
+/// Reads an integer of any type: for `#[serde(deserialize_with = "whole_number")]`.
 ///
 /// In JSON Schema `1.0` and `1e3` are integers, and programs whose language has only
 /// one kind of number write them (JSON Schema 2020-12, section 6.1.1).
 ///
 /// # Errors
-/// If the value is not a number, has a fraction, or is too large for 64 bits.
-pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    struct Whole;
+/// If the value is not a number, has a fraction, or is outside the range of its type.
+pub fn whole_number<'de, T: TryFrom<i128>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Whole<T>(PhantomData<T>);
 
-    impl Visitor<'_> for Whole {
-        type Value = i64;
+    impl<T: TryFrom<i128>> Visitor<'_> for Whole<T> {
+        type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an integer")
+            let is_signed = T::try_from(-1).is_ok();
+            f.write_str(if is_signed { "an integer" } else { "an integer from 0 on" })
         }
 
-        fn visit_i64<E: Error>(self, value: i64) -> Result<i64, E> {
-            Ok(value)
+        fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
+            T::try_from(value.into()).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
         }
 
-        fn visit_u64<E: Error>(self, value: u64) -> Result<i64, E> {
-            i64::try_from(value).map_err(|_too_large| E::invalid_value(Unexpected::Unsigned(value), &self))
+        fn visit_u64<E: Error>(self, value: u64) -> Result<T, E> {
+            T::try_from(value.into()).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))
         }
 
-        fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {
+        fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
             // Up to 2^53 every integer has an exact double.
-            if value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0 {
-                Ok(value as i64)
-            } else {
-                Err(E::invalid_value(Unexpected::Float(value), &self))
-            }
+            let exact = value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0;
+            let whole = exact.then(|| T::try_from(value as i128).ok()).flatten();
+            whole.ok_or_else(|| E::invalid_value(Unexpected::Float(value), &self))
         }
     }
 
-    deserializer.deserialize_any(Whole)
+    deserializer.deserialize_any(Whole(PhantomData))
 }

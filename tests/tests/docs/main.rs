@@ -11,6 +11,7 @@ mod anchors;
 mod ci;
 mod code_blocks;
 mod commands;
+mod folders;
 mod links;
 mod markdown;
 mod named_code;
@@ -18,7 +19,7 @@ mod repository;
 mod shell;
 
 fn main() -> ExitCode {
-    use {anchors::*, ci::*, code_blocks::*, commands::*, links::*, named_code::*, shell::*};
+    use {anchors::*, ci::*, code_blocks::*, commands::*, folders::*, links::*, named_code::*, shell::*};
     run([
         test!(every_relative_link_leads_to_a_file),
         test!(every_anchor_is_a_heading),
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         test!(code_in_documents_is_code_of_the_repository),
         test!(lines_are_found_together_and_in_order),
         test!(commands_in_documents_exist),
+        test!(slow_each_chapter_runs_from_its_own_folder).slow(),
         test!(a_line_is_split_as_the_shell_splits_it),
         test!(the_readme_has_both_commands_that_ci_runs),
     ])

@@ -13,11 +13,20 @@ pub async fn each_error_is_a_problem_of_its_status() {
     let at = server.addr;
     let broken = "{\n  \"readings\": [,]\n}";
     let long = " ".repeat(1001);
-    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 8] = [
+    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 10] = [
         ("GET", "/nowhere", vec![], "", 404, "nothing lives at /nowhere"),
         ("GET", "/stations/", vec![], "", 404, "nothing lives at /stations/"),
         ("GET", "/stations/%ff", vec![], "", 404, "no station has such an id"),
+        ("GET", "/stations/%1b%5b2J", vec![], "", 404, "no station has such an id"),
         ("POST", "/readings", vec![JSON], broken, 400, "expected value at line 2 column 16"),
+        (
+            "POST",
+            "/stations",
+            vec![JSON],
+            r#"{"id":"a","name":"A"} x"#,
+            400,
+            "trailing characters at line 1 column 23",
+        ),
         ("POST", "/readings", vec![], "{}", 415, "send application/json"),
         ("POST", "/readings", vec![("content-type", "text/plain")], "{}", 415, "send application/json"),
         ("POST", "/readings", vec![JSON], &long, 413, "a body holds at most 1000 bytes"),
@@ -85,6 +94,22 @@ pub async fn a_request_has_one_plain_host() {
         ("host: me@a\r\n", 400),
         ("host: a/b\r\n", 400),
         ("host: a b\r\n", 400),
+        ("host: x:abc\r\n", 400),
+        ("host: x:80:80\r\n", 400),
+        ("host: x:65536\r\n", 400),
+        ("host: x:+80\r\n", 400),
+        ("host: x:-1\r\n", 400),
+        ("host: x: 80\r\n", 400),
+        ("host: :80\r\n", 400),
+        ("host: me:secret@a:80\r\n", 400),
+        ("host: [::1\r\n", 400),
+        ("host: [zz]\r\n", 400),
+        ("host: [::1]x\r\n", 400),
+        ("host: [::1]:x\r\n", 400),
+        ("host: http://a\r\n", 400),
+        ("host: a, b\r\n", 400),
+        ("host: x:\r\n", 200), // An empty port is the default one (RFC 3986, section 3.2.3).
+        ("host: x:65535\r\n", 200),
         ("host: [::1]:8080\r\n", 200),
         ("host: example.org\r\n", 200),
     ] {
@@ -95,7 +120,15 @@ pub async fn a_request_has_one_plain_host() {
             answer.problem();
         }
     }
-    // HTTP/1.0 has no Host.
+    for target in ["http://x:abc/healthz", "http://me@x/healthz", "http://[zz]/healthz"] {
+        let bytes = format!("GET {target} HTTP/1.1\r\nconnection: close\r\nhost: x\r\n\r\n");
+        assert_eq!(exchange(server.addr, bytes.as_bytes()).await.status, 400, "{target}");
+    }
+    for host in ["host: a\r\nhost: a\r\n", "host: x:abc\r\n"] {
+        let bytes = format!("GET /healthz HTTP/1.0\r\n{host}\r\n");
+        assert_eq!(exchange(server.addr, bytes.as_bytes()).await.status, 400, "{host:?}");
+    }
+    // HTTP/1.0 may lack it.
     assert_eq!(exchange(server.addr, b"GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
     server.stop().await;
 }
@@ -192,6 +225,22 @@ pub async fn the_description_matches_the_routes() {
         }
     }
     assert!(described > 50, "{described}");
+    for (path, method, statuses) in [
+        ("/stations/{id}", "get", vec!["304", "404", "412"]),
+        ("/stations/{id}", "delete", vec!["404", "412", "428"]),
+        ("/stations", "post", vec!["409", "412", "413", "415", "422", "507"]),
+        ("/stations", "get", vec!["304", "412"]),
+        ("/readings", "get", vec!["304", "404", "412"]),
+        ("/readings", "post", vec!["409", "412", "413", "415", "422", "507"]),
+        ("/readings/live", "get", vec!["304", "412"]),
+    ] {
+        for status in statuses {
+            assert!(
+                description["paths"][path][method]["responses"][status].is_object(),
+                "{method} {path} {status}"
+            );
+        }
+    }
     for example in ["Station", "StationPatch", "Reading"] {
         assert!(description["components"]["schemas"][example]["example"].is_object(), "{example}");
     }

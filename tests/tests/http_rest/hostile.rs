@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use http_rest::limits::Limits;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, request, rest};
+use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, head, request, rest, until};
 
 pub async fn oversized_uploads_all_see_413() {
     let server = Local::start(Limits::default()).await;
@@ -75,6 +75,47 @@ pub async fn a_silent_connection_is_closed() {
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
     assert_eq!(Answer::parse(&rest(&mut idle).await).body, "ok\n");
+    server.stop().await;
+}
+
+pub async fn a_refused_client_cannot_hold_its_connection() {
+    let ever = Duration::from_secs(3600);
+    for (linger_bytes, linger_time) in [(1000, ever), (usize::MAX, Duration::from_millis(50))] {
+        let limits = Limits { max_connections: 0, linger_bytes, linger_time, ..Limits::default() };
+        let server = Local::start(limits).await;
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        until(&mut stream, "too many connections\"}").await;
+        timeout(SOON, async { while stream.write_all(&[b' '; 1000]).await.is_ok() {} })
+            .await
+            .expect("the server closes");
+        server.stop().await;
+    }
+    // Nor does it take a place from those that come later: beyond the cap there is no answer.
+    let limits = Limits { max_connections: 0, max_refusals: 1, linger_time: ever, ..Limits::default() };
+    let server = Local::start(limits).await;
+    let mut first = TcpStream::connect(server.addr).await.unwrap();
+    until(&mut first, "too many connections\"}").await;
+    for _ in 0..3 {
+        let mut later = TcpStream::connect(server.addr).await.unwrap();
+        assert_eq!(later.read_buf(&mut Vec::new()).await.unwrap_or(0), 0, "closed without a word");
+    }
+    drop(first);
+    server.stop().await;
+}
+
+pub async fn a_body_of_no_use_is_refused_unread() {
+    let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
+    until(&mut stream, "HTTP/1.1 413 ").await;
+
+    // Nor is a body read of which no use could be made.
+    request(server.addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
+    for (headers, status) in [(vec![], 415), (vec![JSON], 428), (vec![JSON, ("if-match", "\"x\"")], 412)] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(head("PUT", "/stations/a", &headers, 100, "").as_bytes()).await.unwrap();
+        until(&mut stream, &format!("HTTP/1.1 {status} ")).await;
+    }
     server.stop().await;
 }
 

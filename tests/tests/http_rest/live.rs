@@ -29,8 +29,20 @@ async fn live(addr: SocketAddr, query: &str, last_event_id: Option<&str>) -> Tcp
 
 /// The next event as it stands on the wire, without the size of its chunk.
 async fn event(stream: &mut TcpStream) -> String {
+    loop {
+        let text = until(stream, "\n\n").await;
+        if let Some(start) = text.find("event: ") {
+            return text[start..].trim_end().to_owned();
+        }
+    }
+}
+
+/// The id of the next block, which has nothing else: the stream has everything up to there.
+async fn place(stream: &mut TcpStream) -> String {
     let text = until(stream, "\n\n").await;
-    text[text.find("event: ").unwrap()..].trim_end().to_owned()
+    let (_size, block) = text.trim_end().rsplit_once("\r\n").unwrap();
+    assert_eq!(block.lines().count(), 1, "{block}");
+    id(block).to_owned()
 }
 
 fn id(event: &str) -> &str {
@@ -75,10 +87,65 @@ pub async fn a_live_stream_tells_of_a_gap() {
     server.client().record(&five).await.unwrap();
     let mut stream = live(server.addr, "", Some(id(&first))).await;
     let gap = event(&mut stream).await;
-    assert_eq!(gap, "event: gap\ndata: {\"missed\":3}");
+    assert!(gap.starts_with("event: gap\nid: ") && gap.ends_with("\ndata: {\"missed\":3}"), "{gap}");
+    // It has an id: a client that comes back with it is not told of the same gap again.
+    let mut again = live(server.addr, "", Some(id(&gap))).await;
+    assert!(event(&mut again).await.contains(r#""recorded_at":5"#));
     for recorded_at in [5, 6] {
         let event = event(&mut stream).await;
         assert!(event.contains(&format!(r#""recorded_at":{recorded_at}"#)), "{event}");
+    }
+    server.stop().await;
+}
+
+pub async fn a_filtered_stream_keeps_up_with_the_others() {
+    let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
+    let record = async |station: &str, count: u64| {
+        let readings: Vec<Reading> = (0..count).map(|i| reading(station, i)).collect();
+        server.client().record(&readings).await.unwrap();
+    };
+    let mut stream = live(server.addr, "?station=a", None).await;
+    let first = place(&mut stream).await;
+    record("b", 5).await; // More than are kept: the stream is told of none of them.
+    let second = place(&mut stream).await;
+    assert_ne!(first, second, "the place moves though the filter matches nothing");
+    drop(stream);
+
+    // Whoever comes back to either place has missed nothing of this station.
+    for seen in [&first, &second] {
+        let mut stream = live(server.addr, "?station=a", Some(seen)).await;
+        assert_eq!(place(&mut stream).await, second, "no gap");
+    }
+    // Of what was missed only this station's readings count, and those still kept are sent.
+    record("a", 2).await;
+    record("b", 1).await;
+    record("a", 1).await;
+    let mut stream = live(server.addr, "?station=a", Some(&first)).await;
+    let gap = event(&mut stream).await;
+    assert!(gap.ends_with("data: {\"missed\":2}"), "{gap}");
+    let kept = event(&mut stream).await;
+    assert!(kept.starts_with("event: reading"), "{kept}");
+    drop(stream);
+    let mut everything = live(server.addr, "", Some(&second)).await;
+    assert!(event(&mut everything).await.ends_with("data: {\"missed\":2}"));
+
+    // Another server's place: a gap of unknown size, with an id of this one.
+    let mut stream = live(server.addr, "?station=a", Some("1-1")).await;
+    let restarted = event(&mut stream).await;
+    assert!(restarted.ends_with("data: {\"missed\":null}"), "{restarted}");
+    let mut stream = live(server.addr, "?station=a", Some(id(&restarted))).await;
+    assert!(event(&mut stream).await.starts_with("event: reading"));
+
+    // A place that this server has not reached yet is the newest one.
+    let (boot_id, _) = second.split_once('-').unwrap();
+    let mut stream = live(server.addr, "", Some(&format!("{boot_id}-ffffffffffffffff"))).await;
+    place(&mut stream).await;
+    record("b", 1).await;
+    assert!(event(&mut stream).await.starts_with("event: reading"));
+
+    for wrong in ["", "x", "1", "1-", "-1", "1-x", "+1-1", "1-+1", "1-1-1", "1-10000000000000000"] {
+        let answer = request(server.addr, "GET", "/readings/live", &[("last-event-id", wrong)], "").await;
+        assert_eq!(answer.problem()["status"], 400, "{wrong}");
     }
     server.stop().await;
 }
@@ -102,7 +169,7 @@ pub async fn a_slow_reader_does_not_slow_the_recorder() {
         assert_eq!(answer.status, 200);
     }
     // And now that it reads, it is told.
-    until(&mut slow, "event: gap\ndata: {\"missed\":").await;
+    until(&mut slow, "event: gap\nid: ").await;
     drop(slow);
     server.stop().await;
 }
@@ -116,6 +183,7 @@ pub async fn a_watch_survives_a_restart_and_tells_of_it() {
     assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading("a", 1)));
     server.stop().await;
 
+    assert!(matches!(watch.next().await.unwrap(), LiveEvent::Disconnected { .. }));
     let server = Local::start_at(addr, Limits::default()).await;
     server.client().record(&[reading("a", 2)]).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), LiveEvent::Gap(Gap { missed: None }));

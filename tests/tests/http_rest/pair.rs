@@ -1,8 +1,21 @@
 //! The real binaries.
 
-use tests::{assert_same, expected_output};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use http_rest::limits::Limits;
+use http_rest::model::{Metric, Reading};
+use tests::signal::{Pid, Signal, kill};
+use tests::{assert_same, expected_output, run_program};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::PAIR;
+use crate::raw::{JSON, Local, SOON, batch, half_sent, request, until};
 
 pub async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
@@ -59,4 +72,249 @@ pub async fn the_subcommands_do_one_thing_each() {
     assert_eq!(gone.code, Some(1));
     assert_eq!(gone.stderr, "error: 404 Not Found: no station \"rim\"\n");
     server.stop().await;
+}
+
+/// A server that gives this answer to each request.
+async fn answering(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+pub async fn text_from_outside_is_printed_without_obeying_it() {
+    // Escape sequences, bell, carriage return, line feed, C1, bidirectional, invisible.
+    let evil = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}\u{200b}x";
+    let json = serde_json::to_string(evil).unwrap();
+    let station = format!(r#"{{"id":"a","name":{json},"latitude":null,"longitude":null}}"#);
+    let reply = |status: &str, media_type: &str, headers: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+    };
+    let problem = format!(
+        r##"{{"type":{json},"title":{json},"status":404,"detail":{json},"errors":[{{"pointer":{json},"detail":{json}}}]}}"##
+    );
+    let list = format!(r#"{{"stations":[{station}]}}"#);
+    let bare = "\u{9b}31m\u{202e}x\u{200b}";
+    for (answer, code) in [
+        (reply("404 Not Found", "application/problem+json", "", &problem), 1),
+        (reply("404 Not Found", "text/html", "", evil), 1),
+        (reply("200 OK", "application/json", "etag: \"1\"\r\n", evil), 1),
+        (reply("307 Temporary Redirect", "text/html", &format!("location: http://{bare}/\r\n"), ""), 1),
+        (reply("200 OK", "application/json", "etag: \"1\"\r\n", &station), 0),
+        (reply("200 OK", "application/json", "", &list), 0),
+    ] {
+        let url = answering(answer.clone()).await;
+        let args: &[&str] =
+            if answer.contains("stations") { &["stations", "list"] } else { &["stations", "get", "a"] };
+        let client = run_program(PAIR.client, &[args, &["--url", &url]].concat()).await;
+        assert_eq!(client.code, Some(code), "{answer:?}: {client:?}");
+        let shown = client.stdout + &client.stderr;
+        assert!(
+            !shown.contains(|c: char| evil.contains(c) && c != 'x' && c != '\n' && !c.is_ascii_graphic()),
+            "{shown:?}"
+        );
+        assert!(shown.contains("\\u202e") && shown.lines().count() <= 2, "{shown}");
+    }
+
+    // And the server's log: what a client sends stays within its line.
+    let server = PAIR.serve().await;
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    stream
+        .write_all(b"GET /\xc2\x9b31m\xe2\x80\xae HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    let printed = server.stop().await;
+    assert!(!printed.contains(['\u{9b}', '\u{202e}']), "{printed:?}");
+}
+
+pub async fn a_client_whose_reader_leaves_ends_silently() {
+    let server = Local::start(Limits::default()).await;
+    request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
+    let url = server.url();
+    for args in [["readings", "a", "--limit", "10000"].as_slice(), &["watch"]] {
+        let mut client = Command::new(PAIR.client)
+            .args(args)
+            .args(["--url", &url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap());
+        let mut ended = Box::pin(client.wait_with_output());
+        let first = async {
+            let mut line = String::new();
+            lines.read_line(&mut line).await.unwrap();
+            drop(lines);
+            assert!(line.contains("\"station\":\"a\""), "{line}");
+        };
+        // A watch shows only what is recorded from now on.
+        let busy = async {
+            loop {
+                request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10)).await;
+            }
+        };
+        let both = async {
+            first.await;
+            ended.as_mut().await.unwrap()
+        };
+        let output = tokio::select! {
+            output = timeout(SOON, both) => output.expect("it ends"),
+            () = busy => unreachable!(),
+        };
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+    server.stop().await;
+}
+
+pub async fn a_second_signal_ends_the_server_at_once() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut server = Command::new(PAIR.server)
+            .args(["--addr", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).await.unwrap();
+        let addr = line.trim().strip_prefix("listening on http://").unwrap().parse().unwrap();
+        let _unfinished = half_sent(addr, &[], &batch("a", 1)).await;
+        let pid = Pid::from_raw(server.id().unwrap().cast_signed());
+        kill(pid, signal).unwrap();
+        while TcpStream::connect(addr).await.is_ok() {
+            tokio::task::yield_now().await; // It has heard the first as soon as it refuses connections.
+        }
+        kill(pid, signal).unwrap();
+        let status = timeout(SOON, server.wait()).await.expect("it ends").unwrap();
+        assert_eq!(status.code(), Some(130), "not after its drain time, with 0");
+    }
+}
+
+/// Stands between a client and a server; lets one connection through for each permit, and
+/// cuts it when told to.
+struct Proxy {
+    url: String,
+    server: Arc<Mutex<SocketAddr>>,
+    /// `true` is a permit, `false` a cut.
+    tell: mpsc::UnboundedSender<bool>,
+}
+
+impl Proxy {
+    async fn start(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let server = Arc::new(Mutex::new(server));
+        let current = server.clone();
+        tokio::spawn(async move {
+            while told.recv().await == Some(true) {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let addr = *current.lock().unwrap();
+                let mut server = TcpStream::connect(addr).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    cut = told.recv() => assert_eq!(cut, Some(false)),
+                }
+            }
+        });
+        Self { url, server, tell }
+    }
+}
+
+/// Reads a line that must come.
+async fn line_of(lines: &mut (impl AsyncBufReadExt + Unpin)) -> String {
+    let mut line = String::new();
+    timeout(SOON, lines.read_line(&mut line)).await.expect("a line in time").unwrap();
+    line.trim_end().to_owned()
+}
+
+pub async fn a_watch_says_what_it_missed() {
+    let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
+    let proxy = Proxy::start(server.addr).await;
+    let (permit, cut) = (|| proxy.tell.send(true).unwrap(), || proxy.tell.send(false).unwrap());
+    permit();
+    let mut client: Child = Command::new(PAIR.client)
+        .args(["watch", "a", "--url", &proxy.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(client.stdout.take().unwrap());
+    let mut notes = BufReader::new(client.stderr.take().unwrap());
+    let recorder = server.client();
+    let record = async |station: &str, times: std::ops::Range<u64>| {
+        let readings: Vec<Reading> = times
+            .map(|recorded_at| Reading {
+                station: station.into(),
+                metric: Metric::Wind,
+                value: 1.0,
+                recorded_at,
+            })
+            .collect();
+        recorder.record(&readings).await.unwrap();
+    };
+    let shown = |at: u64| format!(r#"{{"station":"a","metric":"wind","value":1.0,"recorded_at":{at}}}"#);
+    // Whether it is connected yet cannot be seen from outside: until it shows something.
+    let mut first = Box::pin(line_of(&mut out));
+    while timeout(std::time::Duration::from_millis(50), &mut first).await.is_err() {
+        record("a", 1..2).await;
+    }
+    drop(first);
+    record("a", 9..10).await;
+    while line_of(&mut out).await != shown(9) {}
+
+    cut();
+    let lost = line_of(&mut notes).await;
+    assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
+    record("b", 0..5).await; // Not of this station.
+    permit();
+    assert_eq!(line_of(&mut notes).await, "connected again; nothing was missed");
+
+    cut();
+    line_of(&mut notes).await;
+    record("a", 10..12).await;
+    permit();
+    assert_eq!(line_of(&mut notes).await, "connected again; here is what was missed");
+    assert_eq!([line_of(&mut out).await, line_of(&mut out).await], [shown(10), shown(11)]);
+
+    cut();
+    line_of(&mut notes).await;
+    record("a", 20..25).await;
+    permit();
+    assert_eq!(line_of(&mut notes).await, "connected again; 3 readings were missed");
+    assert_eq!([line_of(&mut out).await, line_of(&mut out).await], [shown(23), shown(24)]);
+
+    let another = Local::start(Limits::default()).await;
+    *proxy.server.lock().unwrap() = another.addr;
+    server.stop().await;
+    assert_eq!(line_of(&mut notes).await, "connection lost: the server ended the stream; reconnecting");
+    permit();
+    assert_eq!(
+        line_of(&mut notes).await,
+        "connected again; the server restarted and has forgotten earlier readings"
+    );
+
+    // What another attempt cannot cure ends it.
+    let refusing =
+        answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()).await;
+    *proxy.server.lock().unwrap() = refusing.strip_prefix("http://").unwrap().parse().unwrap();
+    cut();
+    line_of(&mut notes).await;
+    permit();
+    assert_eq!(line_of(&mut notes).await, "error: unexpected answer 404:");
+    assert_eq!(timeout(SOON, client.wait()).await.expect("it ends").unwrap().code(), Some(1));
+    another.stop().await;
 }

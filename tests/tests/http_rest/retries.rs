@@ -1,13 +1,15 @@
 //! What the client sends again, against servers with a script.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
-use http_rest::client::{Client, Error, ReadingQuery};
+use http_rest::client::{Client, Error, MAX_ANSWER, ReadingQuery};
 use http_rest::model::{Metric, Reading};
 use http_rest::stations::StationPatch;
+use http_rest::watch::{LiveEvent, MAX_EVENT, SILENCE};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::raw::until;
 
@@ -41,7 +43,7 @@ async fn scripted(answers: Vec<String>) -> (Client, tokio::task::JoinHandle<(Vec
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
             heads.push(until(&mut stream, "\r\n\r\n").await);
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.write_all(answer.as_bytes()).await; // The client may have had enough.
         }
         (heads, listener)
     });
@@ -93,12 +95,219 @@ pub async fn the_client_does_not_repeat_what_may_do_harm() {
     assert!(listener.accept().now_or_never().is_none(), "no second attempt");
 }
 
+const PROBLEM: &str = "application/problem+json";
+
+/// How long from now, as a date in HTTP.
+fn in_seconds(seconds: u64) -> String {
+    httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds))
+}
+
 pub async fn the_client_honours_retry_after() {
     let problem = r#"{"title":"Service Unavailable","status":503}"#;
-    let busy = answer("503 Service Unavailable", "retry-after: 1\r\n", "application/problem+json", problem);
-    let (client, served) = scripted(vec![busy, recorded()]).await;
-    let asked = Instant::now();
-    client.record(&reading()).await.unwrap();
-    assert!(asked.elapsed() >= Duration::from_secs(1), "the first pause of its own is a fifth of that");
+    let in_use = r#"{"type":"/problems/idempotency-key-in-use"}"#;
+    let cases = [
+        ("503 Service Unavailable", "1".to_owned(), PROBLEM, problem),
+        ("503 Service Unavailable", "1".to_owned(), "text/html", "<h1>Back soon</h1>"),
+        ("429 Too Many Requests", "1".to_owned(), "text/html", ""),
+        ("429 Too Many Requests", "01".to_owned(), "application/json", "[]"),
+        ("502 Bad Gateway", "1".to_owned(), "text/plain", ""),
+        ("409 Conflict", "1".to_owned(), "application/problem+json; charset=utf-8", in_use),
+        ("403 Forbidden", "1".to_owned(), "text/html", "slow down"),
+        // A date has whole seconds: this one is more than one second away.
+        ("503 Service Unavailable", in_seconds(3), "text/html", ""),
+        ("429 Too Many Requests", in_seconds(3), PROBLEM, "{}"),
+    ];
+    let waits = cases.iter().map(async |(status, after, media_type, body)| {
+        let busy = answer(status, &format!("Retry-After: {after}\r\n"), media_type, body);
+        let (client, served) = scripted(vec![busy, recorded()]).await;
+        let asked = Instant::now();
+        client.record(&reading()).await.unwrap_or_else(|error| panic!("{status} {after}: {error}"));
+        // The first pause of its own is a fifth of that.
+        assert!(asked.elapsed() >= Duration::from_secs(1), "{status} {after} {media_type}");
+        served.await.unwrap();
+    });
+    futures::future::join_all(waits).await;
+}
+
+pub async fn the_client_does_not_wait_for_longer_than_a_call_may_take() {
+    for after in ["3600", "99999999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        let busy = answer("503 Service Unavailable", &format!("retry-after: {after}\r\n"), "text/html", "");
+        let (client, served) = scripted(vec![busy]).await;
+        let error = client.record(&reading()).await.unwrap_err();
+        assert_eq!(error.status(), Some(503), "{after}: {error}");
+        let (_, listener) = served.await.unwrap();
+        assert!(listener.accept().now_or_never().is_none(), "no second attempt");
+    }
+    // What is no time, or one in the past, leaves the pause to the client.
+    for after in ["soon", "-1", "1.5", "", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        let busy = answer("503 Service Unavailable", &format!("retry-after: {after}\r\n"), "text/html", "");
+        let (client, served) = scripted(vec![busy, recorded()]).await;
+        assert_eq!(client.record(&reading()).await.unwrap(), 1, "{after}");
+        served.await.unwrap();
+    }
+}
+
+pub async fn the_client_reads_every_form_of_problem() {
+    let full = r##"{"type":"/problems/x","title":"T","status":500,"detail":"D","errors":[{"pointer":"#/a","detail":"E"}],"instance":"/1","balance":30}"##;
+    for (media_type, body, shown) in [
+        (PROBLEM, full, "422 T: D; #/a E"),
+        ("application/problem+json; charset=utf-8", full, "422 T: D; #/a E"),
+        ("Application/Problem+JSON ;charset=UTF-8", full, "422 T: D; #/a E"),
+        (PROBLEM, "{}", "422 Unprocessable Entity"),
+        (PROBLEM, r#"{"type":"about:blank","detail":"D"}"#, "422 Unprocessable Entity: D"),
+        (PROBLEM, r#"{"title":"T"}"#, "422 T"),
+        (PROBLEM, r#"{"title":7,"status":"422","detail":["x"],"type":null}"#, "422 Unprocessable Entity"),
+        (PROBLEM, r#"{"title":"T","errors":{"a":"b"}}"#, "422 T"),
+        (
+            PROBLEM,
+            r##"{"title":"T","errors":["a",{"pointer":"#/b"},{"pointer":"#/c","detail":"E"}]}"##,
+            "422 T; #/c E",
+        ),
+        (PROBLEM, "[]", "unexpected answer 422: []"),
+        ("application/json", "{}", "unexpected answer 422: {}"),
+        ("text/html", "<h1>No</h1>", "unexpected answer 422: <h1>No</h1>"),
+    ] {
+        let (client, served) = scripted(vec![answer("422 Unprocessable Entity", "", media_type, body)]).await;
+        let error = client.record(&reading()).await.unwrap_err();
+        assert_eq!((error.status(), error.to_string().as_str()), (Some(422), shown), "{media_type} {body}");
+        served.await.unwrap();
+    }
+}
+
+pub async fn the_client_follows_no_redirect() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let there = format!("http://{}/readings", elsewhere.local_addr().unwrap());
+    for status in
+        ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
+    {
+        for location in [&there, "/other", "//other/readings"] {
+            let redirect = answer(status, &format!("location: {location}\r\n"), "text/html", "");
+            let (client, served) = scripted(vec![redirect.clone(), redirect]).await;
+            let query = ReadingQuery { station: "a".into(), ..ReadingQuery::default() };
+            let errors =
+                [client.record(&reading()).await.unwrap_err(), client.readings(&query).await.unwrap_err()];
+            let (_, listener) = served.await.unwrap();
+            let asked = listener.local_addr().unwrap();
+            for error in errors {
+                let shown = error.to_string();
+                assert!(shown.starts_with(&format!("http://{asked}/readings")), "{shown}");
+                assert!(
+                    shown.contains(&format!("answered {} and points to {location}", &status[..3])),
+                    "{shown}"
+                );
+            }
+        }
+    }
+    assert!(elsewhere.accept().now_or_never().is_none(), "nobody was asked but the address that was given");
+    let (client, served) = scripted(vec![answer("302 Found", "", "text/html", "")]).await;
+    let error = client.watch(None).await.unwrap_err().to_string();
+    assert!(error.contains("answered 302 and points to no other address"), "{error}");
     served.await.unwrap();
+}
+
+pub async fn the_client_reads_an_event_stream_of_any_spelling() {
+    let event = r#"{"station":"a","metric":"wind","value":1.0,"recorded_at":0}"#;
+    let body =
+        format!(": hello\r\n\r\nevent: other\ndata: x\n\nid: 1-1\n\nevent:reading\r\ndata: {event}\r\n\r\n");
+    for media_type in
+        ["text/event-stream", "text/event-stream;charset=utf-8", "Text/Event-Stream ; charset=UTF-8"]
+    {
+        let (client, served) = scripted(vec![answer("200 OK", "", media_type, &body)]).await;
+        let mut watch = client.watch(None).await.unwrap();
+        assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading()[0].clone()), "{media_type}");
+        served.await.unwrap();
+    }
+    let (client, served) = scripted(vec![answer("200 OK", "", "text/event-streams", &body)]).await;
+    assert!(matches!(client.watch(None).await, Err(Error::Unexpected { status: 200, .. })));
+    served.await.unwrap();
+}
+
+pub async fn a_watch_ends_with_an_error_that_would_come_again() {
+    let stream = || answer("200 OK", "", "text/event-stream", "id: 1-1\n\n");
+    for (refusal, status) in [
+        (answer("400 Bad Request", "", PROBLEM, "{}"), 400),
+        (answer("404 Not Found", "", "text/html", ""), 404),
+        (answer("307 Temporary Redirect", "location: /x\r\n", "text/html", ""), 307),
+    ] {
+        let passing = answer("503 Service Unavailable", "", "text/html", "");
+        let (client, served) = scripted(vec![stream(), no_answer(), passing, stream(), refusal]).await;
+        let mut watch = client.watch(None).await.unwrap();
+        assert!(matches!(watch.next().await, Ok(LiveEvent::Disconnected { .. })));
+        assert_eq!(watch.next().await.unwrap(), LiveEvent::NothingMissed);
+        assert!(matches!(watch.next().await, Ok(LiveEvent::Disconnected { .. })));
+        assert_eq!(watch.next().await.unwrap_err().status(), Some(status));
+        let (heads, _) = served.await.unwrap();
+        assert!(heads[1..].iter().all(|head| head.contains("last-event-id: 1-1\r\n")), "{heads:?}");
+    }
+}
+
+pub async fn the_client_takes_no_more_than_it_has_room_for() {
+    let long = "x".repeat(2 * MAX_ANSWER);
+    let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
+    let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
+    assert!(matches!(client.record(&reading()).await, Err(Error::Unexpected { status: 200, .. })));
+    served.abort(); // It may still be writing.
+
+    // An event without an end, in one line or in many.
+    for line in
+        [format!("data: {long}"), format!("data: {}\n", "x".repeat(1000)).repeat(MAX_EVENT / 1000 + 1)]
+    {
+        let stream = answer("200 OK", "", "text/event-stream", &format!("id: 1-1\n\n{line}"));
+        let (client, served) = scripted(vec![stream]).await;
+        let mut watch = client.watch(None).await.unwrap();
+        let LiveEvent::Disconnected { reason } = watch.next().await.unwrap() else {
+            panic!("not disconnected")
+        };
+        assert_eq!(reason, format!("the server sent an event of more than {MAX_EVENT} bytes"));
+        served.abort();
+    }
+}
+
+/// Takes the client's own times, of which the longest is [`SILENCE`].
+pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
+    let mute = |answers: Vec<String>| async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            let mut answers = answers.into_iter();
+            let mut open = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                until(&mut stream, "\r\n\r\n").await;
+                stream.write_all(answers.next().unwrap_or_default().as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+        });
+        client
+    };
+    let patch = StationPatch { name: Some("B".into()), ..StationPatch::default() };
+    let one_attempt = async {
+        let error = mute(vec![]).await.patch_station("a", &patch, "\"1\"").await.unwrap_err();
+        assert!(matches!(error, Error::Broken(_)), "{error:?}");
+    };
+    let all_attempts = async {
+        let error = mute(vec![]).await.record(&reading()).await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut), "{error:?}");
+    };
+    let stream = async {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".to_owned();
+        let mut watch = mute(vec![head]).await.watch(None).await.unwrap();
+        let reason = format!("nothing came for {SILENCE:?}");
+        assert_eq!(watch.next().await.unwrap(), LiveEvent::Disconnected { reason });
+    };
+    // A queue of connections that is full: the client's own is not even answered.
+    let no_connection = async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(queued) = timeout(Duration::from_millis(500), TcpStream::connect(addr)).await {
+            queue.push(queued.unwrap());
+        }
+        let client = Client::new(&format!("http://{addr}")).unwrap();
+        let error = client.patch_station("a", &patch, "\"1\"").await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    };
+    futures::join!(one_attempt, all_attempts, stream, no_connection);
 }

@@ -8,8 +8,12 @@ use message_queue::brokers::available;
 use tests::{Pair, Test, run, test};
 
 mod brokers;
+mod ends;
+mod errors;
 mod exercises;
+mod fakes;
 mod faults;
+mod limits;
 mod pair;
 mod publish_subscribe;
 mod python;
@@ -17,13 +21,14 @@ mod reconnect;
 mod request_reply;
 mod support;
 mod work_queue;
+mod workers;
 
 const PAIR: Pair = tests::pair!("message_queue");
 
 fn main() -> ExitCode {
     use {
-        brokers::*, exercises::*, faults::*, pair::*, publish_subscribe::*, python::*, reconnect::*,
-        request_reply::*, work_queue::*,
+        brokers::*, ends::*, errors::*, exercises::*, faults::*, limits::*, pair::*, publish_subscribe::*,
+        python::*, reconnect::*, request_reply::*, work_queue::*, workers::*,
     };
     let brokers = available();
     let with_brokers = |test: Test| test.needs(brokers.clone());
@@ -32,6 +37,17 @@ fn main() -> ExitCode {
         test!(a_day_has_the_summary_that_was_computed_by_hand),
         test!(a_job_is_done_once_however_many_do_it),
         test!(what_is_no_job_or_request_is_refused),
+        test!(a_request_of_another_shape_is_refused),
+        test!(a_reading_of_another_shape_is_no_reading),
+        test!(options_out_of_range_are_refused),
+        test!(a_broker_that_does_not_answer_is_given_up),
+        test!(one_station_keeps_only_the_newest_readings),
+        test!(errors_are_told_apart),
+        test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
+        test!(a_lasting_error_of_redis_ends_a_producer),
+        test!(a_result_that_a_power_cut_has_damaged_is_written_again),
+        test!(an_attempt_waits_for_the_lock),
+        test!(a_job_of_another_shape_is_refused_and_the_field_is_named),
     ];
     let with_brokers = [
         test!(the_programs_print_what_the_readme_shows),
@@ -45,6 +61,18 @@ fn main() -> ExitCode {
         test!(another_declaration_is_explained),
         test!(a_stuck_worker_holds_only_its_prefetch),
         test!(a_long_delay_holds_up_no_short_one),
+        test!(a_worker_that_cannot_write_takes_no_job),
+        test!(a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job),
+        test!(nothing_is_acknowledged_before_its_result_is_on_the_disk),
+        test!(messages_with_strange_properties_end_with_the_dead_letters),
+        test!(slow_work_keeps_no_job_waiting_for_long).alone(),
+        test!(jobs_do_not_wait_behind_a_long_one),
+        test!(a_finished_job_does_not_wait_for_the_next_one),
+        test!(a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own),
+        test!(giving_a_job_back_takes_no_try_from_it),
+        test!(consumers_that_were_killed_are_removed_after_a_day),
+        test!(a_worker_without_a_permission_ends_with_one_line),
+        test!(a_second_ctrl_c_ends_a_worker_at_once),
         test!(patterns_deliver_exactly_what_matches),
         test!(redis_forgets_what_nobody_listens_to).alone(),
         test!(a_subscriber_that_is_too_slow_is_told_what_it_missed),
@@ -58,6 +86,21 @@ fn main() -> ExitCode {
         test!(a_deleted_queue_and_a_channel_error_are_repaired),
         test!(a_blocked_producer_is_told_and_goes_on).alone(),
         test!(a_silent_broker_is_noticed),
+        test!(a_closed_stdout_ends_every_command_silently),
+        test!(a_subscriber_survives_its_broker).alone(),
+        test!(every_queue_of_rabbitmq_is_bounded),
+        test!(a_slow_subscribers_queue_is_bounded),
+        test!(a_publishers_window_is_bounded),
+        test!(an_unroutable_message_is_an_error),
+        test!(calls_in_flight_are_bounded),
+        test!(a_redis_server_drops_requests_beyond_its_bound),
+        test!(a_silent_broker_holds_up_nobody),
+        test!(a_broker_that_is_starting_is_waited_for),
+        test!(a_missing_permission_ends_every_program),
+        test!(a_permission_taken_away_ends_the_programs_that_need_it),
+        test!(what_is_wrong_with_a_broker_is_named),
+        test!(old_brokers_are_named),
+        test!(text_from_outside_is_printable),
         test!(brokers_end_with_their_owner).alone(),
         test!(a_taken_port_is_said),
         test!(rabbitmq_loses_no_confirmed_job).alone(),

@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
 use message_queue::model::{MAX_BATCH, Metric, Reading};
-use message_queue::record::{MAX_STATIONS, Reason};
+use message_queue::record::{Answer, MAX_REQUEST, MAX_STATIONS, Reason, Store};
 use message_queue::{rabbitmq, redis};
 use tests::Server;
 use tokio::time::timeout;
@@ -250,22 +250,110 @@ pub async fn servers_survive_malformed_requests() {
         "{}".to_owned(),
         "\u{0}".to_owned(),
         format!(r#"{{"id":1,"reply_to":"{jobs}","readings":[]}}"#),
+        format!(r#"[2,"{mine}",[{valid}]]"#),
+        format!(r#"{{"id":2.5,"reply_to":"{mine}","readings":[{valid}]}}"#),
         format!(r#"{{"id":2,"reply_to":"{mine}","readings":[{valid}],"x":1}}"#),
+        format!(r#"{{"id":3.0,"reply_to":"{mine}","readings":[["oslo-1","wind",1,0]]}}"#),
+        format!(r#"{{"id":4,"reply_to":"{mine}","readings":[{valid}]}}{}"#, " ".repeat(MAX_REQUEST)),
     ] {
         ::redis::cmd("PUBLISH").arg(&requests).arg(body).exec_async(&mut connection).await.unwrap();
     }
-    // Of all these, only the one with an address for replies gets one.
+    // Of all these, only those with an address for replies get one.
     let mut messages = listener.on_message();
-    let reply = loop {
-        let message = timeout(LONG, messages.next()).await.unwrap().unwrap();
-        if message.get_channel_name() != requests {
-            break message;
-        }
-    };
-    assert_eq!(reply.get_channel_name(), mine);
-    let text: String = reply.get_payload().unwrap();
-    assert!(text.starts_with(r#"{"id":2,"answer":{"refused":{"reason":"invalid""#), "{text}");
+    for (id, detail) in [(2, "x: unknown field"), (3, "readings[0]: "), (4, "longer than ")] {
+        let reply = loop {
+            let message = timeout(LONG, messages.next()).await.unwrap().unwrap();
+            if message.get_channel_name() != requests {
+                break message;
+            }
+        };
+        assert_eq!(reply.get_channel_name(), mine);
+        let text: String = reply.get_payload().unwrap();
+        let begins = format!(r#"{{"id":{id},"answer":{{"refused":{{"reason":"invalid","detail":"{detail}"#);
+        assert!(text.starts_with(&begins), "{text}");
+    }
     let client = Client::connect(Kind::Redis, &redis_url, &prefix, LONG).await;
     assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
     server.stop().await;
+}
+
+/// What a server answers to a body, with its limits and each field's type.
+pub async fn a_request_of_another_shape_is_refused() {
+    let store = Store::default();
+    let one = r#"{"station":"oslo-1","metric":"wind","value":1.5,"recorded_at":0}"#;
+    let with = |from: &str, to: &str| format!(r#"{{"readings":[{}]}}"#, one.replace(from, to));
+    let many = |count| format!(r#"{{"readings":[{}]}}"#, vec![one; count].join(","));
+    let padded = |size: usize| {
+        let text = many(1);
+        text.clone() + &" ".repeat(size - text.len())
+    };
+    for (body, detail) in [
+        ("[[]]".to_owned(), "expected an object"),
+        (format!("[[{one}]]"), "expected an object"),
+        (r#"{"readings":[["oslo-1","wind",1.5,0]]}"#.to_owned(), "readings[0]: "),
+        (r#"{"readings":{}}"#.to_owned(), "readings: "),
+        (r#"{"readings":[],"x":1}"#.to_owned(), "x: unknown field"),
+        ("{}".to_owned(), "missing field `readings`"),
+        (many(1) + "x", "trailing characters"),
+        (with(r#""wind""#, r#""WIND""#), "readings[0].metric: "),
+        (with(r#""wind""#, r#"["wind"]"#), "readings[0].metric: "),
+        (with("1.5", r#""hot""#), "readings[0].value: "),
+        (with("1.5", "1e400"), "readings[0].value: "),
+        (with("1.5", "null"), "readings[0].value: "),
+        (with("1.5", "-0.1"), "readings[0].value: -0.1 is outside 0 to 120"),
+        (with("1.5", "120.1"), "readings[0].value: 120.1 is outside 0 to 120"),
+        (with(":0", ":1.5"), "readings[0].recorded_at: "),
+        (with(":0", ":-1"), "readings[0].recorded_at: "),
+        (with(":0", r#":"0""#), "readings[0].recorded_at: "),
+        (with(":0", ":253402300800000"), "readings[0].recorded_at: 253402300800000 is outside 0 to"),
+        (with("oslo-1", ""), "readings[0].station: "),
+        (with("oslo-1", &"a".repeat(33)), "readings[0].station: "),
+        (with("oslo-1", &"a".repeat(5_000)), "readings[0].station: "),
+        (with("oslo-1", "Oslo"), "readings[0].station: "),
+        (with("oslo-1", "a.b"), "readings[0].station: "),
+        (with(r#""oslo-1""#, "7"), "readings[0].station: "),
+        (many(0), "a batch holds 1 to 10000 readings, not 0"),
+        (many(MAX_BATCH + 1), "a batch holds 1 to 10000 readings, not 10001"),
+        (padded(MAX_REQUEST + 1), "longer than 2097152 bytes"),
+    ] {
+        let shown: String = body.chars().take(200).collect();
+        let answer = store.answer(body.as_bytes());
+        let Answer::Refused { reason: Reason::Invalid, detail: said } = answer else { panic!("{shown}") };
+        assert!(said.contains(detail), "{shown}: {said}");
+        assert!(said.len() < 1_000, "a long text is quoted at length: {shown}");
+    }
+    for (body, count) in [
+        (with(":0", ":1.0"), 1),
+        (with(":0", ":1e3"), 1),
+        (with(":0", ":253402300799999"), 1),
+        (with("1.5", "1"), 1),
+        (with("1.5", "0"), 1),
+        (with("1.5", "120"), 1),
+        (with("oslo-1", &"a".repeat(32)), 1),
+        (many(MAX_BATCH), MAX_BATCH),
+        (padded(MAX_REQUEST), 1),
+    ] {
+        assert_eq!(store.answer(body.as_bytes()), Answer::Accepted(count));
+    }
+    for (metric, low, high) in [("temperature", -100, 70), ("humidity", 0, 100), ("pressure", 800, 1100)] {
+        let of = |value: i32| with("wind", metric).replace("1.5", &value.to_string());
+        for (value, accepted) in [(low - 1, false), (low, true), (high, true), (high + 1, false)] {
+            let answer = store.answer(of(value).as_bytes());
+            assert_eq!(answer == Answer::Accepted(1), accepted, "{metric} {value}");
+        }
+    }
+}
+
+/// Subscribers skip what is not a reading; publishers don't send it.
+pub async fn a_reading_of_another_shape_is_no_reading() {
+    let reading = |station: &str, value| Reading {
+        station: station.to_owned(),
+        metric: Metric::Wind,
+        value,
+        recorded_at: 0,
+    };
+    for wrong in [reading("Oslo", 1.0), reading("a.b", 1.0), reading("oslo-1", 121.0), reading("", 1.0)] {
+        let message = rabbitmq::publish_subscribe::message(&topology("x"), &wrong);
+        assert!(matches!(message, Err(Error::Invalid(_))), "{wrong:?}");
+    }
 }

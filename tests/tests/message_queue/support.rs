@@ -12,8 +12,7 @@ use message_queue::job::Job;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::Keys;
 use message_queue::results::Results;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use tests::signal::{Pid, Signal, kill};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -167,6 +166,13 @@ impl Program {
         self.lines.borrow().iter().filter(|line| line.contains(text)).count()
     }
 
+    /// The word after this text in what it printed.
+    pub fn word_after(&self, text: &str) -> String {
+        let lines = self.lines.borrow();
+        let found = lines.iter().find_map(|line| line.split_once(text));
+        found.unwrap().1.split(' ').next().unwrap().to_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }
@@ -185,13 +191,31 @@ impl Program {
 
     /// Waits for its end with exit code 0; returns what it printed.
     pub async fn success(&mut self) -> String {
+        self.ends(0).await
+    }
+
+    /// Waits for its end with this exit code; returns what it printed.
+    pub async fn ends(&mut self, code: i32) -> String {
         let status = timeout(LONG, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("still running:\n{}", self.end_of_output())).unwrap();
         for reader in self.readers.drain(..) {
             reader.await.unwrap();
         }
-        assert_eq!(status.code(), Some(0), "{}", self.end_of_output());
+        assert_eq!(status.code(), Some(code), "{}", self.end_of_output());
         self.shown.borrow().join("\n") + "\n"
+    }
+
+    /// Presses Ctrl-C, twice or more, until it ends; returns its exit code.
+    pub async fn interrupt_until_it_ends(&mut self) -> Option<i32> {
+        let end = async {
+            loop {
+                self.signal(Signal::SIGINT);
+                if let Ok(status) = timeout(Duration::from_millis(50), self.child.wait()).await {
+                    return status.unwrap().code();
+                }
+            }
+        };
+        timeout(Duration::from_secs(5), end).await.unwrap()
     }
 
     /// Stops it as Ctrl-C does; returns what it printed.

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tcp_socket::client::{Client, Error};
 use tcp_socket::frame::{FLAG_END, kind};
 use tcp_socket::limits::Limits;
 use tcp_socket::message::ErrorCode;
 use tests::Server;
+use tests::signal::{Pid, Signal, kill};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 

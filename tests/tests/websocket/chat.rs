@@ -76,7 +76,7 @@ pub async fn names_rooms_and_texts_are_checked() {
         let answer = join(&mut raw, room, name).await;
         assert_eq!(answer["code"], "invalid", "{room:?} {name:?} {answer}");
     }
-    assert_eq!(join(&mut raw, "r", "Zoë-1.б_").await["type"], "joined");
+    assert_eq!(join(&mut raw, "r", "Zoë-1._").await["type"], "joined");
     for text in ["", &"x".repeat(1001), &"é".repeat(501), "\u{1b}[2J", "a\0b", "\u{9b}2J"] {
         let answer = say(&mut raw, 5, text).await;
         assert_eq!(answer["code"], "invalid", "{text:?} {answer}");
@@ -89,6 +89,102 @@ pub async fn names_rooms_and_texts_are_checked() {
     }
     assert_eq!(say(&mut raw, 7, &"x".repeat(1000)).await["type"], "said");
     assert_eq!(say(&mut raw, 8, "two\nlines\tand <b>&amp;").await["type"], "said");
+    server.stop().await;
+}
+
+/// Letters of all scripts with their marks, and nothing that looks like something else.
+pub async fn names_follow_the_standards_of_unicode() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    for name in [
+        "हिन्दी",
+        "ภาษาไทย",
+        "สมชาย",
+        "مريم",
+        "Nguyễn",
+        "דוד",
+        "山田太郎",
+        "Zoë",
+        "Zoe\u{308}",
+        "Дмитрий",
+        "x-1_y.z",
+    ] {
+        let joined = join(&mut raw, "r", name).await;
+        assert_eq!(joined["type"], "joined", "{name} {joined}");
+        assert_eq!(raw.ask(json!({"type": "leave", "id": 2, "room": "r"})).await["type"], "left");
+    }
+    for name in [
+        "\u{3164}", // A filler: a letter that is blank.
+        "\u{2800}", // A blank pattern of Braille.
+        "ana\u{3164}",
+        "an\u{430}",   // Cyrillic а.
+        "\u{41e}slo",  // Cyrillic О.
+        "\u{1d5ee}na", // A mathematical a.
+        "\u{ff41}na",  // A full-width a.
+        "a\u{200b}b",
+        "a\u{202e}b",
+        "a\u{ad}b",
+        "\u{301}",
+        "\u{301}ana",
+        "ana\u{a0}b",
+        "ana:",
+        "ana\n",
+        "a\u{e000}",
+    ] {
+        let answer = join(&mut raw, "r", name).await;
+        assert_eq!(answer["code"], "invalid", "{name:?} {answer}");
+        assert!(answer["reason"].as_str().unwrap().starts_with("name: "), "{answer}");
+    }
+    server.stop().await;
+}
+
+pub async fn names_that_look_alike_are_not_in_a_room_together() {
+    let server = Local::start(limits()).await;
+    for (name, lookalikes) in [
+        ("paypal", &["PAYPAL", "paypa1", "\u{440}\u{430}\u{443}\u{440}\u{430}\u{4cf}"][..]),
+        ("Zoë", &["Zoe\u{308}", "zoë"]),
+        ("scope", &["\u{455}\u{441}\u{43e}\u{440}\u{435}", "Scope", "sc0pe"]),
+    ] {
+        let mut first = Raw::open(server.addr, "/chat").await;
+        let joined = join(&mut first, "r", name).await;
+        assert_eq!(joined["type"], "joined", "{joined}");
+        let mut other = Raw::open(server.addr, "/chat").await;
+        for lookalike in lookalikes {
+            let answer = join(&mut other, "r", lookalike).await;
+            assert_eq!(answer["code"], "name_taken", "{name} {lookalike} {answer}");
+        }
+        // Its owner comes back under the same name, and in another room it is free.
+        let back = json!({"type": "join", "id": 2, "room": "r", "name": name, "token": joined["token"]});
+        assert_eq!(other.ask(back).await["type"], "joined");
+        assert_eq!(join(&mut other, "other", lookalikes[0]).await["type"], "joined");
+        assert_eq!(other.ask(json!({"type": "leave", "id": 3, "room": "r"})).await["type"], "left");
+        assert_eq!(join(&mut other, "r", lookalikes[0]).await["type"], "joined");
+    }
+    server.stop().await;
+}
+
+/// `after` says what a client has seen, and a client may say anything.
+pub async fn a_number_that_no_event_has_yet_hides_no_later_event() {
+    let server = Local::start(limits()).await;
+    let (mut ana, joined) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    assert_eq!(ana.json().await["sequence"], 2);
+    let mut after = vec![3, 1000, u64::MAX - 1, u64::MAX];
+    after.reverse();
+    while let Some(after) = after.pop() {
+        let mut again = Raw::open(server.addr, "/chat").await;
+        let join = json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": after});
+        assert_eq!(again.ask(join).await["resumed"], true);
+        let sequence = say(&mut ben, after % 1000, &after.to_string()).await["sequence"].clone();
+        let message = again.json().await;
+        assert_eq!((&message["type"], &message["sequence"]), (&json!("message"), &sequence), "{after}");
+        // The same without a token, in a room that this one has not been in.
+        let mut carl = Raw::open(server.addr, "/chat").await;
+        let join = json!({"type": "join", "id": 1, "room": "r", "name": "carl", "boot_id": joined["boot_id"], "after": after});
+        assert_eq!(carl.ask(join).await["resumed"], true);
+        assert_eq!(carl.json().await["name"], "carl");
+        assert_eq!(carl.ask(json!({"type": "leave", "id": 2, "room": "r"})).await["type"], "left");
+    }
     server.stop().await;
 }
 
@@ -113,6 +209,19 @@ pub async fn bounds_of_rooms_are_told() {
     // An empty room gives way.
     assert_eq!(first.ask(json!({"type": "leave", "id": 2, "room": "room-3"})).await["type"], "left");
     assert_eq!(join(&mut last, "one-more", "ana").await["type"], "joined");
+    server.stop().await;
+}
+
+pub async fn a_room_holds_a_thousand_members_those_included_who_are_away() {
+    let server = Local::start(Limits { away: Duration::from_secs(600), ..limits() }).await;
+    for number in 0..1000 {
+        let mut raw = Raw::open(server.addr, "/chat").await;
+        let joined = join(&mut raw, "r", &format!("member-{number}-")).await;
+        assert_eq!(joined["type"], "joined", "{number} {joined}");
+    }
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let refused = join(&mut raw, "r", "one-more").await;
+    assert_eq!((&refused["code"], &refused["reason"]), (&json!("full"), &json!("a room holds 1000 members")));
     server.stop().await;
 }
 
@@ -208,6 +317,50 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     server.stop().await;
 }
 
+pub async fn who_comes_back_in_time_has_not_left() {
+    // Those who are away are looked for every second.
+    let server = Local::start(Limits { away: Duration::from_secs(60), ..limits() }).await;
+    let (ana, joined) = member(&server, "ana").await;
+    let (mut ben, _) = member(&server, "ben").await;
+    drop(ana);
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let back = again
+        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": 2}))
+        .await;
+    assert_eq!((&back["token"], &back["sequence"]), (&joined["token"], &json!(2)), "{back}");
+    say(&mut again, 1, "back").await;
+    assert_eq!(ben.json().await["text"], "back", "nobody saw her leave");
+    server.stop().await;
+}
+
+/// What the old connection still had on its way is not said after the takeover.
+pub async fn a_connection_that_was_taken_over_says_nothing_more() {
+    let server = Local::start(limits()).await;
+    let (ana, joined) = member(&server, "ana").await;
+    let says: Vec<u8> = (0..5000)
+        .flat_map(|number: u64| {
+            let message_id = format!("old-{number}");
+            let say =
+                json!({"type": "say", "id": number, "room": "r", "message_id": message_id, "text": "old"});
+            frame(TEXT, say.to_string().as_bytes())
+        })
+        .collect();
+    let (mut reading, mut writing) = ana.stream.into_split();
+    let speak = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writing, &says).await });
+    let mut first = [0; 1];
+    tokio::io::AsyncReadExt::read_exact(&mut reading, &mut first).await.unwrap(); // Now it is in the middle.
+    let listen = tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let back = again
+        .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": u64::MAX}))
+        .await;
+    let _ = (speak.await, listen.await); // The server has closed it.
+    let said = say(&mut again, 1, "new").await;
+    assert_eq!(said["sequence"].as_u64(), back["sequence"].as_u64().map(|sequence| sequence + 1));
+    server.stop().await;
+}
+
 /// A room that gave way to another one and is made again does not count from 1:
 /// who comes back would take new events for old ones.
 pub async fn a_room_that_is_made_again_goes_on_counting() {
@@ -262,16 +415,32 @@ pub async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
         tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
         answered += usize::from(payload.starts_with(br#"{"type":"said""#));
     }
-    let _writing = write.await.unwrap();
+    let mut writing = write.await.unwrap();
+    // With its event the room has forgotten a message, so that the same one is new to it.
+    let forgotten = json!({"type": "say", "id": 0, "room": "r", "message_id": "0", "text": "x"}).to_string();
+    let remembered = json!({"type": "say", "id": 0, "room": "r", "message_id": "9", "text": "x"}).to_string();
+    for (say, expected) in [(remembered, "true"), (forgotten, "false")] {
+        tokio::io::AsyncWriteExt::write_all(&mut writing, &frame(TEXT, say.as_bytes())).await.unwrap();
+        let mut answer = String::new();
+        while !answer.contains(r#""type":"said""#) {
+            let mut head = [0; 2];
+            tokio::io::AsyncReadExt::read_exact(&mut reading, &mut head).await.unwrap();
+            assert!(head[1] < 126, "a short message");
+            let mut payload = vec![0; head[1].into()];
+            tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
+            answer = String::from_utf8(payload).unwrap();
+        }
+        assert!(answer.contains(&format!(r#""duplicate":{expected}"#)), "{answer}");
+    }
     let mut ben = Raw::open(server.addr, "/chat").await;
     let token = &joined["token"];
     let back = ben
         .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 1}))
         .await;
-    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_007)));
-    // 10,006 events came after the first, 10,000 are kept.
-    assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 6}));
-    for sequence in 8..=10_007 {
+    assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_008)));
+    // 10,007 events came after the first, 10,000 are kept.
+    assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 7}));
+    for sequence in 9..=10_008 {
         assert_eq!(ben.json().await["sequence"], sequence);
     }
     server.stop().await;

@@ -47,7 +47,10 @@ pub async fn exercise_a_subscriber_may_be_given_the_newest_first() {
     let mut raw = Raw::open(server.addr, "/live").await;
     let subscribe = |id: u64, stations: Value, metrics: Value| json!({"type": "subscribe", "id": id, "stations": stations, "metrics": metrics, "newest": true});
     let subscribed = raw.ask(subscribe(1, json!([]), json!(["temperature", "wind"]))).await;
-    assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
+    assert_eq!(
+        subscribed["type"], "subscribed",
+        "the server refuses a field that it does not know, so `newest` has to become one of `Series`: {subscribed}"
+    );
     record(&[reading("oslo-1", Metric::Wind, 8.0)]).await;
     assert_eq!(
         readings_until(&mut raw, 8.0).await,
@@ -58,7 +61,7 @@ pub async fn exercise_a_subscriber_may_be_given_the_newest_first() {
             shown("oslo-1", "wind", 8.0, 2),
         ],
         "with `newest` the newest reading of each series that was asked for comes after `subscribed`, and \
-         then what is recorded; a field that the server does not know is skipped"
+         then what is recorded"
     );
 
     // More for the same connection: temperatures of rome-1 come already.

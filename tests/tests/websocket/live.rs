@@ -8,7 +8,7 @@ use websocket::limits::Limits;
 use websocket::message::ErrorCode;
 use websocket::model::{Metric, Reading};
 
-use crate::local::{Local, Raw, limits, soon};
+use crate::local::{Local, Raw, TEXT, frame, limits, soon};
 
 pub fn reading(station: &str, metric: Metric, value: f64) -> Reading {
     Reading { station: station.to_owned(), metric, value, recorded_at: 1_767_225_600_000 }
@@ -50,6 +50,45 @@ pub async fn stations_are_bounded() {
     assert!(matches!(refused, Err(Error::Refused { code: ErrorCode::Full, .. })), "{refused:?}");
     assert_eq!(client.readings("s-0", 9).await.unwrap().len(), 1, "nothing of the batch was kept");
     assert_eq!(client.record(&[station(0)]).await.unwrap(), 1);
+    client.close().await;
+    server.stop().await;
+}
+
+pub async fn a_subscription_names_at_most_a_thousand_stations() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    let stations =
+        |prefix: &str, count: usize| (0..count).map(|n| format!("{prefix}-{n}")).collect::<Vec<_>>();
+    let ask = |kind: &str, stations: Vec<String>| json!({"type": kind, "id": 1, "stations": stations});
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 1001))).await["code"], "full");
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 1000))).await["type"], "subscribed");
+    assert_eq!(raw.ask(ask("subscribe", stations("b", 1))).await["code"], "full");
+    assert_eq!(raw.ask(ask("subscribe", stations("a", 10))).await["type"], "subscribed");
+    // What is no longer subscribed to leaves room.
+    assert_eq!(raw.ask(ask("unsubscribe", stations("a", 1000))).await["type"], "unsubscribed");
+    assert_eq!(raw.ask(ask("subscribe", stations("b", 1000))).await["type"], "subscribed");
+    server.stop().await;
+}
+
+pub async fn a_subscription_tells_its_stations_and_how_many_readings_they_had() {
+    let server = Local::start(limits()).await;
+    let client = Client::new(&server.url());
+    for (station, metric, count) in
+        [("b", Metric::Wind, 3), ("a", Metric::Wind, 2), ("a", Metric::Humidity, 4)]
+    {
+        client.record(&vec![reading(station, metric, 50.0); count]).await.unwrap();
+    }
+    let mut raw = Raw::open(server.addr, "/live").await;
+    for (stations, metrics, expected) in [
+        (json!([]), json!([]), (json!(["a", "b"]), 9)),
+        (json!(["a", "new"]), json!([]), (json!(["a"]), 6)),
+        (json!(["a"]), json!(["wind", "pressure"]), (json!(["a"]), 2)),
+        (json!([]), json!(["wind"]), (json!(["a", "b"]), 5)),
+    ] {
+        let answer =
+            raw.ask(json!({"type": "subscribe", "id": 1, "stations": stations, "metrics": metrics})).await;
+        assert_eq!((&answer["stations"], answer["recorded"].as_u64()), (&expected.0, Some(expected.1)));
+    }
     client.close().await;
     server.stop().await;
 }
@@ -146,6 +185,24 @@ pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     assert_eq!(raw.json().await["id"], 6);
     assert_eq!(seen(&mut raw, &client, 6.0).await.len(), 6);
     client.close().await;
+    server.stop().await;
+}
+
+/// Even if the subscription is made while these are on their way to others.
+pub async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    raw.ask(json!({"type": "subscribe", "id": 1, "stations": ["other"]})).await;
+    let record = |id: u64| json!({"type": "record", "id": id, "readings": [reading("a", Metric::Wind, 1.0)]});
+    let subscribe = json!({"type": "subscribe", "id": 3, "stations": ["a"]});
+    // In one turn of the server.
+    let turn = [record(2), subscribe, record(4)].map(|request| frame(TEXT, request.to_string().as_bytes()));
+    raw.send(turn.concat()).await;
+    for answer in ["recorded", "subscribed", "recorded"] {
+        assert_eq!(raw.json().await["type"], answer);
+    }
+    let seen = raw.json().await;
+    assert_eq!((&seen["type"], &seen["sequence"]), (&json!("reading"), &json!(2)), "{seen}");
     server.stop().await;
 }
 

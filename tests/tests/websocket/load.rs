@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::Server;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use websocket::client::{ChatEvent, Client};
@@ -17,7 +19,7 @@ use websocket::model::Metric;
 use crate::PAIR;
 use crate::client::Proxy;
 use crate::live::reading;
-use crate::local::{Raw, soon};
+use crate::local::{Raw, TEXT, soon};
 
 const CLIENTS: usize = 50;
 const MESSAGES_EACH: usize = 200;
@@ -152,4 +154,59 @@ pub async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
     reader.close().await;
     client.close().await;
     server.stop().await;
+}
+
+/// A subscriber that the ring has overtaken is sent thousands of readings at once, and
+/// what the server needs for that does not stay with the connection.
+pub async fn a_reader_that_has_caught_up_gives_its_memory_back() {
+    const READERS: usize = 60;
+    let server = PAIR.serve().await;
+    let client = Client::new(server.url());
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut raw = Raw::open(server.addr().parse().unwrap(), "/live").await;
+        raw.ask(json!({"type": "subscribe", "id": 1})).await;
+        readers.push(BufReader::new(raw.stream));
+    }
+    // 4,000 series, more than the ring holds.
+    let batch: Vec<_> = (0..10_000)
+        .map(|number| {
+            reading(
+                &format!("s-{}", number / 4 % 1000),
+                Metric::ALL[number % 4],
+                1.0 + 800.0 * f64::from(number % 4 == 2),
+            )
+        })
+        .collect();
+    client.record(&batch).await.unwrap();
+    let before = resident(&server);
+    for reader in &mut readers {
+        let mut counted = 0;
+        while counted < batch.len() as u64 {
+            let message = soon("a message", message(reader)).await;
+            counted += match message["type"].as_str() {
+                Some("reading") => 1,
+                Some("skipped") => message["readings"].as_u64().unwrap(),
+                _ => 0,
+            };
+        }
+    }
+    let each = resident(&server).saturating_sub(before) / READERS as u64;
+    println!("{READERS} readers that have caught up: {each} bytes of the server's memory each");
+    // About 150 kB, most of it the library's write buffer. With the list of events 100 kB more.
+    assert!(each < 200 * 1024, "{each} bytes each");
+    client.close().await;
+    server.stop().await;
+}
+
+/// The next message; null for a ping.
+async fn message(reader: &mut BufReader<TcpStream>) -> Value {
+    let first = reader.read_u8().await.unwrap();
+    let mut length = u64::from(reader.read_u8().await.unwrap());
+    if length == 126 {
+        length = reader.read_u16().await.unwrap().into();
+    }
+    let mut payload = vec![0; length as usize];
+    reader.read_exact(&mut payload).await.unwrap();
+    if first == TEXT { serde_json::from_slice(&payload).unwrap() } else { Value::Null }
 }

@@ -9,19 +9,29 @@ mod exercises;
 mod live;
 mod load;
 mod local;
+mod origins;
 mod protocol;
+mod slow;
 
 use std::process::ExitCode;
 
 use tests::{Pair, assert_same, expected_output, pair, run, test};
 
-use browser::two_pages_and_a_terminal_chat_and_survive_a_restart;
+use browser::{
+    a_page_whose_origin_is_refused_says_why_and_stops_trying,
+    the_chart_offers_the_known_stations_and_the_raw_messages_are_shown,
+    the_page_keeps_a_text_that_is_refused_and_says_why_beside_it,
+    the_page_shows_invisible_characters_as_the_terminal_does,
+    two_pages_and_a_terminal_chat_and_survive_a_restart,
+};
 use chat::*;
 use client::*;
 use exercises::*;
 use live::*;
 use load::*;
+use origins::*;
 use protocol::*;
+use slow::*;
 
 const PAIR: Pair = pair!("websocket");
 
@@ -130,7 +140,7 @@ fn main() -> ExitCode {
         test!(a_request_without_an_answer_times_out),
         test!(a_server_that_does_not_speak_websocket_is_recognised),
         test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
-        test!(a_subscription_that_was_cut_goes_on_and_tells_how_much_it_missed),
+        test!(a_subscription_that_was_cut_goes_on_and_shows_what_it_missed),
         test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),
         test!(who_lost_the_name_meanwhile_is_told),
         test!(leaving_works_without_a_server_too),
@@ -138,10 +148,60 @@ fn main() -> ExitCode {
         test!(in_the_terminal_lines_are_messages_and_the_end_of_input_leaves),
         test!(the_live_client_shows_readings_until_it_is_interrupted),
         test!(the_terminal_client_shows_no_control_characters),
+        test!(a_request_needs_one_valid_host),
+        test!(origins_are_compared_by_their_parts),
+        test!(an_allowed_origin_may_be_written_in_several_ways),
+        test!(an_option_that_is_no_origin_is_refused_at_the_start),
+        test!(a_foreign_page_is_told_the_reason_and_so_is_the_log),
+        test!(a_message_may_arrive_slowly_while_its_bytes_keep_coming),
+        test!(a_message_that_arrives_too_slowly_is_closed),
+        test!(control_frames_are_never_too_slow),
+        test!(a_peer_that_reads_slowly_is_not_cut),
+        test!(the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow),
+        test!(a_call_waits_longer_when_it_is_large),
+        test!(a_request_of_another_shape_is_refused),
+        test!(an_integer_may_be_written_with_a_fraction_of_zero),
+        test!(names_follow_the_standards_of_unicode),
+        test!(names_that_look_alike_are_not_in_a_room_together),
+        test!(a_number_that_no_event_has_yet_hides_no_later_event),
+        test!(a_server_that_selects_what_was_not_offered_is_refused),
+        test!(nothing_that_a_server_sends_reaches_the_terminal_raw),
+        test!(live_in_the_terminal_reconnects_and_says_what_was_missed),
+        test!(a_restarted_server_is_noticed_in_the_terminal),
+        test!(live_ends_when_reconnecting_cannot_help),
+        test!(a_reader_that_has_seen_enough_ends_the_program_silently),
+        test!(a_second_ctrl_c_ends_the_programs_at_once),
+        test!(beyond_the_refusals_connections_are_closed_without_a_word),
+        test!(lingering_has_an_end),
+        test!(only_invalid_messages_in_a_row_are_counted),
+        test!(a_refusal_is_short_however_long_the_request_is),
+        test!(a_room_holds_a_thousand_members_those_included_who_are_away),
+        test!(a_handshake_without_an_answer_times_out),
+        test!(calls_that_were_given_up_keep_no_place),
+        test!(a_message_over_the_clients_limit_breaks_the_connection),
+        test!(a_member_waits_for_a_place_and_sees_nothing_twice),
+        test!(a_subscription_names_at_most_a_thousand_stations),
+        test!(a_subscription_tells_its_stations_and_how_many_readings_they_had),
+        test!(requests_in_flight_are_bounded),
+        test!(a_server_that_closes_at_once_is_asked_less_and_less_often),
+        test!(a_reading_that_was_read_back_is_not_shown_twice),
+        test!(a_subscriber_sees_only_what_is_recorded_after_it_subscribed),
+        test!(who_comes_back_in_time_has_not_left),
+        test!(a_connection_that_was_taken_over_says_nothing_more),
+        test!(a_pong_right_after_a_message_is_harmless),
         test!(two_pages_and_a_terminal_chat_and_survive_a_restart).needs(browser::chromium()).alone(),
+        test!(the_page_keeps_a_text_that_is_refused_and_says_why_beside_it)
+            .needs(browser::chromium())
+            .alone(),
+        test!(the_page_shows_invisible_characters_as_the_terminal_does).needs(browser::chromium()).alone(),
+        test!(the_chart_offers_the_known_stations_and_the_raw_messages_are_shown)
+            .needs(browser::chromium())
+            .alone(),
+        test!(a_page_whose_origin_is_refused_says_why_and_stops_trying).needs(browser::chromium()).alone(),
         test!(all_see_one_order_and_nothing_is_lost_or_doubled).alone(),
         test!(five_thousand_idle_connections_take_little_memory).alone(),
         test!(who_stops_reading_costs_no_memory_and_slows_nobody).alone(),
+        test!(a_reader_that_has_caught_up_gives_its_memory_back).alone(),
         test!(exercise_a_subscriber_may_be_given_the_newest_first).exercise(),
         test!(exercise_a_new_name_is_told_in_order_and_keeps_the_place).exercise(),
     ])

@@ -45,7 +45,7 @@ pub async fn a_frame_glued_to_the_handshake_is_not_lost() {
 }
 
 /// The status that a request gets.
-async fn status(server: &Local, request: String) -> (u16, String) {
+pub async fn status(server: &Local, request: String) -> (u16, String) {
     let mut raw = Raw::tcp(server.addr).await;
     raw.send(request).await;
     let head = raw.head().await;
@@ -64,10 +64,13 @@ pub async fn a_bad_handshake_gets_its_status() {
         (good.replace("Version: 13", "Version: 8"), 426, "sec-websocket-version: 13"),
         (good.replace("Sec-WebSocket-Version: 13\r\n", ""), 426, "sec-websocket-version: 13"),
         (good.replace(KEY, "c2hvcnQ="), 400, ""),
+        (good.replace(KEY, "c2hvcnQ=="), 400, ""),
+        (good.replace(KEY, "dGhlIHNhbXBsZSBub25jZXM=="), 400, ""),
         (good.replace(KEY, "dGhlIHNhbXBsZSBub25j!!=="), 400, ""),
         (good.replace("Sec-WebSocket-Key", "X-Key"), 400, ""),
         (handshake("/chat", &format!("Sec-WebSocket-Key: {KEY}\r\n")), 400, ""),
         (handshake("/chat", "Content-Length: 5\r\n"), 400, ""),
+        (handshake("/chat", "Transfer-Encoding: chunked\r\n"), 400, ""),
         (handshake("/nowhere", ""), 404, ""),
         ("GET /chat HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "upgrade: websocket"),
     ];
@@ -106,7 +109,7 @@ pub async fn of_the_subprotocols_only_ours_is_spoken() {
 }
 
 pub async fn pages_from_elsewhere_may_not_connect() {
-    let allowed_origins = vec!["https://weather.example".to_owned()];
+    let allowed_origins = vec!["https://weather.example".parse().unwrap()];
     let server = Local::start(Limits { allowed_origins, ..limits() }).await;
     let port = server.addr.port();
     let from = |origin: &str| handshake("/chat", &format!("Origin: {origin}\r\n"));
@@ -225,6 +228,11 @@ pub async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
             json!(12),
             "readings[0].value: 121 is outside 0 to 120",
         ),
+        (
+            r#"{"type":"record","id":12,"readings":[{"station":"a","metric":"wind","value":1,"recorded_at":253402300800000}]}"#,
+            json!(12),
+            "readings[0].recorded_at: 253402300800000 is outside 0 to 253402300799999 ms",
+        ),
         (r#"{"type":"readings","id":13,"station":"a","limit":501}"#, json!(13), "501 is outside 1 to 500"),
         (r#"{"type":"subscribe","id":14,"stations":["A"]}"#, json!(14), "stations: \"A\""),
     ] {
@@ -240,6 +248,114 @@ pub async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
     // Who sends nothing but nonsense is broken.
     raw.send(frame(TEXT, b"nonsense").repeat(101)).await;
     assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));
+    server.stop().await;
+}
+
+/// Arrays in place of objects, unknown fields, and fields of another type: each is
+/// refused, and the reason names the field.
+pub async fn a_request_of_another_shape_is_refused() {
+    let server = Local::start(limits()).await;
+    let mut live = Raw::open(server.addr, "/live").await;
+    let mut chat = Raw::open(server.addr, "/chat").await;
+    let good = json!({"station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
+    let with = |field: &str, value: serde_json::Value| {
+        let mut reading = good.clone();
+        reading[field] = value;
+        json!({"type": "record", "id": 5, "readings": [good, reading]}).to_string()
+    };
+    let live_cases = [
+        (r#"["record", 5]"#.to_owned(), "invalid type: sequence, expected an object"),
+        (r#"["record", 5, [["a","wind",1,0]]]"#.to_owned(), "invalid type: sequence, expected an object"),
+        (r#"{"type":"record","id":5,"readings":[["a","wind",1,0]]}"#.to_owned(), "readings[0]: invalid type"),
+        (r#"{"type":"record","id":5,"readings":{"station":"a"}}"#.to_owned(), "readings: invalid type"),
+        (r#"{"type":"record","id":5,"readings":[null]}"#.to_owned(), "readings[0]: invalid type"),
+        (r#"{"type":"subscribe","id":5,"station":["a"]}"#.to_owned(), "unknown field `station`"),
+        (r#"{"type":"unsubscribe","id":5,"metric":["wind"]}"#.to_owned(), "unknown field `metric`"),
+        (r#"{"type":"readings","id":5,"station":"a","limit":1,"limt":2}"#.to_owned(), "unknown field `limt`"),
+        (r#"{"type":"record","id":5,"readings":[],"more":1}"#.to_owned(), "unknown field `more`"),
+        (with("unit", json!("m/s")), "readings[1].unit: unknown field `unit`"),
+        (with("value", json!("hot")), "readings[1].value: invalid type: string \"hot\""),
+        (with("value", json!(null)), "readings[1].value: invalid type: null"),
+        (with("value", json!(0.5)).replace("0.5", "1e400"), "readings[1].value: number out of range"),
+        (with("station", json!(7)), "readings[1].station: invalid type"),
+        (with("metric", json!({"wind": null})), "readings[1].metric: invalid type: map"),
+        (with("recorded_at", json!("now")), "readings[1].recorded_at: invalid type"),
+        (with("recorded_at", json!(0.5)), "readings[1].recorded_at: invalid"),
+        (with("recorded_at", json!(-1)), "readings[1].recorded_at: invalid value: integer `-1`"),
+        (
+            r#"{"type":"subscribe","id":5,"metrics":["wind","rain"]}"#.to_owned(),
+            "metrics[1]: unknown variant `rain`",
+        ),
+        (r#"{"type":"subscribe","id":5,"stations":"a"}"#.to_owned(), "stations: invalid type"),
+        (r#"{"type":"readings","id":5,"station":"a","limit":"many"}"#.to_owned(), "limit: invalid type"),
+        (r#"{"type":"readings","id":"5","station":"a","limit":1}"#.to_owned(), "id: invalid type"),
+        (r#"{"type":"readings","id":5.5,"station":"a","limit":1}"#.to_owned(), "id: invalid"),
+        (r#"{"type":"readings","id":-5,"station":"a","limit":1}"#.to_owned(), "id: invalid value"),
+        (r#"{"type":"readings","id":5,"id":6,"station":"a","limit":1}"#.to_owned(), "duplicate field `id`"),
+        (
+            r#"{"type":"readings","type":"readings","id":5,"station":"a","limit":1}"#.to_owned(),
+            "duplicate field `type`",
+        ),
+        (r#"{"type":7,"id":5}"#.to_owned(), "type: invalid type"),
+    ];
+    let chat_cases = [
+        (r#"["join", 5, "r", "ana"]"#.to_owned(), "invalid type: sequence, expected an object"),
+        (r#"{"type":"join","id":5,"room":"r","name":"ana","tokn":"x"}"#.to_owned(), "unknown field `tokn`"),
+        (r#"{"type":"join","id":5,"room":"r","name":["ana"]}"#.to_owned(), "name: invalid type"),
+        (r#"{"type":"join","id":5,"room":"r","name":"ana","after":"x"}"#.to_owned(), "after: invalid type"),
+        (r#"{"type":"leave","id":5,"rom":"r","room":"r"}"#.to_owned(), "unknown field `rom`"),
+        (r#"{"type":"say","id":5,"room":"r","message_id":"m","text":1}"#.to_owned(), "text: invalid type"),
+    ];
+    let live_cases = live_cases.into_iter().map(|case| (true, case));
+    for (is_live, (text, reason)) in live_cases.chain(chat_cases.into_iter().map(|case| (false, case))) {
+        let raw = if is_live { &mut live } else { &mut chat };
+        raw.send(frame(TEXT, text.as_bytes())).await;
+        let answer = raw.json().await;
+        assert_eq!(
+            (&answer["type"], &answer["code"]),
+            (&json!("error"), &json!("invalid")),
+            "{text}: {answer}"
+        );
+        assert!(answer["reason"].as_str().unwrap().contains(reason), "{text}: {answer}");
+    }
+    // Nothing was recorded, nothing is subscribed to, and nobody is in the room.
+    let readings = live.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
+    assert_eq!(readings["readings"], json!([]));
+    let joined = chat.ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana"})).await;
+    assert_eq!(joined["present"], json!(["ana"]));
+    server.stop().await;
+}
+
+/// For JSON Schema `1.0` and `1e3` are integers.
+pub async fn an_integer_may_be_written_with_a_fraction_of_zero() {
+    let server = Local::start(limits()).await;
+    let mut live = Raw::open(server.addr, "/live").await;
+    let mut chat = Raw::open(server.addr, "/chat").await;
+    for (path, text, expected) in [
+        (
+            "/live",
+            r#"{"type":"record","id":1.0,"readings":[{"station":"a","metric":"wind","value":1,"recorded_at":1.7e12}]}"#,
+            r#"{"type":"recorded","id":1,"accepted":1}"#,
+        ),
+        (
+            "/live",
+            r#"{"type":"readings","id":2e0,"station":"a","limit":1e2}"#,
+            r#"{"type":"readings","id":2,"readings":[{"sequence":1,"station":"a","metric":"wind","value":1.0,"recorded_at":1700000000000}]}"#,
+        ),
+        (
+            "/live",
+            r#"{"station":"b","limit":5.0,"id":18446744073709551615,"type":"readings"}"#,
+            r#"{"type":"readings","id":18446744073709551615,"readings":[]}"#,
+        ),
+        ("/chat", r#"{"type":"leave","id":3.0,"room":"r"}"#, r#""id":3,"#),
+        ("/chat", r#"{"type":"join","id":4.0,"room":"r","name":"ana","after":0.0}"#, r#""id":4,"#),
+    ] {
+        let raw = if path == "/live" { &mut live } else { &mut chat };
+        raw.send(frame(TEXT, text.as_bytes())).await;
+        let (_text, answer) = raw.frame().await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains(expected), "{text}: {answer}");
+    }
     server.stop().await;
 }
 
@@ -306,6 +422,94 @@ pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
     };
     soon("a free place", again).await;
     drop(second);
+    server.stop().await;
+}
+
+/// Those who are told that there are too many connections must not become too many.
+pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
+    let limits = Limits { max_connections: 0, max_refusals: 1, ..Limits::default() };
+    let server = Local::start(limits).await;
+    let mut told = Raw::tcp(server.addr).await;
+    assert!(told.head().await.starts_with("HTTP/1.1 503 "));
+    let mut not_told = Raw::tcp(server.addr).await;
+    let mut answer = Vec::new();
+    let _ = soon("the end", not_told.stream.read_to_end(&mut answer)).await; // Or a reset.
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    server.stop().await;
+}
+
+/// After the close frame: a peer that holds on, and one that goes on sending.
+pub async fn lingering_has_an_end() {
+    let forever = Duration::from_secs(600);
+    let violation = frame(0x83, b"x");
+    let limits = |linger_time, linger_bytes| Limits {
+        linger_time,
+        linger_bytes,
+        drain_timeout: forever,
+        ..Limits::default()
+    };
+    let server = Local::start(limits(Duration::from_millis(50), usize::MAX)).await;
+    let mut holds_on = Raw::open(server.addr, "/chat").await;
+    holds_on.send(&violation).await;
+    assert_eq!(holds_on.closed().await.0, 1002);
+    server.stop().await; // It waits for its connections.
+
+    let server = Local::start(limits(forever, 1_000_000)).await;
+    let mut sends_on = Raw::open(server.addr, "/chat").await;
+    sends_on.send(&violation).await;
+    let sent = async { while sends_on.stream.write_all(&[0; 10_000]).await.is_ok() {} };
+    soon("the end", sent).await;
+    server.stop().await;
+}
+
+pub async fn only_invalid_messages_in_a_row_are_counted() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/chat").await;
+    let say = json!({"type": "say", "id": 1, "room": "r", "message_id": "m", "text": "x"});
+    let refused_for_another_reason = frame(TEXT, say.to_string().as_bytes());
+    for valid in
+        [&refused_for_another_reason, &frame(TEXT, br#"{"type":"join","id":1,"room":"r","name":"ana"}"#)]
+    {
+        raw.send(frame(TEXT, b"nonsense").repeat(100)).await;
+        for _ in 0..100 {
+            assert_eq!(raw.json().await["code"], "invalid");
+        }
+        raw.send(valid).await;
+        assert_ne!(raw.json().await["code"], "invalid");
+    }
+    raw.send(frame(TEXT, b"nonsense").repeat(100)).await;
+    for _ in 0..100 {
+        assert_eq!(raw.json().await["code"], "invalid");
+    }
+    raw.send(frame(TEXT, b"nonsense")).await;
+    assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));
+    server.stop().await;
+}
+
+/// The reason quotes only the beginning of what was wrong.
+pub async fn a_refusal_is_short_however_long_the_request_is() {
+    let server = Local::start(limits()).await;
+    let mut raw = Raw::open(server.addr, "/live").await;
+    let long = "x".repeat(100_000);
+    for request in [
+        json!({"type": long, "id": 1}),
+        json!({"type": "subscribe", "id": 1, "stations": [long]}),
+        json!({"type": "subscribe", "id": 1, "metrics": [long]}),
+        json!({"type": "subscribe", "id": 1, long.clone(): 1}),
+        json!({"type": "readings", "id": 1, "station": "a", "limit": long}),
+        json!({"type": "record", "id": 1, "readings": [{"station": long, "metric": "wind", "value": 1, "recorded_at": 0}]}),
+    ] {
+        let answer = raw.ask(request).await;
+        let reason = answer["reason"].as_str().unwrap();
+        assert!(reason.len() < 400, "{} bytes: {}", reason.len(), &reason[..300]);
+    }
+    let mut chat = Raw::open(server.addr, "/chat").await;
+    for (room, name) in [(&*long, "a"), ("r", &*long)] {
+        let answer = chat.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await;
+        assert!(answer["reason"].as_str().unwrap().len() < 400);
+        let answer = chat.ask(json!({"type": "leave", "id": 1, "room": room})).await;
+        assert!(answer["reason"].as_str().unwrap().len() < 400);
+    }
     server.stop().await;
 }
 

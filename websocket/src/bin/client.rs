@@ -6,14 +6,14 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write, stdin, stdout};
-use std::pin::pin;
+use std::io::{BufRead, Write, stderr, stdin};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
+use tcp_socket::base::program::{finish, output, shutdown_signal};
+use tcp_socket::base::text::printable;
 use tokio::select;
-use tokio::signal::ctrl_c;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use websocket::client::{ChatEvent, ChatEvents, Client, Error, LiveEvent};
@@ -80,25 +80,17 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error.downcast_ref() {
-                Some(Error::Unreachable { url, .. }) => {
-                    eprintln!(
-                        "error: no server at {url}; start one with: cargo run -p websocket --bin server"
-                    );
-                }
-                _ => eprintln!("error: {}", printable(&format!("{error:#}"))),
-            }
-            ExitCode::FAILURE
+    finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
+        Some(Error::Unreachable { url, .. }) => {
+            anyhow!("no server at {url}; start one with: cargo run -p websocket --bin server")
         }
-    }
+        _ => error,
+    }))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::new(&args.url);
-    let mut out = stdout();
+    let mut out = output();
     match args.command {
         None => tour(&client, &mut out).await?,
         Some(Command::Chat { room, name }) => chat(&client, &room, &name, &mut out).await?,
@@ -111,7 +103,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Some(Command::Readings { station, limit }) => {
             for reading in client.readings(&station, limit).await? {
-                writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
+                write_reading(&mut out, "", &reading)?;
             }
         }
     }
@@ -133,13 +125,13 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "1. /live: record a batch of two, and read them back")?;
     writeln!(out, "   accepted {accepted}")?;
     for reading in client.readings("oslo-1", 2).await? {
-        writeln!(out, "   {}", serde_json::to_string(&reading)?)?;
+        write_reading(out, "   ", &reading)?;
     }
 
     writeln!(out, "2. /live: a batch with an impossible value; nothing of it is kept")?;
     let batch = [reading(Metric::Temperature, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
     match client.record(&batch).await {
-        Err(Error::Refused { reason, .. }) => writeln!(out, "   error: {reason}")?,
+        Err(Error::Refused { reason, .. }) => writeln!(out, "   error: {}", printable(&reason))?,
         Err(other) => return Err(other.into()),
         Ok(_) => bail!("the server accepted what it should refuse"),
     }
@@ -149,7 +141,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     client.record(&[reading(Metric::Wind, 8.0, 3), reading(Metric::Temperature, -3.4, 3)]).await?;
     match live.next().await {
         Some(Ok(LiveEvent::Reading { sequence, reading })) => {
-            writeln!(out, "   number {sequence}: {}", serde_json::to_string(&reading)?)?;
+            write_reading(out, &format!("   number {sequence}: "), &reading)?;
         }
         other => bail!("a reading should come, not {other:?}"),
     }
@@ -166,7 +158,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     ben.say("good morning").await?;
     show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
 
-    writeln!(out, "6. /chat: ana's connection fails; she comes back by herself and misses nothing")?;
+    writeln!(out, "6. /chat: ana's connection fails; her client reconnects on its own and misses nothing")?;
     ana.break_connection().await;
     ben.say("it is cold in Oslo").await?;
     ben.say("-3.4 °C").await?;
@@ -217,7 +209,7 @@ async fn show(
 fn line(event: &ChatEvent) -> String {
     match event {
         ChatEvent::Joined { present, resumed, .. } => {
-            let how = if *resumed { "back again" } else { "joined" };
+            let how = if *resumed { "connected again" } else { "joined" };
             format!("* {how}; here are {}", printable(&present.join(", ")))
         }
         ChatEvent::Message { sequence, name, text, .. } => {
@@ -231,66 +223,99 @@ fn line(event: &ChatEvent) -> String {
         }
         ChatEvent::Gap { missed } => format!("* {missed} events are too old to be shown"),
         ChatEvent::Disconnected { reason } => {
-            format!("* disconnected: {}; trying again", printable(reason))
+            format!("* connection lost: {}; reconnecting", printable(reason))
         }
     }
 }
 
-/// Without what a terminal would take for a command; a server is not to be
-/// trusted with the screen.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// Writes a reading on a line of its own, as JSON.
+fn write_reading(out: &mut impl Write, before: &str, reading: &Reading) -> anyhow::Result<()> {
+    writeln!(out, "{before}{}", printable(&serde_json::to_string(reading)?))?;
+    Ok(())
+}
+
+/// Writes a line about the connection to stderr: stdout carries only what was asked for.
+fn note(line: &str) {
+    let _ = writeln!(stderr(), "{}", printable(line)); // Perhaps nobody reads it any more.
 }
 
 async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let (chat, mut events) = client.chat(room, name).await?;
     let mut lines = typed_lines();
     let mut present = BTreeSet::new();
-    let mut known = 0;
+    // Numbers of the newest event at the last join, and of the newest one shown.
+    let (mut known, mut shown) = (0, None);
     // What was typed and is not answered yet. While the connection is broken it
     // waits, and the events that tell so must still be shown.
     let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
-    // One for all turns: a signal that comes together with an event must not be lost.
-    let mut interrupted = pin!(ctrl_c());
+    let interrupted = shutdown_signal()?;
     while typing || !unanswered.is_empty() {
         // Cancel safe, all four.
         select! {
             event = events.next() => {
                 let Some(event) = event.transpose()? else { return Ok(()) };
                 match &event {
-                    ChatEvent::Joined { present: here, sequence, .. } => {
+                    ChatEvent::Joined { present: here, sequence, resumed } => {
                         present = here.iter().cloned().collect();
                         known = *sequence;
+                        let before = shown;
+                        if !resumed {
+                            shown = Some(*sequence);
+                        }
+                        if let Some(before) = before {
+                            note(match resumed {
+                                false => "connected again; the server restarted and has forgotten earlier messages",
+                                true if before < *sequence => "connected again; here is what was missed",
+                                true => "connected again; nothing was missed",
+                            });
+                            write_present(out, &present)?;
+                            continue;
+                        }
                     }
-                    // What came before we joined is in the list already.
-                    ChatEvent::Presence { sequence, name, change } if *sequence > known => match change {
-                        Change::Joined => drop(present.insert(name.clone())),
-                        Change::Left => drop(present.remove(name)),
-                    },
-                    _ => {}
+                    ChatEvent::Presence { sequence, name, change } => {
+                        shown = shown.max(Some(*sequence));
+                        // What came before we joined is in the list already.
+                        match change {
+                            _ if *sequence <= known => {}
+                            Change::Joined => drop(present.insert(name.clone())),
+                            Change::Left => drop(present.remove(name)),
+                        }
+                    }
+                    ChatEvent::Message { sequence, .. } => shown = shown.max(Some(*sequence)),
+                    ChatEvent::Gap { missed } => {
+                        note(&format!("{missed} of the missed events are too old to be shown"));
+                        continue;
+                    }
+                    ChatEvent::Disconnected { reason } => {
+                        note(&format!("connection lost: {reason}; reconnecting"));
+                        continue;
+                    }
                 }
                 writeln!(out, "{}", line(&event))?;
             }
             Some(answer) = unanswered.join_next() => if let Err(error) = answer? {
-                eprintln!("not said: {}", printable(&error.to_string()));
+                note(&format!("not said: {error}"));
             },
             typed = lines.recv(), if typing => match typed.as_deref().map(str::trim_end) {
                 None => typing = false,
                 Some("") => {}
-                Some("/who") => {
-                    let names: Vec<_> = present.iter().map(String::as_str).collect();
-                    writeln!(out, "* here are {}", printable(&names.join(", ")))?;
-                }
+                Some("/who") => write_present(out, &present)?,
                 Some(text) => {
                     let (chat, text) = (chat.clone(), text.to_owned());
                     unanswered.spawn(async move { chat.say(&text).await });
                 }
             },
-            _ = &mut interrupted => break,
+            () = interrupted.cancelled() => break,
         }
     }
     chat.leave().await;
+    Ok(())
+}
+
+fn write_present(out: &mut impl Write, present: &BTreeSet<String>) -> anyhow::Result<()> {
+    let names: Vec<_> = present.iter().map(String::as_str).collect();
+    writeln!(out, "* here are {}", printable(&names.join(", ")))?;
     Ok(())
 }
 
@@ -316,23 +341,30 @@ async fn live(
 ) -> anyhow::Result<()> {
     let stations: Vec<&str> = stations.iter().map(String::as_str).collect();
     let mut events = client.live(&stations, metrics).await?;
-    // One for all turns: a signal that comes together with an event must not be lost.
-    let mut interrupted = pin!(ctrl_c());
+    let interrupted = shutdown_signal()?;
     loop {
         // Cancel safe, both.
         select! {
             event = events.next() => match event.transpose()? {
-                Some(LiveEvent::Reading { reading, .. }) => {
-                    writeln!(out, "{}", printable(&serde_json::to_string(&reading)?))?;
+                Some(LiveEvent::Reading { reading, .. }) => write_reading(out, "", &reading)?,
+                Some(LiveEvent::Skipped { readings }) => {
+                    note(&format!("{readings} readings were skipped: this client reads too slowly"));
                 }
-                Some(LiveEvent::Skipped { readings }) => writeln!(out, "(missed {readings})")?,
                 Some(LiveEvent::Disconnected { reason }) => {
-                    writeln!(out, "(the connection is lost: {}; connecting again)", printable(&reason))?;
+                    note(&format!("connection lost: {reason}; reconnecting"));
                 }
-                Some(LiveEvent::Resubscribed { .. }) => writeln!(out, "(subscribed again)")?,
+                Some(LiveEvent::Resubscribed { same_server, recovered, lost }) => {
+                    note(&format!("connected again; {}", match (same_server, recovered, lost) {
+                        (false, ..) => "the server restarted and has forgotten earlier readings".to_owned(),
+                        (true, 0, 0) => "nothing was missed".to_owned(),
+                        (true, 0, lost) => format!("{lost} readings were missed"),
+                        (true, _, 0) => "here is what was missed".to_owned(),
+                        (true, _, lost) => format!("here is what was missed, except for {lost} readings"),
+                    }));
+                }
                 None => return Ok(()),
             },
-            _ = &mut interrupted => break,
+            () = interrupted.cancelled() => break,
         }
     }
     events.close().await;

@@ -5,18 +5,15 @@
 //! cargo run -p websocket --bin client     # terminal 2
 //! ```
 
-use std::future::Future;
-use std::io::IsTerminal;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::net::TcpListener;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_logs};
 use websocket::limits::Limits;
+use websocket::origin::Origin;
 
 /// Chat rooms and live weather readings over WebSocket, and a page to see both
 /// at the address that it prints. Ctrl-C closes every connection and stops it.
@@ -29,62 +26,33 @@ struct Args {
     /// Origin of pages that may connect, such as https://weather.example,
     /// besides this server's own page; may be given several times
     #[arg(long, value_name = "ORIGIN")]
-    allow_origin: Vec<String>,
+    allow_origin: Vec<Origin>,
     /// Bytes in one message, and in one frame
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message)]
     max_message: usize,
+    /// Slowest rate, in bytes per second, at which a message may arrive or a
+    /// client may read
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().min_rate)]
+    min_rate: u64,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let filter: Targets =
-        std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()).parse().context("RUST_LOG")?;
-    let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry().with(to_stderr).with(filter).init();
-
-    // Each connection takes a descriptor; the soft limit is often only 1024.
-    rlimit::increase_nofile_limit(u64::MAX).context("raise the descriptor limit")?;
-    // Handlers first: a signal that comes after the line below must find them.
+    start_logs("info")?;
+    // The handlers come first: a signal after the line below must find them.
     let shutdown = shutdown_signal()?;
-    let listener = TcpListener::bind(args.addr).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {}: {error}; --addr 127.0.0.1:0 picks a free port", args.addr)
-    })?;
-    println!("listening on http://{}", listener.local_addr()?);
+    let listener = listen(args.addr, "websocket").await?;
+    writeln!(output(), "listening on http://{}", listener.local_addr()?)?;
     let limits = Limits {
         allowed_origins: args.allow_origin,
         max_message: args.max_message,
         max_frame: args.max_message,
+        min_rate: args.min_rate,
         ..Limits::default()
     };
-    websocket::server::serve(listener, limits, shutdown).await.context("serve")
-}
-
-/// Completes at Ctrl-C or, on Unix, SIGTERM.
-fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    #[cfg(unix)]
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    Ok(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
-    })
+    websocket::server::serve(listener, limits, shutdown.cancelled_owned()).await.context("serve")
 }

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Link, Target, pauses};
+use super::link::{Link, Reconnect, Target, is_permanent};
 use super::{Client, Error, refused};
 use crate::close::TAKEN_OVER;
 use crate::connection::random_id;
@@ -105,6 +104,7 @@ impl Client {
             target: self.target.clone(),
             join: Join { room: room.to_owned(), name: name.to_owned(), ..Join::default() },
             unanswered: BTreeMap::new(),
+            reconnect: Reconnect::new(),
             events,
             abandoned: None,
             leaving: CancellationToken::new(),
@@ -166,6 +166,7 @@ struct Member {
     join: Join,
     /// By id, in the order in which they were said.
     unanswered: BTreeMap<u64, (Say, oneshot::Sender<Result<u64, Error>>)>,
+    reconnect: Reconnect,
     events: mpsc::Sender<Result<ChatEvent, Error>>,
     /// The connection that was last abandoned. Nobody closes it from here, as
     /// nobody could over a network that failed.
@@ -195,6 +196,7 @@ impl Member {
             (self.join.boot_id, self.join.after) = (Some(boot_id), 0);
         }
         self.join.token = Some(token);
+        self.reconnect.on_connect();
         for (say, _reply) in self.unanswered.values() {
             link.send(&ChatRequest::Say(say.clone()));
         }
@@ -233,19 +235,18 @@ impl Member {
 
     /// Tries until it is in again, unless the server's answer is that it cannot be.
     async fn rejoin(&mut self) -> Result<(Link, ChatEvent), Error> {
-        for pause in pauses() {
+        loop {
+            self.reconnect.pause().await;
             if self.events.is_closed() {
                 return Err(Error::Gone);
             }
             match self.join().await {
+                // Somebody else may leave.
                 Err(Error::Refused { code: ErrorCode::Full, .. }) => {}
-                Err(error @ Error::Refused { .. }) => return Err(error),
-                Err(_) => {}
-                joined => return joined,
+                Err(error) if !is_permanent(&error) => {}
+                result => return result,
             }
-            sleep(pause).await;
         }
-        Err(Error::Gone)
     }
 
     async fn connected(

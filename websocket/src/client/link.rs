@@ -6,37 +6,47 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{SinkExt, StreamExt};
 use serde::Serialize;
+use tcp_socket::base::json::Object;
+use tcp_socket::base::retry::Pauses;
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
+use tokio_tungstenite::tungstenite::http::header::{
+    HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error as WebSocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::Error;
 use crate::handshake::SUBPROTOCOL;
-use crate::heartbeat::{Dead, Heartbeat};
+use crate::heartbeat::{GiveUp, Heartbeat, Patience};
 use crate::message::ServerMessage;
+use crate::meter::MeteredStream;
 
 /// How patient a client is.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
     /// Longest time from the first packet to the end of the handshake.
     pub connect: Duration,
-    /// Longest wait for the answer to a request.
+    /// Longest wait for the answer to a request, in addition to the time that the
+    /// request and the answer take at `min_rate`.
     pub answer: Duration,
     /// How often the client sends a ping.
     pub heartbeat: Duration,
-    /// A server of which nothing was heard for this long is given up, at the
-    /// next heartbeat.
+    /// Time without a single byte from the server after which the client gives it up, at
+    /// the next heartbeat.
     pub dead_after: Duration,
+    /// Slowest average rate, in bytes per second, at which a message may arrive. It
+    /// applies from `dead_after` after the beginning of the message on.
+    pub min_rate: u64,
 }
 
 impl Default for Timeouts {
@@ -46,6 +56,7 @@ impl Default for Timeouts {
             answer: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
+            min_rate: 1_000,
         }
     }
 }
@@ -57,12 +68,11 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
 }
 
-/// Pause before the first attempt to connect again; it doubles for each one after. A
-/// random part (jitter) is added, so that the clients of a server that was restarted
-/// do not all come back at once.
+/// Pause before the first attempt to connect again. It doubles for each one after that.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest pause between two attempts.
+/// Longest pause between two attempts. A connection that lasted for longer was real
+/// progress: after it the pauses start again with the shortest one.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Longest wait for the end of a close handshake.
@@ -73,7 +83,7 @@ const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// A connection with its heartbeat and what waits to be sent.
 pub(super) struct Link {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<MeteredStream>,
     heartbeat: Heartbeat,
     /// Bounded by its owners, who bound their requests in flight.
     outgoing: VecDeque<Message>,
@@ -95,15 +105,17 @@ impl Link {
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
-        let connect = connect_async_with_config(request, Some(config), true); // TCP_NODELAY
-        let connected = timeout(timeouts.connect, connect).await.unwrap_or_else(|elapsed| {
+        let connect = connect(request, config);
+        let socket = timeout(timeouts.connect, connect).await.unwrap_or_else(|elapsed| {
             Err(WebSocketError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)))
         });
-        let (socket, _response) = connected.map_err(|error| match error {
+        let socket = socket.map_err(|error| match error {
             WebSocketError::Io(_) | WebSocketError::Url(_) => unreachable(error),
             other => Error::Handshake(Arc::new(other)),
         })?;
-        let heartbeat = Heartbeat::new(timeouts.heartbeat, timeouts.dead_after);
+        let &Timeouts { heartbeat, dead_after, min_rate, .. } = timeouts;
+        let patience = Patience { heartbeat, dead_after, min_rate };
+        let heartbeat = Heartbeat::new(patience, false, socket.get_ref().meter().clone());
         Ok(Self { socket, heartbeat, outgoing: VecDeque::new(), unflushed: false })
     }
 
@@ -128,23 +140,28 @@ impl Link {
             select! {
                 biased;
                 received = poll_fn(|cx| exchange(socket, outgoing, unflushed, cx)) => {
-                    heartbeat.heard();
                     match received? {
                         Message::Text(text) => {
+                            heartbeat.on_message();
                             let message = serde_json::from_str(&text);
-                            let message = message.map_err(|error| Error::Unexpected(error.to_string()))?;
+                            let Object(message) =
+                                message.map_err(|error| Error::Unexpected(error.to_string()))?;
                             if !matches!(message, ServerMessage::Heartbeat { .. }) {
                                 return Ok(message);
                             }
                         }
                         Message::Close(frame) => return Err(closed(frame)),
-                        // The library answers pings by itself.
-                        _ => {}
+                        // The library answers pings on its own.
+                        Message::Ping(payload) | Message::Pong(payload) => {
+                            heartbeat.on_control_frame(payload.len());
+                        }
+                        Message::Binary(_) | Message::Frame(_) => heartbeat.on_message(),
                     }
                 }
                 due = heartbeat.due() => match due {
                     Ok(()) => outgoing.push_back(Message::Ping(Bytes::new())),
-                    Err(Dead) => return Err(Error::Dead),
+                    Err(GiveUp::Dead) => return Err(Error::Dead),
+                    Err(GiveUp::TooSlow) => return Err(Error::TooSlow),
                 }
             }
         }
@@ -165,8 +182,37 @@ impl Link {
     }
 }
 
+/// Connects to the request's host and shakes hands. As a library cannot know which
+/// extensions its user supports, it leaves part of RFC 6455, section 4.1, to us.
+async fn connect(
+    request: Request,
+    config: WebSocketConfig,
+) -> Result<WebSocketStream<MeteredStream>, WebSocketError> {
+    let host = request.uri().host().unwrap_or_default();
+    let port = request.uri().port_u16().unwrap_or(80);
+    let stream = TcpStream::connect(format!("{host}:{port}")).await?;
+    stream.set_nodelay(true)?;
+    let (socket, response) =
+        client_async_with_config(request, MeteredStream::new(stream), Some(config)).await?;
+    check_response(&response)?;
+    Ok(socket)
+}
+
+/// The client offered no extension, so the server must not select one. The other fields
+/// must not appear twice (sections 11.3.3 and 11.3.4).
+fn check_response(response: &Response) -> Result<(), WebSocketError> {
+    let count = |name: &HeaderName| response.headers().get_all(name).iter().count();
+    let wrong = [(SEC_WEBSOCKET_EXTENSIONS, 0), (SEC_WEBSOCKET_PROTOCOL, 1), (SEC_WEBSOCKET_ACCEPT, 1)]
+        .into_iter()
+        .find(|(name, most)| count(name) > *most);
+    match wrong {
+        Some((name, _most)) => Err(ProtocolError::InvalidHeader(Box::new(name)).into()),
+        None => Ok(()),
+    }
+}
+
 fn exchange(
-    socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: &mut WebSocketStream<MeteredStream>,
     outgoing: &mut VecDeque<Message>,
     unflushed: &mut bool,
     cx: &mut Context<'_>,
@@ -199,12 +245,45 @@ fn closed(frame: Option<CloseFrame>) -> Error {
     })
 }
 
-/// Pauses between attempts to connect, without end.
-pub(super) fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(MIN_PAUSE)
-        .with_max_delay(MAX_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
+/// When to connect again after a connection was lost.
+pub(super) struct Reconnect {
+    pauses: Pauses,
+    connected_at: Option<Instant>,
+}
+
+impl Reconnect {
+    pub(super) fn new() -> Self {
+        Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
+    }
+
+    /// A connection was made, and the server agreed to what was asked over it.
+    pub(super) fn on_connect(&mut self) {
+        self.connected_at = Some(Instant::now());
+    }
+
+    /// Waits until the next attempt.
+    pub(super) async fn pause(&mut self) {
+        if self.connected_at.take().is_some_and(|at| at.elapsed() > MAX_PAUSE) {
+            self.pauses.reset();
+        }
+        sleep(self.pauses.next_pause()).await;
+    }
+}
+
+/// Whether another attempt would only meet the same error.
+pub(super) fn is_permanent(error: &Error) -> bool {
+    match error {
+        Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,
+        Error::Handshake(error) => match &**error {
+            WebSocketError::Http(response) => {
+                let status = response.status();
+                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+                !status.is_server_error() && !later.contains(&status)
+            }
+            // The connection ended in the middle of the handshake.
+            WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => false,
+            _ => true,
+        },
+        _ => false,
+    }
 }

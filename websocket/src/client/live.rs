@@ -1,16 +1,16 @@
 //! Live readings from the client's side: subscribes again after a broken
-//! connection, and tells how many readings it missed.
+//! connection, and reads back what it missed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
-use super::link::{Link, Target, pauses};
+use super::link::{Link, Reconnect, Target, is_permanent};
 use super::{Client, Error, refused};
-use crate::message::{LiveRequest, Numbered, Series, ServerMessage};
+use crate::live::MAX_READ_BACK;
+use crate::message::{LiveRequest, Numbered, ReadBack, Series, ServerMessage};
 use crate::model::{Metric, Reading};
 
 /// Readings that wait for their reader; beyond it the connection is not read
@@ -27,10 +27,10 @@ pub enum LiveEvent {
         /// It.
         reading: Reading,
     },
-    /// So many were recorded and are not shown: this client reads slowly, or was
-    /// cut off. The newest of each series follow.
+    /// The server left out readings because this client reads slowly. The newest of each
+    /// series follow.
     Skipped {
-        /// How many.
+        /// Number of readings left out.
         readings: u64,
     },
     /// The connection broke; it is being made anew.
@@ -38,11 +38,16 @@ pub enum LiveEvent {
         /// Why.
         reason: String,
     },
-    /// The subscription goes on.
+    /// The subscription goes on. The readings that were missed and that the server still
+    /// has follow.
     Resubscribed {
-        /// It is still the same run of the server; another one counts anew, and
-        /// what was missed is unknown.
+        /// Whether it is still the same run of the server. Another one has forgotten
+        /// everything recorded before.
         same_server: bool,
+        /// Number of missed readings that follow.
+        recovered: u64,
+        /// Number of missed readings that don't.
+        lost: u64,
     },
 }
 
@@ -67,11 +72,16 @@ impl Client {
             target: self.target.clone(),
             series,
             boot_id: String::new(),
+            counted: 0,
             seen: HashMap::new(),
-            before: HashMap::new(),
+            known: HashSet::new(),
+            reconnect: Reconnect::new(),
             events,
         };
-        let link = subscriber.subscribe().await?;
+        let (link, subscribed) = subscriber.subscribe().await?;
+        let Subscribed { boot_id, stations, recorded } = subscribed;
+        (subscriber.boot_id, subscriber.counted) = (boot_id, recorded);
+        subscriber.known = stations.into_iter().collect();
         Ok(LiveEvents { subscriber: tokio::spawn(subscriber.run(link)), events: receiver })
     }
 }
@@ -95,30 +105,38 @@ impl LiveEvents {
 /// The newest sequence number by station and metric.
 type Sequences = HashMap<(String, &'static str), u64>;
 
+/// What the server answers to a subscription.
+struct Subscribed {
+    boot_id: String,
+    /// The stations of the subscription that exist.
+    stations: Vec<String>,
+    /// Number of readings that the subscription's series ever had.
+    recorded: u64,
+}
+
 /// A subscription over all its connections.
 struct Subscriber {
     target: Target,
     series: Series,
     boot_id: String,
-    /// Over this connection.
+    /// Of the `recorded` readings: those before the subscription, shown, skipped, or missed.
+    counted: u64,
     seen: Sequences,
-    /// Over earlier ones, of series not seen over this one.
-    before: Sequences,
+    /// Stations that existed before the subscription. As long as nothing was seen of a
+    /// series of theirs, nobody knows which of its readings are older.
+    known: HashSet<String>,
+    reconnect: Reconnect,
     events: mpsc::Sender<Result<LiveEvent, Error>>,
 }
 
 impl Subscriber {
-    async fn subscribe(&mut self) -> Result<Link, Error> {
+    async fn subscribe(&mut self) -> Result<(Link, Subscribed), Error> {
         let mut link = Link::connect(&self.target, "/live").await?;
         link.send(&LiveRequest::Subscribe(self.series.clone()));
         match refused(link.next().await?)? {
-            ServerMessage::Subscribed { boot_id, .. } => {
-                self.before.extend(self.seen.drain());
-                if boot_id != self.boot_id {
-                    self.before.clear();
-                    self.boot_id = boot_id;
-                }
-                Ok(link)
+            ServerMessage::Subscribed { boot_id, stations, recorded, .. } => {
+                self.reconnect.on_connect();
+                Ok((link, Subscribed { boot_id, stations, recorded }))
             }
             other => Err(Error::Unexpected(format!("{other:?}"))),
         }
@@ -129,34 +147,84 @@ impl Subscriber {
             // None: nobody listens any more.
             let Some(error) = self.connected(link).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
-            let boot_id = self.boot_id.clone();
             let listener = self.events.clone();
             // Cancel safe enough: what is given up is a connection in the making.
             let again = select! {
-                again = self.resubscribe() => again,
+                again = self.reconnect() => again,
                 () = listener.closed() => return,
             };
-            link = match again {
-                Ok(link) => link,
+            let (again, events) = match again {
+                Ok(again) => again,
                 Err(error) => {
                     let _ = self.events.send(Err(error)).await;
                     return;
                 }
             };
-            let same_server = boot_id == self.boot_id;
-            let _ = self.events.send(Ok(LiveEvent::Resubscribed { same_server })).await;
+            for event in events {
+                let _ = self.events.send(Ok(event)).await;
+            }
+            link = again;
         }
     }
 
-    async fn resubscribe(&mut self) -> Result<Link, Error> {
-        for pause in pauses() {
-            match self.subscribe().await {
-                Err(error @ Error::Refused { .. }) => return Err(error),
-                Ok(link) => return Ok(link),
-                Err(_) => sleep(pause).await,
+    /// Subscribes again, as often as it takes. Returns what to tell about it.
+    async fn reconnect(&mut self) -> Result<(Link, Vec<LiveEvent>), Error> {
+        loop {
+            self.reconnect.pause().await;
+            match self.resubscribe().await {
+                Err(error) if !is_permanent(&error) => {}
+                result => return result,
             }
         }
-        Err(Error::Gone)
+    }
+
+    async fn resubscribe(&mut self) -> Result<(Link, Vec<LiveEvent>), Error> {
+        let (link, Subscribed { boot_id, stations, recorded }) = self.subscribe().await?;
+        let same_server = boot_id == self.boot_id;
+        if !same_server {
+            self.counted = 0; // Another run of the server counts from 1 again.
+            self.seen.clear();
+            self.known.clear();
+        }
+        let missed = recorded.saturating_sub(self.counted);
+        let readings = if missed > 0 { self.read_back(stations, missed).await? } else { Vec::new() };
+        (self.boot_id, self.counted) = (boot_id, recorded);
+        let recovered = readings.len() as u64;
+        let mut events =
+            vec![LiveEvent::Resubscribed { same_server, recovered, lost: missed.saturating_sub(recovered) }];
+        for Numbered { sequence, reading } in readings {
+            self.seen.insert((reading.station.clone(), reading.metric.name()), sequence);
+            events.push(LiveEvent::Reading { sequence, reading });
+        }
+        Ok((link, events))
+    }
+
+    /// Reads what was missed over a connection of its own. On the other one readings
+    /// arrive already.
+    async fn read_back(&self, stations: Vec<String>, missed: u64) -> Result<Vec<Numbered>, Error> {
+        let limit = usize::try_from(missed).map_or(MAX_READ_BACK, |missed| missed.min(MAX_READ_BACK));
+        let mut link = Link::connect(&self.target, "/live").await?;
+        let count = stations.len();
+        for (id, station) in (0..).zip(stations) {
+            link.send(&LiveRequest::Readings(ReadBack { id, station, limit }));
+        }
+        let mut readings = Vec::new();
+        for _ in 0..count {
+            match refused(link.next().await?)? {
+                ServerMessage::Readings { readings: more, .. } => {
+                    readings.extend(more.into_iter().filter(|numbered| self.is_new(numbered)));
+                }
+                other => return Err(Error::Unexpected(format!("{other:?}"))),
+            }
+        }
+        link.close().await;
+        Ok(readings)
+    }
+
+    fn is_new(&self, Numbered { sequence, reading }: &Numbered) -> bool {
+        let wanted = self.series.metrics.is_empty() || self.series.metrics.contains(&reading.metric);
+        let seen = self.seen.get(&(reading.station.clone(), reading.metric.name()));
+        wanted && seen.map_or(!self.known.contains(&reading.station), |seen| sequence > seen)
     }
 
     /// Passes readings on until the connection breaks (why) or nobody listens.
@@ -172,16 +240,18 @@ impl Subscriber {
             };
             let event = match message {
                 Ok(ServerMessage::Reading(Numbered { sequence, reading })) => {
-                    let series = (reading.station.clone(), reading.metric.name());
-                    let missed =
-                        self.before.remove(&series).map_or(0, |last| sequence.saturating_sub(last + 1));
-                    self.seen.insert(series, sequence);
-                    if missed > 0 {
-                        let _ = self.events.send(Ok(LiveEvent::Skipped { readings: missed })).await;
+                    self.counted += 1;
+                    let seen = self.seen.entry((reading.station.clone(), reading.metric.name())).or_default();
+                    if sequence <= *seen {
+                        continue; // It was read back already.
                     }
+                    *seen = sequence;
                     LiveEvent::Reading { sequence, reading }
                 }
-                Ok(ServerMessage::Skipped { readings }) => LiveEvent::Skipped { readings },
+                Ok(ServerMessage::Skipped { readings }) => {
+                    self.counted = self.counted.saturating_add(readings);
+                    LiveEvent::Skipped { readings }
+                }
                 Ok(_) => continue,
                 Err(error) => return Some(error),
             };

@@ -15,7 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite;
 
 pub use chat::{Chat, ChatEvent, ChatEvents};
@@ -28,6 +28,9 @@ use crate::model::Reading;
 
 /// Requests in flight on one connection; a further one waits.
 pub const MAX_IN_FLIGHT: usize = 1024;
+
+/// Maximum length of one reading in an answer, in bytes.
+const READING_BYTES: usize = 200;
 
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
@@ -70,12 +73,16 @@ pub enum Error {
         /// For a person.
         reason: String,
     },
-    /// No answer within [`Timeouts::answer`]; nobody knows what became of the request.
+    /// No answer in time, see [`Timeouts::answer`]. Nobody knows what became of the
+    /// request.
     #[error("no answer within {0:?}; the request may or may not have been carried out")]
     TimedOut(Duration),
-    /// Nothing was heard of the server for [`Timeouts::dead_after`].
+    /// No byte came from the server for [`Timeouts::dead_after`].
     #[error("the server is silent")]
     Dead,
+    /// A message arrived at less than [`Timeouts::min_rate`].
+    #[error("the server's message arrives too slowly")]
+    TooSlow,
     /// The server sent something that is not of this interface.
     #[error("unexpected message: {0}")]
     Unexpected(String),
@@ -124,7 +131,7 @@ impl Client {
     /// [`Error::Refused`] names the first invalid field.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let call = |id| LiveRequest::Record(Record { id, readings: Cow::Borrowed(readings) });
-        match self.call(call).await? {
+        match self.call(call, 0).await? {
             ServerMessage::Recorded { accepted, .. } => Ok(accepted),
             other => Err(Error::Unexpected(format!("{other:?}"))),
         }
@@ -136,7 +143,7 @@ impl Client {
     /// [`Error::Refused`] if the limit is not 1 to 500.
     pub async fn readings(&self, station: &str, limit: usize) -> Result<Vec<Reading>, Error> {
         let call = |id| LiveRequest::Readings(ReadBack { id, station: station.to_owned(), limit });
-        match self.call(call).await? {
+        match self.call(call, limit.saturating_mul(READING_BYTES)).await? {
             ServerMessage::Readings { readings, .. } => {
                 Ok(readings.into_iter().map(|numbered| numbered.reading).collect())
             }
@@ -152,13 +159,21 @@ impl Client {
         }
     }
 
-    async fn call<'a>(&self, request: impl FnOnce(u64) -> LiveRequest<'a>) -> Result<ServerMessage, Error> {
+    /// Sends a request and waits for its answer, which has up to `answer_bytes`.
+    async fn call<'a>(
+        &self,
+        request: impl FnOnce(u64) -> LiveRequest<'a>,
+        answer_bytes: usize,
+    ) -> Result<ServerMessage, Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let text =
             serde_json::to_string(&request(id)).map_err(|error| Error::Unexpected(error.to_string()))?;
+        let timeouts = &self.target.timeouts;
+        let bytes = text.len().saturating_add(answer_bytes) as u64;
+        let transfer = Duration::from_secs(bytes / timeouts.min_rate.max(1));
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
-        let limit = self.target.timeouts.answer;
+        let limit = timeouts.answer.saturating_add(transfer);
         timeout(limit, answer).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
     }
 }
@@ -169,7 +184,7 @@ async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
         let done = match command {
             Command::Close(done) => Some(done),
             first @ Command::Call { .. } => match Link::connect(&target, "/live").await {
-                Ok(link) => connected(link, first, &mut commands).await,
+                Ok(link) => connected(link, first, &mut commands, target.timeouts.answer).await,
                 Err(error) => {
                     answer(first, Err(error));
                     None
@@ -185,6 +200,7 @@ async fn connected(
     mut link: Link,
     first: Command,
     commands: &mut mpsc::Receiver<Command>,
+    answer_timeout: Duration,
 ) -> Option<oneshot::Sender<()>> {
     let mut in_flight: HashMap<u64, Reply> = HashMap::new();
     let mut queued = vec![first];
@@ -201,8 +217,11 @@ async fn connected(
                 }
             }
         }
+        if in_flight.len() == MAX_IN_FLIGHT {
+            in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
+        }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, both. First what came in: its receivers' next calls then
+        // Cancel safe, all three. First what came in: its receivers' next calls then
         // go out together.
         select! {
             biased;
@@ -219,6 +238,7 @@ async fn connected(
                 link.close().await;
                 return None;
             },
+            () = sleep(answer_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
         }
     }
 }

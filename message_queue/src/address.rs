@@ -1,0 +1,37 @@
+//! A broker's URL: what it may say, and how it is shown.
+
+use url::Url;
+
+use crate::error::Error;
+
+/// Reads a broker's URL. It must have one of these schemes, the usual one first.
+///
+/// # Errors
+/// [`Error::Url`], also if the URL asks for TLS: the connection would be in plaintext,
+/// and so would the password.
+pub(crate) fn parse(url: &str, schemes: &[&str]) -> Result<Url, Error> {
+    let parsed = Url::parse(url).map_err(|error| refuse(url, error))?;
+    let scheme = parsed.scheme();
+    if scheme.strip_suffix('s').is_some_and(|plain| schemes.contains(&plain)) {
+        let usual = schemes[0];
+        return Err(refuse(url, format!("it asks for TLS, which these programs can't do; use {usual}://")));
+    }
+    if !schemes.contains(&scheme) || parsed.cannot_be_a_base() {
+        return Err(refuse(url, format!("it must begin with {}://", schemes[0])));
+    }
+    Ok(parsed)
+}
+
+/// Returns the error for a URL that can't be used.
+pub(crate) fn refuse(url: &str, detail: impl std::fmt::Display) -> Error {
+    Error::Url { url: without_password(url), detail: detail.to_string() }
+}
+
+/// Returns a URL as it may be shown: without user and password.
+pub fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_login, rest)| rest);
+    // A query may hold a password too.
+    let rest = rest.split_once('?').map_or(rest, |(rest, _query)| rest);
+    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+}

@@ -1,0 +1,87 @@
+//! How programs end, and how a subscriber does not.
+
+use std::process::Stdio;
+
+use message_queue::brokers::{Broker, Options};
+use tests::run_program;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::PAIR;
+use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, name, prefix, url};
+
+/// As in `consumer | head -1`: the first line is read, and then nobody reads any more.
+pub async fn a_closed_stdout_ends_every_command_silently() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];
+        let results = ["--results", folder.path()];
+        let jobs = ["--count", "2000", "--poison", "2"];
+        run_program(PRODUCER, &[&ours[..], &jobs].concat()).await;
+        let commands: [(&str, &[&str]); 4] = [
+            (PRODUCER, &["--count", "5000"]),
+            (CONSUMER, &results),
+            (CONSUMER, &["subscribe"]),
+            (PAIR.client, &[]),
+        ];
+        let server = Program::start(PAIR.server, &ours);
+        for (program, args) in commands {
+            let mut child = Command::new(program)
+                .args([&ours[..], args].concat())
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let mut first = String::new();
+            let mut stdout = BufReader::new(child.stdout.take().unwrap());
+            stdout.read_line(&mut first).await.unwrap();
+            drop(stdout);
+            let ended = async {
+                // A subscriber notices when there is something to show.
+                while child.try_wait().unwrap().is_none() {
+                    let publish = ["publish", "oslo-1", "wind", "1"];
+                    run_program(PRODUCER, &[&ours[..], &publish].concat()).await;
+                }
+            };
+            assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} goes on");
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+            assert_eq!(child.wait().await.unwrap().code(), Some(0), "{program} {args:?}: {said}");
+            assert!(!said.contains("error") && !said.contains("panicked"), "{program} {args:?}: {said}");
+        }
+        drop(server);
+    }
+}
+
+/// The broker stops, and comes back after a while.
+pub async fn a_subscriber_survives_its_broker() {
+    for kind in BOTH {
+        let mut broker = Broker::start(kind, Options::default()).unwrap();
+        let (url, prefix) = (broker.url(), prefix());
+        let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];
+        let publish = ["publish", "oslo-1", "wind", "7"];
+        let mut subscriber = Program::start(CONSUMER, &[&ours[..], &["subscribe"]].concat());
+        subscriber.shows("subscribed to", 1).await;
+        let mut server = Program::start(PAIR.server, &ours);
+        server.shows("connected to", 1).await;
+        broker.stop();
+        subscriber.shows("connection lost: ", 1).await;
+        // Several attempts are made in vain.
+        server.shows("connecting again", 5).await;
+        broker.restart().unwrap();
+        subscriber.shows("connected again; what was published meanwhile is lost", 1).await;
+        run_program(PRODUCER, &[&ours[..], &publish].concat()).await;
+        subscriber.shows("oslo-1", 1).await;
+        let printed = subscriber.stop().await;
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines.len(), 4, "{printed}");
+        assert!(
+            lines[1].starts_with("connection lost: ") && lines[1].ends_with("; reconnecting"),
+            "{printed}"
+        );
+        server.stop().await;
+    }
+}

@@ -1,0 +1,269 @@
+//! Limits and checks, each of which some test must miss if it is removed.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use message_queue::brokers::Kind;
+use message_queue::error::Error;
+use message_queue::model::{MAX_BATCH, Metric, Reading};
+use message_queue::rabbitmq::publish_subscribe as rabbitmq;
+use message_queue::rabbitmq::publisher::{Message, Publisher};
+use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS};
+use message_queue::record::{READINGS_PER_STATION, Store};
+use tests::run_program;
+use tests::signal::Signal;
+use tokio::time::timeout;
+
+use crate::PAIR;
+use crate::fakes::fake;
+use crate::request_reply::{Client, readings};
+use crate::support::{
+    BOTH, CONSUMER, LONG, Mode, PRODUCER, Program, Proxy, eventually, keys, name, prefix, shared, topology,
+    url,
+};
+
+pub async fn options_out_of_range_are_refused() {
+    let long = "a".repeat(33);
+    for (program, args) in [
+        (PRODUCER, &["--prefix", ""][..]),
+        (PRODUCER, &["--prefix", "a.b"]),
+        (CONSUMER, &["--prefix", "A"]),
+        (PAIR.server, &["--prefix", "a:b"]),
+        (PAIR.client, &["--prefix", &long]),
+        (PRODUCER, &["--max-length", "0"]),
+        (PRODUCER, &["--max-length", "4294967296"]),
+        (PRODUCER, &["publish", "oslo-1", "rain", "1"]),
+        (PAIR.client, &["record", "oslo-1", "rain", "1"]),
+    ] {
+        let output = run_program(program, &[&["--url", "amqp://127.0.0.1:1"], args].concat()).await;
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{args:?}: {output:?}");
+    }
+}
+
+/// It accepts connections and then says nothing.
+pub async fn a_broker_that_does_not_answer_is_given_up() {
+    let silent = fake(|stream| async move {
+        tokio::time::sleep(LONG).await;
+        drop(stream);
+        Ok(())
+    })
+    .await;
+    let addr = silent.addr;
+    let cases = [("rabbitmq", format!("amqp://{addr}"), 10), ("redis", format!("redis://{addr}"), 5)];
+    for (kind, url, seconds) in &cases {
+        let began = Instant::now();
+        let output = run_program(PRODUCER, &["--broker", kind, "--url", url, "--count", "1"]).await;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stderr.starts_with(&format!("error: no broker at {url} (")), "{output:?}");
+        assert!(began.elapsed() < Duration::from_secs(seconds + 10), "{:?}", began.elapsed());
+    }
+}
+
+pub async fn one_station_keeps_only_the_newest_readings() {
+    let store = Store::default();
+    let batch = readings("oslo-1", MAX_BATCH);
+    for _ in 0..READINGS_PER_STATION / MAX_BATCH + 2 {
+        store.record(batch.clone());
+    }
+    assert_eq!(store.count("oslo-1"), READINGS_PER_STATION);
+}
+
+/// A queue without a limit takes the broker's memory or disk.
+pub async fn every_queue_of_rabbitmq_is_bounded() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let ours = ["--url", &url, "--prefix", &prefix];
+    let mut server = Program::start(PAIR.server, &ours);
+    server.shows("connected to", 1).await;
+    let few = [&ours[..], &["--count", "0", "--max-length", "3000000000"]].concat();
+    assert_eq!(run_program(PRODUCER, &few).await.code, Some(0));
+    let listed = {
+        let broker = shared(Kind::RabbitMq).lock().unwrap();
+        broker.rabbitmqctl(&["-q", "list_queues", "name", "arguments"]).unwrap()
+    };
+    let mut found = 0;
+    for (queue, length, limit) in [
+        (topology(&prefix).jobs(), 3_000_000_000, Some(DELIVERY_LIMIT)),
+        (topology(&prefix).dead_letters(), MAX_DEAD_LETTERS, None),
+        (topology(&prefix).retry(Duration::from_secs(1)), 3_000_000_000, Some(DELIVERY_LIMIT)),
+        (topology(&prefix).requests(), MAX_REQUESTS, None),
+    ] {
+        let line = listed.lines().find(|line| line.starts_with(&format!("{queue}\t"))).unwrap();
+        assert!(line.contains(&format!("\"x-max-length\",{length}}}")), "{line}");
+        if let Some(limit) = limit {
+            assert!(line.contains(&format!("\"x-delivery-limit\",{limit}}}")), "{line}");
+            assert!(line.contains("\"x-overflow\",\"reject-publish\""), "{line}");
+        }
+        found += 1;
+    }
+    assert_eq!(found, 4);
+    server.stop().await;
+}
+
+/// Nobody reads the subscription for a while: RabbitMQ drops the oldest.
+pub async fn a_slow_subscribers_queue_is_bounded() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let patterns = ["readings.#".to_owned()];
+    let mut subscription = rabbitmq::Subscription::open(&url, topology(&prefix), &patterns).await.unwrap();
+    let mut publisher = Publisher::connect(&url, topology(&prefix), 1_000).await.unwrap();
+    let count = u64::from(rabbitmq::MAX_BACKLOG) + 2_000;
+    let reading =
+        |number| Reading { station: "oslo-1".into(), metric: Metric::Wind, value: 1.0, recorded_at: number };
+    for number in 1..=count {
+        publisher.publish(rabbitmq::message(&topology(&prefix), &reading(number)).unwrap()).await.unwrap();
+    }
+    publisher.flush().await.unwrap();
+    let mut got = 0;
+    loop {
+        let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
+        let rabbitmq::Event::Reading { reading, .. } = event else { panic!("{event:?}") };
+        got += 1;
+        if reading.recorded_at == count {
+            break;
+        }
+    }
+    // Besides the queue, a prefetched window is on its way.
+    assert!((u64::from(rabbitmq::MAX_BACKLOG)..count).contains(&got), "{got} of {count}");
+
+    let too_long = ["a".repeat(rabbitmq::MAX_PATTERN + 1)];
+    assert!(rabbitmq::Subscription::open(&url, topology(&prefix), &too_long).await.is_err());
+}
+
+/// A publisher waits for confirms before it takes more than its window.
+pub async fn a_publishers_window_is_bounded() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
+    for reading in readings("oslo-1", 100) {
+        publisher.publish(rabbitmq::message(&topology(&prefix), &reading).unwrap()).await.unwrap();
+    }
+    assert!(publisher.confirmed() > 90, "{}", publisher.confirmed());
+}
+
+/// No queue takes the message, however often everything is declared.
+pub async fn an_unroutable_message_is_an_error() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
+    let message = Message {
+        exchange: "".into(),
+        routing_key: format!("{prefix}.nobody").into(),
+        mandatory: true,
+        properties: BasicProperties::default(),
+        payload: Vec::new(),
+    };
+    publisher.publish(message).await.unwrap();
+    let error = timeout(LONG, publisher.flush()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unroutable(_)), "{error}");
+}
+
+/// Calls beyond a client's limit wait: the servers see no more of them at a time.
+pub async fn calls_in_flight_are_bounded() {
+    let in_flight = message_queue::redis::request_reply::MAX_IN_FLIGHT;
+    assert_eq!(in_flight, message_queue::rabbitmq::request_reply::MAX_IN_FLIGHT);
+    let calls = |client: Client| {
+        let call = move |_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.record(&readings("oslo-1", 1)).await })
+        };
+        (0..in_flight + 50).map(call).collect::<Vec<_>>()
+    };
+
+    // A server that never replies, and a mark behind what it gets.
+    let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
+    let connection = Connection::connect(&rabbitmq_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let queue = topology(&prefix).requests();
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let consumed = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+    let mut requests = consumed.await.unwrap();
+    let calls_made = calls(Client::connect(Kind::RabbitMq, &rabbitmq_url, &prefix, LONG).await);
+    for _ in 0..in_flight {
+        timeout(LONG, requests.next()).await.unwrap().unwrap().unwrap();
+    }
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel.basic_publish("".into(), queue.into(), options, b"mark", properties).await.unwrap();
+    let next = timeout(LONG, requests.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(next.data, b"mark", "one more than the limit was in flight");
+    calls_made.iter().for_each(tokio::task::JoinHandle::abort);
+    times_out(Client::connect(Kind::RabbitMq, &rabbitmq_url, &prefix, Duration::from_millis(200)).await)
+        .await;
+
+    let redis_url = url(Kind::Redis);
+    let redis = redis::Client::open(redis_url.as_str()).unwrap();
+    let mut listener = redis.get_async_pubsub().await.unwrap();
+    let channel = keys(&prefix).requests();
+    listener.subscribe(&channel).await.unwrap();
+    let mut requests = listener.on_message();
+    let calls_made = calls(Client::connect(Kind::Redis, &redis_url, &prefix, LONG).await);
+    for _ in 0..in_flight {
+        timeout(LONG, requests.next()).await.unwrap().unwrap();
+    }
+    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("PUBLISH").arg(&channel).arg("mark").exec_async(&mut connection).await.unwrap();
+    let next = timeout(LONG, requests.next()).await.unwrap().unwrap();
+    assert_eq!(next.get_payload_bytes(), b"mark", "one more than the limit was in flight");
+    calls_made.iter().for_each(tokio::task::JoinHandle::abort);
+    times_out(Client::connect(Kind::Redis, &redis_url, &prefix, Duration::from_millis(200)).await).await;
+}
+
+/// The server has the request and never replies.
+async fn times_out(client: Client) {
+    let called = timeout(Duration::from_secs(10), client.record(&readings("oslo-1", 1))).await;
+    assert!(matches!(called, Ok(Err(Error::TimedOut))), "{called:?}");
+}
+
+/// A server that is held up gets more requests than it keeps.
+pub async fn a_redis_server_drops_requests_beyond_its_bound() {
+    let (url, prefix) = (url(Kind::Redis), prefix());
+    let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix];
+    let mut server = Program::start(PAIR.server, &ours);
+    server.shows("connected to", 1).await;
+    server.signal(Signal::SIGSTOP);
+    let redis = redis::Client::open(url.as_str()).unwrap();
+    let mut connection = redis.get_multiplexed_async_connection().await.unwrap();
+    let request = format!(r#"{{"id":1,"reply_to":"{prefix}:reply:x","readings":[]}}"#);
+    for _ in 0..10 {
+        let mut pipeline = redis::pipe();
+        for _ in 0..5_000 {
+            pipeline.cmd("PUBLISH").arg(keys(&prefix).requests()).arg(&request).ignore();
+        }
+        pipeline.exec_async(&mut connection).await.unwrap();
+    }
+    server.signal(Signal::SIGCONT);
+    server.shows("requests dropped: more than 4096 were waiting", 1).await;
+    let client = Client::connect(Kind::Redis, &url, &prefix, LONG).await;
+    eventually("it goes on", async || client.record(&readings("oslo-1", 1)).await.is_ok()).await;
+    server.stop().await;
+}
+
+/// Nothing passes any more, and no connection is closed. A subscriber notices by its
+/// heartbeat, and a server that is told to stop does not wait for the broker.
+pub async fn a_silent_broker_holds_up_nobody() {
+    for kind in BOTH {
+        let (direct, prefix) = (url(kind), prefix());
+        let proxy = Proxy::before(&direct).await;
+        let through = match kind {
+            Kind::RabbitMq => format!("amqp://127.0.0.1:{}", proxy.port),
+            Kind::Redis => format!("redis://127.0.0.1:{}", proxy.port),
+        };
+        let ours = ["--broker", name(kind), "--url", &through, "--prefix", &prefix];
+        let mut subscriber = Program::start(CONSUMER, &[&ours[..], &["subscribe"]].concat());
+        subscriber.shows("subscribed to", 1).await;
+        // Its own heartbeat is too slow to end the wait.
+        let slow = if kind == Kind::RabbitMq { format!("{through}/%2f?heartbeat=60") } else { through };
+        let ours = ["--broker", name(kind), "--url", &slow, "--prefix", &prefix];
+        let mut server = Program::start(PAIR.server, &ours);
+        server.shows("connected to", 1).await;
+        proxy.set(Mode::Silent);
+        let began = Instant::now();
+        server.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+        subscriber.shows("connection lost: ", 1).await;
+        proxy.set(Mode::Open);
+        subscriber.shows("connected again", 1).await;
+        subscriber.stop().await;
+    }
+}

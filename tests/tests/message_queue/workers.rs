@@ -1,0 +1,599 @@
+//! Workers in trouble: their machine, their names, slow work, and jobs that are none.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use message_queue::brokers::Kind;
+use message_queue::error::Error;
+use message_queue::job::{Job, MAX_JOB};
+use message_queue::rabbitmq::deliveries::MAX_WAIT;
+use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, Topology};
+use message_queue::rabbitmq::work_queue as rabbitmq;
+use message_queue::redis::work_queue as streams;
+use message_queue::results::{Outcome, Results};
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamInfoConsumersReply, StreamPendingReply};
+use tests::run_program;
+use tests::signal::Signal;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    BOTH, CONSUMER, Folder, LONG, Program, eventually, keys, name, prefix, shared, topology, url,
+};
+use crate::work_queue::queue_length;
+
+/// A worker in this process. `report` gets each line that the program would print.
+async fn work(
+    kind: Kind,
+    prefix: &str,
+    results: Results,
+    stop: &CancellationToken,
+    mut report: impl FnMut(String),
+) -> Result<(), Error> {
+    let (url, work_time) = (url(kind), Duration::ZERO);
+    let report = |attempt: &_| {
+        report(format!("{attempt}"));
+        Ok(())
+    };
+    match kind {
+        Kind::RabbitMq => {
+            let (topology, prefetch) = (topology(prefix), rabbitmq::PREFETCH);
+            let max_wait = MAX_WAIT;
+            let worker = rabbitmq::Worker { url, topology, prefetch, max_wait, results, work_time };
+            worker.run(stop, || {}, report).await
+        }
+        Kind::Redis => {
+            let worker = streams::Worker {
+                url,
+                keys: keys(prefix),
+                name: streams::random_name().unwrap(),
+                claim_after: Duration::from_secs(3600),
+                remove_idle_after: streams::REMOVE_IDLE_AFTER,
+                results,
+                work_time,
+            };
+            worker.run(stop, || {}, report).await
+        }
+    }
+}
+
+async fn produce(kind: Kind, prefix: &str, batch: &str, count: u64) {
+    let jobs = ["--batch", batch, "--count", &count.to_string()];
+    Program::producer(kind, &url(kind), prefix, &jobs).success().await;
+}
+
+/// Panics unless one good worker now does all the jobs of a batch, at the first try.
+async fn others_do(kind: Kind, prefix: &str, batch: &str, count: u64) {
+    let folder = Folder::new();
+    let mut worker = Program::worker(kind, &url(kind), prefix, &folder, &["--claim-after", "3600000"]);
+    worker.shows(" done: station-", count as usize).await;
+    let printed = worker.stop().await;
+    assert!(printed.contains(&format!("stopped: {count} done, 0 duplicates, 0 failed")), "{printed}");
+    folder.assert_done(batch, count);
+    let ours = ["--broker", name(kind), "--url", &url(kind), "--prefix", prefix, "dead-letters"];
+    assert_eq!(run_program(CONSUMER, &ours).await.stdout, "0 in all\n");
+}
+
+async fn connect_redis() -> MultiplexedConnection {
+    let client = redis::Client::open(url(Kind::Redis)).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+/// More often than a job may be delivered, so that each start would use up its limit.
+pub async fn a_worker_that_cannot_write_takes_no_job() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        produce(kind, &prefix, "kept", 3).await;
+        let file = folder.0.join("file");
+        fs::write(&file, "").unwrap();
+        let consumer = |results: &Path| {
+            let results = results.to_str().unwrap();
+            format!(
+                "exec {CONSUMER} --broker {} --url {url} --prefix {prefix} --results {results}",
+                name(kind)
+            )
+        };
+        let faults = [
+            ("the folder is a file", consumer(&file), 1),
+            ("its parent is a file", consumer(&file.join("results")), 1),
+            ("files may not grow", format!("ulimit -f 0; {}", consumer(&folder.0)), DELIVERY_LIMIT + 1),
+            ("the name of its lock is taken", consumer(&folder.0.join("locked")), 1),
+        ];
+        fs::create_dir_all(folder.0.join("locked/.lock")).unwrap();
+        for (fault, command, times) in faults {
+            for _ in 0..times {
+                let output = run_program("sh", &["-c", &command]).await;
+                assert_eq!(
+                    (output.code, output.stdout.as_str()),
+                    (Some(1), ""),
+                    "{fault}: {}",
+                    output.stderr
+                );
+                assert!(output.stderr.starts_with("error: cannot keep results in "), "{}", output.stderr);
+                assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+            }
+        }
+        others_do(kind, &prefix, "kept", 3).await;
+    }
+}
+
+/// Each round takes the jobs, meets the fault, and gives them back.
+pub async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
+    for kind in BOTH {
+        let prefix = prefix();
+        produce(kind, &prefix, "blamed", 5).await;
+        for round in 0..=DELIVERY_LIMIT {
+            let folder = Folder::new();
+            let results = folder.results();
+            match round % 3 {
+                // The folder is gone.
+                0 => fs::remove_dir_all(&folder.0).unwrap(),
+                // It is a file now.
+                1 => {
+                    fs::remove_dir_all(&folder.0).unwrap();
+                    fs::write(&folder.0, "").unwrap();
+                }
+                // The names of the results are taken by folders.
+                _ => {
+                    let names = (1..=5).map(|number| folder.0.join(format!("blamed-{number}.json")));
+                    names.for_each(|name| fs::create_dir(name).unwrap());
+                }
+            }
+            let stop = CancellationToken::new();
+            let working = work(kind, &prefix, results, &stop, |line| panic!("{line}"));
+            let error = timeout(LONG, working).await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Machine(_)), "{error}");
+            let end = "; this worker stops, and its jobs go back to the queue";
+            let text = error.to_string();
+            assert!(text.starts_with("cannot keep results in ") && text.ends_with(end), "{text}");
+            let _ = fs::remove_file(&folder.0);
+        }
+        others_do(kind, &prefix, "blamed", 5).await;
+    }
+}
+
+/// The folder disappears between the attempt and the acknowledgement: its sync fails.
+pub async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
+    for kind in BOTH {
+        let (prefix, folder, stop) = (prefix(), Folder::new(), CancellationToken::new());
+        produce(kind, &prefix, "synced", 1).await;
+        let report = |line: String| {
+            assert!(line.starts_with("synced-1 done: "), "{line}");
+            fs::remove_dir_all(&folder.0).unwrap();
+            stop.cancel();
+        };
+        let ended = timeout(LONG, work(kind, &prefix, folder.results(), &stop, report)).await.unwrap();
+        assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
+        others_do(kind, &prefix, "synced", 1).await;
+    }
+    // The same for a duplicate: the worker that did it may not have come to its sync.
+    let folder = Folder::new();
+    let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
+    folder.results().attempt(&job).unwrap().unwrap();
+    let results = folder.results();
+    assert_eq!(results.attempt(&job).unwrap().unwrap(), Outcome::AlreadyDone("j".into()));
+    results.sync().unwrap();
+    results.attempt(&job).unwrap().unwrap();
+    fs::remove_file(folder.0.join("j.json")).unwrap();
+    assert!(results.sync().is_err());
+    assert!(results.sync().is_err(), "what could not be synced is forgotten");
+}
+
+pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
+    let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
+    let whole = serde_json::to_string(&Job::example("j".into(), 1).summary().unwrap()).unwrap();
+    let folder = Folder::new();
+    let path = folder.0.join("j.json");
+    for damaged in ["", "\0\0\0\0", &whole[..whole.len() / 2], &"\0".repeat(whole.len())] {
+        fs::write(&path, damaged).unwrap();
+        let outcome = folder.results().attempt(&job).unwrap().unwrap();
+        assert!(matches!(outcome, Outcome::Done(_)), "{damaged:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+        assert!(matches!(folder.results().attempt(&job), Ok(Ok(Outcome::AlreadyDone(_)))));
+    }
+}
+
+/// Another worker is between its look at a result's name and its use.
+pub async fn an_attempt_waits_for_the_lock() {
+    let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());
+    let results = folder.results();
+    let lock = fs::File::open(folder.0.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
+    let attempt = std::thread::spawn(move || results.attempt(&job).unwrap().unwrap());
+    let temporary = || fs::read_dir(&folder.0).unwrap().count() > 1;
+    eventually("it waits, or has ended", async || temporary() || attempt.is_finished()).await;
+    fs::write(folder.0.join("j.json"), serde_json::to_vec(&summary).unwrap()).unwrap();
+    lock.unlock().unwrap();
+    assert_eq!(attempt.join().unwrap(), Outcome::AlreadyDone("j".into()));
+}
+
+/// All that a job can be instead of a job. Each error names the field.
+pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
+    let folder = Folder::new();
+    let results = folder.results();
+    let reading = r#"{"station":"a","metric":"wind","value":1,"recorded_at":86400000}"#;
+    let with = |reading: &str| format!(r#"{{"id":"j","station":"a","day":1,"readings":[{reading}]}}"#);
+    let changed = |from: &str, to: &str| with(&reading.replace(from, to));
+    let many = vec![reading; 10_001].join(",");
+    let table = [
+        (format!(r#"["j","a",1,[{reading}]]"#), "not a job: invalid type: sequence, expected an object"),
+        ("null".into(), "not a job: invalid type: null, expected an object"),
+        (format!("{} x", with(reading)), "not a job: trailing characters"),
+        (" ".repeat(MAX_JOB + 1), "not a job: longer than 2097152 bytes"),
+        (
+            with(r#"["a","wind",1,86400000]"#),
+            "not a job: readings[0]: invalid type: sequence, expected an object",
+        ),
+        (changed("station", "stations"), "not a job: readings[0].stations: unknown field `stations`"),
+        (
+            changed(":1,", r#":"hot","#),
+            r#"not a job: readings[0].value: invalid type: string "hot", expected f64"#,
+        ),
+        (changed(":1,", ":1e400,"), "not a job: readings[0].value: number out of range"),
+        (changed("wind", "rain"), "not a job: readings[0].metric: unknown variant `rain`"),
+        (
+            changed("86400000", "86400000.5"),
+            "not a job: readings[0].recorded_at: invalid value: floating point",
+        ),
+        (
+            changed("86400000", "-1"),
+            "not a job: readings[0].recorded_at: invalid value: integer `-1`, expected 0",
+        ),
+        (with(reading).replace(r#""day":1"#, r#""day":"1""#), "not a job: day: invalid type: string"),
+        (with(reading).replace(r#""day""#, r#""date""#), "not a job: date: unknown field `date`"),
+        (with(reading).replace(r#""j""#, r#""../j""#), "not a job: the id is not of the form"),
+        (with(""), "a job holds 1 to 10000 readings, not 0"),
+        (with(&many), "a job holds 1 to 10000 readings, not 10001"),
+        (changed(":1,", ":121,"), "readings[0].value: 121 is outside 0 to 120"),
+        (changed(r#""a""#, r#""A""#), "readings[0].station: "),
+        (changed(r#""a""#, r#""b""#), "readings[0].station: another station or day"),
+        (changed("86400000", "86399999"), "readings[0].station: another station or day"),
+        (changed("86400000", "253402300800000"), "readings[0].recorded_at: 253402300800000 is outside"),
+    ];
+    for (job, expected) in table {
+        let error = results.attempt(job.as_bytes()).unwrap().unwrap_err().to_string();
+        let start: String = job.chars().take(200).collect();
+        assert!(error.starts_with(expected), "{start}\n{error}");
+    }
+    assert!(folder.done().is_empty());
+    // An error that quotes its job must still fit into a header.
+    let long = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
+    assert!(results.attempt(long.as_bytes()).unwrap().unwrap_err().to_string().len() < 500);
+    // Integers of JSON Schema.
+    for number in ["86400000.0", "864e5"] {
+        let job = changed("86400000", number).replace(r#""day":1"#, r#""day":1.0"#);
+        results.attempt(job.as_bytes()).unwrap().unwrap();
+    }
+}
+
+/// Whatever a message brings along besides a bad job, it ends with the dead letters.
+pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
+    let topology = Topology { delays, ..topology(&prefix) };
+    let worker = rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology.clone(),
+        prefetch: rabbitmq::PREFETCH,
+        max_wait: MAX_WAIT,
+        results: folder.results(),
+        work_time: Duration::ZERO,
+    };
+    let (lines, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+    let (seen, stopped) = (lines.clone(), stop.clone());
+    let working = tokio::spawn(async move {
+        let report = |attempt: &_| {
+            seen.lock().unwrap().push(format!("{attempt}"));
+            Ok(())
+        };
+        worker.run(&stopped, || {}, report).await
+    });
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    // The one that is declared last.
+    let last = topology.retry(Duration::from_millis(2));
+    eventually("the queues are there", async || {
+        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let channel = connection.create_channel().await.unwrap();
+        channel.queue_declare(last.as_str().into(), options, FieldTable::default()).await.is_ok()
+    })
+    .await;
+    let plain = BasicProperties::default;
+    let attempt = |value| {
+        let mut headers = FieldTable::default();
+        headers.insert("x-attempt".into(), value);
+        plain().with_headers(headers)
+    };
+    let messages = [
+        plain().with_message_id("1".into()),
+        plain().with_expiration("2000".into()),
+        plain().with_user_id("guest".into()),
+        attempt(AMQPValue::LongUInt(0)),
+        attempt(AMQPValue::LongUInt(u32::MAX)),
+        attempt(AMQPValue::LongString("first".into())),
+    ];
+    let count = messages.len();
+    for properties in messages {
+        let queue: ShortString = topology.jobs().into();
+        let text = format!(r#"{{"{}":1}}"#, "x".repeat(200_000));
+        let options = BasicPublishOptions::default();
+        channel.basic_publish("".into(), queue, options, text.as_bytes(), properties).await.unwrap();
+    }
+    let dead =
+        || lines.lock().unwrap().iter().filter(|line| line.contains("put with the dead letters")).count();
+    eventually("all are dead letters", async || dead() == count).await;
+    stop.cancel();
+    working.await.unwrap().unwrap();
+    // Later than the expiration that one of them brought along.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut letters = Vec::new();
+    let listed = rabbitmq::dead_letters(&url, &topology, false, |letter| {
+        letters.push(letter.clone());
+        Ok(())
+    });
+    assert_eq!(listed.await.unwrap(), count);
+    assert!(letters.iter().all(|letter| letter.attempts == 3 && letter.error.contains("unknown field")));
+}
+
+/// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
+/// minute unless it is told otherwise.
+pub async fn slow_work_keeps_no_job_waiting_for_long() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let set = |name: &str, milliseconds: u32| {
+        let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
+        shared(Kind::RabbitMq).lock().unwrap().rabbitmqctl(&["eval", &set]).unwrap();
+    };
+    set("channel_tick_interval", 200);
+    set("consumer_timeout", 2_000);
+    produce(Kind::RabbitMq, &prefix, "slow", 16).await;
+    let worker = rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology(&prefix),
+        prefetch: rabbitmq::PREFETCH,
+        max_wait: Duration::from_millis(500),
+        results: folder.results(),
+        work_time: Duration::from_millis(400),
+    };
+    let (stop, mut lines) = (CancellationToken::new(), Vec::new());
+    let report = |attempt: &_| {
+        lines.push(format!("{attempt}"));
+        if lines.len() == 16 {
+            stop.cancel();
+        }
+        Ok(())
+    };
+    let ended = timeout(LONG, worker.run(&stop, || {}, report)).await;
+    set("channel_tick_interval", 60_000);
+    set("consumer_timeout", 1_800_000);
+    ended.unwrap().unwrap();
+    // A job of a channel that was closed would be a duplicate.
+    assert!(lines.iter().all(|line| line.contains(" done: station-")), "{lines:?}");
+    folder.assert_done("slow", 16);
+}
+
+/// The jobs that were sent to a worker go to others while it works on another one, and
+/// not more than it can do are sent to it afterwards.
+pub async fn jobs_do_not_wait_behind_a_long_one() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    produce(Kind::RabbitMq, &prefix, "behind", 20).await;
+    let stuck = rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology(&prefix),
+        prefetch: 8,
+        max_wait: Duration::from_millis(100),
+        results: folder.results(),
+        work_time: Duration::from_secs(3600),
+    };
+    let stop = CancellationToken::new();
+    let stuck = tokio::spawn(async move { stuck.run(&stop, || {}, |_: &_| Ok(())).await });
+    eventually("it has taken jobs", async || queue_length(Kind::RabbitMq, &url, &prefix).await < 20).await;
+    eventually("all but one are back", async || queue_length(Kind::RabbitMq, &url, &prefix).await == 19)
+        .await;
+    let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &[]);
+    worker.shows(" done: station-", 19).await;
+    stuck.abort();
+    worker.shows(" done: station-", 20).await;
+    assert!(worker.stop().await.contains("stopped: 20 done, 0 duplicates, 0 failed"));
+    folder.assert_done("behind", 20);
+}
+
+/// A finished job is acknowledged although the next one takes long.
+pub async fn a_finished_job_does_not_wait_for_the_next_one() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        produce(kind, &prefix, "next", 2).await;
+        let three_seconds = ["--work-time", "3000"];
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &three_seconds);
+        worker.shows("next-1 done", 1).await;
+        eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
+        assert_eq!(worker.count("next-2 done"), 0);
+        worker.kill().await;
+    }
+}
+
+/// Jobs that are not acknowledged, whoever holds them.
+async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
+    match kind {
+        Kind::Redis => u64::from(queue_length(kind, url, prefix).await),
+        Kind::RabbitMq => {
+            let args = ["-q", "list_queues", "name", "messages", "--no-table-headers"];
+            let printed = shared(kind).lock().unwrap().rabbitmqctl(&args).unwrap();
+            let queue = topology(prefix).jobs();
+            let count = printed.lines().find_map(|line| line.strip_prefix(&format!("{queue}\t")));
+            count.unwrap().trim().parse().unwrap()
+        }
+    }
+}
+
+async fn consumers(redis: &mut MultiplexedConnection, prefix: &str) -> Vec<(String, usize)> {
+    let mut info = redis::cmd("XINFO");
+    info.arg("CONSUMERS").arg(keys(prefix).jobs()).arg("workers");
+    let info: StreamInfoConsumersReply = info.query_async(redis).await.unwrap();
+    info.consumers.into_iter().map(|consumer| (consumer.name, consumer.pending)).collect()
+}
+
+/// More jobs than a worker takes at a time arrive under its name before it leaves.
+pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
+    let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
+    let mut redis = connect_redis().await;
+    let mut workers =
+        [(); 2].map(|()| Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "3600000"]));
+    for worker in &mut workers {
+        worker.shows("this worker is worker-", 1).await;
+    }
+    let names = workers.each_ref().map(|worker| worker.word_after("this worker is "));
+    assert!(names[0] != names[1] && names[0].len() == "worker-".len() + 16, "{names:?}");
+    let [name, _] = names;
+    workers[1].stop().await;
+
+    // Held by its name and unknown to the process, as a job that has just arrived.
+    workers[0].signal(Signal::SIGSTOP);
+    let (jobs, count) = (keys(&prefix).jobs(), 2_500_u64);
+    let mut pipeline = redis::pipe();
+    for number in 1..=count {
+        let job = serde_json::to_vec(&Job::example(format!("held-{number}"), number)).unwrap();
+        pipeline.cmd("XADD").arg(&jobs).arg("*").arg("job").arg(job).ignore();
+    }
+    pipeline.exec_async(&mut redis).await.unwrap();
+    let mut take = redis::cmd("XREADGROUP");
+    take.arg("GROUP").arg("workers").arg(&name).arg("COUNT").arg(count).arg("STREAMS").arg(&jobs).arg(">");
+    take.exec_async(&mut redis).await.unwrap();
+    let before = consumers(&mut redis, &prefix).await.iter().map(|(_, pending)| pending).sum::<usize>();
+    workers[0].signal(Signal::SIGINT);
+    workers[0].signal(Signal::SIGCONT);
+    let printed = workers[0].success().await;
+    let done = printed.lines().filter(|line| line.contains(" done: ")).count();
+    // Nothing is lost, the name is gone, and being held did not count as a try.
+    assert_eq!(consumers(&mut redis, &prefix).await, [("retry".to_owned(), before - done)]);
+    let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "3600000"]);
+    worker.shows(" done: station-", before - done).await;
+    worker.stop().await;
+    folder.assert_done("held", count);
+}
+
+/// A try is taken back when a job is given back, and its third one is still its third.
+pub async fn giving_a_job_back_takes_no_try_from_it() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        let poison = ["--batch", "bad", "--count", "1", "--poison", "1"];
+        Program::producer(kind, &url, &prefix, &poison).success().await;
+        // Each of these works on the first job and has the bad one waiting.
+        for _ in 0..4 {
+            fs::create_dir_all(folder.0.join("bad-1.json")).unwrap();
+            let stop = CancellationToken::new();
+            let ended = work(kind, &prefix, folder.results(), &stop, |line| panic!("{line}")).await;
+            assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
+        }
+        fs::remove_dir(folder.0.join("bad-1.json")).unwrap();
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "5000"]);
+        worker.shows("bad-2 failed, try 1 of 3", 1).await;
+        worker.stop().await;
+    }
+}
+
+pub async fn consumers_that_were_killed_are_removed_after_a_day() {
+    let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
+    let mut redis = connect_redis().await;
+    produce(Kind::Redis, &prefix, "taken", 2).await;
+    for name in ["killed", "holding"] {
+        let mut take = redis::cmd("XREADGROUP");
+        take.arg("GROUP").arg("workers").arg(name).arg("COUNT").arg(1);
+        take.arg("STREAMS").arg(keys(&prefix).jobs()).arg(">").exec_async(&mut redis).await.unwrap();
+        if name == "killed" {
+            let mut done = redis::pipe();
+            let pending: StreamPendingReply = redis::cmd("XPENDING")
+                .arg(keys(&prefix).jobs())
+                .arg("workers")
+                .query_async(&mut redis)
+                .await
+                .unwrap();
+            let StreamPendingReply::Data(pending) = pending else { panic!() };
+            done.cmd("XACK").arg(keys(&prefix).jobs()).arg("workers").arg(pending.start_id).ignore();
+            done.exec_async(&mut redis).await.unwrap();
+        }
+    }
+    // (idle for so long, who is left besides the worker itself)
+    let hour = Duration::from_secs(3600);
+    assert!(streams::REMOVE_IDLE_AFTER > hour);
+    for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
+        let worker = streams::Worker {
+            url: url.clone(),
+            keys: keys(&prefix),
+            name: "looking".into(),
+            claim_after: hour,
+            remove_idle_after,
+            results: folder.results(),
+            work_time: Duration::ZERO,
+        };
+        // It looks once, does a job, and leaves.
+        produce(Kind::Redis, &prefix, "looking", 1).await;
+        let stop = CancellationToken::new();
+        let report = |_: &_| {
+            stop.cancel();
+            Ok(())
+        };
+        timeout(LONG, worker.run(&stop, || {}, report)).await.unwrap().unwrap();
+        let mut names: Vec<String> =
+            consumers(&mut redis, &prefix).await.into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        assert_eq!(names, left);
+    }
+}
+
+/// Permissions that are missing from the start, and one that is taken away later.
+pub async fn a_worker_without_a_permission_ends_with_one_line() {
+    let mut redis = connect_redis().await;
+    let url = url(Kind::Redis).replace("redis://", "redis://app:pw@");
+    for missing in ["xautoclaim", "xreadgroup", "eval"] {
+        let (prefix, folder) = (prefix(), Folder::new());
+        let all = ["reset", "on", ">pw", "~*", "&*", "+@all"];
+        let mut user = redis::cmd("ACL");
+        user.arg("SETUSER")
+            .arg("app")
+            .arg(&all)
+            .arg(format!("-{missing}"))
+            .exec_async(&mut redis)
+            .await
+            .unwrap();
+        let args = ["--broker", "redis", "--url", &url, "--prefix", &prefix, "--results", folder.path()];
+        let output = run_program(CONSUMER, &args).await;
+        assert_eq!(output.code, Some(1), "{missing}: {}", output.stderr);
+        let errors: Vec<&str> = output.stderr.lines().filter(|line| !line.contains(" INFO ")).collect();
+        assert_eq!(errors.len(), 1, "{missing}: {errors:?}");
+        assert!(errors[0].starts_with("error: ") && errors[0].contains(missing), "{errors:?}");
+    }
+    let (prefix, folder) = (prefix(), Folder::new());
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("app").arg("+@all").exec_async(&mut redis).await.unwrap();
+    let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &[]);
+    produce(Kind::Redis, &prefix, "before", 1).await;
+    worker.shows("before-1 done", 1).await;
+    redis::cmd("ACL").arg("SETUSER").arg("app").arg("-xack").exec_async(&mut redis).await.unwrap();
+    produce(Kind::Redis, &prefix, "after", 1).await;
+    worker.shows("error: ", 1).await;
+}
+
+/// The first Ctrl-C waits for the job in work; the second one does not.
+pub async fn a_second_ctrl_c_ends_a_worker_at_once() {
+    for kind in BOTH {
+        let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
+        produce(kind, &prefix, "long", 1).await;
+        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
+        worker.shows("jobs come from", 1).await;
+        let mut redis = connect_redis().await;
+        eventually("the job is in work", async || match kind {
+            Kind::RabbitMq => queue_length(kind, &url, &prefix).await == 0,
+            Kind::Redis => consumers(&mut redis, &prefix).await.iter().any(|(_, pending)| *pending == 1),
+        })
+        .await;
+        let code = worker.interrupt_until_it_ends().await;
+        assert_eq!(code, Some(130));
+    }
+}

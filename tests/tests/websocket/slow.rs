@@ -1,0 +1,242 @@
+//! Slow links and slow peers: bytes show that a peer lives, and a bound of its own says
+//! how slowly a message may arrive. The limits are short here, and the pauses between
+//! two pieces are what the tests are about.
+
+use std::time::Duration;
+
+use futures::SinkExt;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::time::{Instant, sleep};
+use websocket::client::{Client, Error, Timeouts};
+use websocket::limits::Limits;
+use websocket::model::Metric;
+
+use crate::client::{Fake, request};
+use crate::live::reading;
+use crate::local::{BINARY, CLOSE, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
+
+/// Pause between two pieces, a small part of `DEAD_AFTER`.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const DEAD_AFTER: Duration = Duration::from_millis(500);
+
+async fn server(min_rate: u64) -> Local {
+    let heartbeat = Duration::from_millis(100);
+    Local::start(Limits { heartbeat, dead_after: DEAD_AFTER, min_rate, ..limits() }).await
+}
+
+/// `text` as one frame, as fragments of one byte, and as fragments with a ping after
+/// each of them.
+fn ways_to_send(text: &[u8]) -> [(&'static str, Vec<u8>); 3] {
+    let fragment = |(index, byte): (usize, &u8)| {
+        let first = if index == 0 { 0x01 } else { 0x00 };
+        let end = if index + 1 == text.len() { 0x80 } else { 0 };
+        frame(first | end, &[*byte])
+    };
+    let fragments: Vec<_> = text.iter().enumerate().map(fragment).collect();
+    let with_pings: Vec<_> = fragments.iter().flat_map(|bytes| [bytes.clone(), frame(PING, b"?")]).collect();
+    [
+        ("one frame", frame(TEXT, text)),
+        ("fragments", fragments.concat()),
+        ("fragments and pings", with_pings.concat()),
+    ]
+}
+
+/// Sends all bytes within twice the time after which a silent peer is dead.
+async fn send_slowly(stream: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) {
+    let pieces = 2 * DEAD_AFTER.as_millis() / PAUSE.as_millis();
+    for piece in bytes.chunks(bytes.len().div_ceil(pieces as usize)) {
+        stream.write_all(piece).await.unwrap();
+        sleep(PAUSE).await;
+    }
+}
+
+pub async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
+    let server = server(100).await;
+    let text = "slow".repeat(200);
+    for (way, bytes) in ways_to_send(text.as_bytes()) {
+        let mut raw = Raw::open(server.addr, "/echo").await;
+        let started = Instant::now();
+        send_slowly(&mut raw.stream, &bytes).await;
+        assert!(started.elapsed() > DEAD_AFTER, "this test is to take longer than that");
+        loop {
+            let (first, payload) = raw.frame().await.unwrap();
+            if first != PING && first != PONG {
+                assert_eq!((first, payload.as_slice()), (TEXT, text.as_bytes()), "{way}");
+                break;
+            }
+        }
+    }
+    server.stop().await;
+}
+
+/// Nobody holds a half-sent message open with a byte now and then.
+pub async fn a_message_that_arrives_too_slowly_is_closed() {
+    let server = server(1_000_000).await;
+    for (way, bytes) in ways_to_send(&[b'x'; 20_000]) {
+        let raw = Raw::open(server.addr, "/echo").await;
+        let (reading, mut writing) = raw.stream.into_split();
+        // Never ends on its own. The write fails once the server has closed.
+        let trickle = tokio::spawn(async move {
+            for piece in bytes.chunks(10) {
+                if writing.write_all(piece).await.is_err() {
+                    break;
+                }
+                sleep(PAUSE).await;
+            }
+        });
+        let mut reading = tokio::io::BufReader::new(reading);
+        let (code, reason) = soon("a close frame", async {
+            loop {
+                let first = reading.read_u8().await.unwrap();
+                let mut payload = vec![0; reading.read_u8().await.unwrap().into()];
+                reading.read_exact(&mut payload).await.unwrap();
+                if first == CLOSE {
+                    let code = u16::from_be_bytes([payload[0], payload[1]]);
+                    break (code, String::from_utf8(payload[2..].to_vec()).unwrap());
+                }
+            }
+        })
+        .await;
+        assert_eq!((code, reason.as_str()), (1008, "the message arrives too slowly"), "{way}");
+        trickle.abort();
+    }
+    server.stop().await;
+}
+
+/// A peer that only answers pings is idle, not slow.
+pub async fn control_frames_are_never_too_slow() {
+    let server = server(1_000_000).await;
+    let mut raw = Raw::open(server.addr, "/echo").await;
+    send_slowly(&mut raw.stream, &frame(PONG, b"piece by piece").repeat(4)).await;
+    raw.send(frame(TEXT, b"still there?")).await;
+    let answer = async {
+        loop {
+            let (first, payload) = raw.frame().await.unwrap();
+            if first != PING {
+                return (first, payload);
+            }
+        }
+    };
+    assert_eq!(answer.await, (TEXT, b"still there?".to_vec()));
+    server.stop().await;
+}
+
+/// A control frame that is read together with the end of a message counts once.
+pub async fn a_pong_right_after_a_message_is_harmless() {
+    let server = server(1_000_000).await;
+    let mut raw = Raw::open(server.addr, "/echo").await;
+    let mut pings = 0;
+    while pings < 8 {
+        let (first, _payload) = raw.frame().await.unwrap();
+        if first == PING {
+            pings += 1;
+            raw.send([frame(TEXT, b"x"), frame(PONG, b"12345678")].concat()).await;
+        }
+    }
+    raw.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
+    assert_eq!(raw.closed().await.0, 1000);
+    server.stop().await;
+}
+
+/// The other direction: what matters is whether bytes leave, not whether all are gone.
+pub async fn a_peer_that_reads_slowly_is_not_cut() {
+    const SIZE: usize = 8 << 20;
+    let limits = Limits {
+        heartbeat: Duration::from_secs(600),
+        write_timeout: Duration::from_millis(500),
+        max_message: SIZE,
+        max_frame: SIZE,
+        ..limits()
+    };
+    let server = Local::start(limits).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap(); // Or the kernel takes all of it.
+    let mut raw = Raw { stream: socket.connect(server.addr).await.unwrap() };
+    raw.send(handshake("/echo", "")).await;
+    raw.head().await;
+    raw.send(frame(BINARY, &vec![7; SIZE])).await;
+    let (started, mut left) = (Instant::now(), SIZE + 10);
+    let mut buffer = vec![0; 64 * 1024];
+    while left > 0 {
+        let count = soon("more", raw.stream.read(&mut buffer)).await.unwrap();
+        assert!(count > 0, "cut with {left} bytes left");
+        left -= count;
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(started.elapsed() > Duration::from_millis(500), "this test is to take longer than that");
+    server.stop().await;
+}
+
+pub async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
+    let timeouts = |min_rate| Timeouts {
+        heartbeat: Duration::from_millis(50),
+        dead_after: DEAD_AFTER,
+        min_rate,
+        ..Timeouts::default()
+    };
+    for (min_rate, accepted) in [(100, true), (1_000_000, false)] {
+        let (fake, url) = Fake::start().await;
+        let client = Client::with_timeouts(&url, timeouts(min_rate));
+        let serve = async {
+            let mut socket = fake.accept().await;
+            let id = request(&mut socket).await["id"].clone();
+            let readings = vec![
+                json!({"sequence": 1, "station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
+                20
+            ];
+            let answer = json!({"type": "readings", "id": id, "readings": readings}).to_string();
+            let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+            let bytes = [&[TEXT, 126][..], &length[..], answer.as_bytes()].concat();
+            let stream = socket.get_mut();
+            if accepted {
+                send_slowly(stream, &bytes).await;
+            } else {
+                // Until the client closes.
+                for byte in bytes.chunks(1) {
+                    if stream.write_all(byte).await.is_err() {
+                        break;
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+            let _ = socket.close(None).await;
+        };
+        let calls = async {
+            let answer = soon("an answer", client.readings("a", 20)).await;
+            match accepted {
+                true => assert_eq!(answer.unwrap().len(), 20),
+                false => assert!(matches!(answer, Err(Error::TooSlow)), "{answer:?}"),
+            }
+            drop(client);
+        };
+        tokio::join!(serve, calls);
+    }
+}
+
+/// A call waits for as long as its bytes need at the slowest allowed rate.
+pub async fn a_call_waits_longer_when_it_is_large() {
+    let answer = Duration::from_millis(50);
+    let (fake, url) = Fake::start().await;
+    let client = Client::with_timeouts(&url, Timeouts { answer, min_rate: 100, ..Timeouts::default() });
+    let serve = async {
+        let mut socket = fake.accept().await;
+        for _ in 0..2 {
+            let request = request(&mut socket).await;
+            sleep(4 * answer).await;
+            let answer = json!({"type": "recorded", "id": request["id"], "accepted": 1});
+            let _ = socket.send(tokio_tungstenite::tungstenite::Message::text(answer.to_string())).await;
+        }
+    };
+    let calls = async {
+        // About 330 bytes, for which there are 3 s more.
+        let large = vec![reading("a", Metric::Wind, 1.0); 4];
+        assert_eq!(soon("an answer", client.record(&large)).await.unwrap(), 1);
+        // A request of fewer than 100 bytes.
+        let small = client.readings("a", 0).await;
+        assert!(matches!(small, Err(Error::TimedOut(limit)) if limit == answer), "{small:?}");
+    };
+    tokio::join!(serve, calls);
+}
