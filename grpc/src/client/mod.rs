@@ -97,7 +97,8 @@ impl Client {
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] if `url` is none, [`Error::Token`] if the token is none.
+    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if the token has
+    /// other characters.
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .ok()
@@ -133,7 +134,7 @@ impl Client {
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings
-    /// were accepted. Tried again while that is safe.
+    /// were accepted. Retries while that is safe.
     ///
     /// # Errors
     /// [`Error::Status`] with `INVALID_ARGUMENT` names each invalid field.
@@ -148,7 +149,7 @@ impl Client {
     }
 
     /// Streams readings to the server, no faster than it takes them, and
-    /// returns its summary, by `deadline` if there is one. Never tried again: part
+    /// returns its summary, by `deadline` if there is one. Never retries: part
     /// of them may be kept.
     ///
     /// # Errors

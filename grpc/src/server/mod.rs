@@ -1,6 +1,6 @@
 //! The server: accept connections, serve calls on them, stop in good order.
 //!
-//! tonic can run a server by itself (`tonic::transport::Server`). Here its
+//! tonic can run a server on its own (`tonic::transport::Server`). Here its
 //! services run on hyper, the HTTP/2 library below it, because a deadline has to
 //! end a stream with the right status, a silent connection has to be closed, and
 //! a shutdown has to end: see `call.rs` and `socket.rs`.
@@ -27,7 +27,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{debug, info, warn};
 
 use crate::limits::{LAST_WORDS, Limits, MAX_SEND_BUFFER};
-use call::{Calls, Peer, call, deadline};
+use call::{ConnectionState, ServerState, call, deadline};
 
 mod call;
 mod monitor;
@@ -70,18 +70,18 @@ pub async fn serve(
 
     let routes = service::weather(&config)
         .add_service(services::health(health.clone(), limits.max_message))
-        .add_service(services::Alpha(reflection.clone()))
+        .add_service(services::ReflectionV1Alpha(reflection.clone()))
         .add_service(reflection)
         .prepare();
     let connections = Connections::new(limits.max_connections, limits.max_refusals);
-    let calls = Arc::new(Calls {
+    let server = Arc::new(ServerState {
         routes,
         permits: Arc::new(Semaphore::new(limits.max_calls)),
         limits: limits.clone(),
         stopping: connections.stopping(),
         drained: CancellationToken::new(),
     });
-    let serve = |stream, _peer| connection(stream, calls.clone());
+    let serve = |stream, _peer| connection(stream, server.clone());
     let refuse = |stream| socket::refuse(stream, socket::linger_limits(&limits));
     connections.accept(listener, shutdown, serve, refuse).await;
 
@@ -91,13 +91,13 @@ pub async fn serve(
     }
     if !connections.drain(limits.drain_timeout).await {
         warn!("calls are still in flight after {:?}: they end", limits.drain_timeout);
-        calls.drained.cancel();
+        server.drained.cancel();
         connections.finish(LAST_WORDS).await;
     }
     Ok(())
 }
 
-/// Runs each call as a task which ends soon after the call's deadline.
+/// Runs each call as a task that ends soon after the call's deadline.
 ///
 /// Mostly [`call`] has ended the call by then. But as long as a client
 /// takes nothing of what was sent, hyper does not ask for more, and would not
@@ -127,24 +127,24 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
 }
 
 /// One connection and, side by side on it, all its calls.
-async fn connection(stream: TcpStream, calls: Arc<Calls>) {
+async fn connection(stream: TcpStream, server: Arc<ServerState>) {
     // A status is one small write; Nagle's algorithm would hold it back until
     // the client acknowledges the message before.
     if let Err(error) = stream.set_nodelay(true) {
         debug!("nodelay: {error}");
     }
-    let limits = calls.limits.clone();
-    let stopping = calls.stopping.clone();
-    let peer = Arc::new(Peer::default());
+    let limits = server.limits.clone();
+    let stopping = server.stopping.clone();
+    let state = Arc::new(ConnectionState::default());
     let executor = UntilDeadline::default();
     let service = service_fn({
-        let (peer, next) = (peer.clone(), executor.clone());
+        let (state, next) = (state.clone(), executor.clone());
         move |request: hyper::Request<Incoming>| {
             let deadline = deadline(request.headers());
-            // The answer to a Record is a few bytes and no stream: not worth a timer.
+            // The response to a Record is a few bytes and no stream: not worth a timer.
             let is_stream = request.uri().path() != "/weather.v1.WeatherService/Record";
             next.set(deadline.as_ref().ok().copied().flatten().filter(|_| is_stream));
-            call(calls.clone(), peer.clone(), request, deadline)
+            call(server.clone(), state.clone(), request, deadline)
         }
     });
     let mut connection = pin!(
@@ -173,7 +173,7 @@ async fn connection(stream: TcpStream, calls: Arc<Calls>) {
                 }
                 return;
             }
-            () = peer.close.cancelled() => {
+            () = state.close.cancelled() => {
                 debug!("connection closed");
                 return;
             }
@@ -182,8 +182,8 @@ async fn connection(stream: TcpStream, calls: Arc<Calls>) {
                 (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
             }
             _ = idle.tick() => {
-                let calls = peer.total.load(Relaxed);
-                let is_quiet = calls == calls_before && peer.open.load(Relaxed) == 0;
+                let calls = state.total.load(Relaxed);
+                let is_quiet = calls == calls_before && state.open.load(Relaxed) == 0;
                 calls_before = calls;
                 if is_quiet && draining {
                     return; // The peer takes no part in the goodbye.

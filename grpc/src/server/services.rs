@@ -38,16 +38,16 @@ use crate::protocol::proto::DESCRIPTORS;
 const MAX_ERROR: usize = 400;
 
 /// The health service.
-pub(super) struct WatchUnknown(HealthService);
+pub(super) struct HealthWithUnknown(HealthService);
 
 /// Returns the health service that tells what `reporter` is told.
-pub(super) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<WatchUnknown> {
-    let service = WatchUnknown(HealthService::from_health_reporter(reporter));
+pub(super) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<HealthWithUnknown> {
+    let service = HealthWithUnknown(HealthService::from_health_reporter(reporter));
     HealthServer::new(service).max_decoding_message_size(max_message)
 }
 
 #[tonic::async_trait]
-impl Health for WatchUnknown {
+impl Health for HealthWithUnknown {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(
@@ -131,13 +131,13 @@ impl ServerReflection for Reflection {
 
 /// The reflection service under the name v1alpha: passes calls on under the name v1.
 #[derive(Clone)]
-pub(super) struct Alpha(pub(super) ServerReflectionServer<Reflection>);
+pub(super) struct ReflectionV1Alpha(pub(super) ServerReflectionServer<Reflection>);
 
-impl NamedService for Alpha {
+impl NamedService for ReflectionV1Alpha {
     const NAME: &'static str = v1alpha::server_reflection_server::SERVICE_NAME;
 }
 
-impl Service<http::Request<Body>> for Alpha {
+impl Service<http::Request<Body>> for ReflectionV1Alpha {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = <ServerReflectionServer<Reflection> as Service<http::Request<Body>>>::Future;

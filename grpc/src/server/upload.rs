@@ -26,7 +26,7 @@ pub(super) async fn upload(
 ) -> Result<UploadResponse, Status> {
     let mut upload = Upload { store, station: None, index: 0, summary: UploadResponse::default() };
     while let Some(request) = timeout(idle, requests.message()).await.map_err(|_| too_slow())?? {
-        upload.take(request);
+        upload.record(request);
     }
     Ok(std::mem::take(&mut upload.summary))
 }
@@ -40,7 +40,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn take(&mut self, request: UploadRequest) {
+    fn record(&mut self, request: UploadRequest) {
         let rejected = self.summary.rejected;
         match request.reading {
             None => self.reject("reading", "is missing".to_owned()),

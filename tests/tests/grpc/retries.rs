@@ -80,7 +80,8 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     assert_eq!(calls.load(SeqCst), 1);
 }
 
-pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+/// A server that closes each connection after its first call. Counts the calls.
+async fn cutting() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let seen = Arc::new(AtomicUsize::new(0));
@@ -94,9 +95,53 @@ pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
             } // And the connection is gone.
         }
     });
+    (url, seen)
+}
+
+pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+    let (url, seen) = cutting().await;
     let failed = within(client(&url).record(&[reading("oslo-1", 1.0)])).await;
     assert!(matches!(failed, Err(Error::Broken(_))), "{failed:?}");
     assert_eq!(seen.load(SeqCst), 1);
+}
+
+pub async fn an_error_says_whether_the_call_may_have_been_executed() {
+    let batch = [reading("oslo-1", 1.0)];
+    let record = async |url: &str| within(client(url).record(&batch)).await.unwrap_err();
+
+    // The server's own word.
+    for (code, may_have_been) in
+        [("3", false), ("8", false), ("12", false), ("14", false), ("2", true), ("4", true), ("13", true)]
+    {
+        let (url, _) = unreliable(100, status_only(code)).await;
+        assert_eq!(record(&url).await.may_have_been_executed(), may_have_been, "status {code}");
+    }
+
+    // The server never had it, or said that it did not look at it.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (refusing, _) = unreliable(100, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
+    let not_executed = [
+        ("no server", record(&format!("http://{nobody}")).await),
+        ("a stream that is refused", record(&refusing).await),
+        ("no address", Client::new("oslo", &Options::default()).unwrap_err()),
+    ];
+    for (case, error) in not_executed {
+        assert!(!error.may_have_been_executed(), "{case}: {error:?}");
+        assert!(!error.to_string().contains("may have been executed"), "{case}: {error}");
+    }
+
+    // Nobody knows.
+    let (gone, _) = unreliable(100, |respond| respond.send_reset(Reason::INTERNAL_ERROR)).await;
+    let silent = silent_once(Bytes::new()).await;
+    let impatient = client(&silent).with_deadline(Duration::from_millis(100));
+    let unknown = [
+        ("a stream that is reset", record(&gone).await),
+        ("a connection that is cut", record(&cutting().await.0).await),
+        ("a deadline", within(impatient.record(&batch)).await.unwrap_err()),
+    ];
+    for (case, error) in unknown {
+        assert!(error.may_have_been_executed(), "{case}: {error:?}");
+    }
 }
 
 pub async fn a_deadline_passes_also_where_nobody_answers() {
