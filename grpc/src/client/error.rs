@@ -120,7 +120,7 @@ pub struct Failure {
     /// With `INVALID_ARGUMENT`: which fields are wrong, and how.
     pub violations: Vec<FieldViolation>,
     /// The reason in `google.rpc.ErrorInfo`, such as
-    /// [`FELL_BEHIND`](crate::status::FELL_BEHIND), for a program.
+    /// [`FELL_BEHIND`](crate::protocol::status::FELL_BEHIND), for a program.
     pub reason: Option<String>,
     may_have_been_executed: bool,
 }

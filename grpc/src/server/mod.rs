@@ -3,10 +3,10 @@
 //! tonic can run a server on its own (`tonic::transport::Server`). Here its
 //! services run on hyper, the HTTP/2 library below it, because a deadline has to
 //! end a stream with the right status, a silent connection has to be closed, and
-//! a shutdown has to end: see `call.rs` and `socket.rs`.
+//! a shutdown has to end: see `call.rs` and [`serve`].
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +17,12 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::accept::Connections;
+use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, interval_at, timeout_at};
+use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus::{NotServing, Serving};
 use tonic_health::server::HealthReporter;
@@ -34,10 +36,18 @@ mod monitor;
 mod record;
 mod service;
 mod services;
-mod socket;
 mod store;
 mod upload;
 mod watch;
+
+/// Length of the client's preface (RFC 9113, section 3.4) and of the head of the
+/// SETTINGS frame that must follow it.
+const FIRST_BYTES: usize = 24 + 9;
+
+/// An empty SETTINGS frame, then GOAWAY with last stream 0, ENHANCE_YOUR_CALM,
+/// and a text: length, type, flags, stream, payload (sections 6.5 and 6.8).
+const TOO_MANY_CONNECTIONS: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
 
 /// How to serve.
 #[derive(Debug, Clone, Default)]
@@ -63,12 +73,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let limits = config.limits.clone();
+    let Config { limits, token, gzip } = config;
     let health = HealthReporter::new();
     let reflection = services::reflection(limits.max_message).map_err(io::Error::other)?;
     health.set_service_status(service::NAME, Serving).await;
 
-    let routes = service::weather(&config)
+    let routes = service::weather(&limits, token, gzip)
         .add_service(services::health(health.clone(), limits.max_message))
         .add_service(services::ReflectionV1Alpha(reflection.clone()))
         .add_service(reflection)
@@ -82,7 +92,7 @@ pub async fn serve(
         drained: CancellationToken::new(),
     });
     let serve = |stream, _peer| connection(stream, server.clone());
-    let refuse = |stream| socket::refuse(stream, socket::linger_limits(&limits));
+    let refuse = |stream| refuse(stream, linger_limits(&limits));
     connections.accept(listener, shutdown, serve, refuse).await;
 
     info!("stopping: no new connections, calls in flight are finished");
@@ -95,6 +105,18 @@ pub async fn serve(
         connections.finish(LAST_WORDS).await;
     }
     Ok(())
+}
+
+fn linger_limits(limits: &Limits) -> LingerLimits {
+    LingerLimits { bytes: limits.linger_bytes, time: limits.linger_time }
+}
+
+/// Tells the client in HTTP/2's own words that there are too many connections, and closes.
+async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
+    let written = timeout(limits.time, stream.write_all(TOO_MANY_CONNECTIONS)).await;
+    if written.is_ok_and(|written| written.is_ok()) {
+        linger(stream, limits).await;
+    }
 }
 
 /// Runs each call as a task that ends soon after the call's deadline.
@@ -126,8 +148,21 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
     }
 }
 
+/// Reads the first bytes of a connection, for which the HTTP/2 library would wait without
+/// a limit. Returns `None` if they don't come in time.
+async fn first_bytes(stream: &mut TcpStream, server: &ServerState) -> Option<[u8; FIRST_BYTES]> {
+    let mut bytes = [0; FIRST_BYTES];
+    // A read that is dropped may have taken some of the bytes, but then nobody reads on.
+    select! {
+        read = timeout(server.limits.handshake_timeout, stream.read_exact(&mut bytes)) => {
+            read.ok()?.ok().map(|_count| bytes)
+        }
+        () = async { server.stopping.cancelled().await; sleep(LAST_WORDS).await } => None,
+    }
+}
+
 /// One connection and, side by side on it, all its calls.
-async fn connection(stream: TcpStream, server: Arc<ServerState>) {
+async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
     // A status is one small write; Nagle's algorithm would hold it back until
     // the client acknowledges the message before.
     if let Err(error) = stream.set_nodelay(true) {
@@ -135,6 +170,14 @@ async fn connection(stream: TcpStream, server: Arc<ServerState>) {
     }
     let limits = server.limits.clone();
     let stopping = server.stopping.clone();
+    let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
+        debug!("the client's first bytes did not come");
+        return;
+    };
+    let (reader, writer) = stream.into_split();
+    let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
+    let socket = Lingering::new(socket, linger_limits(&limits));
+
     let state = Arc::new(ConnectionState::default());
     let executor = UntilDeadline::default();
     let service = service_fn({
@@ -158,7 +201,7 @@ async fn connection(stream: TcpStream, server: Arc<ServerState>) {
             .max_send_buf_size(MAX_SEND_BUFFER)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
-            .serve_connection(TokioIo::new(socket::socket(stream, &limits)), service)
+            .serve_connection(TokioIo::new(socket), service)
     );
     let mut idle = interval_at(Instant::now() + limits.idle_timeout, limits.idle_timeout);
     let mut calls_before = 0;

@@ -13,7 +13,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::store::Store;
-use super::{Config, monitor, record, upload, watch};
+use super::{monitor, record, upload, watch};
+use crate::limits::Limits;
 use crate::protocol::proto::weather_service_server::{WeatherService, WeatherServiceServer};
 use crate::protocol::proto::{
     MonitorRequest, MonitorResponse, RecordRequest, RecordResponse, UploadRequest, UploadResponse,
@@ -56,18 +57,16 @@ impl WeatherService for Weather {
     }
 }
 
-/// Returns the weather service with an empty store.
-pub(super) fn weather(config: &Config) -> Routes {
-    let upload_idle_timeout = config.limits.upload_idle_timeout;
-    let weather = Weather { store: Arc::default(), upload_idle_timeout };
-    let mut service = WeatherServiceServer::new(weather).max_decoding_message_size(config.limits.max_message);
-    if config.gzip {
+/// Returns the weather service with an empty store. If there is a `token`, calls need it.
+pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Routes {
+    let weather = Weather { store: Arc::default(), upload_idle_timeout: limits.upload_idle_timeout };
+    let mut service = WeatherServiceServer::new(weather).max_decoding_message_size(limits.max_message);
+    if gzip {
         service = service.accept_compressed(Gzip).send_compressed(Gzip);
     }
-    match &config.token {
+    match token {
         None => Routes::new(service),
-        Some(token) => {
-            let expected = token.clone();
+        Some(expected) => {
             // An interceptor sees the metadata before the handler, and the message not at all.
             let check = move |request: Request<()>| {
                 let mut values = request.metadata().get_all("authorization").iter();

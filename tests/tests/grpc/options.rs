@@ -36,7 +36,7 @@ pub async fn every_limit_is_an_option_of_the_server() {
     let args = ["--addr", "127.0.0.1:0", "--max-message", "50", "--max-header-list", "500"];
     let args = [&args[..], &["--handshake-timeout", "0.1"]].concat();
     let server = Server::start(PAIR.server, &args).await;
-    assert_eq!(Raw::tcp(server.addr()).await.read_to_end().await.len(), 1, "the server's SETTINGS only");
+    assert!(Raw::tcp(server.addr()).await.read_to_end().await.is_empty(), "it is closed");
     let connection = connect(server.addr()).await;
     let request = |count| prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0); count] });
     for (readings, metadata, code) in [(1, "short", "0"), (2, "short", "8"), (1, &*"long".repeat(50), "8")] {
