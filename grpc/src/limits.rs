@@ -138,27 +138,27 @@ const MIN_SECONDS: f64 = 0.001;
 const MAX_SECONDS: f64 = 31_536_000.0;
 
 /// Maximum bytes in the ID of a station or a threshold.
-pub const MAX_ID: usize = 32;
+pub(crate) const MAX_ID: usize = 32;
 
 /// Maximum readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
+pub(crate) const MAX_BATCH: usize = 10_000;
 
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// Maximum stations kept; a batch that would create more is refused.
-pub const MAX_STATIONS: usize = 1_000;
+pub(crate) const MAX_STATIONS: usize = 1_000;
 
 /// Maximum readings kept for each station; the oldest give way. At 24 bytes a reading
 /// a full store takes 2.4 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
+pub(crate) const READINGS_PER_STATION: usize = 100_000;
 
 /// Maximum thresholds in one `Monitor`.
-pub const MAX_THRESHOLDS: usize = 100;
+pub(crate) const MAX_THRESHOLDS: usize = 100;
 
 /// Maximum field violations in one response; a batch of 10,000 invalid readings should
 /// not be answered with a megabyte of complaints.
-pub const MAX_VIOLATIONS: usize = 50;
+pub(crate) const MAX_VIOLATIONS: usize = 50;
 
 /// Maximum bytes of a response's header list, with its trailers, counted as in RFC 9113,
 /// section 6.5.2. grpc-java accepts no more by default.

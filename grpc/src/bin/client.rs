@@ -62,10 +62,10 @@ enum Command {
     Watch {
         /// The station's id
         station: String,
-        /// Begin with so many of the newest readings
+        /// Begin with this many of the newest readings
         #[arg(long, default_value_t = 0)]
         newest: u32,
-        /// End after so many seconds
+        /// Stop after this many seconds
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         deadline: Option<u32>,
     },
@@ -236,7 +236,7 @@ fn threshold(id: &str, station: &str, name: &str, side: &str, bound: &str) -> an
     Ok(Threshold { id: id.to_owned(), station: station.to_owned(), metric, bound: Some(bound) })
 }
 
-/// The tour. Its output stands in the README, and a test compares the two.
+/// The tour. The README shows its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric: Metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),

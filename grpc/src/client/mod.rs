@@ -127,12 +127,6 @@ impl Client {
         Ok(Self { stub, deadline: options.deadline, shared: Arc::new(shared) })
     }
 
-    /// The same client, over the same connection, with another
-    /// [`Options::deadline`].
-    pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { deadline, ..self.clone() }
-    }
-
     /// Records a batch, all of it or nothing, and returns how many readings
     /// were accepted. Retries while that is safe.
     ///

@@ -28,7 +28,7 @@ impl Metric {
     }
 
     /// The lowest and the highest value accepted, in the metric's unit.
-    pub fn range(self) -> (f64, f64) {
+    pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Unspecified => (f64::NAN, f64::NAN),
             Self::Temperature => (-100.0, 70.0),
@@ -39,7 +39,7 @@ impl Metric {
     }
 }
 
-/// The metric of that number. An enum field holds any 32-bit number: a newer
+/// Returns the metric of that number. An enum field holds any 32-bit number: a newer
 /// client may know metrics that this server does not.
 ///
 /// # Errors
@@ -48,7 +48,7 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     match Metric::try_from(number) {
         Ok(Metric::Unspecified) => Err("is missing".to_owned()),
         Ok(metric) => Ok(metric),
-        Err(_) => Err(format!("{number} is no metric that this server knows")),
+        Err(_) => Err(format!("{number} is not a metric that this server knows")),
     }
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
     }
 }
 
-/// Tells `violation` every field of the reading that is wrong, with its name.
+/// Calls `violation` for every field of the reading that is invalid, with its name.
 /// A valid reading costs no allocation.
 pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
     if let Err(wrong) = check_id(&reading.station) {
@@ -86,7 +86,7 @@ pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, S
     }
 }
 
-/// The violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
+/// Returns the violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
 pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
     let mut violations = Vec::new();
     let mut total = 0;

@@ -13,7 +13,7 @@ use super::model::shorten;
 use crate::limits::{MAX_MESSAGE, MAX_STATIONS, MAX_VIOLATION_BYTES};
 
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
-pub const DOMAIN: &str = "weather.v1";
+const DOMAIN: &str = "weather.v1";
 
 /// Reason: sequence numbers of another instance ID mean nothing here.
 pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";

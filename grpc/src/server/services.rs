@@ -40,7 +40,7 @@ const MAX_ERROR: usize = 400;
 /// The health service.
 pub(super) struct HealthWithUnknown(HealthService);
 
-/// Returns the health service that tells what `reporter` is told.
+/// Returns the health service that reports what `reporter` is told.
 pub(super) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<HealthWithUnknown> {
     let service = HealthWithUnknown(HealthService::from_health_reporter(reporter));
     HealthServer::new(service).max_decoding_message_size(max_message)
