@@ -83,7 +83,7 @@ impl Test {
     }
 
     /// It takes minutes. It is ignored unless the environment has `SLOW=1`:
-    /// `SLOW=1 cargo test -- slow` runs all such tests, whose names begin with `slow`.
+    /// `SLOW=1 cargo test -- slow_test` runs all such tests, whose names begin with `slow_test`.
     pub fn slow(mut self) -> Self {
         self.slow = true;
         self
@@ -109,7 +109,9 @@ impl Test {
                 };
             }
             if self.slow && std::env::var("SLOW").as_deref() != Ok("1") {
-                return Ok(Completion::ignored_with("it takes minutes: SLOW=1 cargo test -- slow runs it"));
+                return Ok(Completion::ignored_with(
+                    "it takes minutes: SLOW=1 cargo test -- slow_test runs it",
+                ));
             }
             let _shared;
             let _exclusive;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-pub async fn slow_each_chapter_runs_from_its_own_folder() {
+pub async fn slow_test_each_chapter_runs_from_its_own_folder() {
     for chapter in ["tcp_socket", "http_rest", "grpc", "websocket", "message_queue"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(chapter);
         for program in ["server", "client"] {

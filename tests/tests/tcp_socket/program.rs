@@ -5,7 +5,7 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 
 use tcp_socket::base::program;
-use tcp_socket::frame::kind;
+use tcp_socket::protocol::frame::kind;
 use tests::signal::{Pid, Signal, kill};
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
