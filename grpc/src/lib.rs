@@ -20,8 +20,9 @@
 //! - [`server`]: connections, services, and stopping. `upload` (client streaming,
 //!   backpressure) and `monitor` (both directions at once) are calls, `call` is around
 //!   every call (deadlines, cancellation, shutdown), and `store` is what is kept.
-//! - [`client`]: the other end. `error` says what may have been executed, `retry` when
-//!   a client may try again, and `watch` how a stream outlives its connection.
+//! - [`client`]: the other end. `channel` is what all calls share, `error` says what may
+//!   have been executed, `retry` when a client may retry, and `watch` how a stream
+//!   outlives its connection.
 //! - [`limits`]: every bound in one place.
 //!
 //! [`status`]: protocol::status

@@ -17,92 +17,92 @@ pub struct Limits {
     /// Maximum bytes in one message, decompressed; beyond it RESOURCE_EXHAUSTED.
     ///
     /// 10,000 readings take about 0.5 MB.
-    #[arg(long, default_value_t = 1024 * 1024, value_parser = number::<usize>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<usize>)]
     pub max_message: usize,
     /// Maximum bytes in the header list of a call; beyond it RESOURCE_EXHAUSTED.
     ///
     /// Counted as in RFC 9113, section 6.5.2. The document "gRPC over HTTP2" suggests
     /// 8 KiB.
-    #[arg(long, default_value_t = 8 * 1024, value_parser = number::<u32>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024, value_parser = number::<u32>)]
     pub max_header_list: u32,
     /// Maximum bytes in a header list that the HTTP/2 library keeps.
     ///
     /// It answers a larger one on its own, with the HTTP status 431 and no gRPC status,
     /// and closes the connection if the list still does not end.
-    #[arg(long, default_value_t = 16 * 1024, value_parser = number::<u32>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = number::<u32>)]
     pub max_kept_header_list: u32,
     /// Maximum bytes of one call that may arrive before its handler takes them.
     ///
     /// HTTP/2 flow control holds the sender back.
-    #[arg(long, default_value_t = 64 * 1024, value_parser = number::<u32>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, value_parser = number::<u32>)]
     pub stream_window: u32,
     /// The same for all calls of a connection together.
     ///
     /// It holds many times a stream's, so that calls which are not read do not hold up
     /// the others.
-    #[arg(long, default_value_t = 1024 * 1024, value_parser = number::<u32>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<u32>)]
     pub connection_window: u32,
     /// Maximum calls in flight on one connection.
     ///
     /// Beyond it a client waits, or its stream is refused with REFUSED_STREAM, which is
     /// safe to send again.
-    #[arg(long, default_value_t = 1024, value_parser = number::<u32>)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = number::<u32>)]
     pub max_streams: u32,
     /// Maximum calls in flight on all connections; beyond it RESOURCE_EXHAUSTED.
-    #[arg(long, default_value_t = 4096, value_parser = number::<usize>)]
+    #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = number::<usize>)]
     pub max_calls: usize,
     /// Maximum open connections; beyond it GOAWAY with ENHANCE_YOUR_CALM, and close.
-    #[arg(long, default_value_t = 1024, value_parser = number::<usize>)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = number::<usize>)]
     pub max_connections: usize,
     /// Maximum connections beyond that which are told so at the same time.
     ///
     /// More are closed without a word.
-    #[arg(long, default_value_t = 64, value_parser = number::<usize>)]
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = number::<usize>)]
     pub max_refusals: usize,
     /// Maximum calls on a connection that were given up, less those that were answered.
     ///
     /// Beyond it the connection is closed. A client that opens streams and resets them
     /// at once (rapid reset, CVE-2023-44487) makes the server work without ever having
     /// many streams open.
-    #[arg(long, default_value_t = 200, value_parser = number::<usize>)]
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = number::<usize>)]
     pub max_abandoned: usize,
     /// Seconds from the accept until the client's first bytes are complete.
     ///
     /// These are its preface and the head of its first frame; later the connection is
     /// closed.
-    #[arg(long, default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Seconds from a call's headers to its response; beyond it DEADLINE_EXCEEDED.
     ///
     /// Except for Upload. A client that sends its request byte by byte pays with nothing
     /// but its own.
-    #[arg(long, default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
     /// Maximum seconds of silence in an Upload; beyond it DEADLINE_EXCEEDED.
-    #[arg(long, default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub upload_idle_timeout: Duration,
     /// Seconds after which a connection without a call is ended, or up to twice as many.
-    #[arg(long, default_value = "300", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub idle_timeout: Duration,
     /// Seconds without input after which the server sends a PING.
-    #[arg(long, default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub keepalive_interval: Duration,
     /// Seconds to wait for the answer to a PING before the connection is closed.
-    #[arg(long, default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keepalive_timeout: Duration,
     /// Seconds that calls may take to finish after a shutdown signal.
     ///
     /// What is left then is answered with UNAVAILABLE and cut a second later.
-    #[arg(long, default_value = "8", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds)]
     pub drain_timeout: Duration,
     /// Maximum bytes of input to discard after the last message on a connection.
     ///
     /// If a socket is closed while input is unread, the kernel sends a reset, which can
     /// destroy the GOAWAY on its way to the client.
-    #[arg(long, default_value_t = 16 * 1024 * 1024, value_parser = number::<usize>)]
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024 * 1024, value_parser = number::<usize>)]
     pub linger_bytes: usize,
     /// Maximum seconds to discard input after the last message on a connection.
-    #[arg(long, default_value = "2", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub linger_time: Duration,
 }
 

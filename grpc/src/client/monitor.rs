@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::channel::Channel;
+use super::error::Error;
 use super::retry::retry;
-use super::{Client, Error};
 use crate::limits::{MAX_PAUSE, MIN_PAUSE, REQUESTS_AHEAD};
 use crate::protocol::proto::monitor_request::Action;
 use crate::protocol::proto::monitor_response::Event;
@@ -26,7 +27,7 @@ use crate::protocol::status::deadline_exceeded;
 /// call. [`Monitoring::reconnect`] adds them again.
 #[derive(Debug)]
 pub struct Monitoring {
-    client: Client,
+    channel: Channel,
     requests: Option<mpsc::Sender<MonitorRequest>>,
     responses: Streaming<MonitorResponse>,
     /// The thresholds that the server has acknowledged.
@@ -37,20 +38,7 @@ pub struct Monitoring {
     pauses: Pauses,
 }
 
-impl Client {
-    /// Opens a stream on which thresholds go out and alerts come in.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] if there is no server.
-    pub async fn monitor(&self) -> Result<Monitoring, Error> {
-        let opened = retry(Instant::now() + self.deadline, async || self.try_monitor().await).await;
-        let (requests, responses) = opened.map_err(|status| self.error(status))?;
-        let (thresholds, pending) = (Vec::new(), VecDeque::new());
-        let (client, requests) = (self.clone(), Some(requests));
-        let pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
-        Ok(Monitoring { client, requests, responses, thresholds, pending, pauses })
-    }
-
+impl Channel {
     async fn try_monitor(
         &self,
     ) -> Result<(mpsc::Sender<MonitorRequest>, Streaming<MonitorResponse>), Status> {
@@ -61,6 +49,19 @@ impl Client {
 }
 
 impl Monitoring {
+    pub(super) async fn open(channel: Channel) -> Result<Self, Error> {
+        let opened = retry(Instant::now() + channel.deadline, async || channel.try_monitor().await).await;
+        let (requests, responses) = opened.map_err(|status| channel.error(status))?;
+        Ok(Self {
+            channel,
+            requests: Some(requests),
+            responses,
+            thresholds: Vec::new(),
+            pending: VecDeque::new(),
+            pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE),
+        })
+    }
+
     /// Asks to be alerted of readings beyond a threshold. The acknowledgement
     /// comes by the stream.
     ///
@@ -117,7 +118,7 @@ impl Monitoring {
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         loop {
             sleep(self.pauses.next_pause()).await;
-            let opened = timeout(self.client.deadline, self.client.try_monitor()).await;
+            let opened = timeout(self.channel.deadline, self.channel.try_monitor()).await;
             match opened.unwrap_or_else(|_elapsed| Err(deadline_exceeded())) {
                 Ok((requests, responses)) => {
                     (self.requests, self.responses) = (Some(requests), responses);
@@ -125,7 +126,7 @@ impl Monitoring {
                 }
                 Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded) => {}
                 Err(status) => {
-                    let error = self.client.error(status);
+                    let error = self.channel.error(status);
                     error.disconnect_reason().ok_or(error)?;
                 }
             }
@@ -151,7 +152,7 @@ impl Stream for Monitoring {
             };
             let response = match response {
                 Ok(response) => response,
-                Err(status) => return Poll::Ready(Some(Err(self.client.error(status)))),
+                Err(status) => return Poll::Ready(Some(Err(self.channel.error(status)))),
             };
             self.pauses.reset();
             if let Some(event) = self.event(response) {

@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+use super::channel::Channel;
+use super::error::Error;
 use super::retry::retry;
-use super::{Client, Error};
 use crate::limits::{GRACE, MAX_PAUSE, MIN_PAUSE};
 use crate::protocol::proto::watch_request::Start;
 use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse, watch_response};
@@ -65,23 +66,17 @@ impl fmt::Display for Missed {
     }
 }
 
-impl Client {
-    /// Watches a station's readings until `deadline`, or without end.
-    ///
-    /// # Errors
-    /// [`Error::Status`] with `NOT_FOUND` if there is no such station, and with
-    /// `FAILED_PRECONDITION` or `RESOURCE_EXHAUSTED` if `start` is a position
-    /// that the server cannot go on from.
-    pub async fn watch(
-        &self,
+impl Watching {
+    pub(super) async fn open(
+        channel: Channel,
         station: &str,
         start: Option<Start>,
         deadline: Option<Instant>,
-    ) -> Result<Watching, Error> {
-        let opened = self.open_watch(station, start, deadline).await;
-        let (responses, position) = opened.map_err(|status| self.error(status))?;
+    ) -> Result<Self, Error> {
+        let opened = channel.open_watch(station, start, deadline).await;
+        let (responses, position) = opened.map_err(|status| channel.error(status))?;
         let subscription = Subscription {
-            client: self.clone(),
+            channel,
             station: station.to_owned(),
             responses: Some(responses),
             position,
@@ -96,37 +91,6 @@ impl Client {
         Ok(Watching { events: events.boxed(), position })
     }
 
-    /// A `Watch` up to and with its first response. To ask for readings has no
-    /// effect on the server, so that this is tried again.
-    async fn open_watch(
-        &self,
-        station: &str,
-        start: Option<Start>,
-        deadline: Option<Instant>,
-    ) -> Result<(Streaming<WatchResponse>, Position), Status> {
-        let patience = Instant::now() + self.deadline;
-        let attempt = async || self.try_watch(station, start, deadline).await;
-        retry(deadline.map_or(patience, |deadline| patience.min(deadline + GRACE)), attempt).await
-    }
-
-    /// One attempt of [`Client::open_watch`].
-    async fn try_watch(
-        &self,
-        station: &str,
-        start: Option<Start>,
-        deadline: Option<Instant>,
-    ) -> Result<(Streaming<WatchResponse>, Position), Status> {
-        let message = WatchRequest { station: station.to_owned(), start };
-        let response = self.stub.clone().watch(self.request(message, deadline)).await?;
-        let mut responses = response.into_inner();
-        match responses.message().await?.and_then(|response| response.event) {
-            Some(watch_response::Event::Started(position)) => Ok((responses, position)),
-            _ => Err(Status::internal("the first response of Watch says where it starts")),
-        }
-    }
-}
-
-impl Watching {
     /// Returns the place after which the stream goes on: that of the last reading seen.
     pub fn position(&self) -> Position {
         self.position
@@ -164,9 +128,40 @@ impl fmt::Debug for Watching {
     }
 }
 
+impl Channel {
+    /// A `Watch` up to and with its first response. To ask for readings has no
+    /// effect on the server, so that this is tried again.
+    async fn open_watch(
+        &self,
+        station: &str,
+        start: Option<Start>,
+        deadline: Option<Instant>,
+    ) -> Result<(Streaming<WatchResponse>, Position), Status> {
+        let patience = Instant::now() + self.deadline;
+        let attempt = async || self.try_watch(station, start, deadline).await;
+        retry(deadline.map_or(patience, |deadline| patience.min(deadline + GRACE)), attempt).await
+    }
+
+    /// One attempt of [`Channel::open_watch`].
+    async fn try_watch(
+        &self,
+        station: &str,
+        start: Option<Start>,
+        deadline: Option<Instant>,
+    ) -> Result<(Streaming<WatchResponse>, Position), Status> {
+        let message = WatchRequest { station: station.to_owned(), start };
+        let response = self.stub.clone().watch(self.request(message, deadline)).await?;
+        let mut responses = response.into_inner();
+        match responses.message().await?.and_then(|response| response.event) {
+            Some(watch_response::Event::Started(position)) => Ok((responses, position)),
+            _ => Err(Status::internal("the first response of Watch says where it starts")),
+        }
+    }
+}
+
 /// What a [`Watching`] knows between two events.
 struct Subscription {
-    client: Client,
+    channel: Channel,
     station: String,
     /// `None` while the stream is interrupted.
     responses: Option<Streaming<WatchResponse>>,
@@ -195,7 +190,7 @@ impl Subscription {
                 }
                 Ok(Some(_)) => {} // An event that this client does not know.
                 Err(status) => {
-                    let error = self.client.error(status);
+                    let error = self.channel.error(status);
                     let reason = error.disconnect_reason().ok_or(error)?;
                     (self.responses, self.disconnected) = (None, true);
                     return Ok(Some(Event::Disconnected(reason)));
@@ -209,14 +204,14 @@ impl Subscription {
         let pause = self.pauses.next_pause();
         let attempt = async {
             sleep(pause).await;
-            let resumed = timeout(self.client.deadline, self.resume()).await;
+            let resumed = timeout(self.channel.deadline, self.resume()).await;
             resumed.unwrap_or_else(|_elapsed| Err(Status::unavailable("the server does not answer")))
         };
         let resumed = match self.deadline {
             None => attempt.await,
             Some(deadline) => match timeout_at(deadline, attempt).await {
                 Ok(resumed) => resumed,
-                Err(_elapsed) => return Err(self.client.error(deadline_exceeded())),
+                Err(_elapsed) => return Err(self.channel.error(deadline_exceeded())),
             },
         };
         match resumed {
@@ -235,7 +230,7 @@ impl Subscription {
                 Ok(None)
             }
             Err(status) => {
-                let error = self.client.error(status);
+                let error = self.channel.error(status);
                 let reason = error.disconnect_reason().ok_or(error)?;
                 let is_new = !std::mem::replace(&mut self.disconnected, true);
                 Ok(is_new.then_some(Event::Disconnected(reason)))
@@ -245,7 +240,7 @@ impl Subscription {
 
     /// Opens the stream again where it broke off.
     async fn resume(&self) -> Result<(Streaming<WatchResponse>, Position, Missed), Status> {
-        let open = async |start| self.client.try_watch(&self.station, start, self.deadline).await;
+        let open = async |start| self.channel.try_watch(&self.station, start, self.deadline).await;
         // A stream that starts after the newest reading says its number, and whether
         // numbers of before still count.
         let (_, newest) = open(None).await?;
