@@ -8,39 +8,31 @@
 //!
 //! Read in this order:
 //!
-//! 1. `protos/weather/v1/weather.proto`: the contract.
-//! 2. [`record`]: a unary call.
-//! 3. [`watch`]: a server-streaming call without a queue.
+//! 1. `examples/minimal.rs`: the whole idea in one file.
+//! 2. `protos/weather/v1/weather.proto`: the contract.
+//! 3. `src/server/record.rs`: a unary call.
+//! 4. `src/server/watch.rs`: a server-streaming call without a queue.
 //!
-//! Then, one idea a file: [`upload`] (client streaming, back-pressure), [`monitor`]
-//! (both directions at once), [`call`] (deadlines, cancellation, shutdown: around
-//! every call), [`status`] (what each status code means, and rich errors), [`client`]
-//! (the other end), [`retry`] (when a client may try again), [`server`] and
-//! [`socket`] (sockets, services and stopping), [`limits`] (every bound in one place),
-//! [`model`] (what a valid reading is), [`store`] (what is kept).
+//! Then, one idea a file:
+//!
+//! - [`protocol`]: what travels. `model` says what a valid reading is, and [`status`]
+//!   what each status code means.
+//! - [`server`]: connections, services, and stopping. `upload` (client streaming,
+//!   backpressure) and `monitor` (both directions at once) are calls, `call` is around
+//!   every call (deadlines, cancellation, shutdown), and `store` is what is kept.
+//! - [`client`]: the other end. `channel` is what all calls share, `error` says what may
+//!   have been executed, `retry` when a client may retry, and `watch` how a stream
+//!   outlives its connection.
+//! - [`limits`]: every bound in one place.
+//!
+//! [`status`]: protocol::status
 
-pub mod call;
 pub mod client;
 pub mod limits;
-pub mod model;
-pub mod monitor;
-pub mod record;
-pub mod retry;
+pub mod protocol;
 pub mod server;
-mod services;
-pub mod socket;
-pub mod status;
-pub mod store;
-pub mod upload;
-pub mod watch;
 
-/// What the build script generated from `weather.proto`: messages, the service
-/// as a trait, and a client stub.
-#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, reason = "generated")]
-#[allow(rustdoc::broken_intra_doc_links, reason = "the proto's comments are for all languages")]
-pub mod proto {
-    tonic::include_proto!("weather.v1");
-
-    /// The proto as descriptors, for the reflection service.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weather_descriptor.bin"));
-}
+pub use client::{Client, Error, Options};
+pub use limits::Limits;
+pub use protocol::proto;
+pub use server::{Config, serve};

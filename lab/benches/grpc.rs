@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use futures::future::try_join_all;
 use futures::stream;
-use grpc::client::{Client, Options};
+use grpc::Config;
 use grpc::proto::weather_service_client::WeatherServiceClient;
 use grpc::proto::{Metric, Reading, RecordRequest};
-use grpc::server::Config;
+use grpc::{Client, Options};
 use http::uri::PathAndQuery;
 use http::{Request, Response};
 use lab::{Server, Spread, owner_is_gone, pin, role, runtime};
@@ -51,7 +51,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on http://{}", listener.local_addr()?);
     if role == "chapter" {
-        grpc::server::serve(listener, Config::default(), owner_is_gone()).await?;
+        grpc::serve(listener, Config::default(), owner_is_gone()).await?;
     } else {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         tonic::transport::Server::builder()

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
-use futures::stream;
-use grpc::client::{Client, Error, Monitoring, Options, Watched};
+use futures::stream::{self, TryStreamExt};
+use grpc::client::{self, Monitoring};
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
+use grpc::{Client, Error, Options};
 use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
 use tokio::select;
@@ -61,10 +62,10 @@ enum Command {
     Watch {
         /// The station's id
         station: String,
-        /// Begin with so many of the newest readings
+        /// Begin with this many of the newest readings
         #[arg(long, default_value_t = 0)]
         newest: u32,
-        /// End after so many seconds
+        /// Stop after this many seconds
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         deadline: Option<u32>,
     },
@@ -116,11 +117,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Watch { station, newest, deadline }) => {
             let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
             let mut watching = client.watch(&station, Some(Start::Newest(newest)), deadline).await?;
-            while let Some(event) = watching.next_event().await? {
+            while let Some(event) = watching.try_next().await? {
                 match event {
-                    Watched::Recorded(recorded) => writeln!(out, "{}", line(&recorded))?,
-                    Watched::Lost(reason) => note(&format!("connection lost: {reason}; reconnecting")),
-                    Watched::Back(missed) => note(&format!("connected again; {missed}")),
+                    client::Event::Recorded(recorded) => writeln!(out, "{}", line(&recorded))?,
+                    client::Event::Disconnected(reason) => {
+                        note(&format!("connection lost: {reason}; reconnecting"));
+                    }
+                    client::Event::Reconnected(missed) => note(&format!("connected again; {missed}")),
                 }
             }
             Ok(())
@@ -199,7 +202,7 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                     _ => writeln!(out, "add ID STATION METRIC above|below VALUE, or remove ID")?,
                 },
             },
-            event = monitoring.next() => match event {
+            event = monitoring.try_next() => match event {
                 Ok(Some(event)) => show_event(out, "", &event)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -233,7 +236,7 @@ fn threshold(id: &str, station: &str, name: &str, side: &str, bound: &str) -> an
     Ok(Threshold { id: id.to_owned(), station: station.to_owned(), metric, bound: Some(bound) })
 }
 
-/// The tour. Its output stands in the README, and a test compares the two.
+/// The tour. The README shows its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric: Metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),
@@ -251,7 +254,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;
     client.record(&[reading(Metric::Temperature, -3.4, 2)]).await?;
     for _ in 0..3 {
-        let recorded = watching.next().await?.context("the stream ended")?;
+        let recorded = watching.next_reading().await?.context("the stream ended")?;
         writeln!(out, "   {}", line(&recorded))?;
     }
 
@@ -267,13 +270,13 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "4. Monitor, bidirectional: add a threshold, exceed it, remove it")?;
     let mut monitoring = client.monitor().await?;
     monitoring.add(threshold("storm", "oslo-1", "wind", "above", "25")?).await?;
-    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    show_event(out, "   ", &monitoring.try_next().await?.context("the stream ended")?)?;
     client.record(&[reading(Metric::Wind, 31.0, 7)]).await?;
-    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    show_event(out, "   ", &monitoring.try_next().await?.context("the stream ended")?)?;
     monitoring.remove("storm").await?;
-    show_event(out, "   ", &monitoring.next().await?.context("the stream ended")?)?;
+    show_event(out, "   ", &monitoring.try_next().await?.context("the stream ended")?)?;
     monitoring.finish();
-    while monitoring.next().await?.is_some() {}
+    while monitoring.try_next().await?.is_some() {}
     writeln!(out, "   OK")?;
 
     writeln!(out, "5. Record: a batch with an impossible value; nothing of it is kept")?;
@@ -286,7 +289,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "7. Watch: with a deadline of 200 ms, and no reading comes")?;
     let deadline = Instant::now() + Duration::from_millis(200);
     let mut quiet = client.watch("oslo-1", None, Some(deadline)).await?;
-    show_failure(out, quiet.next().await)?;
+    show_failure(out, quiet.next_reading().await)?;
 
     writeln!(out, "8. Watch of step 2: dropped here, cancelled there")?;
     drop(watching);

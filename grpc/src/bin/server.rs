@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use grpc::model::is_token;
-use grpc::server::Config;
+use grpc::protocol::is_token;
+use grpc::{Config, Limits};
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over gRPC.
@@ -30,6 +30,8 @@ struct Args {
     /// Accept gzip from clients, and compress for those that accept it
     #[arg(long)]
     gzip: bool,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[tokio::main]
@@ -43,8 +45,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "grpc").await?;
     writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
-    let config = Config { token: args.token, gzip: args.gzip, ..Config::default() };
-    grpc::server::serve(listener, config, shutdown.cancelled_owned()).await.context("serve")
+    let config = Config { limits: args.limits, token: args.token, gzip: args.gzip };
+    grpc::serve(listener, config, shutdown.cancelled_owned()).await.context("serve")
 }
 
 fn token(text: &str) -> Result<String, &'static str> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream;
-use grpc::client::{Client, Options};
+use grpc::Config;
 use grpc::proto::{Metric, Reading};
-use grpc::server::Config;
+use grpc::{Client, Options};
 use tokio::net::TcpListener;
 
 use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
@@ -37,7 +37,7 @@ pub(super) const STREAM: Protocol = Protocol {
 };
 
 fn serve(listener: TcpListener) -> BoxFuture<'static, anyhow::Result<()>> {
-    async { Ok(grpc::server::serve(listener, Config::default(), owner_is_gone()).await?) }.boxed()
+    async { Ok(grpc::serve(listener, Config::default(), owner_is_gone()).await?) }.boxed()
 }
 
 struct Grpc {

@@ -3,21 +3,20 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
-use grpc::client::{Client, Error, Failure, Options};
+use futures::stream::{self, TryStreamExt};
+use grpc::client::Failure;
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Position, Reading, RecordRequest, RecordResponse, Threshold, UploadResponse};
-use grpc::status::{FELL_BEHIND, SERVER_RESTARTED};
+use grpc::proto::{Metric, Position, Reading, RecordRequest, Threshold, UploadResponse};
+use grpc::protocol::status::{FELL_BEHIND, SERVER_RESTARTED};
+use grpc::{Client, Error, Options};
 use prost::Message;
-use tests::{assert_same, expected_output, run_program};
+use tests::run_program;
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::*;
-
-const README: &str = "grpc/README.md";
 
 /// What a call failed with.
 pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
@@ -25,105 +24,6 @@ pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
         Err(Error::Status(failure)) => failure,
         other => panic!("not a status: {other:?}"),
     }
-}
-
-pub async fn the_pair_prints_what_the_readme_shows() {
-    let server = PAIR.serve().await;
-    let client = PAIR.client(&server, &[]).await;
-    assert_eq!(client.code, Some(0), "{}", client.stderr);
-    assert_same(&client.stdout, &expected_output(README, "cargo run -p grpc --bin client"));
-    server.has_printed("CANCELLED").await;
-    assert_same(&server.stop().await, &expected_output(README, "cargo run -p grpc --bin server"));
-}
-
-pub async fn a_client_without_a_server_says_how_to_start_one() {
-    PAIR.client_says_how_to_start_a_server("http", &[&[], &["record", "oslo-1", "wind", "3"]]).await;
-}
-
-pub async fn a_server_without_its_port_says_how_to_pick_another() {
-    PAIR.server_says_how_to_pick_another_port().await;
-}
-
-pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
-    PAIR.client_refuses_another_protocol("http", &[&[], &["monitor"]]).await;
-}
-
-pub async fn the_client_uploads_a_file() {
-    let server = PAIR.serve().await;
-    let file = std::env::temp_dir().join(format!("weather-{}.csv", std::process::id()));
-    std::fs::write(
-        &file,
-        "oslo-1,temperature,1.5,1\noslo-1,wind,500,2\noslo-1,wind,5,3\nnonsense\noslo-1,wind,5,4\n",
-    )
-    .unwrap();
-    let client = PAIR.client(&server, &["upload", file.to_str().unwrap()]).await;
-    std::fs::remove_file(&file).unwrap();
-    assert_eq!(client.code, Some(1));
-    assert_eq!(client.stdout, "accepted 2, rejected 1\nmessage 1: reading.value 500 is outside 0 to 120\n");
-    assert!(client.stderr.contains("line 4: 1 fields instead of"), "{}", client.stderr);
-    let watch = PAIR.client(&server, &["watch", "oslo-1", "--newest", "9", "--deadline", "1"]).await;
-    assert_eq!(watch.stdout, "1: oslo-1 temperature 1.5 at 1\n2: oslo-1 wind 5 at 3\n");
-    assert_eq!(watch.stderr, "error: DEADLINE_EXCEEDED: the deadline passed\n");
-    server.stop().await;
-}
-
-pub async fn a_unary_call_on_the_wire() {
-    let server = PAIR.serve().await;
-    let connection = connect(server.addr()).await;
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", -3.5)] });
-    // One field 1 (readings), in it fields 1 to 4; nothing but numbers and lengths.
-    assert_eq!(
-        &request[..],
-        b"\0\0\0\0\x1c\
-          \x0a\x1a\x0a\x06oslo-1\x10\x01\x19\0\0\0\0\0\0\x0c\xc0\x20\x80\xd0\xea\xb6\xb73"
-    );
-    let answer = unary(&connection, RECORD, &[], request).await;
-    assert_eq!(answer.http_status, 200);
-    assert_eq!(answer.headers["content-type"], "application/grpc");
-    assert_eq!(&answer.messages[..], b"\0\0\0\0\x02\x08\x01");
-    assert_eq!(RecordResponse::decode(&answer.messages[5..]).unwrap().accepted, 1);
-    assert_eq!(answer.trailers.as_ref().unwrap()["grpc-status"], "0");
-    server.stop().await;
-}
-
-/// The exchange in the README: `> ` and `< ` begin a frame, two spaces go on
-/// with it, and what follows a bar is for people.
-pub async fn the_bytes_in_the_readme_are_real() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../grpc/README.md")).unwrap();
-    let block = readme.split("```wire\n").nth(1).unwrap().split("```").next().unwrap();
-    let mut frames: Vec<(&str, Vec<u8>)> = Vec::new();
-    for line in block.lines() {
-        let (side, text) = line.split_at(2);
-        let hex = text.split('|').next().unwrap().split_whitespace();
-        let bytes = hex.map(|byte| u8::from_str_radix(byte, 16).unwrap());
-        match side.trim() {
-            "" => frames.last_mut().unwrap().1.extend(bytes),
-            side => frames.push((side, bytes.collect())),
-        }
-    }
-    let server = PAIR.serve().await;
-    let mut raw = Raw::tcp(server.addr()).await;
-    let sent: Vec<u8> =
-        frames.iter().filter(|(side, _)| *side == ">").flat_map(|(_, bytes)| bytes.clone()).collect();
-    raw.send(&sent).await;
-    let mut expected: Vec<_> =
-        frames.into_iter().filter(|(side, _)| *side == "<").map(|(_, bytes)| bytes).collect();
-    let mut received = Vec::new();
-    while received.len() < expected.len() {
-        let answer = raw.frame().await.unwrap();
-        received.push(frame(answer.kind, answer.flags, answer.stream, &answer.payload));
-    }
-    // Which of the connection's own frames comes first is not said; those of the stream have an order.
-    let is_connection = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
-    received.sort_by_key(is_connection);
-    expected.sort_by_key(is_connection);
-    let (mut ours, mut theirs) = (received.split_off(3), expected.split_off(3));
-    received.sort();
-    expected.sort();
-    received.append(&mut ours);
-    expected.append(&mut theirs);
-    assert_eq!(received, expected);
-    server.stop().await;
 }
 
 pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
@@ -224,7 +124,7 @@ pub async fn a_full_store_refuses_new_stations_only() {
     let mut watching = client.watch("s1", Some(Start::Newest(9)), None).await.unwrap();
     assert_eq!(client.record(&[reading("s1", 3.0)]).await.unwrap(), 1);
     for (sequence, value) in [(1, 1.0), (2, 3.0)] {
-        let recorded = within(watching.next()).await.unwrap().unwrap();
+        let recorded = within(watching.next_reading()).await.unwrap().unwrap();
         assert_eq!((recorded.sequence, recorded.reading.unwrap().value), (sequence, value));
     }
     let summary = client.upload(stream::iter([reading("s1", 4.0), reading("new", 4.0)]), None).await.unwrap();
@@ -245,7 +145,7 @@ pub async fn watch_resumes_where_it_broke_off() {
     let after = Some(Start::After(Position { sequence: 200, ..start }));
     let mut watching = client.watch("oslo-1", after, None).await.unwrap();
     for sequence in 201..=500 {
-        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+        assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, sequence);
     }
     assert_eq!(watching.position(), Position { sequence: 500, ..start });
 
@@ -270,7 +170,7 @@ pub async fn watch_tells_when_the_place_is_no_longer_kept() {
     // 110,000 were recorded, so that 10,001 is the oldest kept.
     let kept = Some(Start::After(start));
     let mut watching = client.watch("oslo-1", kept, None).await.unwrap();
-    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 10_001);
+    assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 10_001);
     let gone = Some(Start::After(Position { sequence: 9_999, ..start }));
     let failed = failure(client.watch("oslo-1", gone, None).await);
     assert_eq!(failed.code, Code::ResourceExhausted);
@@ -301,24 +201,26 @@ pub async fn monitor_interleaves_alerts_and_acknowledgements() {
     let mut monitoring = client.monitor().await.unwrap();
     monitoring.add(threshold("hot", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
     monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("hot".into())));
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added("cold".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("hot".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("cold".into())));
     // What was recorded before is no matter; 200 readings make several chunks.
     let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
     client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
     for i in 0..100 {
-        let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+        let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else {
+            panic!("no alert")
+        };
         let recorded = alert.recorded.unwrap();
         assert_eq!((alert.id.as_str(), recorded.sequence), ("hot", 3 + 2 * i));
         assert_eq!(recorded.reading.unwrap().value, 31.0);
     }
     monitoring.remove("hot").await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("hot".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("hot".into())));
     client.record(&[reading("oslo-1", 31.0), reading("oslo-1", -1.0)]).await.unwrap();
-    let Some(Event::Alert(alert)) = within(monitoring.next()).await.unwrap() else { panic!("no alert") };
+    let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else { panic!("no alert") };
     assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 203));
     monitoring.finish();
-    assert_eq!(within(monitoring.next()).await.unwrap(), None);
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), None);
     server.stop().await;
 }
 
@@ -329,17 +231,19 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     let mut monitoring = client.monitor().await.unwrap();
     for i in 0..100 {
         monitoring.add(threshold(&format!("t{i}"), "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
-        assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Added(format!("t{i}"))));
+        assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added(format!("t{i}"))));
     }
     monitoring.add(threshold("one-more", "oslo-1", Some(Bound::Above(30.0)))).await.unwrap();
-    let refused =
-        async |monitoring: &mut grpc::client::Monitoring| match within(monitoring.next()).await.unwrap() {
-            Some(Event::Refused(refusal)) => refusal.field,
-            other => panic!("not refused: {other:?}"),
-        };
+    let refused = async |monitoring: &mut grpc::client::Monitoring| match within(monitoring.try_next())
+        .await
+        .unwrap()
+    {
+        Some(Event::Refused(refusal)) => refusal.field,
+        other => panic!("not refused: {other:?}"),
+    };
     assert_eq!(refused(&mut monitoring).await, "add");
     monitoring.remove("t7").await.unwrap();
-    assert_eq!(within(monitoring.next()).await.unwrap(), Some(Event::Removed("t7".into())));
+    assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("t7".into())));
     for (wrong, field) in [
         (threshold("t1", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
         (threshold("", "oslo-1", Some(Bound::Above(30.0))), "add.id"),
@@ -361,7 +265,9 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
     assert_eq!(refused(&mut monitoring).await, "remove");
     for (id, station) in [("x", "OSLO"), (&*"x".repeat(1_000), "oslo-1"), (&"é".repeat(500), "oslo-1")] {
         monitoring.add(threshold(id, station, Some(Bound::Above(30.0)))).await.unwrap();
-        let Some(Event::Refused(refusal)) = within(monitoring.next()).await.unwrap() else { panic!("{id}") };
+        let Some(Event::Refused(refusal)) = within(monitoring.try_next()).await.unwrap() else {
+            panic!("{id}")
+        };
         assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
         assert!(refusal.id.len() < 100, "{refusal:?}");
     }

@@ -62,7 +62,7 @@ pub async fn exercise_latest_answers_with_the_newest_of_each_metric() {
         answer.code(),
         "12",
         "UNIMPLEMENTED: the server has no call `Latest`. Write it into weather.proto; the compiler then \
-         asks for the method in server.rs"
+         asks for the method in service.rs"
     );
     assert_eq!(answer.code(), "0", "`Latest` of a known station ends with OK");
     let latest = LatestResponse::decode(answer.messages.get(5..).expect("one message"))

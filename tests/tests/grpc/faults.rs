@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use futures::future::join_all;
-use grpc::client::Error;
+use grpc::Error;
 use grpc::proto::watch_request::Start;
 use grpc::proto::watch_response::Event;
 use grpc::proto::{MonitorRequest, UploadRequest, monitor_request};
@@ -48,8 +48,8 @@ pub async fn a_client_that_vanishes_ends_the_handlers_work() {
                 // Nothing comes back; that it was taken shows in the watchers' number.
                 let mut watching =
                     client(server.url()).watch("oslo-1", Some(Start::Newest(2)), None).await.unwrap();
-                within(watching.next()).await.unwrap();
-                within(watching.next()).await.unwrap();
+                within(watching.next_reading()).await.unwrap();
+                within(watching.next_reading()).await.unwrap();
             } else {
                 raw.next(DATA).await.expect("a response");
             }
@@ -117,7 +117,7 @@ pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
     for sequence in 10_001..=210_000 {
         // The brisk one is read to the end only now, and is behind by as much; all
         // that is asserted is that it is told in the same way, or has everything.
-        match within(other.next()).await {
+        match within(other.next_reading()).await {
             Ok(recorded) => assert_eq!(recorded.unwrap().sequence, sequence),
             Err(Error::Status(failure)) => {
                 assert_eq!(failure.code, Code::ResourceExhausted);
@@ -206,7 +206,7 @@ pub async fn a_thousand_streams_share_one_connection() {
     streams.extend(within(more).await.into_iter().map(Result::unwrap));
     // A unary call goes through between them.
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
-    for recorded in within(join_all(streams.iter_mut().map(|stream| stream.next()))).await {
+    for recorded in within(join_all(streams.iter_mut().map(|stream| stream.next_reading()))).await {
         assert_eq!(recorded.unwrap().unwrap().sequence, 2);
     }
     let pid = server.pid();

@@ -14,7 +14,7 @@ use crate::support::*;
 /// A client that goes on, and the server's use of the machine.
 struct Watchdog {
     server: Server,
-    client: grpc::client::Client,
+    client: grpc::Client,
     memory: u64,
     cpu: Duration,
 }

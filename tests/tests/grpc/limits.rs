@@ -6,9 +6,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
-use grpc::client::{Client, Error, Options};
+use futures::stream::{self, TryStreamExt};
 use grpc::proto::{MonitorRequest, RecordRequest, UploadRequest, monitor_request};
+use grpc::{Client, Error, Options};
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
@@ -159,7 +159,7 @@ pub async fn connections_are_capped() {
         loop {
             match client(&local.url()).record(&[reading("oslo-1", 1.0)]).await {
                 // The connection may be closed before the request is on its way.
-                Err(grpc::client::Error::Broken(_)) => {}
+                Err(grpc::Error::Broken(_)) => {}
                 other => break failure(other),
             }
         }
@@ -252,7 +252,7 @@ pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
         ..Options::default()
     };
     let mut monitoring = within(Client::new(&url, &options).unwrap().monitor()).await.unwrap();
-    assert!(matches!(within(monitoring.next()).await, Err(Error::Broken(_))));
+    assert!(matches!(within(monitoring.try_next()).await, Err(Error::Broken(_))));
 }
 
 pub async fn idle_connections_and_uploads_are_ended() {

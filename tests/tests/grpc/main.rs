@@ -11,6 +11,8 @@ mod exercises;
 mod faults;
 mod hostile;
 mod limits;
+mod options;
+mod pair;
 mod printable;
 mod python;
 mod reconnects;
@@ -24,6 +26,8 @@ use exercises::*;
 use faults::*;
 use hostile::*;
 use limits::*;
+use options::*;
+use pair::*;
 use printable::*;
 use python::*;
 use reconnects::*;
@@ -33,6 +37,7 @@ use services::*;
 
 fn main() -> ExitCode {
     run([
+        test!(the_minimal_example_prints_what_the_readme_shows),
         test!(the_pair_prints_what_the_readme_shows),
         test!(a_client_without_a_server_says_how_to_start_one),
         test!(a_server_without_its_port_says_how_to_pick_another),
@@ -81,10 +86,13 @@ fn main() -> ExitCode {
         test!(a_peer_that_goes_on_after_the_end_is_cut_off),
         test!(a_peer_that_does_not_answer_pings_is_dropped),
         test!(idle_connections_and_uploads_are_ended),
+        test!(every_limit_is_an_option_of_the_server),
+        test!(a_limit_that_makes_no_sense_is_refused_at_the_start),
         test!(back_pressure_reaches_the_sender),
         test!(an_upload_takes_readings_as_fast_as_they_are_read),
         test!(a_call_is_tried_again_where_that_is_safe),
         test!(a_call_that_may_have_had_effect_is_not_tried_again),
+        test!(an_error_says_whether_the_call_may_have_been_executed),
         test!(a_deadline_passes_also_where_nobody_answers),
         test!(a_connection_is_given_up_in_time),
         test!(a_watch_over_a_restart_is_told_of_it),

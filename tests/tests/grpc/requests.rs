@@ -1,11 +1,11 @@
 //! Which requests are calls, and how large headers may become on both sides.
 
 use bytes::Bytes;
-use grpc::client::{Client, Options};
+use grpc::limits::MAX_RESPONSE_HEADERS;
 use grpc::proto::{
     MonitorRequest, Reading, RecordRequest, Threshold, UploadRequest, UploadResponse, monitor_request,
 };
-use grpc::status::MAX_RESPONSE_HEADERS;
+use grpc::{Client, Options};
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request};
 use prost::Message;
@@ -144,7 +144,7 @@ pub async fn the_authorization_header_is_read_as_its_rfc_says() {
         assert_eq!(server.code, Some(2), "{token:?}");
         let options = Options { token: Some(token.to_owned()), ..Options::default() };
         let refused = Client::new("http://127.0.0.1:1", &options).unwrap_err();
-        assert!(matches!(refused, grpc::client::Error::Token), "{token:?}");
+        assert!(matches!(refused, grpc::Error::Token), "{token:?}");
     }
 }
 

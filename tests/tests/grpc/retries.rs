@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
-use grpc::client::{Client, Error, Missed, Options, Watched};
+use futures::stream::{self, TryStreamExt};
+use grpc::client::{Event, Missed};
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Position, WatchResponse, watch_response};
+use grpc::{Client, Error, Options};
 use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::io::AsyncReadExt;
@@ -72,14 +73,15 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     // Not for ever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
-    assert_eq!(calls.load(SeqCst), 1 + grpc::retry::MAX_RETRIES);
+    assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
     // Other codes would come again.
     let (url, calls) = unreliable(100, status_only("8")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);
     assert_eq!(calls.load(SeqCst), 1);
 }
 
-pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+/// A server that closes each connection after its first call. Counts the calls.
+async fn cutting() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let seen = Arc::new(AtomicUsize::new(0));
@@ -93,9 +95,54 @@ pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
             } // And the connection is gone.
         }
     });
+    (url, seen)
+}
+
+pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+    let (url, seen) = cutting().await;
     let failed = within(client(&url).record(&[reading("oslo-1", 1.0)])).await;
     assert!(matches!(failed, Err(Error::Broken(_))), "{failed:?}");
     assert_eq!(seen.load(SeqCst), 1);
+}
+
+pub async fn an_error_says_whether_the_call_may_have_been_executed() {
+    let batch = [reading("oslo-1", 1.0)];
+    let record = async |url: &str| within(client(url).record(&batch)).await.unwrap_err();
+
+    // The server's own word.
+    for (code, may_have_been) in
+        [("3", false), ("8", false), ("12", false), ("14", false), ("2", true), ("4", true), ("13", true)]
+    {
+        let (url, _) = unreliable(100, status_only(code)).await;
+        assert_eq!(record(&url).await.may_have_been_executed(), may_have_been, "status {code}");
+    }
+
+    // The server never had it, or said that it did not look at it.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (refusing, _) = unreliable(100, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
+    let not_executed = [
+        ("no server", record(&format!("http://{nobody}")).await),
+        ("a stream that is refused", record(&refusing).await),
+        ("no address", Client::new("oslo", &Options::default()).unwrap_err()),
+    ];
+    for (case, error) in not_executed {
+        assert!(!error.may_have_been_executed(), "{case}: {error:?}");
+        assert!(!error.to_string().contains("may have been executed"), "{case}: {error}");
+    }
+
+    // Nobody knows.
+    let (gone, _) = unreliable(100, |respond| respond.send_reset(Reason::INTERNAL_ERROR)).await;
+    let silent = silent_once(Bytes::new()).await;
+    let hasty = Options { deadline: Duration::from_millis(100), ..Options::default() };
+    let impatient = Client::new(&silent, &hasty).unwrap();
+    let unknown = [
+        ("a stream that is reset", record(&gone).await),
+        ("a connection that is cut", record(&cutting().await.0).await),
+        ("a deadline", within(impatient.record(&batch)).await.unwrap_err()),
+    ];
+    for (case, error) in unknown {
+        assert!(error.may_have_been_executed(), "{case}: {error:?}");
+    }
 }
 
 pub async fn a_deadline_passes_also_where_nobody_answers() {
@@ -110,10 +157,6 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
     let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
     let upload = client.upload(stream::pending(), soon);
     assert_eq!(failure(within(upload).await).code, Code::DeadlineExceeded);
-    // Another deadline for one call, on the same connection.
-    let patient = Client::new(&url, &Options::default()).unwrap();
-    let hasty = patient.with_deadline(Duration::from_millis(100));
-    assert_eq!(failure(within(hasty.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
 }
 
 /// An address at which not even the kernel answers: its queue of connections is full.
@@ -166,13 +209,13 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     }
     let (url, target, _) = proxy(u64::MAX, server.addr()).await;
     let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(1)), None).await.unwrap();
-    within(watching.next()).await.unwrap();
+    within(watching.next_reading()).await.unwrap();
     again.addr().clone_into(&mut target.lock().unwrap());
     drop(server); // Killed.
-    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
-    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Restarted)));
+    assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
+    assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Restarted)));
     // From the first reading of its new life.
-    assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, 1);
+    assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
 
@@ -184,7 +227,7 @@ pub async fn a_watch_goes_on_after_its_connection_broke() {
     let (url, _, cuts) = proxy(20_000, server.addr()).await;
     let mut watching = client(&url).watch("oslo-1", Some(Start::Newest(3000)), None).await.unwrap();
     for sequence in 1..=3000 {
-        assert_eq!(within(watching.next()).await.unwrap().unwrap().sequence, sequence);
+        assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, sequence);
     }
     assert!(cuts.load(SeqCst) > 2, "the proxy cut {} times", cuts.load(SeqCst));
     drop(watching);
@@ -228,17 +271,17 @@ pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
     let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
     let client = Client::new(&silent_once(prefixed(&started)).await, &options).unwrap();
     let mut watching = within(client.watch("oslo-1", None, None)).await.unwrap();
-    assert!(matches!(within(watching.next_event()).await.unwrap(), Some(Watched::Lost(_))));
-    assert_eq!(within(watching.next_event()).await.unwrap(), Some(Watched::Back(Missed::Nothing)));
+    assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
+    assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Nothing)));
 
     // A server that forgets a stream's deadline is not waited for, either.
     let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
     let mut watching = within(client.watch("oslo-1", None, soon)).await.unwrap();
-    assert_eq!(failure(within(watching.next()).await).code, Code::DeadlineExceeded);
+    assert_eq!(failure(within(watching.next_reading()).await).code, Code::DeadlineExceeded);
 
     let nothing = Bytes::from_static(&[0; 5]);
     let client = Client::new(&silent_once(nothing).await, &options).unwrap();
     let mut monitoring = within(client.monitor()).await.unwrap();
-    assert_eq!(failure(within(monitoring.next()).await).code, Code::Unavailable);
+    assert_eq!(failure(within(monitoring.try_next()).await).code, Code::Unavailable);
     within(monitoring.reconnect()).await.unwrap();
 }

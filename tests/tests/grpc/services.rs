@@ -2,8 +2,8 @@
 //! the answers to calls that are none.
 
 use bytes::{Bytes, BytesMut};
-use grpc::client::{Client, Options};
 use grpc::proto::RecordRequest;
+use grpc::{Client, Options};
 use http::Request;
 use prost::Message;
 use tonic::Code;
@@ -42,7 +42,7 @@ pub async fn a_token_is_asked_for() {
 }
 
 pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
-    let server = PAIR.serve().await;
+    let mut server = PAIR.serve().await;
     let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel);
     let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
@@ -66,7 +66,8 @@ pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
         // It was open until now.
         assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
     }
-    server.stop().await;
+    // Another signal would end it at once.
+    server.wait().await;
 }
 
 pub async fn reflection_describes_the_service() {

@@ -6,10 +6,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use grpc::client::{Client, Options};
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, WatchRequest, WatchResponse};
-use grpc::server::{Config, serve};
+use grpc::{Client, Options};
+use grpc::{Config, serve};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};

@@ -5,23 +5,8 @@ use std::borrow::Cow;
 
 use tonic_types::FieldViolation;
 
-use crate::proto::{Metric, Reading};
-
-/// Longest station id and threshold id, in bytes.
-pub const MAX_ID: usize = 32;
-
-/// Maximum bytes of a wrong id that an error quotes.
-pub(crate) const MAX_QUOTED: usize = 40;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
-
-/// Most field violations in one answer; a batch of 10,000 wrong readings should
-/// not be answered with a megabyte of complaints.
-pub const MAX_VIOLATIONS: usize = 50;
+use super::proto::{Metric, Reading};
+use crate::limits::{MAX_ID, MAX_QUOTED, MAX_RECORDED_AT, MAX_VIOLATIONS};
 
 impl Metric {
     /// The name in a command line or a CSV file.
@@ -43,7 +28,7 @@ impl Metric {
     }
 
     /// The lowest and the highest value accepted, in the metric's unit.
-    pub fn range(self) -> (f64, f64) {
+    pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Unspecified => (f64::NAN, f64::NAN),
             Self::Temperature => (-100.0, 70.0),
@@ -54,7 +39,7 @@ impl Metric {
     }
 }
 
-/// The metric of that number. An enum field holds any 32-bit number: a newer
+/// Returns the metric of that number. An enum field holds any 32-bit number: a newer
 /// client may know metrics that this server does not.
 ///
 /// # Errors
@@ -63,11 +48,11 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     match Metric::try_from(number) {
         Ok(Metric::Unspecified) => Err("is missing".to_owned()),
         Ok(metric) => Ok(metric),
-        Err(_) => Err(format!("{number} is no metric that this server knows")),
+        Err(_) => Err(format!("{number} is not a metric that this server knows")),
     }
 }
 
-/// Whether it is the id of a station or threshold.
+/// Whether it is the ID of a station or threshold.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -81,7 +66,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
     }
 }
 
-/// Tells `violation` every field of the reading that is wrong, with its name.
+/// Calls `violation` for every field of the reading that is invalid, with its name.
 /// A valid reading costs no allocation.
 pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
     if let Err(wrong) = check_id(&reading.station) {
@@ -101,7 +86,7 @@ pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, S
     }
 }
 
-/// The violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
+/// Returns the violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
 pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
     let mut violations = Vec::new();
     let mut total = 0;

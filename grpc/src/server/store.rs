@@ -5,41 +5,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::proto::{Reading, RecordedReading};
-
-/// Stations kept at most; a batch that would create more is refused.
-pub const MAX_STATIONS: usize = 1_000;
-
-/// Readings kept for each station; the oldest give way. At 24 bytes a reading
-/// a full store takes 2.4 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
+use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
+use crate::protocol::proto::{Reading, RecordedReading};
 
 /// Stations and their readings.
 ///
 /// Plain mutexes: each operation is short and never waits for anything while it
 /// holds a lock. One for the map and one for each station, so that a stream that
 /// reads from a station does not hold up the others.
-pub(crate) struct Store {
-    boot_id: u64,
+pub(super) struct Store {
+    instance_id: u64,
     stations: Mutex<HashMap<String, Arc<Station>>>,
 }
 
 /// One station.
-pub(crate) struct Station {
+pub(super) struct Station {
     id: String,
-    kept: Mutex<Kept>,
+    readings: Mutex<Readings>,
     changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Readings {
     /// How many readings were ever recorded, which is the number of the newest.
     recorded: u64,
-    readings: VecDeque<Stored>,
+    kept: VecDeque<StoredReading>,
 }
 
-/// A reading without its station's id, which the map already holds.
-struct Stored {
+/// A reading without its station's ID, which the map already holds.
+struct StoredReading {
     metric: i32,
     value: f64,
     recorded_at: u64,
@@ -47,25 +41,26 @@ struct Stored {
 
 /// The store holds [`MAX_STATIONS`] and a batch named new ones.
 #[derive(Debug)]
-pub(crate) struct Full;
+pub(super) struct Full;
 
 /// The reading to go on with has given way to newer ones.
 #[derive(Debug)]
-pub(crate) struct Gone {
+pub(super) struct Gone {
     /// The number of the oldest reading that is still kept.
-    pub(crate) oldest: u64,
+    pub(super) oldest: u64,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { boot_id: fastrand::u64(..), stations: Mutex::default() }
+        Self { instance_id: fastrand::u64(..), stations: Mutex::default() }
     }
 }
 
 impl Store {
-    /// Chosen at random at the start: the life in which sequence numbers count.
-    pub(crate) fn boot_id(&self) -> u64 {
-        self.boot_id
+    /// Returns the instance ID, chosen at random at the start: sequence numbers count
+    /// only together with it.
+    pub(super) fn instance_id(&self) -> u64 {
+        self.instance_id
     }
 
     /// Keeps the whole batch or nothing of it, and creates the stations that it
@@ -73,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`] if the batch names more new stations than there is room for.
-    pub(crate) fn record(&self, batch: &[Reading]) -> Result<(), Full> {
+    pub(super) fn record(&self, batch: &[Reading]) -> Result<(), Full> {
         let mut stations = lock(&self.stations);
         let new: BTreeSet<&str> =
             batch.iter().map(|r| r.station.as_str()).filter(|id| !stations.contains_key(*id)).collect();
@@ -93,7 +88,7 @@ impl Store {
     }
 
     /// The station of that id.
-    pub(crate) fn station(&self, id: &str) -> Option<Arc<Station>> {
+    pub(super) fn station(&self, id: &str) -> Option<Arc<Station>> {
         lock(&self.stations).get(id).cloned()
     }
 
@@ -101,7 +96,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`] if it would be one too many.
-    pub(crate) fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
+    pub(super) fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
         let mut stations = lock(&self.stations);
         if let Some(station) = stations.get(id) {
             return Ok(station.clone());
@@ -117,29 +112,29 @@ impl Store {
 
 impl Station {
     fn new(id: &str) -> Arc<Self> {
-        Arc::new(Self { id: id.to_owned(), kept: Mutex::default(), changes: watch::Sender::default() })
+        Arc::new(Self { id: id.to_owned(), readings: Mutex::default(), changes: watch::Sender::default() })
     }
 
     /// The station's id.
-    pub(crate) fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         &self.id
     }
 
     /// Keeps readings of this station.
-    pub(crate) fn push(&self, readings: &[Reading]) {
-        let mut kept = lock(&self.kept);
+    pub(super) fn push(&self, readings: &[Reading]) {
+        let mut all = lock(&self.readings);
         for reading in readings {
-            if kept.readings.len() == READINGS_PER_STATION {
-                kept.readings.pop_front();
+            if all.kept.len() == READINGS_PER_STATION {
+                all.kept.pop_front();
             }
-            kept.readings.push_back(Stored {
+            all.kept.push_back(StoredReading {
                 metric: reading.metric,
                 value: reading.value,
                 recorded_at: reading.recorded_at,
             });
-            kept.recorded += 1;
+            all.recorded += 1;
         }
-        drop(kept);
+        drop(all);
         // Who subscribes after this question finds the readings by looking.
         if self.changes.receiver_count() > 0 {
             self.changes.send_replace(());
@@ -148,14 +143,14 @@ impl Station {
 
     /// Tells whenever there are new readings. Subscribe before you look for those
     /// that are there.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
     /// Where to start to see the `count` newest readings, or as many as are kept.
-    pub(crate) fn start_of_newest(&self, count: u32) -> u64 {
-        let kept = lock(&self.kept);
-        kept.recorded - u64::from(count).min(kept.readings.len() as u64)
+    pub(super) fn start_of_newest(&self, count: u32) -> u64 {
+        let all = lock(&self.readings);
+        all.recorded - u64::from(count).min(all.kept.len() as u64)
     }
 
     /// Up to `max` readings that follow number `after`, in order. None follow a
@@ -163,15 +158,15 @@ impl Station {
     ///
     /// # Errors
     /// [`Gone`] if the first of them is no longer kept.
-    pub(crate) fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
-        let kept = lock(&self.kept);
-        let given_way = kept.recorded - kept.readings.len() as u64;
+    pub(super) fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
+        let all = lock(&self.readings);
+        let given_way = all.recorded - all.kept.len() as u64;
         let Some(skip) = after.checked_sub(given_way) else {
             return Err(Gone { oldest: given_way + 1 });
         };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        let following = kept.readings.iter().skip(skip).take(max).zip(after.saturating_add(1)..);
-        let reading = |stored: &Stored| Reading {
+        let following = all.kept.iter().skip(skip).take(max).zip(after.saturating_add(1)..);
+        let reading = |stored: &StoredReading| Reading {
             station: self.id.clone(),
             metric: stored.metric,
             value: stored.value,

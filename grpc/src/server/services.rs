@@ -31,23 +31,23 @@ use tonic_reflection::pb::v1alpha;
 use tonic_reflection::server::Builder;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-use crate::model::shorten;
-use crate::proto::DESCRIPTORS;
+use crate::protocol::model::shorten;
+use crate::protocol::proto::DESCRIPTORS;
 
 /// Maximum bytes of an error's text in a response of the reflection service.
 const MAX_ERROR: usize = 400;
 
 /// The health service.
-pub(crate) struct WatchUnknown(HealthService);
+pub(super) struct HealthWithUnknown(HealthService);
 
-/// Returns the health service that tells what `reporter` is told.
-pub(crate) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<WatchUnknown> {
-    let service = WatchUnknown(HealthService::from_health_reporter(reporter));
+/// Returns the health service that reports what `reporter` is told.
+pub(super) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<HealthWithUnknown> {
+    let service = HealthWithUnknown(HealthService::from_health_reporter(reporter));
     HealthServer::new(service).max_decoding_message_size(max_message)
 }
 
 #[tonic::async_trait]
-impl Health for WatchUnknown {
+impl Health for HealthWithUnknown {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(
@@ -75,13 +75,13 @@ impl Health for WatchUnknown {
 
 /// The reflection service. It asks tonic's own, with a call in this process for each
 /// question.
-pub(crate) struct Reflection(ServerReflectionClient<Routes>);
+pub(super) struct Reflection(ServerReflectionClient<Routes>);
 
 /// Returns the reflection service, which describes this server's services and itself.
 ///
 /// # Errors
 /// If a descriptor is malformed.
-pub(crate) fn reflection(
+pub(super) fn reflection(
     max_message: usize,
 ) -> Result<ServerReflectionServer<Reflection>, tonic_reflection::server::Error> {
     let tonics = Builder::configure()
@@ -131,13 +131,13 @@ impl ServerReflection for Reflection {
 
 /// The reflection service under the name v1alpha: passes calls on under the name v1.
 #[derive(Clone)]
-pub(crate) struct Alpha(pub(crate) ServerReflectionServer<Reflection>);
+pub(super) struct ReflectionV1Alpha(pub(super) ServerReflectionServer<Reflection>);
 
-impl NamedService for Alpha {
+impl NamedService for ReflectionV1Alpha {
     const NAME: &'static str = v1alpha::server_reflection_server::SERVICE_NAME;
 }
 
-impl Service<http::Request<Body>> for Alpha {
+impl Service<http::Request<Body>> for ReflectionV1Alpha {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = <ServerReflectionServer<Reflection> as Service<http::Request<Body>>>::Future;

@@ -3,37 +3,23 @@
 //! than gRPC says and are translated here.
 
 use std::collections::HashMap;
-use std::error::Error;
 
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
-use tonic::{Code, ConnectError, Status, TimeoutExpired};
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::model::shorten;
-use crate::store::{Full, Gone, MAX_STATIONS};
+use super::model::shorten;
+use crate::limits::{MAX_MESSAGE, MAX_STATIONS, MAX_VIOLATION_BYTES};
 
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
-pub const DOMAIN: &str = "weather.v1";
+const DOMAIN: &str = "weather.v1";
 
-/// Reason: sequence numbers of another boot id mean nothing here.
+/// Reason: sequence numbers of another instance ID mean nothing here.
 pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";
 
 /// Reason: the next reading to send is no longer kept.
 pub const FELL_BEHIND: &str = "FELL_BEHIND";
-
-/// Maximum bytes of a response's header list, with its trailers, counted as in RFC 9113,
-/// section 6.5.2. grpc-java accepts no more by default.
-pub const MAX_RESPONSE_HEADERS: usize = 8 * 1024;
-
-/// Maximum bytes of the field violations in a status. `grpc-status-details-bin` holds
-/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is for the
-/// message, which is sent twice, and the other fields.
-const MAX_VIOLATION_BYTES: usize = 5_000;
-
-/// Maximum bytes of a status message from a library below. Percent-encoding can treble
-/// it.
-const MAX_MESSAGE: usize = 400;
 
 /// The request is wrong, whatever the state of the server: sending it again
 /// does not help. `google.rpc.BadRequest` names the fields, the first of `total`.
@@ -64,21 +50,23 @@ pub(crate) fn no_station(id: &str) -> Status {
     Status::not_found(format!("no station {id:?}"))
 }
 
-pub(crate) fn restarted(boot_id: u64) -> Status {
-    let metadata = HashMap::from([("boot_id".to_owned(), format!("{boot_id:016x}"))]);
+pub(crate) fn restarted(instance_id: u64) -> Status {
+    let metadata = HashMap::from([("boot_id".to_owned(), format!("{instance_id:016x}"))]);
     let details = ErrorDetails::with_error_info(SERVER_RESTARTED, DOMAIN, metadata);
-    let message = "the position is of another life of the server, which keeps nothing";
+    let message =
+        "the position has another instance ID: the server restarted, and has forgotten earlier readings";
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
-pub(crate) fn fell_behind(gone: &Gone) -> Status {
-    let metadata = HashMap::from([("oldest".to_owned(), gone.oldest.to_string())]);
+/// `oldest` is the number of the oldest reading that is kept.
+pub(crate) fn fell_behind(oldest: u64) -> Status {
+    let metadata = HashMap::from([("oldest".to_owned(), oldest.to_string())]);
     let details = ErrorDetails::with_error_info(FELL_BEHIND, DOMAIN, metadata);
-    let message = format!("fell behind: the oldest reading kept is number {}", gone.oldest);
+    let message = format!("fell behind: the oldest reading kept is number {oldest}");
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-pub(crate) fn store_full(_: Full) -> Status {
+pub(crate) fn store_full() -> Status {
     Status::resource_exhausted(format!("this server keeps at most {MAX_STATIONS} stations"))
 }
 
@@ -103,7 +91,7 @@ pub(crate) fn stopping() -> Status {
 }
 
 /// The code as the specification writes it.
-pub fn name(code: Code) -> &'static str {
+pub(crate) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -165,68 +153,4 @@ pub(crate) fn limit_message(headers: &mut HeaderMap) {
 /// The code in headers or trailers, if there is one.
 pub(crate) fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
-}
-
-/// What became of a call whose status was made by this side's own libraries and
-/// not by the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Local {
-    /// There was no connection to send it on.
-    NotConnected,
-    /// The request did not reach a handler, by the server's word or because it
-    /// was never sent. Sending it again is safe.
-    NotProcessed,
-    /// The connection broke or fell silent. Nobody knows what the server did.
-    Broken,
-    /// The deadline passed on this side.
-    Deadline,
-    /// Something else, told well enough by its code.
-    Other,
-}
-
-/// Why a status was made on this side; `None` if the server sent it.
-///
-/// tonic keeps the cause as the status's source: a status that came over the
-/// wire has none.
-pub(crate) fn local_cause(status: &Status) -> Option<Local> {
-    let mut cause = status.source();
-    cause?;
-    while let Some(error) = cause {
-        if error.is::<ConnectError>() {
-            return Some(Local::NotConnected);
-        }
-        if error.is::<TimeoutExpired>() {
-            return Some(Local::Deadline);
-        }
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            // hyper's word for a request that it could not put on a connection.
-            return Some(Local::NotProcessed);
-        }
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-            return Some(Local::Broken); // No answer to a PING.
-        }
-        if let Some(http2) = error.downcast_ref::<h2::Error>() {
-            return Some(of_http2(http2));
-        }
-        if error.is::<std::io::Error>() {
-            return Some(Local::Broken);
-        }
-        cause = error.source();
-    }
-    // tonic's code for a transport error that it cannot name.
-    Some(if status.code() == Code::Unknown { Local::Broken } else { Local::Other })
-}
-
-fn of_http2(error: &h2::Error) -> Local {
-    match error.reason() {
-        // RFC 9113, section 8.7: "the stream is being closed prior to any
-        // processing having occurred".
-        Some(h2::Reason::REFUSED_STREAM) => Local::NotProcessed,
-        // Section 6.8: a stream above the last one that the GOAWAY names was
-        // not processed, and only for those h2 reports it.
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Local::NotProcessed,
-        None => Local::Broken,
-        Some(_) if error.is_go_away() && !error.is_remote() => Local::Broken,
-        Some(_) => Local::Other,
-    }
 }

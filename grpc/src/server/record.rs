@@ -1,14 +1,16 @@
 //! `Record`, a unary call: one request, one response, like a function.
 
-use crate::model::{MAX_BATCH, check_batch};
-use crate::proto::{RecordRequest, RecordResponse};
-use crate::status::{invalid, store_full};
-use crate::store::Store;
 use tonic::Status;
 use tonic_types::FieldViolation;
 
+use super::store::Store;
+use crate::limits::MAX_BATCH;
+use crate::protocol::model::check_batch;
+use crate::protocol::proto::{RecordRequest, RecordResponse};
+use crate::protocol::status::{invalid, store_full};
+
 /// All of the batch or, on any error, nothing of it.
-pub(crate) fn record(store: &Store, request: &RecordRequest) -> Result<RecordResponse, Status> {
+pub(super) fn record(store: &Store, request: &RecordRequest) -> Result<RecordResponse, Status> {
     let count = request.readings.len();
     if !(1..=MAX_BATCH).contains(&count) {
         let wrong = format!("a batch holds 1 to {MAX_BATCH} readings, not {count}");
@@ -18,6 +20,6 @@ pub(crate) fn record(store: &Store, request: &RecordRequest) -> Result<RecordRes
     if total > 0 {
         return Err(invalid(violations, total));
     }
-    store.record(&request.readings).map_err(store_full)?;
+    store.record(&request.readings).map_err(|_full| store_full())?;
     Ok(RecordResponse { accepted: count as u64 })
 }

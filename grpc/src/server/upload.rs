@@ -1,7 +1,7 @@
 //! `Upload`, client streaming: requests until the client has no more, then one
 //! response.
 //!
-//! Back-pressure needs no code: a message is taken from the connection when the
+//! Backpressure needs no code: a message is taken from the connection when the
 //! loop asks for the next one. While it does not, HTTP/2's window for the
 //! stream stays shut, and the sender's `send` waits.
 
@@ -12,20 +12,21 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use crate::model::{MAX_VIOLATIONS, check};
-use crate::proto::{Rejection, UploadRequest, UploadResponse};
-use crate::status::too_slow;
-use crate::store::{MAX_STATIONS, Station, Store};
+use super::store::{Station, Store};
+use crate::limits::{MAX_STATIONS, MAX_VIOLATIONS};
+use crate::protocol::model::check;
+use crate::protocol::proto::{Rejection, UploadRequest, UploadResponse};
+use crate::protocol::status::too_slow;
 
 /// Keeps each valid reading as it arrives and counts the others.
-pub(crate) async fn upload(
+pub(super) async fn upload(
     store: &Store,
     requests: &mut Streaming<UploadRequest>,
     idle: Duration,
 ) -> Result<UploadResponse, Status> {
     let mut upload = Upload { store, station: None, index: 0, summary: UploadResponse::default() };
     while let Some(request) = timeout(idle, requests.message()).await.map_err(|_| too_slow())?? {
-        upload.take(request);
+        upload.record(request);
     }
     Ok(std::mem::take(&mut upload.summary))
 }
@@ -39,7 +40,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn take(&mut self, request: UploadRequest) {
+    fn record(&mut self, request: UploadRequest) {
         let rejected = self.summary.rejected;
         match request.reading {
             None => self.reject("reading", "is missing".to_owned()),

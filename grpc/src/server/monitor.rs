@@ -1,7 +1,7 @@
 //! `Monitor`, bidirectional streaming: both sides send when they like, on one
 //! stream.
 //!
-//! As in [`crate::watch`], everything happens while the response stream is polled.
+//! As in [`super::watch`], everything happens while the response stream is polled.
 //! A client that does not read its alerts stops this code from reading its
 //! requests: no queue can grow.
 
@@ -16,20 +16,17 @@ use tokio_stream::{StreamExt, StreamMap};
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use crate::model::{MAX_QUOTED, check_id, check_metric, shorten};
-use crate::proto::monitor_request::Action;
-use crate::proto::monitor_response::Event;
-use crate::proto::threshold::Bound;
-use crate::proto::{Alert, MonitorRequest, MonitorResponse, RecordedReading, Refusal, Threshold};
-use crate::status::fell_behind;
-use crate::store::{Gone, Station, Store};
-use crate::watch::CHUNK;
-
-/// Most thresholds in one call.
-pub const MAX_THRESHOLDS: usize = 100;
+use super::store::{Gone, Station, Store};
+use crate::limits::{CHUNK, MAX_QUOTED, MAX_THRESHOLDS};
+use crate::protocol::model::{check_id, check_metric, shorten};
+use crate::protocol::proto::monitor_request::Action;
+use crate::protocol::proto::monitor_response::Event;
+use crate::protocol::proto::threshold::Bound;
+use crate::protocol::proto::{Alert, MonitorRequest, MonitorResponse, RecordedReading, Refusal, Threshold};
+use crate::protocol::status::fell_behind;
 
 /// The responses to the requests of one call.
-pub(crate) fn monitor(
+pub(super) fn monitor(
     store: Arc<Store>,
     requests: Streaming<MonitorRequest>,
 ) -> BoxStream<'static, Result<MonitorResponse, Status>> {
@@ -38,7 +35,7 @@ pub(crate) fn monitor(
         requests,
         watched: HashMap::new(),
         changes: StreamMap::new(),
-        behind: VecDeque::new(),
+        unread: VecDeque::new(),
         responses: VecDeque::new(),
     };
     Box::pin(stream::try_unfold(monitor, Monitor::next))
@@ -48,16 +45,16 @@ struct Monitor {
     store: Arc<Store>,
     requests: Streaming<MonitorRequest>,
     /// The stations that have a threshold.
-    watched: HashMap<String, Watched>,
-    /// Tells which of them has new readings.
+    watched: HashMap<String, WatchedStation>,
+    /// Says which of them has new readings.
     changes: StreamMap<String, WatchStream<()>>,
-    /// Those whose new readings are not looked at yet.
-    behind: VecDeque<String>,
+    /// Those that have new readings.
+    unread: VecDeque<String>,
     /// At most one acknowledgement or the alerts of one chunk.
     responses: VecDeque<Event>,
 }
 
-struct Watched {
+struct WatchedStation {
     station: Arc<Station>,
     /// The number of the last reading that was looked at.
     seen: u64,
@@ -76,21 +73,21 @@ impl Monitor {
             select! {
                 biased;
                 request = self.requests.message() => match request? {
-                    Some(request) => self.act(request),
+                    Some(request) => self.handle(request),
                     None => return Ok(None),
                 },
-                () = ready(()), if !self.behind.is_empty() => {
-                    self.compare().map_err(|gone| fell_behind(&gone))?;
+                () = ready(()), if !self.unread.is_empty() => {
+                    self.compare().map_err(|gone| fell_behind(gone.oldest))?;
                     // A long way to catch up is no reason to starve other calls.
                     tokio::task::yield_now().await;
                 }
-                Some((station, ())) = self.changes.next() => self.behind.push_back(station),
+                Some((station, ())) = self.changes.next() => self.unread.push_back(station),
             }
         }
     }
 
     /// Answers a request, so that the next response is its acknowledgement.
-    fn act(&mut self, request: MonitorRequest) {
+    fn handle(&mut self, request: MonitorRequest) {
         let event = match request.action {
             Some(Action::Add(threshold)) => {
                 let id = threshold.id.clone();
@@ -135,14 +132,14 @@ impl Monitor {
         let id = threshold.station.clone();
         let watched = self.watched.entry(id.clone()).or_insert_with(|| {
             self.changes.insert(id, WatchStream::from_changes(station.changes()));
-            Watched { seen: station.start_of_newest(0), station, thresholds: Vec::new() }
+            WatchedStation { seen: station.start_of_newest(0), station, thresholds: Vec::new() }
         });
         watched.thresholds.push(threshold);
         Ok(())
     }
 
     fn remove(&mut self, id: &str) -> bool {
-        let has_it = |watched: &Watched| watched.thresholds.iter().any(|threshold| threshold.id == id);
+        let has_it = |watched: &WatchedStation| watched.thresholds.iter().any(|threshold| threshold.id == id);
         let found = self.watched.iter().find(|(_, watched)| has_it(watched));
         let Some(station) = found.map(|(station, _)| station.clone()) else {
             return false;
@@ -152,7 +149,7 @@ impl Monitor {
             if watched.thresholds.is_empty() {
                 self.watched.remove(&station);
                 self.changes.remove(&station);
-                self.behind.retain(|other| *other != station);
+                self.unread.retain(|other| *other != station);
             }
         }
         true
@@ -160,12 +157,12 @@ impl Monitor {
 
     /// Compares the next chunk of a station's readings with its thresholds.
     fn compare(&mut self) -> Result<(), Gone> {
-        let Some(id) = self.behind.pop_front() else { return Ok(()) };
+        let Some(id) = self.unread.pop_front() else { return Ok(()) };
         let Some(watched) = self.watched.get_mut(&id) else { return Ok(()) };
         let readings = watched.station.read(watched.seen, CHUNK)?;
         watched.seen += readings.len() as u64;
-        if readings.len() == CHUNK && !self.behind.contains(&id) {
-            self.behind.push_back(id); // There may be more.
+        if readings.len() == CHUNK && !self.unread.contains(&id) {
+            self.unread.push_back(id); // There may be more.
         }
         for recorded in &readings {
             for threshold in watched.thresholds.iter().filter(|threshold| is_beyond(recorded, threshold)) {

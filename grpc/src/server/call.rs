@@ -29,55 +29,50 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tracing::{Level, enabled, info};
 
-use crate::limits::Limits;
-use crate::status::{
+use crate::limits::{Limits, MAX_LOGGED};
+use crate::protocol::REQUEST_ID;
+use crate::protocol::status::{
     busy, code, deadline_exceeded, limit_message, name, stopping, too_much_metadata, too_slow, translate,
 };
 
-/// The metadata that names a call in the logs of both sides.
-pub const REQUEST_ID: &str = "x-request-id";
-
-/// Longest [`REQUEST_ID`] and method name that are logged.
-const MAX_LOGGED: usize = 100;
-
 /// What the calls of a server share.
-pub(crate) struct Calls {
-    pub(crate) routes: Routes,
-    pub(crate) limits: Limits,
+pub(super) struct ServerState {
+    pub(super) routes: Routes,
+    pub(super) limits: Limits,
     /// [`Limits::max_calls`] of them.
-    pub(crate) slots: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     /// The server is stopping: open response streams end.
-    pub(crate) stopping: CancellationToken,
-    /// The drain time is over: calls without an answer get one.
-    pub(crate) drained: CancellationToken,
+    pub(super) stopping: CancellationToken,
+    /// The drain time is over: calls without a response get one.
+    pub(super) drained: CancellationToken,
 }
 
 /// What the calls of one connection share.
 #[derive(Default)]
-pub(crate) struct Peer {
+pub(super) struct ConnectionState {
     /// Calls in flight.
-    pub(crate) open: AtomicUsize,
+    pub(super) open: AtomicUsize,
     /// Calls ever made.
-    pub(crate) total: AtomicUsize,
+    pub(super) total: AtomicUsize,
     /// See [`Limits::max_abandoned`].
-    pub(crate) abandoned: AtomicIsize,
-    /// Cancelled when the connection is to be closed at once.
-    pub(crate) close: CancellationToken,
+    pub(super) abandoned: AtomicIsize,
+    /// Canceled when the connection is to be closed at once.
+    pub(super) close: CancellationToken,
 }
 
-/// One call, from its headers to the headers of its answer.
-pub(crate) async fn call(
-    calls: Arc<Calls>,
-    peer: Arc<Peer>,
+/// One call, from its headers to the headers of its response.
+pub(super) async fn call(
+    server: Arc<ServerState>,
+    connection: Arc<ConnectionState>,
     request: Request<Incoming>,
-    deadline: Result<Option<Instant>, Malformed>,
+    deadline: Result<Option<Instant>, MalformedTimeout>,
 ) -> Result<Response<CallBody>, Infallible> {
     let now = Instant::now();
-    let mut open = Open::new(&calls.limits, peer, &request, now);
+    let mut open = OpenCall::new(&server.limits, connection, &request, now);
     if let Some((http_status, message)) = not_grpc(&request) {
         // A client that only has the HTTP status makes UNKNOWN of it ("HTTP to gRPC
         // Status Code Mapping" in the gRPC documentation).
-        let mut response = open.answer(Status::unknown(message));
+        let mut response = open.respond(Status::unknown(message));
         *response.status_mut() = http_status;
         if http_status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110, section 15.5.6: a 405 must say which methods are allowed.
@@ -85,32 +80,32 @@ pub(crate) async fn call(
         }
         return Ok(response);
     }
-    if header_list_size(&request) > calls.limits.max_header_list as usize {
-        return Ok(open.answer(too_much_metadata(calls.limits.max_header_list)));
+    if header_list_size(&request) > server.limits.max_header_list as usize {
+        return Ok(open.respond(too_much_metadata(server.limits.max_header_list)));
     }
     let Ok(deadline) = deadline else {
-        return Ok(open.answer(Status::invalid_argument("grpc-timeout is malformed")));
+        return Ok(open.respond(Status::invalid_argument("grpc-timeout is malformed")));
     };
-    let Ok(slot) = calls.slots.clone().try_acquire_owned() else {
-        return Ok(open.answer(busy()));
+    let Ok(permit) = server.permits.clone().try_acquire_owned() else {
+        return Ok(open.respond(busy()));
     };
-    open.slot = Some(slot);
+    open.permit = Some(permit);
 
     // An upload takes as long as it takes; `upload` itself looks after its pace.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
-    let patience = (!is_upload).then(|| now + calls.limits.request_timeout);
-    let end = [deadline, patience].into_iter().flatten().min();
-    let mut routes = calls.routes.clone();
+    let too_slow_at = (!is_upload).then(|| now + server.limits.request_timeout);
+    let end = [deadline, too_slow_at].into_iter().flatten().min();
+    let mut routes = server.routes.clone();
     // The timer costs nothing as long as the handler is done at once: it is
     // registered when it is first polled, which is after the handler. Cancel
     // safety: to cancel the handler is the purpose.
     let response = select! {
         biased;
-        Ok(response) = routes.call(request.map(whole)) => response,
-        () = at(end) => {
-            return Ok(open.answer(if end == deadline { deadline_exceeded() } else { too_slow() }));
+        Ok(response) = routes.call(request.map(break_off_with_error)) => response,
+        () = wait_until(end) => {
+            return Ok(open.respond(if end == deadline { deadline_exceeded() } else { too_slow() }));
         }
-        () = calls.drained.cancelled() => return Ok(open.answer(stopping())),
+        () = server.drained.cancelled() => return Ok(open.respond(stopping())),
     };
 
     let (mut parts, body) = response.into_parts();
@@ -118,12 +113,12 @@ pub(crate) async fn call(
     limit_message(&mut parts.headers);
     if let Some(code) = code(&parts.headers) {
         open.log(code);
-        // A status alone is an answer, unless the client left in the middle of
-        // its request, or that is nonsense.
-        open.answered = !matches!(code, Code::Cancelled | Code::Internal);
+        // A status alone is a response, unless the client left in the middle of
+        // its request, or sent something that is not valid.
+        open.responded = !matches!(code, Code::Cancelled | Code::Internal);
     }
     let body =
-        CallBody { inner: body, deadline, calls: Some(calls), early_end: None, is_stream: false, open };
+        CallBody { inner: body, deadline, server: Some(server), early_end: None, is_stream: false, open };
     Ok(Response::from_parts(parts, body))
 }
 
@@ -173,27 +168,27 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
 /// When a client resets its stream, tonic lets the requests end as if it had said
 /// that there are no more. A handler has to tell the two apart: an upload that
 /// broke off is not complete.
-fn whole(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
+fn break_off_with_error(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
     body.map_err(|error| Status::unknown(error.to_string()))
 }
 
-/// No time in the form of `grpc-timeout`.
-pub(crate) struct Malformed;
+/// The header `grpc-timeout` is not a time.
+pub(super) struct MalformedTimeout;
 
 /// When the client stops waiting, from the header `grpc-timeout`: up to eight
 /// digits and a unit, such as `250m` for 250 ms.
-pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed> {
+pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, MalformedTimeout> {
     let mut values = headers.get_all("grpc-timeout").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Malformed); // Two times contradict each other.
+        return Err(MalformedTimeout); // Two times contradict each other.
     }
-    let text = value.to_str().map_err(|_| Malformed)?;
-    let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(Malformed)?;
+    let text = value.to_str().map_err(|_| MalformedTimeout)?;
+    let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(MalformedTimeout)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Malformed);
+        return Err(MalformedTimeout);
     }
-    let amount: u64 = digits.parse().map_err(|_| Malformed)?;
+    let amount: u64 = digits.parse().map_err(|_| MalformedTimeout)?;
     let timeout = match unit {
         "H" => Duration::from_secs(amount * 3600),
         "M" => Duration::from_secs(amount * 60),
@@ -201,13 +196,13 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed
         "m" => Duration::from_millis(amount),
         "u" => Duration::from_micros(amount),
         "n" => Duration::from_nanos(amount),
-        _ => return Err(Malformed),
+        _ => return Err(MalformedTimeout),
     };
-    // Eleven thousand years fit into no clock everywhere; they are no deadline.
+    // The clock may not reach eleven thousand years ahead: that is like no deadline.
     Ok(Instant::now().checked_add(timeout))
 }
 
-async fn at(deadline: Option<Instant>) {
+async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
@@ -216,32 +211,37 @@ async fn at(deadline: Option<Instant>) {
 
 /// A call's place among those in flight. However the call ends, this is
 /// dropped with it.
-struct Open {
-    peer: Arc<Peer>,
+struct OpenCall {
+    connection: Arc<ConnectionState>,
     max_abandoned: isize,
-    slot: Option<OwnedSemaphorePermit>,
-    log: Option<Log>,
-    /// The answer, or its beginning, was handed to the connection.
-    answered: bool,
+    permit: Option<OwnedSemaphorePermit>,
+    log: Option<LogEntry>,
+    /// The response, or its beginning, was handed to the connection.
+    responded: bool,
 }
 
-struct Log {
+struct LogEntry {
     uri: Uri,
     request_id: Option<HeaderValue>,
     started: Instant,
 }
 
-impl Open {
-    fn new(limits: &Limits, peer: Arc<Peer>, request: &Request<Incoming>, now: Instant) -> Self {
-        peer.open.fetch_add(1, Relaxed);
-        peer.total.fetch_add(1, Relaxed);
-        let log = enabled!(Level::INFO).then(|| Log {
+impl OpenCall {
+    fn new(
+        limits: &Limits,
+        connection: Arc<ConnectionState>,
+        request: &Request<Incoming>,
+        now: Instant,
+    ) -> Self {
+        connection.open.fetch_add(1, Relaxed);
+        connection.total.fetch_add(1, Relaxed);
+        let log = enabled!(Level::INFO).then(|| LogEntry {
             uri: request.uri().clone(),
             request_id: request.headers().get(REQUEST_ID).cloned(),
             started: now,
         });
         let max_abandoned = isize::try_from(limits.max_abandoned).unwrap_or(isize::MAX);
-        Self { peer, max_abandoned, slot: None, log, answered: false }
+        Self { connection, max_abandoned, permit: None, log, responded: false }
     }
 
     /// Writes the line in the log, once. This happens before the status is sent:
@@ -254,15 +254,15 @@ impl Open {
         info!("{method} {} in {elapsed:.1?} id={}", name(code), &id[..id.len().min(MAX_LOGGED)]);
     }
 
-    /// An answer that is nothing but a status.
-    fn answer(mut self, status: Status) -> Response<CallBody> {
-        self.answered = true;
+    /// Returns a response that is nothing but a status.
+    fn respond(mut self, status: Status) -> Response<CallBody> {
+        self.responded = true;
         self.log(status.code());
         let (parts, body) = status.into_http::<Body>().into_parts();
         let body = CallBody {
             inner: body,
             deadline: None,
-            calls: None,
+            server: None,
             early_end: None,
             is_stream: false,
             open: self,
@@ -271,18 +271,18 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.peer.open.fetch_sub(1, Relaxed);
-        let abandoned = &self.peer.abandoned;
-        if !self.answered {
+        self.connection.open.fetch_sub(1, Relaxed);
+        let abandoned = &self.connection.abandoned;
+        if !self.responded {
             if abandoned.fetch_add(1, Relaxed) >= self.max_abandoned {
-                self.peer.close.cancel();
+                self.connection.close.cancel();
             }
         } else if abandoned.load(Relaxed) > 0 {
             abandoned.fetch_sub(1, Relaxed);
         }
-        // Without a status it was the client who ended it.
+        // Without a status it was the client that ended it.
         self.log(Code::Cancelled);
     }
 }
@@ -290,24 +290,24 @@ impl Drop for Open {
 /// The body of a response: the messages and, after them, the status as trailers.
 /// Ends early, with a status of its own, when the deadline passes or the server
 /// stops while the handler has nothing to send.
-pub(crate) struct CallBody {
+pub(super) struct CallBody {
     inner: Body,
     deadline: Option<Instant>,
     /// `None` if there is nothing that could end early.
-    calls: Option<Arc<Calls>>,
+    server: Option<Arc<ServerState>>,
     /// Waits for the reason to end early. Made when the handler first has
     /// nothing to send: a unary call never comes so far.
     early_end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
     /// A message was sent, so that another one makes it a stream.
     is_stream: bool,
-    open: Open,
+    open: OpenCall,
 }
 
 impl CallBody {
     fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         // Drops the handler's stream: its work ends here.
         self.inner = Body::empty();
-        self.calls = None;
+        self.server = None;
         self.early_end = None;
         self.open.log(status.code());
         let mut trailers = HeaderMap::new();
@@ -324,7 +324,7 @@ impl hyper::body::Body for CallBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        this.open.answered = true;
+        this.open.responded = true;
         if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             if let Some(Ok(frame)) = &mut frame {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -339,15 +339,15 @@ impl hyper::body::Body for CallBody {
             }
             return Poll::Ready(frame);
         }
-        let Some(calls) = &this.calls else { return Poll::Pending };
+        let Some(server) = &this.server else { return Poll::Pending };
         let deadline = this.deadline;
         let early_end = this.early_end.get_or_insert_with(|| {
-            let stopping = calls.stopping.clone();
+            let stopping = server.stopping.clone();
             Box::pin(async move {
                 // Cancel safe: both only wait.
                 select! {
-                    () = at(deadline) => deadline_exceeded(),
-                    () = stopping.cancelled() => crate::status::stopping(),
+                    () = wait_until(deadline) => deadline_exceeded(),
+                    () = stopping.cancelled() => crate::protocol::status::stopping(),
                 }
             })
         });

@@ -6,32 +6,24 @@
 //! server itself answered `UNAVAILABLE`, which in this contract means just that.
 //! When a connection breaks after the request was sent, nobody knows.
 
-use std::time::Duration;
-
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use crate::status::{Local, deadline_exceeded, local_cause};
-
-/// Attempts after the first.
-pub const MAX_RETRIES: usize = 4;
-
-/// Pause before the first retry; it doubles for each one after. A random part
-/// (jitter) is added, so that the clients of a server that was restarted do not all
-/// come back at once.
-pub const MIN_PAUSE: Duration = Duration::from_millis(50);
+use super::error::{LocalCause, local_cause};
+use crate::limits::{MAX_RETRIES, MIN_PAUSE};
+use crate::protocol::status::deadline_exceeded;
 
 /// Whether the call certainly had no effect, and may have one soon.
-pub(crate) fn is_safe(status: &Status) -> bool {
+pub(super) fn is_safe(status: &Status) -> bool {
     match local_cause(status) {
         None => status.code() == Code::Unavailable,
-        Some(local) => matches!(local, Local::NotConnected | Local::NotProcessed),
+        Some(local) => matches!(local, LocalCause::NotConnected | LocalCause::NotProcessed),
     }
 }
 
 /// Makes attempts until one succeeds, fails for good, or `deadline` passes.
-pub(crate) async fn retry<T, F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<T, Status>
+pub(super) async fn retry<T, F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
 {

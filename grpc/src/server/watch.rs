@@ -15,20 +15,17 @@ use tonic::Status;
 use tonic_types::FieldViolation;
 use tracing::debug;
 
-use crate::model::check_id;
-use crate::proto::watch_request::Start;
-use crate::proto::watch_response::Event;
-use crate::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
-use crate::status::{fell_behind, invalid, no_station, restarted};
-use crate::store::{Station, Store};
-
-/// Readings that are copied out of the store at once: enough that its lock does
-/// not count, few enough that a stream holds little.
-pub(crate) const CHUNK: usize = 64;
+use super::store::{Station, Store};
+use crate::limits::CHUNK;
+use crate::protocol::model::check_id;
+use crate::protocol::proto::watch_request::Start;
+use crate::protocol::proto::watch_response::Event;
+use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
+use crate::protocol::status::{fell_behind, invalid, no_station, restarted};
 
 /// The responses. They are made while they are polled and by nothing else:
 /// when the client leaves, the stream is dropped, and with it all its work.
-pub(crate) fn watch(
+pub(super) fn watch(
     store: &Store,
     request: &WatchRequest,
 ) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
@@ -39,16 +36,16 @@ pub(crate) fn watch(
     let sent = match request.start {
         None => station.start_of_newest(0),
         Some(Start::Newest(count)) => station.start_of_newest(count),
-        Some(Start::After(position)) if position.boot_id == store.boot_id() => position.sequence,
-        Some(Start::After(_)) => return Err(restarted(store.boot_id())),
+        Some(Start::After(position)) if position.boot_id == store.instance_id() => position.sequence,
+        Some(Start::After(_)) => return Err(restarted(store.instance_id())),
     };
     if sent > station.start_of_newest(0) {
         let wrong = "no reading has this number yet".to_owned();
         return Err(invalid(vec![FieldViolation::new("after.sequence", wrong)], 1));
     }
     // The first reading to send may be gone already: better said now than after `started`.
-    station.read(sent, 1).map_err(|gone| fell_behind(&gone))?;
-    let started = Event::Started(Position { boot_id: store.boot_id(), sequence: sent });
+    station.read(sent, 1).map_err(|gone| fell_behind(gone.oldest))?;
+    let started = Event::Started(Position { boot_id: store.instance_id(), sequence: sent });
     let watching = Watching { station, changes, sent, started: Some(started), chunk: Vec::new().into_iter() };
     Ok(Box::pin(stream::try_unfold(watching, Watching::next)))
 }
@@ -74,7 +71,7 @@ impl Watching {
             // Marked as seen before the store is read, or a reading that comes
             // in between would wait for the one after it.
             self.changes.borrow_and_update();
-            let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(&gone))?;
+            let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(gone.oldest))?;
             self.sent += readings.len() as u64;
             if readings.is_empty() && self.changes.changed().await.is_err() {
                 return Ok(None); // The station is gone: the server is.

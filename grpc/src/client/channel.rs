@@ -1,0 +1,140 @@
+//! How calls are made: the connection, which connects when it is needed, and what every
+//! call carries besides its messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codec::CompressionEncoding::Gzip;
+use tonic::codegen::http;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{self, Endpoint};
+use tonic::{Request, Status};
+use tower::util::MapResponse;
+
+use super::error::Error;
+use crate::protocol::proto::weather_service_client::WeatherServiceClient;
+use crate::protocol::{REQUEST_ID, is_token};
+
+/// How to talk to a server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Longest time to wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest time of a `Record`, all attempts together, and of the beginning
+    /// of a stream. The server is told what is left of it.
+    pub deadline: Duration,
+    /// A `PING` is sent after this long without input…
+    pub keepalive_interval: Duration,
+    /// …and the connection given up if no answer comes within this time.
+    pub keepalive_timeout: Duration,
+    /// Sent as `authorization: Bearer <token>`.
+    pub token: Option<String>,
+    /// Compress requests, and accept compressed responses. The server must have
+    /// been started with it.
+    pub gzip: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            deadline: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            token: None,
+            gzip: false,
+        }
+    }
+}
+
+/// The connection, with [`explain_431`] on each response.
+type Transport = MapResponse<transport::Channel, fn(http::Response<Body>) -> http::Response<Body>>;
+
+/// Gives the HTTP status 431 a gRPC status. HTTP/2 libraries send it on their own when
+/// the metadata is too large, and tonic makes UNKNOWN of it.
+fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
+    let has_status = response.headers().contains_key(Status::GRPC_STATUS);
+    if response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE && !has_status {
+        return Status::resource_exhausted("the metadata is larger than the server accepts").into_http();
+    }
+    response
+}
+
+/// One connection to a server, and the metadata of its calls. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Channel {
+    pub(super) stub: WeatherServiceClient<Transport>,
+    pub(super) deadline: Duration,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    url: String,
+    authorization: Option<MetadataValue<Ascii>>,
+    /// The first half of every request ID, and the count that is the other.
+    id: u32,
+    calls: AtomicU64,
+}
+
+impl Channel {
+    /// As [`Client::new`](super::Client::new).
+    pub(super) fn new(url: &str, options: &Options) -> Result<Self, Error> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .ok()
+            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+            .ok_or_else(|| Error::Address { url: url.to_owned() })?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(options.keepalive_interval)
+            .keep_alive_timeout(options.keepalive_timeout)
+            .keep_alive_while_idle(true);
+        let transport: Transport = MapResponse::new(endpoint.connect_lazy(), explain_431);
+        let mut stub = WeatherServiceClient::new(transport);
+        if options.gzip {
+            stub = stub.send_compressed(Gzip).accept_compressed(Gzip);
+        }
+        if options.token.as_ref().is_some_and(|token| !is_token(token)) {
+            return Err(Error::Token);
+        }
+        let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;
+        if let Some(secret) = &mut authorization {
+            secret.set_sensitive(true); // Not to be kept in HPACK's table, either (RFC 7541, section 7.1).
+        }
+        let shared =
+            Shared { url: url.to_owned(), authorization, id: fastrand::u32(..), calls: AtomicU64::new(0) };
+        Ok(Self { stub, deadline: options.deadline, shared: Arc::new(shared) })
+    }
+
+    /// A message with its metadata: the request ID, the token, the deadline.
+    pub(super) fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
+        let mut request = Request::new(message);
+        let shared = &self.shared;
+        // The letter makes it easy to tell from a number in a log.
+        let id = format!("c{:08x}{:07x}", shared.id, shared.calls.fetch_add(1, Relaxed));
+        if let Ok(mut id) = id.parse::<MetadataValue<Ascii>>() {
+            // HPACK remembers header fields, to send a number next time. It should
+            // not remember one that never comes again.
+            id.set_sensitive(true);
+            request.metadata_mut().insert(REQUEST_ID, id);
+        }
+        if let Some(authorization) = &shared.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        if let Some(deadline) = deadline {
+            // In whole milliseconds, rounded up: most calls then have the same
+            // text here, which HPACK makes a number.
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
+            request.set_timeout(Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)));
+        }
+        request
+    }
+
+    pub(super) fn error(&self, status: Status) -> Error {
+        Error::new(status, &self.shared.url)
+    }
+}

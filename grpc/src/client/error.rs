@@ -1,0 +1,213 @@
+//! Why a call failed, and whether the server may have executed it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use tcp_socket::base::text::printable;
+use thiserror::Error;
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
+use tonic_types::{FieldViolation, StatusExt};
+
+use crate::protocol::status::{deadline_exceeded, name};
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// Not a token: it cannot stand in metadata.
+    #[error("a token holds visible ASCII characters, without spaces")]
+    Token,
+    /// No connection: the request was never sent.
+    #[error("no server at {url}")]
+    Unreachable {
+        /// The address that was tried.
+        url: String,
+        /// What the transport said.
+        #[source]
+        source: Box<Status>,
+    },
+    /// The call ended with this status.
+    #[error("{0}")]
+    Status(Box<Failure>),
+    /// The stream on which something should be sent has ended.
+    #[error("the call has ended")]
+    Ended,
+    /// The connection broke. [`Error::may_have_been_executed`] knows whether the call can
+    /// have been on its way.
+    #[error("the connection broke ({}); the call {}", root_cause(.0), outcome(.0))]
+    Broken(Box<Status>),
+}
+
+impl Error {
+    /// Translates the status of a call to the server at `url`.
+    pub(super) fn new(status: Status, url: &str) -> Self {
+        match local_cause(&status) {
+            Some(LocalCause::NotConnected) => {
+                Self::Unreachable { url: url.to_owned(), source: Box::new(status) }
+            }
+            Some(LocalCause::Broken | LocalCause::NotProcessed) => Self::Broken(Box::new(status)),
+            Some(LocalCause::Deadline) => Self::Status(Box::new(Failure::new(&deadline_exceeded()))),
+            Some(LocalCause::Other) | None => Self::Status(Box::new(Failure::new(&status))),
+        }
+    }
+
+    /// Returns whether the server may have executed the call. If so, nobody on this side
+    /// knows whether it did, and a second `Record` may store the readings twice.
+    ///
+    /// An `Upload` is not executed as a whole: whatever the error, the readings that the
+    /// server received before may be kept.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::Address { .. } | Self::Token | Self::Unreachable { .. } | Self::Ended => false,
+            Self::Broken(status) => is_unknown(status),
+            Self::Status(failure) => failure.may_have_been_executed,
+        }
+    }
+
+    /// Returns why the connection was lost, if that is what happened. A new connection
+    /// may help then.
+    pub fn disconnect_reason(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { source, .. } => Some(root_cause(source)),
+            Self::Broken(status) => Some(root_cause(status)),
+            Self::Status(failure) if failure.code == Code::Unavailable => Some(failure.message.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Returns whether nobody on this side knows what the server did with the call.
+fn is_unknown(status: &Status) -> bool {
+    match local_cause(status) {
+        Some(LocalCause::NotConnected | LocalCause::NotProcessed) => false,
+        Some(LocalCause::Broken | LocalCause::Deadline | LocalCause::Other) => true,
+        // In this contract the server's other codes say that it did nothing.
+        None => matches!(
+            status.code(),
+            Code::Cancelled
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::OutOfRange
+                | Code::Internal
+                | Code::DataLoss
+        ),
+    }
+}
+
+fn outcome(status: &Status) -> &'static str {
+    if is_unknown(status) { "may have been executed" } else { "was not executed" }
+}
+
+/// Returns the last in the chain of causes. Those before it say the same in other words.
+fn root_cause(status: &Status) -> String {
+    let first: &dyn StdError = status;
+    let causes = std::iter::successors(first.source(), |cause| (*cause).source());
+    causes.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+/// A status that is not `OK`, and its details.
+#[derive(Debug)]
+pub struct Failure {
+    /// What kind of failure.
+    pub code: Code,
+    /// In words, for a person.
+    pub message: String,
+    /// With `INVALID_ARGUMENT`: which fields are wrong, and how.
+    pub violations: Vec<FieldViolation>,
+    /// The reason in `google.rpc.ErrorInfo`, such as
+    /// [`FELL_BEHIND`](crate::protocol::status::FELL_BEHIND), for a program.
+    pub reason: Option<String>,
+    may_have_been_executed: bool,
+}
+
+impl Failure {
+    fn new(status: &Status) -> Self {
+        let details = status.get_error_details();
+        Self {
+            code: status.code(),
+            message: status.message().to_owned(),
+            violations: details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default(),
+            reason: details.error_info().map(|info| info.reason.clone()),
+            may_have_been_executed: is_unknown(status),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", name(self.code), printable(&self.message))?;
+        for violation in &self.violations {
+            write!(f, "; {} {}", printable(&violation.field), printable(&violation.description))?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of a call whose status was made by this side's own libraries and
+/// not by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LocalCause {
+    /// There was no connection to send it on.
+    NotConnected,
+    /// The request did not reach a handler: the server says so, or it was never sent.
+    /// Sending it again is safe.
+    NotProcessed,
+    /// The connection broke or fell silent. Nobody knows what the server did.
+    Broken,
+    /// The deadline passed on this side.
+    Deadline,
+    /// Something else, told well enough by its code.
+    Other,
+}
+
+/// Why a status was made on this side; `None` if the server sent it.
+///
+/// tonic keeps the cause as the status's source: a status that came over the
+/// wire has none.
+pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
+    let mut cause = StdError::source(status);
+    cause?;
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return Some(LocalCause::NotConnected);
+        }
+        if error.is::<TimeoutExpired>() {
+            return Some(LocalCause::Deadline);
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            // hyper's word for a request that it could not put on a connection.
+            return Some(LocalCause::NotProcessed);
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+            return Some(LocalCause::Broken); // No answer to a PING.
+        }
+        if let Some(http2) = error.downcast_ref::<h2::Error>() {
+            return Some(of_http2(http2));
+        }
+        if error.is::<std::io::Error>() {
+            return Some(LocalCause::Broken);
+        }
+        cause = error.source();
+    }
+    // tonic's code for a transport error that it cannot name.
+    Some(if status.code() == Code::Unknown { LocalCause::Broken } else { LocalCause::Other })
+}
+
+fn of_http2(error: &h2::Error) -> LocalCause {
+    match error.reason() {
+        // RFC 9113, section 8.7: "the stream is being closed prior to any
+        // processing having occurred".
+        Some(h2::Reason::REFUSED_STREAM) => LocalCause::NotProcessed,
+        // Section 6.8: a stream above the last one that the GOAWAY names was
+        // not processed, and only for those h2 reports it.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => LocalCause::NotProcessed,
+        None => LocalCause::Broken,
+        Some(_) if error.is_go_away() && !error.is_remote() => LocalCause::Broken,
+        Some(_) => LocalCause::Other,
+    }
+}

@@ -1,0 +1,94 @@
+//! The client: one method per call of the service, each with a typed error.
+
+use futures::{Stream, StreamExt};
+use tokio::time::Instant;
+
+use crate::protocol::proto::watch_request::Start;
+use crate::protocol::proto::{Reading, RecordRequest, UploadRequest, UploadResponse};
+use channel::Channel;
+use retry::retry;
+
+mod channel;
+mod error;
+mod monitor;
+mod retry;
+mod watch;
+
+pub use channel::Options;
+pub use error::{Error, Failure};
+pub use monitor::Monitoring;
+pub use watch::{Event, Missed, Watching};
+
+/// A client of one server. Clones share its connection; calls may run side by
+/// side, each on an HTTP/2 stream of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// A client of the server at `url`, such as `http://127.0.0.1:50051`. The
+    /// first call connects, and so does the first after a connection broke.
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if the token has
+    /// other characters.
+    pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
+        Ok(Self { channel: Channel::new(url, options)? })
+    }
+
+    /// Records a batch, all of it or nothing, and returns how many readings
+    /// were accepted. Retries while that is safe.
+    ///
+    /// # Errors
+    /// [`Error::Status`] with `INVALID_ARGUMENT` names each invalid field.
+    pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
+        let deadline = Instant::now() + self.channel.deadline;
+        let attempt = async || {
+            let message = RecordRequest { readings: readings.to_vec() };
+            self.channel.stub.clone().record(self.channel.request(message, Some(deadline))).await
+        };
+        let response = retry(deadline, attempt).await.map_err(|status| self.channel.error(status))?;
+        Ok(usize::try_from(response.into_inner().accepted).unwrap_or(usize::MAX))
+    }
+
+    /// Streams readings to the server, no faster than it takes them, and
+    /// returns its summary, by `deadline` if there is one. Never retries: part
+    /// of them may be kept.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] if the connection does; what was received stays kept.
+    pub async fn upload(
+        &self,
+        readings: impl Stream<Item = Reading> + Send + 'static,
+        deadline: Option<Instant>,
+    ) -> Result<UploadResponse, Error> {
+        let requests = readings.map(|reading| UploadRequest { reading: Some(reading) });
+        let response = self.channel.stub.clone().upload(self.channel.request(requests, deadline)).await;
+        Ok(response.map_err(|status| self.channel.error(status))?.into_inner())
+    }
+
+    /// Watches a station's readings until `deadline`, or without end.
+    ///
+    /// # Errors
+    /// [`Error::Status`] with `NOT_FOUND` if there is no such station, and with
+    /// `FAILED_PRECONDITION` or `RESOURCE_EXHAUSTED` if `start` is a position
+    /// that the server cannot go on from.
+    pub async fn watch(
+        &self,
+        station: &str,
+        start: Option<Start>,
+        deadline: Option<Instant>,
+    ) -> Result<Watching, Error> {
+        Watching::open(self.channel.clone(), station, start, deadline).await
+    }
+
+    /// Opens a stream on which thresholds go out and alerts come in.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if there is no server.
+    pub async fn monitor(&self) -> Result<Monitoring, Error> {
+        Monitoring::open(self.channel.clone()).await
+    }
+}

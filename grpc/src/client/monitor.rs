@@ -1,0 +1,163 @@
+//! `Monitor`: requests go out while acknowledgements and alerts come in.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures::stream::{Stream, StreamExt};
+use tcp_socket::base::retry::Pauses;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::channel::Channel;
+use super::error::Error;
+use super::retry::retry;
+use crate::limits::{MAX_PAUSE, MIN_PAUSE, REQUESTS_AHEAD};
+use crate::protocol::proto::monitor_request::Action;
+use crate::protocol::proto::monitor_response::Event;
+use crate::protocol::proto::{MonitorRequest, MonitorResponse, Threshold};
+use crate::protocol::status::deadline_exceeded;
+
+/// The client's end of a `Monitor`, which is a stream of acknowledgements and alerts. It
+/// ends when the call ended with `OK`. Dropping it cancels the call.
+///
+/// [`Error::Broken`] says that the connection broke: thresholds live no longer than the
+/// call. [`Monitoring::reconnect`] adds them again.
+#[derive(Debug)]
+pub struct Monitoring {
+    channel: Channel,
+    requests: Option<mpsc::Sender<MonitorRequest>>,
+    responses: Streaming<MonitorResponse>,
+    /// The thresholds that the server has acknowledged.
+    thresholds: Vec<Threshold>,
+    /// The requests without an acknowledgement, which come in the same order, and
+    /// whether the caller waits for it.
+    pending: VecDeque<(Action, bool)>,
+    pauses: Pauses,
+}
+
+impl Channel {
+    async fn try_monitor(
+        &self,
+    ) -> Result<(mpsc::Sender<MonitorRequest>, Streaming<MonitorResponse>), Status> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
+        let request = self.request(ReceiverStream::new(outgoing), None);
+        Ok((requests, self.stub.clone().monitor(request).await?.into_inner()))
+    }
+}
+
+impl Monitoring {
+    pub(super) async fn open(channel: Channel) -> Result<Self, Error> {
+        let opened = retry(Instant::now() + channel.deadline, async || channel.try_monitor().await).await;
+        let (requests, responses) = opened.map_err(|status| channel.error(status))?;
+        Ok(Self {
+            channel,
+            requests: Some(requests),
+            responses,
+            thresholds: Vec::new(),
+            pending: VecDeque::new(),
+            pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE),
+        })
+    }
+
+    /// Asks to be alerted of readings beyond a threshold. The acknowledgement
+    /// comes by the stream.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the call has; the stream says why.
+    pub async fn add(&mut self, threshold: Threshold) -> Result<(), Error> {
+        self.send(Action::Add(threshold)).await
+    }
+
+    /// Asks not to be alerted any more.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the call has; the stream says why.
+    pub async fn remove(&mut self, id: &str) -> Result<(), Error> {
+        self.send(Action::Remove(id.to_owned())).await
+    }
+
+    async fn send(&mut self, action: Action) -> Result<(), Error> {
+        self.pending.push_back((action.clone(), true));
+        self.transmit(action).await
+    }
+
+    async fn transmit(&self, action: Action) -> Result<(), Error> {
+        let requests = self.requests.as_ref().ok_or(Error::Ended)?;
+        requests.send(MonitorRequest { action: Some(action) }).await.map_err(|_closed| Error::Ended)
+    }
+
+    /// Says that there will be no more requests; the server then ends the call.
+    pub fn finish(&mut self) {
+        self.requests = None;
+    }
+
+    /// Returns the event of a response, unless the caller need not see it.
+    fn event(&mut self, response: MonitorResponse) -> Option<Event> {
+        let event = response.event?; // An event that this client does not know is skipped.
+        if matches!(event, Event::Alert(_)) {
+            return Some(event);
+        }
+        let asked = self.pending.pop_front();
+        let is_shown = asked.as_ref().is_none_or(|(_, is_shown)| *is_shown);
+        match (&event, asked) {
+            (Event::Added(_), Some((Action::Add(threshold), _))) => self.thresholds.push(threshold),
+            (Event::Removed(id), _) => self.thresholds.retain(|kept| kept.id != *id),
+            _ => {}
+        }
+        (is_shown || matches!(event, Event::Refused(_))).then_some(event)
+    }
+
+    /// Opens the call again, for as long as it takes, and adds the thresholds that it
+    /// had. Alerts of the time in between are lost.
+    ///
+    /// # Errors
+    /// An error that another attempt would not cure.
+    pub async fn reconnect(&mut self) -> Result<(), Error> {
+        loop {
+            sleep(self.pauses.next_pause()).await;
+            let opened = timeout(self.channel.deadline, self.channel.try_monitor()).await;
+            match opened.unwrap_or_else(|_elapsed| Err(deadline_exceeded())) {
+                Ok((requests, responses)) => {
+                    (self.requests, self.responses) = (Some(requests), responses);
+                    break;
+                }
+                Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded) => {}
+                Err(status) => {
+                    let error = self.channel.error(status);
+                    error.disconnect_reason().ok_or(error)?;
+                }
+            }
+        }
+        let kept = std::mem::take(&mut self.thresholds);
+        let again = kept.into_iter().map(|threshold| (Action::Add(threshold), false));
+        self.pending = again.chain(std::mem::take(&mut self.pending)).collect();
+        for (action, _) in self.pending.clone() {
+            // If the connection is lost once more, the stream says so.
+            let _ = self.transmit(action).await;
+        }
+        Ok(())
+    }
+}
+
+impl Stream for Monitoring {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let Some(response) = ready!(self.responses.poll_next_unpin(cx)) else {
+                return Poll::Ready(None);
+            };
+            let response = match response {
+                Ok(response) => response,
+                Err(status) => return Poll::Ready(Some(Err(self.channel.error(status)))),
+            };
+            self.pauses.reset();
+            if let Some(event) = self.event(response) {
+                return Poll::Ready(Some(Ok(event)));
+            }
+        }
+    }
+}

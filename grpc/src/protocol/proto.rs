@@ -1,0 +1,7 @@
+//! What the build script generated from `weather.proto`: messages, the service as a
+//! trait, and a client stub.
+
+tonic::include_proto!("weather.v1");
+
+/// The proto as descriptors, for the reflection service.
+pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weather_descriptor.bin"));

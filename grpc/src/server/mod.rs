@@ -1,0 +1,241 @@
+//! The server: accept connections, serve calls on them, stop in good order.
+//!
+//! tonic can run a server on its own (`tonic::transport::Server`). Here its
+//! services run on hyper, the HTTP/2 library below it, because a deadline has to
+//! end a stream with the right status, a silent connection has to be closed, and
+//! a shutdown has to end: see `call.rs` and [`serve`].
+
+use std::future::Future;
+use std::io::{self, Cursor};
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tcp_socket::base::accept::Connections;
+use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::select;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus::{NotServing, Serving};
+use tonic_health::server::HealthReporter;
+use tracing::{debug, info, warn};
+
+use crate::limits::{LAST_WORDS, Limits, MAX_SEND_BUFFER};
+use call::{ConnectionState, ServerState, call, deadline};
+
+mod call;
+mod monitor;
+mod record;
+mod service;
+mod services;
+mod store;
+mod upload;
+mod watch;
+
+/// Length of the client's preface (RFC 9113, section 3.4) and of the head of the
+/// SETTINGS frame that must follow it.
+const FIRST_BYTES: usize = 24 + 9;
+
+/// An empty SETTINGS frame, then GOAWAY with last stream 0, ENHANCE_YOUR_CALM,
+/// and a text: length, type, flags, stream, payload (sections 6.5 and 6.8).
+const TOO_MANY_CONNECTIONS: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
+
+/// How to serve.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Every bound.
+    pub limits: Limits,
+    /// If set, calls of the weather service need `authorization: Bearer <token>`.
+    pub token: Option<String>,
+    /// Accept gzip from clients, and use it for those that accept it.
+    pub gzip: bool,
+}
+
+/// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`,
+/// connections get `GOAWAY`, open streams end with `UNAVAILABLE`, and calls in
+/// flight finish within [`Limits::drain_timeout`].
+///
+/// # Errors
+/// Only if the listener cannot be used at all; whatever goes wrong on one
+/// connection ends that connection.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let Config { limits, token, gzip } = config;
+    let health = HealthReporter::new();
+    let reflection = services::reflection(limits.max_message).map_err(io::Error::other)?;
+    health.set_service_status(service::NAME, Serving).await;
+
+    let routes = service::weather(&limits, token, gzip)
+        .add_service(services::health(health.clone(), limits.max_message))
+        .add_service(services::ReflectionV1Alpha(reflection.clone()))
+        .add_service(reflection)
+        .prepare();
+    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let server = Arc::new(ServerState {
+        routes,
+        permits: Arc::new(Semaphore::new(limits.max_calls)),
+        limits: limits.clone(),
+        stopping: connections.stopping(),
+        drained: CancellationToken::new(),
+    });
+    let serve = |stream, _peer| connection(stream, server.clone());
+    let refuse = |stream| refuse(stream, linger_limits(&limits));
+    connections.accept(listener, shutdown, serve, refuse).await;
+
+    info!("stopping: no new connections, calls in flight are finished");
+    for service in ["", service::NAME] {
+        health.set_service_status(service, NotServing).await;
+    }
+    if !connections.drain(limits.drain_timeout).await {
+        warn!("calls are still in flight after {:?}: they end", limits.drain_timeout);
+        server.drained.cancel();
+        connections.finish(LAST_WORDS).await;
+    }
+    Ok(())
+}
+
+fn linger_limits(limits: &Limits) -> LingerLimits {
+    LingerLimits { bytes: limits.linger_bytes, time: limits.linger_time }
+}
+
+/// Tells the client in HTTP/2's own words that there are too many connections, and closes.
+async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
+    let written = timeout(limits.time, stream.write_all(TOO_MANY_CONNECTIONS)).await;
+    if written.is_ok_and(|written| written.is_ok()) {
+        linger(stream, limits).await;
+    }
+}
+
+/// Runs each call as a task that ends soon after the call's deadline.
+///
+/// Mostly [`call`] has ended the call by then. But as long as a client
+/// takes nothing of what was sent, hyper does not ask for more, and would not
+/// see that the end has come. Such a stream is reset.
+#[derive(Clone, Default)]
+struct UntilDeadline {
+    /// hyper calls the service and then, before anything else, this.
+    next: Arc<Mutex<Option<Instant>>>,
+}
+
+impl UntilDeadline {
+    fn set(&self, deadline: Option<Instant>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
+    fn execute(&self, call: F) {
+        match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => tokio::spawn(call),
+            Some(deadline) => tokio::spawn(async move {
+                let end = deadline.checked_add(LAST_WORDS).unwrap_or(deadline);
+                let _ = timeout_at(end, call).await;
+            }),
+        };
+    }
+}
+
+/// Reads the first bytes of a connection, for which the HTTP/2 library would wait without
+/// a limit. Returns `None` if they don't come in time.
+async fn first_bytes(stream: &mut TcpStream, server: &ServerState) -> Option<[u8; FIRST_BYTES]> {
+    let mut bytes = [0; FIRST_BYTES];
+    // A read that is dropped may have taken some of the bytes, but then nobody reads on.
+    select! {
+        read = timeout(server.limits.handshake_timeout, stream.read_exact(&mut bytes)) => {
+            read.ok()?.ok().map(|_count| bytes)
+        }
+        () = async { server.stopping.cancelled().await; sleep(LAST_WORDS).await } => None,
+    }
+}
+
+/// One connection and, side by side on it, all its calls.
+async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
+    // A status is one small write; Nagle's algorithm would hold it back until
+    // the client acknowledges the message before.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!("nodelay: {error}");
+    }
+    let limits = server.limits.clone();
+    let stopping = server.stopping.clone();
+    let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
+        debug!("the client's first bytes did not come");
+        return;
+    };
+    let (reader, writer) = stream.into_split();
+    let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
+    let socket = Lingering::new(socket, linger_limits(&limits));
+
+    let state = Arc::new(ConnectionState::default());
+    let executor = UntilDeadline::default();
+    let service = service_fn({
+        let (state, next) = (state.clone(), executor.clone());
+        move |request: hyper::Request<Incoming>| {
+            let deadline = deadline(request.headers());
+            // The response to a Record is a few bytes and no stream: not worth a timer.
+            let is_stream = request.uri().path() != "/weather.v1.WeatherService/Record";
+            next.set(deadline.as_ref().ok().copied().flatten().filter(|_| is_stream));
+            call(server.clone(), state.clone(), request, deadline)
+        }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(limits.max_kept_header_list)
+            .max_concurrent_streams(limits.max_streams)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout)
+            .serve_connection(TokioIo::new(socket), service)
+    );
+    let mut idle = interval_at(Instant::now() + limits.idle_timeout, limits.idle_timeout);
+    let mut calls_before = 0;
+    let mut draining = false;
+    loop {
+        // Cancel safe: polling borrows the connection, which keeps its state.
+        select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!("connection ended: {error}");
+                }
+                return;
+            }
+            () = state.close.cancelled() => {
+                debug!("connection closed");
+                return;
+            }
+            () = stopping.cancelled(), if !draining => {
+                connection.as_mut().graceful_shutdown();
+                (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+            }
+            _ = idle.tick() => {
+                let calls = state.total.load(Relaxed);
+                let is_quiet = calls == calls_before && state.open.load(Relaxed) == 0;
+                calls_before = calls;
+                if is_quiet && draining {
+                    return; // The peer takes no part in the goodbye.
+                }
+                if is_quiet {
+                    connection.as_mut().graceful_shutdown();
+                    (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+                }
+            }
+        }
+    }
+}
