@@ -2,8 +2,8 @@
 //! speak to the server in JSON, since what they ask for is not in `message.rs` yet.
 
 use serde_json::{Value, json};
-use websocket::client::Client;
-use websocket::model::{Metric, Reading};
+use websocket::Client;
+use websocket::{Metric, Reading};
 
 use crate::live::reading;
 use crate::local::{Local, Raw, limits};

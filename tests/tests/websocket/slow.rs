@@ -9,9 +9,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
-use websocket::client::{Client, Error, Timeouts};
-use websocket::limits::Limits;
-use websocket::model::Metric;
+use websocket::Limits;
+use websocket::Metric;
+use websocket::client::{Client, Error};
+use websocket::limits::Timeouts;
 
 use crate::client::{Fake, request};
 use crate::live::reading;
@@ -148,7 +149,6 @@ pub async fn a_peer_that_reads_slowly_is_not_cut() {
         heartbeat: Duration::from_secs(600),
         write_timeout: Duration::from_millis(500),
         max_message: SIZE,
-        max_frame: SIZE,
         ..limits()
     };
     let server = Local::start(limits).await;

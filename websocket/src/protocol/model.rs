@@ -6,14 +6,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tcp_socket::base::json::whole_number;
 
-/// Longest id of a station or of a room, in bytes.
-pub const MAX_ID: usize = 32;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+use crate::limits::{MAX_BATCH, MAX_ID, MAX_RECORDED_AT};
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -88,7 +81,7 @@ pub struct Reading {
     pub metric: Metric,
     /// The value in the metric's unit, within [`Metric::range`].
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    /// When, in milliseconds since the Unix epoch, until the end of the year 9999.
     #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }

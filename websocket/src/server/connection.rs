@@ -4,14 +4,15 @@
 //! One task does it all. It never writes while it could still read more: what
 //! is queued together goes out in one write, which is most of what a message
 //! costs. While a peer does not read, the task waits for it in the middle of a
-//! write, and so does not read from it either: whoever wants to send requests
-//! has to take the answers.
+//! write, and so does not read from it either. A peer that wants to send requests
+//! has to read the responses.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::pin;
 
 use futures::{FutureExt, SinkExt, StreamExt};
+use tcp_socket::base::linger::linger;
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, timeout};
@@ -22,29 +23,14 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::chat::ChatSession;
-use crate::close::{End, TAKEN_OVER, close, linger};
-use crate::heartbeat::{GiveUp, Heartbeat, Patience, is_slower};
-use crate::limits::Limits;
-use crate::live::LiveSession;
-use crate::message::{ErrorCode, Refusal, ServerMessage};
-use crate::meter::{Meter, MeteredStream};
-
-/// Invalid messages one after the other; beyond it close code 1008. A peer that
-/// only ever sends nonsense is broken.
-pub const MAX_INVALID: usize = 100;
-
-/// Messages that are read before what they caused is sent.
-const READS_PER_TURN: usize = 128;
-
-/// Events that are sent before the next look at what came in.
-pub(crate) const EVENTS_PER_TURN: usize = 256;
-
-/// What an idle connection holds for its reads.
-const READ_BUFFER: usize = 4 * 1024;
-
-/// Bytes that are gathered at most before they are written.
-const WRITE_BUFFER: usize = 64 * 1024;
+use super::chat::ChatSession;
+use super::close::{CloseReason, close};
+use super::live::LiveSession;
+use crate::limits::{EVENTS_PER_TURN, Limits, MAX_INVALID, READ_BUFFER, READS_PER_TURN, WRITE_BUFFER};
+use crate::liveness::{GiveUp, Heartbeat, Meter, MeteredStream, Patience, is_slower};
+use crate::protocol::TAKEN_OVER;
+use crate::protocol::message::{ErrorCode, ServerMessage};
+use crate::protocol::parse::Refusal;
 
 /// What is behind a connection.
 pub(crate) enum Session {
@@ -72,23 +58,23 @@ pub(crate) async fn run(
     let mut socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     let Err(end) = exchange(&mut socket, &mut session, limits, stopping).await;
     if let Session::Chat(chat) = &mut session {
-        chat.ended(matches!(end, End::ByPeer(_)));
+        chat.ended(matches!(end, CloseReason::ByPeer(_)));
     }
     info!("{path} {end} after {:.1?}", started.elapsed());
     let sent = async {
         match end {
-            End::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the reply.
-            End::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
-            End::Stuck => {
+            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the reply.
+            CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
+            CloseReason::WriteTimeout => {
                 // What the kernel still holds for the peer is given up with it.
                 let _ = socket.get_ref().get_ref().set_zero_linger();
                 false
             }
-            End::Lost(_) => false,
+            CloseReason::ConnectionLost(_) => false,
         }
     };
     if timeout(limits.linger_time, sent).await.unwrap_or(false) {
-        linger(socket.into_inner().into_inner(), limits).await;
+        linger(socket.into_inner().into_inner(), limits.linger()).await;
     }
 }
 
@@ -100,7 +86,7 @@ fn config(limits: &Limits) -> WebSocketConfig {
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(2 * WRITE_BUFFER + longest)
         .max_message_size(Some(limits.max_message))
-        .max_frame_size(Some(limits.max_frame))
+        .max_frame_size(Some(limits.max_message))
 }
 
 async fn exchange(
@@ -108,7 +94,7 @@ async fn exchange(
     session: &mut Session,
     limits: &Limits,
     stopping: &CancellationToken,
-) -> Result<Infallible, End> {
+) -> Result<Infallible, CloseReason> {
     let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
     let patience = Patience { heartbeat, dead_after, min_rate };
     let mut heartbeat = Heartbeat::new(patience, true, socket.get_ref().meter().clone());
@@ -122,13 +108,13 @@ async fn exchange(
                 let mut next = Some(received);
                 for left in (0..READS_PER_TURN).rev() {
                     let Some(received) = next else { break };
-                    take(received, socket, session, &mut invalid, &mut heartbeat, limits).await?;
+                    handle_message(received, socket, session, &mut invalid, &mut heartbeat, limits).await?;
                     next = if left > 0 { socket.next().now_or_never() } else { None };
                 }
             }
-            () = session.wake() => {}
+            () = session.wait_for_events() => {}
             due = heartbeat.due() => match due {
-                Ok(()) => beat(socket, session, heartbeat.meter(), limits).await?,
+                Ok(()) => send_heartbeat(socket, session, heartbeat.meter(), limits).await?,
                 Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
                 Err(GiveUp::TooSlow) => return Err(close(CloseCode::Policy, "the message arrives too slowly")),
             },
@@ -136,33 +122,33 @@ async fn exchange(
         }
         session.events(&mut events)?;
         for event in events.drain(..) {
-            in_time(socket.feed(Message::Text(event)), heartbeat.meter(), limits).await?;
+            with_write_timeout(socket.feed(Message::Text(event)), heartbeat.meter(), limits).await?;
         }
         events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
-        in_time(socket.flush(), heartbeat.meter(), limits).await?;
+        with_write_timeout(socket.flush(), heartbeat.meter(), limits).await?;
     }
 }
 
-/// Deals with one message; its answer is queued, not yet sent.
-async fn take(
+/// Deals with one message; its response is queued, not yet sent.
+async fn handle_message(
     received: Option<Result<Message, Error>>,
     socket: &mut WebSocketStream<MeteredStream>,
     session: &mut Session,
     invalid: &mut usize,
     heartbeat: &mut Heartbeat,
     limits: &Limits,
-) -> Result<(), End> {
+) -> Result<(), CloseReason> {
     let message = match received {
         Some(Ok(message)) => message,
-        Some(Err(error)) => return Err(End::from(error)),
-        None => return Err(End::Lost(Error::ConnectionClosed)),
+        Some(Err(error)) => return Err(CloseReason::from(error)),
+        None => return Err(CloseReason::ConnectionLost(Error::ConnectionClosed)),
     };
-    let answer = match message {
+    let response = match message {
         Message::Text(_) | Message::Binary(_) => {
             heartbeat.on_message();
-            session.answer(message, invalid)?
+            session.respond(message, invalid)?
         }
-        Message::Close(frame) => return Err(End::ByPeer(frame)),
+        Message::Close(frame) => return Err(CloseReason::ByPeer(frame)),
         // The library answers pings on its own.
         Message::Ping(payload) | Message::Pong(payload) => {
             heartbeat.on_control_frame(payload.len());
@@ -170,39 +156,39 @@ async fn take(
         }
         Message::Frame(_) => return Ok(()),
     };
-    in_time(socket.feed(answer), heartbeat.meter(), limits).await
+    with_write_timeout(socket.feed(response), heartbeat.meter(), limits).await
 }
 
 /// A ping for the peer's library, a message for a page's script, which is not
 /// shown pings.
-async fn beat(
+async fn send_heartbeat(
     socket: &mut WebSocketStream<MeteredStream>,
     session: &Session,
     meter: &Meter,
     limits: &Limits,
-) -> Result<(), End> {
-    in_time(socket.feed(Message::Ping(Bytes::new())), meter, limits).await?;
+) -> Result<(), CloseReason> {
+    with_write_timeout(socket.feed(Message::Ping(Bytes::new())), meter, limits).await?;
     if matches!(session, Session::Echo) {
         return Ok(());
     }
     let next_within_ms = limits.heartbeat.as_millis() as u64;
-    let message = Message::Text(to_text(&ServerMessage::Heartbeat { next_within_ms }));
-    in_time(socket.feed(message), meter, limits).await
+    let message = Message::Text(ServerMessage::Heartbeat { next_within_ms }.to_text());
+    with_write_timeout(socket.feed(message), meter, limits).await
 }
 
 /// Waits for a write for as long as the peer reads: see [`Limits::write_timeout`].
-async fn in_time(
+async fn with_write_timeout(
     write: impl Future<Output = Result<(), Error>>,
     meter: &Meter,
     limits: &Limits,
-) -> Result<(), End> {
+) -> Result<(), CloseReason> {
     let mut write = pin!(write);
     loop {
         let before = meter.sent();
         match timeout(limits.write_timeout, &mut write).await {
-            Ok(written) => return written.map_err(End::from),
+            Ok(written) => return written.map_err(CloseReason::from),
             Err(_elapsed) if is_slower(meter.sent() - before, limits.write_timeout, limits.min_rate) => {
-                return Err(End::Stuck);
+                return Err(CloseReason::WriteTimeout);
             }
             Err(_elapsed) => {}
         }
@@ -210,39 +196,38 @@ async fn in_time(
 }
 
 impl Session {
-    fn answer(&mut self, message: Message, invalid: &mut usize) -> Result<Message, End> {
+    fn respond(&mut self, message: Message, invalid: &mut usize) -> Result<Message, CloseReason> {
         let request = match (&*self, message) {
             (Self::Echo, message) => return Ok(message),
             (_, Message::Text(request)) => request,
             _ => return Err(close(CloseCode::Unsupported, "messages are text here")),
         };
-        let answer = match self {
-            Self::Chat(chat) => chat.answer(&request),
-            Self::Live(live) => live.answer(&request),
+        let response = match self {
+            Self::Chat(chat) => chat.respond(&request),
+            Self::Live(live) => live.respond(&request),
             Self::Echo => return Ok(Message::Text(request)),
         };
-        let answer = answer.unwrap_or_else(|Refusal { id, code, reason }| {
-            *invalid = if code == ErrorCode::Invalid { *invalid + 1 } else { 0 };
-            ServerMessage::Error { id, code, reason }
-        });
-        if !matches!(answer, ServerMessage::Error { .. }) {
-            *invalid = 0;
-        } else if *invalid > MAX_INVALID {
+        *invalid = match &response {
+            Err(Refusal { code: ErrorCode::Invalid, .. }) => *invalid + 1,
+            _ => 0,
+        };
+        if *invalid > MAX_INVALID {
             return Err(close(CloseCode::Policy, "too many invalid messages"));
         }
-        Ok(Message::Text(to_text(&answer)))
+        let response = response.unwrap_or_else(ServerMessage::from);
+        Ok(Message::Text(response.to_text()))
     }
 
     /// Completes when there may be events to send. Cancel safe.
-    async fn wake(&mut self) {
+    async fn wait_for_events(&mut self) {
         match self {
             Self::Echo => pending().await,
-            Self::Chat(chat) => chat.wake().await,
-            Self::Live(live) => live.wake().await,
+            Self::Chat(chat) => chat.wait_for_events().await,
+            Self::Live(live) => live.wait_for_events().await,
         }
     }
 
-    fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), End> {
+    fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), CloseReason> {
         match self {
             Self::Echo => Ok(()),
             Self::Chat(chat) => {
@@ -255,17 +240,4 @@ impl Session {
             }
         }
     }
-}
-
-/// A message as the text of a frame.
-pub(crate) fn to_text(message: &ServerMessage) -> Utf8Bytes {
-    // Fails only for maps whose keys are no strings; there is none.
-    serde_json::to_string(message).unwrap_or_default().into()
-}
-
-/// 128 random bits in hexadecimal.
-pub(crate) fn random_id() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
