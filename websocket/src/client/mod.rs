@@ -29,8 +29,8 @@ use crate::protocol::message::{LiveRequest, ReadBack, Record, ServerMessage};
 use crate::protocol::model::{Metric, Reading};
 
 /// A client of one server. Clones share one connection, on which any number of
-/// tasks may have calls in flight at once: each request carries an id, and its
-/// answer is found by it. The connection is made by the first call, and made
+/// tasks may have calls in flight at once: each request carries an ID, which its
+/// response repeats. The connection is made by the first call, and made
 /// anew by the first call after it broke.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -114,22 +114,22 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its answer, which has up to `answer_bytes`.
+    /// Sends a request and waits for its response, which has up to `response_bytes`.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
-        answer_bytes: usize,
+        response_bytes: usize,
     ) -> Result<ServerMessage, Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let text =
             serde_json::to_string(&request(id)).map_err(|error| Error::Unexpected(error.to_string()))?;
         let timeouts = &self.target.timeouts;
-        let bytes = text.len().saturating_add(answer_bytes) as u64;
+        let bytes = text.len().saturating_add(response_bytes) as u64;
         let transfer = Duration::from_secs(bytes / timeouts.min_rate.max(1));
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
         let limit = timeouts.answer.saturating_add(transfer);
-        timeout(limit, answer).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
+        timeout(limit, response).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
     }
 }
 
@@ -146,16 +146,17 @@ async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
                 }
             },
         };
-        drop(done); // Whoever waits for the end of the connection waits no longer.
+        drop(done); // Now `Client::close` returns.
     }
 }
 
-/// Serves calls until the connection ends; whose it was that asked for that.
+/// Serves calls until the connection ends. Returns the sender of the `Close` that ended
+/// it, if one did.
 async fn connected(
     mut connection: Connection,
     first: Command,
     commands: &mut mpsc::Receiver<Command>,
-    answer_timeout: Duration,
+    response_timeout: Duration,
 ) -> Option<oneshot::Sender<()>> {
     let mut in_flight: HashMap<u64, Reply> = HashMap::new();
     let mut queued = vec![first];
@@ -176,8 +177,8 @@ async fn connected(
             in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
         }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, all three. First what came in: its receivers' next calls then
-        // go out together.
+        // Cancel safe, all three. What came in is handled first, so that the callers' next
+        // requests go out together.
         select! {
             biased;
             message = connection.next() => match message {
@@ -193,12 +194,12 @@ async fn connected(
                 connection.close().await;
                 return None;
             },
-            () = sleep(answer_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
+            () = sleep(response_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
         }
     }
 }
 
-/// Hands an answer to the call that waits for it.
+/// Hands a response to the call that waits for it.
 fn deliver(message: ServerMessage, in_flight: &mut HashMap<u64, Reply>) {
     let id = match &message {
         ServerMessage::Recorded { id, .. } | ServerMessage::Readings { id, .. } => Some(*id),

@@ -35,7 +35,7 @@ use super::model::{Metric, Reading};
 /// To the server on `/chat`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ChatRequest {
+pub(crate) enum ChatRequest {
     /// Enter a room, or come back to it.
     Join(Join),
     /// Say something there.
@@ -47,7 +47,7 @@ pub enum ChatRequest {
 /// To the server on `/live`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum LiveRequest<'a> {
+pub(crate) enum LiveRequest<'a> {
     /// Record a batch, all or nothing.
     Record(Record<'a>),
     /// Read back the newest readings of a station.
@@ -61,104 +61,103 @@ pub enum LiveRequest<'a> {
 /// Enter a room, or come back to it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Join {
+pub(crate) struct Join {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
-    pub room: String,
+    pub(crate) room: String,
     /// The name to be known by there: 1 to 32 letters with their marks, digits, `-`, `_`,
     /// and `.`, all of one script or of scripts that do not look alike. It may not look
     /// like the name of somebody else in the room.
-    pub name: String,
+    pub(crate) name: String,
     /// What `joined` gave: takes over the name and the place in the room from
     /// the connection that had it, which is closed with code 4001. After the
     /// place was given up it is worth nothing, and does no harm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// What `joined` gave: if it is still the same run of the server, what came
     /// after the event `after` follows, instead of the last messages.
     #[serde(rename = "boot_id", default, skip_serializing_if = "Option::is_none")]
-    pub instance_id: Option<String>,
+    pub(crate) instance_id: Option<String>,
     /// The last sequence number seen.
     #[serde(default, deserialize_with = "whole_number")]
-    pub after: u64,
+    pub(crate) after: u64,
 }
 
 /// Say something in a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Say {
+pub(crate) struct Say {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// A room that this connection has joined.
-    pub room: String,
+    pub(crate) room: String,
     /// The sender's own id for this message, 1 to 64 bytes, never used twice
     /// under this name: a message that is sent again, since nobody knows whether
     /// it had arrived, is stored once.
-    pub message_id: String,
+    pub(crate) message_id: String,
     /// 1 to 1,000 bytes, without control characters other than line feed and tab.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Leave a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Leave {
+pub(crate) struct Leave {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// A room that this connection has joined.
-    pub room: String,
+    pub(crate) room: String,
 }
 
 /// Record a batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// 1 to 10,000 readings.
     #[serde(deserialize_with = "readings")]
-    pub readings: Cow<'a, [Reading]>,
+    pub(crate) readings: Cow<'a, [Reading]>,
 }
 
 /// Read back the newest readings of a station.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReadBack {
+pub(crate) struct ReadBack {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// The station's id.
-    pub station: String,
+    pub(crate) station: String,
     /// How many, 1 to 500.
     #[serde(deserialize_with = "whole_number")]
-    pub limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Every combination of these stations and these metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Series {
+pub(crate) struct Series {
     /// Repeated in the answer.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// Stations' ids, whether they exist yet or not; none means all.
     #[serde(default)]
-    pub stations: Vec<String>,
+    pub(crate) stations: Vec<String>,
     /// None means all.
     #[serde(default)]
-    pub metrics: Vec<Metric>,
+    pub(crate) metrics: Vec<Metric>,
 }
 
 /// From the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the table above tells what each field is")]
-pub enum ServerMessage {
+pub(crate) enum ServerMessage {
     /// The answer to `join`; the room's last messages follow, or with `resumed`
     /// all that was missed.
     Joined {
@@ -247,13 +246,13 @@ pub enum ServerMessage {
 
 /// A reading and its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Numbered {
+pub(crate) struct Numbered {
     /// Number of the reading in its series (one metric of one station), from 1.
     /// Who reads back and subscribes sees by it which readings came twice.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// The reading.
     #[serde(flatten)]
-    pub reading: Reading,
+    pub(crate) reading: Reading,
 }
 
 /// What happened to a member of a room.

@@ -27,7 +27,7 @@ impl Metric {
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
     /// The name, as it is written in JSON.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
@@ -39,7 +39,7 @@ impl Metric {
     }
 
     /// The lowest and the highest value accepted, in the metric's unit.
-    pub fn range(self) -> (f64, f64) {
+    pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
             Self::Humidity => (0.0, 100.0),
@@ -79,7 +79,7 @@ pub struct Reading {
     pub station: String,
     /// What was measured.
     pub metric: Metric,
-    /// The value in the metric's unit, within [`Metric::range`].
+    /// The value in the metric's unit, within the range of the metric.
     pub value: f64,
     /// When, in milliseconds since the Unix epoch, until the end of the year 9999.
     #[serde(deserialize_with = "whole_number")]

@@ -42,28 +42,43 @@ pub(crate) enum Session {
     Live(LiveSession),
 }
 
-/// A connection from the end of its handshake to its own; `early` is what the
+/// One connection from the end of its handshake on.
+struct Connection<'a> {
+    socket: WebSocketStream<MeteredStream>,
+    session: Session,
+    heartbeat: Heartbeat,
+    /// Number of invalid messages in a row.
+    invalid: usize,
+    limits: &'a Limits,
+}
+
+/// Runs a connection from the end of its handshake to its own; `early` is what the
 /// peer had already sent after the handshake.
 pub(crate) async fn run(
     path: &str,
     stream: TcpStream,
     early: Vec<u8>,
-    mut session: Session,
+    session: Session,
     limits: &Limits,
     stopping: &CancellationToken,
 ) {
     let started = Instant::now();
-    let config = Some(config(limits));
     let stream = MeteredStream::new(stream);
-    let mut socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
-    let Err(end) = exchange(&mut socket, &mut session, limits, stopping).await;
+    let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
+    let patience = Patience { heartbeat, dead_after, min_rate };
+    let heartbeat = Heartbeat::new(patience, true, stream.meter().clone());
+    let config = Some(config(limits));
+    let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
+    let mut connection = Connection { socket, session, heartbeat, invalid: 0, limits };
+    let Err(reason) = connection.exchange(stopping).await;
+    let Connection { mut socket, mut session, .. } = connection;
     if let Session::Chat(chat) = &mut session {
-        chat.ended(matches!(end, CloseReason::ByPeer(_)));
+        chat.ended(matches!(reason, CloseReason::ByPeer(_)));
     }
-    info!("{path} {end} after {:.1?}", started.elapsed());
+    info!("{path} {reason} after {:.1?}", started.elapsed());
     let sent = async {
-        match end {
-            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the reply.
+        match reason {
+            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the response.
             CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
             CloseReason::WriteTimeout => {
                 // What the kernel still holds for the peer is given up with it.
@@ -89,91 +104,76 @@ fn config(limits: &Limits) -> WebSocketConfig {
         .max_frame_size(Some(limits.max_message))
 }
 
-async fn exchange(
-    socket: &mut WebSocketStream<MeteredStream>,
-    session: &mut Session,
-    limits: &Limits,
-    stopping: &CancellationToken,
-) -> Result<Infallible, CloseReason> {
-    let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
-    let patience = Patience { heartbeat, dead_after, min_rate };
-    let mut heartbeat = Heartbeat::new(patience, true, socket.get_ref().meter().clone());
-    let mut invalid = 0;
-    let mut events = Vec::new();
-    loop {
-        // Cancel safe: a frame that was read in part stays in the socket; an
-        // event that was received stays in the session.
-        select! {
-            received = socket.next() => {
-                let mut next = Some(received);
-                for left in (0..READS_PER_TURN).rev() {
-                    let Some(received) = next else { break };
-                    handle_message(received, socket, session, &mut invalid, &mut heartbeat, limits).await?;
-                    next = if left > 0 { socket.next().now_or_never() } else { None };
+impl Connection<'_> {
+    /// The loop: ends only with the connection.
+    async fn exchange(&mut self, stopping: &CancellationToken) -> Result<Infallible, CloseReason> {
+        let mut events = Vec::new();
+        loop {
+            // Cancel safe: a frame that was read in part stays in the socket; an
+            // event that was received stays in the session.
+            select! {
+                received = self.socket.next() => {
+                    let mut next = Some(received);
+                    for left in (0..READS_PER_TURN).rev() {
+                        let Some(received) = next else { break };
+                        self.handle_message(received).await?;
+                        next = if left > 0 { self.socket.next().now_or_never() } else { None };
+                    }
                 }
+                () = self.session.wait_for_events() => {}
+                due = self.heartbeat.due() => match due {
+                    Ok(()) => self.send_heartbeat().await?,
+                    Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+                    Err(GiveUp::TooSlow) => {
+                        return Err(close(CloseCode::Policy, "the message arrives too slowly"));
+                    }
+                },
+                () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
             }
-            () = session.wait_for_events() => {}
-            due = heartbeat.due() => match due {
-                Ok(()) => send_heartbeat(socket, session, heartbeat.meter(), limits).await?,
-                Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
-                Err(GiveUp::TooSlow) => return Err(close(CloseCode::Policy, "the message arrives too slowly")),
-            },
-            () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
+            self.session.events(&mut events)?;
+            for event in events.drain(..) {
+                self.queue(Message::Text(event)).await?;
+            }
+            events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
+            with_write_timeout(self.socket.flush(), self.heartbeat.meter(), self.limits).await?;
         }
-        session.events(&mut events)?;
-        for event in events.drain(..) {
-            with_write_timeout(socket.feed(Message::Text(event)), heartbeat.meter(), limits).await?;
-        }
-        events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
-        with_write_timeout(socket.flush(), heartbeat.meter(), limits).await?;
     }
-}
 
-/// Deals with one message; its response is queued, not yet sent.
-async fn handle_message(
-    received: Option<Result<Message, Error>>,
-    socket: &mut WebSocketStream<MeteredStream>,
-    session: &mut Session,
-    invalid: &mut usize,
-    heartbeat: &mut Heartbeat,
-    limits: &Limits,
-) -> Result<(), CloseReason> {
-    let message = match received {
-        Some(Ok(message)) => message,
-        Some(Err(error)) => return Err(CloseReason::from(error)),
-        None => return Err(CloseReason::ConnectionLost(Error::ConnectionClosed)),
-    };
-    let response = match message {
-        Message::Text(_) | Message::Binary(_) => {
-            heartbeat.on_message();
-            session.respond(message, invalid)?
+    /// Deals with one message; its response is queued, not yet sent.
+    async fn handle_message(&mut self, received: Option<Result<Message, Error>>) -> Result<(), CloseReason> {
+        match received {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                self.heartbeat.on_message();
+                let response = self.session.respond(message, &mut self.invalid)?;
+                self.queue(response).await
+            }
+            Some(Ok(Message::Close(frame))) => Err(CloseReason::ByPeer(frame)),
+            // The library answers pings on its own.
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.heartbeat.on_control_frame(payload.len());
+                Ok(())
+            }
+            Some(Ok(Message::Frame(_))) => Ok(()),
+            Some(Err(error)) => Err(CloseReason::from(error)),
+            None => Err(CloseReason::ConnectionLost(Error::ConnectionClosed)),
         }
-        Message::Close(frame) => return Err(CloseReason::ByPeer(frame)),
-        // The library answers pings on its own.
-        Message::Ping(payload) | Message::Pong(payload) => {
-            heartbeat.on_control_frame(payload.len());
+    }
+
+    /// A ping for the peer's library, a message for a page's script, which is not
+    /// shown pings.
+    async fn send_heartbeat(&mut self) -> Result<(), CloseReason> {
+        self.queue(Message::Ping(Bytes::new())).await?;
+        if matches!(self.session, Session::Echo) {
             return Ok(());
         }
-        Message::Frame(_) => return Ok(()),
-    };
-    with_write_timeout(socket.feed(response), heartbeat.meter(), limits).await
-}
-
-/// A ping for the peer's library, a message for a page's script, which is not
-/// shown pings.
-async fn send_heartbeat(
-    socket: &mut WebSocketStream<MeteredStream>,
-    session: &Session,
-    meter: &Meter,
-    limits: &Limits,
-) -> Result<(), CloseReason> {
-    with_write_timeout(socket.feed(Message::Ping(Bytes::new())), meter, limits).await?;
-    if matches!(session, Session::Echo) {
-        return Ok(());
+        let next_within_ms = self.limits.heartbeat.as_millis() as u64;
+        self.queue(Message::Text(ServerMessage::Heartbeat { next_within_ms }.to_text())).await
     }
-    let next_within_ms = limits.heartbeat.as_millis() as u64;
-    let message = Message::Text(ServerMessage::Heartbeat { next_within_ms }.to_text());
-    with_write_timeout(socket.feed(message), meter, limits).await
+
+    /// Queues a message. Only a full queue is written here; the rest waits for the flush.
+    async fn queue(&mut self, message: Message) -> Result<(), CloseReason> {
+        with_write_timeout(self.socket.feed(message), self.heartbeat.meter(), self.limits).await
+    }
 }
 
 /// Waits for a write for as long as the peer reads: see [`Limits::write_timeout`].

@@ -1,10 +1,10 @@
 //! The opening handshake (RFC 6455, section 4): an HTTP/1.1 request that asks to
-//! go on in another protocol, and an answer that proves it was understood.
+//! go on in another protocol, and a response that proves it was understood.
 //!
 //! The client sends a random key; the server hashes it together with a fixed
 //! text and returns the result. That keeps a server that knows nothing of
-//! WebSocket, and a cache that replays an old answer, from seeming to agree. It
-//! is no secret, and it authenticates nobody.
+//! WebSocket, and a cache that replays an old response, from seeming to agree. It
+//! is not a secret, and it authenticates nobody.
 
 use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
@@ -13,13 +13,13 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::origin::{Origin, refuse_page, single};
 use crate::protocol::SUBPROTOCOL;
 
-/// Checks a request for an upgrade and makes the answer to it: 101 with the
+/// Checks a request for an upgrade and makes the response to it: 101 with the
 /// proof, after which both sides speak WebSocket, or the error. `is_allowed` decides
 /// about the page's `Origin`, if there is one.
 ///
 /// # Errors
 /// The response to a request that is refused: 400, 403, 405 or 426.
-pub fn accept(
+pub(super) fn accept(
     method: &Method,
     version: Version,
     headers: &HeaderMap,

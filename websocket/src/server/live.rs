@@ -1,11 +1,11 @@
-//! `/live`: readings are recorded, and whoever subscribed sees them as they arrive.
+//! `/live`: readings are recorded, and subscribers see them as they arrive.
 //!
 //! A recorded reading is put into one ring that all subscribers read, each at
 //! its own place. Recording therefore costs the same for one subscriber and for
 //! a thousand, and a subscriber owns no queue that could grow: one that reads
 //! more slowly than the ring turns finds that its place was overwritten. It is
 //! then told how many readings it missed and given the newest of each series,
-//! which is what somebody who looks at a thermometer wants.
+//! which is what a person who looks at a thermometer wants.
 //!
 //! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
 //! 4,000) and its list of stations (64 kB for 1,000).

@@ -65,7 +65,7 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// The page runs its own script and style, marked by this run's nonce, and talks
-/// to its own server. Even if somebody's text were taken for HTML, no script in
+/// to its own server. Even if a member's text were taken for HTML, no script in
 /// it would run.
 async fn page(State(shared): State<Arc<Shared>>) -> Response {
     let nonce = &shared.nonce;
@@ -130,7 +130,7 @@ pub async fn serve(
     let connections = Connections::new(limits.max_connections, limits.max_refusals);
     let serve = |stream, _peer| connection(stream, router.clone(), shared.clone(), connections.stopping());
     let refuse = |stream| refuse(stream, shared.clone());
-    // Cancel safe: nobody is half forgotten.
+    // Cancel safe: a member is forgotten within one poll, so never by half.
     select! {
         () = connections.accept(listener, shutdown, serve, refuse) => {}
         () = forget_absent(&shared) => {}
@@ -153,7 +153,7 @@ async fn forget_absent(shared: &Shared) {
 /// One connection: HTTP, request after request, and then perhaps WebSocket, all
 /// in one task.
 async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stopping: CancellationToken) {
-    // An answer is one small write; Nagle's algorithm would hold it back until
+    // A response is one small write; Nagle's algorithm would hold it back until
     // the client acknowledges the one before.
     if let Err(error) = stream.set_nodelay(true) {
         debug!("nodelay: {error}");

@@ -1,8 +1,7 @@
-//! The rooms of `/chat`: logs in which everybody sees the same events in the same order.
+//! The rooms of `/chat`, in which everybody sees the same events in the same order.
 //!
-//! Whatever happens in a room, a message or somebody's coming and going, is written at
-//! the end of its log under the next sequence number. Each member reads the log at its
-//! own pace.
+//! A room is a log. Every event in it, a message or a member's coming and going, is written
+//! at its end under the next sequence number. Each member reads the log at its own pace.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
