@@ -20,7 +20,7 @@
 //! | `/live` | `skipped` `readings` | so many were not sent, since this peer reads slowly |
 //! | both | `heartbeat` `next_within_ms` | the server lives |
 //!
-//! A request's `id` is chosen by its sender, and the answer repeats it: that is
+//! A request's `id` is chosen by its sender, and the response repeats it: that is
 //! how a reply finds its request among everything else that comes in. WebSocket
 //! itself has no requests.
 
@@ -62,7 +62,7 @@ pub(crate) enum LiveRequest<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Join {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
@@ -89,7 +89,7 @@ pub(crate) struct Join {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Say {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// A room that this connection has joined.
@@ -106,7 +106,7 @@ pub(crate) struct Say {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Leave {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// A room that this connection has joined.
@@ -117,7 +117,7 @@ pub(crate) struct Leave {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record<'a> {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// 1 to 10,000 readings.
@@ -129,7 +129,7 @@ pub(crate) struct Record<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReadBack {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// The station's id.
@@ -143,7 +143,7 @@ pub(crate) struct ReadBack {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Series {
-    /// Repeated in the answer.
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
     /// Stations' ids, whether they exist yet or not; none means all.
