@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, accept_async, connect_async};
-use websocket::limits::Limits;
+use websocket::Limits;
 
 const ROUNDS: usize = 7;
 const CONNECTIONS: usize = 4;
@@ -37,7 +37,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on ws://{}", listener.local_addr()?);
     if role == "chapter" {
-        websocket::server::serve(listener, Limits::default(), owner_is_gone()).await?;
+        websocket::serve(listener, Limits::default(), Vec::new(), owner_is_gone()).await?;
         return Ok(());
     }
     let flush_each = role == "each";

@@ -11,30 +11,29 @@
 //! slow reader does not fill the server's memory: all that is left to the
 //! program, and is what this chapter is about.
 //!
-//! Read in this order:
+//! Start with `examples/minimal.rs`, then read in this order:
 //!
-//! 1. [`handshake`]: how an HTTP connection becomes a WebSocket.
-//! 2. [`message`]: what is said over it.
-//! 3. [`connection`]: the loop that reads, answers and flushes.
+//! 1. `server/handshake.rs`: how an HTTP connection becomes a WebSocket.
+//! 2. [`protocol::message`]: what is said over it.
+//! 3. `server/connection.rs`: the loop that reads, answers and flushes.
 //!
-//! Then, one idea a file: [`chat`] (one order for all, takeover, resume),
-//! [`live`] (many subscribers, slow ones among them), `heartbeat` and `meter` (dead peers, and slow ones),
-//! [`origin`] (which pages may connect),
-//! [`close`] (close codes, and a close that loses nothing), [`server`] (sockets and
-//! stopping), [`client`] (the other end), [`limits`] (every bound in one place),
-//! [`model`] (the readings), [`store`] (what is kept).
+//! After that, one idea a file:
+//!
+//! - [`protocol`]: what travels, and its checks.
+//! - [`server`]: routes, and the life of a connection. Below it are the rooms of the
+//!   chat, live readings, the store, and the origins of pages.
+//! - [`client`]: calls, and the streams of a room and of live readings that survive a
+//!   broken connection.
+//! - `liveness.rs`: how each end notices that the other one is gone or too slow.
+//! - [`limits`]: every bound in one place.
 
-pub mod chat;
 pub mod client;
-pub mod close;
-pub mod connection;
-pub mod handshake;
-mod heartbeat;
 pub mod limits;
-pub mod live;
-pub mod message;
-mod meter;
-pub mod model;
-pub mod origin;
+mod liveness;
+pub mod protocol;
 pub mod server;
-pub mod store;
+
+pub use client::Client;
+pub use limits::Limits;
+pub use protocol::model::{Metric, Reading};
+pub use server::serve;

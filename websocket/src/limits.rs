@@ -1,76 +1,230 @@
-//! Every bound of a connection in one place. A peer that exceeds one gets the
-//! error named here; a test shortens what it wants to see exceeded.
+//! Every bound of this chapter in one place, with its reason.
 //!
-//! What bounds the contents stands beside them: [`model`](crate::model),
-//! [`store`](crate::store), [`chat`](crate::chat), [`live`](crate::live).
+//! - [`Limits`]: what the server allows a connection. Each field is an option of the
+//!   server's program, with the same name.
+//! - [`Timeouts`]: how patient the client is.
+//! - The constants bound contents and memory. A peer that exceeds one gets an error or
+//!   the close code named here.
 
 use std::time::Duration;
 
-use crate::origin::Origin;
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
+use clap::{Args, Parser, value_parser};
+use tcp_socket::base::linger::LingerLimits;
 
 /// The server's limits, with defaults for a small machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Origins of web pages that may connect, in addition to the page that this server
-    /// serves on its own address. A page from elsewhere gets 403.
-    pub allowed_origins: Vec<Origin>,
-    /// Open connections; beyond it 503 before the upgrade, and close.
+    /// Maximum number of open connections; beyond it 503 before the upgrade, and close
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub max_connections: usize,
-    /// Connections beyond `max_connections` that are told so at the same time; more
-    /// are closed without a word.
+    /// Maximum number of connections beyond `max_connections` that are told so at the
+    /// same time; more are closed without a word
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
     pub max_refusals: usize,
-    /// Time for all the HTTP on a connection, from its first packet to the end of
-    /// the handshake or of the last page. Beyond it the connection is closed.
+    /// Time for all the HTTP on a connection, from its first packet to the end of the
+    /// handshake or of the last page; beyond it the connection is closed
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
     pub handshake_timeout: Duration,
-    /// Bytes in one message, however many frames it comes in; beyond it close
-    /// code 1009. 10,000 readings take about 1.1 MB.
+    /// Maximum number of bytes in one message, however many frames it comes in, and so
+    /// also in one frame; beyond it close code 1009 (10,000 readings take about 1.1 MB)
+    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count())]
     pub max_message: usize,
-    /// Bytes in one frame; beyond it close code 1009.
-    pub max_frame: usize,
-    /// How often the server sends a ping and a `heartbeat` message.
+    /// Time between two pings, and between two `heartbeat` messages
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
     pub heartbeat: Duration,
-    /// Time without a single byte from the peer after which it is considered dead. The
-    /// server looks at each heartbeat, so it closes the connection with code 1008 after
-    /// 20 to 30 s.
+    /// Time without a single byte from the peer after which it is considered dead
+    ///
+    /// The server looks at each heartbeat, so with the defaults it closes the connection
+    /// with code 1008 after 20 to 30 s.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
     pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive. It
-    /// applies from `dead_after` after the beginning of the message on; below it the
-    /// server closes the connection with code 1008. It is also the slowest rate at
-    /// which a peer may read; see `write_timeout`.
+    /// Slowest average rate, in bytes per second, at which a message may arrive or a
+    /// client may read
+    ///
+    /// For a message it applies from `dead_after` after its beginning on; below it the
+    /// server closes the connection with code 1008. For a client that reads, see
+    /// `write_timeout`.
+    #[arg(long, value_name = "BYTES", default_value = "1000")]
     pub min_rate: u64,
     /// Time after which the server gives up sending to a peer that reads nothing, or
-    /// less than `min_rate`. It resets the connection, because a close frame could not
-    /// reach the peer either.
+    /// less than `min_rate`
+    ///
+    /// It resets the connection, because a close frame could not reach the peer either.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
     pub write_timeout: Duration,
-    /// How long a chat member whose connection broke keeps name and place.
+    /// Time for which a chat member whose connection broke keeps name and place
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
     pub away: Duration,
-    /// After a final error, input is still read, and discarded, up to this many
-    /// bytes and this long. Closing a socket with unread input makes the kernel send a
-    /// reset, which can destroy the close frame on its way to the peer.
+    /// Maximum number of bytes that are read and discarded after a final error
+    ///
+    /// Closing a socket with unread input makes the kernel send a reset, which can
+    /// destroy the close frame on its way to the peer.
+    #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = count())]
     pub linger_bytes: usize,
-    /// See [`Limits::linger_bytes`].
+    /// Maximum time for that
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds())]
     pub linger_time: Duration,
-    /// After a shutdown signal, how long connections may take to end.
+    /// Time that connections have to end after a shutdown signal
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
     pub drain_timeout: Duration,
 }
 
+impl Limits {
+    /// How long a connection that has ended is still read.
+    pub(crate) fn linger(&self) -> LingerLimits {
+        LingerLimits { bytes: self.linger_bytes, time: self.linger_time }
+    }
+}
+
 impl Default for Limits {
+    /// The defaults of the options, which are written only once.
+    fn default() -> Self {
+        #[derive(Parser)]
+        struct NoOptions {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        NoOptions::parse_from(["server"]).limits
+    }
+}
+
+/// A number that cannot overflow what is added to it.
+fn count() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
+}
+
+/// A duration in whole seconds. A clock can be asked for 46 days from now, but not for
+/// a million years.
+fn seconds() -> impl TypedValueParser<Value = Duration> {
+    value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
+}
+
+/// How patient a client is.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Maximum time from the first packet to the end of the handshake.
+    pub connect: Duration,
+    /// Maximum wait for the response to a request, in addition to the time that both
+    /// take at `min_rate`.
+    pub answer: Duration,
+    /// Time between two pings.
+    pub heartbeat: Duration,
+    /// Time without a single byte from the server after which the client gives it up, at
+    /// the next heartbeat.
+    pub dead_after: Duration,
+    /// Slowest average rate, in bytes per second, at which a message may arrive. It
+    /// applies from `dead_after` after the beginning of the message on.
+    pub min_rate: u64,
+}
+
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            allowed_origins: Vec::new(),
-            max_connections: 10_000,
-            max_refusals: 64,
-            handshake_timeout: Duration::from_secs(30),
-            max_message: 2 * 1024 * 1024,
-            max_frame: 2 * 1024 * 1024,
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             min_rate: 1_000,
-            write_timeout: Duration::from_secs(20),
-            away: Duration::from_secs(30),
-            linger_bytes: 64 * 1024 * 1024,
-            linger_time: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(10),
         }
     }
 }
+
+// What travels. An error with the code `invalid` refuses more.
+
+/// Maximum length of the ID of a station or of a room, in bytes.
+pub(crate) const MAX_ID: usize = 32;
+
+/// Maximum number of readings in one batch.
+pub(crate) const MAX_BATCH: usize = 10_000;
+
+/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
+pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// Maximum number of readings that one `readings` request returns.
+pub(crate) const MAX_READ_BACK: usize = 500;
+
+/// Maximum length of a chat message's text, in bytes of UTF-8.
+pub(crate) const MAX_TEXT: usize = 1_000;
+
+/// Maximum length of a chat member's name, in characters.
+pub(crate) const MAX_NAME: usize = 32;
+
+/// Maximum length of a `message_id`, in bytes.
+pub(crate) const MAX_MESSAGE_ID: usize = 64;
+
+// What the server keeps. An error with the code `full` refuses more.
+
+/// Maximum number of rooms. A new one takes the place of one in which nobody is.
+pub(crate) const MAX_ROOMS: usize = 100;
+
+/// Maximum number of members of a room, including those whose connection broke.
+pub(crate) const MAX_MEMBERS: usize = 1_000;
+
+/// Maximum number of rooms that one connection is in.
+pub(crate) const MAX_ROOMS_JOINED: usize = 8;
+
+/// Maximum number of stations; a batch that would create more is refused.
+pub(crate) const MAX_STATIONS: usize = 1_000;
+
+// What the server forgets, oldest first.
+
+/// Number of events that a room keeps: how far a member may fall behind, or be away, and
+/// still be told everything. At 2.5 kB an event, all rooms take at most 2.5 GB.
+pub(crate) const ROOM_BUFFER: usize = 10_000;
+
+/// Number of messages that a newcomer to a room is shown.
+pub(crate) const HISTORY: usize = 100;
+
+/// Number of readings kept for each station. At 32 bytes a reading, a full store takes
+/// 3.2 GB.
+pub(crate) const READINGS_PER_STATION: usize = 100_000;
+
+/// Number of readings in the ring: how far a subscriber may fall behind.
+pub(crate) const RING: usize = 4096;
+
+// One connection of the server.
+
+/// Maximum number of invalid messages in a row; beyond it close code 1008. A peer that
+/// sends nothing else is broken.
+pub(crate) const MAX_INVALID: usize = 100;
+
+/// Maximum number of messages that are read before their responses are sent.
+pub(crate) const READS_PER_TURN: usize = 128;
+
+/// Maximum number of events that are sent before the next look at what came in.
+pub(crate) const EVENTS_PER_TURN: usize = 256;
+
+/// Size of the buffer that an idle connection holds for its reads.
+pub(crate) const READ_BUFFER: usize = 4 * 1024;
+
+/// Number of bytes that are gathered before they are written.
+pub(crate) const WRITE_BUFFER: usize = 64 * 1024;
+
+// The client.
+
+/// Maximum number of requests in flight on one connection; a further one waits.
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
+
+/// Maximum number of chat messages without a response; a further one waits.
+pub(crate) const MAX_UNANSWERED: usize = 256;
+
+/// Maximum number of events that wait for their reader. Beyond it the client stops
+/// reading; the server keeps a room's events, and skips readings.
+pub(crate) const EVENTS: usize = 1024;
+
+/// Maximum length of a message that the client accepts, in bytes.
+pub(crate) const MAX_SERVER_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// Maximum length of one reading in a response, in bytes.
+pub(crate) const READING_BYTES: usize = 200;
+
+/// Pause before the first attempt to connect again. It doubles for each one after that.
+pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Maximum pause between two attempts. A connection that lasted for longer was real
+/// progress: after it the pauses start again with the shortest one.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Maximum wait for the end of a close handshake.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

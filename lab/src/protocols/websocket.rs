@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
-use websocket::client::Client;
-use websocket::limits::Limits;
-use websocket::model::{Metric, Reading};
+use websocket::Client;
+use websocket::Limits;
+use websocket::{Metric, Reading};
 
 use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
 use crate::server::owner_is_gone;
@@ -17,7 +17,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener| {
-        async { Ok(websocket::server::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+        async { Ok(websocket::serve(listener, Limits::default(), Vec::new(), owner_is_gone()).await?) }
+            .boxed()
     }),
     connect: |address, readings| {
         async move {

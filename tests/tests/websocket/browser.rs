@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use websocket::client::Client;
-use websocket::model::Metric;
+use websocket::Client;
+use websocket::Metric;
 
 use crate::PAIR;
 use crate::live::reading;

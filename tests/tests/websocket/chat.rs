@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use websocket::limits::Limits;
+use websocket::Limits;
 
 use crate::local::{CLOSE, Local, Raw, TEXT, frame, limits};
 

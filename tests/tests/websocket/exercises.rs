@@ -2,8 +2,8 @@
 //! speak to the server in JSON, since what they ask for is not in `message.rs` yet.
 
 use serde_json::{Value, json};
-use websocket::client::Client;
-use websocket::model::{Metric, Reading};
+use websocket::Client;
+use websocket::{Metric, Reading};
 
 use crate::live::reading;
 use crate::local::{Local, Raw, limits};
@@ -107,7 +107,7 @@ pub async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
         renamed,
         json!({"type": "renamed", "id": 9, "sequence": 4}),
         "the request `rename` is answered by `renamed` with the number of its event: see `ChatRequest` in \
-         message.rs and `ChatSession::answer` in chat.rs"
+         message.rs and `ChatSession::respond` in chat.rs"
     );
     assert_eq!(say(&mut ben, "m2").await["sequence"], 5);
     let mut seen = Vec::new();

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
+use websocket::Metric;
 use websocket::client::{ChatEvent, Client};
-use websocket::model::Metric;
 
 use crate::PAIR;
 use crate::client::Proxy;

@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use websocket::limits::Limits;
+use websocket::Limits;
+use websocket::server::origin::Origin;
 
 /// Whatever has not happened by then will not. Nothing is measured with it.
 const BOUND: Duration = Duration::from_secs(60);
@@ -34,10 +35,15 @@ pub struct Local {
 
 impl Local {
     pub async fn start(limits: Limits) -> Self {
+        Self::allowing(Vec::new(), limits).await
+    }
+
+    /// Pages from these origins may connect.
+    pub async fn allowing(origins: Vec<Origin>, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(websocket::server::serve(listener, limits, async {
+        let server = tokio::spawn(websocket::serve(listener, limits, origins, async {
             let _ = stopped.await;
         }));
         Self { addr, stop, server }

@@ -15,7 +15,8 @@ mod slow;
 
 use std::process::ExitCode;
 
-use tests::{Pair, assert_same, expected_output, pair, run, test};
+use tests::{Pair, assert_same, expected_output, pair, run, run_program, test};
+use websocket::Limits;
 
 use browser::{
     a_page_whose_origin_is_refused_says_why_and_stops_trying,
@@ -45,6 +46,37 @@ async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&sorted(&printed), &sorted(&expected_output(readme, "cargo run -p websocket --bin server")));
 }
 
+async fn the_minimal_example_prints_what_the_readme_shows() {
+    let printed = run_program(env!("CARGO_BIN_EXE_websocket-minimal"), &[]).await;
+    let shown = expected_output("websocket/README.md", "cargo run -p websocket --example minimal");
+    assert_same(&printed.stdout, &shown);
+}
+
+/// The fields of `Limits` are read from how it prints itself.
+async fn every_limit_is_an_option_of_the_server() {
+    let help = run_program(PAIR.server, &["--help"]).await.stdout;
+    let limits = format!("{:?}", Limits::default());
+    let fields =
+        limits.split_once("{ ").unwrap().1.split(", ").map(|field| field.split_once(": ").unwrap().0);
+    let mut count = 0;
+    for field in fields {
+        let option = format!("--{} <", field.replace('_', "-"));
+        assert!(help.contains(&option), "{option} is not in {help}");
+        count += 1;
+    }
+    assert!(count >= 12, "{limits}");
+    for (option, value) in [
+        ("--heartbeat", "0"),
+        ("--dead-after", "1000000000000000000"),
+        ("--drain-timeout", "-1"),
+        ("--max-connections", "9999999999999999"),
+        ("--max-message", "2MB"),
+    ] {
+        let refused = run_program(PAIR.server, &[option, value]).await;
+        assert_eq!(refused.code, Some(2), "{option} {value}: {}", refused.stderr);
+    }
+}
+
 /// The lines of a log without their times, sorted: connections that end at the
 /// same time are logged in any order.
 fn sorted(log: &str) -> String {
@@ -66,7 +98,7 @@ async fn the_messages_of_the_readme_are_those_of_the_code() {
             .map(str::to_owned)
             .collect()
     };
-    let (readme, code) = (rows(&read("README.md")), rows(&read("src/message.rs")));
+    let (readme, code) = (rows(&read("README.md")), rows(&read("src/protocol/message.rs")));
     assert!(code.len() >= 14, "the tables were found"); // Exercises add to them.
     assert_eq!(readme, code);
 }
@@ -95,6 +127,8 @@ async fn an_address_of_another_protocol_is_refused_by_the_client() {
 fn main() -> ExitCode {
     run([
         test!(the_pair_prints_what_the_readme_shows),
+        test!(the_minimal_example_prints_what_the_readme_shows),
+        test!(every_limit_is_an_option_of_the_server),
         test!(the_messages_of_the_readme_are_those_of_the_code),
         test!(the_tour_can_be_taken_twice),
         test!(a_client_without_a_server_says_how_to_start_one),

@@ -2,8 +2,7 @@
 
 use tests::{Server, run_program};
 use tokio::io::AsyncReadExt;
-use websocket::limits::Limits;
-use websocket::origin::{Origin, own_origins};
+use websocket::server::origin::{Origin, own_origins};
 
 use crate::PAIR;
 use crate::local::{Local, Raw, handshake, limits, soon};
@@ -110,7 +109,7 @@ pub async fn origins_are_compared_by_their_parts() {
 pub async fn an_allowed_origin_may_be_written_in_several_ways() {
     let allowed_origins =
         ["https://weather.example:443/", "http://HOST:80"].map(|origin| origin.parse().unwrap());
-    let server = Local::start(Limits { allowed_origins: allowed_origins.to_vec(), ..limits() }).await;
+    let server = Local::allowing(allowed_origins.to_vec(), limits()).await;
     for (origin, expected) in [
         ("https://weather.example", 101),
         ("https://weather.example:443", 101),

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use websocket::limits::Limits;
+use websocket::Limits;
 
 use crate::local::{BINARY, CLOSE, KEY, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
 
@@ -110,7 +110,7 @@ pub async fn of_the_subprotocols_only_ours_is_spoken() {
 
 pub async fn pages_from_elsewhere_may_not_connect() {
     let allowed_origins = vec!["https://weather.example".parse().unwrap()];
-    let server = Local::start(Limits { allowed_origins, ..limits() }).await;
+    let server = Local::allowing(allowed_origins, limits()).await;
     let port = server.addr.port();
     let from = |origin: &str| handshake("/chat", &format!("Origin: {origin}\r\n"));
     for own in [
@@ -139,7 +139,7 @@ pub async fn pages_from_elsewhere_may_not_connect() {
 }
 
 pub async fn a_violation_of_the_protocol_gets_its_close_code() {
-    let limits = Limits { max_message: 1000, max_frame: 600, ..limits() };
+    let limits = Limits { max_message: 1000, ..limits() };
     let server = Local::start(limits).await;
     let mut unmasked = frame(TEXT, b"");
     unmasked[1] = 0;
@@ -157,7 +157,7 @@ pub async fn a_violation_of_the_protocol_gets_its_close_code() {
         ("a reserved close code", frame(CLOSE, &code(1006)), 1002),
         ("a text that is not UTF-8", frame(TEXT, &[0xff]), 1007),
         ("a close reason that is not UTF-8", frame(CLOSE, &[code(1000), vec![0xc0]].concat()), 1007),
-        ("a frame that is too long", frame(TEXT, &[b'x'; 601]), 1009),
+        ("a frame that is too long", frame(TEXT, &[b'x'; 1001]), 1009),
         ("a frame that says it is", frame(TEXT, &[b'x'; 70_000])[..14].to_vec(), 1009),
         ("fragments that are", [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 401])].concat(), 1009),
         ("the client's own", frame(CLOSE, &code(4321)), 4321),
@@ -175,7 +175,7 @@ pub async fn a_violation_of_the_protocol_gets_its_close_code() {
 }
 
 pub async fn the_close_frame_arrives_although_its_cause_is_still_being_sent() {
-    let server = Local::start(Limits { max_message: 1000, max_frame: 1000, ..Limits::default() }).await;
+    let server = Local::start(Limits { max_message: 1000, ..Limits::default() }).await;
     // Without lingering about half of these see a reset instead.
     for _ in 0..20 {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -551,7 +551,6 @@ pub async fn who_reads_nothing_is_cut() {
         heartbeat: Duration::from_secs(600),
         write_timeout: Duration::from_millis(200),
         max_message: 16 << 20,
-        max_frame: 16 << 20,
         ..limits()
     };
     let server = Local::start(limits).await;

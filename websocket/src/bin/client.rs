@@ -11,14 +11,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Parser, Subcommand};
+use futures::StreamExt;
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use websocket::client::{ChatEvent, ChatEvents, Client, Error, LiveEvent};
-use websocket::message::Change;
-use websocket::model::{Metric, Reading};
+use websocket::protocol::message::Change;
+use websocket::{Metric, Reading};
 
 /// Talks to the chat and weather server over WebSocket. Without a subcommand it
 /// takes you on a tour: what is sent, and what comes back.

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_logs};
-use websocket::limits::Limits;
-use websocket::origin::Origin;
+use websocket::Limits;
+use websocket::server::origin::Origin;
 
 /// Chat rooms and live weather readings over WebSocket, and a page to see both
 /// at the address that it prints. Ctrl-C closes every connection and stops it.
@@ -27,13 +27,8 @@ struct Args {
     /// besides this server's own page; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
-    /// Bytes in one message, and in one frame
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message)]
-    max_message: usize,
-    /// Slowest rate, in bytes per second, at which a message may arrive or a
-    /// client may read
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().min_rate)]
-    min_rate: u64,
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: Limits,
 }
 
 #[tokio::main]
@@ -41,18 +36,11 @@ async fn main() -> ExitCode {
     finish(run(Args::parse()).await)
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
+async fn run(Args { addr, allow_origin, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
     // The handlers come first: a signal after the line below must find them.
     let shutdown = shutdown_signal()?;
-    let listener = listen(args.addr, "websocket").await?;
+    let listener = listen(addr, "websocket").await?;
     writeln!(output(), "listening on http://{}", listener.local_addr()?)?;
-    let limits = Limits {
-        allowed_origins: args.allow_origin,
-        max_message: args.max_message,
-        max_frame: args.max_message,
-        min_rate: args.min_rate,
-        ..Limits::default()
-    };
-    websocket::server::serve(listener, limits, shutdown.cancelled_owned()).await.context("serve")
+    websocket::serve(listener, limits, allow_origin, shutdown.cancelled_owned()).await.context("serve")
 }

@@ -3,25 +3,22 @@
 //! answered.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
+use futures::Stream;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::link::{Link, Reconnect, Target, is_permanent};
-use super::{Client, Error, refused};
-use crate::close::TAKEN_OVER;
-use crate::connection::random_id;
-use crate::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
-
-/// Events that wait for their reader; beyond it the connection is not read
-/// further, and the server keeps them.
-const EVENTS: usize = 1024;
-
-/// Messages that wait for the server; a further one waits for its turn.
-const MAX_UNANSWERED: usize = 256;
+use super::connection::{Connection, Target};
+use super::error::{Error, unless_refused};
+use super::reconnect::{Reconnect, is_permanent};
+use crate::limits::{EVENTS, MAX_UNANSWERED};
+use crate::protocol::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
+use crate::protocol::{TAKEN_OVER, random_id};
 
 /// What happens in a room, in the order that everybody sees.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,31 +88,25 @@ enum Command {
     Break,
 }
 
-impl Client {
-    /// Joins a room under a name, over a connection of its own.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`ErrorCode::NameTaken`] if somebody else has the name.
-    pub async fn chat(&self, room: &str, name: &str) -> Result<(Chat, ChatEvents), Error> {
-        let prefix = random_id().map_err(|error| Error::Unexpected(error.to_string()))?;
-        let (commands, receiver) = mpsc::channel(MAX_UNANSWERED);
-        let (events, listener) = mpsc::channel(EVENTS);
-        let mut member = Member {
-            target: self.target.clone(),
-            join: Join { room: room.to_owned(), name: name.to_owned(), ..Join::default() },
-            unanswered: BTreeMap::new(),
-            reconnect: Reconnect::new(),
-            events,
-            abandoned: None,
-            leaving: CancellationToken::new(),
-        };
-        let (link, joined) = member.join().await?;
-        let leaving = member.leaving.clone();
-        tokio::spawn(member.run(link, joined, receiver));
-        let chat =
-            Chat { ids: Arc::new(1.into()), prefix: prefix.into(), room: room.into(), commands, leaving };
-        Ok((chat, ChatEvents { events: listener }))
-    }
+/// Joins a room: see [`Client::chat`](super::Client::chat).
+pub(super) async fn join(target: Target, room: &str, name: &str) -> Result<(Chat, ChatEvents), Error> {
+    let prefix = random_id().map_err(|error| Error::Unexpected(error.to_string()))?;
+    let (commands, receiver) = mpsc::channel(MAX_UNANSWERED);
+    let (events, listener) = mpsc::channel(EVENTS);
+    let mut member = Member {
+        target,
+        join: Join { room: room.to_owned(), name: name.to_owned(), ..Join::default() },
+        unanswered: BTreeMap::new(),
+        reconnect: Reconnect::new(),
+        events,
+        abandoned: None,
+        leaving: CancellationToken::new(),
+    };
+    let (connection, joined) = member.join().await?;
+    let leaving = member.leaving.clone();
+    tokio::spawn(member.run(connection, joined, receiver));
+    let chat = Chat { ids: Arc::new(1.into()), prefix: prefix.into(), room: room.into(), commands, leaving };
+    Ok((chat, ChatEvents { events: listener }))
 }
 
 impl Chat {
@@ -148,14 +139,13 @@ impl Chat {
     }
 }
 
-impl ChatEvents {
-    /// The next event; `None` after the member has left. Cancel safe.
-    ///
-    /// # Errors
-    /// What ended the membership for good: another connection took over, or
-    /// somebody else has the name now.
-    pub async fn next(&mut self) -> Option<Result<ChatEvent, Error>> {
-        self.events.recv().await
+/// Ends after the member has left. An error is the last item, and says what ended the
+/// membership for good: another connection took over, or somebody else has the name now.
+impl Stream for ChatEvents {
+    type Item = Result<ChatEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(cx)
     }
 }
 
@@ -170,47 +160,47 @@ struct Member {
     events: mpsc::Sender<Result<ChatEvent, Error>>,
     /// The connection that was last abandoned. Nobody closes it from here, as
     /// nobody could over a network that failed.
-    abandoned: Option<Box<Link>>,
+    abandoned: Option<Box<Connection>>,
     /// We leave; nothing is worth waiting for any more.
     leaving: CancellationToken,
 }
 
 /// How a connection of a member ended.
-enum End {
+enum ConnectionEnd {
     Broken(Error),
-    Abandoned(Box<Link>),
+    Abandoned(Box<Connection>),
     Left,
 }
 
 impl Member {
     /// Connects and enters the room.
-    async fn join(&mut self) -> Result<(Link, ChatEvent), Error> {
-        let mut link = Link::connect(&self.target, "/chat").await?;
-        link.send(&ChatRequest::Join(self.join.clone()));
-        let joined = refused(link.next().await?)?;
-        let ServerMessage::Joined { boot_id, token, resumed, sequence, present, .. } = joined else {
+    async fn join(&mut self) -> Result<(Connection, ChatEvent), Error> {
+        let mut connection = Connection::connect(&self.target, "/chat").await?;
+        connection.send(&ChatRequest::Join(self.join.clone()));
+        let joined = unless_refused(connection.next().await?)?;
+        let ServerMessage::Joined { instance_id, token, resumed, sequence, present, .. } = joined else {
             return Err(Error::Unexpected(format!("{joined:?}")));
         };
-        if self.join.boot_id.as_ref() != Some(&boot_id) {
+        if self.join.instance_id.as_ref() != Some(&instance_id) {
             // Another run of the server counts from 1 again.
-            (self.join.boot_id, self.join.after) = (Some(boot_id), 0);
+            (self.join.instance_id, self.join.after) = (Some(instance_id), 0);
         }
         self.join.token = Some(token);
         self.reconnect.on_connect();
         for (say, _reply) in self.unanswered.values() {
-            link.send(&ChatRequest::Say(say.clone()));
+            connection.send(&ChatRequest::Say(say.clone()));
         }
-        Ok((link, ChatEvent::Joined { present, sequence, resumed }))
+        Ok((connection, ChatEvent::Joined { present, sequence, resumed }))
     }
 
-    async fn run(mut self, link: Link, joined: ChatEvent, mut commands: mpsc::Receiver<Command>) {
-        let (mut link, mut joined) = (link, joined);
+    async fn run(mut self, connection: Connection, joined: ChatEvent, mut commands: mpsc::Receiver<Command>) {
+        let (mut connection, mut joined) = (connection, joined);
         loop {
-            let error = match self.connected(link, joined, &mut commands).await {
-                End::Left => return,
-                End::Broken(error) => error,
-                End::Abandoned(link) => {
-                    self.abandoned = Some(link);
+            let error = match self.connected(connection, joined, &mut commands).await {
+                ConnectionEnd::Left => return,
+                ConnectionEnd::Broken(error) => error,
+                ConnectionEnd::Abandoned(connection) => {
+                    self.abandoned = Some(connection);
                     Error::Dead
                 }
             };
@@ -218,11 +208,11 @@ impl Member {
                 let _ = self.events.send(Err(error)).await;
                 return;
             }
-            if !self.tell(ChatEvent::Disconnected { reason: error.to_string() }).await {
+            if !self.emit(ChatEvent::Disconnected { reason: error.to_string() }).await {
                 return;
             }
             let leaving = self.leaving.clone();
-            (link, joined) = match leaving.run_until_cancelled(self.rejoin()).await {
+            (connection, joined) = match leaving.run_until_cancelled(self.rejoin()).await {
                 None => return,
                 Some(Ok(again)) => again,
                 Some(Err(error)) => {
@@ -234,7 +224,7 @@ impl Member {
     }
 
     /// Tries until it is in again, unless the server's answer is that it cannot be.
-    async fn rejoin(&mut self) -> Result<(Link, ChatEvent), Error> {
+    async fn rejoin(&mut self) -> Result<(Connection, ChatEvent), Error> {
         loop {
             self.reconnect.pause().await;
             if self.events.is_closed() {
@@ -251,43 +241,43 @@ impl Member {
 
     async fn connected(
         &mut self,
-        mut link: Link,
+        mut connection: Connection,
         joined: ChatEvent,
         commands: &mut mpsc::Receiver<Command>,
-    ) -> End {
-        if !self.tell(joined).await {
-            link.close().await;
-            return End::Left;
+    ) -> ConnectionEnd {
+        if !self.emit(joined).await {
+            connection.close().await;
+            return ConnectionEnd::Left;
         }
         loop {
             // Cancel safe, all three.
             select! {
                 biased;
                 () = self.leaving.cancelled() => {
-                    link.close().await;
-                    return End::Left;
+                    connection.close().await;
+                    return ConnectionEnd::Left;
                 }
-                message = link.next() => {
+                message = connection.next() => {
                     let event = match message {
-                        Ok(message) => self.take(message),
-                        Err(error) => return End::Broken(error),
+                        Ok(message) => self.handle_message(message),
+                        Err(error) => return ConnectionEnd::Broken(error),
                     };
                     if let Some(event) = event
-                        && !self.tell(event).await
+                        && !self.emit(event).await
                     {
-                        link.close().await;
-                        return End::Left;
+                        connection.close().await;
+                        return ConnectionEnd::Left;
                     }
                 }
                 command = commands.recv(), if self.unanswered.len() < MAX_UNANSWERED => match command {
                     Some(Command::Say(say, reply)) => {
-                        link.send(&ChatRequest::Say(say.clone()));
+                        connection.send(&ChatRequest::Say(say.clone()));
                         self.unanswered.insert(say.id, (say, reply));
                     }
-                    Some(Command::Break) => return End::Abandoned(Box::new(link)),
+                    Some(Command::Break) => return ConnectionEnd::Abandoned(Box::new(connection)),
                     None => {
-                        link.close().await;
-                        return End::Left;
+                        connection.close().await;
+                        return ConnectionEnd::Left;
                     }
                 },
             }
@@ -296,13 +286,13 @@ impl Member {
 
     /// Hands an event to the listener, when it has room; false if there is none
     /// any more, or we leave.
-    async fn tell(&self, event: ChatEvent) -> bool {
-        let told = self.leaving.run_until_cancelled(self.events.send(Ok(event))).await;
-        told.is_some_and(|told| told.is_ok())
+    async fn emit(&self, event: ChatEvent) -> bool {
+        let emitted = self.leaving.run_until_cancelled(self.events.send(Ok(event))).await;
+        emitted.is_some_and(|sent| sent.is_ok())
     }
 
     /// An event for the listener, or an answer for a speaker.
-    fn take(&mut self, message: ServerMessage) -> Option<ChatEvent> {
+    fn handle_message(&mut self, message: ServerMessage) -> Option<ChatEvent> {
         let event = match message {
             ServerMessage::Said { id, sequence, .. } => {
                 let (_say, reply) = self.unanswered.remove(&id)?;

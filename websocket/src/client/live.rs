@@ -2,20 +2,20 @@
 //! connection, and reads back what it missed.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use futures::Stream;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::link::{Link, Reconnect, Target, is_permanent};
-use super::{Client, Error, refused};
-use crate::live::MAX_READ_BACK;
-use crate::message::{LiveRequest, Numbered, ReadBack, Series, ServerMessage};
-use crate::model::{Metric, Reading};
-
-/// Readings that wait for their reader; beyond it the connection is not read
-/// further, and the server skips.
-const EVENTS: usize = 1024;
+use super::connection::{Connection, Target};
+use super::error::{Error, unless_refused};
+use super::reconnect::{Reconnect, is_permanent};
+use crate::limits::{EVENTS, MAX_READ_BACK};
+use crate::protocol::message::{LiveRequest, Numbered, ReadBack, Series, ServerMessage};
+use crate::protocol::model::{Metric, Reading};
 
 /// What comes from a subscription.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,47 +58,45 @@ pub struct LiveEvents {
     events: mpsc::Receiver<Result<LiveEvent, Error>>,
 }
 
-impl Client {
-    /// Subscribes to these metrics of these stations, over a connection of its
-    /// own; none means all.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] says what is wrong with the stations.
-    pub async fn live(&self, stations: &[&str], metrics: &[Metric]) -> Result<LiveEvents, Error> {
-        let stations = stations.iter().map(|&station| station.to_owned()).collect();
-        let series = Series { id: 0, stations, metrics: metrics.to_vec() };
-        let (events, receiver) = mpsc::channel(EVENTS);
-        let mut subscriber = Subscriber {
-            target: self.target.clone(),
-            series,
-            boot_id: String::new(),
-            counted: 0,
-            seen: HashMap::new(),
-            known: HashSet::new(),
-            reconnect: Reconnect::new(),
-            events,
-        };
-        let (link, subscribed) = subscriber.subscribe().await?;
-        let Subscribed { boot_id, stations, recorded } = subscribed;
-        (subscriber.boot_id, subscriber.counted) = (boot_id, recorded);
-        subscriber.known = stations.into_iter().collect();
-        Ok(LiveEvents { subscriber: tokio::spawn(subscriber.run(link)), events: receiver })
-    }
+/// Subscribes: see [`Client::live`](super::Client::live).
+pub(super) async fn subscribe(
+    target: Target,
+    stations: &[&str],
+    metrics: &[Metric],
+) -> Result<LiveEvents, Error> {
+    let stations = stations.iter().map(|&station| station.to_owned()).collect();
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let mut subscriber = Subscriber {
+        target,
+        series: Series { id: 0, stations, metrics: metrics.to_vec() },
+        instance_id: String::new(),
+        counted: 0,
+        seen: HashMap::new(),
+        known: HashSet::new(),
+        reconnect: Reconnect::new(),
+        events,
+    };
+    let (connection, subscribed) = subscriber.subscribe().await?;
+    let Subscribed { instance_id, stations, recorded } = subscribed;
+    (subscriber.instance_id, subscriber.counted) = (instance_id, recorded);
+    subscriber.known = stations.into_iter().collect();
+    Ok(LiveEvents { subscriber: tokio::spawn(subscriber.run(connection)), events: receiver })
 }
 
 impl LiveEvents {
-    /// The next event; `None` after the end. Cancel safe.
-    ///
-    /// # Errors
-    /// Why it ended, if the server refuses to go on.
-    pub async fn next(&mut self) -> Option<Result<LiveEvent, Error>> {
-        self.events.recv().await
-    }
-
     /// Ends the subscription and waits until its connection is closed.
     pub async fn close(self) {
         drop(self.events);
         let _ = self.subscriber.await;
+    }
+}
+
+/// An error is the last item, and says why the server refuses to go on.
+impl Stream for LiveEvents {
+    type Item = Result<LiveEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(cx)
     }
 }
 
@@ -107,7 +105,7 @@ type Sequences = HashMap<(String, &'static str), u64>;
 
 /// What the server answers to a subscription.
 struct Subscribed {
-    boot_id: String,
+    instance_id: String,
     /// The stations of the subscription that exist.
     stations: Vec<String>,
     /// Number of readings that the subscription's series ever had.
@@ -118,7 +116,7 @@ struct Subscribed {
 struct Subscriber {
     target: Target,
     series: Series,
-    boot_id: String,
+    instance_id: String,
     /// Of the `recorded` readings: those before the subscription, shown, skipped, or missed.
     counted: u64,
     seen: Sequences,
@@ -130,22 +128,22 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    async fn subscribe(&mut self) -> Result<(Link, Subscribed), Error> {
-        let mut link = Link::connect(&self.target, "/live").await?;
-        link.send(&LiveRequest::Subscribe(self.series.clone()));
-        match refused(link.next().await?)? {
-            ServerMessage::Subscribed { boot_id, stations, recorded, .. } => {
+    async fn subscribe(&mut self) -> Result<(Connection, Subscribed), Error> {
+        let mut connection = Connection::connect(&self.target, "/live").await?;
+        connection.send(&LiveRequest::Subscribe(self.series.clone()));
+        match unless_refused(connection.next().await?)? {
+            ServerMessage::Subscribed { instance_id, stations, recorded, .. } => {
                 self.reconnect.on_connect();
-                Ok((link, Subscribed { boot_id, stations, recorded }))
+                Ok((connection, Subscribed { instance_id, stations, recorded }))
             }
             other => Err(Error::Unexpected(format!("{other:?}"))),
         }
     }
 
-    async fn run(mut self, mut link: Link) {
+    async fn run(mut self, mut connection: Connection) {
         loop {
             // None: nobody listens any more.
-            let Some(error) = self.connected(link).await else { return };
+            let Some(error) = self.connected(connection).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
             let listener = self.events.clone();
             // Cancel safe enough: what is given up is a connection in the making.
@@ -163,12 +161,12 @@ impl Subscriber {
             for event in events {
                 let _ = self.events.send(Ok(event)).await;
             }
-            link = again;
+            connection = again;
         }
     }
 
     /// Subscribes again, as often as it takes. Returns what to tell about it.
-    async fn reconnect(&mut self) -> Result<(Link, Vec<LiveEvent>), Error> {
+    async fn reconnect(&mut self) -> Result<(Connection, Vec<LiveEvent>), Error> {
         loop {
             self.reconnect.pause().await;
             match self.resubscribe().await {
@@ -178,9 +176,9 @@ impl Subscriber {
         }
     }
 
-    async fn resubscribe(&mut self) -> Result<(Link, Vec<LiveEvent>), Error> {
-        let (link, Subscribed { boot_id, stations, recorded }) = self.subscribe().await?;
-        let same_server = boot_id == self.boot_id;
+    async fn resubscribe(&mut self) -> Result<(Connection, Vec<LiveEvent>), Error> {
+        let (connection, Subscribed { instance_id, stations, recorded }) = self.subscribe().await?;
+        let same_server = instance_id == self.instance_id;
         if !same_server {
             self.counted = 0; // Another run of the server counts from 1 again.
             self.seen.clear();
@@ -188,7 +186,7 @@ impl Subscriber {
         }
         let missed = recorded.saturating_sub(self.counted);
         let readings = if missed > 0 { self.read_back(stations, missed).await? } else { Vec::new() };
-        (self.boot_id, self.counted) = (boot_id, recorded);
+        (self.instance_id, self.counted) = (instance_id, recorded);
         let recovered = readings.len() as u64;
         let mut events =
             vec![LiveEvent::Resubscribed { same_server, recovered, lost: missed.saturating_sub(recovered) }];
@@ -196,28 +194,28 @@ impl Subscriber {
             self.seen.insert((reading.station.clone(), reading.metric.name()), sequence);
             events.push(LiveEvent::Reading { sequence, reading });
         }
-        Ok((link, events))
+        Ok((connection, events))
     }
 
     /// Reads what was missed over a connection of its own. On the other one readings
     /// arrive already.
     async fn read_back(&self, stations: Vec<String>, missed: u64) -> Result<Vec<Numbered>, Error> {
         let limit = usize::try_from(missed).map_or(MAX_READ_BACK, |missed| missed.min(MAX_READ_BACK));
-        let mut link = Link::connect(&self.target, "/live").await?;
+        let mut connection = Connection::connect(&self.target, "/live").await?;
         let count = stations.len();
         for (id, station) in (0..).zip(stations) {
-            link.send(&LiveRequest::Readings(ReadBack { id, station, limit }));
+            connection.send(&LiveRequest::Readings(ReadBack { id, station, limit }));
         }
         let mut readings = Vec::new();
         for _ in 0..count {
-            match refused(link.next().await?)? {
+            match unless_refused(connection.next().await?)? {
                 ServerMessage::Readings { readings: more, .. } => {
                     readings.extend(more.into_iter().filter(|numbered| self.is_new(numbered)));
                 }
                 other => return Err(Error::Unexpected(format!("{other:?}"))),
             }
         }
-        link.close().await;
+        connection.close().await;
         Ok(readings)
     }
 
@@ -228,13 +226,13 @@ impl Subscriber {
     }
 
     /// Passes readings on until the connection breaks (why) or nobody listens.
-    async fn connected(&mut self, mut link: Link) -> Option<Error> {
+    async fn connected(&mut self, mut connection: Connection) -> Option<Error> {
         loop {
             // Cancel safe, both.
             let message = select! {
-                message = link.next() => message,
+                message = connection.next() => message,
                 () = self.events.closed() => {
-                    link.close().await;
+                    connection.close().await;
                     return None;
                 }
             };

@@ -3,8 +3,10 @@
 //! survive a broken one.
 
 mod chat;
-mod link;
+mod connection;
+mod error;
 mod live;
+mod reconnect;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,88 +14,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite;
 
 pub use chat::{Chat, ChatEvent, ChatEvents};
-pub use link::Timeouts;
-use link::{Link, Target};
+pub use error::Error;
 pub use live::{LiveEvent, LiveEvents};
 
-use crate::message::{ErrorCode, LiveRequest, ReadBack, Record, ServerMessage};
-use crate::model::Reading;
-
-/// Requests in flight on one connection; a further one waits.
-pub const MAX_IN_FLIGHT: usize = 1024;
-
-/// Maximum length of one reading in an answer, in bytes.
-const READING_BYTES: usize = 200;
-
-/// Why a call failed.
-#[derive(Debug, Clone, Error)]
-pub enum Error {
-    /// Not the address of a server.
-    #[error("{url:?} is not of the form http://host:port")]
-    Address {
-        /// What was given.
-        url: String,
-    },
-    /// No connection: the request was never sent.
-    #[error("no server at {url}")]
-    Unreachable {
-        /// The address that was tried.
-        url: String,
-        /// What the transport said.
-        #[source]
-        source: Arc<tungstenite::Error>,
-    },
-    /// Something answered, but did not agree to speak WebSocket.
-    #[error("the handshake failed")]
-    Handshake(#[source] Arc<tungstenite::Error>),
-    /// The server answered with an error; nothing was done.
-    #[error("{reason}")]
-    Refused {
-        /// What a program can branch on.
-        code: ErrorCode,
-        /// For a person.
-        reason: String,
-    },
-    /// The connection broke; the request may have been executed, or not.
-    #[error("the connection broke; the request may have been executed")]
-    Broken(#[source] Arc<tungstenite::Error>),
-    /// The server closed the connection; as for [`Error::Broken`], nobody knows
-    /// about what was in flight.
-    #[error("the server closed the connection with {code}: {reason}")]
-    Closed {
-        /// RFC 6455, section 7.4.
-        code: u16,
-        /// For a person.
-        reason: String,
-    },
-    /// No answer in time, see [`Timeouts::answer`]. Nobody knows what became of the
-    /// request.
-    #[error("no answer within {0:?}; the request may or may not have been carried out")]
-    TimedOut(Duration),
-    /// No byte came from the server for [`Timeouts::dead_after`].
-    #[error("the server is silent")]
-    Dead,
-    /// A message arrived at less than [`Timeouts::min_rate`].
-    #[error("the server's message arrives too slowly")]
-    TooSlow,
-    /// The server sent something that is not of this interface.
-    #[error("unexpected message: {0}")]
-    Unexpected(String),
-    /// The other end of the call has ended.
-    #[error("closed")]
-    Gone,
-}
+use self::connection::{Connection, Target};
+use self::error::unless_refused;
+use crate::limits::{MAX_IN_FLIGHT, READING_BYTES, Timeouts};
+use crate::protocol::message::{LiveRequest, ReadBack, Record, ServerMessage};
+use crate::protocol::model::{Metric, Reading};
 
 /// A client of one server. Clones share one connection, on which any number of
-/// tasks may have calls in flight at once: each request carries an id, and its
-/// answer is found by it. The connection is made by the first call, and made
+/// tasks may have calls in flight at once: each request carries an ID, which its
+/// response repeats. The connection is made by the first call, and made
 /// anew by the first call after it broke.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -151,6 +88,24 @@ impl Client {
         }
     }
 
+    /// Joins a room under a name, over a connection of its own.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`ErrorCode::NameTaken`](crate::protocol::message::ErrorCode::NameTaken)
+    /// if somebody else has the name.
+    pub async fn chat(&self, room: &str, name: &str) -> Result<(Chat, ChatEvents), Error> {
+        chat::join(self.target.clone(), room, name).await
+    }
+
+    /// Subscribes to these metrics of these stations, over a connection of its
+    /// own; none means all.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] says what is wrong with the stations.
+    pub async fn live(&self, stations: &[&str], metrics: &[Metric]) -> Result<LiveEvents, Error> {
+        live::subscribe(self.target.clone(), stations, metrics).await
+    }
+
     /// Closes the connection in good order, for all clones.
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
@@ -159,22 +114,22 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its answer, which has up to `answer_bytes`.
+    /// Sends a request and waits for its response, which has up to `response_bytes`.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
-        answer_bytes: usize,
+        response_bytes: usize,
     ) -> Result<ServerMessage, Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let text =
             serde_json::to_string(&request(id)).map_err(|error| Error::Unexpected(error.to_string()))?;
         let timeouts = &self.target.timeouts;
-        let bytes = text.len().saturating_add(answer_bytes) as u64;
+        let bytes = text.len().saturating_add(response_bytes) as u64;
         let transfer = Duration::from_secs(bytes / timeouts.min_rate.max(1));
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
         let limit = timeouts.answer.saturating_add(transfer);
-        timeout(limit, answer).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
+        timeout(limit, response).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
     }
 }
 
@@ -183,24 +138,25 @@ async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.recv().await {
         let done = match command {
             Command::Close(done) => Some(done),
-            first @ Command::Call { .. } => match Link::connect(&target, "/live").await {
-                Ok(link) => connected(link, first, &mut commands, target.timeouts.answer).await,
+            first @ Command::Call { .. } => match Connection::connect(&target, "/live").await {
+                Ok(connection) => connected(connection, first, &mut commands, target.timeouts.answer).await,
                 Err(error) => {
-                    answer(first, Err(error));
+                    reply_to(first, Err(error));
                     None
                 }
             },
         };
-        drop(done); // Whoever waits for the end of the connection waits no longer.
+        drop(done); // Now `Client::close` returns.
     }
 }
 
-/// Serves calls until the connection ends; whose it was that asked for that.
+/// Serves calls until the connection ends. Returns the sender of the `Close` that ended
+/// it, if one did.
 async fn connected(
-    mut link: Link,
+    mut connection: Connection,
     first: Command,
     commands: &mut mpsc::Receiver<Command>,
-    answer_timeout: Duration,
+    response_timeout: Duration,
 ) -> Option<oneshot::Sender<()>> {
     let mut in_flight: HashMap<u64, Reply> = HashMap::new();
     let mut queued = vec![first];
@@ -208,11 +164,11 @@ async fn connected(
         for command in queued.drain(..) {
             match command {
                 Command::Call { id, text, reply } => {
-                    link.send_text(text);
+                    connection.send_text(text);
                     in_flight.insert(id, reply);
                 }
                 Command::Close(done) => {
-                    link.close().await;
+                    connection.close().await;
                     return Some(done);
                 }
             }
@@ -221,11 +177,11 @@ async fn connected(
             in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
         }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, all three. First what came in: its receivers' next calls then
-        // go out together.
+        // Cancel safe, all three. What came in is handled first, so that the callers' next
+        // requests go out together.
         select! {
             biased;
-            message = link.next() => match message {
+            message = connection.next() => match message {
                 Ok(message) => deliver(message, &mut in_flight),
                 Err(error) => {
                     for (_id, reply) in in_flight {
@@ -235,15 +191,15 @@ async fn connected(
                 }
             },
             count = commands.recv_many(&mut queued, room), if room > 0 => if count == 0 {
-                link.close().await;
+                connection.close().await;
                 return None;
             },
-            () = sleep(answer_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
+            () = sleep(response_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
         }
     }
 }
 
-/// Hands an answer to the call that waits for it.
+/// Hands a response to the call that waits for it.
 fn deliver(message: ServerMessage, in_flight: &mut HashMap<u64, Reply>) {
     let id = match &message {
         ServerMessage::Recorded { id, .. } | ServerMessage::Readings { id, .. } => Some(*id),
@@ -251,20 +207,12 @@ fn deliver(message: ServerMessage, in_flight: &mut HashMap<u64, Reply>) {
         _ => None,
     };
     if let Some(reply) = id.and_then(|id| in_flight.remove(&id)) {
-        let _ = reply.send(refused(message)); // Fails if the caller has given up.
+        let _ = reply.send(unless_refused(message)); // Fails if the caller has given up.
     }
 }
 
-/// An answer, or the refusal that it is.
-fn refused(message: ServerMessage) -> Result<ServerMessage, Error> {
-    match message {
-        ServerMessage::Error { code, reason, .. } => Err(Error::Refused { code, reason }),
-        message => Ok(message),
-    }
-}
-
-fn answer(command: Command, answer: Result<ServerMessage, Error>) {
+fn reply_to(command: Command, outcome: Result<ServerMessage, Error>) {
     if let Command::Call { reply, .. } = command {
-        let _ = reply.send(answer);
+        let _ = reply.send(outcome);
     }
 }

@@ -2,15 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::message::Numbered;
-use crate::model::{Metric, Reading};
-
-/// Stations kept at most; a batch that would create more is refused.
-pub const MAX_STATIONS: usize = 1_000;
-
-/// Readings kept for each station; the oldest give way. At 32 bytes a reading
-/// a full store takes 3.2 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
+use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
+use crate::protocol::message::Numbered;
+use crate::protocol::model::{Metric, Reading};
 
 /// Stations and their readings.
 #[derive(Default)]
@@ -22,13 +16,13 @@ pub(crate) struct Store {
 struct Station {
     /// Its place in the order of creation.
     index: usize,
-    readings: VecDeque<Stored>,
+    readings: VecDeque<StoredReading>,
     /// How many readings each series ever had.
     counts: [u64; Metric::ALL.len()],
 }
 
 /// A reading without its station's id, which the map already holds.
-struct Stored {
+struct StoredReading {
     metric: Metric,
     value: f64,
     recorded_at: u64,
@@ -69,14 +63,15 @@ impl Store {
         };
         // A reading's number is not stored: it follows from its distance to the newest.
         let mut numbers = *counts;
-        let newest_first = readings.iter().rev().take(limit).map(|&Stored { metric, value, recorded_at }| {
-            let sequence = numbers[metric as usize];
-            numbers[metric as usize] -= 1;
-            Numbered {
-                sequence,
-                reading: Reading { station: station.to_owned(), metric, value, recorded_at },
-            }
-        });
+        let newest_first =
+            readings.iter().rev().take(limit).map(|&StoredReading { metric, value, recorded_at }| {
+                let sequence = numbers[metric as usize];
+                numbers[metric as usize] -= 1;
+                Numbered {
+                    sequence,
+                    reading: Reading { station: station.to_owned(), metric, value, recorded_at },
+                }
+            });
         let mut list: Vec<_> = newest_first.collect();
         list.reverse();
         list
@@ -100,7 +95,7 @@ impl Station {
         if self.readings.len() == READINGS_PER_STATION {
             self.readings.pop_front();
         }
-        self.readings.push_back(Stored { metric, value, recorded_at });
+        self.readings.push_back(StoredReading { metric, value, recorded_at });
         self.counts[metric as usize] += 1;
         self.place(metric)
     }

@@ -20,25 +20,22 @@
 //! | `/live` | `skipped` `readings` | so many were not sent, since this peer reads slowly |
 //! | both | `heartbeat` `next_within_ms` | the server lives |
 //!
-//! A request's `id` is chosen by its sender, and the answer repeats it: that is
+//! A request's `id` is chosen by its sender, and the response repeats it: that is
 //! how a reply finds its request among everything else that comes in. WebSocket
 //! itself has no requests.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tcp_socket::base::json::{Object, whole_number};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::model::{Metric, Reading, shorten};
+use super::model::{Metric, Reading};
 
 /// To the server on `/chat`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ChatRequest {
+pub(crate) enum ChatRequest {
     /// Enter a room, or come back to it.
     Join(Join),
     /// Say something there.
@@ -50,7 +47,7 @@ pub enum ChatRequest {
 /// To the server on `/live`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum LiveRequest<'a> {
+pub(crate) enum LiveRequest<'a> {
     /// Record a batch, all or nothing.
     Record(Record<'a>),
     /// Read back the newest readings of a station.
@@ -64,104 +61,103 @@ pub enum LiveRequest<'a> {
 /// Enter a room, or come back to it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Join {
-    /// Repeated in the answer.
+pub(crate) struct Join {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
-    pub room: String,
+    pub(crate) room: String,
     /// The name to be known by there: 1 to 32 letters with their marks, digits, `-`, `_`,
     /// and `.`, all of one script or of scripts that do not look alike. It may not look
     /// like the name of somebody else in the room.
-    pub name: String,
+    pub(crate) name: String,
     /// What `joined` gave: takes over the name and the place in the room from
     /// the connection that had it, which is closed with code 4001. After the
     /// place was given up it is worth nothing, and does no harm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// What `joined` gave: if it is still the same run of the server, what came
     /// after the event `after` follows, instead of the last messages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot_id: Option<String>,
+    #[serde(rename = "boot_id", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instance_id: Option<String>,
     /// The last sequence number seen.
     #[serde(default, deserialize_with = "whole_number")]
-    pub after: u64,
+    pub(crate) after: u64,
 }
 
 /// Say something in a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Say {
-    /// Repeated in the answer.
+pub(crate) struct Say {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// A room that this connection has joined.
-    pub room: String,
+    pub(crate) room: String,
     /// The sender's own id for this message, 1 to 64 bytes, never used twice
     /// under this name: a message that is sent again, since nobody knows whether
     /// it had arrived, is stored once.
-    pub message_id: String,
+    pub(crate) message_id: String,
     /// 1 to 1,000 bytes, without control characters other than line feed and tab.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Leave a room.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Leave {
-    /// Repeated in the answer.
+pub(crate) struct Leave {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// A room that this connection has joined.
-    pub room: String,
+    pub(crate) room: String,
 }
 
 /// Record a batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record<'a> {
-    /// Repeated in the answer.
+pub(crate) struct Record<'a> {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// 1 to 10,000 readings.
     #[serde(deserialize_with = "readings")]
-    pub readings: Cow<'a, [Reading]>,
+    pub(crate) readings: Cow<'a, [Reading]>,
 }
 
 /// Read back the newest readings of a station.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReadBack {
-    /// Repeated in the answer.
+pub(crate) struct ReadBack {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// The station's id.
-    pub station: String,
+    pub(crate) station: String,
     /// How many, 1 to 500.
     #[serde(deserialize_with = "whole_number")]
-    pub limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Every combination of these stations and these metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Series {
-    /// Repeated in the answer.
+pub(crate) struct Series {
+    /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
-    pub id: u64,
+    pub(crate) id: u64,
     /// Stations' ids, whether they exist yet or not; none means all.
     #[serde(default)]
-    pub stations: Vec<String>,
+    pub(crate) stations: Vec<String>,
     /// None means all.
     #[serde(default)]
-    pub metrics: Vec<Metric>,
+    pub(crate) metrics: Vec<Metric>,
 }
 
 /// From the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the table above tells what each field is")]
-pub enum ServerMessage {
+pub(crate) enum ServerMessage {
     /// The answer to `join`; the room's last messages follow, or with `resumed`
     /// all that was missed.
     Joined {
@@ -169,7 +165,8 @@ pub enum ServerMessage {
         room: String,
         name: String,
         /// Of the running server: sequence numbers mean nothing to another one.
-        boot_id: String,
+        #[serde(rename = "boot_id")]
+        instance_id: String,
         token: String,
         resumed: bool,
         /// Of the newest event; `present` includes everything up to it.
@@ -215,7 +212,8 @@ pub enum ServerMessage {
     },
     Subscribed {
         id: u64,
-        boot_id: String,
+        #[serde(rename = "boot_id")]
+        instance_id: String,
         /// The stations of this subscription that exist already, sorted. Each new one is
         /// first seen in a `reading`.
         stations: Vec<String>,
@@ -248,13 +246,13 @@ pub enum ServerMessage {
 
 /// A reading and its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Numbered {
+pub(crate) struct Numbered {
     /// Number of the reading in its series (one metric of one station), from 1.
     /// Who reads back and subscribes sees by it which readings came twice.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// The reading.
     #[serde(flatten)]
-    pub reading: Reading,
+    pub(crate) reading: Reading,
 }
 
 /// What happened to a member of a room.
@@ -281,155 +279,16 @@ pub enum ErrorCode {
     Full,
 }
 
-/// Why a request is not carried out.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) id: Option<u64>,
-    pub(crate) code: ErrorCode,
-    pub(crate) reason: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(id: u64, code: ErrorCode, reason: impl Into<String>) -> Self {
-        Self { id: Some(id), code, reason: reason.into() }
-    }
-}
-
-/// What every request has. Read by itself first, so that a request with one
-/// wrong field is still answered under its id. Scanning the text twice is
-/// cheaper than what serde does for a tagged enum: it builds a tree of the whole
-/// message, ten thousand readings included, before it has seen the tag.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    id: Option<Id>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-struct Id(#[serde(deserialize_with = "whole_number")] u64);
-
-impl<'a> Head<'a> {
-    fn parse(text: &'a str) -> Result<Self, Refusal> {
-        let Object(head) = parse(text).map_err(|reason| invalid(None, reason))?;
-        Ok(head)
-    }
-
-    fn id(&self) -> Option<u64> {
-        self.id.map(|Id(id)| id)
-    }
-
-    fn rest<T: Deserialize<'a>>(&self, text: &'a str) -> Result<T, Refusal> {
-        let Fields(request) = parse(text).map_err(|reason| invalid(self.id(), reason))?;
-        Ok(request)
-    }
-
-    fn unknown(&self, known: &str) -> Refusal {
-        let reason = format!("type {:?} is none of {known}", shorten(&self.kind));
-        Refusal { id: self.id(), code: ErrorCode::Invalid, reason }
-    }
-}
-
-fn invalid(id: Option<u64>, reason: String) -> Refusal {
-    Refusal { id, code: ErrorCode::Invalid, reason }
-}
-
-/// Parses JSON. The error names the field that is wrong.
-fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| {
-        // Keeping track of the field costs time, so only what is wrong is parsed with it.
-        let mut json = serde_json::Deserializer::from_str(text);
-        let path =
-            serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
-        let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
-        let mut reason = error.to_string();
-        if reason.len() > 300 {
-            // Only the beginning of a long message is quoted; line and column are at its end.
-            reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
-        }
-        field.unwrap_or_default() + &reason
-    })
-}
-
-/// The fields of a request without its `type`, which its type in Rust already says.
-/// Only an object has fields: see [`Object`].
-struct Fields<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WithoutType<A>(A);
-
-        impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutType<A> {
-            type Error = A::Error;
-
-            fn next_key_seed<K: DeserializeSeed<'de>>(
-                &mut self,
-                seed: K,
-            ) -> Result<Option<K::Value>, A::Error> {
-                let Some(mut key) = self.0.next_key::<Name<'de>>()? else { return Ok(None) };
-                while key.0 == "type" {
-                    self.0.next_value::<IgnoredAny>()?;
-                    let Some(next) = self.0.next_key()? else { return Ok(None) };
-                    key = next;
-                }
-                seed.deserialize(key.0.into_deserializer()).map(Some)
-            }
-
-            fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-                self.0.next_value_seed(seed)
-            }
-        }
-
-        struct Request<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Request<T> {
-            type Value = T;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(WithoutType(map)))
-            }
-        }
-
-        deserializer.deserialize_map(Request(PhantomData)).map(Self)
-    }
-}
-
-/// The name of a field.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
 /// Reads a batch, each reading as an object.
 fn readings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, [Reading]>, D::Error> {
     let readings: Vec<Object<Reading>> = Deserialize::deserialize(deserializer)?;
     Ok(readings.into_iter().map(|Object(reading)| reading).collect())
 }
 
-impl ChatRequest {
-    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
-        let head = Head::parse(text)?;
-        Ok(match &*head.kind {
-            "join" => Self::Join(head.rest(text)?),
-            "say" => Self::Say(head.rest(text)?),
-            "leave" => Self::Leave(head.rest(text)?),
-            _ => return Err(head.unknown("join, say, leave")),
-        })
-    }
-}
-
-impl LiveRequest<'static> {
-    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
-        let head = Head::parse(text)?;
-        Ok(match &*head.kind {
-            "record" => Self::Record(head.rest(text)?),
-            "readings" => Self::Readings(head.rest(text)?),
-            "subscribe" => Self::Subscribe(head.rest(text)?),
-            "unsubscribe" => Self::Unsubscribe(head.rest(text)?),
-            _ => return Err(head.unknown("record, readings, subscribe, unsubscribe")),
-        })
+impl ServerMessage {
+    /// Returns the message as the text of a frame.
+    pub(crate) fn to_text(&self) -> Utf8Bytes {
+        // Fails only for maps whose keys are not strings, and there are none.
+        serde_json::to_string(self).unwrap_or_default().into()
     }
 }

@@ -6,14 +6,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tcp_socket::base::json::whole_number;
 
-/// Longest id of a station or of a room, in bytes.
-pub const MAX_ID: usize = 32;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+use crate::limits::{MAX_BATCH, MAX_ID, MAX_RECORDED_AT};
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,7 +27,7 @@ impl Metric {
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
     /// The name, as it is written in JSON.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
@@ -46,7 +39,7 @@ impl Metric {
     }
 
     /// The lowest and the highest value accepted, in the metric's unit.
-    pub fn range(self) -> (f64, f64) {
+    pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
             Self::Humidity => (0.0, 100.0),
@@ -86,9 +79,9 @@ pub struct Reading {
     pub station: String,
     /// What was measured.
     pub metric: Metric,
-    /// The value in the metric's unit, within [`Metric::range`].
+    /// The value in the metric's unit, within the range of the metric.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    /// When, in milliseconds since the Unix epoch, until the end of the year 9999.
     #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }

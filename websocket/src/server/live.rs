@@ -1,11 +1,11 @@
-//! `/live`: readings are recorded, and whoever subscribed sees them as they arrive.
+//! `/live`: readings are recorded, and subscribers see them as they arrive.
 //!
 //! A recorded reading is put into one ring that all subscribers read, each at
 //! its own place. Recording therefore costs the same for one subscriber and for
 //! a thousand, and a subscriber owns no queue that could grow: one that reads
 //! more slowly than the ring turns finds that its place was overwritten. It is
 //! then told how many readings it missed and given the newest of each series,
-//! which is what somebody who looks at a thermometer wants.
+//! which is what a person who looks at a thermometer wants.
 //!
 //! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
 //! 4,000) and its list of stations (64 kB for 1,000).
@@ -18,20 +18,15 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::connection::{EVENTS_PER_TURN, to_text};
-use crate::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Refusal, Series, ServerMessage};
-use crate::model::{MAX_ID, Metric, Reading, check_batch, is_id, shorten};
-use crate::store::{MAX_STATIONS, Place, Store};
-
-/// Readings in the ring: how far a subscriber may fall behind.
-pub const RING: usize = 4096;
-
-/// Most readings that one `readings` request returns.
-pub const MAX_READ_BACK: usize = 500;
+use super::store::{Place, Store};
+use crate::limits::{EVENTS_PER_TURN, MAX_ID, MAX_READ_BACK, MAX_STATIONS, RING};
+use crate::protocol::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Series, ServerMessage};
+use crate::protocol::model::{Metric, Reading, check_batch, is_id, shorten};
+use crate::protocol::parse::Refusal;
 
 /// Everything that was recorded, and the way to its subscribers.
 pub(crate) struct Live {
-    boot_id: String,
+    instance_id: String,
     state: Mutex<State>,
 }
 
@@ -54,16 +49,16 @@ struct Published {
 impl Published {
     fn text(&self) -> Utf8Bytes {
         let Place { sequence, .. } = self.place;
-        let write = || to_text(&ServerMessage::Reading(Numbered { sequence, reading: self.reading.clone() }));
+        let write = || ServerMessage::Reading(Numbered { sequence, reading: self.reading.clone() }).to_text();
         self.text.get_or_init(write).clone()
     }
 }
 
 impl Live {
-    /// Nothing recorded yet. `boot_id` identifies this run of the server.
-    pub(crate) fn new(boot_id: String) -> Self {
+    /// Nothing recorded yet. `instance_id` identifies this run of the server.
+    pub(crate) fn new(instance_id: String) -> Self {
         let state = State { store: Store::default(), ring: broadcast::Sender::new(RING), newest: Vec::new() };
-        Self { boot_id, state: Mutex::new(state) }
+        Self { instance_id, state: Mutex::new(state) }
     }
 
     fn record(&self, id: u64, batch: Vec<Reading>) -> Result<ServerMessage, Refusal> {
@@ -115,7 +110,7 @@ pub(crate) struct LiveSession {
     stations: HashMap<String, Metrics>,
     /// There once something was subscribed to.
     ring: Option<broadcast::Receiver<Arc<Published>>>,
-    /// What ended the wait in `wake`.
+    /// What ended the wait in `wait_for_events`.
     woken: Option<Result<Arc<Published>, RecvError>>,
     /// By series: the sequence number up to which everything was sent or counted
     /// as skipped.
@@ -127,7 +122,7 @@ impl LiveSession {
         Self { live, everywhere: 0, stations: HashMap::new(), ring: None, woken: None, done: Vec::new() }
     }
 
-    pub(crate) fn answer(&mut self, text: &str) -> Result<ServerMessage, Refusal> {
+    pub(crate) fn respond(&mut self, text: &str) -> Result<ServerMessage, Refusal> {
         match LiveRequest::parse(text)? {
             LiveRequest::Record(record) => self.live.record(record.id, record.readings.into_owned()),
             LiveRequest::Readings(ReadBack { id, station, limit }) => {
@@ -139,8 +134,8 @@ impl LiveSession {
             }
             LiveRequest::Subscribe(series) => {
                 let (stations, recorded) = self.subscribe(&series)?;
-                let (id, boot_id) = (series.id, self.live.boot_id.clone());
-                Ok(ServerMessage::Subscribed { id, boot_id, stations, recorded })
+                let (id, instance_id) = (series.id, self.live.instance_id.clone());
+                Ok(ServerMessage::Subscribed { id, instance_id, stations, recorded })
             }
             LiveRequest::Unsubscribe(series) => {
                 self.unsubscribe(&series);
@@ -209,7 +204,7 @@ impl LiveSession {
 
     /// Completes when there may be something to send. Cancel safe: a reading
     /// that was received is kept.
-    pub(crate) async fn wake(&mut self) {
+    pub(crate) async fn wait_for_events(&mut self) {
         match &mut self.ring {
             Some(_) if self.woken.is_some() => {}
             Some(ring) => self.woken = Some(ring.recv().await),
@@ -263,7 +258,7 @@ impl LiveSession {
             into.push(published.text());
         }
         if skipped > 0 {
-            into.insert(announced, to_text(&ServerMessage::Skipped { readings: skipped }));
+            into.insert(announced, ServerMessage::Skipped { readings: skipped }.to_text());
         }
     }
 }

@@ -4,62 +4,30 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use serde::Serialize;
 use tcp_socket::base::json::Object;
-use tcp_socket::base::retry::Pauses;
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::{
     HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
 };
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error as WebSocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::Error;
-use crate::handshake::SUBPROTOCOL;
-use crate::heartbeat::{GiveUp, Heartbeat, Patience};
-use crate::message::ServerMessage;
-use crate::meter::MeteredStream;
-
-/// How patient a client is.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// Longest time from the first packet to the end of the handshake.
-    pub connect: Duration,
-    /// Longest wait for the answer to a request, in addition to the time that the
-    /// request and the answer take at `min_rate`.
-    pub answer: Duration,
-    /// How often the client sends a ping.
-    pub heartbeat: Duration,
-    /// Time without a single byte from the server after which the client gives it up, at
-    /// the next heartbeat.
-    pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive. It
-    /// applies from `dead_after` after the beginning of the message on.
-    pub min_rate: u64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            answer: Duration::from_secs(10),
-            heartbeat: Duration::from_secs(10),
-            dead_after: Duration::from_secs(20),
-            min_rate: 1_000,
-        }
-    }
-}
+use super::error::Error;
+use crate::limits::{CLOSE_TIMEOUT, MAX_SERVER_MESSAGE, Timeouts};
+use crate::liveness::{GiveUp, Heartbeat, MeteredStream, Patience};
+use crate::protocol::SUBPROTOCOL;
+use crate::protocol::message::ServerMessage;
 
 /// Where a client's connections go, and how patient they are.
 #[derive(Debug, Clone)]
@@ -68,21 +36,8 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
 }
 
-/// Pause before the first attempt to connect again. It doubles for each one after that.
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest pause between two attempts. A connection that lasted for longer was real
-/// progress: after it the pauses start again with the shortest one.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-
-/// Longest wait for the end of a close handshake.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Longest message that the client takes.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-
 /// A connection with its heartbeat and what waits to be sent.
-pub(super) struct Link {
+pub(super) struct Connection {
     socket: WebSocketStream<MeteredStream>,
     heartbeat: Heartbeat,
     /// Bounded by its owners, who bound their requests in flight.
@@ -90,7 +45,7 @@ pub(super) struct Link {
     unflushed: bool,
 }
 
-impl Link {
+impl Connection {
     /// Connects to an endpoint of a server, whose address begins with `ws://` or `http://`.
     pub(super) async fn connect(target: &Target, path: &str) -> Result<Self, Error> {
         let Target { url, timeouts } = target;
@@ -103,8 +58,8 @@ impl Link {
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let config = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
+            .max_message_size(Some(MAX_SERVER_MESSAGE))
+            .max_frame_size(Some(MAX_SERVER_MESSAGE));
         let connect = connect(request, config);
         let socket = timeout(timeouts.connect, connect).await.unwrap_or_else(|elapsed| {
             Err(WebSocketError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)))
@@ -119,20 +74,20 @@ impl Link {
         Ok(Self { socket, heartbeat, outgoing: VecDeque::new(), unflushed: false })
     }
 
-    /// Queues a request; [`Link::next`] sends it.
+    /// Queues a request; [`Connection::next`] sends it.
     pub(super) fn send(&mut self, request: &impl Serialize) {
         // Fails only for maps whose keys are no strings; there is none.
         self.send_text(serde_json::to_string(request).unwrap_or_default());
     }
 
-    /// As [`Link::send`], already as JSON.
+    /// As [`Connection::send`], already as JSON.
     pub(super) fn send_text(&mut self, text: String) {
         self.outgoing.push_back(Message::Text(text.into()));
     }
 
     /// The next message; meanwhile sends what is queued, all of it with one flush.
     /// Writing does not keep it from reading: two ends that only write would wait
-    /// for each other for ever. Cancel safe.
+    /// for each other forever. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<ServerMessage, Error> {
         loop {
             let Self { socket, heartbeat, outgoing, unflushed } = self;
@@ -243,47 +198,4 @@ fn closed(frame: Option<CloseFrame>) -> Error {
         code: frame.code.into(),
         reason: frame.reason.to_string(),
     })
-}
-
-/// When to connect again after a connection was lost.
-pub(super) struct Reconnect {
-    pauses: Pauses,
-    connected_at: Option<Instant>,
-}
-
-impl Reconnect {
-    pub(super) fn new() -> Self {
-        Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
-    }
-
-    /// A connection was made, and the server agreed to what was asked over it.
-    pub(super) fn on_connect(&mut self) {
-        self.connected_at = Some(Instant::now());
-    }
-
-    /// Waits until the next attempt.
-    pub(super) async fn pause(&mut self) {
-        if self.connected_at.take().is_some_and(|at| at.elapsed() > MAX_PAUSE) {
-            self.pauses.reset();
-        }
-        sleep(self.pauses.next_pause()).await;
-    }
-}
-
-/// Whether another attempt would only meet the same error.
-pub(super) fn is_permanent(error: &Error) -> bool {
-    match error {
-        Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,
-        Error::Handshake(error) => match &**error {
-            WebSocketError::Http(response) => {
-                let status = response.status();
-                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-                !status.is_server_error() && !later.contains(&status)
-            }
-            // The connection ended in the middle of the handshake.
-            WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => false,
-            _ => true,
-        },
-        _ => false,
-    }
 }

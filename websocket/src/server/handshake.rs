@@ -1,34 +1,25 @@
 //! The opening handshake (RFC 6455, section 4): an HTTP/1.1 request that asks to
-//! go on in another protocol, and an answer that proves it was understood.
+//! go on in another protocol, and a response that proves it was understood.
 //!
 //! The client sends a random key; the server hashes it together with a fixed
 //! text and returns the result. That keeps a server that knows nothing of
-//! WebSocket, and a cache that replays an old answer, from seeming to agree. It
-//! is no secret, and it authenticates nobody.
+//! WebSocket, and a cache that replays an old response, from seeming to agree. It
+//! is not a secret, and it authenticates nobody.
 
-use std::net::Ipv6Addr;
-
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
-use tcp_socket::base::text::printable;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tracing::warn;
 
-use crate::model::shorten;
-use crate::origin::Origin;
+use super::origin::{Origin, refuse_page, single};
+use crate::protocol::SUBPROTOCOL;
 
-/// The language spoken over the connection: the messages of
-/// [`message`](crate::message), first version.
-pub const SUBPROTOCOL: &str = "weather.v1.json";
-
-/// Checks a request for an upgrade and makes the answer to it: 101 with the
+/// Checks a request for an upgrade and makes the response to it: 101 with the
 /// proof, after which both sides speak WebSocket, or the error. `is_allowed` decides
 /// about the page's `Origin`, if there is one.
 ///
 /// # Errors
 /// The response to a request that is refused: 400, 403, 405 or 426.
-pub fn accept(
+pub(super) fn accept(
     method: &Method,
     version: Version,
     headers: &HeaderMap,
@@ -41,7 +32,7 @@ pub fn accept(
     if headers.contains_key(header::ORIGIN) {
         let origin = single(headers, header::ORIGIN).and_then(|origin| origin.parse().ok());
         if !origin.as_ref().is_some_and(is_allowed) {
-            return Err(Box::new(foreign_page(headers, origin.as_ref())));
+            return Err(Box::new(refuse_page(headers, origin.as_ref())));
         }
     }
 
@@ -92,52 +83,6 @@ pub fn accept(
         answer.insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)
-}
-
-/// Refuses a page's request, and says in the log and in the response what to do.
-fn foreign_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
-    let what_to_do = origin.map_or("it cannot be allowed".to_owned(), |origin| {
-        format!("to allow it, start the server with --allow-origin {origin}")
-    });
-    let sent: Vec<_> = headers.get_all(header::ORIGIN).iter().map(|value| value.as_bytes()).collect();
-    let sent = shorten(&String::from_utf8_lossy(&sent.join(&b", "[..])));
-    let reason =
-        printable(&format!("pages from the origin {sent:?} may not connect; {what_to_do}")).into_owned();
-    warn!("{reason}");
-    (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response()
-}
-
-/// Checks the `Host` field of any request: HTTP/1.1 requires exactly one (RFC 9112,
-/// section 3.2), with a host and perhaps a port.
-///
-/// # Errors
-/// The response to a request that is refused: 400.
-pub fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Box<Response>> {
-    let valid = match single(headers, header::HOST) {
-        Some(host) => is_host(host),
-        None => version < Version::HTTP_11 && !headers.contains_key(header::HOST),
-    };
-    let why = "send one Host field with a host and perhaps a port, such as Host: 127.0.0.1:8081\n";
-    if valid { Ok(()) } else { Err(Box::new((StatusCode::BAD_REQUEST, why).into_response())) }
-}
-
-/// `uri-host [ ":" port ]` of RFC 9110, section 7.2.
-fn is_host(value: &str) -> bool {
-    let Ok(authority) = value.parse::<Authority>() else { return false };
-    let host = authority.host();
-    let port = value.strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest));
-    let port_is_valid = port.is_some_and(|port| {
-        port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
-    });
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    !host.is_empty() && port_is_valid && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
-}
-
-/// The value of a header that may be there only once.
-fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(first)
 }
 
 /// The elements of a header that is a list: over several lines, between commas.

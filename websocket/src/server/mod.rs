@@ -1,10 +1,21 @@
-//! The server: accept connections, answer HTTP, hand upgraded connections over,
-//! stop in good order.
+//! The server: its routes, and the life of a connection from HTTP to WebSocket.
+//!
+//! The connections themselves are accepted, refused, drained, and cut by
+//! [`tcp_socket::base::accept`].
+
+mod chat;
+mod close;
+mod connection;
+mod handshake;
+mod live;
+pub mod origin;
+mod room;
+mod state;
+mod store;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,41 +29,30 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tcp_socket::base::accept::Connections;
+use tcp_socket::base::linger::linger;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use crate::chat::{Chat, ChatSession};
-use crate::close::linger;
-use crate::connection::{self, Session, random_id};
-use crate::handshake;
+use self::chat::ChatSession;
+use self::connection::Session;
+use self::live::LiveSession;
+use self::origin::Origin;
+use self::state::Shared;
 use crate::limits::Limits;
-use crate::live::{Live, LiveSession};
-use crate::origin::{Origin, own_origins};
 
 /// The browser page, whole: no build step, nothing loaded from elsewhere.
 const PAGE: &str = include_str!("page.html");
 
-/// What the connections share.
-struct App {
-    chat: Arc<Chat>,
-    live: Arc<Live>,
-    limits: Limits,
-    /// Origins of pages that this server itself serves.
-    own_origins: Vec<Origin>,
-    nonce: String,
-}
-
 /// Where a connection's upgrade leads, once its handshake has succeeded.
 type Upgraded = Arc<OnceLock<&'static str>>;
 
-fn router(app: Arc<App>) -> Router {
+fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(async || "ok\n"))
@@ -61,14 +61,14 @@ fn router(app: Arc<App>) -> Router {
         .route("/echo", any(async |state, upgraded, request| upgrade("/echo", state, upgraded, &request)))
         .layer(middleware::from_fn(check_host))
         .layer(middleware::from_fn(log))
-        .with_state(app)
+        .with_state(shared)
 }
 
 /// The page runs its own script and style, marked by this run's nonce, and talks
-/// to its own server. Even if somebody's text were taken for HTML, no script in
+/// to its own server. Even if a member's text were taken for HTML, no script in
 /// it would run.
-async fn page(State(app): State<Arc<App>>) -> Response {
-    let nonce = &app.nonce;
+async fn page(State(shared): State<Arc<Shared>>) -> Response {
+    let nonce = &shared.nonce;
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -80,12 +80,11 @@ async fn page(State(app): State<Arc<App>>) -> Response {
 /// The handshake; see [`handshake`]. It is the last HTTP on its connection.
 fn upgrade(
     path: &'static str,
-    State(app): State<Arc<App>>,
+    State(shared): State<Arc<Shared>>,
     Extension(upgraded): Extension<Upgraded>,
     request: &Request,
 ) -> Response {
-    let is_allowed =
-        |origin: &Origin| app.own_origins.contains(origin) || app.limits.allowed_origins.contains(origin);
+    let is_allowed = |origin: &Origin| shared.allows(origin);
     match handshake::accept(request.method(), request.version(), request.headers(), is_allowed) {
         Ok(response) => {
             let _ = upgraded.set(path); // Is empty: nothing follows an upgrade.
@@ -96,7 +95,7 @@ fn upgrade(
 }
 
 async fn check_host(request: Request, next: middleware::Next) -> Response {
-    match handshake::check_host(request.version(), request.headers()) {
+    match origin::check_host(request.version(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(response) => *response,
     }
@@ -113,80 +112,48 @@ async fn log(request: Request, next: middleware::Next) -> Response {
 /// Serves until `shutdown` completes, then closes every connection with code
 /// 1001 within [`Limits::drain_timeout`].
 ///
+/// Besides the server's own page, pages from `allowed_origins` may connect. A page from
+/// elsewhere gets 403.
+///
 /// # Errors
-/// Only if the listener cannot be used at all, or the system has no random
-/// numbers; whatever goes wrong on one connection ends that connection.
+/// If the listener cannot be used at all, or the system has no random numbers. Whatever
+/// goes wrong on one connection ends only that one.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
+    allowed_origins: Vec<Origin>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let own_origins = own_origins(listener.local_addr()?);
-    let (boot_id, nonce) = (random_id().map_err(io::Error::other)?, random_id().map_err(io::Error::other)?);
-    let (chat, live) = (Arc::new(Chat::new(boot_id.clone())), Arc::new(Live::new(boot_id)));
-    let app = Arc::new(App { chat, live, limits, own_origins, nonce });
-    let limits = &app.limits;
-    let router = router(app.clone());
-    let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let refusals = Arc::new(Semaphore::new(limits.max_refusals));
-    let connections = TaskTracker::new();
-    let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-    connections.spawn(forget_absent(app.clone(), stopping.clone()));
-
-    let mut shutdown = pin!(shutdown);
-    loop {
-        // Cancel safe: an accept that is dropped has taken no connection.
-        let stream = select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _peer)) => stream,
-                Err(error) => {
-                    // Most often out of descriptors: wait for some to be closed.
-                    warn!("accept: {error}");
-                    sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-            () = &mut shutdown => break,
-        };
-        if let Ok(slot) = slots.clone().try_acquire_owned() {
-            let connection = connection(stream, router.clone(), app.clone(), stopping.clone());
-            let cut = cut.clone();
-            connections.spawn(async move {
-                cut.run_until_cancelled(connection).await;
-                drop(slot);
-            });
-        } else if let Ok(slot) = refusals.clone().try_acquire_owned() {
-            let refusal = refuse(stream, app.clone());
-            tokio::spawn(async move {
-                refusal.await;
-                drop(slot);
-            });
-        }
+    let shared = Arc::new(Shared::new(listener.local_addr()?, limits, allowed_origins)?);
+    let limits = &shared.limits;
+    let router = router(shared.clone());
+    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let serve = |stream, _peer| connection(stream, router.clone(), shared.clone(), connections.stopping());
+    let refuse = |stream| refuse(stream, shared.clone());
+    // Cancel safe: a member is forgotten within one poll, so never by half.
+    select! {
+        () = connections.accept(listener, shutdown, serve, refuse) => {}
+        () = forget_absent(&shared) => {}
     }
-
-    drop(listener); // From here on a new connection is refused, not left waiting.
     info!("stopping: no new connections, those open are closed with 1001");
-    stopping.cancel();
-    connections.close();
-    if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
-        warn!("{} connections are still open after {:?}: cut", connections.len(), limits.drain_timeout);
-        cut.cancel();
-        connections.wait().await;
-    }
+    connections.finish(limits.drain_timeout).await;
     Ok(())
 }
 
-async fn forget_absent(app: Arc<App>, stopping: CancellationToken) {
-    let pause = (app.limits.away / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
-    while stopping.run_until_cancelled(sleep(pause)).await.is_some() {
-        app.chat.forget_absent(app.limits.away);
+/// Looks again and again for chat members who have been away for too long. Never ends.
+async fn forget_absent(shared: &Shared) {
+    let away = shared.limits.away;
+    let pause = (away / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    loop {
+        sleep(pause).await;
+        shared.rooms.forget_absent(away);
     }
 }
 
 /// One connection: HTTP, request after request, and then perhaps WebSocket, all
 /// in one task.
-async fn connection(stream: TcpStream, router: Router, app: Arc<App>, stopping: CancellationToken) {
-    // An answer is one small write; Nagle's algorithm would hold it back until
+async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stopping: CancellationToken) {
+    // A response is one small write; Nagle's algorithm would hold it back until
     // the client acknowledges the one before.
     if let Err(error) = stream.set_nodelay(true) {
         debug!("nodelay: {error}");
@@ -194,19 +161,19 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>, stopping: 
     let upgraded = Upgraded::default();
     // Boxed, so that its kilobytes are not kept for as long as the WebSocket lives.
     let http = Box::pin(http(stream, router, &upgraded, &stopping));
-    let Ok(Some((stream, early))) = timeout(app.limits.handshake_timeout, http).await else {
+    let Ok(Some((stream, early))) = timeout(shared.limits.handshake_timeout, http).await else {
         return;
     };
     match upgraded.get() {
         Some(path) => {
             let session = match *path {
-                "/chat" => Session::Chat(ChatSession::new(app.chat.clone())),
-                "/live" => Session::Live(LiveSession::new(app.live.clone())),
+                "/chat" => Session::Chat(ChatSession::new(shared.rooms.clone())),
+                "/live" => Session::Live(LiveSession::new(shared.live.clone())),
                 _ => Session::Echo,
             };
-            connection::run(path, stream, early, session, &app.limits, &stopping).await;
+            connection::run(path, stream, early, session, &shared.limits, &stopping).await;
         }
-        None => linger(stream, &app.limits).await,
+        None => linger(stream, shared.limits.linger()).await,
     }
 }
 
@@ -250,13 +217,12 @@ async fn http(
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-/// Over the connection cap: says so and closes.
-async fn refuse(mut stream: TcpStream, app: Arc<App>) {
-    debug!("over the connection cap");
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+/// Tells the peer of a connection beyond [`Limits::max_connections`] why it is closed.
+async fn refuse(mut stream: TcpStream, shared: Arc<Shared>) {
+    const RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
-    let limit = app.limits.linger_time;
-    if timeout(limit, stream.write_all(ANSWER)).await.is_ok_and(|sent| sent.is_ok()) {
-        linger(stream, &app.limits).await;
+    let limit = shared.limits.linger_time;
+    if timeout(limit, stream.write_all(RESPONSE)).await.is_ok_and(|sent| sent.is_ok()) {
+        linger(stream, shared.limits.linger()).await;
     }
 }

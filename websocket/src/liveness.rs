@@ -1,4 +1,4 @@
-//! Heartbeats: how each end notices that the other one is gone or too slow.
+//! Liveness: how each end notices that the other one is gone or too slow.
 //!
 //! TCP reports a peer that closes its connection, but not one whose cable was pulled:
 //! a connection on which nobody writes stays open forever. So each end sends a ping
@@ -9,13 +9,20 @@
 //! any sensible patience with a silent peer. How slowly it may arrive is a bound of
 //! its own. Otherwise a peer could keep a half-received message in memory for as long
 //! as it likes, with a byte now and then (a *slow loris*).
+//!
+//! The WebSocket library only reports whole messages. So a [`MeteredStream`] below it
+//! counts the bytes of its TCP connection.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-
-use crate::meter::Meter;
 
 /// How patient one end of a connection is with the other.
 #[derive(Debug, Clone, Copy)]
@@ -124,4 +131,82 @@ impl Heartbeat {
 /// Whether so many bytes in this time are less than `min_rate` bytes per second.
 pub(crate) fn is_slower(bytes: u64, time: Duration, min_rate: u64) -> bool {
     (bytes as f64) < min_rate as f64 * time.as_secs_f64()
+}
+
+/// The bytes that a connection has moved so far.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes from the peer.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the kernel has taken for the peer.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Adds to a count that only one task changes at a time.
+fn add(count: &AtomicU64, more: usize) {
+    count.store(count.load(Ordering::Relaxed) + more as u64, Ordering::Relaxed);
+}
+
+/// A TCP connection that counts.
+#[derive(Debug)]
+pub(crate) struct MeteredStream {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+}
+
+impl MeteredStream {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, meter: Arc::default() }
+    }
+
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    pub(crate) fn get_ref(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl AsyncRead for MeteredStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        add(&self.meter.received, buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for MeteredStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        add(&self.meter.sent, count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

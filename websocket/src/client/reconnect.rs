@@ -1,0 +1,53 @@
+//! When to connect again after a connection was lost, and when not to.
+
+use tcp_socket::base::retry::Pauses;
+use tokio::time::{Instant, sleep};
+use tokio_tungstenite::tungstenite::Error as WebSocketError;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::http::StatusCode;
+
+use super::error::Error;
+use crate::limits::{MAX_PAUSE, MIN_PAUSE};
+
+/// When to connect again after a connection was lost.
+pub(super) struct Reconnect {
+    pauses: Pauses,
+    connected_at: Option<Instant>,
+}
+
+impl Reconnect {
+    pub(super) fn new() -> Self {
+        Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
+    }
+
+    /// A connection was made, and the server agreed to what was asked over it.
+    pub(super) fn on_connect(&mut self) {
+        self.connected_at = Some(Instant::now());
+    }
+
+    /// Waits until the next attempt.
+    pub(super) async fn pause(&mut self) {
+        if self.connected_at.take().is_some_and(|at| at.elapsed() > MAX_PAUSE) {
+            self.pauses.reset();
+        }
+        sleep(self.pauses.next_pause()).await;
+    }
+}
+
+/// Whether another attempt would only meet the same error.
+pub(super) fn is_permanent(error: &Error) -> bool {
+    match error {
+        Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,
+        Error::Handshake(error) => match &**error {
+            WebSocketError::Http(response) => {
+                let status = response.status();
+                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+                !status.is_server_error() && !later.contains(&status)
+            }
+            // The connection ended in the middle of the handshake.
+            WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => false,
+            _ => true,
+        },
+        _ => false,
+    }
+}

@@ -1,0 +1,167 @@
+//! How the server reads a request: its errors name the field that is wrong, and carry
+//! the request's `id` wherever that can be read.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use tcp_socket::base::json::{Object, whole_number};
+
+use super::message::{ChatRequest, ErrorCode, LiveRequest, ServerMessage};
+use super::model::shorten;
+
+/// Why a request is not carried out.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) id: Option<u64>,
+    pub(crate) code: ErrorCode,
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(id: u64, code: ErrorCode, reason: impl Into<String>) -> Self {
+        Self { id: Some(id), code, reason: reason.into() }
+    }
+}
+
+impl From<Refusal> for ServerMessage {
+    fn from(Refusal { id, code, reason }: Refusal) -> Self {
+        Self::Error { id, code, reason }
+    }
+}
+
+/// What every request has. Read by itself first, so that a request with one
+/// wrong field is still answered under its id. Scanning the text twice is
+/// cheaper than what serde does for a tagged enum: it builds a tree of the whole
+/// message, ten thousand readings included, before it has seen the tag.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    id: Option<Id>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+struct Id(#[serde(deserialize_with = "whole_number")] u64);
+
+impl<'a> Head<'a> {
+    fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let Object(head) = parse(text).map_err(|reason| invalid(None, reason))?;
+        Ok(head)
+    }
+
+    fn id(&self) -> Option<u64> {
+        self.id.map(|Id(id)| id)
+    }
+
+    fn rest<T: Deserialize<'a>>(&self, text: &'a str) -> Result<T, Refusal> {
+        let Fields(request) = parse(text).map_err(|reason| invalid(self.id(), reason))?;
+        Ok(request)
+    }
+
+    fn unknown(&self, known: &str) -> Refusal {
+        let reason = format!("type {:?} is none of {known}", shorten(&self.kind));
+        Refusal { id: self.id(), code: ErrorCode::Invalid, reason }
+    }
+}
+
+fn invalid(id: Option<u64>, reason: String) -> Refusal {
+    Refusal { id, code: ErrorCode::Invalid, reason }
+}
+
+/// Parses JSON. The error names the field that is wrong.
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| {
+        // Keeping track of the field costs time, so only what is wrong is parsed with it.
+        let mut json = serde_json::Deserializer::from_str(text);
+        let path =
+            serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
+        let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
+        let mut reason = error.to_string();
+        if reason.len() > 300 {
+            // Only the beginning of a long message is quoted; line and column are at its end.
+            reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
+        }
+        field.unwrap_or_default() + &reason
+    })
+}
+
+/// The fields of a request without its `type`, which its type in Rust already says.
+/// Only an object has fields: see [`Object`].
+struct Fields<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WithoutType<A>(A);
+
+        impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithoutType<A> {
+            type Error = A::Error;
+
+            fn next_key_seed<K: DeserializeSeed<'de>>(
+                &mut self,
+                seed: K,
+            ) -> Result<Option<K::Value>, A::Error> {
+                let Some(mut key) = self.0.next_key::<Name<'de>>()? else { return Ok(None) };
+                while key.0 == "type" {
+                    self.0.next_value::<IgnoredAny>()?;
+                    let Some(next) = self.0.next_key()? else { return Ok(None) };
+                    key = next;
+                }
+                seed.deserialize(key.0.into_deserializer()).map(Some)
+            }
+
+            fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+                self.0.next_value_seed(seed)
+            }
+        }
+
+        struct Request<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Request<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(WithoutType(map)))
+            }
+        }
+
+        deserializer.deserialize_map(Request(PhantomData)).map(Self)
+    }
+}
+
+/// The name of a field.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl ChatRequest {
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        let head = Head::parse(text)?;
+        Ok(match &*head.kind {
+            "join" => Self::Join(head.rest(text)?),
+            "say" => Self::Say(head.rest(text)?),
+            "leave" => Self::Leave(head.rest(text)?),
+            _ => return Err(head.unknown("join, say, leave")),
+        })
+    }
+}
+
+impl LiveRequest<'static> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        let head = Head::parse(text)?;
+        Ok(match &*head.kind {
+            "record" => Self::Record(head.rest(text)?),
+            "readings" => Self::Readings(head.rest(text)?),
+            "subscribe" => Self::Subscribe(head.rest(text)?),
+            "unsubscribe" => Self::Unsubscribe(head.rest(text)?),
+            _ => return Err(head.unknown("record, readings, subscribe, unsubscribe")),
+        })
+    }
+}

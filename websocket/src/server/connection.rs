@@ -1,0 +1,243 @@
+//! One WebSocket connection on the server: read, answer, pass events on, flush,
+//! and end in a way that the peer understands.
+//!
+//! One task does it all. It never writes while it could still read more: what
+//! is queued together goes out in one write, which is most of what a message
+//! costs. While a peer does not read, the task waits for it in the middle of a
+//! write, and so does not read from it either. A peer that wants to send requests
+//! has to read the responses.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::pin;
+
+use futures::{FutureExt, SinkExt, StreamExt};
+use tcp_socket::base::linger::linger;
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::chat::ChatSession;
+use super::close::{CloseReason, close};
+use super::live::LiveSession;
+use crate::limits::{EVENTS_PER_TURN, Limits, MAX_INVALID, READ_BUFFER, READS_PER_TURN, WRITE_BUFFER};
+use crate::liveness::{GiveUp, Heartbeat, Meter, MeteredStream, Patience, is_slower};
+use crate::protocol::TAKEN_OVER;
+use crate::protocol::message::{ErrorCode, ServerMessage};
+use crate::protocol::parse::Refusal;
+
+/// What is behind a connection.
+pub(crate) enum Session {
+    /// Everything comes back.
+    Echo,
+    /// Rooms.
+    Chat(ChatSession),
+    /// Readings.
+    Live(LiveSession),
+}
+
+/// One connection from the end of its handshake on.
+struct Connection<'a> {
+    socket: WebSocketStream<MeteredStream>,
+    session: Session,
+    heartbeat: Heartbeat,
+    /// Number of invalid messages in a row.
+    invalid: usize,
+    limits: &'a Limits,
+}
+
+/// Runs a connection from the end of its handshake to its own; `early` is what the
+/// peer had already sent after the handshake.
+pub(crate) async fn run(
+    path: &str,
+    stream: TcpStream,
+    early: Vec<u8>,
+    session: Session,
+    limits: &Limits,
+    stopping: &CancellationToken,
+) {
+    let started = Instant::now();
+    let stream = MeteredStream::new(stream);
+    let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
+    let patience = Patience { heartbeat, dead_after, min_rate };
+    let heartbeat = Heartbeat::new(patience, true, stream.meter().clone());
+    let config = Some(config(limits));
+    let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
+    let mut connection = Connection { socket, session, heartbeat, invalid: 0, limits };
+    let Err(reason) = connection.exchange(stopping).await;
+    let Connection { mut socket, mut session, .. } = connection;
+    if let Session::Chat(chat) = &mut session {
+        chat.ended(matches!(reason, CloseReason::ByPeer(_)));
+    }
+    info!("{path} {reason} after {:.1?}", started.elapsed());
+    let sent = async {
+        match reason {
+            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the response.
+            CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
+            CloseReason::WriteTimeout => {
+                // What the kernel still holds for the peer is given up with it.
+                let _ = socket.get_ref().get_ref().set_zero_linger();
+                false
+            }
+            CloseReason::ConnectionLost(_) => false,
+        }
+    };
+    if timeout(limits.linger_time, sent).await.unwrap_or(false) {
+        linger(socket.into_inner().into_inner(), limits.linger()).await;
+    }
+}
+
+fn config(limits: &Limits) -> WebSocketConfig {
+    // More than one message is never queued beyond the write buffer.
+    let longest = limits.max_message.max(1024 * 1024);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(2 * WRITE_BUFFER + longest)
+        .max_message_size(Some(limits.max_message))
+        .max_frame_size(Some(limits.max_message))
+}
+
+impl Connection<'_> {
+    /// The loop: ends only with the connection.
+    async fn exchange(&mut self, stopping: &CancellationToken) -> Result<Infallible, CloseReason> {
+        let mut events = Vec::new();
+        loop {
+            // Cancel safe: a frame that was read in part stays in the socket; an
+            // event that was received stays in the session.
+            select! {
+                received = self.socket.next() => {
+                    let mut next = Some(received);
+                    for left in (0..READS_PER_TURN).rev() {
+                        let Some(received) = next else { break };
+                        self.handle_message(received).await?;
+                        next = if left > 0 { self.socket.next().now_or_never() } else { None };
+                    }
+                }
+                () = self.session.wait_for_events() => {}
+                due = self.heartbeat.due() => match due {
+                    Ok(()) => self.send_heartbeat().await?,
+                    Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+                    Err(GiveUp::TooSlow) => {
+                        return Err(close(CloseCode::Policy, "the message arrives too slowly"));
+                    }
+                },
+                () = stopping.cancelled() => return Err(close(CloseCode::Away, "the server is stopping")),
+            }
+            self.session.events(&mut events)?;
+            for event in events.drain(..) {
+                self.queue(Message::Text(event)).await?;
+            }
+            events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
+            with_write_timeout(self.socket.flush(), self.heartbeat.meter(), self.limits).await?;
+        }
+    }
+
+    /// Deals with one message; its response is queued, not yet sent.
+    async fn handle_message(&mut self, received: Option<Result<Message, Error>>) -> Result<(), CloseReason> {
+        match received {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                self.heartbeat.on_message();
+                let response = self.session.respond(message, &mut self.invalid)?;
+                self.queue(response).await
+            }
+            Some(Ok(Message::Close(frame))) => Err(CloseReason::ByPeer(frame)),
+            // The library answers pings on its own.
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.heartbeat.on_control_frame(payload.len());
+                Ok(())
+            }
+            Some(Ok(Message::Frame(_))) => Ok(()),
+            Some(Err(error)) => Err(CloseReason::from(error)),
+            None => Err(CloseReason::ConnectionLost(Error::ConnectionClosed)),
+        }
+    }
+
+    /// A ping for the peer's library, a message for a page's script, which is not
+    /// shown pings.
+    async fn send_heartbeat(&mut self) -> Result<(), CloseReason> {
+        self.queue(Message::Ping(Bytes::new())).await?;
+        if matches!(self.session, Session::Echo) {
+            return Ok(());
+        }
+        let next_within_ms = self.limits.heartbeat.as_millis() as u64;
+        self.queue(Message::Text(ServerMessage::Heartbeat { next_within_ms }.to_text())).await
+    }
+
+    /// Queues a message. Only a full queue is written here; the rest waits for the flush.
+    async fn queue(&mut self, message: Message) -> Result<(), CloseReason> {
+        with_write_timeout(self.socket.feed(message), self.heartbeat.meter(), self.limits).await
+    }
+}
+
+/// Waits for a write for as long as the peer reads: see [`Limits::write_timeout`].
+async fn with_write_timeout(
+    write: impl Future<Output = Result<(), Error>>,
+    meter: &Meter,
+    limits: &Limits,
+) -> Result<(), CloseReason> {
+    let mut write = pin!(write);
+    loop {
+        let before = meter.sent();
+        match timeout(limits.write_timeout, &mut write).await {
+            Ok(written) => return written.map_err(CloseReason::from),
+            Err(_elapsed) if is_slower(meter.sent() - before, limits.write_timeout, limits.min_rate) => {
+                return Err(CloseReason::WriteTimeout);
+            }
+            Err(_elapsed) => {}
+        }
+    }
+}
+
+impl Session {
+    fn respond(&mut self, message: Message, invalid: &mut usize) -> Result<Message, CloseReason> {
+        let request = match (&*self, message) {
+            (Self::Echo, message) => return Ok(message),
+            (_, Message::Text(request)) => request,
+            _ => return Err(close(CloseCode::Unsupported, "messages are text here")),
+        };
+        let response = match self {
+            Self::Chat(chat) => chat.respond(&request),
+            Self::Live(live) => live.respond(&request),
+            Self::Echo => return Ok(Message::Text(request)),
+        };
+        *invalid = match &response {
+            Err(Refusal { code: ErrorCode::Invalid, .. }) => *invalid + 1,
+            _ => 0,
+        };
+        if *invalid > MAX_INVALID {
+            return Err(close(CloseCode::Policy, "too many invalid messages"));
+        }
+        let response = response.unwrap_or_else(ServerMessage::from);
+        Ok(Message::Text(response.to_text()))
+    }
+
+    /// Completes when there may be events to send. Cancel safe.
+    async fn wait_for_events(&mut self) {
+        match self {
+            Self::Echo => pending().await,
+            Self::Chat(chat) => chat.wait_for_events().await,
+            Self::Live(live) => live.wait_for_events().await,
+        }
+    }
+
+    fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), CloseReason> {
+        match self {
+            Self::Echo => Ok(()),
+            Self::Chat(chat) => {
+                let by = "another connection took over this name";
+                chat.events(into).map_err(|_taken_over| close(CloseCode::from(TAKEN_OVER), by))
+            }
+            Self::Live(live) => {
+                live.events(into);
+                Ok(())
+            }
+        }
+    }
+}

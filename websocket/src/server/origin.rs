@@ -1,0 +1,124 @@
+//! Which requests may come in at all: the origin of a web page, and the `Host` field.
+//!
+//! An origin (RFC 6454) is scheme, host, and port of a page. A browser lets any page open a WebSocket to any server, and sends the user's cookies
+//! along. It also sends the page's origin, so that the server can refuse foreign pages.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+use tcp_socket::base::text::printable;
+use thiserror::Error;
+use tracing::warn;
+use url::Url;
+
+use crate::protocol::model::shorten;
+
+/// An origin, such as `https://weather.example`.
+///
+/// Origins are compared by their parts and not as text: the scheme and host in any
+/// case, and the port also where it is left out because it is the scheme's default.
+/// Browsers always leave out that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+}
+
+/// A text that is not an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "an origin is written as scheme://host or scheme://host:port and has no path, such as https://weather.example"
+)]
+pub struct InvalidOrigin;
+
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    /// A slash at the end is accepted, but no longer path.
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        let url: Url = text.parse().map_err(|_not_a_url| InvalidOrigin)?;
+        let host =
+            url.host_str().filter(|host| !host.is_empty() && !host.contains('*')).ok_or(InvalidOrigin)?;
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+        let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
+        // A page is not loaded over these, so such an origin would never match.
+        let of_pages = !matches!(url.scheme(), "ws" | "wss" | "ftp" | "file");
+        if !(bare && anonymous && of_pages && text.contains("://")) {
+            return Err(InvalidOrigin);
+        }
+        let (scheme, host) = (url.scheme().to_owned(), host.to_ascii_lowercase());
+        Ok(Self { scheme, host, port: url.port_or_known_default() })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        match (self.scheme.as_str(), self.port) {
+            ("http", Some(80)) | ("https", Some(443)) | (_, None) => Ok(()),
+            (_, Some(port)) => write!(f, ":{port}"),
+        }
+    }
+}
+
+/// Returns the origins of the page that a server on this address serves.
+///
+/// Comparing `Origin` with `Host` instead would admit any page whose name was made to
+/// resolve to this machine (*DNS rebinding*).
+pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
+    let port = addr.port();
+    let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{port}"));
+    let all = local.into_iter().chain([format!("http://{addr}")]);
+    all.filter_map(|origin| origin.parse().ok()).collect()
+}
+
+/// Refuses a page's request, and says in the log and in the response what to do.
+pub(super) fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
+    let what_to_do = origin.map_or("it cannot be allowed".to_owned(), |origin| {
+        format!("to allow it, start the server with --allow-origin {origin}")
+    });
+    let sent: Vec<_> = headers.get_all(header::ORIGIN).iter().map(|value| value.as_bytes()).collect();
+    let sent = shorten(&String::from_utf8_lossy(&sent.join(&b", "[..])));
+    let reason =
+        printable(&format!("pages from the origin {sent:?} may not connect; {what_to_do}")).into_owned();
+    warn!("{reason}");
+    (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response()
+}
+
+/// Checks the `Host` field of any request: HTTP/1.1 requires exactly one (RFC 9112,
+/// section 3.2), with a host and perhaps a port.
+///
+/// # Errors
+/// The response to a request that is refused: 400.
+pub(super) fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    let valid = match single(headers, header::HOST) {
+        Some(host) => is_host(host),
+        None => version < Version::HTTP_11 && !headers.contains_key(header::HOST),
+    };
+    let why = "send one Host field with a host and perhaps a port, such as Host: 127.0.0.1:8081\n";
+    if valid { Ok(()) } else { Err(Box::new((StatusCode::BAD_REQUEST, why).into_response())) }
+}
+
+/// `uri-host [ ":" port ]` of RFC 9110, section 7.2.
+fn is_host(value: &str) -> bool {
+    let Ok(authority) = value.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let port = value.strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+    let port_is_valid = port.is_some_and(|port| {
+        port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    });
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    !host.is_empty() && port_is_valid && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
+/// The value of a header that may be there only once.
+pub(super) fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(first)
+}

@@ -1,0 +1,38 @@
+//! What the connections of a server share.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::live::Live;
+use super::origin::{Origin, own_origins};
+use super::room::Rooms;
+use crate::limits::Limits;
+use crate::protocol::random_id;
+
+/// State of one run of the server.
+pub(super) struct Shared {
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) live: Arc<Live>,
+    pub(super) limits: Limits,
+    /// Marks the page's own script and style: see [`page`](super::page).
+    pub(super) nonce: String,
+    allowed_origins: Vec<Origin>,
+}
+
+impl Shared {
+    /// No rooms, no readings. `addr` is where the server listens.
+    pub(super) fn new(addr: SocketAddr, limits: Limits, allowed_origins: Vec<Origin>) -> io::Result<Self> {
+        let instance_id = random_id().map_err(io::Error::other)?;
+        let nonce = random_id().map_err(io::Error::other)?;
+        let rooms = Arc::new(Rooms::new(instance_id.clone()));
+        let live = Arc::new(Live::new(instance_id));
+        let allowed_origins = [own_origins(addr), allowed_origins].concat();
+        Ok(Self { rooms, live, limits, nonce, allowed_origins })
+    }
+
+    /// Whether pages of this origin may connect: our own, and those that were allowed.
+    pub(super) fn allows(&self, origin: &Origin) -> bool {
+        self.allowed_origins.contains(origin)
+    }
+}
