@@ -76,7 +76,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Maximum number of refused connections that are kept until they have read why
     ///
-    /// Any more get the same answer and are closed at once, so they may lose it.
+    /// Further ones get the same answer, but are closed at once and may lose it.
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_refusals, value_parser = count())]
     pub max_refusals: usize,
     /// Time from the start of a connection to its whole `HELLO`; beyond it `HANDSHAKE_TIMEOUT`

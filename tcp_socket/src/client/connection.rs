@@ -124,8 +124,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Connects, however many attempts it takes. Returns only errors that another attempt cannot
-/// cure.
+/// Connects, however many attempts it takes. An error means that no further attempt can
+/// succeed.
 async fn reconnect(connector: &Connector, pauses: &mut Pauses) -> Result<Connection, Error> {
     loop {
         sleep(pauses.next_pause()).await;

@@ -11,7 +11,7 @@ use crate::protocol::frame::{BadFrame, Frame, HEADER, payload_length};
 /// Number of bytes to read at a time, unless the next frame needs fewer.
 pub const READ: usize = 8 * 1024;
 
-/// Bytes that have arrived and were not yet handed out as frames.
+/// Bytes that have arrived and have not been handed out as frames yet.
 ///
 /// The buffer grows only with the bytes that have arrived, never because a header announces
 /// them. It holds at most one frame of the largest size (or [`READ`] bytes, if that is more).

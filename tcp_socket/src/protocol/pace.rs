@@ -44,7 +44,7 @@ impl Pace {
         self.arrived = arrived;
     }
 
-    /// Leaves out a time that was spent on writing, in which nothing was read.
+    /// Leaves out time that was spent on writing, when nothing was read.
     pub(crate) fn pause(&mut self, waited: Duration) {
         self.last_activity += waited;
         self.began += waited;

@@ -237,7 +237,7 @@ impl Connection {
     async fn close(mut self) {
         match self.flush().await {
             Ok(_) => linger(self.stream, self.state.limits.linger()).await,
-            Err(reason) => debug!("{} did not read the last frame: {reason}", self.peer),
+            Err(reason) => debug!("{} did not get the last frame: {reason}", self.peer),
         }
     }
 }

@@ -56,7 +56,7 @@ impl DedupWindow {
         }
     }
 
-    /// Remembers that a batch was recorded that was [`Lookup::New`] before.
+    /// Remembers a recorded batch that was [`Lookup::New`] before.
     pub fn remember(&mut self, batch_id: u64, accepted: u32) {
         let ahead = batch_id.saturating_sub(self.highest);
         for _ in 0..ahead.min(REPLIES_KEPT as u64) {
@@ -88,7 +88,7 @@ pub struct Replies {
 impl Replies {
     /// For up to `max_connections` clients at a time.
     pub fn new(max_connections: usize) -> Self {
-        // A client with a connection must not be forgotten: only `WELCOME` could tell it.
+        // A client with a connection must not be forgotten: only a new `WELCOME` could say so.
         let capacity = CLIENTS_REMEMBERED.max(max_connections);
         Self { clients: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())), capacity }
     }
