@@ -3,7 +3,7 @@
 //! The functions that a client can call are written down in a *contract*,
 //! `protos/weather/v1/weather.proto`. From it the build generates the messages, a
 //! trait for the server to implement, and a client whose methods look like local
-//! functions. A call can also be a stream of responses.
+//! functions. A call can also return a stream of responses.
 //!
 //! ```sh
 //! cargo run -p grpc --example minimal

@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The server: which function responds to which method and path.
+/// The server: says which function responds to which method and path.
 fn routes() -> Router {
     Router::new()
         .route("/readings", post(record))
@@ -42,8 +42,8 @@ fn routes() -> Router {
         .with_state(Store::default())
 }
 
-/// Responds to `POST /readings`. axum has already parsed the body: it responds with
-/// 422 if that is not a reading.
+/// Responds to `POST /readings`. axum has already parsed the body. If that is JSON but not
+/// a reading, axum responds with 422, and this function is not called.
 async fn record(State(store): State<Store>, Json(reading): Json<Reading>) -> (StatusCode, Json<Reading>) {
     store.lock().unwrap_or_else(PoisonError::into_inner).push(reading.clone());
     (StatusCode::CREATED, Json(reading))

@@ -1,42 +1,32 @@
 //! # HTTP/REST
 //!
-//! HTTP is a conversation of one question and one answer: a *method* (`GET`,
-//! `POST`, …) applied to a *resource* (`/readings`), answered by a *status
-//! code* and, mostly, a body. REST is the habit of modelling a service as such
-//! resources and leaving the meaning of methods, statuses and headers to HTTP,
-//! so that every proxy, cache, browser and `curl` already understands it.
+//! A client sends a *method* (`GET`, `POST`, …) for a *resource* (`/readings`), and the
+//! server responds with a *status code* and, usually, a body. REST models a service as
+//! such resources. It leaves the meaning of methods, statuses, and headers to HTTP, so
+//! every proxy, cache, browser, and `curl` already understands it.
 //!
 //! Read in this order:
 //!
-//! 1. [`model`]: what is exchanged.
-//! 2. [`server`]: the routes, the sockets, and how the process stops.
-//! 3. [`readings`]: record a batch, read it back.
+//! 1. `examples/minimal.rs`: the whole idea in one file.
+//! 2. [`protocol::model`]: what travels.
+//! 3. `src/server/mod.rs`: which function responds to which request.
+//! 4. `src/server/readings.rs`: record a batch, read it back.
 //!
-//! Then, one idea a file: [`client`] (the other end), [`validation`] (every wrong
-//! field is named), [`problem`] (errors, RFC 9457), [`stations`] (a resource and its
-//! methods), [`conditional`] (ETags, no lost update), [`idempotency`] (a `POST` that
-//! may be repeated), [`pagination`], [`live`] and [`watch`] (server-sent events, both
-//! ends), [`retry`] (when a client may try again), [`middleware`] and [`body`] (what
-//! every request goes through), [`connection`] (a close that loses nothing),
-//! [`limits`] (every bound in one place), [`store`] (what is kept), [`openapi`] (the
-//! description for machines).
+//! Then, one idea a file:
+//!
+//! - [`protocol`]: what travels, and its checks.
+//! - [`server`]: its folder has a file for each resource, and one for each idea, such as
+//!   `conditional.rs` (`ETag`s) or `idempotency.rs` (a `POST` that you may repeat).
+//! - [`client`]: the other end. `error.rs` says what may have been executed, `retry.rs`
+//!   when a client may try again, and `watch.rs` how a live stream outlives its connection.
+//! - [`limits`]: every bound in one place.
 
-pub mod body;
 pub mod client;
-pub mod conditional;
-pub mod connection;
-pub mod idempotency;
 pub mod limits;
-pub mod live;
-pub mod middleware;
-pub mod model;
-pub mod openapi;
-pub mod pagination;
-pub mod problem;
-pub mod readings;
-pub mod retry;
+pub mod protocol;
 pub mod server;
-pub mod stations;
-pub mod store;
-pub mod validation;
-pub mod watch;
+
+pub use client::{Client, Error};
+pub use limits::Limits;
+pub use protocol::model::{Metric, Reading, Station};
+pub use server::serve;

@@ -1,68 +1,194 @@
-//! Every bound of the server in one place. A request that exceeds one gets the
-//! answer named here; a test shortens what it wants to see exceeded.
+//! Every bound of this chapter in one place, with its reason.
+//!
+//! - The first constants bound what travels. Both sides keep to them.
+//! - [`Limits`]: what the server allows its clients. Each field is an option of the
+//!   server's program, with the same name.
+//! - The constants after it bound what the server keeps, and how patient the client is.
 
 use std::time::Duration;
 
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
+use clap::{Args, Parser, value_parser};
+use tcp_socket::base::linger::LingerLimits;
+
+// What travels.
+
+/// Maximum length of a station's ID, in bytes.
+pub(crate) const MAX_STATION_ID: usize = 32;
+
+/// Maximum length of a station's name, in characters.
+pub(crate) const MAX_NAME: usize = 100;
+
+/// Maximum number of readings in one batch.
+pub(crate) const MAX_BATCH: usize = 10_000;
+
+/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
+pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+
+/// Maximum number of entries on a page.
+pub const MAX_LIMIT: usize = 500;
+
+/// Number of entries on a page if the client does not choose one.
+pub(crate) const DEFAULT_LIMIT: usize = 100;
+
+/// Maximum length of an idempotency key, in bytes.
+pub(crate) const MAX_KEY: usize = 128;
+
+/// Maximum length of a request ID that is accepted from a client, in bytes.
+pub(crate) const MAX_REQUEST_ID: usize = 64;
+
+/// Maximum number of entries in a problem's `errors`. Otherwise a batch of 10,000 wrong
+/// readings would get a response of a megabyte.
+pub(crate) const MAX_FIELD_ERRORS: usize = 50;
+
+/// Maximum length of what a problem quotes from a request, in characters.
+pub(crate) const MAX_QUOTE: usize = 40;
+
+/// Maximum length of what serde says about a body, in characters, without line and column.
+pub(crate) const MAX_DETAIL: usize = 200;
+
 /// The server's limits, with defaults for a small machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Bytes in a request body; beyond it 413. 10,000 readings take about 1.1 MB.
+    /// Maximum number of bytes in a request's body; beyond it 413 (10,000 readings take
+    /// about 1.1 MB)
+    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count())]
     pub max_body: usize,
-    /// Time from a connection's first moment, or from the end of its last answer,
-    /// to the end of the next request's header. Beyond it the connection is
-    /// closed without a word: it is also how long a kept connection may be idle.
+    /// Time for a request's header to arrive; beyond it the connection is closed
+    ///
+    /// It starts with the connection, or with the end of the response before. So it is
+    /// also how long a kept connection may be idle.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
     pub header_timeout: Duration,
-    /// Time from the end of a request's header to its answer, the reading of the
-    /// body included; beyond it 408.
+    /// Time from the end of a request's header to the response, including the body's
+    /// arrival; beyond it 408
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
     pub request_timeout: Duration,
     /// Time that a write may wait for a client that does not read; beyond it the
-    /// connection is closed.
+    /// connection is closed
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
     pub write_timeout: Duration,
-    /// Requests being worked on; beyond it 503 with `Retry-After`. A stream of
-    /// live readings counts until it begins.
+    /// Maximum number of requests handled at the same time; beyond it 503
+    ///
+    /// A stream of live readings counts until it begins.
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count())]
     pub max_in_flight: usize,
-    /// Open connections; beyond it 503 with `Retry-After`, and close.
+    /// Maximum number of open connections; beyond it 503, and close
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count())]
     pub max_connections: usize,
-    /// Connections beyond `max_connections` that are told so at the same time; more
-    /// are closed without a word.
+    /// Maximum number of connections beyond `max_connections` that are told so at the
+    /// same time; more are closed without a response
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
     pub max_refusals: usize,
-    /// After a final error, input is still read, and discarded, up to this many
-    /// bytes and for [`Limits::linger_time`]. Closing a socket with unread input
-    /// makes the kernel send a reset, which can destroy the error on its way.
+    /// Maximum number of bytes that are read and discarded after a final error
+    ///
+    /// Closing a socket with unread input makes the kernel send a reset, which can
+    /// destroy the error on its way to the client.
+    #[arg(long, value_name = "BYTES", default_value = "33554432", value_parser = count())]
     pub linger_bytes: usize,
-    /// See [`Limits::linger_bytes`].
+    /// Maximum time for that
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds())]
     pub linger_time: Duration,
-    /// Idempotency keys remembered, of all clients together; beyond it the oldest is
-    /// forgotten, before its hour is over if requests come fast.
+    /// Maximum number of idempotency keys remembered, of all clients together; beyond it
+    /// the oldest is forgotten
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub max_keys: usize,
-    /// How long an idempotency key is remembered.
+    /// Time for which an idempotency key is remembered, if there are not too many
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds())]
     pub key_lifetime: Duration,
-    /// Readings kept for clients that come back to the live stream.
+    /// Number of readings kept for clients that come back to the live stream
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub live_kept: usize,
-    /// A live stream with nothing to tell sends a comment this often, so that
-    /// both ends, and the proxies between them, know that it lives.
+    /// Time between two comments on a live stream that has nothing else to send
+    ///
+    /// They show both ends, and the proxies between them, that the connection works.
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds())]
     pub heartbeat: Duration,
-    /// After a shutdown signal, how long requests in flight may take to finish.
+    /// Time that requests in flight have to finish after a shutdown signal
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
     pub drain_timeout: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_body: 2 * 1024 * 1024,
-            header_timeout: Duration::from_secs(30),
-            request_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(30),
-            max_in_flight: 1024,
-            max_connections: 4096,
-            max_refusals: 64,
-            linger_bytes: 32 * 1024 * 1024,
-            linger_time: Duration::from_secs(2),
-            max_keys: 10_000,
-            key_lifetime: Duration::from_secs(60 * 60),
-            live_kept: 10_000,
-            heartbeat: Duration::from_secs(15),
-            drain_timeout: Duration::from_secs(10),
-        }
+impl Limits {
+    /// How much of a connection that has ended is still read.
+    pub(crate) fn linger(&self) -> LingerLimits {
+        LingerLimits { bytes: self.linger_bytes, time: self.linger_time }
     }
 }
+
+impl Default for Limits {
+    /// The defaults of the options, which are written only once.
+    fn default() -> Self {
+        #[derive(Parser)]
+        struct NoOptions {
+            #[command(flatten)]
+            limits: Limits,
+        }
+        NoOptions::parse_from(["server"]).limits
+    }
+}
+
+/// A number that cannot overflow what is added to it.
+fn count() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
+}
+
+/// A duration in whole seconds. A clock can be asked for 46 days from now, but not for
+/// a million years.
+fn seconds() -> impl TypedValueParser<Value = Duration> {
+    value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
+}
+
+// What the server keeps.
+
+/// Maximum number of stations; a request that would create more gets 507.
+pub const MAX_STATIONS: usize = 1_000;
+
+/// Number of readings kept for each station; the oldest give way. At 32 bytes a reading,
+/// a full store takes 3.2 GB.
+pub const READINGS_PER_STATION: usize = 100_000;
+
+/// Number of readings that a live stream takes at a time. It bounds what a stream holds
+/// while its client does not read.
+pub(crate) const CHUNK: usize = 64;
+
+// The client's patience.
+
+/// Maximum time to wait for a connection.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Maximum time for one attempt, from the request to the end of its response. All
+/// attempts together have [`TOTAL_TIMEOUT`].
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum time from a call to its result, including all attempts and pauses.
+pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Maximum number of attempts after the first.
+pub const MAX_RETRIES: usize = 4;
+
+/// Pause before the first retry; it doubles for each one after. A random part (jitter) is
+/// added, so that the clients of a restarted server do not all come back at once.
+pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Maximum pause between two attempts; a server's `Retry-After` may ask for more.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// Maximum length of a response's body, in bytes. The server's longest, a page of 500,
+/// has less than 100 kB.
+pub const MAX_RESPONSE: usize = 8 * 1024 * 1024;
+
+/// Maximum length of an event of a live stream, in bytes; a reading takes about 150.
+pub const MAX_EVENT: usize = 64 * 1024;
+
+/// Time after which a live stream that brings nothing, not even a heartbeat, is
+/// considered dead: three times the server's interval.
+pub const SILENCE: Duration = Duration::from_secs(45);
+
+/// Shortest pause before a live stream reconnects; it doubles up to
+/// [`MAX_RECONNECT_PAUSE`].
+pub(crate) const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause before a live stream reconnects; a server's `Retry-After` may ask for
+/// more. After a connection that lasted longer, the pauses start again with the shortest.
+pub(crate) const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

@@ -15,9 +15,9 @@ use anyhow::{Context, ensure};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use http_rest::client::Client;
-use http_rest::limits::Limits;
-use http_rest::stations::Station;
+use http_rest::Client;
+use http_rest::Limits;
+use http_rest::Station;
 use lab::{Server, Spread, owner_is_gone, pin, role, runtime};
 use tokio::net::TcpListener;
 
@@ -37,7 +37,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on http://{}", listener.local_addr()?);
     if role == "chapter" {
-        http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await?;
+        http_rest::serve(listener, Limits::default(), owner_is_gone()).await?;
     } else {
         let bare =
             Router::new().route("/stations/{id}", get(async || ([(CONTENT_TYPE, "application/json")], BODY)));

@@ -24,8 +24,8 @@ async fn main() -> Result<()> {
     let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
 
-    // An exclusive queue with no name of our own: the broker picks one, and deletes the
-    // queue when this connection ends.
+    // An exclusive queue without a name: the broker picks one, and deletes the queue when
+    // this connection ends.
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
 
@@ -53,7 +53,7 @@ async fn produce(channel: &Channel, queue: &str) -> Result<()> {
 }
 
 /// The consumer: gets the jobs one after the other, and acknowledges each when it is
-/// done. If this program ended before that, the broker would give the job to another.
+/// done. If a consumer of a shared queue ends before that, another one gets the job.
 async fn consume(channel: &Channel, queue: &str) -> Result<()> {
     let options = BasicConsumeOptions::default();
     let mut jobs = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;

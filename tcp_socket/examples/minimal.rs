@@ -30,7 +30,7 @@ async fn serve(listener: TcpListener) -> io::Result<()> {
     }
 }
 
-/// One connection of the server: a response for each request, in the same order.
+/// Serves one connection: sends a response for each request, in the same order.
 async fn respond(mut stream: TcpStream) -> io::Result<()> {
     let mut readings = Vec::new();
     while let Some(request) = read_message(&mut stream).await? {
@@ -56,9 +56,9 @@ async fn call(server: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(server).await?;
     for request in ["oslo-1 21.5", "oslo-1 21.7", "oslo-1 warm"] {
         write_message(&mut stream, request).await?;
-        println!("client sends:   {request}");
+        println!("client sends:    {request}");
         if let Some(response) = read_message(&mut stream).await? {
-            println!("server answers: {response}");
+            println!("server responds: {response}");
         }
     }
     Ok(())
@@ -72,14 +72,16 @@ async fn write_message(stream: &mut TcpStream, message: &str) -> io::Result<()> 
     stream.write_all(&bytes).await
 }
 
-/// Receives a message, or `None` if the other side has closed the connection.
+/// Receives a message. Returns `None` if the other side has closed the connection. (A real
+/// protocol would report an end in the middle of a length as an error.)
 async fn read_message(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         result => result?,
     };
-    // `read_exact` reads again until all the bytes have arrived.
+    // `read_exact` reads again until all the bytes have arrived. A real server first checks
+    // the length against a limit: here, four bytes from a client can reserve 4 GiB.
     let mut message = vec![0; u32::from_be_bytes(length) as usize];
     stream.read_exact(&mut message).await?;
     String::from_utf8(message).map(Some).map_err(io::Error::other)

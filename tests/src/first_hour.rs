@@ -28,8 +28,8 @@ impl Pair {
         }
     }
 
-    /// The server whose port is taken: one line with a whole command that picks another,
-    /// and how the client finds it.
+    /// A server whose port is taken prints one line. It contains a complete command that
+    /// picks another port, and how to tell the client.
     pub async fn server_says_how_to_pick_another_port(&self) {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap().to_string();

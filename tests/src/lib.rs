@@ -41,7 +41,7 @@ pub use readme::{assert_same, expected_output};
 /// what the slowest takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(300);
 
-/// The same for a [slow](Test::slow) test.
+/// The same bound for a [slow](Test::slow) test.
 const SLOW_BOUND: Duration = Duration::from_secs(15 * 60);
 
 type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -82,8 +82,9 @@ impl Test {
         self
     }
 
-    /// It takes minutes. It is ignored unless the environment has `SLOW=1`:
-    /// `SLOW=1 cargo test -- slow_test` runs all such tests, whose names begin with `slow_test`.
+    /// Marks a test that takes minutes. It is ignored unless the environment has
+    /// `SLOW=1`. Begin its name with `slow_test`, so that
+    /// `SLOW=1 cargo test -- slow_test` runs it.
     pub fn slow(mut self) -> Self {
         self.slow = true;
         self
@@ -110,7 +111,7 @@ impl Test {
             }
             if self.slow && std::env::var("SLOW").as_deref() != Ok("1") {
                 return Ok(Completion::ignored_with(
-                    "it takes minutes: SLOW=1 cargo test -- slow_test runs it",
+                    "it takes minutes; to run it: SLOW=1 cargo test -- slow_test",
                 ));
             }
             let _shared;

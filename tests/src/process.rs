@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::signal::{Pid, Signal, kill};
 
-/// A server that has not said `listening on` or `connected to` by then has failed. Generous: the
-/// machine may be busy, and nothing is measured here.
+/// Time after which a server has failed if it has not printed `listening on` or
+/// `connected to`. It is generous: the machine may be busy, and nothing is measured here.
 const START: Duration = Duration::from_secs(60);
 
 /// Bound on a client's run.
@@ -171,7 +171,7 @@ impl Server {
         self.printed()
     }
 
-    /// Waits until it has ended on its own, and returns its exit code.
+    /// Waits until the server has ended on its own, and returns its exit code.
     pub async fn exit_code(mut self) -> Option<i32> {
         let status = timeout(STOP, self.child.wait()).await;
         status.unwrap_or_else(|_| panic!("{} did not end within {STOP:?}", self.program)).unwrap().code()
@@ -209,7 +209,7 @@ async fn collect(
             into.push_str(&line);
             into.push('\n');
         });
-        // A server behind a broker is connected to it, and says there what it does.
+        // A server behind a broker prints the broker's URL, then what it does.
         let connected = || line.strip_prefix("connected to ")?.split_once(", ").map(|(url, _)| url);
         if let Some(found) = line.strip_prefix("listening on ").or_else(connected)
             && let Some(url) = url.take()

@@ -11,9 +11,10 @@ pub use nix::{
 pub use elsewhere::{Pid, Signal, kill, killpg};
 
 /// Why the tests are ignored on a system without signals.
-pub const NEEDS_UNIX: &str = "the tests stop programs by signals, which needs Unix: run them in WSL";
+pub const NEEDS_UNIX: &str = "the tests stop programs with signals, which need Unix: run the tests in WSL";
 
-/// Starts the command in a process group of its own, which one [`killpg`] reaches whole.
+/// Makes the command start in a process group of its own, so that one [`killpg`] reaches
+/// all of its processes.
 pub fn own_group(command: &mut std::process::Command) {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(command, 0);

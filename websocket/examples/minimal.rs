@@ -1,8 +1,8 @@
 //! The whole idea of this chapter in one file.
 //!
 //! A WebSocket starts as an HTTP request, which asks for an upgrade. From then on both
-//! sides send messages when they like, over the same connection. So the server can
-//! tell a client something that it has not asked for.
+//! sides send messages when they like, over the same connection. So the server can send
+//! a client something that the client has not asked for.
 //!
 //! ```sh
 //! cargo run -p websocket --example minimal
@@ -23,7 +23,8 @@ async fn main() -> Result<(), Error> {
     call(&url).await
 }
 
-/// The server: gives each connection a task. What one client sends, all of them get.
+/// The server: gives each connection a task. Each message that a client sends goes to all
+/// clients.
 async fn serve(listener: TcpListener) -> Result<(), Error> {
     let (news, _) = broadcast::channel(100);
     loop {
@@ -32,10 +33,10 @@ async fn serve(listener: TcpListener) -> Result<(), Error> {
     }
 }
 
-/// One connection of the server. It waits for both sides at once: for a message of
-/// this client, and for news from the others.
+/// Serves one connection. Waits for two things at once: a message from this client, and a
+/// message that any client has sent.
 async fn forward(stream: TcpStream, news: broadcast::Sender<String>) -> Result<(), Error> {
-    let mut others = news.subscribe();
+    let mut all = news.subscribe();
     let mut socket = accept_async(stream).await?; // The upgrade.
     loop {
         select! {
@@ -44,7 +45,7 @@ async fn forward(stream: TcpStream, news: broadcast::Sender<String>) -> Result<(
                 Some(Message::Close(_)) | None => return Ok(()),
                 Some(_) => {} // The library answers pings.
             },
-            Ok(text) = others.recv() => socket.send(Message::text(text)).await?,
+            Ok(text) = all.recv() => socket.send(Message::text(text)).await?,
         }
     }
 }

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args as Arguments, Parser, Subcommand};
-use http_rest::client::{Client, Error, Page, ReadingQuery, Versioned};
-use http_rest::live::Gap;
-use http_rest::model::{Metric, Reading};
-use http_rest::stations::{Station, StationPatch};
-use http_rest::watch::LiveEvent;
+use futures::TryStreamExt;
+use http_rest::client::{LiveEvent, Page, ReadingQuery, Versioned};
+use http_rest::limits::MAX_LIMIT;
+use http_rest::protocol::model::{Gap, StationPatch};
+use http_rest::{Client, Error, Metric, Reading, Station};
 use serde::Serialize;
 use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
@@ -87,7 +87,7 @@ enum Stations {
         /// Its name
         name: String,
         #[command(flatten)]
-        place: Place,
+        position: Position,
     },
     /// Change some fields of a station
     Update {
@@ -97,7 +97,7 @@ enum Stations {
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
-        place: Place,
+        position: Position,
         /// The version that you have seen; without it, the one there is now
         #[arg(long)]
         etag: Option<String>,
@@ -113,7 +113,7 @@ enum Stations {
 }
 
 #[derive(Arguments)]
-struct Place {
+struct Position {
     /// Degrees north, -90 to 90
     #[arg(long, allow_negative_numbers = true)]
     latitude: Option<f64>,
@@ -150,7 +150,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             Ok(writeln!(out, "accepted {accepted}")?)
         }
         Some(Command::Readings { station, metric, from, to, limit }) => {
-            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, 500)) };
+            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, MAX_LIMIT)) };
             let first = client.readings(&query).await?;
             pages(out, first, limit, async |next| client.more_readings(&next).await).await
         }
@@ -162,8 +162,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watch = client.watch(station).await?;
     let mut returning = false;
-    loop {
-        let event = watch.next().await?;
+    while let Some(event) = watch.try_next().await? {
         let note = match &event {
             LiveEvent::Disconnected { reason } => {
                 format!("connection lost: {}; reconnecting", printable(reason))
@@ -188,24 +187,25 @@ async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> 
             line(out, reading)?;
         }
     }
+    Ok(())
 }
 
 async fn stations(client: &Client, command: Stations, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
         Stations::List => {
-            let first = client.stations(500).await?;
+            let first = client.stations(MAX_LIMIT).await?;
             pages(out, first, usize::MAX, async |next| client.more_stations(&next).await).await
         }
         Stations::Get { id } => versioned(out, &client.station(&id).await?),
-        Stations::Create { id, name, place: Place { latitude, longitude } } => {
+        Stations::Create { id, name, position: Position { latitude, longitude } } => {
             versioned(out, &client.create_station(&Station { id, name, latitude, longitude }).await?)
         }
-        Stations::Update { id, name, place, etag } => {
+        Stations::Update { id, name, position, etag } => {
             let etag = seen_or_current(client, &id, etag).await?;
             let patch = StationPatch {
                 name,
-                latitude: place.latitude.map(Some),
-                longitude: place.longitude.map(Some),
+                latitude: position.latitude.map(Some),
+                longitude: position.longitude.map(Some),
             };
             versioned(out, &client.patch_station(&id, &patch, &etag).await?)
         }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use http_rest::limits::Limits;
+use http_rest::Limits;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
@@ -22,6 +22,8 @@ struct Args {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8080")]
     addr: SocketAddr,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[tokio::main]
@@ -35,5 +37,5 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "http_rest").await?;
     writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
-    http_rest::server::serve(listener, Limits::default(), shutdown.cancelled_owned()).await.context("serve")
+    http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("serve")
 }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
-use http_rest::client::Client;
-use http_rest::limits::Limits;
-use http_rest::model::{Metric, Reading};
+use http_rest::Client;
+use http_rest::Limits;
+use http_rest::{Metric, Reading};
 
 use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
 use crate::server::owner_is_gone;
@@ -17,7 +17,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener| {
-        async { Ok(http_rest::server::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+        async { Ok(http_rest::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {

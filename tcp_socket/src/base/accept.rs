@@ -1,5 +1,5 @@
-//! Accepting connections: at most so many, the rest refused, and all of them ended in
-//! good order when the server stops.
+//! Accepts connections up to a limit, refuses the rest, and ends all of them in good
+//! order when the server stops.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-/// Pause after an accept that failed. Most often the process has no descriptor left,
-/// and has to wait until a connection ends.
+/// Pause after a failed accept. Most often the process has no descriptor left, and has
+/// to wait until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The connections of a server.
@@ -47,7 +47,7 @@ pub struct Connections {
 
 impl Connections {
     /// Allows `max_connections` at a time. Beyond that, up to `max_refusals` at a time
-    /// are refused politely; even more are closed at once.
+    /// are refused politely, and any others are closed at once.
     pub fn new(max_connections: usize, max_refusals: usize) -> Self {
         Self {
             tasks: TaskTracker::new(),
@@ -58,19 +58,20 @@ impl Connections {
         }
     }
 
-    /// A token that is canceled when the server stops. A connection then finishes
-    /// what it has begun, and ends.
+    /// Returns a token that is canceled when the server stops. A connection should then
+    /// finish what it has begun, and end.
     pub fn stopping(&self) -> CancellationToken {
-        // A child: all connections wait for it all the time, and so don't share a lock.
+        // A child token. All connections wait for it all the time, so they should not
+        // share a lock.
         self.stopping.child_token()
     }
 
-    /// Accepts connections until `shutdown` completes. Each runs as a task: `serve`
-    /// within the limit, `refuse` beyond it. Both are dropped where they are if the
-    /// connections are [cut](Connections::finish).
+    /// Accepts connections until `shutdown` completes. Each gets a task, which runs the
+    /// future that `serve` returns or, beyond the limit, the one of `refuse`.
+    /// [Cutting](Connections::finish) a connection drops its future, wherever that is.
     ///
-    /// `refuse` is called for every connection beyond the limit, but what it returns is
-    /// dropped unrun when there are too many refusals.
+    /// `refuse` is called for every connection beyond the limit. When there are too many
+    /// refusals, its future is dropped without having run.
     pub async fn accept<S, R>(
         &self,
         listener: TcpListener,
@@ -114,18 +115,18 @@ impl Connections {
                 }
             }
         }
-        // The listener is dropped here: new connections are refused by the system.
+        // The listener is dropped here, so the system refuses new connections.
     }
 
-    /// Tells the connections that the server stops, and waits until all have ended, for
-    /// at most `limit`. Returns whether they have.
+    /// Tells the connections that the server stops, and waits for at most `limit` until
+    /// all have ended. Returns whether they have.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.stopping.cancel();
         self.tasks.close();
         timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
-    /// [Drains](Connections::drain), and cuts the connections that are still open then.
+    /// [Drains](Connections::drain), then cuts the connections that are still open.
     pub async fn finish(&self, limit: Duration) {
         if !self.drain(limit).await {
             warn!("{} connections are still open after {limit:?}: cutting them", self.tasks.len());

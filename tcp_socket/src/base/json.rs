@@ -1,4 +1,5 @@
-//! JSON as its contract describes it, where serde by itself accepts more or less.
+//! Reads JSON as a contract describes it, in two cases where serde alone accepts too much
+//! or too little.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,9 +9,9 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor
 
 /// A value that is written as a JSON object.
 ///
-/// serde reads a struct also from an array with its fields in order, because some
-/// formats write it that way. In JSON `["oslo-1", 21.5]` is not the object that the
-/// contract describes, and a field that is added later would change its meaning.
+/// serde also reads a struct from an array that holds its fields in order, since some
+/// formats write structs that way. In JSON, `["oslo-1", 21.5]` is not the object that the
+/// contract describes, and a new field could change its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
@@ -34,13 +35,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Reads an integer of any type: for `#[serde(deserialize_with = "whole_number")]`.
+/// Reads an integer into any integer type: for
+/// `#[serde(deserialize_with = "whole_number")]`.
 ///
-/// In JSON Schema `1.0` and `1e3` are integers, and programs whose language has only
-/// one kind of number write them (JSON Schema 2020-12, section 6.1.1).
+/// In JSON Schema, `1.0` and `1e3` are integers too (JSON Schema Validation 2020-12,
+/// section 6.1.1). Some programs write integers in this way, for example if their
+/// language has only one kind of number.
 ///
 /// # Errors
-/// If the value is not a number, has a fraction, or is outside the range of its type.
+/// If the value is not a number, has a fraction, or is outside the range of the type.
 pub fn whole_number<'de, T: TryFrom<i128>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Whole<T>(PhantomData<T>);
 
@@ -49,7 +52,7 @@ pub fn whole_number<'de, T: TryFrom<i128>, D: Deserializer<'de>>(deserializer: D
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let is_signed = T::try_from(-1).is_ok();
-            f.write_str(if is_signed { "an integer" } else { "an integer from 0 on" })
+            f.write_str(if is_signed { "an integer" } else { "a non-negative integer" })
         }
 
         fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {

@@ -1,10 +1,10 @@
 //! Closing a connection without losing the last message.
 //!
-//! If a socket is closed while input is unread, the kernel sends a reset. It can
-//! overtake the server's last message and destroy it in the peer's receive buffer, so
-//! that a client sees "connection reset" instead of "413 Content Too Large" (RFC 9112,
-//! section 9.6). So a server first says that it won't write any more, then reads and
-//! discards what still arrives, within bounds, and only then closes.
+//! If a socket is closed while input is unread, the kernel sends a reset. The reset can
+//! destroy the server's last message before the peer has read it, so that a client sees
+//! "connection reset" instead of "413 Content Too Large" (RFC 9112, section 9.6). So a
+//! server first says that it won't write any more, then reads and discards what still
+//! arrives, within bounds, and only then closes.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +24,7 @@ pub struct LingerLimits {
     pub time: Duration,
 }
 
-/// Ends a connection so that the peer can read what it was last told.
+/// Ends a connection so that the peer can still read the last message.
 pub async fn linger(stream: impl AsyncRead + AsyncWrite + Unpin, limits: LingerLimits) {
     let _ = Lingering::new(stream, limits).shutdown().await; // It fails if the peer is gone.
 }
@@ -35,7 +35,7 @@ pub async fn linger(stream: impl AsyncRead + AsyncWrite + Unpin, limits: LingerL
 pub struct Lingering<S> {
     stream: S,
     limits: LingerLimits,
-    /// Runs from the shutdown on.
+    /// Ends the lingering; set once the stream is shut down.
     until: Option<Pin<Box<Sleep>>>,
 }
 
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
                 not_yet.insert(Box::pin(sleep(limits.time)))
             }
         };
-        // On the heap for its short life: as an array it could make every task larger.
+        // On the heap: as an array it could make every task larger.
         let mut scratch = vec![0; 8 * 1024];
         while limits.bytes > 0 && until.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);

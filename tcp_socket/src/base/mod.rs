@@ -1,13 +1,14 @@
-//! What every chapter needs before its own protocol begins.
+//! What several chapters need besides their own protocols.
 //!
-//! The other chapters' protocols run on top of TCP, and their programs use this
-//! module in the same way. It knows nothing of the TCP chapter's own protocol.
+//! All of these protocols run on top of TCP, so this module is part of the TCP chapter.
+//! It knows nothing of that chapter's own protocol.
 //!
-//! - [`accept`]: connections up to a limit, refusals beyond it, and the end of all.
+//! - [`accept`]: accepting connections up to a limit, refusing others, and ending all of
+//!   them.
 //! - [`linger`]: closing a connection without losing the last message.
-//! - [`json`]: objects and integers as JSON's users understand them.
-//! - [`program`]: the shell around a program, which holds its logs, its end, and
-//!   its error line.
+//! - [`json`]: reading objects and integers as a JSON contract describes them.
+//! - [`program`]: what every program needs besides its work: logs, output, the error
+//!   line, and how it ends.
 //! - [`retry`]: how long to pause between two attempts.
 //! - [`text`]: how to show text that came from the other side, and which names to
 //!   accept.

@@ -1,4 +1,5 @@
-//! The shell around a program: its logs, its output, its error line, and its end.
+//! What every program needs besides its work: logs, output, the error line, and how it
+//! ends.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -15,11 +16,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::text::{is_unsafe, printable};
 
-/// Exit code after a second Ctrl-C: 128 plus the number of SIGINT, as a shell has it.
+/// Exit code after a second Ctrl-C: 128 plus the number of SIGINT, as shells report it.
 const INTERRUPTED: i32 = 130;
 
-/// Sends logs to stderr. `RUST_LOG` chooses which ones; `default` is the choice
-/// without it, such as `info`. Text from outside is made [`printable`].
+/// Sends logs to stderr. `RUST_LOG` chooses which ones; if it is not set, `default` does,
+/// such as `info`. All messages and fields are made [`printable`], since they may quote
+/// text from outside.
 ///
 /// # Errors
 /// If `RUST_LOG` is not a list of levels and targets.
@@ -42,11 +44,11 @@ pub fn start_logs(default: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns a token that is canceled by Ctrl-C or, on Unix, by SIGTERM. A second one
+/// Returns a token that is canceled by Ctrl-C or, on Unix, by SIGTERM. A second signal
 /// ends the program at once, whatever it is waiting for.
 ///
-/// Call it before the program says that it is ready: a signal before this call ends
-/// the program without any cleaning up.
+/// Call this before the program says that it is ready: an earlier signal ends the
+/// program without cleanup.
 ///
 /// # Errors
 /// If the system refuses a signal handler.
@@ -107,8 +109,8 @@ pub async fn listen(addr: SocketAddr, chapter: &str) -> anyhow::Result<TcpListen
     })
 }
 
-/// Returns the exit code for the result of a program's work. For an error it prints
-/// one line.
+/// Returns the exit code for the result of a program's work. For an error, it also
+/// prints one line to stderr.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -122,8 +124,9 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
 
 /// Stdout, for programs that print text from outside.
 ///
-/// - It escapes as [`printable`] does, but keeps line breaks. A field of a line
-///   still has to go through [`printable`], or its line breaks could forge a line.
+/// - It escapes text as [`printable`] does, but keeps line breaks. So call [`printable`]
+///   for each field of a line that came from outside, or a line break in it could forge
+///   a line.
 /// - When nobody reads any more (`client readings oslo-1 | head -1`), it ends the
 ///   program silently.
 #[derive(Debug)]

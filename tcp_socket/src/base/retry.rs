@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// The pauses between attempts that have no upper limit in number.
+/// Growing pauses between attempts, without a limit on the number of attempts.
 ///
-/// Each pause is about twice as long as the one before, up to a maximum. A random part
-/// of each (*jitter*) keeps the clients of a server that restarted from coming back
-/// all at the same moment.
+/// On average, each pause is twice as long as the one before, up to a maximum. A random
+/// part is added to each (*jitter*), so that the clients of a server that restarted don't
+/// all come back at the same moment.
 ///
-/// Call [`Pauses::reset`] after real progress, such as a response or a completed
-/// job. A connection that was accepted is not progress: a server that accepts it and
-/// then refuses every request would be asked again without a pause.
+/// Call [`Pauses::reset`] after real progress, such as a response or a completed job. An
+/// accepted connection is not progress: a server that accepts connections and then
+/// refuses every request would be asked again after the shortest pause each time.
 #[derive(Debug)]
 pub struct Pauses {
     builder: ExponentialBuilder,
@@ -21,11 +21,12 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Pauses that start at `shortest` and grow to between half of `longest` and `longest`.
+    /// Returns pauses that start between `shortest` and twice that, and grow to between
+    /// half of `longest` and `longest`.
     pub fn new(shortest: Duration, longest: Duration) -> Self {
         let builder = ExponentialBuilder::new()
             .with_min_delay(shortest)
-            .with_max_delay((longest / 2).max(shortest)) // Jitter adds up to as much.
+            .with_max_delay((longest / 2).max(shortest)) // Jitter can double it.
             .with_jitter()
             .without_max_times();
         Self { builder, pauses: builder.build(), longest }

@@ -18,9 +18,10 @@ use unicode_security::mixed_script::AugmentedScriptSet;
 /// Returns `text` on one line, with each character that a terminal would obey or
 /// hide replaced by its escape in JSON: `\u001b`, `\n`.
 ///
-/// These are control characters, the characters that change the direction of the
-/// text, other invisible ones, and line breaks. The escapes are those of JSON, so
-/// that a line of JSON is still JSON afterwards.
+/// These are line breaks and other control characters, characters that change the
+/// direction of the text, other invisible ones, and those to which Unicode gives no
+/// meaning (private use and unassigned). A line of JSON is still JSON afterwards, because
+/// the escapes are JSON's.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -42,13 +43,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a terminal would obey or hide the character.
+/// Returns whether [`printable`] escapes the character.
 pub(super) fn is_unsafe(c: char) -> bool {
     match c {
         ' '..='~' => false,
-        // Joiners are invisible too, but Persian, Hindi and emoji are written with them.
+        // Joiners are invisible too, but Persian, Hindi, and emoji need them.
         '\u{200c}' | '\u{200d}' => false,
-        // Fillers: letters by category, blank on the screen.
+        // Fillers: letters or symbols by category, blank on the screen.
         '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => true,
         c => matches!(
             c.general_category(),
@@ -64,16 +65,17 @@ pub(super) fn is_unsafe(c: char) -> bool {
 
 /// Checks a name that people will see, such as a station's.
 ///
-/// Two Unicode standards decide which characters it may contain:
+/// Two standards decide which characters it may contain:
 ///
 /// - RFC 8266 (nicknames, a profile of PRECIS, RFC 8264) allows letters of all
 ///   scripts with their marks, digits, punctuation, and symbols. It excludes control
-///   characters and invisible ones. The name has no space at its start or end, no two
+///   characters and invisible ones. A name has no space at its start or end, no two
 ///   spaces in a row, and no other kind of space.
 /// - Unicode Technical Standard 39 (section 5.2, "moderately restrictive") excludes
 ///   mixtures of scripts that look alike, such as a Cyrillic `О` in `Оslo`.
 ///
-/// Letters that are variants of ASCII letters, such as `𝐎`, are excluded too.
+/// Letters that are only variants of ASCII letters or digits, such as `𝐎` (mathematical
+/// bold), are excluded too.
 ///
 /// # Errors
 /// Says what is wrong with the name, in words that can follow it and a colon.
@@ -94,13 +96,13 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Returns what two names have in common if people could take one for the other: the
-/// "skeleton" of Unicode Technical Standard 39, section 4, without differences of
-/// case. Names with the same skeleton should not be used by two people at a time.
+/// Returns a key that is the same for two names that people could confuse: the
+/// "skeleton" of Unicode Technical Standard 39, section 4, ignoring case. Don't let two
+/// people use names with the same key at the same time.
 pub fn lookalike_key(name: &str) -> String {
     let lower: String = skeleton(&name.to_lowercase()).collect();
-    // The skeleton of `0` is a capital `O`. A capital `I` looks like `l`, and here it is
-    // no longer a capital.
+    // The skeleton of `0` is a capital `O`, hence the second lowercasing. A capital `I`
+    // looks like `l`, but the first lowercasing has made it an `i`.
     lower.to_lowercase().replace('i', "l")
 }
 
@@ -108,8 +110,8 @@ fn is_variant_of_ascii(c: char) -> bool {
     !c.is_ascii() && c.is_alphabetic() && std::iter::once(c).nfkc().all(|c| c.is_ascii_alphanumeric())
 }
 
-/// Unicode Technical Standard 39, section 5.2: whether the name is below the level
-/// "moderately restrictive".
+/// Returns whether the name mixes scripts in a way that the level "moderately
+/// restrictive" of Unicode Technical Standard 39, section 5.2, does not allow.
 fn mixes_scripts(name: &str) -> bool {
     let (mut all, mut except_latin) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
     for c in name.chars() {

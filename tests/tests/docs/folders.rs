@@ -1,4 +1,4 @@
-//! The chapters' folders as a reader enters them.
+//! Each chapter's programs run from the chapter's own folder too.
 
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use http_rest::limits::Limits;
+use http_rest::Limits;
 
 use crate::raw::{Answer, JSON, Local, request};
 

@@ -1,7 +1,7 @@
 //! Header fields of requests: conditions, content codings, and what may come only once.
 
-use http_rest::limits::Limits;
-use http_rest::stations::Station;
+use http_rest::Limits;
+use http_rest::Station;
 
 use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, request};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http_rest::limits::Limits;
+use http_rest::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

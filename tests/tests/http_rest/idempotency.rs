@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use http_rest::Limits;
 use http_rest::client::ReadingQuery;
-use http_rest::limits::Limits;
 use tokio::io::AsyncWriteExt;
 
 use crate::raw::{Answer, JSON, Local, batch, half_sent, request, rest};

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_rest::limits::Limits;
-use http_rest::live::Gap;
-use http_rest::model::{Metric, Reading};
-use http_rest::watch::LiveEvent;
+use futures::StreamExt;
+use http_rest::client::LiveEvent;
+use http_rest::protocol::model::Gap;
+use http_rest::{Limits, Metric, Reading};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -137,8 +137,8 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     assert!(event(&mut stream).await.starts_with("event: reading"));
 
     // A place that this server has not reached yet is the newest one.
-    let (boot_id, _) = second.split_once('-').unwrap();
-    let mut stream = live(server.addr, "", Some(&format!("{boot_id}-ffffffffffffffff"))).await;
+    let (instance_id, _) = second.split_once('-').unwrap();
+    let mut stream = live(server.addr, "", Some(&format!("{instance_id}-ffffffffffffffff"))).await;
     place(&mut stream).await;
     record("b", 1).await;
     assert!(event(&mut stream).await.starts_with("event: reading"));
@@ -180,14 +180,14 @@ pub async fn a_watch_survives_a_restart_and_tells_of_it() {
     let addr = server.addr;
     let mut watch = server.client().watch(Some("a")).await.unwrap();
     server.client().record(&[reading("a", 1)]).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading("a", 1)));
+    assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::Reading(reading("a", 1)));
     server.stop().await;
 
-    assert!(matches!(watch.next().await.unwrap(), LiveEvent::Disconnected { .. }));
+    assert!(matches!(watch.next().await.unwrap().unwrap(), LiveEvent::Disconnected { .. }));
     let server = Local::start_at(addr, Limits::default()).await;
     server.client().record(&[reading("a", 2)]).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), LiveEvent::Gap(Gap { missed: None }));
-    assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading("a", 2)));
+    assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::Gap(Gap { missed: None }));
+    assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::Reading(reading("a", 2)));
     drop(watch);
     server.stop().await;
 }

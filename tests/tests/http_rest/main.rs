@@ -29,6 +29,8 @@ fn main() -> ExitCode {
     };
     run([
         test!(the_pair_prints_what_the_readme_shows),
+        test!(the_minimal_example_prints_what_the_readme_shows),
+        test!(every_limit_is_an_option_of_the_server),
         test!(a_client_without_a_server_says_how_to_start_one),
         test!(a_server_without_its_port_says_how_to_pick_another),
         test!(an_address_of_another_protocol_is_refused_by_the_client),
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         test!(generated_requests_get_proper_answers).alone(),
         test!(the_client_retries_what_is_safe),
         test!(the_client_does_not_repeat_what_may_do_harm),
+        test!(a_failed_call_says_whether_it_may_have_been_executed),
         test!(the_client_honours_retry_after),
         test!(the_client_does_not_wait_for_longer_than_a_call_may_take),
         test!(the_client_reads_every_form_of_problem),

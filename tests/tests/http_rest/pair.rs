@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use http_rest::limits::Limits;
-use http_rest::model::{Metric, Reading};
+use http_rest::{Limits, Metric, Reading};
 use tests::signal::{Pid, Signal, kill};
-use tests::{assert_same, expected_output, run_program};
+use tests::{Server, assert_same, expected_output, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -29,12 +28,49 @@ pub async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&printed, &expected_output("http_rest/README.md", "cargo run -p http_rest --bin server"));
 }
 
+pub async fn the_minimal_example_prints_what_the_readme_shows() {
+    let output = run_program(env!("CARGO_BIN_EXE_http_rest-minimal"), &[]).await;
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    assert_same(
+        &output.stdout,
+        &expected_output("http_rest/README.md", "cargo run -p http_rest --example minimal"),
+    );
+}
+
 pub async fn a_client_without_a_server_says_how_to_start_one() {
     PAIR.client_says_how_to_start_a_server("http", &[&[], &["stations", "list"]]).await;
 }
 
 pub async fn a_server_without_its_port_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
+}
+
+pub async fn every_limit_is_an_option_of_the_server() {
+    let described = format!("{:?}", Limits::default());
+    let fields: Vec<&str> = described
+        .split(['{', ','])
+        .filter_map(|part| part.split_once(':'))
+        .map(|(name, _)| name.trim())
+        .collect();
+    assert!(fields.len() >= 10 && fields.contains(&"max_connections"), "{fields:?}");
+    let help = run_program(PAIR.server, &["--help"]).await.stdout;
+    for field in fields {
+        assert!(help.contains(&format!("--{} <", field.replace('_', "-"))), "{field}: {help}");
+    }
+
+    let server =
+        Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--max-body", "10", "--key-lifetime", "7"])
+            .await;
+    let refused = request(server.addr().parse().unwrap(), "POST", "/readings", &[JSON], &batch("a", 1)).await;
+    assert_eq!(refused.status, 413);
+    server.stop().await;
+    for wrong in ["-1", "x", "1e3", "99999999999999999999"] {
+        for option in ["--max-connections", "--drain-timeout", "--linger-bytes"] {
+            let output =
+                run_program(PAIR.server, &["--addr", "127.0.0.1:0", &format!("{option}={wrong}")]).await;
+            assert_eq!(output.code, Some(2), "{option} {wrong}: {output:?}");
+        }
+    }
 }
 
 pub async fn an_address_of_another_protocol_is_refused_by_the_client() {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_rest::limits::Limits;
-use http_rest::server::serve;
+use http_rest::Limits;
+use http_rest::serve;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -43,8 +43,8 @@ impl Local {
         format!("http://{}", self.addr)
     }
 
-    pub fn client(&self) -> http_rest::client::Client {
-        http_rest::client::Client::new(&self.url()).unwrap()
+    pub fn client(&self) -> http_rest::Client {
+        http_rest::Client::new(&self.url()).unwrap()
     }
 
     pub async fn stop(self) {

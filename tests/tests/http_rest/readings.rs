@@ -1,9 +1,9 @@
 //! `/readings`: checks, filters, pages.
 
+use http_rest::Limits;
 use http_rest::client::ReadingQuery;
-use http_rest::limits::Limits;
-use http_rest::model::{Metric, Reading};
-use http_rest::store::READINGS_PER_STATION;
+use http_rest::limits::READINGS_PER_STATION;
+use http_rest::{Metric, Reading};
 
 use crate::raw::{JSON, Local, batch, request};
 

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::FutureExt;
-use http_rest::client::{Client, Error, MAX_ANSWER, ReadingQuery};
-use http_rest::model::{Metric, Reading};
-use http_rest::stations::StationPatch;
-use http_rest::watch::{LiveEvent, MAX_EVENT, SILENCE};
+use futures::{FutureExt, StreamExt};
+use http_rest::client::{LiveEvent, ReadingQuery};
+use http_rest::limits::{MAX_EVENT, MAX_RESPONSE, MAX_RETRIES, SILENCE};
+use http_rest::protocol::model::StationPatch;
+use http_rest::{Client, Error, Metric, Reading};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -73,7 +73,7 @@ pub async fn the_client_retries_what_is_safe() {
     served.await.unwrap();
 
     // It gives up after a bounded number of times.
-    let (client, served) = scripted(vec![bad_gateway(); 1 + http_rest::retry::MAX_RETRIES]).await;
+    let (client, served) = scripted(vec![bad_gateway(); 1 + MAX_RETRIES]).await;
     assert_eq!(client.readings(&query).await.unwrap_err().status(), Some(502));
     let (_, listener) = served.await.unwrap();
     assert!(listener.accept().now_or_never().is_none(), "no further attempt");
@@ -93,6 +93,47 @@ pub async fn the_client_does_not_repeat_what_may_do_harm() {
     assert_eq!(client.record(&reading()).await.unwrap_err().status(), Some(422));
     let (_, listener) = served.await.unwrap();
     assert!(listener.accept().now_or_never().is_none(), "no second attempt");
+}
+
+pub async fn a_failed_call_says_whether_it_may_have_been_executed() {
+    let problem = |status: &str| answer(status, "", PROBLEM, "{}");
+    let page = |status: &str| answer(status, "location: /x\r\n", "text/html", "");
+    let garbled = answer("200 OK", "", "application/json", "{");
+    let patch = StationPatch::default();
+    for (response, expected) in [
+        (no_answer(), true),
+        (garbled, true),
+        (page("303 See Other"), true),
+        (page("500 Internal Server Error"), true),
+        (bad_gateway(), true),
+        (problem("504 Gateway Timeout"), true),
+        (page("307 Temporary Redirect"), false),
+        (problem("412 Precondition Failed"), false),
+        (page("413 Content Too Large"), false),
+        (page("503 Service Unavailable"), false),
+        (problem("507 Insufficient Storage"), false),
+    ] {
+        let (client, served) = scripted(vec![response.clone()]).await;
+        let error = client.patch_station("a", &patch, "\"1\"").await.unwrap_err();
+        assert_eq!(error.may_have_been_executed(), expected, "{response}");
+        served.await.unwrap();
+    }
+
+    // The last attempt certainly was not executed. What about those before?
+    let busy = || page("503 Service Unavailable");
+    for (first, expected) in [(no_answer(), true), (bad_gateway(), true), (busy(), false)] {
+        let refused = problem("422 Unprocessable Entity");
+        let (client, served) = scripted(vec![first.clone(), busy(), refused]).await;
+        let error = client.record(&reading()).await.unwrap_err();
+        let shown = error.to_string();
+        assert_eq!((error.status(), error.may_have_been_executed()), (Some(422), expected), "{first}");
+        assert_eq!(shown.ends_with("; an earlier attempt may have been executed"), expected, "{shown}");
+        served.await.unwrap();
+    }
+    let (client, served) = scripted(vec![]).await;
+    drop(served.await.unwrap());
+    let error = client.record(&reading()).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }) && !error.may_have_been_executed(), "{error}");
 }
 
 const PROBLEM: &str = "application/problem+json";
@@ -200,7 +241,7 @@ pub async fn the_client_follows_no_redirect() {
     }
     assert!(elsewhere.accept().now_or_never().is_none(), "nobody was asked but the address that was given");
     let (client, served) = scripted(vec![answer("302 Found", "", "text/html", "")]).await;
-    let error = client.watch(None).await.unwrap_err().to_string();
+    let error = client.watch(None).await.err().unwrap().to_string();
     assert!(error.contains("answered 302 and points to no other address"), "{error}");
     served.await.unwrap();
 }
@@ -214,7 +255,11 @@ pub async fn the_client_reads_an_event_stream_of_any_spelling() {
     {
         let (client, served) = scripted(vec![answer("200 OK", "", media_type, &body)]).await;
         let mut watch = client.watch(None).await.unwrap();
-        assert_eq!(watch.next().await.unwrap(), LiveEvent::Reading(reading()[0].clone()), "{media_type}");
+        assert_eq!(
+            watch.next().await.unwrap().unwrap(),
+            LiveEvent::Reading(reading()[0].clone()),
+            "{media_type}"
+        );
         served.await.unwrap();
     }
     let (client, served) = scripted(vec![answer("200 OK", "", "text/event-streams", &body)]).await;
@@ -232,17 +277,18 @@ pub async fn a_watch_ends_with_an_error_that_would_come_again() {
         let passing = answer("503 Service Unavailable", "", "text/html", "");
         let (client, served) = scripted(vec![stream(), no_answer(), passing, stream(), refusal]).await;
         let mut watch = client.watch(None).await.unwrap();
-        assert!(matches!(watch.next().await, Ok(LiveEvent::Disconnected { .. })));
-        assert_eq!(watch.next().await.unwrap(), LiveEvent::NothingMissed);
-        assert!(matches!(watch.next().await, Ok(LiveEvent::Disconnected { .. })));
-        assert_eq!(watch.next().await.unwrap_err().status(), Some(status));
+        assert!(matches!(watch.next().await, Some(Ok(LiveEvent::Disconnected { .. }))));
+        assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::NothingMissed);
+        assert!(matches!(watch.next().await, Some(Ok(LiveEvent::Disconnected { .. }))));
+        assert_eq!(watch.next().await.unwrap().unwrap_err().status(), Some(status));
+        assert!(watch.next().await.is_none(), "the error is the end");
         let (heads, _) = served.await.unwrap();
         assert!(heads[1..].iter().all(|head| head.contains("last-event-id: 1-1\r\n")), "{heads:?}");
     }
 }
 
 pub async fn the_client_takes_no_more_than_it_has_room_for() {
-    let long = "x".repeat(2 * MAX_ANSWER);
+    let long = "x".repeat(2 * MAX_RESPONSE);
     let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
     let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
     assert!(matches!(client.record(&reading()).await, Err(Error::Unexpected { status: 200, .. })));
@@ -255,7 +301,7 @@ pub async fn the_client_takes_no_more_than_it_has_room_for() {
         let stream = answer("200 OK", "", "text/event-stream", &format!("id: 1-1\n\n{line}"));
         let (client, served) = scripted(vec![stream]).await;
         let mut watch = client.watch(None).await.unwrap();
-        let LiveEvent::Disconnected { reason } = watch.next().await.unwrap() else {
+        let LiveEvent::Disconnected { reason } = watch.next().await.unwrap().unwrap() else {
             panic!("not disconnected")
         };
         assert_eq!(reason, format!("the server sent an event of more than {MAX_EVENT} bytes"));
@@ -293,7 +339,7 @@ pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".to_owned();
         let mut watch = mute(vec![head]).await.watch(None).await.unwrap();
         let reason = format!("nothing came for {SILENCE:?}");
-        assert_eq!(watch.next().await.unwrap(), LiveEvent::Disconnected { reason });
+        assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::Disconnected { reason });
     };
     // A queue of connections that is full: the client's own is not even answered.
     let no_connection = async {

@@ -1,6 +1,6 @@
 //! JSON of another shape than the contract's, and which field is to blame.
 
-use http_rest::limits::Limits;
+use http_rest::Limits;
 
 use crate::raw::{JSON, Local, batch, request};
 

@@ -1,9 +1,9 @@
 //! `/stations`, raw and typed.
 
+use http_rest::Limits;
+use http_rest::Station;
 use http_rest::client::Error;
-use http_rest::limits::Limits;
-use http_rest::stations::Station;
-use http_rest::store::MAX_STATIONS;
+use http_rest::limits::MAX_STATIONS;
 
 use crate::raw::{Headers, JSON, Local, request};
 
@@ -161,7 +161,7 @@ pub async fn two_writers_lose_no_update() {
     const TRIES_EACH: u32 = 5_000;
     let server = Local::start(Limits::default()).await;
     server.client().create_station(&station("counter", "0")).await.unwrap();
-    let writer = |client: http_rest::client::Client| async move {
+    let writer = |client: http_rest::Client| async move {
         let (mut written, mut refused) = (0u32, 0u32);
         for _ in 0..TRIES_EACH {
             let read = client.station("counter").await.unwrap();

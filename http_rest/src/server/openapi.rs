@@ -1,6 +1,5 @@
-//! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It is
-//! put together from the handlers' own descriptions; here the parts are added
-//! that all of them share.
+//! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It consists of
+//! the handlers' own descriptions. This file adds the parts that all of them share.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -9,18 +8,28 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::live::Gap;
-use crate::problem::{PROBLEM_JSON, Problem};
-use crate::server::App;
+use crate::protocol::headers::PROBLEM_JSON;
+use crate::protocol::model::Gap;
+use crate::protocol::problem::Problem;
 
-/// What any request may be answered with.
+/// The errors that any request may get.
 const COMMON: [(StatusCode, &str); 3] = [
-    (StatusCode::BAD_REQUEST, "A malformed, missing or repeated header, or an unknown parameter"),
+    (
+        StatusCode::BAD_REQUEST,
+        "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
+    ),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
 
-/// The description before the handlers add theirs.
+/// The further errors that a request with a body may get.
+const OF_BODIES: [(StatusCode, &str); 3] = [
+    (StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Another media type, or compressed"),
+    (StatusCode::UNPROCESSABLE_ENTITY, "Invalid fields"),
+];
+
+/// Returns the description before the handlers add theirs.
 pub(crate) fn preamble() -> OpenApi {
     let info = InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(
         Some("Stations as resources, their readings in batches. Errors are problem details (RFC 9457)."),
@@ -28,8 +37,8 @@ pub(crate) fn preamble() -> OpenApi {
     OpenApiBuilder::new().info(info).build()
 }
 
-/// The route that answers with the finished description.
-pub(crate) fn route(mut description: OpenApi) -> MethodRouter<App> {
+/// Returns the route to the finished description.
+pub(crate) fn route<S: Clone + Send + Sync + 'static>(mut description: OpenApi) -> MethodRouter<S> {
     let components = description.components.get_or_insert_default();
     let mut schemas = vec![(Problem::name().into(), Problem::schema()), (Gap::name().into(), Gap::schema())];
     Problem::schemas(&mut schemas);
@@ -49,7 +58,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// Adds the errors that every operation has, and to each error its body.
 fn describe_errors(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
-    for (status, description) in COMMON {
+    let of_bodies = operation.request_body.iter().flat_map(|_| OF_BODIES);
+    for (status, description) in COMMON.into_iter().chain(of_bodies) {
         responses.entry(status.as_str().to_owned()).or_insert_with(|| RefOr::T(Response::new(description)));
     }
     for (status, response) in responses.iter_mut() {

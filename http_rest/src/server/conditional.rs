@@ -3,30 +3,30 @@
 //! (`If-None-Match`), or changes only the one that it has seen (`If-Match`).
 //!
 //! The second prevents the *lost update*: two people read version 1, both change
-//! it, and the later write silently undoes the earlier. Here the later one is
-//! told 412 and reads again.
+//! it, and the later write silently undoes the earlier. Here the later one gets
+//! 412, and its sender reads again.
 
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::problem::Problem;
+use crate::protocol::problem::Problem;
 
 /// A strong entity tag: two equal tags mean the same representation byte for byte.
 ///
-/// The server's boot id is part of it, because versions are counted from 1 in
-/// each life of the server.
+/// The server's instance ID is part of it, because each run of the server counts
+/// versions from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ETag {
-    /// Drawn at random when the server starts.
-    pub boot_id: u64,
+pub(crate) struct ETag {
+    /// Chosen at random when the server starts.
+    pub(crate) instance_id: u64,
     /// Grows with each change of any station.
-    pub version: u64,
+    pub(crate) version: u64,
 }
 
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:016x}-{:x}\"", self.boot_id, self.version)
+        write!(f, "\"{:016x}-{:x}\"", self.instance_id, self.version)
     }
 }
 
@@ -102,7 +102,7 @@ enum Tags {
     List(Vec<Tag>),
 }
 
-/// An entity tag of anybody's.
+/// An entity tag that a client sent, which may be anybody's.
 struct Tag {
     weak: bool,
     /// With its quotes.
@@ -125,8 +125,7 @@ impl Tags {
             return Ok(Some(Self::Any));
         }
         Self::list(&field).map(Some).ok_or_else(|| {
-            let detail = format!("{name} is * or a list of entity tags, each of them in quotes");
-            Problem::new(StatusCode::BAD_REQUEST, detail)
+            Problem::bad_request(format!("{name} is * or a list of entity tags, each of them in quotes"))
         })
     }
 

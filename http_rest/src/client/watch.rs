@@ -1,58 +1,43 @@
-//! The client's side of `/readings/live`: reads server-sent events and, when the
-//! connection ends, comes back with the id of the last one.
+//! A live stream that outlives its connection: it reads server-sent events and, when the
+//! connection ends, comes back with the ID of the last one.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
+use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 use tcp_socket::base::retry::Pauses;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::body::is_type;
-use crate::client::{ATTEMPT_TIMEOUT, Client, Error};
-use crate::live::{Gap, LAST_EVENT_ID};
-use crate::model::Reading;
-use crate::retry::{Repeat, TOTAL_TIMEOUT, may_pass, retry};
+use super::error::Error;
+use super::retry::{Repeat, may_pass, retry};
+use super::transport::{Transport, read_error};
+use crate::limits::{
+    ATTEMPT_TIMEOUT, MAX_EVENT, MAX_RECONNECT_PAUSE, MIN_RECONNECT_PAUSE, SILENCE, TOTAL_TIMEOUT,
+};
+use crate::protocol::headers::{EVENT_STREAM, LAST_EVENT_ID, is_type};
+use crate::protocol::model::{Gap, Reading};
 
-/// The media type of the stream.
-const EVENT_STREAM: &str = "text/event-stream";
-
-/// A stream that brings nothing, not even a heartbeat, for so long is dead: three
-/// times the server's interval.
-pub const SILENCE: Duration = Duration::from_secs(45);
-
-/// Longest event, in bytes; a reading takes about 150.
-pub const MAX_EVENT: usize = 64 * 1024;
-
-/// Shortest pause before reconnecting; it doubles up to [`MAX_RECONNECT_PAUSE`].
-pub const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest pause before reconnecting; a server's `Retry-After` may ask for more. A
-/// connection that lasted longer makes the pauses start again with the shortest.
-pub const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
-
-/// What a stream of live readings tells.
+/// An event of a live stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LiveEvent {
     /// A reading was recorded.
     Reading(Reading),
-    /// Some were recorded that this stream did not get.
+    /// Some readings were recorded that this stream did not get.
     Gap(Gap),
-    /// The connection was lost. The next call reconnects, and its event says what was
-    /// missed: a gap, a reading that can still be had, or [`LiveEvent::NothingMissed`].
+    /// The connection was lost. The stream reconnects, and its next event says what was
+    /// missed: a gap, a reading that the server still has, or [`LiveEvent::NothingMissed`].
     Disconnected {
-        /// Why, in words that may be the server's.
+        /// Why. Parts of the text may come from the server.
         reason: String,
     },
     /// The stream is connected again, and no reading was recorded meanwhile.
     NothingMissed,
 }
 
-/// A stream of live readings.
-#[derive(Debug)]
-pub struct Watch {
-    client: Client,
+/// The state of a live stream.
+pub(super) struct Watch {
+    transport: Transport,
     station: Option<String>,
     last_id: Option<String>,
     response: Option<Response>,
@@ -64,9 +49,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(crate) async fn start(client: Client, station: Option<&str>) -> Result<Self, Error> {
+    pub(super) async fn start(transport: Transport, station: Option<&str>) -> Result<Self, Error> {
         let mut watch = Self {
-            client,
+            transport,
             station: station.map(str::to_owned),
             last_id: None,
             response: None,
@@ -80,15 +65,20 @@ impl Watch {
         Ok(watch)
     }
 
-    /// The next event. Waits for as long as nothing is recorded; reconnects when
-    /// the connection ends or falls silent, for as long as it takes. Cancel safe.
+    /// Returns the events. The stream ends after an error.
     ///
-    /// # Errors
-    /// If the server refuses to go on, with an error that another attempt would get too.
-    pub async fn next(&mut self) -> Result<LiveEvent, Error> {
+    /// Its `next` is cancel safe: what `Watch::next` has begun is kept in the stream.
+    pub(super) fn into_stream(self) -> BoxStream<'static, Result<LiveEvent, Error>> {
+        stream::try_unfold(self, async |mut watch| Ok(Some((watch.next().await?, watch)))).boxed()
+    }
+
+    /// Waits for the next event. If the connection ends or falls silent, it reconnects for
+    /// as long as it takes, unless the server responds with an error that another attempt
+    /// would get too.
+    async fn next(&mut self) -> Result<LiveEvent, Error> {
         loop {
             while let Some(event) = self.parser.events.pop_front() {
-                if let Some(event) = self.take(&event) {
+                if let Some(event) = self.interpret(&event) {
                     self.returning = false;
                     return Ok(event);
                 }
@@ -134,23 +124,23 @@ impl Watch {
     }
 
     async fn connect(&self) -> Result<Response, Error> {
-        let mut request = self.client.request(Method::GET, "/readings/live");
+        let mut request = self.transport.request(Method::GET, "/readings/live");
         if let Some(station) = &self.station {
             request = request.query(&[("station", station)]);
         }
         if let Some(id) = &self.last_id {
             request = request.header(LAST_EVENT_ID, id);
         }
-        let answer = self.client.send(request).await?;
-        if answer.0.status().is_success() && is_type(answer.0.headers(), EVENT_STREAM) {
-            return Ok(answer.0);
+        let response = self.transport.send(request).await?;
+        if response.status().is_success() && is_type(response.headers(), EVENT_STREAM) {
+            return Ok(response);
         }
-        Err(answer.into_error().await)
+        Err(read_error(response).await)
     }
 
-    /// What an event means to us; `None` for one of a kind that came later than
-    /// this client.
-    fn take(&mut self, event: &Event) -> Option<LiveEvent> {
+    /// Returns what an event means, or `None` if it is of a kind that this client doesn't
+    /// know yet.
+    fn interpret(&mut self, event: &Event) -> Option<LiveEvent> {
         fn parsed<T: DeserializeOwned>(event: &Event) -> Option<T> {
             serde_json::from_str(&event.data).ok()
         }
@@ -163,14 +153,14 @@ impl Watch {
                 parsed(event).map(LiveEvent::Reading)
             }
             "gap" => parsed(event).map(LiveEvent::Gap),
-            // The server has nothing more for us at the moment.
+            // An ID alone: the server has nothing more to send at the moment.
             _ if event.data.is_empty() => self.returning.then_some(LiveEvent::NothingMissed),
             _ => None,
         }
     }
 }
 
-/// The last error of the chain, which says most.
+/// Returns the last error of the chain, which says most.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -187,8 +177,8 @@ struct Event {
     data: String,
 }
 
-/// Splits a stream of bytes into events (HTML standard, section 9.2.6). Lines end
-/// with LF or CRLF; the lone CR that the standard also allows is not used here.
+/// Splits a stream of bytes into events (HTML standard, section 9.2.6). Lines end with LF
+/// or CRLF; a lone CR, which the standard also allows, is not used here.
 #[derive(Debug, Default)]
 struct Parser {
     line: Vec<u8>,
@@ -197,7 +187,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// Takes bytes as they come, however they are cut. False if an event is too long.
+    /// Adds bytes, however they are cut. Returns false if an event is too long.
     fn feed(&mut self, bytes: &[u8]) -> bool {
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             self.line.extend_from_slice(part);
@@ -216,7 +206,7 @@ impl Parser {
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches(['\n', '\r']);
         if line.is_empty() {
-            // An id counts even without data, which makes it no event for the reader.
+            // An ID counts even without data, but only data make an event.
             let event = std::mem::take(&mut self.event);
             if !event.data.is_empty() || !event.id.is_empty() {
                 self.events.push_back(event);

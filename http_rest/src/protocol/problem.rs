@@ -1,8 +1,8 @@
-//! Errors as `application/problem+json` (RFC 9457): one JSON object that a
-//! program can branch on (`type`, `status`) and a person can read (`title`,
-//! `detail`).
+//! Errors as `application/problem+json` (RFC 9457): one JSON object with parts for
+//! programs (`type`, `status`) and parts for people (`title`, `detail`).
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -13,25 +13,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::body::IDENTITY;
+use super::headers::{IDENTITY, PROBLEM_JSON};
+use crate::limits::MAX_FIELD_ERRORS;
 
-/// The media type of every error body.
-pub const PROBLEM_JSON: &str = "application/problem+json";
-
-/// Most entries in [`Problem::errors`], whose description says the number too. A batch of 10,000 wrong readings
-/// should not be answered with a megabyte of complaints.
-pub const MAX_FIELD_ERRORS: usize = 50;
-
-/// [`Problem::kind`] of 409: the first request with this `Idempotency-Key` still runs.
-pub const KEY_IN_USE: &str = "/problems/idempotency-key-in-use";
+/// [`Problem::kind`] of 409: the first request with this `Idempotency-Key` is still running.
+pub(crate) const KEY_IN_USE: &str = "/problems/idempotency-key-in-use";
 
 /// [`Problem::kind`] of 422: this `Idempotency-Key` was used with another body.
-pub const KEY_REUSED: &str = "/problems/idempotency-key-reused";
+pub(crate) const KEY_REUSED: &str = "/problems/idempotency-key-reused";
 
-/// An error that is told to the client.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Problem {
-    /// Names the kind of problem. `about:blank`: the status says it all.
+    /// Names the kind of problem. `about:blank` adds nothing to the status.
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: Cow<'static, str>,
@@ -46,8 +40,8 @@ pub struct Problem {
     /// What is wrong with each field, the first 50 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// When it makes sense to try again; travels as the `Retry-After` header,
-    /// in whole seconds.
+    /// When it makes sense to try again. It travels as the `Retry-After` header, in whole
+    /// seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
     /// Whether the body's content coding was refused. Then the `Accept-Encoding` header
@@ -67,10 +61,10 @@ pub struct FieldError {
 }
 
 impl Problem {
-    /// A problem that its status code names well enough.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    /// Returns a problem that its status describes well enough.
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
-            kind: about_blank(),
+            kind: "about:blank".into(),
             title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
             detail: detail.into(),
@@ -78,6 +72,17 @@ impl Problem {
             retry_after: None,
             coding_refused: false,
         }
+    }
+
+    /// Returns 400: the request is malformed.
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// Returns 500 and logs the reason, which is a mistake of this program.
+    pub(crate) fn internal(error: &dyn Error) -> Self {
+        tracing::error!("a response of our own does not serialize: {error}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "")
     }
 
     /// Reads a body of that type in a response of that status. Returns `None` if it is
@@ -98,12 +103,12 @@ impl Problem {
         })
     }
 
-    /// 422: well-formed, understood, and wrong in this field.
-    pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
+    /// Returns 422: well-formed, understood, and wrong in this field.
+    pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
         Self::invalid_fields(vec![FieldError { pointer: pointer.to_owned(), detail: detail.into() }])
     }
 
-    /// 422: well-formed, understood, and wrong in these fields.
+    /// Returns 422: well-formed, understood, and wrong in these fields.
     pub(crate) fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
         let total = errors.len();
         errors.truncate(MAX_FIELD_ERRORS);
@@ -156,8 +161,4 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-fn about_blank() -> Cow<'static, str> {
-    Cow::Borrowed("about:blank")
 }

@@ -1,0 +1,104 @@
+//! Why a call failed, and what that says about its effect.
+
+use std::time::Duration;
+
+use crate::protocol::problem::Problem;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form http://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The request could not be made.
+    #[error("no request can be made of this")]
+    Setup(#[source] reqwest::Error),
+    /// No connection: the request was never sent.
+    #[error("no server at {url}")]
+    Unreachable {
+        /// The address that was tried.
+        url: String,
+        /// What the transport said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server responded with an error.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// The server responded with something that is not part of this interface.
+    #[error("unexpected answer {status}: {body}")]
+    Unexpected {
+        /// The HTTP status.
+        status: u16,
+        /// The first characters of the body.
+        body: String,
+        /// The response's `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// The server pointed to another address. This client follows no redirect: a change
+    /// could be executed by a server that the user has never named (RFC 9110, section 15.4).
+    #[error("{url} answered {status} and points to {location}; give --url the address that you mean")]
+    Redirect {
+        /// The HTTP status.
+        status: u16,
+        /// The address that responded.
+        url: String,
+        /// The `Location` header as it came.
+        location: String,
+    },
+    /// The connection broke, or the attempt's time ran out.
+    #[error("the connection broke; the request may have been executed")]
+    Broken(#[source] reqwest::Error),
+    /// All attempts together took too long.
+    #[error("no answer in time; the request may have been executed")]
+    TimedOut,
+    /// The last attempt failed with `last` and was not executed, but an earlier one may
+    /// have been.
+    #[error("{last}; an earlier attempt may have been executed")]
+    EarlierAttempt {
+        /// The error of the last attempt.
+        last: Box<Error>,
+    },
+}
+
+impl Error {
+    /// Returns whether the request may have had its effect. If not, you can safely send it
+    /// again; if so, look first, unless a second execution does no harm.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::Address { .. } | Self::Setup(_) | Self::Unreachable { .. } => false,
+            Self::Broken(_) | Self::TimedOut | Self::EarlierAttempt { .. } => true,
+            // The result of a request that was executed may be at another address.
+            Self::Redirect { status, .. } => *status == 303,
+            // Refused, if the request is to blame or the server had no room for it. Anything
+            // else may come from a proxy, or from a server that failed half-way.
+            Self::Problem(_) | Self::Unexpected { .. } => {
+                !matches!(self.status(), Some(400..=499 | 503 | 507))
+            }
+        }
+    }
+
+    /// Returns the HTTP status, if there was a response.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            Self::Unexpected { status, .. } | Self::Redirect { status, .. } => Some(*status),
+            Self::EarlierAttempt { last } => last.status(),
+            _ => None,
+        }
+    }
+
+    /// Returns how long to wait before another attempt, if the server says so
+    /// (`Retry-After`).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem(problem) => problem.retry_after,
+            Self::Unexpected { retry_after, .. } => *retry_after,
+            Self::EarlierAttempt { last } => last.retry_after(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Sending a request and reading the response to it, whatever they are about.
+
+use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect};
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::retry::{Repeat, retry};
+use crate::limits::{ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, MAX_RESPONSE};
+use crate::protocol::headers::{PROBLEM_JSON, is_type};
+use crate::protocol::problem::{Problem, retry_after};
+
+/// The connections to one server.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Transport {
+    pub(super) fn new(url: &str) -> Result<Self, Error> {
+        if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
+            return Err(Error::Address { url: url.to_owned() });
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(redirect::Policy::none())
+            .no_proxy() // A proxy from the environment would stand between the two terminals.
+            .build()
+            .map_err(Error::Setup)?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Makes a call, in as many attempts as [`retry`] allows.
+    pub(super) async fn call(
+        &self,
+        repeat: Repeat,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        retry(repeat, || async { read(self.send(request().timeout(ATTEMPT_TIMEOUT)).await?).await }).await
+    }
+
+    /// Sends a request once and waits for the header of its response.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<reqwest::Response, Error> {
+        request.send().await.map_err(|source| match source {
+            source if source.is_connect() => Error::Unreachable { url: self.url.clone(), source },
+            source if source.is_builder() => Error::Setup(source),
+            source => Error::Broken(source),
+        })
+    }
+}
+
+/// Reads a response to its end. Returns an error unless it is a success.
+async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = incoming.chunk().await.map_err(Error::Broken)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_RESPONSE {
+            break; // What is left is not valid JSON, and is reported as that.
+        }
+    }
+    let response = Response { status: incoming.status(), headers: incoming.headers().clone(), body };
+    if response.status.is_redirection() && response.status != StatusCode::NOT_MODIFIED {
+        let location = response.headers.get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        return Err(Error::Redirect {
+            status: response.status.as_u16(),
+            url: incoming.url().to_string(),
+            location: location.as_deref().unwrap_or("no other address").to_owned(),
+        });
+    }
+    if response.status.is_client_error() || response.status.is_server_error() {
+        return Err(response.error());
+    }
+    Ok(response)
+}
+
+/// Returns the error in a response that should have been something else.
+pub(super) async fn read_error(incoming: reqwest::Response) -> Error {
+    read(incoming).await.map_or_else(|error| error, |response| response.unexpected())
+}
+
+/// A complete response.
+pub(super) struct Response {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Response {
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|_| self.unexpected())
+    }
+
+    pub(super) fn etag(&self) -> Result<String, Error> {
+        let tag = self.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+        tag.map(str::to_owned).ok_or_else(|| self.unexpected())
+    }
+
+    /// Returns the target of `Link: <target>; rel="next"`.
+    pub(super) fn next(&self) -> Option<String> {
+        let link = self.headers.get(LINK)?.to_str().ok()?;
+        let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+        parameters.contains("rel=\"next\"").then(|| target.to_owned())
+    }
+
+    fn error(&self) -> Error {
+        let problem = Problem::from_json(self.status, &self.body);
+        match problem.filter(|_| is_type(&self.headers, PROBLEM_JSON)) {
+            Some(problem) => {
+                Error::Problem(Box::new(Problem { retry_after: retry_after(&self.headers), ..problem }))
+            }
+            None => self.unexpected(),
+        }
+    }
+
+    fn unexpected(&self) -> Error {
+        let body = String::from_utf8_lossy(&self.body).chars().take(200).collect();
+        Error::Unexpected { status: self.status.as_u16(), body, retry_after: retry_after(&self.headers) }
+    }
+}

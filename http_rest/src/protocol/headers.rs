@@ -1,0 +1,39 @@
+//! The header fields and media types that both sides use, besides those that the crate
+//! `http` has names for.
+
+use axum::http::{HeaderMap, header};
+
+/// Makes a `POST` safe to repeat (draft-ietf-httpapi-idempotency-key-header).
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Says that a response was given before, to an earlier request with the same key.
+pub(crate) const REPLAYED: &str = "idempotency-replayed";
+
+/// Says after which event a live stream goes on (HTML standard, section 9.2.4).
+pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Names a request in both sides' logs. A client may choose it; the response repeats it.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// The media type of every body except errors, patches, and live streams.
+pub(crate) const JSON: &str = "application/json";
+
+/// The media type of a patch (RFC 7396).
+pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// The media type of every error (RFC 9457).
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The media type of a live stream.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
+
+/// The only content coding that the server accepts: none.
+pub(crate) const IDENTITY: &str = "identity";
+
+/// Returns whether a message says that its body is of this type. Parameters such as
+/// `charset` are ignored: JSON and event streams are UTF-8 (RFC 8259, section 8.1).
+pub(crate) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(wanted)
+}

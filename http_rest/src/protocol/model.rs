@@ -1,0 +1,141 @@
+//! What travels: weather stations and their readings, as JSON.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a reading measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Air temperature in °C, -100 to 70.
+    Temperature,
+    /// Relative humidity in percent, 0 to 100.
+    Humidity,
+    /// Air pressure in hPa, 800 to 1100.
+    Pressure,
+    /// Wind speed in m/s, 0 to 120.
+    Wind,
+}
+
+impl Metric {
+    /// Returns its name in JSON and in query strings.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "temperature",
+            Self::Humidity => "humidity",
+            Self::Pressure => "pressure",
+            Self::Wind => "wind",
+        }
+    }
+
+    /// Returns the metric of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
+            .into_iter()
+            .find(|metric| metric.name() == name)
+    }
+
+    /// Returns the lowest and the highest value accepted, in the metric's unit.
+    pub(crate) fn range(self) -> (f64, f64) {
+        match self {
+            Self::Temperature => (-100.0, 70.0),
+            Self::Humidity => (0.0, 100.0),
+            Self::Pressure => (800.0, 1100.0),
+            Self::Wind => (0.0, 120.0),
+        }
+    }
+}
+
+/// One measurement by one station.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"station": "oslo-1", "metric": "temperature", "value": -3.5, "recorded_at": 1_767_225_600_000_u64}))]
+pub struct Reading {
+    /// The station's ID, `[a-z0-9-]{1,32}`.
+    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
+    pub station: String,
+    /// What was measured.
+    pub metric: Metric,
+    /// Temperature: -100 to 70 °C; humidity: 0 to 100 percent; pressure: 800 to
+    /// 1100 hPa; wind: 0 to 120 m/s.
+    pub value: f64,
+    /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
+    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
+    pub recorded_at: u64,
+}
+
+/// The body of `POST /readings`, as a client sends it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Batch<'a> {
+    /// All of them are recorded, or none.
+    #[schema(min_items = 1, max_items = 10_000)]
+    pub(crate) readings: &'a [Reading],
+}
+
+/// The response to `POST /readings`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Recorded {
+    /// How many readings were accepted: all of the batch.
+    pub(crate) accepted: usize,
+}
+
+/// The response to `GET /readings`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ReadingList {
+    /// The latest recorded first.
+    pub(crate) readings: Vec<Reading>,
+}
+
+/// A weather station.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"id": "oslo-1", "name": "Oslo, Blindern", "latitude": 59.94, "longitude": 10.72}))]
+pub struct Station {
+    /// The client chooses it; it never changes.
+    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
+    pub id: String,
+    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
+    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
+    #[schema(min_length = 1, max_length = 100)]
+    pub name: String,
+    /// Degrees north, -90 to 90; `null` if it is not known.
+    #[schema(minimum = -90, maximum = 90)]
+    pub latitude: Option<f64>,
+    /// Degrees east, -180 to 180; `null` if it is not known.
+    #[schema(minimum = -180, maximum = 180)]
+    pub longitude: Option<f64>,
+}
+
+/// A change to some fields of a station, as a JSON merge patch (RFC 7396): what
+/// is absent stays as it is.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(example = json!({"name": "Oslo, Blindern", "longitude": null}))]
+pub struct StationPatch {
+    /// A new name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 100, nullable = false)]
+    pub name: Option<String>,
+    /// Another latitude; `null` (in Rust `Some(None)`) removes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, minimum = -90, maximum = 90)]
+    pub latitude: Option<Option<f64>>,
+    /// Another longitude; `null` (in Rust `Some(None)`) removes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, minimum = -180, maximum = 180)]
+    pub longitude: Option<Option<f64>>,
+}
+
+/// The response to `GET /stations`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct StationList {
+    /// In the order of their IDs.
+    pub(crate) stations: Vec<Station>,
+}
+
+/// Data of a `gap` event: some readings are not in this stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Gap {
+    /// How many readings that this stream asks for were recorded and are no longer kept
+    /// for it; `null` if the server was restarted and can't tell.
+    pub missed: Option<u64>,
+}

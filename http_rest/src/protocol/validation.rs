@@ -1,0 +1,197 @@
+//! From the bytes of a body to a value that is known to be valid. If it is not, the
+//! response names every wrong field.
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer};
+use serde_json::error::Category;
+use serde_path_to_error::{Path, Segment};
+use tcp_socket::base::json::{Object, whole_number};
+use tcp_socket::base::text::check_name;
+
+use super::model::{Metric, Reading, Station};
+use super::problem::{FieldError, Problem};
+use crate::limits::{MAX_BATCH, MAX_DETAIL, MAX_NAME, MAX_QUOTE, MAX_RECORDED_AT, MAX_STATION_ID};
+
+/// Reads the object in a body. Returns 400 if it is not JSON and 422 if it is JSON of
+/// another shape, both with line and column, the second with a pointer to the field.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = shape(&mut deserializer)?;
+    deserializer.end().map_err(|error| Problem::bad_request(error.to_string()))?;
+    Ok(value)
+}
+
+/// The second half of [`parse`], also for JSON that was read before.
+pub(crate) fn shape<'de, T, D>(deserializer: D) -> Result<T, Problem>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de, Error = serde_json::Error>,
+{
+    let Object(value) = serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let (path, detail) = (error.path(), error.inner().to_string());
+        // A number that does not fit into a double is well-formed JSON all the same.
+        let well_formed =
+            error.inner().classify() == Category::Data || detail.starts_with("number out of range");
+        if !well_formed {
+            return Problem::bad_request(detail);
+        }
+        let (pointer, detail) = (pointer(path, &detail), bounded(detail));
+        Problem { detail: detail.clone(), ..Problem::field(&pointer, detail) }
+    })?;
+    Ok(value)
+}
+
+/// Shortens what serde says: it quotes what it was sent, which may be as long as a body.
+fn bounded(detail: String) -> String {
+    if detail.chars().count() <= MAX_DETAIL {
+        return detail;
+    }
+    let position = detail.rfind(" at line ").unwrap_or(detail.len());
+    format!("{}…{}", detail.chars().take(MAX_DETAIL).collect::<String>(), &detail[position..])
+}
+
+/// Returns a path as a JSON pointer in a URI fragment (RFC 6901, section 6). serde
+/// reports a missing field, and the second occurrence of one, at the object around it
+/// and names the field in its message.
+fn pointer(path: &Path, detail: &str) -> String {
+    let mut pointer = "#".to_owned();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer += &format!("/{index}"),
+            Segment::Map { key } => push_name(&mut pointer, key),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    let named = ["missing field `", "duplicate field `"].iter().find_map(|start| detail.strip_prefix(start));
+    if let Some((name, _rest)) = named.and_then(|named| named.split_once('`')) {
+        push_name(&mut pointer, name);
+    }
+    pointer
+}
+
+/// Appends a name. The name of an unknown field comes from the sender, so everything that
+/// has a meaning in a pointer is escaped.
+fn push_name(pointer: &mut String, name: &str) {
+    pointer.push('/');
+    for byte in shorten(name).bytes() {
+        match byte {
+            b'~' => pointer.push_str("~0"),
+            b'/' => pointer.push_str("~1"),
+            b if b.is_ascii_alphanumeric() || b"-._".contains(&b) => pointer.push(char::from(b)),
+            b => *pointer += &format!("%{b:02X}"),
+        }
+    }
+}
+
+/// The body of `POST /readings` as it arrives: JSON of the right shape, not yet checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UncheckedBatch {
+    readings: Vec<Object<UncheckedReading>>,
+}
+
+impl UncheckedBatch {
+    /// Returns the readings, or 422 with each field that is out of its range.
+    pub(crate) fn check(self) -> Result<Vec<Reading>, Problem> {
+        let count = self.readings.len();
+        if !(1..=MAX_BATCH).contains(&count) {
+            let detail = format!("a batch holds 1 to {MAX_BATCH} readings, not {count}");
+            return Err(Problem::field("#/readings", detail));
+        }
+        let mut errors = Vec::new();
+        let mut readings = Vec::with_capacity(count);
+        for (index, Object(reading)) in self.readings.into_iter().enumerate() {
+            readings.extend(reading.check(index, &mut errors));
+        }
+        if errors.is_empty() { Ok(readings) } else { Err(Problem::invalid_fields(errors)) }
+    }
+}
+
+/// A reading as it arrives.
+///
+/// The fields are wider than those of [`Reading`], so that one response can name every
+/// field that is out of range. Parsing straight into `Reading` would stop at the first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedReading {
+    station: String,
+    metric: String,
+    value: f64,
+    #[serde(deserialize_with = "whole_number")]
+    recorded_at: i64,
+}
+
+impl UncheckedReading {
+    /// Returns the reading, or `None` and what is wrong with each of its fields. `index`
+    /// is its position in the batch.
+    fn check(self, index: usize, errors: &mut Vec<FieldError>) -> Option<Reading> {
+        let before = errors.len();
+        let mut wrong = |field: &str, detail: String| {
+            errors.push(FieldError { pointer: format!("#/readings/{index}/{field}"), detail });
+        };
+        if !is_station_id(&self.station) {
+            wrong("station", not_an_id(&self.station));
+        }
+        let metric = Metric::from_name(&self.metric);
+        match metric {
+            None => wrong(
+                "metric",
+                format!("{:?} is none of temperature, humidity, pressure, wind", shorten(&self.metric)),
+            ),
+            Some(metric) => {
+                let (low, high) = metric.range();
+                if !(low..=high).contains(&self.value) {
+                    wrong("value", format!("{} is outside {low} to {high}", self.value));
+                }
+            }
+        }
+        let recorded_at = u64::try_from(self.recorded_at).ok().filter(|at| *at <= MAX_RECORDED_AT);
+        if recorded_at.is_none() {
+            wrong("recorded_at", format!("{} is outside 0 to {MAX_RECORDED_AT} ms", self.recorded_at));
+        }
+        if errors.len() > before {
+            return None;
+        }
+        Some(Reading { station: self.station, metric: metric?, value: self.value, recorded_at: recorded_at? })
+    }
+}
+
+impl Station {
+    /// Returns 422 with each field that is out of its range.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        let mut errors = Vec::new();
+        let mut wrong = |pointer: &str, detail: String| {
+            errors.push(FieldError { pointer: pointer.to_owned(), detail });
+        };
+        if !is_station_id(&self.id) {
+            wrong("#/id", not_an_id(&self.id));
+        }
+        if !(1..=MAX_NAME).contains(&self.name.chars().count()) {
+            wrong("#/name", format!("a name has 1 to {MAX_NAME} characters"));
+        } else if let Err(reason) = check_name(&self.name) {
+            wrong("#/name", format!("{:?}: {reason}", shorten(&self.name)));
+        }
+        if self.latitude.is_some_and(|degrees| !(-90.0..=90.0).contains(&degrees)) {
+            wrong("#/latitude", "degrees north are -90 to 90".to_owned());
+        }
+        if self.longitude.is_some_and(|degrees| !(-180.0..=180.0).contains(&degrees)) {
+            wrong("#/longitude", "degrees east are -180 to 180".to_owned());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
+    }
+}
+
+/// Returns whether `id` is a station's ID: 1 to 32 of `a` to `z`, `0` to `9`, and `-`.
+pub(crate) fn is_station_id(id: &str) -> bool {
+    (1..=MAX_STATION_ID).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn not_an_id(id: &str) -> String {
+    format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}", shorten(id))
+}
+
+/// Returns the first characters of a string that is quoted back to its sender.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(MAX_QUOTE).collect()
+}

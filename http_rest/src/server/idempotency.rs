@@ -1,0 +1,201 @@
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): makes a `POST` safe to
+//! repeat.
+//!
+//! A client that gets no response can't know whether its request was executed. It sends
+//! the same request again with the same key, and the server executes it once: the second
+//! time it repeats its first response. Without a key, a client that tries again risks a
+//! duplicate, and one that gives up risks a loss.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{self, HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::conditional::Conditions;
+use super::request_layer::{NoQuery, read_body, require_type};
+use crate::limits::{Limits, MAX_KEY};
+use crate::protocol::headers::{IDEMPOTENCY_KEY, JSON, REPLAYED};
+use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};
+
+/// The keys that were seen, and the responses to them.
+pub(crate) struct IdempotencyStore {
+    /// Keyed with random numbers, so that nobody can make two bodies that look equal.
+    hasher: RandomState,
+    capacity: usize,
+    lifetime: Duration,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<Scope, Entry>,
+    /// The finished ones in the order in which they end.
+    finished: VecDeque<(Instant, Scope)>,
+}
+
+/// Path and key: the same key on another path is another key.
+type Scope = (String, String);
+
+enum Entry {
+    /// The first request is still being handled.
+    Running,
+    /// It was executed.
+    Finished(Finished),
+}
+
+/// An executed request. Only successes are kept: after an error nothing has happened, and
+/// the client may correct its request under the same key.
+#[derive(Clone)]
+struct Finished {
+    /// A hash of the request's body.
+    fingerprint: u64,
+    response: http::Response<Bytes>,
+}
+
+/// What a key turns out to be, unless its first request is still running.
+enum Claim<'a> {
+    New(Guard<'a>),
+    Finished(Finished),
+}
+
+/// Holds a key while its first request runs. If it is dropped without a response (an
+/// error, a client that left, a timeout), the key is free again.
+struct Guard<'a> {
+    store: &'a IdempotencyStore,
+    scope: Option<Scope>,
+}
+
+impl IdempotencyStore {
+    /// Returns a store that remembers up to `capacity` keys, each for `lifetime`.
+    pub(crate) fn new(capacity: usize, lifetime: Duration) -> Self {
+        Self { hasher: RandomState::new(), capacity, lifetime, inner: Mutex::default() }
+    }
+
+    /// Returns 409 if the first request with this key is still running.
+    fn claim(&self, scope: Scope) -> Result<Claim<'_>, Problem> {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        while inner.finished.front().is_some_and(|(end, _)| *end <= now) {
+            inner.forget_oldest();
+        }
+        match inner.entries.get(&scope) {
+            Some(Entry::Running) => Err(Problem {
+                kind: KEY_IN_USE.into(),
+                retry_after: Some(Duration::from_secs(1)),
+                ..Problem::new(
+                    StatusCode::CONFLICT,
+                    "the first request with this Idempotency-Key is still running",
+                )
+            }),
+            Some(Entry::Finished(finished)) => Ok(Claim::Finished(finished.clone())),
+            None => {
+                inner.entries.insert(scope.clone(), Entry::Running);
+                Ok(Claim::New(Guard { store: self, scope: Some(scope) }))
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget_oldest(&mut self) {
+        if let Some((_, scope)) = self.finished.pop_front() {
+            self.entries.remove(&scope);
+        }
+    }
+}
+
+impl Guard<'_> {
+    fn finish(mut self, finished: Finished) {
+        let Some(scope) = self.scope.take() else { return };
+        let mut inner = self.store.lock();
+        inner.finished.push_back((Instant::now() + self.store.lifetime, scope.clone()));
+        inner.entries.insert(scope, Entry::Finished(finished));
+        if inner.finished.len() > self.store.capacity {
+            inner.forget_oldest();
+        }
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(scope) = self.scope.take() {
+            self.store.lock().entries.remove(&scope);
+        }
+    }
+}
+
+/// Runs the handler of a `POST` at most once for each key. It stands around the handler,
+/// which knows nothing of keys, and gives it the whole body.
+///
+/// The key is claimed before the body is read, so a request that repeats an unfinished one
+/// gets its 409 at once.
+pub(crate) async fn once(
+    State(store): State<Arc<IdempotencyStore>>,
+    State(limits): State<Arc<Limits>>,
+    NoQuery: NoQuery,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    require_type(&parts.headers, JSON)?;
+    Conditions::of(&parts.headers)?.check(None)?; // A collection has no ETag.
+    let claim = match key(&parts.headers)? {
+        Some(key) => Some(store.claim((parts.uri.path().to_owned(), key))?),
+        None => None,
+    };
+    let body = read_body(body, limits.max_body).await?;
+    let request = Request::from_parts(parts, Body::from(body.clone()));
+    let Some(claim) = claim else { return Ok(next.run(request).await) };
+    let fingerprint = store.hasher.hash_one(&body);
+    let guard = match claim {
+        Claim::New(guard) => guard,
+        Claim::Finished(first) if first.fingerprint == fingerprint => {
+            let mut response = first.response;
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            return Ok(response.map(Body::from));
+        }
+        Claim::Finished(_) => {
+            return Err(Problem {
+                kind: KEY_REUSED.into(),
+                ..Problem::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "this Idempotency-Key was used with another body; a new request needs a new key",
+                )
+            });
+        }
+    };
+    // From here on nothing has to wait: the handler has its body, and the response is
+    // complete. So a client that leaves can't come between the effect and its record.
+    let response = next.run(request).await;
+    if !response.status().is_success() {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await.map_err(|error| Problem::internal(&error))?;
+    let response = http::Response::from_parts(parts, body);
+    guard.finish(Finished { fingerprint, response: response.clone() });
+    Ok(response.map(Body::from))
+}
+
+/// Returns the key of a request, if it has one, or 400 unless that has 1 to [`MAX_KEY`]
+/// visible ASCII characters.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
+    let wrong =
+        || Problem::bad_request(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters"));
+    key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
+}

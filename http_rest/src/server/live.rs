@@ -1,0 +1,151 @@
+//! `/readings/live`: readings as they are recorded, as server-sent events (the
+//! HTML standard, section 9.2): one long response, a block of lines for each event.
+//!
+//! Each stream reads on in the store's [`Feed`](super::store::Feed) from where it is. So a
+//! slow reader costs the recorder nothing and takes no memory of its own: it falls out of
+//! the ring and gets a `gap` event.
+//!
+//! An event's ID is `<instance ID>-<sequence number>`. A client that comes back sends the
+//! last one it saw as `Last-Event-ID` and misses nothing that the ring still holds. A block
+//! with an ID and nothing else moves that position without being an event. The server
+//! sends one when the stream has everything, so that a client whose station is quiet does
+//! not fall behind the ring.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
+
+use super::conditional::Conditions;
+use super::store::{EventId, Store};
+use crate::limits::Limits;
+use crate::protocol::headers::LAST_EVENT_ID;
+use crate::protocol::model::Gap;
+use crate::protocol::problem::Problem;
+use crate::protocol::validation::is_station_id;
+
+/// The query string of `GET /readings/live`.
+#[derive(Deserialize, IntoParams, FromRequestParts)]
+#[from_request(via(Query), rejection(Problem))]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LiveFilter {
+    /// Only this station's readings; without it those of all stations.
+    #[param(pattern = "^[a-z0-9-]{1,32}$", nullable = false)]
+    station: Option<String>,
+}
+
+/// Readings as they are recorded
+///
+/// Events: `reading` (data: a reading) and `gap` (data: how many were missed), both with an id to
+/// send as `Last-Event-ID`. An id alone moves that place without an event. Comments are heartbeats.
+#[utoipa::path(get, path = "/readings/live", operation_id = "watch_readings", tag = "readings",
+    params(LiveFilter, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this event")),
+    responses(
+        (status = 200, description = "A stream without end", content_type = "text/event-stream", body = String,
+            example = "event: reading\nid: 5be3f0d1c2a49687-1f\ndata: {\"station\":\"oslo-1\",\"metric\":\"temperature\",\"value\":-3.5,\"recorded_at\":1767225600000}\n\n"),
+        (status = 304, description = "If-None-Match: * excludes what exists"),
+        (status = 400, description = "Not an event id of this service, or an unknown or wrong parameter"),
+        (status = 412, description = "If-Match is false")))]
+pub(crate) async fn live(
+    State(store): State<Arc<Store>>,
+    State(limits): State<Arc<Limits>>,
+    State(stopping): State<CancellationToken>,
+    filter: LiveFilter,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if filter.station.as_deref().is_some_and(|station| !is_station_id(station)) {
+        return Err(Problem::bad_request("station is not a station's id"));
+    }
+    let (newest, changes) = store.feed.subscribe();
+    let (seen, restarted) = match headers.get(LAST_EVENT_ID) {
+        None => (newest, false),
+        Some(value) => match value.to_str().ok().and_then(EventId::parse) {
+            None => {
+                let detail = "unknown Last-Event-ID: use the id of an event of this stream";
+                return Err(Problem::bad_request(detail));
+            }
+            Some(id) if id.instance_id == store.instance_id => (id.sequence.min(newest), false),
+            // Of an earlier run of the server: everything that this one still holds is new.
+            Some(_) => (store.feed.after(0).lost, true),
+        },
+    };
+    if Conditions::of(&headers)?.not_modified(None)? {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    let id = EventId { instance_id: store.instance_id, sequence: seen };
+    let restarted = stream::iter(restarted.then(|| gap(id, None)));
+    let follower = Follower { store, station: filter.station, changes, seen, announced: None };
+    let followed = stream::unfold(follower, async |mut follower| {
+        let events = follower.next().await?;
+        Some((stream::iter(events), follower))
+    });
+    let events = restarted.chain(followed.flatten()).take_until(stopping.cancelled_owned());
+    let heartbeat = KeepAlive::new().interval(limits.heartbeat).text("heartbeat");
+    Ok(Sse::new(events).keep_alive(heartbeat).into_response())
+}
+
+/// Follows the feed for one stream.
+struct Follower {
+    store: Arc<Store>,
+    /// The only station to show, if there is one.
+    station: Option<String>,
+    changes: watch::Receiver<u64>,
+    /// Sequence number of the last reading that it has looked at.
+    seen: u64,
+    /// Sequence number in the last ID that the client got.
+    announced: Option<u64>,
+}
+
+impl Follower {
+    /// Waits for the next events. Returns `None` if the store is gone.
+    async fn next(&mut self) -> Option<Vec<Result<Event, axum::Error>>> {
+        // Cancel safe: a `changed` that is dropped has not marked anything as seen.
+        let found = loop {
+            self.changes.mark_unchanged(); // Before the look, so that no wake-up is lost after it.
+            let found = self.store.feed.after(self.seen);
+            if found.lost > 0 || !found.readings.is_empty() {
+                break found;
+            }
+            if self.announced != Some(self.seen) {
+                let id_alone = Event::default().id(self.announce(self.seen).to_string());
+                return Some(vec![Ok(id_alone)]);
+            }
+            self.changes.changed().await.ok()?;
+        };
+        let mut events = Vec::new();
+        let lost_until = self.seen + found.lost;
+        let missed = match &self.station {
+            None => found.lost,
+            Some(station) => self.store.count(station, self.seen, lost_until),
+        };
+        if missed > 0 {
+            events.push(gap(self.announce(lost_until), Some(missed)));
+        }
+        self.seen = lost_until + found.readings.len() as u64;
+        for (sequence, reading) in found.readings {
+            if self.station.as_ref().is_none_or(|station| *station == reading.station) {
+                let event = Event::default().event("reading").id(self.announce(sequence).to_string());
+                events.push(event.json_data(reading));
+            }
+        }
+        Some(events)
+    }
+
+    /// Returns the ID of an event, and notes that the client gets it.
+    fn announce(&mut self, sequence: u64) -> EventId {
+        self.announced = Some(sequence);
+        EventId { instance_id: self.store.instance_id, sequence }
+    }
+}
+
+fn gap(id: EventId, missed: Option<u64>) -> Result<Event, axum::Error> {
+    Event::default().event("gap").id(id.to_string()).json_data(Gap { missed })
+}

@@ -1,0 +1,96 @@
+//! The server: which function responds to which request, and how it starts and stops.
+
+mod conditional;
+mod connection;
+mod idempotency;
+mod live;
+mod openapi;
+mod pagination;
+mod readings;
+mod request_layer;
+mod state;
+mod stations;
+mod store;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tcp_socket::base::accept::Connections;
+use tokio::net::TcpListener;
+use tracing::info;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::idempotency::IdempotencyStore;
+use self::request_layer::Requests;
+use self::state::AppState;
+use self::store::Store;
+use crate::limits::Limits;
+use crate::protocol::problem::Problem;
+
+/// The routes. `routes!` takes path and method from the handler's own description, which
+/// also becomes `/openapi.json`, so the two cannot differ.
+fn router(state: AppState) -> Router {
+    let posts = OpenApiRouter::new()
+        .routes(routes!(stations::create))
+        .routes(routes!(readings::record))
+        .route_layer(from_fn_with_state(state.clone(), idempotency::once));
+    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble())
+        .routes(routes!(stations::list))
+        .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
+        .routes(routes!(readings::list))
+        .routes(routes!(live::live))
+        .merge(posts)
+        .split_for_parts();
+    router
+        .route("/openapi.json", openapi::route(description))
+        .route("/healthz", get(async || "ok\n"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "the Allow header lists the methods of this resource",
+            )
+        })
+        .fallback(async |request: Request| {
+            Problem::new(StatusCode::NOT_FOUND, format!("nothing lives at {}", request.uri().path()))
+        })
+        .layer(DefaultBodyLimit::disable()) // `Limits::max_body` counts instead.
+        .layer(from_fn_with_state(state.clone(), request_layer::request_layer))
+        .with_state(state)
+}
+
+/// Serves until `shutdown` completes, then finishes the requests in flight within
+/// [`Limits::drain_timeout`].
+///
+/// # Errors
+/// Only if the listener can't be used at all; whatever goes wrong on one connection ends
+/// that connection.
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let limits = Arc::new(limits);
+    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let router = router(AppState {
+        store: Arc::new(Store::new(limits.live_kept)),
+        idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
+        requests: Arc::new(Requests::new(limits.max_in_flight)),
+        limits: limits.clone(),
+        stopping: connections.stopping(),
+    });
+    let serve =
+        |stream, _peer| connection::run(stream, router.clone(), limits.clone(), connections.stopping());
+    let refuse = |stream| connection::refuse(stream, limits.linger());
+    connections.accept(listener, shutdown, serve, refuse).await;
+    info!("stopping: no new connections, requests in flight are finished");
+    connections.finish(limits.drain_timeout).await;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! `/stations`: a resource with an address of its own for each station.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::http::header::{ETAG, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::IntoParams;
+
+use super::conditional::{Conditions, ETag};
+use super::pagination;
+use super::request_layer::{NoQuery, read_body, require_type};
+use super::store::{CreateError, Store};
+use crate::limits::{Limits, MAX_STATIONS};
+use crate::protocol::headers::{JSON, MERGE_PATCH};
+use crate::protocol::model::{Station, StationList, StationPatch};
+use crate::protocol::problem::Problem;
+use crate::protocol::validation::{is_station_id, parse, shape, shorten};
+
+/// The query string of `GET /stations`.
+#[derive(Deserialize, IntoParams, FromRequestParts)]
+#[from_request(via(Query), rejection(Problem))]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Page {
+    /// Maximum number of stations on this page; 100 if not given.
+    #[param(minimum = 1, maximum = 500, nullable = false)]
+    limit: Option<usize>,
+    /// From the `Link` header of the page before.
+    #[param(nullable = false, pattern = "^[a-z0-9-]{1,32}$")]
+    cursor: Option<String>,
+}
+
+/// List the stations, page by page
+#[utoipa::path(get, path = "/stations", operation_id = "list_stations", tag = "stations", params(Page), responses(
+    (status = 200, description = "A page", body = StationList,
+        headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
+    (status = 304, description = "If-None-Match: * excludes what exists"),
+    (status = 400, description = "A parameter is unknown or wrong"),
+    (status = 412, description = "If-Match is false")))]
+pub(crate) async fn list(
+    State(store): State<Arc<Store>>,
+    page: Page,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let limit = pagination::limit(page.limit)?;
+    // The cursor is the last ID of the page before; clients need not know that.
+    if page.cursor.as_deref().is_some_and(|cursor| !is_station_id(cursor)) {
+        return Err(Problem::bad_request("unknown cursor: use the one from the Link header"));
+    }
+    if Conditions::of(&headers)?.not_modified(None)? {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    // One more than asked for shows whether there is a next page.
+    let mut stations = store.stations(page.cursor.as_deref(), limit + 1);
+    let more = stations.len() > limit;
+    stations.truncate(limit);
+    let last = stations.last().filter(|_| more);
+    let next = last.map(|station| format!("/stations?limit={limit}&cursor={}", station.id));
+    Ok((pagination::next_link(next), Json(StationList { stations })).into_response())
+}
+
+/// Create a station
+#[utoipa::path(post, path = "/stations", operation_id = "create_station", tag = "stations", request_body = Station,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat",
+        nullable = false, pattern = "^[!-~]{1,128}$")),
+    responses(
+        (status = 201, description = "Created", body = Station, headers(
+            ("Location" = String, description = "The station's address"),
+            ("ETag" = String, description = "Its version"))),
+        (status = 409, description = "The id is taken, or the first request with this key still runs"),
+        (status = 412, description = "If-Match or If-None-Match is false"),
+        (status = 422, description = "Invalid fields, or the key was used with another body"),
+        (status = 507, description = "No room for another station")))]
+pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Result<Response, Problem> {
+    let station: Station = parse(&body)?;
+    station.check()?;
+    let tag = store.create(station.clone())?;
+    let headers = [(ETAG, tag.to_string()), (LOCATION, format!("/stations/{}", station.id))];
+    Ok((StatusCode::CREATED, headers, Json(station)).into_response())
+}
+
+/// Read a station
+#[utoipa::path(get, path = "/stations/{id}", operation_id = "read_station", tag = "stations",
+    params(StationId,
+        ("If-None-Match" = Option<String>, Header, description = "`*` or the ETags that the client has",
+            nullable = false, example = "*"),
+        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client insists on",
+            nullable = false, example = "*")),
+    responses(
+        (status = 200, description = "The station", body = Station,
+            headers(("ETag" = String, description = "Its version"))),
+        (status = 304, description = "The client has this version"),
+        (status = 404, description = "No such station"),
+        (status = 412, description = "If-Match is false: the station is at another version")))]
+pub(crate) async fn read(
+    State(store): State<Arc<Store>>,
+    StationId { id }: StationId,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (station, tag) = store.station(&id).ok_or_else(|| not_found(&id))?;
+    if Conditions::of(&headers)?.not_modified(Some(tag))? {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, HeaderValue::from(tag))]).into_response());
+    }
+    Ok(with_tag(tag, &station))
+}
+
+/// Replace a station
+#[utoipa::path(put, path = "/stations/{id}", operation_id = "replace_station", tag = "stations", request_body = Station,
+    params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to replace",
+        pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
+    responses(
+        (status = 200, description = "As it is now", body = Station,
+            headers(("ETag" = String, description = "Its new version"))),
+        (status = 404, description = "No such station: PUT creates none"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 428, description = "If-Match is missing")))]
+pub(crate) async fn replace(
+    State(store): State<Arc<Store>>,
+    State(limits): State<Arc<Limits>>,
+    StationId { id }: StationId,
+    request: Request,
+) -> Result<Response, Problem> {
+    change(&store, &limits, &id, request, JSON, |_current, body| parse(body)).await
+}
+
+/// Change some fields of a station
+#[utoipa::path(patch, path = "/stations/{id}", operation_id = "patch_station", tag = "stations",
+    request_body(content = StationPatch, content_type = "application/merge-patch+json"),
+    params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to change",
+        pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
+    responses(
+        (status = 200, description = "As it is now", body = Station,
+            headers(("ETag" = String, description = "Its new version"))),
+        (status = 404, description = "No such station"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 428, description = "If-Match is missing")))]
+pub(crate) async fn patch(
+    State(store): State<Arc<Store>>,
+    State(limits): State<Arc<Limits>>,
+    StationId { id }: StationId,
+    request: Request,
+) -> Result<Response, Problem> {
+    change(&store, &limits, &id, request, MERGE_PATCH, |current, body| {
+        let mut merged = serde_json::to_value(current).map_err(|error| Problem::internal(&error))?;
+        merge_patch(&mut merged, parse(body)?);
+        shape(merged)
+    })
+    .await
+}
+
+/// Delete a station and its readings
+#[utoipa::path(delete, path = "/stations/{id}", operation_id = "delete_station", tag = "stations",
+    params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to delete",
+        pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
+    responses(
+        (status = 204, description = "Gone"),
+        (status = 404, description = "No such station"),
+        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 428, description = "If-Match is missing")))]
+pub(crate) async fn delete(
+    State(store): State<Arc<Store>>,
+    StationId { id }: StationId,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    store.station(&id).ok_or_else(|| not_found(&id))?;
+    let conditions = Conditions::of(&headers)?;
+    store.remove(&id, |tag| conditions.check_required(tag)).ok_or_else(|| not_found(&id))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428, 413, 422, from
+/// the cheapest to the one that needs the body.
+async fn change(
+    store: &Store,
+    limits: &Limits,
+    id: &str,
+    request: Request,
+    media_type: &str,
+    new: impl FnOnce(&Station, &[u8]) -> Result<Station, Problem>,
+) -> Result<Response, Problem> {
+    let (_, tag) = store.station(id).ok_or_else(|| not_found(id))?;
+    let (parts, body) = request.into_parts();
+    require_type(&parts.headers, media_type)?;
+    let conditions = Conditions::of(&parts.headers)?;
+    conditions.check_required(tag)?;
+    let body = read_body(body, limits.max_body).await?;
+    let changed = store.update(id, |current, tag| {
+        // Once more, now that nobody can come between the check and the change.
+        conditions.check_required(tag)?;
+        let station = new(current, &body)?;
+        station.check()?;
+        if station.id != current.id {
+            return Err(Problem::field("#/id", "an id never changes"));
+        }
+        Ok(station)
+    });
+    let (station, tag) = changed.ok_or_else(|| not_found(id))??;
+    Ok(with_tag(tag, &station))
+}
+
+/// JSON merge patch (RFC 7396, section 2): an object changes the members that it
+/// names, `null` removes one, anything else replaces the whole. The recursion is
+/// as deep as the patch, which the JSON parser bounds at 128.
+fn merge_patch(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (name, value) in patch {
+        if value.is_null() {
+            target.remove(&name);
+        } else {
+            merge_patch(target.entry(name).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// A station's ID from the path. Returns 404 for anything else.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct StationId {
+    /// The station's ID.
+    #[param(pattern = "^[a-z0-9-]{1,32}$", example = "oslo-1")]
+    id: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for StationId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        NoQuery::from_request_parts(parts, state).await?;
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(id)) if is_station_id(&id) => Ok(Self { id }),
+            _ => Err(Problem::new(StatusCode::NOT_FOUND, "no station has such an id")),
+        }
+    }
+}
+
+pub(crate) fn not_found(id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no station {:?}", shorten(id)))
+}
+
+impl From<CreateError> for Problem {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Exists => Self::new(StatusCode::CONFLICT, "there is a station with this id"),
+            CreateError::Full => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!("this server keeps at most {MAX_STATIONS} stations"),
+            ),
+        }
+    }
+}
+
+fn with_tag(tag: ETag, station: &Station) -> Response {
+    ([(ETAG, HeaderValue::from(tag))], Json(station)).into_response()
+}

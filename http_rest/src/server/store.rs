@@ -1,0 +1,313 @@
+//! What the server keeps: in memory, bounded, and gone when it stops.
+//!
+//! [`Store`] has the stations, each with its readings. [`Feed`] has the newest readings of
+//! all stations in the order in which they were recorded, in one ring for all live streams.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::conditional::ETag;
+use crate::limits::{CHUNK, MAX_STATIONS, READINGS_PER_STATION};
+use crate::protocol::model::{Metric, Reading, Station};
+
+/// Stations and their readings.
+///
+/// A plain mutex: each operation is short and never waits for anything while it
+/// holds the lock, so an async mutex or a database would only add steps.
+pub(crate) struct Store {
+    /// Chosen at random at the start. It is in every number that a client may bring back
+    /// to a later run of the server.
+    pub(crate) instance_id: u64,
+    /// The newest readings, for live streams.
+    pub(crate) feed: Feed,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    stations: BTreeMap<Arc<str>, StationEntry>,
+    /// Version of the last change of any station. A station that is deleted and created
+    /// again does not get an old tag.
+    version: u64,
+    /// Sequence number of the last reading.
+    sequence: u64,
+}
+
+struct StationEntry {
+    station: Station,
+    version: u64,
+    readings: VecDeque<StoredReading>,
+}
+
+/// A reading without its station's id, which the map already holds.
+struct StoredReading {
+    sequence: u64,
+    metric: Metric,
+    value: f64,
+    recorded_at: u64,
+}
+
+/// Which readings [`Store::readings`] returns.
+#[derive(Default)]
+pub(crate) struct ReadingFilter {
+    pub(crate) metric: Option<Metric>,
+    /// Earliest `recorded_at`.
+    pub(crate) from: Option<u64>,
+    /// Latest `recorded_at`, itself not included.
+    pub(crate) to: Option<u64>,
+    /// Only readings that were recorded before the one of this sequence number.
+    pub(crate) before: Option<u64>,
+    pub(crate) limit: usize,
+}
+
+/// Why a station was not created.
+#[derive(Debug)]
+pub(crate) enum CreateError {
+    /// There is one with this id.
+    Exists,
+    /// There are [`MAX_STATIONS`].
+    Full,
+}
+
+impl Store {
+    /// Returns an empty store whose feed keeps `live_kept` readings.
+    pub(crate) fn new(live_kept: usize) -> Self {
+        Self { instance_id: fastrand::u64(..), feed: Feed::new(live_kept), inner: Mutex::default() }
+    }
+
+    /// Keeps the whole batch and creates the stations that it does not know. Returns an
+    /// error, and keeps nothing of the batch, if there is no room for them.
+    pub(crate) fn record(&self, batch: Vec<Reading>) -> Result<usize, CreateError> {
+        let mut inner = self.lock();
+        let new: BTreeSet<&str> =
+            batch.iter().map(|r| r.station.as_str()).filter(|id| !inner.stations.contains_key(*id)).collect();
+        if inner.stations.len() + new.len() > MAX_STATIONS {
+            return Err(CreateError::Full);
+        }
+        for id in new {
+            inner.insert(Station { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None });
+        }
+        let Inner { stations, sequence, .. } = &mut *inner;
+        for reading in &batch {
+            let Some(entry) = stations.get_mut(reading.station.as_str()) else { continue };
+            *sequence += 1;
+            if entry.readings.len() == READINGS_PER_STATION {
+                entry.readings.pop_front();
+            }
+            entry.readings.push_back(StoredReading {
+                sequence: *sequence,
+                metric: reading.metric,
+                value: reading.value,
+                recorded_at: reading.recorded_at,
+            });
+        }
+        let (accepted, last) = (batch.len(), inner.sequence);
+        // Under the lock, so that the feed has the readings in the same order.
+        self.feed.publish(batch, last);
+        Ok(accepted)
+    }
+
+    /// Returns a station's readings, the latest recorded first, each with its sequence
+    /// number, or `None` if there is no such station.
+    pub(crate) fn readings(&self, station: &str, filter: &ReadingFilter) -> Option<Vec<(u64, Reading)>> {
+        let inner = self.lock();
+        let kept = &inner.stations.get(station)?.readings;
+        let end = filter.before.map_or(kept.len(), |before| kept.partition_point(|r| r.sequence < before));
+        let found = kept
+            .range(..end)
+            .rev()
+            .filter(|r| filter.metric.is_none_or(|metric| r.metric == metric))
+            .filter(|r| filter.from.is_none_or(|from| r.recorded_at >= from))
+            .filter(|r| filter.to.is_none_or(|to| r.recorded_at < to))
+            .take(filter.limit)
+            .map(|r| {
+                let station = station.to_owned();
+                (
+                    r.sequence,
+                    Reading { station, metric: r.metric, value: r.value, recorded_at: r.recorded_at },
+                )
+            });
+        Some(found.collect())
+    }
+
+    /// Returns how many readings of a station have a sequence number after `seen` and up
+    /// to `last`, of those that are kept.
+    pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
+        let inner = self.lock();
+        let Some(entry) = inner.stations.get(station) else { return 0 };
+        let up_to = |sequence| entry.readings.partition_point(|r| r.sequence <= sequence);
+        (up_to(last) - up_to(seen)) as u64
+    }
+
+    /// Returns up to `limit` stations in the order of their IDs, from the one after `after`.
+    pub(crate) fn stations(&self, after: Option<&str>, limit: usize) -> Vec<Station> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let inner = self.lock();
+        inner
+            .stations
+            .range::<str, _>((after, Bound::Unbounded))
+            .take(limit)
+            .map(|(_, entry)| entry.station.clone())
+            .collect()
+    }
+
+    /// Returns a station and its version.
+    pub(crate) fn station(&self, id: &str) -> Option<(Station, ETag)> {
+        self.lock().stations.get(id).map(|entry| (entry.station.clone(), self.tag(entry.version)))
+    }
+
+    /// Creates a station.
+    pub(crate) fn create(&self, station: Station) -> Result<ETag, CreateError> {
+        let mut inner = self.lock();
+        if inner.stations.contains_key(station.id.as_str()) {
+            return Err(CreateError::Exists);
+        }
+        if inner.stations.len() >= MAX_STATIONS {
+            return Err(CreateError::Full);
+        }
+        Ok(self.tag(inner.insert(station)))
+    }
+
+    /// Replaces a station by what `change` returns, or returns `None` if there is no such
+    /// station. Nobody else can change it in between, so `change` is the place for the
+    /// last look at its version.
+    pub(crate) fn update<E>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&Station, ETag) -> Result<Station, E>,
+    ) -> Option<Result<(Station, ETag), E>> {
+        let mut inner = self.lock();
+        let Inner { stations, version, .. } = &mut *inner;
+        let entry = stations.get_mut(id)?;
+        let changed = change(&entry.station, self.tag(entry.version));
+        Some(changed.map(|station| {
+            *version += 1;
+            entry.station = station.clone();
+            entry.version = *version;
+            (station, self.tag(*version))
+        }))
+    }
+
+    /// Deletes a station and its readings if `allow` agrees to its version.
+    pub(crate) fn remove<E>(
+        &self,
+        id: &str,
+        allow: impl FnOnce(ETag) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
+        let mut inner = self.lock();
+        let version = inner.stations.get(id)?.version;
+        Some(allow(self.tag(version)).map(|()| drop(inner.stations.remove(id))))
+    }
+
+    fn tag(&self, version: u64) -> ETag {
+        ETag { instance_id: self.instance_id, version }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic under the lock would be a bug; what was complete before it stays so.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, station: Station) -> u64 {
+        self.version += 1;
+        let id = Arc::from(station.id.as_str());
+        self.stations.insert(id, StationEntry { station, version: self.version, readings: VecDeque::new() });
+        self.version
+    }
+}
+
+/// The position of a reading among all that this run of the server has recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EventId {
+    pub(crate) instance_id: u64,
+    pub(crate) sequence: u64,
+}
+
+impl EventId {
+    /// Reads `<instance ID>-<sequence number>`, both hexadecimal.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (instance_id, sequence) = text.split_once('-')?;
+        if text.contains('+') {
+            return None; // Rust's integers may have a sign.
+        }
+        Some(Self {
+            instance_id: u64::from_str_radix(instance_id, 16).ok()?,
+            sequence: u64::from_str_radix(sequence, 16).ok()?,
+        })
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:x}", self.instance_id, self.sequence)
+    }
+}
+
+/// The newest readings of all stations, for all streams.
+pub(crate) struct Feed {
+    capacity: usize,
+    ring: Mutex<Ring>,
+    /// The sequence number of the newest reading. A change wakes the streams.
+    newest: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Ring {
+    readings: VecDeque<Reading>,
+    /// The sequence number of the last one. There are no gaps between the numbers.
+    last: u64,
+}
+
+/// What a stream finds in the ring.
+pub(crate) struct Found {
+    /// Number of readings that it missed: recorded after its last one, no longer kept.
+    pub(crate) lost: u64,
+    /// The next ones, with their sequence numbers.
+    pub(crate) readings: Vec<(u64, Reading)>,
+}
+
+impl Feed {
+    fn new(capacity: usize) -> Self {
+        Self { capacity, ring: Mutex::default(), newest: watch::Sender::new(0) }
+    }
+
+    /// Adds a batch; `last` is the sequence number of its last reading.
+    fn publish(&self, batch: Vec<Reading>, last: u64) {
+        let mut ring = self.lock();
+        let surplus = (ring.readings.len() + batch.len()).saturating_sub(self.capacity);
+        let from_ring = surplus.min(ring.readings.len());
+        ring.readings.drain(..from_ring);
+        ring.readings.extend(batch.into_iter().skip(surplus - from_ring));
+        ring.last = last;
+        drop(ring);
+        self.newest.send_replace(last);
+    }
+
+    /// Returns the sequence number of the newest reading, and what tells of later ones.
+    pub(crate) fn subscribe(&self) -> (u64, watch::Receiver<u64>) {
+        let changes = self.newest.subscribe();
+        (self.lock().last, changes)
+    }
+
+    /// Returns the next up to [`CHUNK`] readings after the one of that sequence number.
+    pub(crate) fn after(&self, seen: u64) -> Found {
+        let ring = self.lock();
+        let first = ring.last + 1 - ring.readings.len() as u64;
+        let next = first.max(seen + 1);
+        let skip = usize::try_from(next - first).unwrap_or(usize::MAX);
+        Found {
+            lost: next - (seen + 1),
+            readings: (next..).zip(ring.readings.iter().skip(skip).take(CHUNK).cloned()).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
