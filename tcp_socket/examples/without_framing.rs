@@ -1,4 +1,4 @@
-//! The classic mistake: to take what one `read` returns for one message.
+//! The classic mistake: taking the bytes of one `read` for one message.
 //!
 //! ```sh
 //! cargo run -p tcp_socket --example without_framing
@@ -16,8 +16,8 @@ fn main() -> Result<()> {
     let (read, was_read) = mpsc::channel();
 
     let sending = thread::spawn(move || {
-        // Three messages in two writes. A kernel may join and cut what it sends
-        // just like that; here it is done on purpose, so that it happens each time.
+        // Three messages in two writes. A kernel may join and cut writes like this at any
+        // time; the example does it on purpose, so that it happens each time.
         sender.write_all(b"temperature -3.5wind 7.25humi")?;
         let _ = was_read.recv();
         sender.write_all(b"dity 81")

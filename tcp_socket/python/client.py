@@ -3,8 +3,9 @@
 
     python3 tcp_socket/python/client.py 127.0.0.1:7878
 
-The address may be a host name or an IPv6 address such as [::1]:7878. The port is 7878
-if you leave it out, and tcp:// in front is allowed. The client records a batch twice under one id, watches, pings and says goodbye.
+The address may be a host name or an IP address, such as [::1]:7878. The default port is 7878,
+and the address may start with tcp://. The client records a batch twice under one ID, watches a
+station, pings the server, and says goodbye.
 """
 import ipaddress
 import os
@@ -29,7 +30,7 @@ def crc32c(data):
 
 
 def host_and_port(url):
-    """("::1", 7878) for "tcp://[::1]:7878", "[::1]" or "::1"."""
+    """Returns ("::1", 7878) for "tcp://[::1]:7878", "[::1]", or "::1"."""
     address = url.removeprefix("tcp://").removesuffix("/")
     try:
         return str(ipaddress.IPv6Address(address)), 7878
@@ -42,7 +43,7 @@ def host_and_port(url):
 
 
 def printable(text):
-    """The server's text without characters that a terminal would obey."""
+    """Returns text with escapes for the characters that a terminal would obey or hide."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -51,22 +52,22 @@ class Connection:
         try:
             self.socket = socket.create_connection((host, port), timeout=10)
         except OSError as error:
-            sys.exit(f"error: no server at {host} port {port}: {error}")
+            sys.exit(f"error: cannot connect to {host} port {port}: {error}")
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(b"WSTN" + struct.pack(">HH", 1, 1) + os.urandom(16))
         magic, version, _, _, self.largest, _, _, _ = struct.unpack(">4sHH16sIIII", self.exactly(40))
         if magic != b"WSTN":
-            sys.exit("error: it does not speak this protocol")
+            sys.exit(f"error: the server at {host} port {port} does not speak this protocol")
         if version != 1:
             payload = self.receive()[3]
-            sys.exit(f"refused: {int.from_bytes(payload[:2])} {printable(payload[2:].decode(errors='replace'))}")
+            sys.exit(f"error: refused: {int.from_bytes(payload[:2])} {printable(payload[2:].decode(errors='replace'))}")
 
     def exactly(self, count):
         data = b""
         while len(data) < count:
             piece = self.socket.recv(count - len(data))
             if not piece:
-                sys.exit("the server closed the connection")
+                sys.exit("error: the server closed the connection")
             data += piece
         return data
 

@@ -1,20 +1,21 @@
 //! # A protocol over TCP
 //!
-//! TCP carries a stream of bytes, in order and whole, or breaks. It knows no
-//! messages, no questions and answers, no versions, no errors but its own, and
-//! it notices a dead peer late or never. All that a protocol has to bring, and
-//! this one does, in the open: `PROTOCOL.md` in this folder describes each byte.
+//! TCP carries a stream of bytes. They arrive complete and in order, or the connection
+//! breaks. TCP knows nothing about messages, requests and answers, versions, or errors
+//! other than its own, and it notices a dead peer late or never. A protocol on top of TCP
+//! has to add all this. `PROTOCOL.md` in this folder describes each byte of this one.
 //!
 //! Read `examples/minimal.rs` first: the whole idea in one file. Then, in this order:
 //!
 //! 1. [`protocol::frame`]: where one message ends and the next begins.
-//! 2. [`protocol::frame_buffer`]: collecting frames from a stream that comes in any pieces.
-//! 3. `server/requests.rs`: what each kind of frame asks the server for, and its answer.
+//! 2. [`protocol::frame_buffer`]: how frames are collected from a stream that arrives in
+//!    arbitrary pieces.
+//! 3. `server/requests.rs`: what each kind of frame asks the server to do, and the answer.
 //!
-//! The rest is one idea a file, for the [`server`], for the [`client`], and for both
-//! ([`protocol`]). Every bound is in [`limits`].
+//! Each other file holds one idea, for the [`server`], for the [`client`], or for both
+//! ([`protocol`]). All limits are in [`limits`].
 //!
-//! Last, [`base`]: what every chapter needs before its own protocol begins.
+//! Read [`base`] last: it serves the programs of every chapter.
 
 pub mod base;
 pub mod client;

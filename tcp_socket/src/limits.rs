@@ -1,5 +1,5 @@
-//! Every bound of this chapter in one place, with its reason: those of the protocol,
-//! those of the server (its operator can choose some), and those of the client.
+//! All limits of this chapter in one place, with their reasons: those of the protocol,
+//! of the server (its operator can choose some), and of the client.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::base::linger::LingerLimits;
 
 // The protocol: both sides keep to these.
 
-/// Maximum length of a station id, in bytes.
+/// Maximum length of a station ID, in bytes.
 pub const MAX_STATION_ID: usize = 32;
 
 /// Maximum number of readings in a batch.
@@ -31,44 +31,44 @@ pub(crate) const MAX_SERVER_PAYLOAD: u32 = 64 * 1024;
 /// Maximum number of stations; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Maximum number of readings kept for each station. The oldest give way. At 24 bytes
+/// Maximum number of readings kept for each station; the oldest are dropped. At 24 bytes
 /// a reading, a full store takes 2.4 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
-/// Number of replies kept for each client: those to its highest batch id and the ids
-/// below.
+/// Number of replies kept for each client: those to its highest batch ID and the IDs
+/// below it.
 pub const REPLIES_KEPT: usize = 1024;
 
-/// Number of clients remembered. Beyond it, the server forgets the one that connected
-/// longest ago and has no connection. With 4 bytes a reply they take up to 32 MiB.
+/// Number of clients remembered. Beyond it, the server forgets the client that connected
+/// longest ago and has no connection now. At 4 bytes a reply, they take up to 32 MiB.
 pub const CLIENTS_REMEMBERED: usize = 8192;
 
-/// Highest batch id that a client may begin with. It leaves room for all that follow.
+/// Highest batch ID that a client may begin with. It leaves room for later ones.
 pub const MAX_FIRST_BATCH: u64 = 1 << 63;
 
-/// Maximum distance of a batch id from the highest one recorded before it. Otherwise
-/// one wrong number would make all others too old.
+/// Maximum distance of a batch ID above the highest one recorded. Without this limit, one
+/// wrong number would make all later ones too old.
 pub const MAX_BATCH_JUMP: u64 = 1 << 32;
 
 /// With this much unsent output, in bytes, a connection handles no more input.
 pub(crate) const OUTPUT: usize = 64 * 1024;
 
-/// Number of times that a write is tried within [`Limits::write_timeout`].
+/// Number of attempts to write within [`Limits::write_timeout`].
 pub(crate) const WRITE_ATTEMPTS: u32 = 8;
 
 /// Maximum number of readings in one `READING`.
 pub(crate) const READINGS_PER_FRAME: usize = 256;
 
-/// What the operator of a server can choose. The defaults suit a small machine.
+/// The limits that the operator of a server can choose. The defaults suit a small machine.
 ///
 /// Each field is also an option of the server's command line, with the field's name.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
     /// Maximum number of bytes in a frame's payload; beyond it `FRAME_TOO_LARGE`
     ///
-    /// The largest batch, 10,000 readings of changing stations, takes 520,008. A
-    /// connection may hold one frame: by default that is at worst 2 GiB for all
-    /// connections together.
+    /// The largest batch, 10,000 runs of one reading each, takes up to 520,008 bytes. Each
+    /// connection may hold one frame: by default, that is at most 2 GiB for all connections
+    /// together.
     #[arg(long, value_name = "BYTES", default_value_t = Self::default().max_payload)]
     pub max_payload: u32,
     /// Maximum number of open connections; beyond it `TOO_MANY_CONNECTIONS`
@@ -76,32 +76,32 @@ pub struct Limits {
     pub max_connections: usize,
     /// Maximum number of refused connections that are kept until they have read why
     ///
-    /// More are told why and closed at once, and may lose what they were told.
+    /// Further ones get the same answer, but are closed at once and may lose it.
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_refusals, value_parser = count())]
     pub max_refusals: usize,
-    /// Time from the connection to its whole `HELLO`; beyond it `HANDSHAKE_TIMEOUT`
+    /// Time from the start of a connection to its whole `HELLO`; beyond it `HANDSHAKE_TIMEOUT`
     #[arg(long, value_name = "SECONDS", default_value = show(Self::default().handshake_timeout), value_parser = seconds())]
     pub handshake_timeout: Duration,
     /// Close a connection on which no byte arrives for this many seconds
     ///
-    /// The client is told `IDLE_TIMEOUT`. A client with nothing to say sends a `PING`
-    /// now and then.
+    /// The client gets `IDLE_TIMEOUT`. A client with nothing to say sends a `PING` now and
+    /// then to stay connected.
     #[arg(long, value_name = "SECONDS", default_value = show(Self::default().idle_timeout), value_parser = seconds())]
     pub idle_timeout: Duration,
-    /// Seconds that any frame may take to arrive
+    /// Seconds that a frame may take to arrive, however slowly its bytes come
     ///
-    /// A frame that takes longer has to keep to `min_frame_rate`.
+    /// If it takes longer, it has to keep to `min_frame_rate`.
     #[arg(long, value_name = "SECONDS", default_value = show(Self::default().frame_grace), value_parser = seconds())]
     pub frame_grace: Duration,
-    /// Lowest rate at which a frame may arrive after `frame_grace`
+    /// Minimum rate for a frame that takes longer than `frame_grace`; below it `FRAME_TOO_SLOW`
     ///
-    /// Below it `FRAME_TOO_SLOW`. So one byte now and then does not hold a connection,
-    /// and by default a slow link has two minutes for the largest frame.
+    /// So a client cannot hold a connection with one byte now and then. By default, the
+    /// largest frame may take 141 s.
     #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = Self::default().min_frame_rate, value_parser = value_parser!(u32).range(1..))]
     pub min_frame_rate: u32,
     /// Time in which a client that has something to read must read some of it
     ///
-    /// Beyond it the connection is cut without an `ERROR`, for which there is no room.
+    /// Beyond it, the server cuts the connection. It sends no `ERROR`: there is no room for one.
     #[arg(long, value_name = "SECONDS", default_value = show(Self::default().write_timeout), value_parser = seconds())]
     pub write_timeout: Duration,
     /// Maximum number of watches of one connection; beyond it `TOO_MANY_WATCHES`
@@ -109,12 +109,12 @@ pub struct Limits {
     pub max_watches: usize,
     /// Maximum number of readings that a watch may lag behind
     ///
-    /// Older ones are skipped, and the watcher is told how many.
+    /// The server skips older ones, and tells the watcher how many.
     #[arg(long, value_name = "COUNT", default_value_t = Self::default().watch_backlog, value_parser = count())]
     pub watch_backlog: usize,
     /// Maximum number of bytes to discard after the last frame to a client
     ///
-    /// The module `base::linger` says why a server reads on at all.
+    /// The module `base::linger` says why a server reads them at all.
     #[arg(long, value_name = "BYTES", default_value_t = Self::default().linger_bytes, value_parser = count())]
     pub linger_bytes: usize,
     /// Maximum time to discard input after the last frame to a client
@@ -152,18 +152,19 @@ impl Limits {
     }
 }
 
-/// The option of a count. Far more than any machine has room for would overflow.
+/// The option for a count. Its maximum is far beyond any machine, and avoids overflows.
 fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(..=1_000_000_000)
 }
 
-/// The option of a time, in whole seconds. 4,000,000 of them still fit into 32 bits of
-/// milliseconds, as they are in `WELCOME`.
+/// The option for a time, in whole seconds. 4,000,000 of them, as milliseconds, still fit
+/// into the 32 bits that `WELCOME` has for them.
 fn seconds() -> impl TypedValueParser<Value = Duration> {
     value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
 }
 
-/// The default of a time, as it is typed. clap wants it for as long as the program runs.
+/// The default of a time, as a user would type it. Leaked, because clap keeps it for as
+/// long as the program runs.
 fn show(time: Duration) -> &'static str {
     time.as_secs().to_string().leak()
 }
@@ -177,25 +178,26 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// [`Client::with_timeout`](crate::Client::with_timeout) sets another one.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum number of calls in flight. More wait for their turn. A call that was given
-/// up counts until its answer comes or the connection is lost. It is far below
+/// Maximum number of calls in flight. Any more wait for their turn. A call that was given
+/// up counts until its answer arrives or the connection is lost. The maximum is far below
 /// [`REPLIES_KEPT`], so that the server still knows a batch that is sent again after
 /// hundreds of newer ones.
 pub const MAX_IN_FLIGHT: usize = 256;
 
-/// Maximum number of updates that a watch holds for a slow reader. What comes on top is
+/// Maximum number of updates that a watch holds for a slow reader. Readings beyond it are
 /// skipped and counted.
 pub const WATCH_QUEUE: usize = 64;
 
 /// Lowest rate, in bytes per second, at which the client expects frames to travel in
-/// either direction. A frame may take that long beyond the server's idle timeout.
+/// either direction. A frame may take the server's idle timeout plus its length divided by
+/// this rate.
 pub(crate) const MIN_FRAME_RATE: u32 = 4_000;
 
-/// Pause before the first attempt to reconnect. It doubles for each one after.
+/// Pause before the first attempt to reconnect. It doubles with each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum pause between two attempts to reconnect.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Maximum time for the orderly end of a connection.
+/// Maximum time for closing a connection in good order.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

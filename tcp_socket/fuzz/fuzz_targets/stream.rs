@@ -1,6 +1,6 @@
-//! Arbitrary bytes from the network, in arbitrary pieces: nothing panics, and the
-//! buffer keeps to its limit. Run it with `-malloc_limit_mb=1`, so that an
-//! allocation on the word of a peer is a crash, too.
+//! Arbitrary bytes from the network, in arbitrary pieces: nothing panics, and the buffer
+//! keeps to its limit. Run it with `-malloc_limit_mb=1`, so that an allocation of a length
+//! that a peer only announces is a crash, too.
 
 #![no_main]
 

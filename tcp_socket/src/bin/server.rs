@@ -15,7 +15,7 @@ use tcp_socket::Limits;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over a protocol of our own.
-/// Ctrl-C stops it after what it has received is answered; a second Ctrl-C stops it at once.
+/// Ctrl-C stops it once all received requests are answered; a second Ctrl-C stops it at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    // Handlers first: a signal that comes after the line below must find them.
+    // Handlers first: a signal may come as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "tcp_socket").await?;
     writeln!(program::output(), "listening on tcp://{}", listener.local_addr()?)?;

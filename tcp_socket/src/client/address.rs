@@ -1,14 +1,14 @@
-//! Where a server is.
+//! The address of a server.
 
 use std::net::Ipv6Addr;
 
 use crate::client::error::Error;
 
-/// Port of a server whose address names none.
+/// Port of a server if its address does not name one.
 const DEFAULT_PORT: u16 = 7878;
 
-/// The host and port in a server's address, such as `tcp://[::1]:7878`. The scheme may
-/// be left out, and so may the port if it is 7878.
+/// Returns the host and port in a server's address, such as `tcp://[::1]:7878`. The scheme
+/// is optional, and the default port is 7878.
 ///
 /// # Errors
 /// [`Error::Address`] if it has another form.
@@ -16,7 +16,7 @@ pub fn server_addr(url: &str) -> Result<String, Error> {
     let wrong = || Error::Address { url: url.to_owned() };
     let addr = url.strip_prefix("tcp://").unwrap_or(url);
     let addr = addr.strip_suffix('/').unwrap_or(addr);
-    // `::1` can only be a host: a port has no room beside it without brackets.
+    // An IPv6 address without brackets is all host: `::1:80` would be another address.
     if let Ok(host) = addr.parse::<Ipv6Addr>() {
         return Ok(format!("[{host}]:{DEFAULT_PORT}"));
     }

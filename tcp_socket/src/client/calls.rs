@@ -1,5 +1,5 @@
-//! Which calls wait for which answers: what the clones of a client share with the
-//! task of their connection.
+//! Which calls wait for which answers. The clones of a client share this with the task of
+//! their connection.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -15,40 +15,40 @@ use crate::protocol::frame_buffer::FrameBuffer;
 use crate::protocol::handshake::{Id, Welcome};
 use crate::protocol::message::{Refusal, Update};
 
-/// What came of a request.
+/// How a request ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// It was done. The number of accepted readings, or a watch's request id.
+    /// It was done. Holds the number of accepted readings, or a watch's request ID.
     Done(u32),
     /// An `ERROR` answered it.
     Refused(Refusal),
-    /// The connection was lost before the server could execute it. This gives the
-    /// permit back, for another attempt.
+    /// The connection was lost, and the server did not execute it. Gives the permit back, for
+    /// another attempt.
     NotExecuted(OwnedSemaphorePermit),
-    /// The connection was lost. This gives the permit back.
+    /// The connection was lost, and nobody knows. Gives the permit back.
     Unknown(OwnedSemaphorePermit),
 }
 
 /// Why a request was not queued.
 pub(crate) enum NotQueued {
-    /// The connection is not to that server any more. This gives the permit back.
+    /// That connection, or that session epoch, is over. Gives the permit back.
     Disconnected(OwnedSemaphorePermit),
-    /// Maximum number of bytes that the server accepts in a payload.
+    /// The payload has more bytes than the server accepts: this many.
     TooLarge(u32),
 }
 
-/// Who waits for the frames with some request id.
+/// Who waits for the frames with some request ID.
 enum Expected {
     /// A call. It keeps its permit until it is answered, even if it was given up.
     Call {
         outcome: oneshot::Sender<Outcome>,
-        /// Of a `WATCH`: where what follows the first answer goes.
+        /// For a `WATCH`: where the readings after the first answer go.
         updates: Option<mpsc::Sender<Update>>,
         permit: OwnedSemaphorePermit,
     },
     /// A watch that is open.
     Updates { updates: mpsc::Sender<Update>, skipped: u64 },
-    /// Nobody: a heartbeat, or what remains of a cancelled watch.
+    /// Nobody: a heartbeat, or the rest of a canceled watch.
     Nobody,
 }
 
@@ -57,17 +57,16 @@ pub(crate) struct Calls {
     state: Mutex<State>,
     /// Notified when something is queued.
     pub(crate) queued: Notify,
-    /// Notified when the connection is lost, is up again, or never will be.
+    /// Notified when the connection is lost, is back, or will never come back.
     changed: Notify,
     permits: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What the server said, while there is a connection.
+    /// The server's `WELCOME`, while there is a connection.
     server: Option<Welcome>,
-    /// Counts the server's memories of this client. One ends when the server restarts or
-    /// forgets the client.
+    /// A number that changes when the server restarts or forgets this client.
     session_epoch: u64,
     /// The instance ID of the last server.
     instance_id: Option<Id>,
@@ -78,7 +77,7 @@ struct State {
     last_reason: String,
     last_batch: u64,
     next_request: u32,
-    /// Requests from this id on are still in `output`: surely not executed.
+    /// Requests from this ID on are still in `output`: certainly not executed.
     unsent: u32,
     /// Frames that the task will write.
     output: BytesMut,
@@ -97,7 +96,7 @@ impl Calls {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Batch ids count up from 1.
+    /// Returns the next batch ID. They count up from 1.
     pub(crate) fn next_batch_id(&self) -> u64 {
         let mut state = self.lock();
         state.last_batch += 1;
@@ -157,13 +156,13 @@ impl Calls {
         Ok(outcome)
     }
 
-    /// Nobody wants that watch any more.
+    /// Cancels a watch that nobody reads anymore.
     pub(crate) fn cancel(&self, request_id: u32) {
         self.lock().cancel(request_id);
         self.queued.notify_one();
     }
 
-    /// No more calls. `error` is the reason, unless the client itself closed.
+    /// Refuses new calls. `error` is the reason; `None` if the client was closed.
     pub(crate) fn close(&self, error: Option<Error>) {
         let mut state = self.lock();
         state.closed = true;
@@ -173,12 +172,13 @@ impl Calls {
         self.changed.notify_waiters();
     }
 
-    /// How many connections have ended.
+    /// Returns how many connections have ended.
     pub(crate) fn disconnects(&self) -> u64 {
         self.lock().disconnects
     }
 
-    /// Waits until more connections have ended than that; returns why the last one did.
+    /// Waits until more than `disconnects` connections have ended. Returns why the last one
+    /// did.
     pub(crate) async fn disconnected_since(&self, disconnects: u64) -> String {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -193,12 +193,12 @@ impl Calls {
         }
     }
 
-    /// Queues a `PING` for whose answer nobody waits.
+    /// Queues a `PING` that no call waits for.
     pub(crate) fn put_heartbeat(&self) {
         self.lock().put(kind::PING, Expected::Nobody, |_payload| {});
     }
 
-    /// Moves what is queued into `writing`, which is empty.
+    /// Moves the queued frames into `writing`, which must be empty.
     pub(crate) fn take_output(&self, writing: &mut BytesMut) {
         let mut state = self.lock();
         if !state.output.is_empty() {
@@ -208,7 +208,7 @@ impl Calls {
         }
     }
 
-    /// Handles the whole frames that have arrived. Returns whether there was one.
+    /// Handles the whole frames that have arrived. Returns whether there was at least one.
     pub(crate) fn handle_frames(&self, input: &mut FrameBuffer) -> Result<bool, DisconnectReason> {
         let mut state = self.lock();
         let mut handled = false;
@@ -219,7 +219,7 @@ impl Calls {
         Ok(handled)
     }
 
-    /// Lets calls be sent to that server.
+    /// Lets calls go to that server.
     pub(crate) fn on_connect(&self, server: Welcome) {
         let mut state = self.lock();
         if state.instance_id != Some(server.instance_id) || !server.remembered {
@@ -231,7 +231,7 @@ impl Calls {
         self.changed.notify_waiters();
     }
 
-    /// Tells all that wait for an answer that none will come.
+    /// Tells every call that waits for an answer that none will come.
     pub(crate) fn on_disconnect(&self, reason: &DisconnectReason) {
         let mut state = self.lock();
         state.server = None;
@@ -254,7 +254,7 @@ impl Calls {
 }
 
 impl State {
-    /// The error of a call after the end.
+    /// Returns the error for calls after the client was closed or gave up.
     fn closed(&self) -> Error {
         match &self.error {
             Some(Error::Refused(refusal)) => Error::Refused(refusal.clone()),
@@ -266,7 +266,7 @@ impl State {
     fn put(&mut self, kind: u16, expected: Expected, put: impl FnOnce(&mut BytesMut)) -> u32 {
         let mut id = self.next_request;
         while id == 0 || self.expected.contains_key(&id) {
-            id = id.wrapping_add(1); // Long running watches keep theirs.
+            id = id.wrapping_add(1); // An open watch may still have that one.
         }
         self.next_request = id.wrapping_add(1);
         self.expected.insert(id, expected);
@@ -285,7 +285,7 @@ impl State {
         let id = frame.request_id;
         let known = if frame.kind == kind::READING { FLAG_END } else { 0 };
         if frame.flags & CRITICAL_FLAGS & !known != 0 {
-            return Ok(()); // It would mean something else than what it looks like.
+            return Ok(()); // With that flag, the frame may mean something else.
         }
         match frame.kind {
             kind::GOODBYE if id == 0 && frame.payload.is_empty() => Err(DisconnectReason::Goodbye),
@@ -308,7 +308,7 @@ impl State {
                 self.answer(id, Outcome::Done(0));
                 Ok(())
             }
-            // What a newer server adds, an older client need not understand.
+            // A newer server may have kinds that this client does not need to know.
             _ => Ok(()),
         }
     }
@@ -329,7 +329,7 @@ impl State {
                 wanted
             }
             Some(Expected::Updates { updates, mut skipped }) => {
-                // Never waits for one watcher: all other answers would wait with it.
+                // Never waits for one watcher: all other answers would have to wait, too.
                 update.skipped += skipped;
                 skipped = 0;
                 let empty = update.skipped == 0 && update.readings.is_empty();

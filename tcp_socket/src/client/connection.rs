@@ -1,5 +1,5 @@
-//! The client's connection: one task that writes what is queued, hands out what
-//! comes back, sends heartbeats and reconnects.
+//! The client's connection: one task that writes queued frames, hands out the answers,
+//! sends heartbeats, and reconnects.
 
 use std::io;
 use std::pin::pin;
@@ -31,10 +31,10 @@ use crate::protocol::pace::Pace;
 pub(crate) struct Connection {
     stream: TcpStream,
     input: FrameBuffer,
-    /// Taken from the queue and not yet written.
+    /// Frames that were taken from the queue and are not yet written.
     writing: BytesMut,
     welcome: Welcome,
-    /// Whether it has brought an answer. Only then does the next pause begin anew.
+    /// Whether a whole frame has arrived on it. Only then do the pauses start over.
     useful: bool,
 }
 
@@ -62,17 +62,17 @@ impl Connector {
 
     async fn handshake(&self, unreachable: impl Fn(io::Error) -> Error) -> Result<Connection, Error> {
         let mut stream = TcpStream::connect(&self.addr).await.map_err(&unreachable)?;
-        // Without it a request would wait for the acknowledgement of the one before.
+        // Otherwise a request could wait for the acknowledgement of the one before.
         stream.set_nodelay(true).map_err(&unreachable)?;
-        // A server that is full may have said so and closed already: read anyway.
+        // A full server may have said so and closed already: read its answer anyway.
         let _ = stream.write_all(&self.hello.encode()).await;
         let mut bytes = [0; WELCOME];
         stream.read_exact(&mut bytes).await.map_err(&unreachable)?;
         let welcome =
-            Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("it does not answer WELCOME".into()))?;
+            Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("its answer is not WELCOME".into()))?;
         let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
         match welcome.version {
-            // Else a batch that is sent again could already be forgotten.
+            // With fewer replies, the server could have forgotten a batch that is sent again.
             VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
                 Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
             }
@@ -83,7 +83,7 @@ impl Connector {
                     return Err(Error::Refused(refusal));
                 }
                 if input.read_from(&mut stream).await.map_err(&unreachable)? == 0 {
-                    return Err(Error::Protocol("it refuses and does not say why".into()));
+                    return Err(Error::Protocol("it refuses the connection and does not say why".into()));
                 }
             },
             other => Err(Error::Protocol(format!("it chose version {other}"))),
@@ -110,7 +110,9 @@ pub(crate) async fn run(
         if connection.useful {
             pauses.reset();
         }
-        debug!("connection lost: {reason}; reconnecting");
+        if !closing.is_cancelled() {
+            debug!("connection lost: {reason}; reconnecting");
+        }
         calls.on_disconnect(&reason);
         drop(connection);
         // Cancel safe: an attempt that is dropped leaves nothing behind.
@@ -122,7 +124,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Connects, for as long as it takes. An error is one that another attempt cannot cure.
+/// Connects, however many attempts it takes. An error means that no further attempt can
+/// succeed.
 async fn reconnect(connector: &Connector, pauses: &mut Pauses) -> Result<Connection, Error> {
     loop {
         sleep(pauses.next_pause()).await;
@@ -134,7 +137,7 @@ async fn reconnect(connector: &Connector, pauses: &mut Pauses) -> Result<Connect
     }
 }
 
-/// One connection until it is lost or closed.
+/// Uses one connection until it is lost or closed. Returns why it ended.
 async fn run_connection(
     calls: &Calls,
     connection: &mut Connection,
@@ -160,8 +163,8 @@ async fn exchange(
     let silence = Duration::from_millis(welcome.idle_timeout.into());
     let interval = (silence / 3).max(Duration::from_millis(10));
     let mut pace = Pace::new(silence, silence, MIN_FRAME_RATE);
-    // Written since something arrived. The server may answer nothing before all of
-    // it, or at least one frame, has arrived.
+    // Bytes written since the last byte arrived, at most those of one largest frame. The server
+    // may answer only when a whole frame has arrived, so the client waits longer for it.
     let mut unconfirmed = 0;
     let mut heartbeat = pin!(sleep(interval));
     let mut closing = pin!(closing.cancelled());
@@ -179,8 +182,8 @@ async fn exchange(
                 Err(error) => return Err(error.into()),
             }
         }
-        // Cancel safe: `read_from` keeps what it has read, a notification that is not
-        // waited for is kept, and the others only wait for a state.
+        // Cancel safe: `read_from` keeps the bytes that it has read, `notified` keeps a
+        // notification that nobody waits for, and the others only wait for a state.
         select! {
             count = input.read_from(&mut reader) => {
                 if count? == 0 {
@@ -194,7 +197,7 @@ async fn exchange(
             }
             ready = writer.writable(), if writing.has_remaining() => {
                 ready?;
-                pace.on_bytes(); // There is room again: the server's system acknowledged some.
+                pace.on_bytes(); // There is room again: the other side acknowledged some bytes.
             }
             () = calls.queued.notified(), if !writing.has_remaining() => {}
             () = &mut heartbeat => {
@@ -214,7 +217,7 @@ async fn exchange(
     }
 }
 
-/// The orderly end: what is queued, `GOODBYE`, and reading until the server's.
+/// Sends the queued frames and `GOODBYE`, and reads until the server closes.
 async fn close_gracefully(calls: &Calls, connection: &mut Connection) -> Result<(), DisconnectReason> {
     connection.stream.write_all(&connection.writing).await?;
     connection.writing.clear();

@@ -1,4 +1,4 @@
-//! What can go wrong, and whether the request may have been executed.
+//! The errors of a call, and whether the request may have been executed.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub enum Error {
     /// Not the address of a server.
     #[error("{url:?} is not of the form tcp://host:port")]
     Address {
-        /// What was given.
+        /// The given address.
         url: String,
     },
     /// No connection: the request was never sent.
@@ -20,17 +20,17 @@ pub enum Error {
     Unreachable {
         /// The address that was tried.
         url: String,
-        /// What the transport said.
+        /// The error of the connection attempt.
         #[source]
         source: io::Error,
     },
     /// The server answered, with an error.
     #[error("{0}")]
     Refused(Refusal),
-    /// What answered does not speak this protocol.
+    /// The other side does not speak this protocol, or the version that this client speaks.
     #[error("not a server of this protocol: {0}")]
     Protocol(String),
-    /// The arguments can be seen to be wrong from here.
+    /// The client itself can see that the arguments are wrong.
     #[error("not sent: {0}")]
     Invalid(String),
     /// It was certainly not executed.
@@ -45,7 +45,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the request may have been executed in spite of the error. If not, a
+    /// Returns whether the request may have been executed in spite of the error. If not, a
     /// retry is safe.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
@@ -60,7 +60,7 @@ impl Error {
         }
     }
 
-    /// Whether another connection would bring the same error.
+    /// Returns whether another connection would give the same error.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Protocol(_) => true,
@@ -81,11 +81,11 @@ pub(crate) enum DisconnectReason {
     Refused(Refusal),
     #[error("{0}")]
     ConnectionLost(#[from] io::Error),
-    #[error("the server has fallen silent")]
+    #[error("nothing arrived from the server for too long")]
     Silence,
     #[error("the server's frames arrive too slowly")]
     Slow,
-    #[error("the server sent something that is not of this protocol")]
+    #[error("the server sent something that does not belong to this protocol")]
     ProtocolError,
     #[error("closed")]
     ClosedByUs,

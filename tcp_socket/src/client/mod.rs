@@ -1,9 +1,9 @@
-//! The client: calls that may run side by side over one connection.
+//! The client: many calls at a time over one connection.
 //!
-//! A call puts its frame into a queue and waits for the answer with the same
-//! request id (`calls.rs`). The task of the connection (`connection.rs`) writes whatever
-//! is queued at once, hands each answer to the call that waits for it, and connects
-//! again when the connection is lost.
+//! A call puts its frame into a queue and waits for the answer with the same request ID
+//! (`calls.rs`). The task of the connection (`connection.rs`) writes all queued frames at
+//! once, hands each answer to the call that waits for it, and reconnects when the connection
+//! is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub use address::server_addr;
 pub use error::Error;
 pub use watch::Watch;
 
-/// A client of one server. Clones share its one connection; calls may run side by
-/// side. When the last clone is dropped, the connection is closed.
+/// A client of one server. Clones share its one connection, and many calls may be in flight.
+/// When the last clone is dropped, the connection is closed.
 #[derive(Clone)]
 pub struct Client {
     calls: Arc<Calls>,
@@ -49,8 +49,8 @@ pub struct Client {
 impl Client {
     /// Connects to the server at `url`, such as `tcp://127.0.0.1:7878` or `[::1]`; see
     /// [`server_addr`]. If the connection is lost later, the client reconnects for as
-    /// long as it takes. It gives up only when the server speaks another version or
-    /// another protocol by then.
+    /// long as it takes. It gives up only when it meets a server that speaks another version or
+    /// another protocol, or that keeps too few replies.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
@@ -67,7 +67,7 @@ impl Client {
         Ok(Self { calls, timeout: CALL_TIMEOUT, task, closing, _open: open })
     }
 
-    /// The same client, with another time limit for each call.
+    /// Returns the same client, with another time limit for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -76,30 +76,30 @@ impl Client {
     /// Records a batch, all of it or nothing, and returns how many readings were
     /// accepted.
     ///
-    /// If the connection is lost, the batch is sent again under the same number, for
-    /// which the server counts it once: effectively once, as long as the same
-    /// server runs and the call has time.
+    /// If the connection is lost, the client sends the batch again under the same number, so
+    /// the server counts it once: effectively once, as long as the same server runs and the
+    /// call has time.
     ///
-    /// Dropped before it completes, it may still be executed.
+    /// If this future is dropped before it completes, the batch may still be recorded.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server found something wrong with it;
-    /// [`Error::may_have_been_executed`] says what the others mean.
+    /// [`Error::Refused`] if the server refuses the batch. For the others,
+    /// [`Error::may_have_been_executed`] says whether the batch may have been recorded.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        // The server checks the rest; of these the layout of the frame depends.
+        // The server checks the rest. The layout of the frame depends on these two.
         if readings.len() > MAX_BATCH {
             return Err(Error::Invalid(format!("a batch holds up to {MAX_BATCH} readings")));
         }
         if let Some(reading) = readings.iter().find(|reading| reading.station.len() > MAX_STATION_ID) {
             return Err(Error::Invalid(format!(
-                "a station id has up to {MAX_STATION_ID} bytes: {reading:?}"
+                "a station ID has up to {MAX_STATION_ID} bytes: {reading:?}"
             )));
         }
         let put = |payload: &mut BytesMut, batch_id| put_batch(payload, batch_id, readings);
         Ok(self.call(kind::RECORD, None, put).await? as usize)
     }
 
-    /// Asks whether the server is there; returns how long its answer took.
+    /// Checks that the server answers. Returns how long the answer took.
     ///
     /// # Errors
     /// As [`Client::record`].
@@ -109,11 +109,11 @@ impl Client {
         Ok(started.elapsed())
     }
 
-    /// Streams what is recorded for a station from now on: whatever is recorded
-    /// after this has returned, by whomever, will come.
+    /// Streams the readings of a station: each one that any client records after this has
+    /// returned.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server has no such station, else as
+    /// [`Error::Refused`] if the server has no such station; otherwise as
     /// [`Client::record`].
     pub async fn watch(&self, station: &str) -> Result<Watch, Error> {
         if !is_station_id(station.as_bytes()) {
@@ -136,8 +136,8 @@ impl Client {
         })
     }
 
-    /// Waits until there is a connection, and returns the server's instance ID: another
-    /// one means that the server has restarted and has forgotten everything.
+    /// Waits until there is a connection, and returns the server's instance ID. If it has
+    /// changed, the server has restarted and forgotten everything.
     ///
     /// # Errors
     /// [`Error::Refused`] or [`Error::Protocol`] if the client has given up reconnecting;
@@ -146,17 +146,17 @@ impl Client {
         self.calls.server().await.map(|(_session_epoch, instance_id)| instance_id)
     }
 
-    /// Says `GOODBYE`, waits for the server's and closes the connection. Calls of
-    /// other clones that are in flight fail.
+    /// Says `GOODBYE`, waits for the server's, and closes the connection. New calls of other
+    /// clones fail. Calls in flight still get the answers that arrive until then.
     pub async fn close(self) {
         self.calls.close(None);
         self.closing.cancel();
         self.task.wait().await;
     }
 
-    /// One request until its answer: sent again after the connection was lost, as
-    /// long as there is time; a batch only to the server that remembers the first
-    /// time. `put` appends the payload and gets the number of the batch, if it is one.
+    /// Sends one request and waits for its answer. If the connection is lost, it sends the
+    /// request again as long as there is time, but a batch only to a server that remembers the
+    /// first time. `put` appends the payload; it gets the batch ID, or 0 for other requests.
     async fn call(
         &self,
         kind: u16,
@@ -167,14 +167,16 @@ impl Client {
         let mut sent_to: Option<u64> = None;
         let attempts = async {
             let mut permit = self.calls.permit().await?;
-            // Numbered when its turn has come, and the permit kept until it is
-            // answered: no batch grows older than the server's window meanwhile.
+            // A batch gets its number when its turn has come, and keeps its permit until it is
+            // answered. So it never grows older than the server's window.
             let is_batch = kind == kind::RECORD;
             let batch_id = if is_batch { self.calls.next_batch_id() } else { 0 };
             loop {
                 let (session_epoch, _instance_id) = self.calls.server().await?;
                 if is_batch && sent_to.is_some_and(|epoch| epoch != session_epoch) {
-                    return Err(Error::OutcomeUnknown("the server was restarted, or has forgotten"));
+                    return Err(Error::OutcomeUnknown(
+                        "the server was restarted, or has forgotten this client",
+                    ));
                 }
                 let put = |payload: &mut BytesMut| put(payload, batch_id);
                 let outcome = match self.calls.submit(session_epoch, permit, kind, updates.clone(), put) {
@@ -184,7 +186,7 @@ impl Client {
                         continue;
                     }
                     Err(NotQueued::TooLarge(limit)) => {
-                        let text = format!("this server takes payloads of up to {limit} bytes");
+                        let text = format!("this server accepts payloads of up to {limit} bytes");
                         return Err(Error::Invalid(text));
                     }
                 };

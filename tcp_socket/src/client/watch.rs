@@ -13,10 +13,11 @@ use crate::client::calls::Calls;
 use crate::client::error::Error;
 use crate::protocol::message::Update;
 
-/// The readings of one station as they are recorded. Dropped, it is cancelled.
+/// The readings of one station as they are recorded. Dropping it cancels the watch.
 ///
-/// It ends with its connection: [`Error::Disconnected`] is the last item. What is
-/// recorded until another [`Client::watch`](crate::Client::watch) is not seen.
+/// It ends with its connection: [`Error::Disconnected`] is the last item. To go on, call
+/// [`Client::watch`](crate::Client::watch) again; it does not show readings that were recorded
+/// in between.
 pub struct Watch {
     pub(super) request_id: u32,
     pub(super) updates: mpsc::Receiver<Update>,
@@ -34,7 +35,7 @@ impl Stream for Watch {
         if let Some(update) = ready!(self.updates.poll_recv(cx)) {
             return Poll::Ready(Some(Ok(update)));
         }
-        // The server says that a watch ends before it says why the connection does.
+        // A watch can end before the reason is known: wait for it.
         let Some(disconnected) = &mut self.disconnected else { return Poll::Ready(None) };
         let reason = ready!(disconnected.as_mut().poll(cx));
         self.disconnected = None;

@@ -1,7 +1,7 @@
 //! Framing: where one message ends and the next begins.
 //!
-//! TCP delivers a stream of bytes. What one side wrote in two pieces the other
-//! may read in one, or in seven. So every message is a *frame*: a header of
+//! TCP delivers a stream of bytes. One side may write two pieces, and the other may read
+//! them as one, or as seven. So every message is a *frame*: a header of
 //! fixed size that says how long the payload is, then the payload. The receiver
 //! collects bytes until a whole frame is there: [`crate::protocol::frame_buffer`].
 //!
@@ -20,11 +20,11 @@ use bytes::{Buf, BufMut, BytesMut};
 use crc32c::{crc32c, crc32c_append};
 use thiserror::Error;
 
-/// Bytes in a header: kind 2, flags 2, request id 4, payload length 4, checksum 4.
+/// Bytes in a header: kind 2, flags 2, request ID 4, payload length 4, checksum 4.
 /// All numbers are big-endian, as is the custom in network protocols.
 pub const HEADER: usize = 16;
 
-/// Offset of the checksum in the header; it covers what lies before and behind it.
+/// Offset of the checksum in the header. It covers all bytes before and after it.
 const CHECKSUM_AT: usize = 12;
 
 /// What a frame is. The values are those of `PROTOCOL.md`, section 5.
@@ -33,7 +33,7 @@ pub mod kind {
     pub const RECORD: u16 = 0x0001;
     /// Client: stream the readings of a station.
     pub const WATCH: u16 = 0x0002;
-    /// Client: end the watch with this request id.
+    /// Client: end the watch with this request ID.
     pub const CANCEL: u16 = 0x0003;
     /// Client: answer with a `PONG`.
     pub const PING: u16 = 0x0004;
@@ -45,7 +45,7 @@ pub mod kind {
     pub const READING: u16 = 0x0102;
     /// Server: answer to `PING`.
     pub const PONG: u16 = 0x0104;
-    /// Server: the request failed, or with request id 0 the connection did.
+    /// Server: the request failed, or with request ID 0 the connection did.
     pub const ERROR: u16 = 0x01ff;
 }
 
@@ -63,14 +63,14 @@ pub struct Frame<'a> {
     pub kind: u16,
     /// [`FLAG_END`], or flags that this version does not know.
     pub flags: u16,
-    /// Chosen by the client for its request and repeated in each answer to it;
-    /// 0 concerns the connection.
+    /// Chosen by the client for its request and repeated in each answer to it; 0 in a frame
+    /// about the connection.
     pub request_id: u32,
     /// Depends on the kind: see [`crate::protocol::message`].
     pub payload: &'a [u8],
 }
 
-/// The stream cannot be read on: where the next frame begins is unknown.
+/// Why the rest of a stream cannot be read: nobody knows where the next frame begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadFrame {
     /// The header announces a payload over the limit.
@@ -81,7 +81,7 @@ pub enum BadFrame {
         /// The receiver's limit.
         limit: u32,
     },
-    /// The checksum does not fit the bytes.
+    /// The checksum does not match the bytes.
     #[error("the frame says checksum {announced:08x}, its bytes say {computed:08x}")]
     Checksum {
         /// What the header holds.
@@ -92,10 +92,10 @@ pub enum BadFrame {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at the beginning of `bytes`; `None` if it is not all there yet.
+    /// Returns the frame at the beginning of `bytes`; `None` if it is not all there yet.
     ///
     /// # Errors
-    /// [`BadFrame`], the length as soon as the header is there.
+    /// [`BadFrame`]. The length is checked as soon as the header is there.
     pub fn parse(bytes: &'a [u8], max_payload: u32) -> Result<Option<Self>, BadFrame> {
         let Some(length) = payload_length(bytes, max_payload)? else { return Ok(None) };
         let Some(frame) = bytes.get(..HEADER + length) else { return Ok(None) };
@@ -110,19 +110,19 @@ impl<'a> Frame<'a> {
         Ok(Some(Self { kind, flags, request_id, payload }))
     }
 
-    /// Bytes of the frame on the wire, its header included.
+    /// Returns the number of bytes of the frame on the wire, header included.
     pub fn wire_len(&self) -> usize {
         HEADER + self.payload.len()
     }
 }
 
-/// CRC-32C of all but the checksum itself.
+/// Returns the CRC-32C of everything except the checksum itself.
 fn checksum(header: &[u8; HEADER], payload: &[u8]) -> u32 {
     let checksum = crc32c(&header[..CHECKSUM_AT]);
     if payload.is_empty() { checksum } else { crc32c_append(checksum, payload) }
 }
 
-/// The announced length of the payload, once the header is there.
+/// Returns the announced length of the payload, once the header is there.
 pub(crate) fn payload_length(bytes: &[u8], limit: u32) -> Result<Option<usize>, BadFrame> {
     let Some(mut header) = bytes.get(8..HEADER) else { return Ok(None) };
     let length = header.get_u32();
@@ -132,11 +132,11 @@ pub(crate) fn payload_length(bytes: &[u8], limit: u32) -> Result<Option<usize>, 
     Ok(Some(length as usize))
 }
 
-/// Appends one frame, whose payload `write` appends in its turn. Nothing is
-/// copied: length and checksum are filled in when the payload is there.
+/// Appends one frame; `write` appends its payload. Nothing is copied: length and checksum
+/// are filled in when the payload is there.
 ///
-/// A payload over 4 GiB would not fit its length field; what calls this is
-/// bounded far below that.
+/// A payload over 4 GiB would not fit its length field, but the limits of all callers are
+/// far below that.
 pub fn put_frame(
     into: &mut BytesMut,
     kind: u16,

@@ -8,18 +8,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::protocol::frame::{BadFrame, Frame, HEADER, payload_length};
 
-/// Bytes asked for in one read, if the next frame does not need fewer.
+/// Number of bytes to read at a time, unless the next frame needs fewer.
 pub const READ: usize = 8 * 1024;
 
-/// Bytes that arrived and are not yet taken as frames.
+/// Bytes that have arrived and have not been handed out as frames yet.
 ///
-/// It grows with what has really arrived, never on the word of a header alone,
-/// and to no more than one frame of the largest size (or [`READ`], if that is
-/// more): a peer that announces much and sends little costs little.
+/// The buffer grows only with the bytes that have arrived, never because a header announces
+/// them. It holds at most one frame of the largest size (or [`READ`] bytes, if that is more).
+/// So a peer that announces much and sends little costs little memory.
 #[derive(Debug)]
 pub struct FrameBuffer {
     bytes: BytesMut,
-    /// Length of the frame that was handed out last, still at the front.
+    /// Length of the frame that was handed out last; it is still at the front.
     taken: usize,
     max_payload: u32,
 }
@@ -30,8 +30,8 @@ impl FrameBuffer {
         Self { bytes: BytesMut::with_capacity(READ), taken: 0, max_payload }
     }
 
-    /// Waits for more bytes; 0 means that the peer will send no more.
-    /// Cancel safe: what was read is in the buffer.
+    /// Waits for more bytes, and returns how many came; 0 means that the peer will send no
+    /// more. Cancel safe: bytes that were read are in the buffer.
     ///
     /// # Errors
     /// Those of the socket.
@@ -40,8 +40,8 @@ impl FrameBuffer {
         from.read_buf(&mut self.bytes).await
     }
 
-    /// Adds bytes that came by another way than [`FrameBuffer::read_from`]; returns
-    /// how many fitted.
+    /// Adds bytes that did not come through [`FrameBuffer::read_from`]. Returns how many of
+    /// them fitted.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         self.make_room();
         let count = bytes.len().min(self.bytes.capacity() - self.bytes.len());
@@ -49,11 +49,11 @@ impl FrameBuffer {
         count
     }
 
-    /// The next whole frame, if there is one. It stays in the buffer until the
-    /// next call, so that nothing is copied.
+    /// Returns the next whole frame, if there is one. It stays in the buffer until the next
+    /// call, so that nothing is copied.
     ///
     /// # Errors
-    /// [`BadFrame`]; then there is nothing more to be had from this stream.
+    /// [`BadFrame`]; after it, nothing more can be read from this stream.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
         self.bytes.advance(std::mem::take(&mut self.taken));
         let frame = Frame::parse(&self.bytes, self.max_payload)?;
@@ -63,20 +63,21 @@ impl FrameBuffer {
         Ok(frame)
     }
 
-    /// The bytes of an incomplete frame, if the stream ended here.
+    /// Returns the bytes that were not handed out: those of an incomplete frame, once
+    /// [`FrameBuffer::next_frame`] has returned `None`.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
 
-    /// Removes and returns the first `count` bytes if they are there: for what
-    /// comes before the first frame.
+    /// Removes and returns the first `COUNT` bytes if they are there. For the handshake, before
+    /// the first frame.
     pub(crate) fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
         let bytes = *self.bytes.first_chunk::<COUNT>()?;
         self.bytes.advance(COUNT);
         Some(bytes)
     }
 
-    /// Bytes that the buffer could hold without another allocation.
+    /// Returns how many bytes the buffer can hold without another allocation.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -86,7 +87,7 @@ impl FrameBuffer {
         self.bytes.advance(std::mem::take(&mut self.taken));
         let length = self.bytes.len();
         let largest = (HEADER + self.max_payload as usize).max(READ);
-        // After `next_frame` said `None` the buffer holds less than one frame.
+        // After `next_frame` has returned `None`, the buffer holds less than one frame.
         let missing = match payload_length(&self.bytes, self.max_payload) {
             Ok(Some(payload)) => (HEADER + payload).saturating_sub(length),
             _ => READ.min(largest.saturating_sub(length)),
@@ -94,7 +95,7 @@ impl FrameBuffer {
         if self.bytes.try_reclaim(missing.clamp(1, READ)) {
             return;
         }
-        // Not `reserve`, which would double without regard to the limit.
+        // Not `reserve`, which would double the capacity whatever the limit is.
         let mut larger = BytesMut::with_capacity((2 * length).clamp(READ, largest));
         larger.extend_from_slice(&self.bytes);
         self.bytes = larger;

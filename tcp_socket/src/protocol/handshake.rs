@@ -1,6 +1,6 @@
-//! The first bytes in each direction: `HELLO` and `WELCOME`. Their layout is the
-//! same in every version, past and future: it is what two programs of different
-//! age have in common, and lets them find out what else they have.
+//! The first bytes in each direction: `HELLO` and `WELCOME`. Their layout is the same in
+//! every version, past and future, so an old program and a new one can find out which
+//! versions they have in common.
 
 use bytes::{Buf, BufMut};
 
@@ -19,17 +19,17 @@ pub const WELCOME: usize = 40;
 /// 16 random bytes that name a client or one run of a server.
 pub type Id = [u8; 16];
 
-/// A new random id.
+/// Returns a new random ID.
 ///
 /// # Errors
-/// If the system has no randomness to give.
+/// If the system cannot provide random bytes.
 pub fn random_id() -> std::io::Result<Id> {
     let mut id = Id::default();
     getrandom::fill(&mut id)?;
     Ok(id)
 }
 
-/// Client: which versions it speaks, and who it is.
+/// The client's first message: which versions it speaks, and who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// Lowest version that the client speaks.
@@ -40,40 +40,40 @@ pub struct Hello {
     pub client_id: Id,
 }
 
-/// Server: which version is spoken from here on, and the server's limits.
+/// The server's first message: the version to speak from here on, and the server's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
-    /// The highest version that both speak; 0 refuses the connection, and one
-    /// `ERROR` that says why follows. It always has the layout of version 1.
+    /// The highest version that both speak. 0 refuses the connection; one `ERROR` follows
+    /// that says why, always in the layout of version 1.
     pub version: u16,
-    /// Whether the server still knows what it replied to this client id before. If
-    /// not, it is new to it, or forgotten.
+    /// Whether the server still keeps its replies to this client ID. If not, the ID is new or
+    /// forgotten.
     pub remembered: bool,
-    /// Another one after each start of the server.
+    /// Random, a new one at each start of the server.
     pub instance_id: Id,
-    /// Most bytes in the payload of a frame to the server.
+    /// Maximum number of bytes in the payload of a frame to the server.
     pub max_payload: u32,
-    /// How many replies to `RECORD` the server keeps for a client.
+    /// Number of replies to `RECORD` that the server keeps for a client.
     pub window: u32,
-    /// Most watches of one connection.
+    /// Maximum number of watches of one connection.
     pub max_watches: u32,
     /// Milliseconds after which the server closes a silent connection.
     pub idle_timeout: u32,
 }
 
 impl Hello {
-    /// Whether a `HELLO` can begin with these bytes, few as they may be.
+    /// Returns whether these bytes can be the beginning of a `HELLO`, even if they are few.
     pub fn may_begin(bytes: &[u8]) -> bool {
         let seen = bytes.len().min(MAGIC.len());
         bytes[..seen] == MAGIC[..seen]
     }
 
-    /// The version to speak, 0 if there is none in common.
+    /// Returns the version to speak; 0 if there is no common one.
     pub(crate) fn choose(&self) -> u16 {
         if (self.lowest..=self.highest).contains(&VERSION) { VERSION } else { 0 }
     }
 
-    /// As it is sent.
+    /// Returns its bytes on the wire.
     pub fn encode(&self) -> [u8; HELLO] {
         let mut bytes = [0; HELLO];
         let mut into = bytes.as_mut_slice();
@@ -95,7 +95,7 @@ impl Hello {
 }
 
 impl Welcome {
-    /// As it is sent.
+    /// Returns its bytes on the wire.
     pub fn encode(&self) -> [u8; WELCOME] {
         let mut bytes = [0; WELCOME];
         let mut into = bytes.as_mut_slice();

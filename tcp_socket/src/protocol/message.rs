@@ -1,5 +1,4 @@
-//! What is inside the frames: the payload of each kind. `PING`, `PONG`, `CANCEL`
-//! and `GOODBYE` have none.
+//! The payload of each kind of frame. `PING`, `PONG`, `CANCEL`, and `GOODBYE` have none.
 
 use std::fmt;
 
@@ -20,31 +19,31 @@ pub const MEASUREMENT: usize = 17;
 pub enum ErrorCode {
     /// The connection did not begin with a `HELLO`.
     BadMagic = 1,
-    /// No version in common.
+    /// There is no common version.
     UnsupportedVersion = 2,
-    /// The server is full.
+    /// The server has no room for another connection.
     TooManyConnections = 3,
     /// The `HELLO` took too long.
     HandshakeTimeout = 4,
     /// No byte for too long.
     IdleTimeout = 5,
-    /// The checksum does not fit the frame.
+    /// The checksum does not match the frame.
     BadChecksum = 6,
     /// The payload is over the limit.
     FrameTooLarge = 7,
-    /// A request id is 0 or in use.
+    /// A request ID is 0 or in use.
     BadRequestId = 8,
-    /// The server stops.
+    /// The server is stopping.
     ShuttingDown = 9,
-    /// A `GOODBYE` has a request id, a critical flag or a payload.
+    /// A `GOODBYE` has a request ID, a critical flag, or a payload.
     BadGoodbye = 10,
     /// A frame has begun and arrives too slowly.
     FrameTooSlow = 11,
-    /// A kind that the server does not know, or does not take.
+    /// A kind that the server does not know, or that only a server sends.
     UnknownKind = 16,
     /// A critical flag that the server does not know.
     UnknownFlag = 17,
-    /// The payload is not of its kind's form.
+    /// The payload does not have the form of its kind.
     BadPayload = 18,
     /// A reading is out of range, or there are none or too many.
     InvalidReading = 19,
@@ -52,11 +51,11 @@ pub enum ErrorCode {
     StoreFull = 20,
     /// Nobody has recorded anything for this station.
     UnknownStation = 21,
-    /// The batch is too old to say whether it was recorded; it was not now.
+    /// The batch is too old to say whether it was recorded before. It was not recorded now.
     UnknownOutcome = 22,
-    /// The connection has as many watches as it may have.
+    /// The connection already has as many watches as it may have.
     TooManyWatches = 23,
-    /// The batch id is 0 or too far ahead.
+    /// The batch ID is 0 or too far ahead.
     BadBatchId = 24,
 }
 
@@ -84,13 +83,13 @@ impl ErrorCode {
         Self::BadBatchId,
     ];
 
-    /// The code with that number.
+    /// Returns the code with that number.
     pub fn from_number(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|code| *code as u16 == number)
     }
 }
 
-/// An `ERROR`: what its receiver is told.
+/// The content of an `ERROR`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct Refusal {
     /// The number, for programs. Not [`ErrorCode`]: a newer server may have more.
@@ -110,7 +109,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// A refusal with that code.
+    /// Creates a refusal with that code.
     pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self { code: code as u16, text: text.into() }
     }
@@ -134,7 +133,7 @@ impl Refusal {
         put_frame(into, kind::ERROR, 0, request_id, |payload| self.put(payload));
     }
 
-    /// The payload of an `ERROR`; `None` if it is not of that form.
+    /// Reads the payload of an `ERROR`; `None` if it does not have that form.
     pub fn parse(mut payload: &[u8]) -> Option<Self> {
         let code = payload.try_get_u16().ok()?;
         (payload.len() <= MAX_ERROR_TEXT)
@@ -142,13 +141,13 @@ impl Refusal {
     }
 }
 
-/// Appends the payload of a `RECORD`: the batch id, then *runs*. A run is
-/// consecutive readings of one station, so that its id is sent once.
+/// Appends the payload of a `RECORD`: the batch ID, then *runs*. A run holds consecutive
+/// readings of one station, so the station's ID is sent only once.
 pub fn put_batch(into: &mut BytesMut, batch_id: u64, readings: &[Reading]) {
     into.put_u64(batch_id);
     for run in readings.chunk_by(|a, b| a.station == b.station) {
-        // Too long an id or run is refused by the server, so that a wrong length
-        // here can do no harm; `Client` checks both before.
+        // A wrong length does no harm here: the server refuses an ID or a run that is too
+        // long, and `Client` checks both before it sends them.
         into.put_u8(run[0].station.len() as u8);
         into.put_slice(run[0].station.as_bytes());
         into.put_u16(run.len() as u16);
@@ -162,7 +161,7 @@ pub fn put_batch(into: &mut BytesMut, batch_id: u64, readings: &[Reading]) {
 
 /// Appends one measurement.
 pub fn put_measurement(into: &mut BytesMut, measurement: &Measurement) {
-    // One call for one measurement: a batch has up to 10,000.
+    // One `put` per measurement, because a batch has up to 10,000 of them.
     let mut bytes = [0; MEASUREMENT];
     bytes[0] = measurement.metric as u8;
     bytes[1..9].copy_from_slice(&measurement.value.to_be_bytes());
@@ -170,16 +169,18 @@ pub fn put_measurement(into: &mut BytesMut, measurement: &Measurement) {
     into.put_slice(&bytes);
 }
 
-/// One measurement as it is on the wire; `None` if there is no such metric.
+/// Reads one measurement; `None` if there is no such metric.
 fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Option<Measurement> {
     let mut rest = bytes.as_slice();
     let metric = Metric::from_number(rest.get_u8())?;
     Some(Measurement { metric, value: rest.get_f64(), recorded_at: rest.get_u64() })
 }
 
-/// The same, if it is in range; else the text says what is wrong with it.
+/// Reads one measurement and checks that it is in range. If not, the text says what is wrong.
 fn check_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
-    let Some(measurement) = get_measurement(bytes) else { return Err(format!("{} is no metric", bytes[0])) };
+    let Some(measurement) = get_measurement(bytes) else {
+        return Err(format!("{} is not a metric", bytes[0]));
+    };
     let Measurement { metric, value, recorded_at } = measurement;
     let (low, high) = metric.range();
     if !(low..=high).contains(&value) {
@@ -191,13 +192,13 @@ fn check_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
     Ok(measurement)
 }
 
-/// The payload of a `RECORD`, checked as a whole and still where it arrived.
+/// The payload of a `RECORD`, checked as a whole. It borrows from the receive buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     id: u64,
     count: u32,
     run_count: u32,
-    /// The first run, which mostly is the only one, and the bytes of the others.
+    /// The first run, which is usually the only one, and the bytes of the others.
     first: Run<'a>,
     others: &'a [u8],
 }
@@ -205,18 +206,18 @@ pub struct Batch<'a> {
 /// Consecutive readings of one station.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
-    /// The station's id.
+    /// The station's ID.
     pub station: &'a str,
     measurements: &'a [[u8; MEASUREMENT]],
 }
 
 impl<'a> Batch<'a> {
-    /// Checks everything, so that what comes later cannot fail half way.
+    /// Checks everything, so that recording cannot fail halfway.
     ///
     /// # Errors
-    /// `BAD_PAYLOAD` or `INVALID_READING`, with the first thing that is wrong.
+    /// `BAD_PAYLOAD` or `INVALID_READING`, for the first fault.
     pub fn parse(mut payload: &'a [u8]) -> Result<Self, Refusal> {
-        let id = payload.try_get_u64().map_err(|_| Refusal::bad_payload("a batch begins with its id"))?;
+        let id = payload.try_get_u64().map_err(|_| Refusal::bad_payload("a batch begins with its ID"))?;
         let invalid = |text| Refusal::new(ErrorCode::InvalidReading, text);
         let (mut count, mut run_count) = (0, 0);
         let mut first = None;
@@ -239,22 +240,22 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The client's number for it.
+    /// Returns the client's number for it.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Readings in it, 1 to [`MAX_BATCH`].
+    /// Returns the number of its readings, 1 to [`MAX_BATCH`].
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Runs in it; at most as many stations are named.
+    /// Returns the number of its runs. It names at most as many stations.
     pub(crate) fn run_count(&self) -> u32 {
         self.run_count
     }
 
-    /// Its readings, in their order.
+    /// Returns its runs, in order.
     pub fn runs(&self) -> impl Iterator<Item = Run<'a>> + use<'a> {
         let mut rest = self.others;
         let others =
@@ -279,16 +280,16 @@ impl<'a> Run<'a> {
         Ok(Self { station: parse_station(station)?, measurements })
     }
 
-    /// Its readings. All are valid in a run of a [`Batch`].
+    /// Returns its readings. All are valid in a run of a [`Batch`].
     pub fn readings(&self) -> impl Iterator<Item = Measurement> + use<'a> {
         self.measurements.iter().map_while(get_measurement)
     }
 }
 
-/// The payload of a `WATCH`: nothing but the station's id.
+/// Reads the payload of a `WATCH`: only the station's ID.
 ///
 /// # Errors
-/// `BAD_PAYLOAD` if it is not a station id.
+/// `BAD_PAYLOAD` if it is not a station ID.
 pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
     match str::from_utf8(payload) {
         Ok(id) if is_station_id(payload) => Ok(id),
@@ -304,15 +305,15 @@ pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
 /// The payload of a `READING`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Update {
-    /// How many readings were left out before the first of these, because the
-    /// watcher was too slow.
+    /// Number of readings that were left out before the first of these, because the watcher
+    /// was too slow.
     pub skipped: u64,
     /// In the order in which they were recorded.
     pub readings: Vec<Measurement>,
 }
 
 impl Update {
-    /// The payload of a `READING`; `None` if it is not of that form.
+    /// Reads the payload of a `READING`; `None` if it does not have that form.
     pub fn parse(mut payload: &[u8]) -> Option<Self> {
         let skipped = payload.try_get_u64().ok()?;
         let (readings, rest) = payload.as_chunks();

@@ -1,4 +1,4 @@
-//! What travels, and its checks. Client and server both use it.
+//! The bytes on the wire and their checks, for client and server.
 
 pub mod frame;
 pub mod frame_buffer;

@@ -1,5 +1,4 @@
-//! What is exchanged: readings of weather stations. How they look on the wire
-//! is in [`crate::protocol::message`].
+//! Readings of weather stations. [`crate::protocol::message`] shows their bytes on the wire.
 
 use crate::limits::MAX_STATION_ID;
 
@@ -21,7 +20,7 @@ impl Metric {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
-    /// The metric with that number on the wire.
+    /// Returns the metric with that number on the wire.
     pub fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Temperature),
@@ -32,12 +31,12 @@ impl Metric {
         }
     }
 
-    /// The metric of that name.
+    /// Returns the metric with that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
 
-    /// The name as people write it.
+    /// Returns the name as people write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Temperature => "temperature",
@@ -47,7 +46,7 @@ impl Metric {
         }
     }
 
-    /// The lowest and the highest value accepted, in the metric's unit.
+    /// Returns the lowest and the highest accepted value, in the metric's unit.
     pub fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
@@ -61,7 +60,7 @@ impl Metric {
 /// One measurement by one station.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// The station's id, `[a-z0-9-]{1,32}`.
+    /// The station's ID, `[a-z0-9-]{1,32}`.
     pub station: String,
     /// What was measured.
     pub metric: Metric,
@@ -82,7 +81,7 @@ pub struct Measurement {
     pub recorded_at: u64,
 }
 
-/// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`.
+/// Returns whether `id` is a station ID: 1 to 32 of `a` to `z`, `0` to `9`, and `-`.
 pub(crate) fn is_station_id(id: &[u8]) -> bool {
     (1..=MAX_STATION_ID).contains(&id.len())
         && id.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')

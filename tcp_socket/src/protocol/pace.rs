@@ -1,22 +1,22 @@
 //! How slowly bytes may arrive.
 //!
-//! Silence and slowness are different faults. A peer from which nothing arrives is
-//! gone. A peer on a slow link is not: its bytes show that it is alive, even if a
-//! large frame takes longer than the idle timeout. But a peer that sends one byte now
-//! and then, only to hold its connection (an attack called *slow loris*), looks
-//! just as alive. So a frame also has a lowest rate.
+//! A silent peer and a slow one need different limits. If nothing arrives for the idle
+//! timeout, the peer is gone. Bytes that arrive slowly show that it is alive, even if a
+//! large frame takes longer than that. But an attacker can also send one byte now and
+//! then, only to hold a connection (the *slow loris* attack). So each frame also has to
+//! arrive at a minimum rate.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bounds on one connection, and what has arrived on it.
+/// The limits of one connection, and what has arrived on it.
 pub(crate) struct Pace {
-    /// Time without a byte.
+    /// Maximum time without a byte.
     silence: Duration,
-    /// Time that any frame may take.
+    /// Time that a frame may take at any rate.
     grace: Duration,
-    /// Bytes per second beyond that time.
+    /// Minimum bytes per second of a frame that takes longer.
     rate: u64,
     last_activity: Instant,
     /// When the incomplete frame began, and its bytes so far.
@@ -30,13 +30,13 @@ impl Pace {
         Self { silence, grace, rate: rate.max(1).into(), last_activity: now, began: now, arrived: 0 }
     }
 
-    /// Bytes have arrived.
+    /// Notes that bytes have arrived.
     pub(crate) fn on_bytes(&mut self) {
         self.last_activity = Instant::now();
     }
 
-    /// The whole frames are handled, if there were any, and that many bytes of the next
-    /// have arrived. It is called after each read, so it must cost almost nothing.
+    /// Notes whether whole frames were handled, and how many bytes of the next one have
+    /// arrived. It is called after each read, so it must cost almost nothing.
     pub(crate) fn on_frames(&mut self, handled: bool, arrived: usize) {
         if handled || self.arrived == 0 {
             self.began = self.last_activity;
@@ -44,19 +44,19 @@ impl Pace {
         self.arrived = arrived;
     }
 
-    /// Leaves a time out of account in which nothing was read.
+    /// Leaves out time that was spent on writing, when nothing was read.
     pub(crate) fn pause(&mut self, waited: Duration) {
         self.last_activity += waited;
         self.began += waited;
     }
 
-    /// Until when more bytes have to arrive.
+    /// Returns when the next bytes have to be there.
     pub(crate) fn deadline(&self) -> Instant {
         let silent = self.last_activity + self.silence;
         self.slow().map_or(silent, |slow| slow.min(silent))
     }
 
-    /// Until when more bytes of the incomplete frame have to arrive, if there is one.
+    /// Returns when the next bytes of the incomplete frame have to be there, if there is one.
     pub(crate) fn slow(&self) -> Option<Instant> {
         let earned = Duration::from_millis(self.arrived as u64 * 1000 / self.rate);
         (self.arrived > 0).then(|| self.began + self.grace + earned)

@@ -1,11 +1,10 @@
-//! One connection of the server: a single task that reads, answers and writes.
+//! One connection of the server: a single task that reads, answers, and writes.
 //!
-//! Whatever has arrived in one piece is answered in one piece: all whole frames
-//! in the buffer are handled, their answers are collected, and one write sends
-//! them. While the client does not read, the write waits, the task reads nothing
-//! more, and TCP holds the client back. So a connection's memory has a bound
-//! without a queue that could overflow: one input frame, and a little more
-//! output than [`OUTPUT`].
+//! Frames that arrive together are answered together: the task handles all whole frames in
+//! the buffer, collects their answers, and sends them with one write. While the client does
+//! not read, the write waits, the task reads nothing more, and TCP holds the client back.
+//! So a connection's memory is limited without a queue that could overflow: one input
+//! frame, and a little more output than [`OUTPUT`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,11 +49,10 @@ impl Connection {
         Self { stream, peer, state, input, output: BytesMut::new(), requests }
     }
 
-    /// The connection from its first byte to its last.
+    /// Serves the connection from its first byte to its last.
     pub(crate) async fn run(mut self, stopping: CancellationToken) {
-        // Answers are written as soon as there is nothing more to add to them;
-        // Nagle's algorithm would hold them back until the client acknowledges
-        // those before.
+        // The task writes answers as soon as it has nothing more to add to them. Nagle's
+        // algorithm would hold them back until the client acknowledges earlier ones.
         if let Err(error) = self.stream.set_nodelay(true) {
             debug!("nodelay: {error}");
         }
@@ -80,11 +78,11 @@ impl Connection {
         self.close().await;
     }
 
-    /// Waits for the `HELLO` and answers it. At an error nothing was answered.
+    /// Waits for the `HELLO` and answers it. After an error, nothing has been answered yet.
     async fn handshake(&mut self, stopping: &CancellationToken) -> Result<(), CloseReason> {
         let limit = self.state.limits.handshake_timeout;
-        // Cancel safe: `hello` leaves what it has read in the buffer, and nobody
-        // reads on after the other two.
+        // Cancel safe: `hello` leaves the bytes that it has read in the buffer, and nobody
+        // reads on after the timeout or the shutdown.
         let hello = select! {
             hello = timeout(limit, self.hello()) => hello.unwrap_or_else(|_elapsed| {
                 Err(Refusal::new(ErrorCode::HandshakeTimeout, format!("no HELLO within {limit:?}")).into())
@@ -119,9 +117,9 @@ impl Connection {
         }
     }
 
-    /// Request after request, until either side has had enough.
+    /// Handles request after request, until one side ends the connection.
     async fn serve(&mut self, stopping: &CancellationToken) -> Result<CloseReason, CloseReason> {
-        // As it was told: at most what 32 bits of milliseconds hold.
+        // As `WELCOME` says it: at most what 32 bits of milliseconds hold.
         let told = self.state.welcome(VERSION, true).idle_timeout;
         let idle_timeout = Duration::from_millis(told.into());
         let Limits { frame_grace, min_frame_rate, .. } = self.state.limits;
@@ -145,13 +143,13 @@ impl Connection {
                     continue;
                 }
             }
-            // Later deadlines wait until the timer fires: moving it at each frame costs.
+            // A later deadline is set only when the timer fires: moving it at each frame costs.
             let deadline = pace.deadline();
             if deadline < late.deadline() {
                 late.as_mut().reset(deadline);
             }
-            // Cancel safe: `read_from` keeps what it has read, a notification that
-            // is not waited for is kept, and the others only wait for a state.
+            // Cancel safe: `read_from` keeps the bytes that it has read, `notified` keeps a
+            // notification that nobody waits for, and the others only wait for a state.
             select! {
                 count = self.input.read_from(&mut self.stream) => {
                     if count? == 0 {
@@ -164,7 +162,9 @@ impl Connection {
                 () = &mut late => {
                     let now = Instant::now();
                     if pace.slow().is_some_and(|slow| now >= slow) {
-                        let text = format!("a frame of over {frame_grace:?} needs {min_frame_rate} bytes/s");
+                        let text = format!(
+                            "a frame must reach {min_frame_rate} bytes/s after its first {frame_grace:?}"
+                        );
                         return Err(Refusal::new(ErrorCode::FrameTooSlow, text).into());
                     }
                     if now >= deadline {
@@ -178,8 +178,8 @@ impl Connection {
         }
     }
 
-    /// Handles the whole frames that have arrived, as long as there is room for
-    /// answers; returns how many.
+    /// Handles the whole frames that have arrived, as long as there is room for answers.
+    /// Returns how many there were.
     fn handle_frames(&mut self) -> Result<usize, CloseReason> {
         let mut handled = 0;
         while self.output.len() < OUTPUT
@@ -191,7 +191,7 @@ impl Connection {
         Ok(handled)
     }
 
-    /// Writes all output, mostly at once; returns how long it had to wait.
+    /// Writes all output, usually without waiting. Returns how long it had to wait.
     async fn flush(&mut self) -> Result<Duration, CloseReason> {
         let mut waited = Duration::ZERO;
         while self.output.has_remaining() {
@@ -208,7 +208,8 @@ impl Connection {
         Ok(waited)
     }
 
-    /// Waits for as long as the client reads something now and then.
+    /// Waits until the socket is writable. Gives up when the client has read nothing for
+    /// [`Limits::write_timeout`].
     async fn wait_until_writable(&mut self) -> Result<(), CloseReason> {
         let limit = self.state.limits.write_timeout;
         let mut progress = Instant::now();
@@ -216,9 +217,9 @@ impl Connection {
             if let Ok(ready) = timeout(limit / WRITE_ATTEMPTS, self.stream.writable()).await {
                 return Ok(ready?);
             }
-            // The system calls a socket writable only when a third of its buffer is free,
-            // which may be hundreds of kilobytes. A slow client takes long to read so
-            // much, but a little goes in before.
+            // Linux reports a socket as writable only when a third of its buffer is free, which
+            // may be hundreds of kilobytes. A slow client needs long to read that much, but a
+            // smaller write succeeds earlier.
             match SockRef::from(&self.stream).send(&self.output) {
                 Ok(count) => {
                     self.output.advance(count);
@@ -232,11 +233,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what is left to send, and closes so that it can be read.
+    /// Sends the remaining output, and closes so that the client can still read it.
     async fn close(mut self) {
         match self.flush().await {
             Ok(_) => linger(self.stream, self.state.limits.linger()).await,
-            Err(reason) => debug!("{} last words: {reason}", self.peer),
+            Err(reason) => debug!("{} did not get the last frame: {reason}", self.peer),
         }
     }
 }

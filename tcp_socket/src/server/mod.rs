@@ -24,12 +24,12 @@ mod state;
 pub mod store;
 mod watches;
 
-/// Serves until `shutdown` completes, then lets each connection answer what it
-/// has received, say `GOODBYE` and close, within [`Limits::drain_timeout`].
+/// Serves until `shutdown` completes. Then each connection has [`Limits::drain_timeout`] to
+/// answer the frames that it has received, say `GOODBYE`, and close.
 ///
 /// # Errors
-/// Only if the listener cannot be used at all, or the system has no randomness;
-/// whatever goes wrong on one connection ends that connection.
+/// Only if the listener cannot be used at all, or the system cannot provide random bytes. A
+/// fault on one connection ends only that connection.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -43,7 +43,8 @@ pub async fn serve(
     let refusal = state.refusal_of_connection(&refusal);
 
     let serve = |stream, peer| Connection::new(stream, peer, state.clone()).run(connections.stopping());
-    // Every one is told at once. Only those that have a permit are waited for.
+    // Every refused client is told at once. The server lingers only for those that `accept`
+    // still has room for.
     let refuse = |stream| {
         let told = tell_at_once(stream, &refusal);
         async move {
@@ -53,16 +54,16 @@ pub async fn serve(
         }
     };
     connections.accept(listener, shutdown, serve, refuse).await;
-    info!("stopping: no new connections, what was received is answered");
+    info!("stopping: no new connections; received requests are still answered");
     connections.finish(drain_timeout).await;
     Ok(())
 }
 
-/// Writes without waiting for anything: a new socket has room for these few bytes.
-/// Returns the stream if it took them.
+/// Writes without waiting, since a new socket has room for these few bytes. Returns the
+/// stream if it accepted all of them.
 fn tell_at_once(stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
-    // A blocking socket writes at once; tokio's would first have to hear from
-    // its driver that it can be written to.
+    // std's socket writes at once. tokio's would first wait for its driver to report that the
+    // socket is writable.
     let stream = stream.into_std().ok()?;
     let written = io::Write::write(&mut (&stream), bytes).ok()?;
     (written == bytes.len()).then(|| TcpStream::from_std(stream).ok())?

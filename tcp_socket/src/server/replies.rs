@@ -1,8 +1,8 @@
-//! Remembers what was replied, so that a batch that is sent twice counts once.
+//! Remembers the replies, so that a batch that is sent twice counts once.
 //!
-//! A client that lost its connection does not know whether its batch was
-//! recorded, and asks again with the same number. As long as this server runs
-//! and within the window below, the answer is then the first one.
+//! A client that lost its connection does not know whether its batch was recorded, and
+//! sends it again under the same number. As long as this server runs, and within the window
+//! below, it then gets the same reply.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -13,31 +13,31 @@ use lru::LruCache;
 use crate::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT};
 use crate::protocol::handshake::Id;
 
-/// What is known of a batch id.
+/// What the window knows about a batch ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
     /// It was recorded, with this many readings.
     Recorded(u32),
     /// It was not recorded.
     New,
-    /// It is older than what is remembered.
+    /// It is older than everything that is remembered.
     TooOld,
-    /// It is 0, or too far ahead of the highest that was recorded.
+    /// It is 0, or too far ahead of the highest one recorded.
     Invalid,
 }
 
 /// The replies to the newest batches of one client.
 #[derive(Debug, Default)]
 pub struct DedupWindow {
-    /// The highest batch id that was recorded.
+    /// The highest batch ID recorded.
     highest: u64,
-    /// How many readings were accepted with the id `highest`, `highest - 1`, …;
-    /// 0 is a batch that was not recorded: a recorded one has at least one reading.
+    /// How many readings were accepted under the ID `highest`, `highest - 1`, and so on. 0
+    /// means not recorded: a recorded batch has at least one reading.
     accepted: VecDeque<u32>,
 }
 
 impl DedupWindow {
-    /// What is known of that batch.
+    /// Returns what is known about that batch.
     pub fn look_up(&self, batch_id: u64) -> Lookup {
         let most = match self.highest {
             0 => MAX_FIRST_BATCH,
@@ -56,7 +56,7 @@ impl DedupWindow {
         }
     }
 
-    /// Remembers that a batch was recorded which [`DedupWindow::look_up`] did not know.
+    /// Remembers a recorded batch that was [`Lookup::New`] before.
     pub fn remember(&mut self, batch_id: u64, accepted: u32) {
         let ahead = batch_id.saturating_sub(self.highest);
         for _ in 0..ahead.min(REPLIES_KEPT as u64) {
@@ -74,9 +74,9 @@ impl DedupWindow {
     }
 }
 
-/// A client's window. Whoever records holds the lock from looking up to
-/// remembering: a retry that arrives on another connection while the batch is
-/// still being recorded waits there for the reply.
+/// A client's window. A connection that records a batch holds the lock from the lookup until
+/// the batch is remembered. If the same batch arrives on another connection meanwhile, that
+/// connection waits for the lock, and then finds the reply.
 pub type SharedWindow = Arc<Mutex<DedupWindow>>;
 
 /// The windows of all clients.
@@ -88,13 +88,13 @@ pub struct Replies {
 impl Replies {
     /// For up to `max_connections` clients at a time.
     pub fn new(max_connections: usize) -> Self {
-        // A client with a connection is never forgotten: it could not be told.
+        // A client with a connection must not be forgotten: only a new `WELCOME` could say so.
         let capacity = CLIENTS_REMEMBERED.max(max_connections);
         Self { clients: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())), capacity }
     }
 
-    /// The window of that client, which is in use until the `Arc` is dropped, and
-    /// whether it was remembered.
+    /// Returns the window of that client, and whether it was remembered. The window is in use
+    /// until the `Arc` is dropped.
     pub fn of(&self, client: Id) -> (SharedWindow, bool) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let remembered = clients.contains(&client);

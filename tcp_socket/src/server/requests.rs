@@ -1,4 +1,4 @@
-//! What each kind of frame asks for, and its answer.
+//! What each kind of frame asks the server to do, and the answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,8 +12,9 @@ use crate::server::replies::{DedupWindow, Lookup, SharedWindow};
 use crate::server::store::{Full, Store};
 use crate::server::watches::{Watches, put_last_reading};
 
-/// What the frames of one connection can change; apart from its buffers, so that a
-/// frame may stay in the one while its answer is put into the other.
+/// Everything that the frames of one connection can change. It is separate from the
+/// connection's buffers, so that a frame can stay in the input while its answer goes into
+/// the output.
 pub(crate) struct Requests {
     store: Arc<Store>,
     pub(crate) window: SharedWindow,
@@ -25,8 +26,7 @@ impl Requests {
         Self { store, window: SharedWindow::default(), watches: Watches::new(max_watches) }
     }
 
-    /// Does what one frame asks for, and appends the answer. An error concerns the
-    /// whole connection.
+    /// Does what one frame asks for, and appends the answer. An error ends the connection.
     pub(crate) fn handle_frame(
         &mut self,
         frame: &Frame<'_>,
@@ -36,24 +36,25 @@ impl Requests {
         let critical = frame.flags & CRITICAL_FLAGS != 0;
         if frame.kind == kind::GOODBYE {
             if id != 0 || critical || !frame.payload.is_empty() {
-                let text = "GOODBYE has request id 0, no critical flag and no payload";
+                let text = "GOODBYE must have request ID 0, no critical flag, and no payload";
                 return Err(Refusal::new(ErrorCode::BadGoodbye, text).into());
             }
             return Err(CloseReason::Goodbye);
         }
         if id == 0 {
-            return Err(Refusal::new(ErrorCode::BadRequestId, "a request has an id other than 0").into());
+            let text = "a request needs a request ID other than 0";
+            return Err(Refusal::new(ErrorCode::BadRequestId, text).into());
         }
-        // One id, two streams of answers: nobody could tell them apart.
+        // The client could not tell the answers apart.
         if frame.kind != kind::CANCEL && self.watches.has(id) {
-            let text = format!("request id {id} is in use by a watch");
+            let text = format!("request ID {id} is in use by a watch");
             return Err(Refusal::new(ErrorCode::BadRequestId, text).into());
         }
         let answered = match frame.kind {
-            // It crossed with the end of its watch: nothing to do.
+            // The watch ended while this frame was on its way: nothing to do.
             kind::CANCEL if !self.watches.remove(id) => return Ok(()),
             _ if critical => {
-                let text = format!("flags {:04x} of kind {:04x}", frame.flags, frame.kind);
+                let text = format!("unknown critical flag in {:04x} of kind {:04x}", frame.flags, frame.kind);
                 Err(Refusal::new(ErrorCode::UnknownFlag, text))
             }
             kind::RECORD => record(frame.payload, &self.window, &self.store).map(|accepted| {
@@ -66,7 +67,9 @@ impl Requests {
                     put_frame(output, kind::READING, 0, id, |payload| payload.put_u64(0));
                 }),
             kind::CANCEL => empty(frame.payload).map(|()| put_last_reading(output, id)),
-            other => Err(Refusal::new(ErrorCode::UnknownKind, format!("kind {other:04x}"))),
+            other => {
+                Err(Refusal::new(ErrorCode::UnknownKind, format!("unknown kind of request {other:04x}")))
+            }
         };
         if let Err(refusal) = answered {
             refusal.put_frame(output, id);
@@ -75,7 +78,7 @@ impl Requests {
     }
 }
 
-/// Records a batch, unless the client's window knows it.
+/// Records a batch, unless the client's window already has a reply to it.
 fn record(payload: &[u8], window: &Mutex<DedupWindow>, store: &Store) -> Result<u32, Refusal> {
     let batch = Batch::parse(payload)?;
     let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +90,10 @@ fn record(payload: &[u8], window: &Mutex<DedupWindow>, store: &Store) -> Result<
             return Err(Refusal::new(ErrorCode::BadBatchId, text));
         }
         Lookup::TooOld => {
-            let text = format!("batch {} is below the window; it was not recorded now", batch.id());
+            let text = format!(
+                "batch {} is older than all replies that are kept; it was not recorded now",
+                batch.id()
+            );
             return Err(Refusal::new(ErrorCode::UnknownOutcome, text));
         }
     }

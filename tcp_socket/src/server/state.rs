@@ -20,13 +20,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// An empty store, and nobody who is remembered.
+    /// Starts with an empty store, and without remembered clients.
     pub(crate) fn new(limits: Limits) -> io::Result<Self> {
         let replies = Replies::new(limits.max_connections);
         Ok(Self { store: Arc::default(), replies, limits, instance_id: random_id()? })
     }
 
-    /// The answer to a `HELLO`.
+    /// Returns the answer to a `HELLO`.
     pub(crate) fn welcome(&self, version: u16, remembered: bool) -> Welcome {
         let idle_timeout = self.limits.idle_timeout.as_millis();
         Welcome {
@@ -40,7 +40,8 @@ impl State {
         }
     }
 
-    /// What a client gets that is not let in: a `WELCOME` with version 0, then why.
+    /// Returns the bytes for a refused connection: a `WELCOME` with version 0, then an `ERROR`
+    /// with the reason.
     pub(crate) fn refusal_of_connection(&self, refusal: &Refusal) -> BytesMut {
         let mut bytes = BytesMut::from(self.welcome(0, false).encode().as_slice());
         refusal.put_frame(&mut bytes, 0);

@@ -1,9 +1,8 @@
-//! What the server keeps: in memory, bounded, and gone when it stops.
+//! The readings that the server keeps: in memory, up to a limit, and lost when it stops.
 //!
-//! The readings of a station are also the queue of everyone who watches it: a
-//! watch is only a number, the position of the next reading to send. A watcher
-//! that is slow therefore costs no memory and delays no recorder; it falls
-//! behind, and the distance says how much it missed.
+//! The readings of a station are also the queue for everyone who watches it. A watch is
+//! only a number: the position of the next reading to send. So a slow watcher costs no
+//! memory and delays no recorder. It falls behind, and the distance says how much it missed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +31,7 @@ struct Station {
     watchers: Vec<Arc<Notify>>,
 }
 
-/// The store holds [`MAX_STATIONS`] and a batch named new ones.
+/// A batch names new stations, and the store would hold more than [`MAX_STATIONS`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -44,7 +43,7 @@ impl Store {
     /// [`Full`] if the batch names more new stations than there is room for.
     pub fn record(&self, batch: &Batch<'_>) -> Result<u32, Full> {
         let mut stations = self.lock();
-        // Counted exactly only when it could be too many: mostly nothing is new.
+        // Counted exactly only when there could be too many: usually no station is new.
         if stations.len() + batch.run_count() as usize > MAX_STATIONS {
             let new = batch.runs().map(|run| run.station).filter(|id| !stations.contains_key(*id));
             if stations.len() + new.collect::<HashSet<_>>().len() > MAX_STATIONS {
@@ -70,8 +69,8 @@ impl Store {
         Ok(batch.count())
     }
 
-    /// Notifies of whatever is recorded for the station from now on, until what
-    /// this returns is dropped. `None` if there is no such station.
+    /// Notifies `notify` of each batch with readings of the station from now on, until the
+    /// returned value is dropped. `None` if there is no such station.
     pub fn watch(self: &Arc<Self>, station: &str, notify: Arc<Notify>) -> Option<Subscription> {
         let mut stations = self.lock();
         let watched = stations.get_mut(station)?;
@@ -97,9 +96,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Hands up to `most` readings to `take`, the oldest that was not handed out
-    /// first, and returns how many had to be skipped before it because they are more
-    /// than `backlog` behind the newest or no longer kept.
+    /// Hands up to `most` new readings to `take`, the oldest first. Returns how many had to be
+    /// skipped before them, because they were more than `backlog` behind the newest or no
+    /// longer kept.
     pub fn read_on(&mut self, backlog: usize, most: usize, mut take: impl FnMut(Measurement)) -> u64 {
         let stations = self.store.lock();
         let Some(station) = stations.get(&self.station) else { return 0 };

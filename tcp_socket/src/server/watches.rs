@@ -1,5 +1,5 @@
-//! The watches of one connection: what was recorded for a station is sent on, each
-//! watch at its own position, as fast as its client reads.
+//! The watches of one connection. Each sends the readings of its station from its own
+//! position on, as fast as the client reads.
 
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ struct Watch {
 }
 
 impl Watches {
-    /// None yet, of at most `max`.
+    /// Starts without a watch; there can be at most `max`.
     pub(crate) fn new(max: usize) -> Self {
         Self { list: Vec::new(), max, notify: Arc::default() }
     }
 
-    /// Whether a watch has that request id.
+    /// Returns whether a watch has that request ID.
     pub(crate) fn has(&self, request_id: u32) -> bool {
         self.list.iter().any(|watch| watch.request_id == request_id)
     }
@@ -39,7 +39,7 @@ impl Watches {
     /// Begins a watch.
     pub(crate) fn add(&mut self, store: &Arc<Store>, request_id: u32, station: &str) -> Result<(), Refusal> {
         if self.list.len() >= self.max {
-            let text = format!("at most {} of a connection", self.max);
+            let text = format!("a connection may have at most {} watches", self.max);
             return Err(Refusal::new(ErrorCode::TooManyWatches, text));
         }
         let Some(readings) = store.watch(station, self.notify.clone()) else {
@@ -49,21 +49,21 @@ impl Watches {
         Ok(())
     }
 
-    /// Ends the watch with that request id; returns whether there was one.
+    /// Ends the watch with that request ID. Returns whether there was one.
     pub(crate) fn remove(&mut self, request_id: u32) -> bool {
         let found = self.list.iter().position(|watch| watch.request_id == request_id);
         found.map(|at| self.list.remove(at)).is_some()
     }
 
-    /// Tells the client that every watch has ended.
+    /// Ends all watches, and tells the client.
     pub(crate) fn end(&mut self, output: &mut BytesMut) {
         for watch in self.list.drain(..) {
             put_last_reading(output, watch.request_id);
         }
     }
 
-    /// Appends what is new at the watched stations, as far as there is room;
-    /// returns whether there may be more.
+    /// Appends the new readings of the watched stations, as far as there is room. Returns
+    /// whether there may be more.
     pub(crate) fn put_readings(&mut self, backlog: usize, output: &mut BytesMut) -> bool {
         for watch in &mut self.list {
             let mut more = true;
@@ -87,13 +87,13 @@ impl Watches {
         }
         let full = output.len() >= OUTPUT;
         if full && !self.list.is_empty() {
-            self.list.rotate_left(1); // Another one is first in the next round.
+            self.list.rotate_left(1); // Another watch is first in the next round.
         }
         full
     }
 }
 
-/// Says that a watch has ended.
+/// Appends the last `READING` of a watch, with the flag END.
 pub(crate) fn put_last_reading(output: &mut BytesMut, request_id: u32) {
     put_frame(output, kind::READING, FLAG_END, request_id, |payload| payload.put_u64(0));
 }

@@ -1,4 +1,4 @@
-//! The module that the other chapters stand on.
+//! The module that all chapters share.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub async fn text_from_outside_cannot_control_a_terminal() {
         assert_eq!(printable(text), shown);
     }
     let json = format!("{:?}", "\u{202e}").replace("\\u{202e}", "\u{202e}");
-    assert_eq!(serde_json::from_str::<String>(&printable(&json)).unwrap(), "\u{202e}", "JSON stays JSON");
+    assert_eq!(serde_json::from_str::<String>(&printable(&json)).unwrap(), "\u{202e}", "no longer JSON");
 }
 
 pub async fn names_follow_the_unicode_standards() {

@@ -1,4 +1,4 @@
-//! Bounds that no other test reaches: each test fails if its bound is taken away.
+//! Limits that no other test reaches. Each test fails if its limit is removed.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::PAIR;
 use crate::client::{accept, fake_server, welcome};
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
 
-/// Writes until the other side has closed its socket altogether.
+/// Writes until the other side has closed its socket.
 async fn is_closed(raw: &mut Raw, piece: &[u8]) {
     within(async {
         while raw.stream.write_all(piece).await.is_ok() {
@@ -42,7 +42,7 @@ pub async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
     }
 }
 
-pub async fn only_so_many_refused_connections_are_lingered_over() {
+pub async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
     let limits = Limits {
         max_connections: 0,
         max_refusals: 1,
@@ -58,7 +58,7 @@ pub async fn only_so_many_refused_connections_are_lingered_over() {
         raws.push(raw);
     }
     is_closed(&mut raws[1], &[0]).await;
-    assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the first one is still lingered over");
+    assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the server no longer lingers over the first");
 }
 
 pub async fn a_connection_that_cannot_be_drained_is_cut() {
@@ -75,7 +75,7 @@ pub async fn a_connection_that_cannot_be_drained_is_cut() {
     within(server.ask_to_stop()).await.unwrap().unwrap();
 }
 
-pub async fn a_client_that_did_not_read_for_a_while_is_not_taken_for_silent() {
+pub async fn a_client_that_reads_late_is_not_mistaken_for_a_silent_one() {
     let limits = Limits {
         idle_timeout: Duration::from_millis(700),
         write_timeout: Duration::from_secs(60),
@@ -93,7 +93,7 @@ pub async fn a_client_that_did_not_read_for_a_while_is_not_taken_for_silent() {
             }
         };
         assert!(timeout(Duration::from_millis(1_500), full).await.is_err(), "the server took everything");
-        // The last PING may be cut: its rest, and all answers.
+        // The last PING may be sent only in part: send the rest, then read all answers.
         let rest = async { writer.write_all(&ping[sent % ping.len()..]).await.unwrap() };
         let answers = async {
             let expected = sent.next_multiple_of(ping.len());
@@ -121,11 +121,14 @@ pub async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
         assert!(received.payload.len() <= 65_536, "{} bytes", received.payload.len());
         let watch = received.id as usize - 1;
         counts[watch] += received.update().readings.len();
-        assert!(counts != [5_000, 0] && counts != [0, 5_000], "one waited for the whole of the other");
+        assert!(
+            counts != [5_000, 0] && counts != [0, 5_000],
+            "one watch waited until the other had sent everything"
+        );
     }
 }
 
-pub async fn what_is_not_of_its_form_is_not_parsed() {
+pub async fn malformed_payloads_are_not_parsed() {
     let measurement =
         |metric: u8, value: f64, at: u64| [&[metric][..], &value.to_be_bytes(), &at.to_be_bytes()].concat();
     let good = measurement(4, 7.0, 0);
@@ -152,7 +155,7 @@ pub async fn what_is_not_of_its_form_is_not_parsed() {
     assert_eq!(payload.len(), 2 + MAX_ERROR_TEXT);
 }
 
-pub async fn what_a_client_can_see_to_be_wrong_is_not_sent() {
+pub async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
     let (listener, addr) = fake_server().await;
     let large = accept(&listener, |welcome| Welcome { max_payload: 524_288, ..welcome });
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
@@ -174,7 +177,7 @@ pub async fn what_a_client_can_see_to_be_wrong_is_not_sent() {
     ping.unwrap();
 }
 
-pub async fn a_welcome_that_a_client_cannot_live_with_is_refused() {
+pub async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
     type Change = fn(Welcome) -> Welcome;
     let changes: [Change; 3] = [
         |welcome| Welcome { window: 255, ..welcome },
@@ -204,7 +207,7 @@ pub async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
     }
 }
 
-pub async fn a_client_waits_only_so_long_for_a_server_that_says_nothing() {
+pub async fn a_client_gives_up_on_a_server_that_says_nothing() {
     let (listener, addr) = fake_server().await;
     let connect = within(Client::connect(&addr)).await;
     assert!(matches!(connect.err(), Some(Error::Unreachable { .. })));
@@ -214,7 +217,7 @@ pub async fn a_client_waits_only_so_long_for_a_server_that_says_nothing() {
     within(client.unwrap().close()).await; // though no GOODBYE comes back
 }
 
-pub async fn a_connection_that_brings_nothing_does_not_shorten_the_pauses() {
+pub async fn a_connection_without_any_frame_does_not_reset_the_pauses() {
     let (listener, addr) = fake_server().await;
     let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let _client = client.unwrap();
@@ -223,11 +226,11 @@ pub async fn a_connection_that_brings_nothing_does_not_shorten_the_pauses() {
     for _ in 0..5 {
         drop(welcome(&listener, 60_000).await);
     }
-    // 50, 100, 200, 400 and 800 ms, and a random part of each.
+    // 50, 100, 200, 400, and 800 ms, plus a random part of each.
     assert!(started.elapsed() >= Duration::from_millis(1_500), "{:?}", started.elapsed());
 }
 
-pub async fn a_batch_keeps_its_number_however_it_was_refused() {
+pub async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::open(&server.addr).await;
     for (id, value) in [(1, 71.0), (1, -101.0), (1, f64::NAN)] {

@@ -1,4 +1,4 @@
-//! The client against servers that do what a test tells them.
+//! The client against servers that a test controls.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{Raw, Received, flagged_frame, frame, reading, within};
 
-/// A server that shakes hands with one client and then does what the test says.
+/// A listener for a server that the test plays itself: see [`accept`].
 pub async fn fake_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -38,7 +38,7 @@ pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welc
     let mut hello = [0; HELLO];
     raw.stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(Hello::decode(&hello).unwrap().highest, VERSION);
-    let instance_id = *b"the same life...";
+    let instance_id = *b"the same server.";
     let welcome = Welcome {
         version: 1,
         remembered: true,
@@ -60,7 +60,7 @@ pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
         while requests.len() < 50 {
             requests.push(raw.receive().await);
         }
-        // The last comes first. Each is told its batch id as the count.
+        // The last request is answered first. Each answer has the batch ID as its count.
         let mut answers = frame(0x01aa, 1, b"of a kind that this client does not know");
         for request in requests.iter().rev() {
             assert_eq!(request.kind, kind::RECORD);
@@ -73,7 +73,7 @@ pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
     let mut calls = JoinSet::new();
     for value in 1..=50u32 {
         let client = client.clone();
-        // Batch ids are given in the order in which the calls begin.
+        // Calls get their batch IDs in the order in which they begin.
         let reading = [reading("oslo-1", value.into())];
         let mut call = Box::pin(async move { (value, client.record(&reading).await) });
         assert!(futures::poll!(&mut call).is_pending());
@@ -95,11 +95,11 @@ pub async fn a_call_without_an_answer_ends_and_says_what_that_means() {
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
     assert_eq!(raw.receive().await.kind, kind::RECORD, "it was sent");
 
-    // Larger than this server takes: not sent at all.
+    // A batch larger than this server accepts is not sent at all.
     let error = within(client.record(&vec![reading("oslo-1", 1.0); 100])).await.unwrap_err();
     assert!(matches!(error, Error::Invalid(_)) && !error.may_have_been_executed(), "{error}");
 
-    // No server, and not sent since.
+    // Without a server, nothing is sent.
     drop(listener);
     drop(raw);
     let client = client.with_timeout(Duration::from_millis(300));
@@ -107,7 +107,7 @@ pub async fn a_call_without_an_answer_ends_and_says_what_that_means() {
         let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
         if !error.may_have_been_executed() {
             assert!(matches!(error, Error::NotExecuted(_)), "{error}");
-            break; // Until the client noticed, its calls were sent.
+            break; // Until the client notices, it sends its calls.
         }
     }
     client.close().await;
@@ -125,7 +125,7 @@ pub async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
     let errors = within(calls.join_all()).await;
     let sent = errors.iter().filter(|error| error.may_have_been_executed()).count();
     assert_eq!(sent, MAX_IN_FLIGHT);
-    // Their answers, late as they are, make room again.
+    // Their answers make room again, even if they are late.
     let mut first = None;
     for _ in 0..MAX_IN_FLIGHT {
         let request = raw.receive().await;
@@ -150,7 +150,7 @@ pub async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
     let server = async {
         assert_eq!(raw.receive().await.kind, kind::RECORD);
         raw.send(kind::GOODBYE, 0, b"").await;
-        drop(listener); // and nobody is there when the client comes again
+        drop(listener); // and nobody listens when the client reconnects
     };
     let (error, ()) = tokio::join!(client.record(&record), server);
     let error = error.unwrap_err();
@@ -161,7 +161,7 @@ pub async fn a_client_notices_a_server_that_has_fallen_silent() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 300));
     let client = client.unwrap();
-    // It asks for a sign of life, gets none, and connects again, though nothing was closed.
+    // It sends a PING, gets no answer, and reconnects, although nothing was closed.
     assert_eq!(raw.receive().await.kind, kind::PING);
     let mut second = welcome(&listener, 60_000).await;
     let answer = async {
@@ -172,7 +172,7 @@ pub async fn a_client_notices_a_server_that_has_fallen_silent() {
     ping.unwrap();
 }
 
-pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
+pub async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 400));
     let client = client.unwrap();
@@ -191,7 +191,7 @@ pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
     tokio::select! {
         ping = within(client.ping()) => drop(ping.unwrap()),
         () = answer => unreachable!(),
-        _ = listener.accept() => panic!("it connected again"),
+        _ = listener.accept() => panic!("it reconnected"),
     }
     // The same frame byte by byte: the client gives this connection up.
     let begun = async {
@@ -230,7 +230,7 @@ pub async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
     let client = client.unwrap();
     let batch = vec![reading("oslo-1", 1.0); 2_000];
     let server = async {
-        // A slow link: the frame is on its way for four times the idle timeout.
+        // A slow link: the frame takes four times the idle timeout to arrive.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         let request = raw.receive().await;
         raw.send(kind::RECORDED, request.id, &2_000u32.to_be_bytes()).await;
@@ -239,11 +239,11 @@ pub async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
         (recorded, ()) = within(async { tokio::join!(client.record(&batch), server) }) => {
             assert_eq!(recorded.unwrap(), 2_000);
         }
-        _ = listener.accept() => panic!("it connected again"),
+        _ = listener.accept() => panic!("it reconnected"),
     }
 }
 
-pub async fn what_a_client_must_not_act_on_it_ignores() {
+pub async fn a_client_ignores_frames_that_it_must_not_act_on() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap();
@@ -258,7 +258,7 @@ pub async fn what_a_client_must_not_act_on_it_ignores() {
             flagged_frame(kind::GOODBYE, 0x8000, 0, b""),
             frame(kind::GOODBYE, 0, b"x"),
             frame(kind::GOODBYE, id, b""),
-            frame(kind::RECORDED, id + 1, &zero), // of nobody's request
+            frame(kind::RECORDED, id + 1, &zero), // no request has this ID
             frame(0x01aa, id, b"of a kind that this client does not know"),
             flagged_frame(kind::RECORDED, 0x00ff, id, &one),
         ] {
@@ -270,7 +270,7 @@ pub async fn what_a_client_must_not_act_on_it_ignores() {
     assert_eq!(recorded.unwrap(), 1);
 }
 
-pub async fn a_client_stops_reconnecting_only_when_it_cannot_help() {
+pub async fn a_client_stops_reconnecting_only_when_no_attempt_can_succeed() {
     for (code, permanent) in [(1, true), (2, true), (3, false), (4, false), (9, false), (15, false)] {
         let (listener, addr) = fake_server().await;
         let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
@@ -421,7 +421,10 @@ pub async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again
         match first {
             Ok(accepted) => assert_eq!((accepted, batch_id, remembered), (1, 1, true)),
             Err(error) => {
-                assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
+                assert_eq!(
+                    error.to_string(),
+                    "outcome unknown: the server was restarted, or has forgotten this client"
+                );
                 assert_eq!((batch_id, remembered), (2, false));
             }
         }

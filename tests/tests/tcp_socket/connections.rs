@@ -1,4 +1,4 @@
-//! Too many connections, and very many.
+//! More connections than the server accepts, and very many one after the other.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
     assert_eq!(refused.to_string(), "TooManyConnections (3): too many connections");
     first.assert_alive().await;
     drop(second);
-    // The place is free when the server has noticed.
+    // There is room again when the server has noticed.
     let client = within(async {
         loop {
             if let Ok(client) = Client::connect(&server.addr).await {
@@ -95,7 +95,7 @@ pub async fn connections_leave_no_task_behind() {
     .await;
 }
 
-/// Open descriptors and resident memory in KiB of a process.
+/// Returns the open descriptors of a process, and its resident memory in KiB.
 fn holds(server: &Server) -> (usize, u64) {
     let process = format!("/proc/{}", server.pid());
     let descriptors = std::fs::read_dir(format!("{process}/fd")).unwrap().count();
@@ -126,7 +126,7 @@ async fn use_connections(addr: &str, count: usize) {
     }
 }
 
-/// Waits until the server has closed all connections but `open`.
+/// Waits until the server has closed its connections: `expected` descriptors are left.
 async fn descriptors_fall_to(server: &Server, expected: usize) {
     within(async {
         while holds(server).0 > expected {
@@ -145,8 +145,8 @@ pub async fn ten_thousand_connections_leave_no_descriptor_and_no_memory_behind()
     use_connections(server.addr(), 10_000).await;
     descriptors_fall_to(&server, descriptors).await;
     let (_, after) = holds(&server);
-    // What is meant to be kept: the windows of 8,192 clients and 20,000 readings, some
-    // 3 MiB. The input buffer alone of 10,000 connections that leak would be 80 MiB.
+    // The server is meant to keep the windows of 8,192 clients and 20,000 readings, about
+    // 3 MiB. The input buffers of 10,000 leaked connections alone would be 80 MiB.
     assert!(after < warm + 16 * 1024, "{warm} KiB before, {after} KiB after");
     server.stop().await;
 }

@@ -1,5 +1,5 @@
-//! `PROTOCOL.md` holds what it promises: its examples are parsed, its tables compared,
-//! and a client that was written from it alone is run.
+//! `PROTOCOL.md` is true: these tests parse its examples, compare its tables, and run a
+//! client that was written from it alone.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tests::{Server, run_program};
 use crate::PAIR;
 use crate::support::frame;
 
-/// The blocks `hex NAME` of the document, as bytes.
+/// Returns the blocks `hex NAME` of the document, as bytes.
 fn examples() -> Vec<(String, Vec<u8>)> {
     let document = include_str!("../../../tcp_socket/PROTOCOL.md");
     let blocks = document.split("```hex ").skip(1).map(|block| {

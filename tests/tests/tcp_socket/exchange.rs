@@ -1,4 +1,4 @@
-//! What the server says in bytes to what it is sent in bytes.
+//! The bytes that the server sends back for the bytes that it gets.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tcp_socket::protocol::message::{ErrorCode, Update};
 
 use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
-pub async fn what_is_no_handshake_is_told_so_and_never_ignored() {
+pub async fn input_that_is_not_a_handshake_gets_the_reason_and_is_never_ignored() {
     let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start(limits).await;
     let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
@@ -65,7 +65,7 @@ pub async fn any_split_and_any_merge_of_the_stream_is_understood() {
         let mut raw = Raw::connect(&server.addr).await;
         for piece in all.chunks(size) {
             raw.write(piece).await;
-            // Its arrival alone, not with the next, is likely; the property tests are sure.
+            // Now it probably arrives separately from the next; the property tests make sure.
             tokio::task::yield_now().await;
         }
         assert_eq!(raw.welcome().await.version, 1);
@@ -97,8 +97,8 @@ pub async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
         (frame(kind::PING, 0, b""), ErrorCode::BadRequestId),
     ] {
         let mut raw = Raw::open(&server.addr).await;
-        // What was right before it is answered; much input behind it is unread,
-        // and must not destroy the error.
+        // The good frame before it is answered. Much input behind it is unread, and must not
+        // destroy the error.
         raw.write(&[&ping[..], &bytes, &vec![0; 4 * 1024 * 1024]].concat()).await;
         assert_eq!(raw.receive().await.kind, kind::PONG);
         assert_eq!(raw.last_error().await, expected);
@@ -136,13 +136,13 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
         (kind::RECORD, good[..7].to_vec(), BadPayload),
         (kind::RECORD, good[..good.len() - 1].to_vec(), BadPayload),
         (kind::RECORD, [&good[..], &[0]].concat(), BadPayload),
-        (kind::RECORD, with(8, 0), BadPayload),    // id length
-        (kind::RECORD, with(8, 33), BadPayload),   // id length
-        (kind::RECORD, with(9, b'O'), BadPayload), // station id
-        (kind::RECORD, with(9, 0xff), BadPayload), // station id
+        (kind::RECORD, with(8, 0), BadPayload),    // ID length
+        (kind::RECORD, with(8, 33), BadPayload),   // ID length
+        (kind::RECORD, with(9, b'O'), BadPayload), // station ID
+        (kind::RECORD, with(9, 0xff), BadPayload), // station ID
         (kind::RECORD, with(16, 0), BadPayload),   // readings in the run
         (kind::RECORD, with(16, 2), BadPayload),   // readings in the run
-        (kind::RECORD, with(16, 0)[..17].to_vec(), BadPayload), // a run of none, and its end
+        (kind::RECORD, with(16, 0)[..17].to_vec(), BadPayload), // an empty run, with nothing after it
         (kind::RECORD, batch_of(1, &[reading(&"a".repeat(33), 1.0)]), BadPayload),
         (kind::WATCH, vec![b'a'; 33], BadPayload),
         (kind::RECORD, with(17, 5), InvalidReading),    // metric
@@ -160,7 +160,7 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
         assert_eq!(answer.error(), expected, "{kind:04x} {:?}", &payload[..payload.len().min(40)]);
     }
     raw.assert_alive().await;
-    // None of it was recorded, and none of it used up the batch id.
+    // None of it was recorded, and none of it used up the batch ID.
     assert_eq!(raw.ask(kind::WATCH, 10, b"s-0").await.error(), UnknownStation);
     assert_eq!(raw.ask(kind::WATCH, 10, b"oslo-1").await.error(), UnknownStation);
     assert_eq!(raw.ask(kind::RECORD, 10, &batch_of(1, &many)).await.accepted(), 10_000);
@@ -175,13 +175,13 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
     assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
 }
 
-/// Sections 5, 6.7 and 8 of the document.
-pub async fn a_goodbye_that_is_more_than_its_header_is_refused() {
+/// Sections 5, 6.7, and 8 of the document.
+pub async fn a_goodbye_with_an_id_a_critical_flag_or_a_payload_is_refused() {
     let server = start(Limits::default()).await;
     for (flags, id, payload) in [
         (0, 0, &b"x"[..]),
         (0, 1, b""),
-        (0, 2, b""), // the watch's
+        (0, 2, b""), // the ID of the open watch
         (0, u32::MAX, b"bye"),
         (0x8000, 0, b""),
         (FLAG_END, 0, b""),
@@ -199,8 +199,8 @@ pub async fn a_goodbye_that_is_more_than_its_header_is_refused() {
     assert_eq!(raw.receive().await.kind, kind::GOODBYE);
 }
 
-/// Section 6.5: an `ERROR` with the id of a watch means that the watch is over.
-pub async fn a_refused_cancel_ends_its_watch_and_says_nothing_without_one() {
+/// Section 6.5: an `ERROR` with the ID of a watch means that the watch is over.
+pub async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
@@ -219,7 +219,7 @@ pub async fn a_refused_cancel_ends_its_watch_and_says_nothing_without_one() {
         raw.write(&cancel).await;
         let answer = raw.receive().await;
         assert_eq!((answer.id, answer.error()), (7, expected), "{flags:04x} {payload:?}");
-        // The watch is over: what is recorded now does not come, and its id is free.
+        // The watch is over: it gets no more readings, and its ID is free.
         recorder.ask(kind::RECORD, 1, &batch(batch_id, "oslo-1", 1.0)).await;
         assert_eq!(raw.ask(kind::PING, 7, b"").await.kind, kind::PONG);
         raw.write(&cancel).await;
@@ -227,8 +227,8 @@ pub async fn a_refused_cancel_ends_its_watch_and_says_nothing_without_one() {
     }
 }
 
-/// Section 5: whatever the frame is, its id is in use.
-pub async fn the_id_of_an_open_watch_is_refused_before_anything_else_is_looked_at() {
+/// Section 5: no other frame may have the ID of an open watch.
+pub async fn the_id_of_an_open_watch_is_refused_before_the_rest_of_the_frame_is_checked() {
     let server = start(Limits::default()).await;
     let good = batch(1, "oslo-1", 1.0);
     for (kind, flags, payload) in [
@@ -269,7 +269,7 @@ pub async fn the_first_fault_of_a_batch_is_reported() {
     let many = run(&vec![reading("oslo-1", 1.0); 10_000]);
     use ErrorCode::{BadBatchId, BadPayload, InvalidReading};
     for (case, payload, expected) in [
-        ("values before the form of a later run", join(2, &[&hot, &bad_station]), InvalidReading),
+        ("a value, before the form of a later run", join(2, &[&hot, &bad_station]), InvalidReading),
         ("the form of an earlier run", join(2, &[&bad_station, &hot]), BadPayload),
         ("the form of a run before its own values", join(2, &[&hot[..hot.len() - 1]]), BadPayload),
         ("a byte too many", join(2, &[&good, b"\x06"]), BadPayload),
@@ -287,7 +287,7 @@ pub async fn the_first_fault_of_a_batch_is_reported() {
     assert_eq!(
         raw.ask(kind::RECORD, 9, &join(2, &[&good, &good])).await.accepted(),
         2,
-        "two runs of a station"
+        "two runs of the same station were refused"
     );
 }
 
@@ -310,7 +310,7 @@ pub async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
     recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
     let mut watcher = Raw::open(&server.addr).await;
     assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
-    // Runs of both stations, changing: each watch sees its own, in order.
+    // Alternating runs of both stations: each watch sees its own, in order.
     let mixed: Vec<_> = (1..=6).map(|n| reading(if n % 2 == 0 { "b" } else { "a" }, n.into())).collect();
     assert_eq!(recorder.ask(kind::RECORD, 2, &batch_of(2, &mixed)).await.accepted(), 6);
     let update = watcher.receive().await;
@@ -320,9 +320,9 @@ pub async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
     let end = watcher.ask(kind::CANCEL, 7, b"").await;
     assert_eq!((end.kind, end.flags), (kind::READING, FLAG_END));
     recorder.ask(kind::RECORD, 3, &batch(3, "a", 9.0)).await;
-    watcher.send(kind::CANCEL, 7, b"").await; // of nothing: no answer
-    watcher.assert_alive().await; // and the 9.0 did not come
-    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default()); // the id is free again
+    watcher.send(kind::CANCEL, 7, b"").await; // there is no such watch: no answer
+    watcher.assert_alive().await; // and 9.0 did not arrive
+    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default()); // the ID is free again
 }
 
 pub async fn a_goodbye_comes_after_all_answers_and_the_end_of_watches() {

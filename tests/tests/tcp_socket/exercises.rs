@@ -47,14 +47,14 @@ pub async fn exercise_a_station_is_asked_how_many_readings_it_has() {
         let error = raw.ask(COUNT, 4, payload).await.error();
         assert_eq!(error, expected, "COUNT of {:?}", String::from_utf8_lossy(payload));
     }
-    // In flight with others, as any request.
+    // In flight with others, like any request.
     let mut both = frame(COUNT, 5, b"oslo-1");
     both.extend(frame(kind::PING, 6, b""));
     raw.write(&both).await;
     let mut answers = [raw.receive().await, raw.receive().await];
     answers.sort_by_key(|answer| answer.id);
     assert_eq!(answers.map(|answer| (answer.id, answer.kind)), [(5, COUNTED), (6, kind::PONG)]);
-    // A critical flag that it does not know: refused, and COUNT is no exception.
+    // A request with an unknown critical flag is refused; COUNT is no exception.
     let mut flagged = BytesMut::new();
     put_frame(&mut flagged, COUNT, 0x8000, 7, |payload| payload.extend_from_slice(b"oslo-1"));
     raw.write(&flagged).await;
@@ -78,7 +78,7 @@ pub async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() 
         assert_eq!(raw.ask(kind::RECORD, 1, &batch_of(batch_id, &readings)).await.accepted(), 10_000);
     }
 
-    // In one piece, so that the server has both before it answers either.
+    // In one write, so that the server has both before it answers either.
     let mut both = frame(HISTORY, 2, b"oslo-1");
     both.extend(frame(kind::PING, 3, b""));
     raw.write(&both).await;
@@ -105,11 +105,11 @@ pub async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() 
     assert_eq!(next, READINGS, "END comes with or after the last reading");
     assert!(pong, "the PING behind HISTORY was held up until all of the history was written");
 
-    // It ended: its id is free, and what is recorded now is not part of it.
+    // It ended: its ID is free, and readings recorded now are not part of it.
     assert_eq!(raw.ask(kind::RECORD, 2, &batch_of(9, &[reading("oslo-1", 1.0)])).await.accepted(), 1);
     assert_eq!(raw.ask(HISTORY, 4, b"nowhere").await.error(), ErrorCode::UnknownStation);
     assert_eq!(raw.ask(HISTORY, 5, b"").await.error(), ErrorCode::BadPayload);
-    // A watch beside it still begins now, not in the past.
+    // A watch on the same connection still begins now, not in the past.
     assert!(raw.ask(kind::WATCH, 6, b"oslo-1").await.update().readings.is_empty());
     raw.assert_alive().await;
     server.stop().await;

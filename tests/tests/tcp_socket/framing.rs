@@ -1,4 +1,4 @@
-//! Framing by property: for any frames, any cut of the stream, any bytes.
+//! Property tests of framing: for any frames, any cut of the stream, any bytes.
 
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
@@ -15,10 +15,10 @@ use tcp_socket::protocol::model::Measurement;
 use tcp_socket::server::replies::{DedupWindow, Lookup};
 use tcp_socket::{Metric, Reading};
 
-/// A limit that the arbitrary frames below can come near to, and exceed.
+/// A limit that the arbitrary frames below can come near, and exceed.
 const LIMIT: u32 = 40_000;
 
-/// Runs a property for many values; the same ones each time.
+/// Checks a property for many values, the same ones each time.
 fn check<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
@@ -29,7 +29,7 @@ fn check<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value) -> R
 type Parts = (u16, u16, u32, Vec<u8>);
 
 fn parts() -> impl Strategy<Value = Parts> {
-    // Mostly small, and some that the buffer must grow for.
+    // Mostly small ones, and some that the buffer must grow for.
     let length = prop_oneof![8 => 0..100usize, 1 => 5_000..40_000usize];
     let payload = length.prop_flat_map(|length| vec(any::<u8>(), length));
     (any::<u16>(), any::<u16>(), any::<u32>(), payload)
@@ -39,7 +39,7 @@ fn put((kind, flags, id, payload): &Parts, into: &mut BytesMut) {
     put_frame(into, *kind, *flags, *id, |bytes| bytes.put_slice(payload));
 }
 
-/// What the receiver makes of a stream that arrives in these pieces.
+/// Returns the frames that a receiver gets from a stream in these pieces.
 fn receive(stream: &[u8], pieces: impl IntoIterator<Item = usize>) -> Result<Vec<Parts>, BadFrame> {
     let mut input = FrameBuffer::new(LIMIT);
     let mut frames = Vec::new();
@@ -98,7 +98,8 @@ pub async fn a_flipped_bit_never_passes() {
         put(&frame, &mut stream);
         let at = at.index(stream.len());
         stream[at] ^= 1 << bit;
-        // In the length it may ask for more bytes, or for too many; else the checksum tells.
+        // A bit in the length may ask for more bytes, or for too many; otherwise the checksum
+        // is wrong.
         match Frame::parse(&stream, LIMIT) {
             Ok(None) | Err(BadFrame::TooLarge { .. }) => prop_assert!((8..12).contains(&at)),
             Err(BadFrame::Checksum { .. }) => {}
@@ -108,7 +109,7 @@ pub async fn a_flipped_bit_never_passes() {
     });
 }
 
-/// Bytes that are arbitrary, but now and then right enough to get further.
+/// Arbitrary bytes, some of them right enough to get past the first checks.
 fn arbitrary_stream() -> impl Strategy<Value = Vec<u8>> {
     let framed = parts().prop_map(|parts| {
         let mut bytes = BytesMut::new();
@@ -238,7 +239,7 @@ pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
 }
 
 pub async fn the_window_knows_what_a_longer_memory_would_know() {
-    // Ids that mostly count up, with repetitions, gaps and a jump now and then.
+    // IDs that mostly count up, with repetitions, gaps, and a jump now and then.
     let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
     check(200, &vec(step, 0..400), |steps| {
         let mut window = DedupWindow::default();
@@ -252,7 +253,7 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
                 Some(count) => Lookup::Recorded(*count),
                 None => Lookup::New,
             };
-            // It forgets: its text holds all that it remembers.
+            // Its debug text shows all that it remembers, so this limits its memory.
             let remembered = format!("{window:?}");
             prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
@@ -274,7 +275,7 @@ pub async fn the_checksum_is_the_one_of_the_document() {
     assert_eq!(bytes[12..16], crc32c(&covered).to_be_bytes());
 }
 
-/// Bit by bit, from the definition in the document: not the crate's own way.
+/// Computed bit by bit, as the document defines it, unlike in the crate.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))

@@ -42,7 +42,7 @@ pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(other.ask(kind::RECORD, 1, &batch(2, "oslo-1", 6.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 6.0);
 
-    // A jump far ahead leaves nothing in the window.
+    // After a jump far ahead, the window holds no earlier batch.
     raw.ask(kind::RECORD, 9, &batch(kept + 1 + MAX_BATCH_JUMP, "oslo-1", 7.0)).await;
     assert_eq!(raw.receive().await.update().readings[0].value, 7.0);
     let answer = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
@@ -68,7 +68,7 @@ pub async fn no_single_batch_id_shuts_a_client_out() {
         }
         let answer = raw.ask(kind::RECORD, 2, &batch(refused, "oslo-1", 1.0)).await;
         assert_eq!(answer.error(), ErrorCode::BadBatchId, "{before:?} {refused}");
-        // It was not remembered, and the next right one is recorded.
+        // It was not remembered, and the next valid one is recorded.
         assert_eq!(raw.ask(kind::RECORD, 3, &batch(accepted, "oslo-1", 1.0)).await.accepted(), 1);
         raw.assert_alive().await;
     }
@@ -123,7 +123,7 @@ pub async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
     client.close().await;
 }
 
-/// A server and one who watches station "oslo-1" on it.
+/// A server, and a connection that watches station "oslo-1" on it.
 async fn watched_server() -> (Running, Raw) {
     let server = start(Limits::default()).await;
     let mut watcher = Raw::open(&server.addr).await;
@@ -132,7 +132,7 @@ async fn watched_server() -> (Running, Raw) {
     (server, watcher)
 }
 
-/// The values that the watcher saw up to the one given, which is recorded now.
+/// Records `last`, and returns the values that the watcher sees up to it.
 async fn seen_until(server: &str, watcher: &mut Raw, last: f64) -> Vec<f64> {
     let mut recorder = Raw::open(server).await;
     recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", last)).await;
@@ -191,20 +191,20 @@ pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     let second = start(Limits::default()).await;
     let proxy = Proxy::start(&first.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
-    // From the client's side: its server fell and came back, with another instance ID.
+    // To the client, its server seems to have restarted: the instance ID is another one.
     proxy.leads_to.send_modify(|(server, _)| server.clone_from(&second.addr));
     let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
-    assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten");
-    // What is asked for now goes to the new one.
+    assert_eq!(error.to_string(), "outcome unknown: the server was restarted, or has forgotten this client");
+    // New requests go to the new server.
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
 }
 
 pub async fn the_same_batch_at_once_on_many_connections_counts_once() {
     let (server, mut watcher) = watched_server().await;
     let client_id = random_id().unwrap();
-    // Large, so that some arrive while the first is still being recorded, and not
-    // so large that a watcher may skip of it.
+    // Large, so that some arrive while the first is still being recorded, but not so large
+    // that a watcher may skip readings.
     let payload = batch_of(7, &vec![reading("oslo-1", 1.0); 9_000]);
     let mut connections = JoinSet::new();
     for _ in 0..8 {

@@ -55,7 +55,7 @@ pub async fn a_watch_in_a_terminal_shows_what_another_records() {
     PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
     let watch = PAIR.client(&server, &["watch", "oslo-1", "--count", "1"]);
     let record = async {
-        // Nobody outside can see when the watch stands: record until it has seen one.
+        // Nobody outside can see when the watch has begun: record until it shows a reading.
         loop {
             PAIR.client(&server, &["record", "oslo-1", "wind", "7.25"]).await;
         }

@@ -1,5 +1,5 @@
-//! The shell of a program: its signals, its output, its logs. And `watch`, which
-//! outlives its connection and its server.
+//! What all programs share: signals, output, and logs. Also `watch`, which goes on after a
+//! lost connection or a restart of the server.
 
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::support::{Raw, frame, within};
 /// The test program logs the value of this variable instead of running tests.
 pub const LOG_THIS: &str = "LOG_THIS";
 
-/// What it does then.
+/// Logs `text` as a message and as fields.
 pub fn log_this(text: &str) -> ExitCode {
     program::start_logs("info").unwrap();
     tracing::info!("message {text}");
@@ -81,7 +81,7 @@ pub async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains(
         (Signal::SIGINT, Signal::SIGTERM),
     ] {
         let (mut server, addr, mut log) = server().await;
-        // This connection cannot be drained: it asks and does not read.
+        // This connection cannot be drained: it sends requests and reads no answers.
         let mut raw = Raw::open(&addr).await;
         let pings = frame(kind::PING, 1, b"").repeat(10_000);
         let full = async { while raw.stream.write_all(&pings).await.is_ok() {} };
@@ -124,7 +124,7 @@ pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
 }
 
 pub async fn a_program_whose_errors_nobody_reads_does_not_panic() {
-    // A server goes on serving, though each of its log lines fails.
+    // A server goes on serving, although each of its log lines fails.
     let (mut server, addr, log) = server().await;
     drop(log);
     for _ in 0..3 {
@@ -140,7 +140,7 @@ pub async fn a_program_whose_errors_nobody_reads_does_not_panic() {
     }
 }
 
-/// A proxy to a server that ends all its connections when told.
+/// Starts a proxy in front of a server. Notify it, and it ends all its connections.
 async fn cuttable(server: String) -> (String, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, cut) = (listener.local_addr().unwrap().to_string(), Arc::new(Notify::new()));
@@ -161,7 +161,7 @@ async fn cuttable(server: String) -> (String, Arc<Notify>) {
     (addr, cut)
 }
 
-/// A client that watches, and the lines that it prints.
+/// Starts a client that watches, and returns the lines that it prints.
 async fn watching(url: &str) -> (Child, Lines<BufReader<ChildStdout>>, Lines<BufReader<ChildStderr>>) {
     let mut client = spawn(PAIR.client, &["watch", "oslo-1", "--url", url]);
     let out = lines(client.stdout.take());
@@ -181,7 +181,7 @@ pub async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_
         let lost = within(notes.next_line()).await.unwrap().unwrap();
         assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
         let again = within(notes.next_line()).await.unwrap().unwrap();
-        assert_eq!(again, "connected again; what was published meanwhile is lost");
+        assert_eq!(again, "connected again; what was recorded meanwhile is lost");
         // Nobody outside sees when the new watch has begun: record until it shows one.
         let shown = tokio::select! {
             shown = out.next_line() => shown.unwrap().unwrap(),
@@ -192,6 +192,16 @@ pub async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_
             "{shown}"
         );
     }
+    server.stop().await;
+}
+
+pub async fn a_client_that_closes_its_connection_does_not_log_that_it_reconnects() {
+    let server = PAIR.serve().await;
+    let mut client = Command::new(PAIR.client);
+    client.args(["ping", "--count", "1", "--url", server.url()]).env("RUST_LOG", "tcp_socket=debug");
+    let output = within(client.output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     server.stop().await;
 }
 
@@ -231,7 +241,7 @@ pub async fn a_watch_outlives_its_server() {
     }
 }
 
-pub async fn an_address_that_cannot_be_reached_is_not_blamed_on_a_server_that_is_missing() {
+pub async fn the_hint_to_start_a_server_appears_only_when_the_connection_is_refused() {
     for (url, expected) in [
         ("tcp://no-such-host.invalid:1", "error: no server at tcp://no-such-host.invalid:1: "),
         ("no-such-host.invalid", "error: no server at tcp://no-such-host.invalid:7878: "),

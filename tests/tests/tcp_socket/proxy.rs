@@ -1,4 +1,4 @@
-//! A proxy between client and server that dribbles, or cuts.
+//! A proxy between client and server that forwards byte by byte, or cuts.
 
 use tcp_socket::protocol::handshake::{HELLO, WELCOME};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ pub enum Fault {
     CutBeforeRequest,
 }
 
-/// A proxy on a port of its own; where it leads and what it does may change.
+/// A proxy on its own port. A test can change where it leads and what it does.
 pub struct Proxy {
     pub addr: String,
     pub leads_to: watch::Sender<(String, Fault)>,
@@ -37,7 +37,7 @@ impl Proxy {
                 tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(server).await {
                         forward(client, server, fault).await;
-                        // One cut, then an ordinary connection.
+                        // It cuts once; the next connection is an ordinary one.
                         if matches!(fault, Fault::CutBeforeReply | Fault::CutBeforeRequest) {
                             cut.send_modify(|(_, fault)| *fault = Fault::None);
                         }
@@ -54,7 +54,7 @@ async fn forward(client: TcpStream, server: TcpStream, fault: Fault) {
     server.set_nodelay(true).unwrap();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // The handshake passes whole.
+    // The handshake always passes.
     let up = pump(from_client, to_server, fault, Fault::CutBeforeRequest, HELLO);
     let down = pump(from_server, to_client, fault, Fault::CutBeforeReply, WELCOME);
     tokio::select! {

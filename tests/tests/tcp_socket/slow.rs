@@ -1,4 +1,4 @@
-//! Silence, and readers that do not read.
+//! Silent and slow connections, and clients that do not read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
     let client = Client::connect(&server.addr).await.unwrap();
     client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
     let mut watch = client.watch("oslo-1").await.unwrap();
-    // 400 updates at least, more than the queue of the watch holds; nobody reads them yet.
+    // At least 400 updates, more than the queue of the watch holds; nobody reads them yet.
     let batches = 400u64;
     for _ in 0..batches {
         client.record(&vec![reading("oslo-1", 1.0); 300]).await.unwrap();
     }
     let (mut seen, mut skipped) = (0, 0);
-    // The count of the skipped comes with the next update that finds room.
+    // The next update that finds room says how many were skipped.
     client.record(&[reading("oslo-1", 7.0)]).await.unwrap();
     let last = [reading("oslo-1", 8.0)];
     let mut done = false;
@@ -37,7 +37,7 @@ pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
                 skipped += update.skipped;
                 done = update.readings.last().is_some_and(|reading| reading.value == 8.0);
             }
-            // Now with a reader: these come through, the last one for sure.
+            // Now somebody reads, so these arrive, at least the last one.
             recorded = client.record(&last), if seen > 0 => assert_eq!(recorded.unwrap(), 1),
         }
     }
@@ -59,7 +59,7 @@ pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     let mut dribbling = Raw::open(&server.addr).await;
     let ping = frame(kind::PING, 1, b"");
     let dribble = async {
-        // Bytes, but no whole frame: 15 of 16 over more than the timeout.
+        // Bytes, but no whole frame, and then silence.
         for byte in &ping[..15] {
             dribbling.write(&[*byte]).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -67,7 +67,7 @@ pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
         dribbling.last_error().await
     };
     assert_eq!(dribble.await, ErrorCode::IdleTimeout);
-    // A watch does not survive its connection: it is still the first one.
+    // A watch ends with its connection, so this is still the first connection.
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     assert_eq!(within(watch.next()).await.unwrap().unwrap().readings[0].value, 1.0);
 }
@@ -76,7 +76,7 @@ fn slow_limits() -> Limits {
     Limits { frame_grace: Duration::from_secs(1), min_frame_rate: 2_000, ..Limits::default() }
 }
 
-pub async fn a_large_frame_on_a_slow_link_arrives_though_it_takes_longer_than_the_idle_timeout() {
+pub async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
     let server = start(Limits { idle_timeout: Duration::from_secs(1), ..slow_limits() }).await;
     let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 2_000]));
     let pings = frame(kind::PING, 1, b"").repeat(2_000);
@@ -105,7 +105,7 @@ pub async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
         let mut raw = Raw::open(&server.addr).await;
         connections.push(async move {
             raw.write(&bytes[..at_once]).await;
-            // Most systems tell the writer only later that nobody reads any more.
+            // Most systems tell the writer only later that nobody reads anymore.
             for byte in &bytes[at_once..bytes.len().min(at_once + 100)] {
                 if bytes.len() - at_once > 20 && raw.stream.write_all(&[*byte]).await.is_err() {
                     break;
@@ -129,7 +129,7 @@ pub async fn a_client_that_reads_slowly_is_not_cut_off() {
     let limits = Limits { write_timeout: Duration::from_secs(1), ..Limits::default() };
     let server = start(limits).await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    // Small, so that the server soon feels how slowly this client reads.
+    // Small, so that the server soon notices how slowly this client reads.
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let stream = within(socket.connect(server.addr.parse().unwrap())).await.unwrap();
     let mut raw = Raw { stream, input: tcp_socket::protocol::frame_buffer::FrameBuffer::new(1024) };
@@ -144,7 +144,7 @@ pub async fn a_client_that_reads_slowly_is_not_cut_off() {
     let (mut piece, mut left) = (vec![0; 64 * 1024], 1_000_000);
     let started = tokio::time::Instant::now();
     while left > 0 {
-        // Fewer than the server's system needs to call its socket writable in time.
+        // Too few for the server's system to report its socket as writable in time.
         let count = within(reader.read(&mut piece)).await.unwrap();
         assert!(count > 0, "cut with {left} bytes to go");
         left -= count.min(left);
@@ -159,7 +159,7 @@ pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
     let server = start(limits).await;
     let mut raw = Raw::open(&server.addr).await;
     let pings = frame(kind::PING, 1, b"").repeat(10_000);
-    // The server stops to read when it cannot write, so this blocks, until the cut.
+    // The server stops reading when it cannot write, so this blocks until the server cuts it.
     let error = within(async {
         loop {
             if let Err(error) = raw.stream.write_all(&pings).await {
@@ -181,7 +181,7 @@ pub async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_mis
     watcher.ask(kind::WATCH, 2, b"oslo-1").await;
     let batches = 150;
     for id in 2..2 + batches {
-        // 10,000 readings of 17 bytes each: far more in all than the sockets hold.
+        // 10,000 readings of 17 bytes each: together far more than the sockets hold.
         let payload = batch_of(id, &vec![reading("oslo-1", 1.0); 10_000]);
         assert_eq!(recorder.ask(kind::RECORD, 2, &payload).await.accepted(), 10_000);
     }
@@ -201,10 +201,10 @@ pub async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
         let payload = batch_of(id, &vec![reading("oslo-1", 1.0); count]);
         store.record(&Batch::parse(&payload).unwrap()).unwrap();
     };
-    let bell = Arc::new(Notify::new());
-    assert!(store.watch("oslo-1", bell.clone()).is_none(), "nobody has recorded for it");
+    let notify = Arc::new(Notify::new());
+    assert!(store.watch("oslo-1", notify.clone()).is_none(), "nobody has recorded for it");
     record(1, 3);
-    let mut watch = store.watch("oslo-1", bell.clone()).unwrap();
+    let mut watch = store.watch("oslo-1", notify.clone()).unwrap();
     let mut read = |most| {
         let mut count = 0;
         let skipped = watch.read_on(10, most, |_reading| count += 1);
@@ -215,14 +215,14 @@ pub async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
     assert_eq!((read(5), read(5), read(5)), ((0, 5), (0, 2), (0, 0)));
     record(3, 25);
     assert_eq!((read(8), read(8)), ((15, 8), (0, 2)), "only ten may be behind");
-    // More than are kept at all: 100,000.
+    // More than the 100,000 that the store keeps.
     (0..11).for_each(|_| record(4, 10_000));
     assert_eq!((read(20), read(20)), ((109_990, 10), (0, 0)));
-    let mut patient = store.watch("oslo-1", bell.clone()).unwrap();
+    let mut patient = store.watch("oslo-1", notify.clone()).unwrap();
     (0..11).for_each(|_| record(5, 10_000));
     assert_eq!(patient.read_on(usize::MAX, 1, |_reading| {}), 10_000);
     drop(patient);
-    bell.notified().await; // It was rung.
+    notify.notified().await; // There was a notification.
     drop(watch);
-    assert_eq!(Arc::strong_count(&bell), 1, "the store still holds it");
+    assert_eq!(Arc::strong_count(&notify), 1, "the store still holds it");
 }

@@ -22,7 +22,7 @@ pub async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
     let mut raw = Raw::open(&addr).await;
     assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await.accepted(), 1);
     raw.ask(kind::WATCH, 2, b"oslo-1").await;
-    // Half a frame: it cannot be executed, and must not hold up the end.
+    // Half a frame cannot be executed, and must not delay the shutdown.
     raw.write(&frame(kind::RECORD, 3, &batch(2, "oslo-1", 2.0))[..30]).await;
     let stopped = server.ask_to_stop();
     assert_eq!(raw.receive().await.flags, FLAG_END);
@@ -32,7 +32,7 @@ pub async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
     assert_eq!(silent.last_error().await, ErrorCode::ShuttingDown);
     drop((raw, silent));
     within(stopped).await.unwrap().unwrap();
-    TcpStream::connect(&addr).await.expect_err("nobody listens any more");
+    TcpStream::connect(&addr).await.expect_err("somebody still listens");
 }
 
 pub async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
@@ -58,7 +58,7 @@ pub async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
     let before = done.load(Ordering::Relaxed);
     assert!(before < 16 * 300, "all was done before the restart");
     let second = start_at(&addr, Limits::default()).await;
-    // Every call succeeds: GOODBYE told the client what was not executed.
+    // Every call succeeds: GOODBYE told the client which requests were not executed.
     while let Some(caller) = within(callers.join_next()).await {
         caller.unwrap();
     }
@@ -87,7 +87,7 @@ pub async fn a_killed_server_leaves_no_call_waiting() {
         let error = error.unwrap();
         assert!(matches!(error, Error::OutcomeUnknown(_) | Error::NotExecuted(_)), "{error}");
     }
-    // Its port is free when it has ended: a zombie holds nothing.
+    // Its port is free when the process has ended; a zombie holds no port.
     let stat = format!("/proc/{}/stat", server.pid());
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
         tokio::task::yield_now().await;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Only against hanging: nothing is measured.
+/// Keeps a test from hanging; it measures nothing.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.expect("hangs")
 }
@@ -43,12 +43,12 @@ pub async fn start_at(addr: &str, limits: Limits) -> Running {
 }
 
 impl Running {
-    /// Stops it, and waits until it has.
+    /// Stops the server, and waits until it has stopped.
     pub async fn stop(self) {
         self.ask_to_stop().await.unwrap().unwrap();
     }
 
-    /// Stops it; the result is ready when it has.
+    /// Asks the server to stop; the returned task ends when it has.
     pub fn ask_to_stop(self) -> JoinHandle<std::io::Result<()>> {
         let _ = self.stop.send(());
         self.task
@@ -122,14 +122,14 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Connects without a word.
+    /// Connects, and sends nothing.
     pub async fn connect(addr: &str) -> Self {
         let stream = within(TcpStream::connect(addr)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, input: FrameBuffer::new(1024 * 1024) }
     }
 
-    /// Connects and shakes hands.
+    /// Connects and does the handshake.
     pub async fn open(addr: &str) -> Self {
         Self::open_as(addr, random_id().unwrap()).await
     }
@@ -175,10 +175,10 @@ impl Raw {
     }
 
     pub async fn receive(&mut self) -> Received {
-        self.next().await.expect("another frame")
+        self.next().await.expect("no further frame")
     }
 
-    /// A request and its answer, with nothing in between.
+    /// Sends a request, and returns its answer; nothing may come in between.
     pub async fn ask(&mut self, kind: u16, request_id: u32, payload: &[u8]) -> Received {
         self.send(kind, request_id, payload).await;
         let received = self.receive().await;
@@ -191,7 +191,8 @@ impl Raw {
         assert_eq!(self.ask(kind::PING, 4_000_000_000, b"").await.kind, kind::PONG);
     }
 
-    /// The last words: an error of the connection, then the end of the stream.
+    /// Returns the code of the last frame: an error of the connection, then the end of the
+    /// stream.
     pub async fn last_error(&mut self) -> ErrorCode {
         let last = self.receive().await;
         assert_eq!(last.id, 0);

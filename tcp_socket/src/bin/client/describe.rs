@@ -1,5 +1,5 @@
-//! Bytes as people read them: each field in hexadecimal, with its name. The tour
-//! prints what is on the wire with it.
+//! Describes bytes for people: each field in hexadecimal, with its meaning. The tour uses it
+//! to print the bytes on the wire.
 
 use std::fmt;
 
@@ -34,18 +34,18 @@ impl<'a> Fields<'a> {
         Self { rest: bytes, fields: Vec::new() }
     }
 
-    /// The next `count` bytes, or as many as there are, as one field.
+    /// Adds the next `count` bytes, or as many as there are, as one field.
     fn take(&mut self, count: usize, meaning: impl Into<String>) -> &mut Self {
         let (bytes, rest) = self.rest.split_at(count.min(self.rest.len()));
         self.rest = rest;
-        // Long ones are ids or text: no spaces, so that they fit on the line.
+        // Long fields are IDs or text: without spaces, they fit on the line.
         let gap = if bytes.len() > 8 { "" } else { " " };
         let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.fields.push(Field { length: bytes.len(), hex: hex.join(gap), meaning: meaning.into() });
         self
     }
 
-    /// The number in the next `count` bytes, which stay.
+    /// Returns the number in the next `count` bytes, without taking them.
     fn number(&self, count: usize) -> u64 {
         self.rest.iter().take(count).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
@@ -56,7 +56,7 @@ impl<'a> Fields<'a> {
         number
     }
 
-    /// Text, 16 bytes a line.
+    /// Adds text, 16 bytes a line.
     fn take_text(&mut self, count: usize, name: &str) {
         let count = count.min(self.rest.len());
         for start in (0..count).step_by(16) {
@@ -77,18 +77,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The fields of a `HELLO`.
+/// Returns the fields of a `HELLO`.
 pub fn hello(hello: &Hello) -> Vec<Field> {
     let bytes: [u8; HELLO] = hello.encode();
     let mut fields = Fields::new(&bytes);
     fields.take(4, "magic \"WSTN\"");
     fields.take_number(2, "lowest version");
     fields.take_number(2, "highest version");
-    fields.take(16, "client id");
+    fields.take(16, "client ID");
     fields.fields
 }
 
-/// The fields of a `WELCOME`.
+/// Returns the fields of a `WELCOME`.
 pub fn welcome(welcome: &Welcome) -> Vec<Field> {
     let bytes: [u8; WELCOME] = welcome.encode();
     let mut fields = Fields::new(&bytes);
@@ -103,31 +103,31 @@ pub fn welcome(welcome: &Welcome) -> Vec<Field> {
     fields.fields
 }
 
-/// The fields of the frame at the beginning of `bytes`, be it valid or not.
+/// Returns the fields of the frame at the beginning of `bytes`, even if it is not valid.
 pub fn frame(bytes: &[u8]) -> Vec<Field> {
     let mut fields = Fields::new(bytes);
     let kind = fields.number(2) as u16;
     fields.take(2, format!("kind {}", kind_name(kind)));
     let end = fields.number(2) as u16 & FLAG_END != 0;
     fields.take(2, if end { "flags: END" } else { "flags" });
-    fields.take_number(4, "request id");
+    fields.take_number(4, "request ID");
     let length = fields.take_number(4, "payload length") as usize;
     let whole = fields.rest.len().min(4 + length);
     fields.rest = &fields.rest[..whole];
     let bad = matches!(Frame::parse(bytes, u32::MAX), Err(BadFrame::Checksum { .. }));
-    fields.take(4, if bad { "CRC-32C, which does not fit" } else { "CRC-32C" });
+    fields.take(4, if bad { "CRC-32C, which does not match" } else { "CRC-32C" });
     match kind {
         kind::RECORD => {
-            fields.take_number(8, "batch id");
+            fields.take_number(8, "batch ID");
             while !fields.rest.is_empty() {
-                let length = fields.take_number(1, "station id length") as usize;
-                fields.take_text(length, "station id");
+                let length = fields.take_number(1, "station ID length") as usize;
+                fields.take_text(length, "station ID");
                 let count = fields.take_number(2, "readings in the run") as usize;
                 fields.take_measurements(count);
             }
         }
         kind::RECORDED => drop(fields.take_number(4, "accepted")),
-        kind::WATCH => fields.take_text(fields.rest.len(), "station id"),
+        kind::WATCH => fields.take_text(fields.rest.len(), "station ID"),
         kind::READING => {
             fields.take_number(8, "skipped");
             fields.take_measurements(fields.rest.len() / MEASUREMENT);
@@ -146,12 +146,12 @@ pub fn frame(bytes: &[u8]) -> Vec<Field> {
     fields.fields
 }
 
-/// The bytes that these fields have together.
+/// Returns how many bytes these fields have together.
 pub fn length(fields: &[Field]) -> usize {
     fields.iter().map(|field| field.length).sum()
 }
 
-/// The name of a kind in `PROTOCOL.md`.
+/// Returns the name of a kind in `PROTOCOL.md`.
 pub fn kind_name(number: u16) -> &'static str {
     match number {
         kind::RECORD => "RECORD",

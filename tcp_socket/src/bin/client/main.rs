@@ -1,4 +1,4 @@
-//! The client of the TCP chapter: a guided tour, or one thing at a time.
+//! The client of the TCP chapter: a guided tour, or one command at a time.
 //!
 //! ```sh
 //! cargo run -p tcp_socket --bin server     # terminal 1
@@ -19,12 +19,12 @@ mod describe;
 mod tour;
 mod watch;
 
-/// Talks to the weather server over a protocol of our own. Without a subcommand
-/// it takes you on a tour: every byte that is sent, and every byte that comes back.
+/// Talks to the weather server over a protocol of our own. Without a subcommand, it takes
+/// you on a tour of every byte that is sent and every byte that comes back.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
-    /// Address of the server; tcp:// and :7878 may be left out
+    /// Address of the server; you can leave out tcp:// and :7878
     #[arg(long, default_value = "tcp://127.0.0.1:7878", global = true)]
     url: String,
     #[command(subcommand)]
@@ -35,26 +35,26 @@ struct Args {
 enum Command {
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 of a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// In °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
-        /// The station's id; somebody must have recorded for it before
+        /// The station's ID; somebody must have recorded a reading for it before
         station: String,
         /// Stop after this many readings
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Ask whether the server is there, and how long its answer takes
+    /// Check that the server answers, and how quickly
     Ping {
-        /// How many
+        /// How many pings to send
         #[arg(long, default_value_t = 4)]
         count: u32,
     },
@@ -73,7 +73,7 @@ enum Command {
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]

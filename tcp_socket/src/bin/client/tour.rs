@@ -1,6 +1,5 @@
-//! The guided tour: an exchange by hand, without the library's `Client`, so that
-//! each frame can be shown as it is on the wire. Its output stands in the README,
-//! and a test compares the two.
+//! The guided tour: an exchange by hand, without the library's `Client`, so that it can show
+//! each frame as it is on the wire. A test compares its output with the README.
 
 use std::io::Write;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::describe::{self, Field};
 
-/// Longest wait for what the server is expected to send.
+/// Maximum time to wait for bytes that the server should send.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
@@ -36,18 +35,18 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 1, |p| put_batch(p, 1, &batch))).await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "3. The same batch id in another request, as after a lost connection: counted once")?;
+    writeln!(out, "3. The same batch ID in another request, as after a lost connection: counted once")?;
     wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 2, |p| put_batch(p, 1, &batch))).await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "4. WATCH: an empty READING says that it stands")?;
+    writeln!(out, "4. WATCH: an empty READING says that it has begun")?;
     wire.send(out, |frames| {
         put_frame(frames, kind::WATCH, 0, 3, |payload| payload.extend_from_slice(b"oslo-1"));
     })
     .await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "5. RECORD and PING in one write; the answers, here in the order of their request ids")?;
+    writeln!(out, "5. RECORD and PING in one write; the answers, here in the order of their request IDs")?;
     wire.send(out, |frames| {
         put_frame(frames, kind::RECORD, 0, 4, |payload| put_batch(payload, 2, &[wind]));
         put_frame(frames, kind::PING, 0, 5, |_payload| {});
@@ -84,7 +83,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 fn reading(metric: Metric, value: f64, second: u64) -> Reading {
-    // 2026-01-01T00:00:00Z and on
+    // From 2026-01-01T00:00:00Z on.
     Reading { station: "oslo-1".to_owned(), metric, value, recorded_at: 1_767_225_600_000 + second * 1000 }
 }
 
@@ -115,12 +114,12 @@ impl Wire {
         self.stream.write_all(&hello.encode()).await?;
         let mut bytes = [0; WELCOME];
         timeout(PATIENCE, self.stream.read_exact(&mut bytes)).await.context("no WELCOME")??;
-        let welcome = Welcome::decode(&bytes).context("what answers does not speak this protocol")?;
+        let welcome = Welcome::decode(&bytes).context("the server does not speak this protocol")?;
         show(out, "server", &describe::welcome(&welcome))?;
         Ok(())
     }
 
-    /// Shows the frames that `put` appends, and writes them at once.
+    /// Shows the frames that `put` appends, and sends them with one write.
     async fn send(&mut self, out: &mut impl Write, put: impl FnOnce(&mut BytesMut)) -> anyhow::Result<()> {
         let mut frames = BytesMut::new();
         put(&mut frames);
@@ -133,7 +132,7 @@ impl Wire {
         Ok(self.stream.write_all(&frames).await?)
     }
 
-    /// Waits for that many frames, and shows them by request id.
+    /// Waits for that many frames, and shows them in the order of their request IDs.
     async fn receive(&mut self, out: &mut impl Write, count: usize) -> anyhow::Result<()> {
         let mut frames = Vec::new();
         while frames.len() < count {
@@ -148,7 +147,7 @@ impl Wire {
                 ensure!(count > 0, "the server closed the connection");
             }
         }
-        // The connection's own frames, with id 0, come last.
+        // Frames about the connection, with ID 0, come last.
         frames.sort_by_key(|(id, _)| id.wrapping_sub(1));
         for (_, frame) in &frames {
             show(out, "server", &describe::frame(frame))?;
@@ -158,7 +157,10 @@ impl Wire {
 
     /// Waits for the server to close the connection.
     async fn ended(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
-        match timeout(PATIENCE, self.input.read_from(&mut self.stream)).await.context("no end")?? {
+        match timeout(PATIENCE, self.input.read_from(&mut self.stream))
+            .await
+            .context("the server does not close the connection")??
+        {
             0 => Ok(writeln!(out, "   (the server closes the connection)")?),
             _ => bail!("the server sent more than expected"),
         }

@@ -1,4 +1,4 @@
-//! The command `watch`, which survives the end of a connection and of a server.
+//! The command `watch`, which goes on after a lost connection or a restart of the server.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tcp_socket::protocol::handshake::Id;
 use tcp_socket::protocol::message::{ErrorCode, Update};
 use tokio::time::sleep;
 
-/// Pauses between two looks at whether a restarted server knows the station again.
+/// Shortest and longest pause between checks for whether a restarted server knows the station.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Prints the readings of a station as they are recorded to `out`, and what happens to
-/// the connection to `notes`. Nobody may be reading the notes any more.
+/// Prints each reading of a station to `out` when it is recorded. News about the connection
+/// goes to `notes`; a failed write there is ignored, since perhaps nobody reads it anymore.
 pub async fn watch(
     client: &Client,
     station: &str,
@@ -38,7 +38,7 @@ pub async fn watch(
             None => break,
         };
         if skipped > 0 {
-            let _ = writeln!(notes, "missed {skipped} readings, because this client was too slow");
+            let _ = writeln!(notes, "{skipped} readings were missed: this client was too slow");
         }
         for reading in readings {
             writeln!(out, "{} {} at {}", reading.metric.name(), reading.value, reading.recorded_at)?;
@@ -48,7 +48,7 @@ pub async fn watch(
     Ok(())
 }
 
-/// Waits for the connection, and until the server knows the station.
+/// Waits until there is a connection and the server knows the station.
 async fn watch_again(
     client: &Client,
     station: &str,
@@ -61,7 +61,7 @@ async fn watch_again(
         let now = client.connected().await?;
         if !said {
             let restarted = "the server restarted and has forgotten earlier readings";
-            let missed = if now == *instance_id { "what was published meanwhile is lost" } else { restarted };
+            let missed = if now == *instance_id { "what was recorded meanwhile is lost" } else { restarted };
             let _ = writeln!(notes, "connected again; {missed}");
             (said, *instance_id) = (true, now);
         }
