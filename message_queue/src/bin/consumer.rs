@@ -41,7 +41,7 @@ struct Args {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
     command: Option<Command>,

@@ -209,10 +209,13 @@ impl Deliveries {
         if let Some(results) = &self.results {
             results.sync_in_background().await?;
         }
-        let sent = last.acker.ack(BasicAckOptions { multiple: true }).await?;
+        // It is sent when its future is polled first, even if that is dropped then, and a
+        // second one for the same messages would be an error.
+        let tag = last.delivery_tag;
         self.finished.clear();
-        self.has_acknowledged |= sent;
-        if sent { Ok(()) } else { Err(Error::Lost) }
+        self.session.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        self.has_acknowledged = true;
+        Ok(())
     }
 
     /// Whether anything was acknowledged on this session.

@@ -98,6 +98,9 @@ impl Worker {
                 let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
+                if shutdown.is_cancelled() && error.is_transient() {
+                    return Ok(());
+                }
                 select! {
                     biased; // An error that ends the worker counts more than the shutdown.
                     connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
@@ -191,8 +194,9 @@ impl Worker {
                 }
             };
             report(&attempt)?;
-            tended?;
-            deliveries.done(delivery).await?;
+            // First among the finished ones: if those can't be acknowledged, it goes back with them.
+            let done = deliveries.done(delivery).await;
+            tended.and(done)?;
         }
     }
 

@@ -163,6 +163,9 @@ impl Worker {
                 let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
+                if shutdown.is_cancelled() && error.is_transient() {
+                    return Ok(());
+                }
                 select! {
                     biased; // An error that ends the worker counts more than the shutdown.
                     connected = retry.reconnect(error, || open(&self.url, &self.keys)) => connection = connected?,

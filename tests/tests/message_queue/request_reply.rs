@@ -352,8 +352,12 @@ pub async fn a_reading_of_another_shape_is_no_reading() {
         value,
         recorded_at: 0,
     };
+    let url = url(Kind::Redis);
+    let mut publisher = redis::publish_subscribe::Publisher::connect(&url, keys("x")).await.unwrap();
     for wrong in [reading("Oslo", 1.0), reading("a.b", 1.0), reading("oslo-1", 121.0), reading("", 1.0)] {
         let message = rabbitmq::publish_subscribe::message(&topology("x"), &wrong);
         assert!(matches!(message, Err(Error::Invalid(_))), "{wrong:?}");
+        let published = publisher.publish(&[wrong]).await;
+        assert!(matches!(published, Err(Error::Invalid(_))), "{published:?}");
     }
 }

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
 use message_queue::job::{Job, MAX_JOB};
-use message_queue::rabbitmq::deliveries::MAX_WAIT;
+use message_queue::rabbitmq::deliveries::{Deliveries, MAX_WAIT};
 use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, Topology};
 use message_queue::rabbitmq::work_queue as rabbitmq;
+use message_queue::redis::producer::MAX_LENGTH;
 use message_queue::redis::work_queue as streams;
 use message_queue::results::{Outcome, Results};
 use redis::aio::MultiplexedConnection;
@@ -415,6 +417,101 @@ pub async fn a_finished_job_does_not_wait_for_the_next_one() {
         eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
         assert_eq!(worker.count("next-2 done"), 0);
         worker.kill().await;
+    }
+}
+
+/// An acknowledgement whose future is dropped is on its way all the same. It must neither
+/// be repeated nor count as a lost connection.
+pub async fn an_acknowledgement_is_sent_once() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    produce(Kind::RabbitMq, &prefix, "once", 6).await;
+    for after in ["the end", "another message", "another acknowledgement"] {
+        let mut deliveries = Deliveries::open(&url, &topology(&prefix).jobs(), 1, 1).await.unwrap();
+        let first = deliveries.next().await.unwrap();
+        // Polled once: the acknowledgement is sent, and nobody waits for it.
+        let _ = deliveries.done(first).now_or_never();
+        if after != "the end" {
+            let second = timeout(LONG, deliveries.next()).await.unwrap().unwrap();
+            if after == "another acknowledgement" {
+                deliveries.done(second).await.unwrap();
+            }
+        }
+        deliveries.finish().await.unwrap_or_else(|error| panic!("{after}: {error}"));
+    }
+    // Four of the six are acknowledged.
+    eventually("two are left", async || queue_length(Kind::RabbitMq, &url, &prefix).await == 2).await;
+}
+
+/// A worker gives its jobs back while the queue has no room for them.
+pub async fn jobs_go_back_into_a_full_queue_too() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let topology = Topology { max_length: 5, ..topology(&prefix) };
+    let worker = |results| rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology.clone(),
+        prefetch: 5,
+        max_wait: MAX_WAIT,
+        results,
+        work_time: Duration::from_secs(1),
+    };
+    // RabbitMQ notices that it is full after a window.
+    let max = ["--batch", "full", "--count", "3000", "--max-length", "5"];
+    let mut producer = Program::producer(Kind::RabbitMq, &url, &prefix, &max);
+    producer.shows("is full: waiting for consumers", 1).await;
+    let broken = worker(folder.results());
+    fs::remove_dir_all(&folder.0).unwrap();
+    let stop = CancellationToken::new();
+    let ended = timeout(LONG, broken.run(&stop, || {}, |_| Ok(()))).await.unwrap();
+    assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
+    producer.kill().await;
+    // Nothing is lost, and nobody is blamed.
+    fs::create_dir_all(&folder.0).unwrap();
+    let good = rabbitmq::Worker { work_time: Duration::ZERO, ..worker(folder.results()) };
+    let all_are_done = || (1..=5).all(|number| folder.0.join(format!("full-{number}.json")).exists());
+    let report = |_: &_| {
+        if all_are_done() {
+            stop.cancel();
+        }
+        Ok(())
+    };
+    timeout(LONG, good.run(&stop, || {}, report)).await.unwrap().unwrap();
+}
+
+/// Dead letters that nobody deals with don't fill the memory: the job stays in the queue.
+pub async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
+    let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
+    let poison = ["--count", "0", "--poison", "1", "--batch", "late"];
+    Program::producer(Kind::Redis, &url, &prefix, &poison).success().await;
+    let (jobs, dead) = (keys(&prefix).jobs(), keys(&prefix).dead_letters());
+    let mut redis = connect_redis().await;
+    fill(&mut redis, &dead, streams::MAX_DEAD_LETTERS).await;
+    // Two tries of it have failed.
+    let mut take = redis::cmd("XREADGROUP");
+    take.arg("GROUP").arg("workers").arg("w").arg("STREAMS").arg(&jobs).arg(">");
+    let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
+    let mut failed = redis::cmd("XCLAIM");
+    failed.arg(&jobs).arg("workers").arg("w").arg(0).arg(&taken.keys[0].ids[0].id);
+    failed.arg("IDLE").arg(60_000).arg("RETRYCOUNT").arg(2).arg("JUSTID");
+    failed.exec_async(&mut redis).await.unwrap();
+    let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
+    worker.shows(&format!("{dead} is full; the job stays where it is"), 1).await;
+    worker.stop().await;
+    assert_eq!(queue_length(Kind::Redis, &url, &prefix).await, 1);
+
+    // The other way there must be room, too.
+    fill(&mut redis, &jobs, MAX_LENGTH).await;
+    let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix, "dead-letters", "--redrive"];
+    let output = run_program(CONSUMER, &ours).await;
+    assert!(output.stdout.ends_with("\n0 put back into the work queue\n"), "{}", output.stdout);
+    assert!(output.stderr.contains(" is full; the rest stays"), "{}", output.stderr);
+    redis::cmd("DEL").arg(&jobs).arg(&dead).exec_async(&mut redis).await.unwrap();
+}
+
+/// Adds so many entries to a stream, ten thousand at a time.
+async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
+    let add = "for i = 1, 10000 do redis.call('XADD', KEYS[1], '*', 'job', 'j') end";
+    for _ in 0..count / 10_000 {
+        redis::cmd("EVAL").arg(add).arg(1).arg(stream).exec_async(redis).await.unwrap();
     }
 }
 
