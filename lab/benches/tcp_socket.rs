@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use lab::{Server, Spread, owner_is_gone, pin, role, runtime};
-use tcp_socket::client::Client;
-use tcp_socket::limits::Limits;
-use tcp_socket::model::{Metric, Reading};
+use tcp_socket::{Client, Limits, Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -43,7 +41,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on {}", listener.local_addr()?);
     if role == "chapter" {
-        tcp_socket::server::serve(listener, Limits::default(), owner_is_gone()).await?;
+        tcp_socket::serve(listener, Limits::default(), owner_is_gone()).await?;
     } else {
         tokio::select! {
             ended = echo(listener) => ended?,

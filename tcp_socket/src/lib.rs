@@ -5,37 +5,24 @@
 //! it notices a dead peer late or never. All that a protocol has to bring, and
 //! this one does, in the open: `PROTOCOL.md` in this folder describes each byte.
 //!
-//! Read in this order:
+//! Read `examples/minimal.rs` first: the whole idea in one file. Then, in this order:
 //!
-//! 1. [`frame`]: where one message ends and the next begins.
-//! 2. [`frame_buffer`]: collecting frames from a stream that comes in any pieces.
-//! 3. `requests`: what each kind of frame asks the server for, and its answer.
+//! 1. [`protocol::frame`]: where one message ends and the next begins.
+//! 2. [`protocol::frame_buffer`]: collecting frames from a stream that comes in any pieces.
+//! 3. `server/requests.rs`: what each kind of frame asks the server for, and its answer.
 //!
-//! Then, one idea a file. At the server: `connection` (one task reads, answers and
-//! writes), `watches` (readings as they are recorded), [`server`] (accept, refuse,
-//! stop), [`replies`] (a batch that is sent twice counts once), [`store`] (what is
-//! kept, and why a slow watcher slows nobody), [`limits`] (every bound in one place).
-//! At the client: [`client`] (the calls), `calls` (which of them waits for which
-//! answer), `link` (the connection, heartbeats, reconnecting). For both: [`handshake`]
-//! (versions), [`message`] (what is in a frame), [`model`] (the readings), `pace` (how
-//! slowly bytes may arrive).
+//! The rest is one idea a file, for the [`server`], for the [`client`], and for both
+//! ([`protocol`]). Every bound is in [`limits`].
 //!
 //! Last, [`base`]: what every chapter needs before its own protocol begins.
 
 pub mod base;
-mod calls;
 pub mod client;
-mod connection;
-pub mod frame;
-pub mod frame_buffer;
-pub mod handshake;
 pub mod limits;
-mod link;
-pub mod message;
-pub mod model;
-mod pace;
-pub mod replies;
-mod requests;
+pub mod protocol;
 pub mod server;
-pub mod store;
-mod watches;
+
+pub use client::{Client, Error};
+pub use limits::Limits;
+pub use protocol::model::{Metric, Reading};
+pub use server::serve;

@@ -41,6 +41,9 @@ pub use readme::{assert_same, expected_output};
 /// what the slowest takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(300);
 
+/// The same for a [slow](Test::slow) test.
+const SLOW_BOUND: Duration = Duration::from_secs(15 * 60);
+
 type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A test with what it needs. Made by [`test!`].
@@ -49,6 +52,7 @@ pub struct Test {
     body: BoxedTest,
     alone: bool,
     exercise: bool,
+    slow: bool,
     lacking: Option<String>,
 }
 
@@ -60,7 +64,8 @@ impl Test {
         Fut: Future<Output = ()> + 'static,
     {
         let lacking = (!cfg!(unix)).then(|| signal::NEEDS_UNIX.to_owned());
-        Self { name, body: Box::new(|| Box::pin(body())), alone: false, exercise: false, lacking }
+        let body: BoxedTest = Box::new(|| Box::pin(body()));
+        Self { name, body, alone: false, exercise: false, slow: false, lacking }
     }
 
     /// No other test runs beside this one: it loads the machine, and would make
@@ -74,6 +79,13 @@ impl Test {
     /// ignored until then: `cargo test --test <chapter> -- --ignored` runs it.
     pub fn exercise(mut self) -> Self {
         self.exercise = true;
+        self
+    }
+
+    /// It takes minutes. It is ignored unless the environment has `SLOW=1`:
+    /// `SLOW=1 cargo test -- slow_test` runs all such tests, whose names begin with `slow_test`.
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
         self
     }
 
@@ -96,6 +108,11 @@ impl Test {
                     _ => Ok(Completion::ignored_with(reason)),
                 };
             }
+            if self.slow && std::env::var("SLOW").as_deref() != Ok("1") {
+                return Ok(Completion::ignored_with(
+                    "it takes minutes: SLOW=1 cargo test -- slow_test runs it",
+                ));
+            }
             let _shared;
             let _exclusive;
             if self.alone {
@@ -104,7 +121,8 @@ impl Test {
                 _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
             }
             let runtime = tokio::runtime::Runtime::new()?;
-            let bounded = async { timeout(BOUND, (self.body)()).await.expect("the test ends in time") };
+            let bound = if self.slow { SLOW_BOUND } else { BOUND };
+            let bounded = async { timeout(bound, (self.body)()).await.expect("the test ends in time") };
             let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(bounded)));
             // What a failed test left running on its runtime must not hold up the others.
             runtime.shutdown_background();

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
-use tcp_socket::client::Client;
-use tcp_socket::limits::Limits;
-use tcp_socket::model::{Metric, Reading};
+use tcp_socket::{Client, Limits, Metric, Reading};
 
 use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
 use crate::server::owner_is_gone;
@@ -17,7 +15,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener| {
-        async { Ok(tcp_socket::server::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+        async { Ok(tcp_socket::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {

@@ -5,10 +5,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcp_socket::frame::{Frame, HEADER, put_frame};
-use tcp_socket::frame_buffer::FrameBuffer;
-use tcp_socket::handshake::{Hello, Welcome};
-use tcp_socket::message::{Batch, Refusal, Update, parse_station};
+use tcp_socket::protocol::frame::{Frame, HEADER, put_frame};
+use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::handshake::{Hello, Welcome};
+use tcp_socket::protocol::message::{Batch, Refusal, Update, parse_station};
 
 const LIMIT: u32 = 64 * 1024;
 

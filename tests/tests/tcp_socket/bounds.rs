@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_socket::client::{Client, Error};
-use tcp_socket::frame::{HEADER, kind};
-use tcp_socket::handshake::Welcome;
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{ErrorCode, MAX_ERROR_TEXT, MEASUREMENT, Refusal, Update};
+use clap::Parser;
+use tcp_socket::limits::MAX_ERROR_TEXT;
+use tcp_socket::protocol::frame::{HEADER, kind};
+use tcp_socket::protocol::handshake::{Hello, Welcome};
+use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
+use tcp_socket::{Client, Error, Limits};
+use tests::Server;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::PAIR;
 use crate::client::{accept, fake_server, welcome};
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
 
@@ -155,7 +158,7 @@ pub async fn what_a_client_can_see_to_be_wrong_is_not_sent() {
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
     let client = client.unwrap();
     let invalid =
-        |result: Result<u32, Error>| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
+        |result: Result<usize, Error>| assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
     invalid(client.record(&vec![reading("oslo-1", 1.0); 10_001]).await);
     invalid(client.record(&[reading(&"a".repeat(33), 1.0)]).await);
     invalid(client.record(&[reading(&"a".repeat(256), 1.0)]).await);
@@ -232,4 +235,37 @@ pub async fn a_batch_keeps_its_number_however_it_was_refused() {
         assert_eq!(refused.error(), ErrorCode::InvalidReading);
     }
     assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await.accepted(), 1);
+}
+
+pub async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() {
+    #[derive(Parser)]
+    struct Args {
+        #[command(flatten)]
+        limits: Limits,
+    }
+    let parse = |args: &[&str]| {
+        let args = [&["server"], args].concat();
+        format!("{:?}", Args::try_parse_from(args).unwrap().limits)
+    };
+
+    let defaults = format!("{:?}", Limits::default());
+    assert_eq!(parse(&[]), defaults);
+    // Limits { max_payload: 524288, ... }
+    let fields = defaults.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
+    for (name, default) in fields.map(|field| field.split_once(": ").unwrap()) {
+        let option = format!("--{}", name.replace('_', "-"));
+        let seconds = if default.ends_with('s') { "s" } else { "" };
+        let expected = defaults.replace(&format!("{name}: {default}"), &format!("{name}: 7{seconds}"));
+        assert_eq!(parse(&[&option, "7"]), expected);
+    }
+
+    let args = ["--addr", "127.0.0.1:0", "--max-payload", "700", "--max-watches", "3", "--idle-timeout", "7"];
+    let server = Server::start(PAIR.server, &args).await;
+    let welcome = {
+        let mut raw = Raw::connect(server.addr()).await;
+        raw.write(&Hello { lowest: 1, highest: 1, client_id: [1; 16] }.encode()).await;
+        raw.welcome().await
+    };
+    assert_eq!((welcome.max_payload, welcome.max_watches, welcome.idle_timeout), (700, 3, 7_000));
+    server.stop().await;
 }

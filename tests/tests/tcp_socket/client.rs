@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_socket::client::{Client, Error, MAX_IN_FLIGHT, server_addr};
-use tcp_socket::frame::{FLAG_END, kind};
-use tcp_socket::frame_buffer::FrameBuffer;
-use tcp_socket::handshake::{HELLO, Hello, VERSION, Welcome};
-use tcp_socket::message::Refusal;
+use futures::StreamExt;
+use tcp_socket::client::server_addr;
+use tcp_socket::limits::MAX_IN_FLIGHT;
+use tcp_socket::protocol::frame::{FLAG_END, kind};
+use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::handshake::{HELLO, Hello, VERSION, Welcome};
+use tcp_socket::protocol::message::Refusal;
+use tcp_socket::{Client, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -35,11 +38,11 @@ pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welc
     let mut hello = [0; HELLO];
     raw.stream.read_exact(&mut hello).await.unwrap();
     assert_eq!(Hello::decode(&hello).unwrap().highest, VERSION);
-    let boot_id = *b"the same life...";
+    let instance_id = *b"the same life...";
     let welcome = Welcome {
         version: 1,
         remembered: true,
-        boot_id,
+        instance_id,
         max_payload: 1000,
         window: 1024,
         max_watches: 64,
@@ -78,7 +81,7 @@ pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
     }
     while let Some(call) = within(calls.join_next()).await {
         let (value, count) = call.unwrap();
-        assert_eq!(count.unwrap(), value);
+        assert_eq!(count.unwrap(), value as usize);
     }
     let _still_open = server.await.unwrap();
 }
@@ -209,7 +212,10 @@ pub async fn a_slow_download_is_a_sign_of_life_but_not_at_any_rate() {
         () = dribble => panic!("the client waited for all of it"),
         again = within(listener.accept()) => drop(again.unwrap()),
     }
-    assert_eq!(watch.unwrap().disconnect_reason().await, "the server's frames arrive too slowly");
+    let mut watch = watch.unwrap();
+    let lost = watch.next().await.unwrap().unwrap_err();
+    assert_eq!(lost.to_string(), "connection lost: the server's frames arrive too slowly");
+    assert!(watch.next().await.is_none());
 }
 
 fn measurements(count: usize) -> Vec<u8> {
@@ -346,7 +352,7 @@ pub async fn a_refused_client_is_told_why() {
         let welcome = Welcome {
             version: 0,
             remembered: false,
-            boot_id: [0; 16],
+            instance_id: [0; 16],
             max_payload: 0,
             window: 0,
             max_watches: 0,

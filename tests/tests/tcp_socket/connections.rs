@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tcp_socket::client::Client;
-use tcp_socket::frame::kind;
-use tcp_socket::handshake::{Hello, random_id};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::ErrorCode;
+use tcp_socket::protocol::frame::kind;
+use tcp_socket::protocol::handshake::{Hello, random_id};
+use tcp_socket::protocol::message::ErrorCode;
+use tcp_socket::{Client, Limits};
 use tests::Server;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;

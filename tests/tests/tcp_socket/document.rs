@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use tcp_socket::frame::{FLAG_END, Frame, kind};
-use tcp_socket::handshake::{Hello, Welcome};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{Batch, ErrorCode, Refusal, Update, parse_station};
-use tcp_socket::model::Metric;
-use tcp_socket::replies::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH};
+use tcp_socket::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH};
+use tcp_socket::protocol::frame::{FLAG_END, Frame, kind};
+use tcp_socket::protocol::handshake::{Hello, Welcome};
+use tcp_socket::protocol::message::{Batch, ErrorCode, Refusal, Update, parse_station};
+use tcp_socket::{Limits, Metric};
 use tests::{Server, run_program};
 
 use crate::PAIR;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_socket::frame::{FLAG_END, kind, put_frame};
-use tcp_socket::handshake::{Hello, random_id};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{ErrorCode, Update};
-use tcp_socket::replies::REPLIES_KEPT;
+use tcp_socket::Limits;
+use tcp_socket::limits::REPLIES_KEPT;
+use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
+use tcp_socket::protocol::handshake::{Hello, random_id};
+use tcp_socket::protocol::message::{ErrorCode, Update};
 
 use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
@@ -48,7 +48,7 @@ pub async fn the_highest_common_version_is_chosen() {
     let other = start(Limits::default()).await;
     let mut raw = Raw::connect(&other.addr).await;
     raw.write(&Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode()).await;
-    assert_ne!(raw.welcome().await.boot_id, welcome.boot_id);
+    assert_ne!(raw.welcome().await.instance_id, welcome.instance_id);
 }
 
 pub async fn any_split_and_any_merge_of_the_stream_is_understood() {

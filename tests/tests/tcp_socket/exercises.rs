@@ -1,10 +1,9 @@
 //! The exercises of the README: each passes once the reader has solved it.
 
 use bytes::BytesMut;
-use tcp_socket::frame::{FLAG_END, kind, put_frame};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::ErrorCode;
-use tcp_socket::model::Reading;
+use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
+use tcp_socket::protocol::message::ErrorCode;
+use tcp_socket::{Limits, Reading};
 
 use crate::support::{Raw, Received, batch_of, frame, reading, start};
 

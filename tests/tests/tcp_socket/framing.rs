@@ -6,12 +6,14 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
-use tcp_socket::frame::{BadFrame, Frame, HEADER, kind, put_frame};
-use tcp_socket::frame_buffer::{FrameBuffer, READ};
-use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
-use tcp_socket::message::{Batch, Refusal, Update, parse_station, put_batch, put_measurement};
-use tcp_socket::model::{MAX_RECORDED_AT, Measurement, Metric, Reading};
-use tcp_socket::replies::{Known, REPLIES_KEPT, Window};
+use tcp_socket::limits::{MAX_RECORDED_AT, REPLIES_KEPT};
+use tcp_socket::protocol::frame::{BadFrame, Frame, HEADER, kind, put_frame};
+use tcp_socket::protocol::frame_buffer::{FrameBuffer, READ};
+use tcp_socket::protocol::handshake::{HELLO, Hello, WELCOME, Welcome};
+use tcp_socket::protocol::message::{Batch, Refusal, Update, parse_station, put_batch, put_measurement};
+use tcp_socket::protocol::model::Measurement;
+use tcp_socket::server::replies::{DedupWindow, Lookup};
+use tcp_socket::{Metric, Reading};
 
 /// A limit that the arbitrary frames below can come near to, and exceed.
 const LIMIT: u32 = 40_000;
@@ -224,7 +226,7 @@ pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
         let welcome = Welcome {
             version: small[2],
             remembered: id[0] > 9,
-            boot_id: id,
+            instance_id: id,
             max_payload,
             window,
             max_watches,
@@ -239,23 +241,23 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
     // Ids that mostly count up, with repetitions, gaps and a jump now and then.
     let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
     check(200, &vec(step, 0..400), |steps| {
-        let mut window = Window::default();
+        let mut window = DedupWindow::default();
         let mut memory = std::collections::BTreeMap::new();
         let mut id = 100i64;
         for (count, step) in (1..).zip(steps) {
             id = (id + step).max(1);
             let highest = memory.last_key_value().map_or(0, |(highest, _)| *highest);
             let expected = match memory.get(&id) {
-                _ if highest - id >= REPLIES_KEPT as i64 => Known::TooOld,
-                Some(count) => Known::Recorded(*count),
-                None => Known::No,
+                _ if highest - id >= REPLIES_KEPT as i64 => Lookup::TooOld,
+                Some(count) => Lookup::Recorded(*count),
+                None => Lookup::New,
             };
             // It forgets: its text holds all that it remembers.
             let remembered = format!("{window:?}");
             prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
             prop_assert_eq!(known, expected, "batch {}, highest {}", id, highest);
-            if known == Known::No {
+            if known == Lookup::New {
                 window.remember(id as u64, count);
                 memory.insert(id, count);
             }

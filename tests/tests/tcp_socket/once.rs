@@ -1,13 +1,12 @@
 //! A batch counts once, whatever happens to the connection.
 
-use tcp_socket::client::{Client, Error};
-use tcp_socket::frame::kind;
-use tcp_socket::handshake::random_id;
-use tcp_socket::limits::Limits;
-use tcp_socket::message::ErrorCode;
-use tcp_socket::replies::{
-    CLIENTS_REMEMBERED, Known, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT, Replies,
-};
+use futures::StreamExt;
+use tcp_socket::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT};
+use tcp_socket::protocol::frame::kind;
+use tcp_socket::protocol::handshake::random_id;
+use tcp_socket::protocol::message::ErrorCode;
+use tcp_socket::server::replies::{Lookup, Replies};
+use tcp_socket::{Client, Error, Limits};
 use tokio::task::JoinSet;
 
 use crate::proxy::{Fault, Proxy};
@@ -85,22 +84,22 @@ pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_
     let know = |number| {
         let (window, remembered) = replies.of(id(number));
         let known = window.lock().unwrap().look_up(1);
-        assert_eq!(remembered, known != Known::No);
+        assert_eq!(remembered, known != Lookup::New);
         known
     };
     for other in 2..CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
-    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::Recorded(5)), "there is room for all");
+    assert_eq!((know(0), know(1)), (Lookup::Recorded(5), Lookup::Recorded(5)), "there is room for all");
     for other in 10_000..10_000 + CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
-    assert_eq!((know(0), know(1)), (Known::Recorded(5), Known::No));
+    assert_eq!((know(0), know(1)), (Lookup::Recorded(5), Lookup::New));
     drop(connected);
     for other in 20_000..20_000 + CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
-    assert_eq!(know(0), Known::No);
+    assert_eq!(know(0), Lookup::New);
 }
 
 pub async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
@@ -115,7 +114,7 @@ pub async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
     ping.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 300 {
-        let update = within(watch.next()).await.unwrap();
+        let update = within(watch.next()).await.unwrap().unwrap();
         assert_eq!(update.skipped, 0);
         seen.extend(update.readings.into_iter().map(|reading| reading.value));
     }
@@ -192,7 +191,7 @@ pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     let second = start(Limits::default()).await;
     let proxy = Proxy::start(&first.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
-    // From the client's side: its server fell and came back, with another boot id.
+    // From the client's side: its server fell and came back, with another instance ID.
     proxy.leads_to.send_modify(|(server, _)| server.clone_from(&second.addr));
     let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");

@@ -15,6 +15,12 @@ pub async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&printed, &expected_output(README, "cargo run -p tcp_socket --bin server"));
 }
 
+pub async fn the_minimal_example_prints_what_the_readme_shows() {
+    let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-minimal"), &[]).await;
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert_same(&output.stdout, &expected_output(README, "cargo run -p tcp_socket --example minimal"));
+}
+
 pub async fn the_classic_mistake_fails_as_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-without_framing"), &[]).await;
     assert_eq!(output.code, Some(0), "{}", output.stderr);

@@ -5,7 +5,7 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 
 use tcp_socket::base::program;
-use tcp_socket::frame::kind;
+use tcp_socket::protocol::frame::kind;
 use tests::signal::{Pid, Signal, kill};
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -91,7 +91,7 @@ pub async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains(
         line_with(&mut log, "stopping").await;
         signal(&server, second);
         let status = within(server.wait()).await.unwrap();
-        assert_eq!(status.code(), Some(130), "{first} {second}");
+        assert_eq!(status.code(), Some(130), "{first:?} {second:?}");
     }
 }
 

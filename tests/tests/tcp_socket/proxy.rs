@@ -1,6 +1,6 @@
 //! A proxy between client and server that dribbles, or cuts.
 
-use tcp_socket::handshake::{HELLO, WELCOME};
+use tcp_socket::protocol::handshake::{HELLO, WELCOME};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tcp_socket::client::Client;
-use tcp_socket::frame::kind;
-use tcp_socket::handshake::Hello;
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{Batch, ErrorCode};
-use tcp_socket::store::Store;
+use futures::StreamExt;
+use tcp_socket::protocol::frame::kind;
+use tcp_socket::protocol::handshake::Hello;
+use tcp_socket::protocol::message::{Batch, ErrorCode};
+use tcp_socket::server::store::Store;
+use tcp_socket::{Client, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -32,7 +32,7 @@ pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
     while !done {
         tokio::select! {
             update = watch.next() => {
-                let update = update.unwrap();
+                let update = update.unwrap().unwrap();
                 seen += update.readings.len() as u64;
                 skipped += update.skipped;
                 done = update.readings.last().is_some_and(|reading| reading.value == 8.0);
@@ -69,7 +69,7 @@ pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     assert_eq!(dribble.await, ErrorCode::IdleTimeout);
     // A watch does not survive its connection: it is still the first one.
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
-    assert_eq!(within(watch.next()).await.unwrap().readings[0].value, 1.0);
+    assert_eq!(within(watch.next()).await.unwrap().unwrap().readings[0].value, 1.0);
 }
 
 fn slow_limits() -> Limits {
@@ -132,7 +132,7 @@ pub async fn a_client_that_reads_slowly_is_not_cut_off() {
     // Small, so that the server soon feels how slowly this client reads.
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let stream = within(socket.connect(server.addr.parse().unwrap())).await.unwrap();
-    let mut raw = Raw { stream, input: tcp_socket::frame_buffer::FrameBuffer::new(1024) };
+    let mut raw = Raw { stream, input: tcp_socket::protocol::frame_buffer::FrameBuffer::new(1024) };
     let hello = Hello { lowest: 1, highest: 1, client_id: [7; 16] };
     raw.write(&hello.encode()).await;
     raw.welcome().await;

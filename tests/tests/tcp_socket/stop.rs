@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tcp_socket::client::{Client, Error};
-use tcp_socket::frame::{FLAG_END, kind};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::ErrorCode;
+use tcp_socket::protocol::frame::{FLAG_END, kind};
+use tcp_socket::protocol::message::ErrorCode;
+use tcp_socket::{Client, Error, Limits};
 use tests::Server;
 use tests::signal::{Pid, Signal, kill};
 use tokio::net::TcpStream;

@@ -5,12 +5,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tcp_socket::frame::{kind, put_frame};
-use tcp_socket::frame_buffer::FrameBuffer;
-use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
-use tcp_socket::limits::Limits;
-use tcp_socket::message::{ErrorCode, Refusal, Update, put_batch};
-use tcp_socket::model::{Metric, Reading};
+use tcp_socket::protocol::frame::{kind, put_frame};
+use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
+use tcp_socket::protocol::message::{ErrorCode, Refusal, Update, put_batch};
+use tcp_socket::{Limits, Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -40,7 +39,7 @@ pub async fn start_at(addr: &str, limits: Limits) -> Running {
     let shutdown = async {
         let _ = stopped.await;
     };
-    Running { addr, stop, task: tokio::spawn(tcp_socket::server::serve(listener, limits, shutdown)) }
+    Running { addr, stop, task: tokio::spawn(tcp_socket::serve(listener, limits, shutdown)) }
 }
 
 impl Running {

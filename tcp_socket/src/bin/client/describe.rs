@@ -4,10 +4,10 @@
 use std::fmt;
 
 use tcp_socket::base::text::printable;
-use tcp_socket::frame::{BadFrame, FLAG_END, Frame, kind};
-use tcp_socket::handshake::{HELLO, Hello, WELCOME, Welcome};
-use tcp_socket::message::{ErrorCode, MEASUREMENT};
-use tcp_socket::model::Metric;
+use tcp_socket::protocol::frame::{BadFrame, FLAG_END, Frame, kind};
+use tcp_socket::protocol::handshake::{HELLO, Hello, WELCOME, Welcome};
+use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT};
+use tcp_socket::protocol::model::Metric;
 
 /// One field of a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub fn welcome(welcome: &Welcome) -> Vec<Field> {
     fields.take(4, "magic \"WSTN\"");
     fields.take_number(2, "version");
     fields.take_number(2, "remembered");
-    fields.take(16, "boot id");
+    fields.take(16, "instance ID");
     fields.take_number(4, "largest payload");
     fields.take_number(4, "replies kept");
     fields.take_number(4, "most watches");

@@ -12,8 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Parser, Subcommand};
 use tcp_socket::base::program;
-use tcp_socket::client::{Client, Error};
-use tcp_socket::model::{Metric, Reading};
+use tcp_socket::{Client, Error, Metric, Reading};
 use tokio::task::JoinSet;
 
 mod describe;
@@ -131,9 +130,9 @@ async fn flood(
         callers.spawn(async move {
             let mut accepted = 0;
             for _ in (caller..requests).step_by(in_flight as usize) {
-                accepted += u64::from(client.record(&batch).await?);
+                accepted += client.record(&batch).await?;
             }
-            Ok::<u64, Error>(accepted)
+            Ok::<usize, Error>(accepted)
         });
     }
     let mut accepted = 0;
@@ -146,7 +145,7 @@ async fn flood(
         out,
         "{accepted} readings in {requests} requests, {in_flight} at a time: {took:.1?}, {rate:.0} requests/s"
     )?;
-    ensure!(accepted == u64::from(requests) * batch.len() as u64, "the server accepted only {accepted}");
+    ensure!(accepted == requests as usize * batch.len(), "the server accepted only {accepted}");
     Ok(())
 }
 

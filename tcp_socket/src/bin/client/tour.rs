@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
 use tcp_socket::client::{Error, server_addr};
-use tcp_socket::frame::{kind, put_frame};
-use tcp_socket::frame_buffer::FrameBuffer;
-use tcp_socket::handshake::{Hello, Id, WELCOME, Welcome, random_id};
-use tcp_socket::message::put_batch;
-use tcp_socket::model::{Metric, Reading};
+use tcp_socket::protocol::frame::{kind, put_frame};
+use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
+use tcp_socket::protocol::message::put_batch;
+use tcp_socket::protocol::model::{Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
 
     let mut wire = Wire::connect(url).await?;
     writeln!(out, "1. HELLO and WELCOME: which versions, and who")?;
-    wire.shake_hands(1, 1, client_id, out).await?;
+    wire.handshake(1, 1, client_id, out).await?;
 
     writeln!(out, "2. RECORD: a batch of two readings")?;
     let batch = [temperature.clone(), wind.clone()];
@@ -67,7 +67,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
 
     writeln!(out, "8. Another connection, and a flipped bit: nothing after it can be trusted")?;
     let mut wire = Wire::connect(url).await?;
-    wire.shake_hands(1, 1, client_id, &mut std::io::sink()).await?;
+    wire.handshake(1, 1, client_id, &mut std::io::sink()).await?;
     wire.send(out, |frames| {
         put_frame(frames, kind::PING, 0, 1, |_payload| {});
         frames[7] ^= 0x40;
@@ -78,7 +78,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
 
     writeln!(out, "9. A client from the future, which speaks only versions 2 and 3")?;
     let mut wire = Wire::connect(url).await?;
-    wire.shake_hands(2, 3, client_id, out).await?;
+    wire.handshake(2, 3, client_id, out).await?;
     wire.receive(out, 1).await?;
     wire.ended(out).await
 }
@@ -103,7 +103,7 @@ impl Wire {
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
     }
 
-    async fn shake_hands(
+    async fn handshake(
         &mut self,
         lowest: u16,
         highest: u16,

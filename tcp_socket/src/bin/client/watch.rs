@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::time::Duration;
 
+use futures::StreamExt;
 use tcp_socket::base::retry::Pauses;
 use tcp_socket::base::text::printable;
 use tcp_socket::client::{Client, Error, Watch};
-use tcp_socket::message::{ErrorCode, Update};
+use tcp_socket::protocol::handshake::Id;
+use tcp_socket::protocol::message::{ErrorCode, Update};
 use tokio::time::sleep;
 
 /// Pauses between two looks at whether a restarted server knows the station again.
@@ -21,16 +23,19 @@ pub async fn watch(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut boot_id = client.connected().await?;
+    let mut instance_id = client.connected().await?;
     let mut watch = client.watch(station).await?;
     let _ = writeln!(notes, "watching {station}");
     let mut seen = 0;
     while count.is_none_or(|count| seen < count) {
-        let Some(Update { skipped, readings }) = watch.next().await else {
-            let reason = watch.disconnect_reason().await;
-            let _ = writeln!(notes, "connection lost: {}; reconnecting", printable(&reason));
-            watch = watch_again(client, station, &mut boot_id, notes).await?;
-            continue;
+        let Update { skipped, readings } = match watch.next().await {
+            Some(Ok(update)) => update,
+            Some(Err(error)) => {
+                let _ = writeln!(notes, "{}; reconnecting", printable(&error.to_string()));
+                watch = watch_again(client, station, &mut instance_id, notes).await?;
+                continue;
+            }
+            None => break,
         };
         if skipped > 0 {
             let _ = writeln!(notes, "missed {skipped} readings, because this client was too slow");
@@ -47,7 +52,7 @@ pub async fn watch(
 async fn watch_again(
     client: &Client,
     station: &str,
-    boot_id: &mut [u8; 16],
+    instance_id: &mut Id,
     notes: &mut impl Write,
 ) -> Result<Watch, Error> {
     let mut pauses = Pauses::new(LOOK_AGAIN.0, LOOK_AGAIN.1);
@@ -56,9 +61,9 @@ async fn watch_again(
         let now = client.connected().await?;
         if !said {
             let restarted = "the server restarted and has forgotten earlier readings";
-            let missed = if now == *boot_id { "what was published meanwhile is lost" } else { restarted };
+            let missed = if now == *instance_id { "what was published meanwhile is lost" } else { restarted };
             let _ = writeln!(notes, "connected again; {missed}");
-            (said, *boot_id) = (true, now);
+            (said, *instance_id) = (true, now);
         }
         match client.watch(station).await {
             Ok(watch) => return Ok(watch),

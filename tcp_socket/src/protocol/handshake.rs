@@ -5,7 +5,7 @@
 use bytes::{Buf, BufMut};
 
 /// The first four bytes in both directions: "WSTN" in ASCII.
-pub const MAGIC: [u8; 4] = *b"WSTN";
+const MAGIC: [u8; 4] = *b"WSTN";
 
 /// The version that this crate speaks: the only one so far.
 pub const VERSION: u16 = 1;
@@ -16,7 +16,7 @@ pub const HELLO: usize = 24;
 /// Bytes in a `WELCOME`.
 pub const WELCOME: usize = 40;
 
-/// 16 random bytes that name a client or one life of a server.
+/// 16 random bytes that name a client or one run of a server.
 pub type Id = [u8; 16];
 
 /// A new random id.
@@ -44,13 +44,13 @@ pub struct Hello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
     /// The highest version that both speak; 0 refuses the connection, and one
-    /// `ERROR` that tells why follows, in the layout of version 1 for ever.
+    /// `ERROR` that says why follows. It always has the layout of version 1.
     pub version: u16,
     /// Whether the server still knows what it replied to this client id before. If
     /// not, it is new to it, or forgotten.
     pub remembered: bool,
     /// Another one after each start of the server.
-    pub boot_id: Id,
+    pub instance_id: Id,
     /// Most bytes in the payload of a frame to the server.
     pub max_payload: u32,
     /// How many replies to `RECORD` the server keeps for a client.
@@ -102,7 +102,7 @@ impl Welcome {
         into.put_slice(&MAGIC);
         into.put_u16(self.version);
         into.put_u16(self.remembered.into());
-        into.put_slice(&self.boot_id);
+        into.put_slice(&self.instance_id);
         into.put_u32(self.max_payload);
         into.put_u32(self.window);
         into.put_u32(self.max_watches);
@@ -115,12 +115,12 @@ impl Welcome {
         let mut from = bytes.strip_prefix(&MAGIC)?;
         let version = from.get_u16();
         let remembered = from.get_u16() != 0;
-        let mut boot_id = Id::default();
-        from.copy_to_slice(&mut boot_id);
+        let mut instance_id = Id::default();
+        from.copy_to_slice(&mut instance_id);
         Some(Self {
             version,
             remembered,
-            boot_id,
+            instance_id,
             max_payload: from.get_u32(),
             window: from.get_u32(),
             max_watches: from.get_u32(),

@@ -1,26 +1,22 @@
 //! The watches of one connection: what was recorded for a station is sent on, each
-//! watch at its own place, as fast as its client reads.
+//! watch at its own position, as fast as its client reads.
 
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use tokio::sync::Notify;
 
-use crate::connection::OUTPUT;
-use crate::frame::{FLAG_END, kind, put_frame};
-use crate::message::{ErrorCode, Refusal, put_measurement};
-use crate::server::Shared;
-use crate::store::Subscription;
-
-/// Readings in one `READING` at most.
-const READINGS_PER_FRAME: usize = 256;
+use crate::limits::{OUTPUT, READINGS_PER_FRAME};
+use crate::protocol::frame::{FLAG_END, kind, put_frame};
+use crate::protocol::message::{ErrorCode, Refusal, put_measurement};
+use crate::server::store::{Store, Subscription};
 
 /// The watches of one connection.
-#[derive(Default)]
 pub(crate) struct Watches {
     list: Vec<Watch>,
-    /// Rung when a watched station has something new.
-    pub(crate) bell: Arc<Notify>,
+    max: usize,
+    /// Notified when a watched station has something new.
+    pub(crate) notify: Arc<Notify>,
 }
 
 /// One watch.
@@ -30,18 +26,23 @@ struct Watch {
 }
 
 impl Watches {
+    /// None yet, of at most `max`.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { list: Vec::new(), max, notify: Arc::default() }
+    }
+
     /// Whether a watch has that request id.
     pub(crate) fn has(&self, request_id: u32) -> bool {
         self.list.iter().any(|watch| watch.request_id == request_id)
     }
 
     /// Begins a watch.
-    pub(crate) fn add(&mut self, shared: &Shared, request_id: u32, station: &str) -> Result<(), Refusal> {
-        let most = shared.limits.max_watches;
-        if self.list.len() >= most {
-            return Err(Refusal::new(ErrorCode::TooManyWatches, format!("at most {most} of a connection")));
+    pub(crate) fn add(&mut self, store: &Arc<Store>, request_id: u32, station: &str) -> Result<(), Refusal> {
+        if self.list.len() >= self.max {
+            let text = format!("at most {} of a connection", self.max);
+            return Err(Refusal::new(ErrorCode::TooManyWatches, text));
         }
-        let Some(readings) = shared.store.watch(station, self.bell.clone()) else {
+        let Some(readings) = store.watch(station, self.notify.clone()) else {
             return Err(Refusal::new(ErrorCode::UnknownStation, format!("no station {station:?}")));
         };
         self.list.push(Watch { request_id, readings });

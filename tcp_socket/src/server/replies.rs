@@ -1,8 +1,8 @@
 //! Remembers what was replied, so that a batch that is sent twice counts once.
 //!
 //! A client that lost its connection does not know whether its batch was
-//! recorded, and asks again with the same number. Within the life of this server
-//! and the window below, the answer is then the first one.
+//! recorded, and asks again with the same number. As long as this server runs
+//! and within the window below, the answer is then the first one.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -10,29 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use crate::handshake::Id;
-
-/// Replies kept for each client: those to its highest batch id and the ids below.
-pub const REPLIES_KEPT: usize = 1024;
-
-/// Clients remembered; beyond it, the one that connected longest ago and has no
-/// connection is forgotten. With 4 bytes a reply they take up to 32 MiB.
-pub const CLIENTS_REMEMBERED: usize = 8192;
-
-/// Highest batch id that a client may begin with. It leaves room for all that follow.
-pub const MAX_FIRST_BATCH: u64 = 1 << 63;
-
-/// Maximum distance of a batch id from the highest one recorded before it. Otherwise
-/// one wrong number would make all others too old.
-pub const MAX_BATCH_JUMP: u64 = 1 << 32;
+use crate::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT};
+use crate::protocol::handshake::Id;
 
 /// What is known of a batch id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub enum Lookup {
     /// It was recorded, with this many readings.
     Recorded(u32),
     /// It was not recorded.
-    No,
+    New,
     /// It is older than what is remembered.
     TooOld,
     /// It is 0, or too far ahead of the highest that was recorded.
@@ -41,7 +28,7 @@ pub enum Known {
 
 /// The replies to the newest batches of one client.
 #[derive(Debug, Default)]
-pub struct Window {
+pub struct DedupWindow {
     /// The highest batch id that was recorded.
     highest: u64,
     /// How many readings were accepted with the id `highest`, `highest - 1`, …;
@@ -49,27 +36,27 @@ pub struct Window {
     accepted: VecDeque<u32>,
 }
 
-impl Window {
+impl DedupWindow {
     /// What is known of that batch.
-    pub fn look_up(&self, batch_id: u64) -> Known {
+    pub fn look_up(&self, batch_id: u64) -> Lookup {
         let most = match self.highest {
             0 => MAX_FIRST_BATCH,
             highest => highest.saturating_add(MAX_BATCH_JUMP),
         };
         if batch_id == 0 || batch_id > most {
-            return Known::Invalid;
+            return Lookup::Invalid;
         }
-        let Some(age) = self.highest.checked_sub(batch_id) else { return Known::No };
+        let Some(age) = self.highest.checked_sub(batch_id) else { return Lookup::New };
         match usize::try_from(age).ok().filter(|age| *age < REPLIES_KEPT) {
-            None => Known::TooOld,
+            None => Lookup::TooOld,
             Some(age) => match self.accepted.get(age) {
-                None | Some(0) => Known::No,
-                Some(accepted) => Known::Recorded(*accepted),
+                None | Some(0) => Lookup::New,
+                Some(accepted) => Lookup::Recorded(*accepted),
             },
         }
     }
 
-    /// Remembers that a batch was recorded which [`Window::look_up`] did not know.
+    /// Remembers that a batch was recorded which [`DedupWindow::look_up`] did not know.
     pub fn remember(&mut self, batch_id: u64, accepted: u32) {
         let ahead = batch_id.saturating_sub(self.highest);
         for _ in 0..ahead.min(REPLIES_KEPT as u64) {
@@ -90,7 +77,7 @@ impl Window {
 /// A client's window. Whoever records holds the lock from looking up to
 /// remembering: a retry that arrives on another connection while the batch is
 /// still being recorded waits there for the reply.
-pub type SharedWindow = Arc<Mutex<Window>>;
+pub type SharedWindow = Arc<Mutex<DedupWindow>>;
 
 /// The windows of all clients.
 pub struct Replies {

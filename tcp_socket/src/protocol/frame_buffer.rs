@@ -6,7 +6,7 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::frame::{BadFrame, Frame, HEADER, payload_length};
+use crate::protocol::frame::{BadFrame, Frame, HEADER, payload_length};
 
 /// Bytes asked for in one read, if the next frame does not need fewer.
 pub const READ: usize = 8 * 1024;

@@ -10,15 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::message::Batch;
-use crate::model::Measurement;
-
-/// Stations kept at most; a batch that would create more is refused.
-pub const MAX_STATIONS: usize = 1_000;
-
-/// Readings kept for each station; the oldest give way. At 24 bytes a reading
-/// a full store takes 2.4 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
+use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
+use crate::protocol::message::Batch;
+use crate::protocol::model::Measurement;
 
 /// Stations and their readings.
 ///
@@ -34,7 +28,7 @@ struct Station {
     readings: VecDeque<Measurement>,
     /// How many were ever recorded: the position after the newest.
     recorded: u64,
-    /// Rung at each batch that holds a reading of this station.
+    /// Notified at each batch that holds a reading of this station.
     watchers: Vec<Arc<Notify>>,
 }
 
@@ -76,14 +70,14 @@ impl Store {
         Ok(batch.count())
     }
 
-    /// Rings `bell` at whatever is recorded for the station from now on, until what
+    /// Notifies of whatever is recorded for the station from now on, until what
     /// this returns is dropped. `None` if there is no such station.
-    pub fn watch(self: &Arc<Self>, station: &str, bell: Arc<Notify>) -> Option<Subscription> {
+    pub fn watch(self: &Arc<Self>, station: &str, notify: Arc<Notify>) -> Option<Subscription> {
         let mut stations = self.lock();
         let watched = stations.get_mut(station)?;
-        watched.watchers.push(bell.clone());
+        watched.watchers.push(notify.clone());
         let next = watched.recorded;
-        Some(Subscription { store: self.clone(), station: station.to_owned(), bell, next })
+        Some(Subscription { store: self.clone(), station: station.to_owned(), notify, next })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Station>> {
@@ -93,11 +87,11 @@ impl Store {
     }
 }
 
-/// A place in the readings of a station.
+/// A position in the readings of a station.
 pub struct Subscription {
     store: Arc<Store>,
     station: String,
-    bell: Arc<Notify>,
+    notify: Arc<Notify>,
     /// Position of the next reading, counted from the first that was ever recorded.
     next: u64,
 }
@@ -125,7 +119,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if let Some(station) = self.store.lock().get_mut(&self.station)
-            && let Some(found) = station.watchers.iter().position(|bell| Arc::ptr_eq(bell, &self.bell))
+            && let Some(found) = station.watchers.iter().position(|notify| Arc::ptr_eq(notify, &self.notify))
         {
             station.watchers.swap_remove(found);
         }

@@ -1,7 +1,7 @@
-//! One connection at the server: a single task that reads, answers and writes.
+//! One connection of the server: a single task that reads, answers and writes.
 //!
 //! Whatever has arrived in one piece is answered in one piece: all whole frames
-//! in the buffer are taken up, their answers are collected, and one write sends
+//! in the buffer are handled, their answers are collected, and one write sends
 //! them. While the client does not read, the write waits, the task reads nothing
 //! more, and TCP holds the client back. So a connection's memory has a bound
 //! without a queue that could overflow: one input frame, and a little more
@@ -15,68 +15,28 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use socket2::SockRef;
-use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::frame::{BadFrame, kind, put_frame};
-use crate::frame_buffer::FrameBuffer;
-use crate::handshake::{HELLO, Hello, VERSION};
-use crate::limits::Limits;
-use crate::message::{ErrorCode, Refusal};
-use crate::pace::Pace;
-use crate::requests::Requests;
-use crate::server::Shared;
-
-/// With this much unsent output, no more input is taken up.
-pub(crate) const OUTPUT: usize = 64 * 1024;
-
-/// How often a write is tried within [`Limits::write_timeout`].
-const WRITE_ATTEMPTS: u32 = 8;
-
-/// Why a connection ends. The text goes to the log.
-#[derive(Debug, Error)]
-pub(crate) enum End {
-    #[error("closed by the client")]
-    Closed,
-    #[error("closed by the client within a frame")]
-    Truncated,
-    #[error("goodbye")]
-    Goodbye,
-    #[error("stopping")]
-    Stopping,
-    #[error("refused: {0}")]
-    Refused(Refusal),
-    #[error("cut: the client does not read")]
-    WriteTimeout,
-    #[error("broken: {0}")]
-    Broken(#[from] io::Error),
-}
-
-impl From<Refusal> for End {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<BadFrame> for End {
-    fn from(bad: BadFrame) -> Self {
-        let code = match bad {
-            BadFrame::TooLarge { .. } => ErrorCode::FrameTooLarge,
-            BadFrame::Checksum { .. } => ErrorCode::BadChecksum,
-        };
-        Self::Refused(Refusal::new(code, bad.to_string()))
-    }
-}
+use crate::base::linger::linger;
+use crate::limits::{Limits, OUTPUT, WRITE_ATTEMPTS};
+use crate::protocol::frame::{kind, put_frame};
+use crate::protocol::frame_buffer::FrameBuffer;
+use crate::protocol::handshake::{HELLO, Hello, VERSION};
+use crate::protocol::message::{ErrorCode, Refusal};
+use crate::protocol::pace::Pace;
+use crate::server::close_reason::CloseReason;
+use crate::server::requests::Requests;
+use crate::server::state::State;
 
 /// One connection and what belongs to it.
 pub(crate) struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
+    state: Arc<State>,
     input: FrameBuffer,
     /// Frames that are not yet written.
     output: BytesMut,
@@ -84,9 +44,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Self {
-        let input = FrameBuffer::new(shared.limits.max_payload);
-        Self { stream, peer, input, output: BytesMut::new(), requests: Requests::new(shared) }
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, state: Arc<State>) -> Self {
+        let input = FrameBuffer::new(state.limits.max_payload);
+        let requests = Requests::new(state.store.clone(), state.limits.max_watches);
+        Self { stream, peer, state, input, output: BytesMut::new(), requests }
     }
 
     /// The connection from its first byte to its last.
@@ -97,32 +58,31 @@ impl Connection {
         if let Err(error) = self.stream.set_nodelay(true) {
             debug!("nodelay: {error}");
         }
-        let welcomed = self.shake_hands(&stopping).await;
-        let end = match welcomed {
-            Ok(()) => self.talk(&stopping).await.unwrap_or_else(|end| end),
-            Err(End::Refused(refusal)) => {
+        let reason = match self.handshake(&stopping).await {
+            Ok(()) => self.serve(&stopping).await.unwrap_or_else(|reason| reason),
+            Err(CloseReason::Refused(refusal)) => {
                 self.output.clear();
-                self.output.put_slice(&refusal_of_connection(&self.requests.shared, &refusal));
+                self.output.put_slice(&self.state.refusal_of_connection(&refusal));
                 info!("{} refused: {refusal}", self.peer);
                 return self.close().await;
             }
-            Err(end) => return debug!("{} before the handshake: {end}", self.peer),
+            Err(reason) => return debug!("{} before the handshake: {reason}", self.peer),
         };
-        info!("{} ended: {end}", self.peer);
-        match end {
-            End::Refused(refusal) => put_refusal(&mut self.output, 0, &refusal),
-            End::Closed | End::Goodbye | End::Stopping => {
+        info!("{} ended: {reason}", self.peer);
+        match reason {
+            CloseReason::Refused(refusal) => refusal.put_frame(&mut self.output, 0),
+            CloseReason::ByClient | CloseReason::Goodbye | CloseReason::Stopping => {
                 self.requests.watches.end(&mut self.output);
                 put_frame(&mut self.output, kind::GOODBYE, 0, 0, |_payload| {});
             }
-            End::Truncated | End::WriteTimeout | End::Broken(_) => return,
+            CloseReason::Truncated | CloseReason::WriteTimeout | CloseReason::ConnectionLost(_) => return,
         }
         self.close().await;
     }
 
     /// Waits for the `HELLO` and answers it. At an error nothing was answered.
-    async fn shake_hands(&mut self, stopping: &CancellationToken) -> Result<(), End> {
-        let limit = self.requests.shared.limits.handshake_timeout;
+    async fn handshake(&mut self, stopping: &CancellationToken) -> Result<(), CloseReason> {
+        let limit = self.state.limits.handshake_timeout;
         // Cancel safe: `hello` leaves what it has read in the buffer, and nobody
         // reads on after the other two.
         let hello = select! {
@@ -138,14 +98,14 @@ impl Connection {
             let text = format!("this server speaks version 1, not {} to {}", hello.lowest, hello.highest);
             return Err(Refusal::new(ErrorCode::UnsupportedVersion, text).into());
         }
-        let (window, remembered) = self.requests.shared.replies.of(hello.client_id);
+        let (window, remembered) = self.state.replies.of(hello.client_id);
         self.requests.window = window;
-        self.output.put_slice(&self.requests.shared.welcome(version, remembered).encode());
+        self.output.put_slice(&self.state.welcome(version, remembered).encode());
         info!("{} connected, version {version}", self.peer);
         Ok(())
     }
 
-    async fn hello(&mut self) -> Result<Hello, End> {
+    async fn hello(&mut self) -> Result<Hello, CloseReason> {
         loop {
             if !Hello::may_begin(self.input.rest()) {
                 return Err(Refusal::new(ErrorCode::BadMagic, "a connection begins with HELLO").into());
@@ -154,28 +114,28 @@ impl Connection {
                 return Ok(hello);
             }
             if self.input.read_from(&mut self.stream).await? == 0 {
-                return Err(End::Closed);
+                return Err(CloseReason::ByClient);
             }
         }
     }
 
     /// Request after request, until either side has had enough.
-    async fn talk(&mut self, stopping: &CancellationToken) -> Result<End, End> {
+    async fn serve(&mut self, stopping: &CancellationToken) -> Result<CloseReason, CloseReason> {
         // As it was told: at most what 32 bits of milliseconds hold.
-        let told = self.requests.shared.welcome(VERSION, true).idle_timeout;
+        let told = self.state.welcome(VERSION, true).idle_timeout;
         let idle_timeout = Duration::from_millis(told.into());
-        let Limits { frame_grace, min_frame_rate, .. } = self.requests.shared.limits;
+        let Limits { frame_grace, min_frame_rate, .. } = self.state.limits;
         let mut pace = Pace::new(idle_timeout, frame_grace, min_frame_rate);
         let mut late = pin!(sleep_until(pace.deadline()));
-        let bell = self.requests.watches.bell.clone();
+        let notify = self.requests.watches.notify.clone();
         let mut stop = pin!(stopping.cancelled());
-        let mut news = false;
+        let mut has_readings = false;
         loop {
-            let taken = self.take_up()?;
-            pace.on_frames(taken > 0, self.input.rest().len());
-            if news {
-                let backlog = self.requests.shared.limits.watch_backlog;
-                news = self.requests.watches.put_readings(backlog, &mut self.output);
+            let handled = self.handle_frames()?;
+            pace.on_frames(handled > 0, self.input.rest().len());
+            if has_readings {
+                let backlog = self.state.limits.watch_backlog;
+                has_readings = self.requests.watches.put_readings(backlog, &mut self.output);
             }
             if !self.output.is_empty() {
                 let full = self.output.len() >= OUTPUT;
@@ -190,16 +150,17 @@ impl Connection {
             if deadline < late.deadline() {
                 late.as_mut().reset(deadline);
             }
-            // Cancel safe: `read_from` keeps what it has read, a ring of the bell
-            // that is not waited for is kept, the others only tell of a state.
+            // Cancel safe: `read_from` keeps what it has read, a notification that
+            // is not waited for is kept, and the others only wait for a state.
             select! {
                 count = self.input.read_from(&mut self.stream) => {
                     if count? == 0 {
-                        return Ok(if self.input.rest().is_empty() { End::Closed } else { End::Truncated });
+                        let whole = self.input.rest().is_empty();
+                        return Ok(if whole { CloseReason::ByClient } else { CloseReason::Truncated });
                     }
                     pace.on_bytes();
                 }
-                () = bell.notified() => news = true,
+                () = notify.notified() => has_readings = true,
                 () = &mut late => {
                     let now = Instant::now();
                     if pace.slow().is_some_and(|slow| now >= slow) {
@@ -212,26 +173,26 @@ impl Connection {
                     }
                     late.as_mut().reset(deadline);
                 }
-                () = &mut stop => return Ok(End::Stopping),
+                () = &mut stop => return Ok(CloseReason::Stopping),
             }
         }
     }
 
-    /// Takes up the whole frames that have arrived, as long as there is room for
+    /// Handles the whole frames that have arrived, as long as there is room for
     /// answers; returns how many.
-    fn take_up(&mut self) -> Result<usize, End> {
-        let mut taken = 0;
+    fn handle_frames(&mut self) -> Result<usize, CloseReason> {
+        let mut handled = 0;
         while self.output.len() < OUTPUT
             && let Some(frame) = self.input.next_frame()?
         {
-            taken += 1;
-            self.requests.take_up(&frame, &mut self.output)?;
+            handled += 1;
+            self.requests.handle_frame(&frame, &mut self.output)?;
         }
-        Ok(taken)
+        Ok(handled)
     }
 
     /// Writes all output, mostly at once; returns how long it had to wait.
-    async fn flush(&mut self) -> Result<Duration, End> {
+    async fn flush(&mut self) -> Result<Duration, CloseReason> {
         let mut waited = Duration::ZERO;
         while self.output.has_remaining() {
             match self.stream.try_write(&self.output) {
@@ -248,8 +209,8 @@ impl Connection {
     }
 
     /// Waits for as long as the client reads something now and then.
-    async fn wait_until_writable(&mut self) -> Result<(), End> {
-        let limit = self.requests.shared.limits.write_timeout;
+    async fn wait_until_writable(&mut self) -> Result<(), CloseReason> {
+        let limit = self.state.limits.write_timeout;
         let mut progress = Instant::now();
         while self.output.has_remaining() {
             if let Ok(ready) = timeout(limit / WRITE_ATTEMPTS, self.stream.writable()).await {
@@ -264,7 +225,7 @@ impl Connection {
                     progress = Instant::now();
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
-                Err(_) if progress.elapsed() >= limit => return Err(End::WriteTimeout),
+                Err(_) if progress.elapsed() >= limit => return Err(CloseReason::WriteTimeout),
                 Err(_) => {}
             }
         }
@@ -274,39 +235,8 @@ impl Connection {
     /// Sends what is left to send, and closes so that it can be read.
     async fn close(mut self) {
         match self.flush().await {
-            Ok(_) => linger(self.stream, &self.requests.shared.limits).await,
-            Err(end) => debug!("{} last words: {end}", self.peer),
+            Ok(_) => linger(self.stream, self.state.limits.linger()).await,
+            Err(reason) => debug!("{} last words: {reason}", self.peer),
         }
     }
-}
-
-pub(crate) fn put_refusal(output: &mut BytesMut, request_id: u32, refusal: &Refusal) {
-    put_frame(output, kind::ERROR, 0, request_id, |payload| refusal.put(payload));
-}
-
-/// What a client gets that is not let in: a `WELCOME` with version 0, then why.
-pub(crate) fn refusal_of_connection(shared: &Shared, refusal: &Refusal) -> BytesMut {
-    let mut bytes = BytesMut::from(shared.welcome(0, false).encode().as_slice());
-    put_refusal(&mut bytes, 0, refusal);
-    bytes
-}
-
-/// Ends a connection so that the peer can read what it was last told: says that
-/// no more will be written, discards what still comes in, then closes.
-pub(crate) async fn linger(mut stream: TcpStream, limits: &Limits) {
-    if stream.shutdown().await.is_err() {
-        return; // The peer is gone.
-    }
-    let discard = async {
-        let mut left = limits.linger_bytes;
-        // On the heap: here it would be part of every connection's task, all along.
-        let mut scratch = vec![0; 8 * 1024];
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    let _ = timeout(limits.linger_time, discard).await;
 }

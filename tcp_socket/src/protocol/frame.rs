@@ -3,11 +3,11 @@
 //! TCP delivers a stream of bytes. What one side wrote in two pieces the other
 //! may read in one, or in seven. So every message is a *frame*: a header of
 //! fixed size that says how long the payload is, then the payload. The receiver
-//! collects bytes until a whole frame is there: [`crate::frame_buffer`].
+//! collects bytes until a whole frame is there: [`crate::protocol::frame_buffer`].
 //!
 //! ```
 //! use bytes::BytesMut;
-//! use tcp_socket::frame::{Frame, kind, put_frame};
+//! use tcp_socket::protocol::frame::{Frame, kind, put_frame};
 //!
 //! let mut wire = BytesMut::new();
 //! put_frame(&mut wire, kind::PING, 0, 7, |_payload| {});
@@ -54,7 +54,7 @@ pub const FLAG_END: u16 = 0x0100;
 
 /// Flags in these bits change the meaning of a frame: a receiver that does not
 /// know one must refuse the frame. It ignores unknown flags in the other bits.
-pub const CRITICAL_FLAGS: u16 = 0xff00;
+pub(crate) const CRITICAL_FLAGS: u16 = 0xff00;
 
 /// One frame, its payload still in the receive buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Frame<'a> {
     /// Chosen by the client for its request and repeated in each answer to it;
     /// 0 concerns the connection.
     pub request_id: u32,
-    /// Depends on the kind: see [`crate::message`].
+    /// Depends on the kind: see [`crate::protocol::message`].
     pub payload: &'a [u8],
 }
 

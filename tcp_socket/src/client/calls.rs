@@ -8,43 +8,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::client::{Error, MAX_IN_FLIGHT};
-use crate::frame::{CRITICAL_FLAGS, FLAG_END, Frame, HEADER, kind, put_frame};
-use crate::frame_buffer::FrameBuffer;
-use crate::handshake::{Id, Welcome};
-use crate::link::Fall;
-use crate::message::{Refusal, Update};
+use crate::client::error::{DisconnectReason, Error};
+use crate::limits::MAX_IN_FLIGHT;
+use crate::protocol::frame::{CRITICAL_FLAGS, FLAG_END, Frame, HEADER, kind, put_frame};
+use crate::protocol::frame_buffer::FrameBuffer;
+use crate::protocol::handshake::{Id, Welcome};
+use crate::protocol::message::{Refusal, Update};
 
 /// What came of a request.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Outcome {
     /// It was done. The number of accepted readings, or a watch's request id.
     Done(u32),
     /// An `ERROR` answered it.
     Refused(Refusal),
-    /// The connection fell before the server could execute it. Here is the place
-    /// back, for another attempt.
+    /// The connection was lost before the server could execute it. This gives the
+    /// permit back, for another attempt.
     NotExecuted(OwnedSemaphorePermit),
-    /// The connection fell. Here is the place back.
+    /// The connection was lost. This gives the permit back.
     Unknown(OwnedSemaphorePermit),
 }
 
 /// Why a request was not queued.
 pub(crate) enum NotQueued {
-    /// The connection is not to that server any more. Here is the place back.
-    Fallen(OwnedSemaphorePermit),
-    /// The server takes payloads of up to so many bytes.
+    /// The connection is not to that server any more. This gives the permit back.
+    Disconnected(OwnedSemaphorePermit),
+    /// Maximum number of bytes that the server accepts in a payload.
     TooLarge(u32),
 }
 
 /// Who waits for the frames with some request id.
 enum Expected {
-    /// A call. It keeps its place until it is answered, even if it was given up.
-    Answer {
-        answer: oneshot::Sender<Answer>,
+    /// A call. It keeps its permit until it is answered, even if it was given up.
+    Call {
+        outcome: oneshot::Sender<Outcome>,
         /// Of a `WATCH`: where what follows the first answer goes.
         updates: Option<mpsc::Sender<Update>>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     },
     /// A watch that is open.
     Updates { updates: mpsc::Sender<Update>, skipped: u64 },
@@ -53,29 +53,29 @@ enum Expected {
 }
 
 /// What the clones of a client share with the task of their connection.
-pub(crate) struct Shared {
+pub(crate) struct Calls {
     state: Mutex<State>,
-    /// Rung when something is queued.
+    /// Notified when something is queued.
     pub(crate) queued: Notify,
-    /// Rung when the connection is lost, is up again, or never will be.
+    /// Notified when the connection is lost, is up again, or never will be.
     changed: Notify,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct State {
     /// What the server said, while there is a connection.
     server: Option<Welcome>,
-    /// Counts what the server's memory of this client ends with: its restarts, and
-    /// when it has forgotten the client.
-    memory: u64,
-    /// The boot id of the last server.
-    boot_id: Option<Id>,
+    /// Counts the server's memories of this client. One ends when the server restarts or
+    /// forgets the client.
+    session_epoch: u64,
+    /// The instance ID of the last server.
+    instance_id: Option<Id>,
     closed: bool,
     /// Why it is closed.
     error: Option<Error>,
-    falls: u64,
-    last_fall: String,
+    disconnects: u64,
+    last_reason: String,
     last_batch: u64,
     next_request: u32,
     /// Requests from this id on are still in `output`: surely not executed.
@@ -85,14 +85,14 @@ struct State {
     expected: HashMap<u32, Expected>,
 }
 
-impl Default for Shared {
+impl Default for Calls {
     fn default() -> Self {
-        let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        Self { state: Mutex::default(), queued: Notify::new(), changed: Notify::new(), places }
+        let permits = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        Self { state: Mutex::default(), queued: Notify::new(), changed: Notify::new(), permits }
     }
 }
 
-impl Shared {
+impl Calls {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,14 +104,14 @@ impl Shared {
         state.last_batch
     }
 
-    /// Waits for one of the places in flight.
-    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.places.clone().acquire_owned().await.map_err(|_closed| self.lock().closed())
+    /// Waits until another call may be in flight.
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.permits.clone().acquire_owned().await.map_err(|_closed| self.lock().closed())
     }
 
-    /// Waits until there is a connection; returns which memory the server has of
-    /// this client: if it is the same as before, what was sent before is in it. And
-    /// the server's boot id.
+    /// Waits until there is a connection. Returns the session epoch, and the server's
+    /// instance ID. As long as the epoch is the same, the server remembers what this
+    /// client sent before.
     pub(crate) async fn server(&self) -> Result<(u64, Id), Error> {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -121,7 +121,7 @@ impl Shared {
                     return Err(state.closed());
                 }
                 if let Some(server) = &state.server {
-                    return Ok((state.memory, server.boot_id));
+                    return Ok((state.session_epoch, server.instance_id));
                 }
                 // Before the lock is released, so that no change is missed.
                 changed.as_mut().enable();
@@ -130,23 +130,23 @@ impl Shared {
         }
     }
 
-    /// Queues a request, if there is a connection, to a server with that memory.
+    /// Queues a request if there is a connection in that session epoch.
     pub(crate) fn submit(
         &self,
-        memory: u64,
-        place: OwnedSemaphorePermit,
+        session_epoch: u64,
+        permit: OwnedSemaphorePermit,
         kind: u16,
         updates: Option<mpsc::Sender<Update>>,
         put: impl FnOnce(&mut BytesMut),
-    ) -> Result<oneshot::Receiver<Answer>, NotQueued> {
-        let (sender, answer) = oneshot::channel();
+    ) -> Result<oneshot::Receiver<Outcome>, NotQueued> {
+        let (sender, outcome) = oneshot::channel();
         let mut state = self.lock();
         let limit = match &state.server {
-            Some(server) if state.memory == memory && !state.closed => server.max_payload,
-            _ => return Err(NotQueued::Fallen(place)),
+            Some(server) if state.session_epoch == session_epoch && !state.closed => server.max_payload,
+            _ => return Err(NotQueued::Disconnected(permit)),
         };
         let before = state.output.len();
-        let id = state.put(kind, Expected::Answer { answer: sender, updates, place }, put);
+        let id = state.put(kind, Expected::Call { outcome: sender, updates, permit }, put);
         if state.output.len() - before > HEADER + limit as usize {
             state.output.truncate(before);
             state.expected.remove(&id);
@@ -154,7 +154,7 @@ impl Shared {
         }
         drop(state);
         self.queued.notify_one();
-        Ok(answer)
+        Ok(outcome)
     }
 
     /// Nobody wants that watch any more.
@@ -169,23 +169,23 @@ impl Shared {
         state.closed = true;
         state.error = error;
         drop(state);
-        self.places.close();
+        self.permits.close();
         self.changed.notify_waiters();
     }
 
     /// How many connections have ended.
-    pub(crate) fn falls(&self) -> u64 {
-        self.lock().falls
+    pub(crate) fn disconnects(&self) -> u64 {
+        self.lock().disconnects
     }
 
     /// Waits until more connections have ended than that; returns why the last one did.
-    pub(crate) async fn fallen_since(&self, falls: u64) -> String {
+    pub(crate) async fn disconnected_since(&self, disconnects: u64) -> String {
         loop {
             let mut changed = pin!(self.changed.notified());
             {
                 let state = self.lock();
-                if state.falls > falls {
-                    return state.last_fall.clone();
+                if state.disconnects > disconnects {
+                    return state.last_reason.clone();
                 }
                 changed.as_mut().enable(); // As in `server`.
             }
@@ -208,46 +208,46 @@ impl Shared {
         }
     }
 
-    /// Takes up the whole frames that have arrived.
-    /// Returns whether there was one.
-    pub(crate) fn take_up(&self, input: &mut FrameBuffer) -> Result<bool, Fall> {
+    /// Handles the whole frames that have arrived. Returns whether there was one.
+    pub(crate) fn handle_frames(&self, input: &mut FrameBuffer) -> Result<bool, DisconnectReason> {
         let mut state = self.lock();
-        let mut taken = false;
-        while let Some(frame) = input.next_frame().map_err(|_bad| Fall::Nonsense)? {
-            state.take_up(&frame)?;
-            taken = true;
+        let mut handled = false;
+        while let Some(frame) = input.next_frame().map_err(|_bad| DisconnectReason::ProtocolError)? {
+            state.handle_frame(&frame)?;
+            handled = true;
         }
-        Ok(taken)
+        Ok(handled)
     }
 
-    /// Calls may be sent to that server.
-    pub(crate) fn risen(&self, server: Welcome) {
+    /// Lets calls be sent to that server.
+    pub(crate) fn on_connect(&self, server: Welcome) {
         let mut state = self.lock();
-        if state.boot_id != Some(server.boot_id) || !server.remembered {
-            state.memory += 1;
+        if state.instance_id != Some(server.instance_id) || !server.remembered {
+            state.session_epoch += 1;
         }
-        state.boot_id = Some(server.boot_id);
+        state.instance_id = Some(server.instance_id);
         state.server = Some(server);
         drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Tells everybody who waits for an answer that none will come.
-    pub(crate) fn fallen(&self, fall: &Fall) {
+    /// Tells all that wait for an answer that none will come.
+    pub(crate) fn on_disconnect(&self, reason: &DisconnectReason) {
         let mut state = self.lock();
         state.server = None;
-        state.falls += 1;
-        state.last_fall = fall.to_string();
+        state.disconnects += 1;
+        state.last_reason = reason.to_string();
         self.changed.notify_waiters();
         state.output.clear();
         let queued = state.next_request.wrapping_sub(state.unsent);
         let unsent = state.unsent;
         for (id, expected) in state.expected.drain() {
-            if let Expected::Answer { answer, place, .. } = expected {
+            if let Expected::Call { outcome, permit, .. } = expected {
                 let never_sent = id.wrapping_sub(unsent) < queued;
                 // Before its GOODBYE the server answers all that it has executed.
-                let safe = never_sent || matches!(fall, Fall::Goodbye);
-                let _ = answer.send(if safe { Answer::NotExecuted(place) } else { Answer::Unknown(place) });
+                let safe = never_sent || matches!(reason, DisconnectReason::Goodbye);
+                let _ =
+                    outcome.send(if safe { Outcome::NotExecuted(permit) } else { Outcome::Unknown(permit) });
             }
         }
     }
@@ -281,30 +281,31 @@ impl State {
         }
     }
 
-    fn take_up(&mut self, frame: &Frame<'_>) -> Result<(), Fall> {
+    fn handle_frame(&mut self, frame: &Frame<'_>) -> Result<(), DisconnectReason> {
         let id = frame.request_id;
         let known = if frame.kind == kind::READING { FLAG_END } else { 0 };
         if frame.flags & CRITICAL_FLAGS & !known != 0 {
             return Ok(()); // It would mean something else than what it looks like.
         }
         match frame.kind {
-            kind::GOODBYE if id == 0 && frame.payload.is_empty() => Err(Fall::Goodbye),
+            kind::GOODBYE if id == 0 && frame.payload.is_empty() => Err(DisconnectReason::Goodbye),
             kind::READING => self.reading(frame),
             kind::ERROR => {
-                let refusal = Refusal::parse(frame.payload).ok_or(Fall::Nonsense)?;
+                let refusal = Refusal::parse(frame.payload).ok_or(DisconnectReason::ProtocolError)?;
                 if id == 0 {
-                    return Err(Fall::Refused(refusal));
+                    return Err(DisconnectReason::Refused(refusal));
                 }
-                self.answer(id, Answer::Refused(refusal));
+                self.answer(id, Outcome::Refused(refusal));
                 Ok(())
             }
             kind::RECORDED => {
-                let accepted = <[u8; 4]>::try_from(frame.payload).map_err(|_| Fall::Nonsense)?;
-                self.answer(id, Answer::Done(u32::from_be_bytes(accepted)));
+                let accepted =
+                    <[u8; 4]>::try_from(frame.payload).map_err(|_| DisconnectReason::ProtocolError)?;
+                self.answer(id, Outcome::Done(u32::from_be_bytes(accepted)));
                 Ok(())
             }
             kind::PONG => {
-                self.answer(id, Answer::Done(0));
+                self.answer(id, Outcome::Done(0));
                 Ok(())
             }
             // What a newer server adds, an older client need not understand.
@@ -312,18 +313,18 @@ impl State {
         }
     }
 
-    fn answer(&mut self, id: u32, answer: Answer) {
-        if let Some(Expected::Answer { answer: sender, .. }) = self.expected.remove(&id) {
-            let _ = sender.send(answer); // Its caller may have given up.
+    fn answer(&mut self, id: u32, outcome: Outcome) {
+        if let Some(Expected::Call { outcome: sender, .. }) = self.expected.remove(&id) {
+            let _ = sender.send(outcome); // Its caller may have given up.
         }
     }
 
-    fn reading(&mut self, frame: &Frame<'_>) -> Result<(), Fall> {
+    fn reading(&mut self, frame: &Frame<'_>) -> Result<(), DisconnectReason> {
         let id = frame.request_id;
-        let mut update = Update::parse(frame.payload).ok_or(Fall::Nonsense)?;
+        let mut update = Update::parse(frame.payload).ok_or(DisconnectReason::ProtocolError)?;
         let wanted = match self.expected.remove(&id) {
-            Some(Expected::Answer { answer, updates: Some(updates), .. }) => {
-                let wanted = answer.send(Answer::Done(id)).is_ok();
+            Some(Expected::Call { outcome, updates: Some(updates), .. }) => {
+                let wanted = outcome.send(Outcome::Done(id)).is_ok();
                 self.expected.insert(id, Expected::Updates { updates, skipped: 0 });
                 wanted
             }

@@ -3,8 +3,8 @@
 //! Silence and slowness are different faults. A peer from which nothing arrives is
 //! gone. A peer on a slow link is not: its bytes show that it is alive, even if a
 //! large frame takes longer than the idle timeout. But a peer that sends one byte now
-//! and then, only to hold its connection (an attack called *slow loris*), shows the
-//! same sign of life, so that a frame also has a lowest rate.
+//! and then, only to hold its connection (an attack called *slow loris*), looks
+//! just as alive. So a frame also has a lowest rate.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct Pace {
     grace: Duration,
     /// Bytes per second beyond that time.
     rate: u64,
-    heard: Instant,
+    last_activity: Instant,
     /// When the incomplete frame began, and its bytes so far.
     began: Instant,
     arrived: usize,
@@ -27,32 +27,32 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(silence: Duration, grace: Duration, rate: u32) -> Self {
         let now = Instant::now();
-        Self { silence, grace, rate: rate.max(1).into(), heard: now, began: now, arrived: 0 }
+        Self { silence, grace, rate: rate.max(1).into(), last_activity: now, began: now, arrived: 0 }
     }
 
     /// Bytes have arrived.
     pub(crate) fn on_bytes(&mut self) {
-        self.heard = Instant::now();
+        self.last_activity = Instant::now();
     }
 
-    /// All frames that were whole are taken, and that many bytes of the next are there.
-    /// Costs nothing worth mentioning: it is called after each read.
-    pub(crate) fn on_frames(&mut self, taken: bool, arrived: usize) {
-        if taken || self.arrived == 0 {
-            self.began = self.heard;
+    /// The whole frames are handled, if there were any, and that many bytes of the next
+    /// have arrived. It is called after each read, so it must cost almost nothing.
+    pub(crate) fn on_frames(&mut self, handled: bool, arrived: usize) {
+        if handled || self.arrived == 0 {
+            self.began = self.last_activity;
         }
         self.arrived = arrived;
     }
 
     /// Leaves a time out of account in which nothing was read.
     pub(crate) fn pause(&mut self, waited: Duration) {
-        self.heard += waited;
+        self.last_activity += waited;
         self.began += waited;
     }
 
     /// Until when more bytes have to arrive.
     pub(crate) fn deadline(&self) -> Instant {
-        let silent = self.heard + self.silence;
+        let silent = self.last_activity + self.silence;
         self.slow().map_or(silent, |slow| slow.min(silent))
     }
 

@@ -7,13 +7,12 @@ use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
 
 use crate::base::text::printable;
-use crate::model::{MAX_BATCH, MAX_RECORDED_AT, MAX_STATION_ID, Measurement, Metric, Reading, is_station_id};
+use crate::limits::{MAX_BATCH, MAX_ERROR_TEXT, MAX_RECORDED_AT, MAX_STATION_ID};
+use crate::protocol::frame::{kind, put_frame};
+use crate::protocol::model::{Measurement, Metric, Reading, is_station_id};
 
 /// Bytes of one measurement: metric 1, value 8, time 8.
 pub const MEASUREMENT: usize = 17;
-
-/// Longest text in an `ERROR`, in bytes.
-pub const MAX_ERROR_TEXT: usize = 512;
 
 /// Why a request or a connection failed: `PROTOCOL.md`, section 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +127,11 @@ impl Refusal {
             end -= 1;
         }
         into.put_slice(&self.text.as_bytes()[..end]);
+    }
+
+    /// Appends an `ERROR`.
+    pub(crate) fn put_frame(&self, into: &mut BytesMut, request_id: u32) {
+        put_frame(into, kind::ERROR, 0, request_id, |payload| self.put(payload));
     }
 
     /// The payload of an `ERROR`; `None` if it is not of that form.

@@ -1,14 +1,7 @@
 //! What is exchanged: readings of weather stations. How they look on the wire
-//! is in [`crate::message`].
+//! is in [`crate::protocol::message`].
 
-/// Longest station id, in bytes.
-pub const MAX_STATION_ID: usize = 32;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
+use crate::limits::MAX_STATION_ID;
 
 /// What a reading measures. The discriminant is its number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +67,7 @@ pub struct Reading {
     pub metric: Metric,
     /// The value in the metric's unit, within [`Metric::range`].
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`](crate::limits::MAX_RECORDED_AT).
     pub recorded_at: u64,
 }
 

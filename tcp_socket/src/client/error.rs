@@ -1,0 +1,92 @@
+//! What can go wrong, and whether the request may have been executed.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::protocol::message::{ErrorCode, Refusal};
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Not the address of a server.
+    #[error("{url:?} is not of the form tcp://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// No connection: the request was never sent.
+    #[error("no server at {url}")]
+    Unreachable {
+        /// The address that was tried.
+        url: String,
+        /// What the transport said.
+        #[source]
+        source: io::Error,
+    },
+    /// The server answered, with an error.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// What answered does not speak this protocol.
+    #[error("not a server of this protocol: {0}")]
+    Protocol(String),
+    /// The arguments can be seen to be wrong from here.
+    #[error("not sent: {0}")]
+    Invalid(String),
+    /// It was certainly not executed.
+    #[error("not executed: {0}")]
+    NotExecuted(&'static str),
+    /// It may have been executed, or not.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(&'static str),
+    /// The connection of a watch is lost, and with it the watch.
+    #[error("connection lost: {0}")]
+    Disconnected(String),
+}
+
+impl Error {
+    /// Whether the request may have been executed in spite of the error. If not, a
+    /// retry is safe.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::OutcomeUnknown(_) => true,
+            Self::Refused(refusal) => refusal.code == ErrorCode::UnknownOutcome as u16,
+            Self::Address { .. }
+            | Self::Unreachable { .. }
+            | Self::Protocol(_)
+            | Self::Invalid(_)
+            | Self::NotExecuted(_)
+            | Self::Disconnected(_) => false,
+        }
+    }
+
+    /// Whether another connection would bring the same error.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Protocol(_) => true,
+            Self::Refused(refusal) => [ErrorCode::BadMagic, ErrorCode::UnsupportedVersion]
+                .map(|code| code as u16)
+                .contains(&refusal.code),
+            _ => false,
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum DisconnectReason {
+    #[error("the server said goodbye")]
+    Goodbye,
+    #[error("the server ended it: {0}")]
+    Refused(Refusal),
+    #[error("{0}")]
+    ConnectionLost(#[from] io::Error),
+    #[error("the server has fallen silent")]
+    Silence,
+    #[error("the server's frames arrive too slowly")]
+    Slow,
+    #[error("the server sent something that is not of this protocol")]
+    ProtocolError,
+    #[error("closed")]
+    ClosedByUs,
+}

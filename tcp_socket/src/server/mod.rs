@@ -1,0 +1,69 @@
+//! The server: accepts connections, refuses those beyond the limit, and stops in good
+//! order. What happens on a connection is in `connection.rs`.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tracing::info;
+
+use crate::base::accept::Connections;
+use crate::base::linger::linger;
+use crate::limits::Limits;
+use crate::protocol::message::{ErrorCode, Refusal};
+
+use connection::Connection;
+use state::State;
+
+mod close_reason;
+mod connection;
+pub mod replies;
+mod requests;
+mod state;
+pub mod store;
+mod watches;
+
+/// Serves until `shutdown` completes, then lets each connection answer what it
+/// has received, say `GOODBYE` and close, within [`Limits::drain_timeout`].
+///
+/// # Errors
+/// Only if the listener cannot be used at all, or the system has no randomness;
+/// whatever goes wrong on one connection ends that connection.
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let state = Arc::new(State::new(limits)?);
+    let (drain_timeout, linger_limits) = (state.limits.drain_timeout, state.limits.linger());
+    let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
+    let refusal = state.refusal_of_connection(&refusal);
+
+    let serve = |stream, peer| Connection::new(stream, peer, state.clone()).run(connections.stopping());
+    // Every one is told at once. Only those that have a permit are waited for.
+    let refuse = |stream| {
+        let told = tell_at_once(stream, &refusal);
+        async move {
+            if let Some(stream) = told {
+                linger(stream, linger_limits).await;
+            }
+        }
+    };
+    connections.accept(listener, shutdown, serve, refuse).await;
+    info!("stopping: no new connections, what was received is answered");
+    connections.finish(drain_timeout).await;
+    Ok(())
+}
+
+/// Writes without waiting for anything: a new socket has room for these few bytes.
+/// Returns the stream if it took them.
+fn tell_at_once(stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
+    // A blocking socket writes at once; tokio's would first have to hear from
+    // its driver that it can be written to.
+    let stream = stream.into_std().ok()?;
+    let written = io::Write::write(&mut (&stream), bytes).ok()?;
+    (written == bytes.len()).then(|| TcpStream::from_std(stream).ok())?
+}
