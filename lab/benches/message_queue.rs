@@ -20,7 +20,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::rabbitmq::deliveries::Deliveries;
-use message_queue::rabbitmq::publisher::{Message, Publisher, WINDOW};
+use message_queue::rabbitmq::producer::{Message, Publisher, WINDOW};
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::{Keys, publish_subscribe};
 use redis::aio::MultiplexedConnection;

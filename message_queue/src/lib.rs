@@ -17,17 +17,16 @@
 //! 3. [`rabbitmq::deliveries`]: consuming and acknowledging.
 //!
 //! Then, one idea a file, on RabbitMQ and on Redis: a worker
-//! ([`rabbitmq::work_queue`], [`redis::work_queue`]), a producer that loses nothing
-//! ([`rabbitmq::publisher`], [`redis::producer`]), publish/subscribe
+//! ([`rabbitmq::worker`], [`redis::worker`]), a producer that loses nothing
+//! ([`rabbitmq::producer`], [`redis::producer`]), publish/subscribe
 //! ([`rabbitmq::publish_subscribe`], [`redis::publish_subscribe`]), request/reply
 //! ([`rabbitmq::request_reply`], [`redis::request_reply`]), a connection that ends
 //! ([`rabbitmq::connection`], [`redis::connection`], [`reconnect`]). For both: [`job`]
 //! (what a worker does), [`record`] (what a request means), [`model`] (the readings),
-//! [`brokers`] and [`broker_process`] (where brokers come from), [`address`], [`error`],
+//! [`brokers`] (where brokers come from), [`address`], [`error`],
 //! [`cli`] (what the binaries share).
 
 pub mod address;
-pub mod broker_process;
 pub mod brokers;
 pub mod cli;
 pub mod error;

@@ -35,10 +35,10 @@ struct Args {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
-    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = rabbitmq::worker::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::worker::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -112,24 +112,16 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
         Kind::RabbitMq => {
             let queue = topology.jobs();
             let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
-            let worker =
-                rabbitmq::work_queue::Worker { url, topology, prefetch, max_wait, results, work_time };
+            let worker = rabbitmq::worker::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
         Kind::Redis => {
             let queue = keys.jobs();
-            let name = redis::work_queue::random_name()?;
+            let name = redis::worker::random_name()?;
             let claim_after = Duration::from_millis(args.claim_after);
-            let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
-            let worker = redis::work_queue::Worker {
-                url,
-                keys,
-                name,
-                claim_after,
-                remove_idle_after,
-                results,
-                work_time,
-            };
+            let remove_idle_after = redis::worker::REMOVE_IDLE_AFTER;
+            let worker =
+                redis::worker::Worker { url, keys, name, claim_after, remove_idle_after, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
     }
@@ -195,7 +187,7 @@ async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
         Kind::RabbitMq => {
             let mut topology = args.broker.topology();
             topology.max_length = args.max_length.unwrap_or(topology.max_length);
-            rabbitmq::work_queue::dead_letters(&url, &topology, redrive, |letter| {
+            rabbitmq::worker::dead_letters(&url, &topology, redrive, |letter| {
                 line(&letter.id, letter.attempts, &letter.error)
             })
             .await?

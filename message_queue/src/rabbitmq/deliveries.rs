@@ -61,8 +61,8 @@ impl Deliveries {
     /// Connects and consumes a queue that is there already; see [`PREFETCH`] and
     /// [`ACK_BATCH`] for `prefetch` and `batch`.
     ///
-    /// [`PREFETCH`]: super::work_queue::PREFETCH
-    /// [`ACK_BATCH`]: super::work_queue::ACK_BATCH
+    /// [`PREFETCH`]: super::worker::PREFETCH
+    /// [`ACK_BATCH`]: super::worker::ACK_BATCH
     ///
     /// # Errors
     /// If there is no broker or no such queue.

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
-use super::publisher::Message;
+use super::producer::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
 use crate::model::{Reading, from_json};

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Keys;
-use super::work_queue::open;
+use super::worker::open;
 use crate::error::Error;
 use crate::job::Job;
 use crate::reconnect::Retry;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use message_queue::brokers::Kind;
 use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe as rabbitmq;
-use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::redis::publish_subscribe as redis;
 use tokio::time::timeout;
 

@@ -4,8 +4,8 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe::{self, Event, Subscription};
-use message_queue::rabbitmq::publisher::Publisher;
 use tokio::time::timeout;
 
 use crate::request_reply::{Client, serve};
@@ -68,7 +68,7 @@ pub async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     delete().await;
     for number in 1..=20 {
         let job = message_queue::job::Job::example(format!("gone-{number}"), number);
-        let message = message_queue::rabbitmq::work_queue::message(&topology(&prefix), &job).unwrap();
+        let message = message_queue::rabbitmq::worker::message(&topology(&prefix), &job).unwrap();
         publisher.publish(message).await.unwrap();
     }
     timeout(LONG, publisher.flush()).await.unwrap().unwrap();

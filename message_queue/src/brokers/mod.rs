@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fmt, io};
 
-pub use crate::broker_process::{Broker, Options};
+mod process;
+
+pub use process::{Broker, Options};
 
 /// One of the two brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
-use super::publisher::{Message, PERSISTENT, Publisher};
+use super::producer::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
 use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};

@@ -1,13 +1,13 @@
 //! Redis: Pub/Sub, which keeps nothing, and Streams, which keep what is not
 //! acknowledged.
 //!
-//! Read [`work_queue`] and [`publish_subscribe`] side by side.
+//! Read [`worker`] and [`publish_subscribe`] side by side.
 
 pub mod connection;
 pub mod producer;
 pub mod publish_subscribe;
 pub mod request_reply;
-pub mod work_queue;
+pub mod worker;
 
 /// Every key and channel of this chapter.
 #[derive(Debug, Clone)]
