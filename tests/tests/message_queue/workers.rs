@@ -364,14 +364,28 @@ pub async fn slow_work_keeps_no_job_waiting_for_long() {
         work_time: Duration::from_millis(400),
     };
     let (stop, mut lines) = (CancellationToken::new(), Vec::new());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let report = |attempt: &_| {
         lines.push(format!("{attempt}"));
+        let _ = tell.send(lines.len());
         if lines.len() == 16 {
             stop.cancel();
         }
         Ok(())
     };
-    let ended = timeout(LONG, worker.run(&stop, || {}, report)).await;
+    // After the first jobs it takes no more ahead than it can do in time.
+    let queued = async {
+        while let Some(done) = told.recv().await {
+            if (4..=10).contains(&done) {
+                let queued = queue_length(Kind::RabbitMq, &url, &prefix).await as usize;
+                assert!(queued + done + 4 >= 16, "{done} are done, and only {queued} are queued");
+            }
+            if done == 16 {
+                return;
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(timeout(LONG, worker.run(&stop, || {}, report)), queued);
     set("channel_tick_interval", 60_000);
     set("consumer_timeout", 1_800_000);
     ended.unwrap().unwrap();
@@ -406,17 +420,26 @@ pub async fn jobs_do_not_wait_behind_a_long_one() {
     folder.assert_done("behind", 20);
 }
 
-/// A finished job is acknowledged although the next one takes long.
+/// A finished job is acknowledged although the next one takes long: it waits for the lock of
+/// the results until then.
 pub async fn a_finished_job_does_not_wait_for_the_next_one() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "next", 2).await;
-        let three_seconds = ["--work-time", "3000"];
-        let mut worker = Program::worker(kind, &url, &prefix, &folder, &three_seconds);
-        worker.shows("next-1 done", 1).await;
-        eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
-        assert_eq!(worker.count("next-2 done"), 0);
-        worker.kill().await;
+        let (results, stop) = (folder.results(), CancellationToken::new());
+        let lock = fs::File::open(folder.0.join(".lock")).unwrap();
+        let report = |line: String| {
+            if line.starts_with("next-1 done") {
+                lock.lock().unwrap();
+            }
+        };
+        let acknowledged = async {
+            eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
+            lock.unlock().unwrap();
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(work(kind, &prefix, results, &stop, report), acknowledged);
+        ended.unwrap();
     }
 }
 
