@@ -3,8 +3,8 @@
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
+use crate::limits::redis::MIN_VERSION;
 use crate::record::Reason;
-use crate::redis::connection::MIN_VERSION;
 use crate::results::Fault;
 
 /// The error of this chapter's library.
@@ -35,7 +35,7 @@ pub enum Error {
         "{name} exists with other properties: {detail}. It was declared by another version or with other \
          limits; delete it (rabbitmqctl delete_queue {name}) or use another --prefix"
     )]
-    Clash {
+    PreconditionFailed {
         /// Name of the queue or exchange.
         name: String,
         /// What RabbitMQ said.
@@ -49,7 +49,7 @@ pub enum Error {
     Redis(RedisError), // As above.
     /// The connection ended.
     #[error("the connection to the broker is lost")]
-    Lost,
+    Disconnected,
     /// Messages come back as unroutable although everything is declared.
     #[error("nothing takes messages for {0}")]
     Unroutable(String),
@@ -111,7 +111,7 @@ impl Error {
     /// queue with other properties is refused again, however often it is tried.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoBroker { .. } | Self::Lost => true,
+            Self::NoBroker { .. } | Self::Disconnected => true,
             Self::RabbitMq(error) => rabbitmq_may_recover(error),
             Self::Redis(error) => redis_may_recover(error),
             _ => false,

@@ -10,10 +10,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::job::{Failed, Job, Summary};
-
-/// Size of the file with which [`Results::open`] tries the folder, in bytes. No result
-/// is larger: it has one line of numbers for each of four metrics.
-const LARGEST_RESULT: usize = 1_000;
+use crate::limits::LARGEST_RESULT;
 
 /// What became of an attempt that did not fail.
 #[derive(Debug, Clone, PartialEq)]

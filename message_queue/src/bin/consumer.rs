@@ -35,10 +35,10 @@ struct Args {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
-    #[arg(long, default_value_t = rabbitmq::worker::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = message_queue::limits::rabbitmq::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::worker::CLAIM_AFTER.as_millis() as u64)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = message_queue::limits::redis::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -111,7 +111,7 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     match args.broker.broker {
         Kind::RabbitMq => {
             let queue = topology.jobs();
-            let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
+            let (prefetch, max_wait) = (args.prefetch, message_queue::limits::rabbitmq::MAX_WAIT);
             let worker = rabbitmq::worker::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
@@ -119,7 +119,7 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
             let queue = keys.jobs();
             let name = redis::worker::random_name()?;
             let claim_after = Duration::from_millis(args.claim_after);
-            let remove_idle_after = redis::worker::REMOVE_IDLE_AFTER;
+            let remove_idle_after = message_queue::limits::redis::REMOVE_IDLE_AFTER;
             let worker =
                 redis::worker::Worker { url, keys, name, claim_after, remove_idle_after, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
@@ -157,8 +157,8 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { routing_key, reading } => show(&routing_key, &reading)?,
-                    Event::Lost(reason) => lost(&reason),
-                    Event::Back => back(),
+                    Event::Disconnected(reason) => lost(&reason),
+                    Event::Reconnected => back(),
                 }
             }
         }
@@ -169,8 +169,8 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { channel, reading } => show(&channel, &reading)?,
-                    Event::Lost(reason) => lost(&reason),
-                    Event::Back => back(),
+                    Event::Disconnected(reason) => lost(&reason),
+                    Event::Reconnected => back(),
                     Event::Missed(missed) => say(&format!("too slow: {missed} readings were missed")),
                 }
             }

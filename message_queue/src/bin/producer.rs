@@ -108,12 +108,12 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     let (mut producer, queue) = match args.broker.broker {
         Kind::RabbitMq => {
-            let window = rabbitmq::producer::WINDOW;
+            let window = message_queue::limits::rabbitmq::WINDOW;
             let publisher = rabbitmq::producer::Publisher::connect(&url, topology.clone(), window).await?;
             (Producer::RabbitMq(Box::new(publisher)), topology.jobs())
         }
         Kind::Redis => {
-            let max = args.max_length.map_or(redis::producer::MAX_LENGTH, |max| max as usize);
+            let max = args.max_length.map_or(message_queue::limits::redis::MAX_LENGTH, |max| max as usize);
             let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
             (Producer::Redis(Box::new(producer)), keys.jobs())
         }

@@ -2,10 +2,11 @@
 //!
 //! Read [`topology`] first, then [`worker`].
 
+pub mod client;
 pub mod connection;
 pub mod deliveries;
 pub mod producer;
 pub mod publish_subscribe;
-pub mod request_reply;
+pub mod server;
 pub mod topology;
 pub mod worker;

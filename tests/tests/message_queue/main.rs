@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     ];
     let with_brokers = [
         test!(the_programs_print_what_the_readme_shows),
+        test!(the_minimal_examples_print_what_the_readme_shows),
         test!(the_tour_is_the_same_on_redis),
         test!(a_client_without_a_server_says_how_to_start_one),
         test!(three_workers_share_the_jobs),

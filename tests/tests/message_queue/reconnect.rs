@@ -40,8 +40,8 @@ pub async fn everything_connects_again_after_the_operator_closed_it() {
     folder.assert_done("cut", 2_000);
     worker.stop().await;
     // The subscriber says that there was a gap, and goes on; the publisher too.
-    assert!(matches!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Lost(_)));
-    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Back);
+    assert!(matches!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Disconnected(_)));
+    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Reconnected);
     let message = publish_subscribe::message(&topology(&prefix), &reading(7)).unwrap();
     publisher.publish(message).await.unwrap();
     publisher.flush().await.unwrap();

@@ -11,11 +11,15 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
-use message_queue::job::{Job, MAX_JOB};
-use message_queue::rabbitmq::deliveries::{Deliveries, MAX_WAIT};
-use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, Topology};
+use message_queue::job::Job;
+use message_queue::limits;
+use message_queue::limits::MAX_JOB;
+use message_queue::limits::rabbitmq::DELIVERY_LIMIT;
+use message_queue::limits::rabbitmq::MAX_WAIT;
+use message_queue::limits::redis::MAX_LENGTH;
+use message_queue::rabbitmq::deliveries::Deliveries;
+use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
-use message_queue::redis::producer::MAX_LENGTH;
 use message_queue::redis::worker as streams;
 use message_queue::results::{Outcome, Results};
 use redis::aio::MultiplexedConnection;
@@ -45,7 +49,7 @@ async fn work(
     };
     match kind {
         Kind::RabbitMq => {
-            let (topology, prefetch) = (topology(prefix), rabbitmq::PREFETCH);
+            let (topology, prefetch) = (topology(prefix), limits::rabbitmq::PREFETCH);
             let max_wait = MAX_WAIT;
             let worker = rabbitmq::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(stop, || {}, report).await
@@ -56,7 +60,7 @@ async fn work(
                 keys: keys(prefix),
                 name: streams::random_name().unwrap(),
                 claim_after: Duration::from_secs(3600),
-                remove_idle_after: streams::REMOVE_IDLE_AFTER,
+                remove_idle_after: limits::redis::REMOVE_IDLE_AFTER,
                 results,
                 work_time,
             };
@@ -283,7 +287,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     let worker = rabbitmq::Worker {
         url: url.clone(),
         topology: topology.clone(),
-        prefetch: rabbitmq::PREFETCH,
+        prefetch: limits::rabbitmq::PREFETCH,
         max_wait: MAX_WAIT,
         results: folder.results(),
         work_time: Duration::ZERO,
@@ -358,7 +362,7 @@ pub async fn slow_work_keeps_no_job_waiting_for_long() {
     let worker = rabbitmq::Worker {
         url: url.clone(),
         topology: topology(&prefix),
-        prefetch: rabbitmq::PREFETCH,
+        prefetch: limits::rabbitmq::PREFETCH,
         max_wait: Duration::from_millis(500),
         results: folder.results(),
         work_time: Duration::from_millis(400),
@@ -507,7 +511,7 @@ pub async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
     Program::producer(Kind::Redis, &url, &prefix, &poison).success().await;
     let (jobs, dead) = (keys(&prefix).jobs(), keys(&prefix).dead_letters());
     let mut redis = connect_redis().await;
-    fill(&mut redis, &dead, streams::MAX_DEAD_LETTERS).await;
+    fill(&mut redis, &dead, limits::redis::MAX_DEAD_LETTERS).await;
     // Two tries of it have failed.
     let mut take = redis::cmd("XREADGROUP");
     take.arg("GROUP").arg("workers").arg("w").arg("STREAMS").arg(&jobs).arg(">");
@@ -641,7 +645,7 @@ pub async fn consumers_that_were_killed_are_removed_after_a_day() {
     }
     // (idle for so long, who is left besides the worker itself)
     let hour = Duration::from_secs(3600);
-    assert!(streams::REMOVE_IDLE_AFTER > hour);
+    assert!(limits::redis::REMOVE_IDLE_AFTER > hour);
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
         let worker = streams::Worker {
             url: url.clone(),

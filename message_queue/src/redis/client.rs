@@ -1,4 +1,4 @@
-//! Request/reply over Pub/Sub: `record` across Redis.
+//! The client's side of request/reply over Pub/Sub: `record` across Redis.
 //!
 //! `PUBLISH` tells how many subscribers it reached. None: no server, and the call
 //! fails at once. More than one: the request runs on each of them, because Pub/Sub
@@ -10,67 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, cmd};
-use serde::{Deserialize, Serialize};
-use tokio::select;
+use redis::cmd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::Keys;
-use super::connection::Subscriber;
-use super::publish_subscribe::message;
+use super::connection::{Subscriber, message};
+use super::names::KeyNames;
+use super::protocol::{ReplyMessage, Request};
 use crate::error::Error;
-use crate::model::{Reading, from_json, objects, whole_number};
+use crate::limits::redis::REPLY_BATCH;
+use crate::limits::{CALL_TIMEOUT, MAX_IN_FLIGHT};
+use crate::model::{Reading, from_json};
 use crate::reconnect::Retry;
-use crate::record::{Answer, MAX_REQUEST, Reason, Store};
-
-/// Longest time for one call, unless [`Client::with_timeout`] says otherwise.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Calls in flight per client; further ones wait.
-pub const MAX_IN_FLIGHT: usize = 1_024;
-
-/// Requests that wait in a server; more are dropped, and their callers time out.
-pub const MAX_BACKLOG: usize = 4_096;
-
-/// Requests answered in one go.
-const BATCH: usize = 64;
-
-/// What travels to the server: what AMQP has as properties must be in the message.
-#[derive(Serialize)]
-struct Request<'a> {
-    id: u64,
-    reply_to: &'a str,
-    readings: &'a [Reading],
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Received {
-    #[serde(deserialize_with = "whole_number")]
-    id: u64,
-    reply_to: String,
-    #[serde(deserialize_with = "objects")]
-    readings: Vec<Reading>,
-}
-
-/// Of a request that can't be understood otherwise, where to say so.
-#[derive(Deserialize)]
-struct Address {
-    #[serde(deserialize_with = "whole_number")]
-    id: u64,
-    reply_to: String,
-}
-
-/// What travels back.
-#[derive(Serialize, Deserialize)]
-struct Reply {
-    id: u64,
-    answer: Answer,
-}
+use crate::record::Reply;
 
 /// What a call brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +35,7 @@ pub struct Recorded {
     pub servers: u64,
 }
 
-type Pending = Mutex<HashMap<u64, oneshot::Sender<Answer>>>;
+type Pending = Mutex<HashMap<u64, oneshot::Sender<Reply>>>;
 
 /// A client. Clones share a connection; calls may run side by side.
 #[derive(Clone)]
@@ -92,7 +46,7 @@ pub struct Client {
 
 struct Shared {
     url: String,
-    keys: Keys,
+    keys: KeyNames,
     session: tokio::sync::Mutex<Option<Arc<Calls>>>,
     in_flight: Semaphore,
 }
@@ -111,7 +65,7 @@ impl Client {
     ///
     /// # Errors
     /// If there is no broker.
-    pub async fn connect(url: &str, keys: Keys) -> Result<Self, Error> {
+    pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
         let calls = Arc::new(Retry::new().first(|| Calls::open(url, &keys)).await?);
         let shared = Shared {
             url: url.to_owned(),
@@ -147,7 +101,7 @@ impl Client {
     }
 
     async fn call(&self, readings: &[Reading]) -> Result<Recorded, Error> {
-        let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Lost) };
+        let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Disconnected) };
         self.calls().await?.call(&self.shared.keys, readings).await
     }
 
@@ -166,7 +120,7 @@ impl Client {
 }
 
 impl Calls {
-    async fn open(url: &str, keys: &Keys) -> Result<Self, Error> {
+    async fn open(url: &str, keys: &KeyNames) -> Result<Self, Error> {
         let mut subscriber = Subscriber::connect(url, MAX_IN_FLIGHT * 2).await?;
         let reply_to = format!("{}{:032x}", keys.replies(), fastrand::u128(..));
         subscriber.connection.subscribe(&reply_to).await?;
@@ -176,7 +130,7 @@ impl Calls {
         Ok(Self { connection, reply_to, pending, last_id: AtomicU64::new(0), replies })
     }
 
-    async fn call(&self, keys: &Keys, readings: &[Reading]) -> Result<Recorded, Error> {
+    async fn call(&self, keys: &KeyNames, readings: &[Reading]) -> Result<Recorded, Error> {
         let Self { reply_to, pending, .. } = self;
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let request =
@@ -213,17 +167,17 @@ impl Drop for Forget<'_> {
     }
 }
 
-fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Reply>>> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives each reply to its call. When the connection breaks, every call fails: the
 /// replies would be published while nobody listens.
 async fn dispatch(mut subscriber: Subscriber, pending: Arc<Pending>) {
-    let mut pushes = Vec::with_capacity(BATCH);
-    while subscriber.receive(&mut pushes, BATCH).await.is_ok() {
+    let mut pushes = Vec::with_capacity(REPLY_BATCH);
+    while subscriber.receive(&mut pushes, REPLY_BATCH).await.is_ok() {
         for (_, body) in pushes.drain(..).filter_map(message) {
-            let Ok(reply) = from_json::<Reply>(&body) else { continue };
+            let Ok(reply) = from_json::<ReplyMessage>(&body) else { continue };
             // Without a call, its caller has given up, or another server was faster.
             if let Some(call) = lock(&pending).remove(&reply.id) {
                 let _ = call.send(reply.answer);
@@ -231,104 +185,4 @@ async fn dispatch(mut subscriber: Subscriber, pending: Arc<Pending>) {
         }
     }
     lock(&pending).clear();
-}
-
-/// Serves requests until `shutdown`. `listening` is called when the first one can
-/// be taken.
-///
-/// # Errors
-/// If there is no broker at first, or what no new connection can cure; otherwise it
-/// connects again on its own.
-pub async fn serve(
-    url: &str,
-    keys: &Keys,
-    shutdown: &CancellationToken,
-    listening: impl FnOnce(),
-) -> Result<(), Error> {
-    let store = Store::default();
-    let open = async || {
-        let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
-        subscriber.connection.subscribe(keys.requests()).await?;
-        Ok(subscriber)
-    };
-    let mut retry = Retry::new();
-    let mut subscriber = retry.first(&open).await?;
-    listening();
-    loop {
-        let ended = answer_all(subscriber, keys, &store, &mut retry, shutdown).await;
-        let Err(error) = ended else { return Ok(()) };
-        // Cancel safe: nothing is held while there is no connection.
-        select! {
-            connected = retry.reconnect(error, &open) => subscriber = connected?,
-            () = shutdown.cancelled() => return Ok(()),
-        }
-    }
-}
-
-async fn answer_all(
-    mut subscriber: Subscriber,
-    keys: &Keys,
-    store: &Store,
-    retry: &mut Retry,
-    shutdown: &CancellationToken,
-) -> Result<(), Error> {
-    let mut pushes = Vec::with_capacity(BATCH);
-    loop {
-        // Cancel safe, both: see `Subscriber::receive`.
-        select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            received = subscriber.receive(&mut pushes, BATCH) => received?,
-        }
-        if answer(&mut subscriber.connection, keys, store, pushes.drain(..)).await? {
-            retry.progress();
-        }
-        match subscriber.missed.swap(0, Ordering::Relaxed) {
-            0 => {}
-            missed => warn!("{missed} requests dropped: more than {MAX_BACKLOG} were waiting"),
-        }
-    }
-    info!("stopping: no new requests, those in hand are answered");
-    // Redis sends nothing more; what is here already gets its answer.
-    let _ = subscriber.connection.unsubscribe(keys.requests()).await;
-    let rest: Vec<_> = subscriber.drain().collect();
-    answer(&mut subscriber.connection, keys, store, rest.into_iter()).await?;
-    Ok(())
-}
-
-/// Executes requests and publishes the replies together. Returns whether there were
-/// any.
-async fn answer(
-    connection: &mut MultiplexedConnection,
-    keys: &Keys,
-    store: &Store,
-    pushes: impl Iterator<Item = PushInfo>,
-) -> Result<bool, Error> {
-    let mut replies = redis::pipe();
-    for (_, request) in pushes.filter_map(message) {
-        let Some((Address { id, reply_to }, answer)) = execute(store, &request) else { continue };
-        // Replies go to clients' channels, and nowhere else that a request may name.
-        if reply_to.starts_with(&keys.replies())
-            && let Ok(reply) = serde_json::to_vec(&Reply { id, answer })
-        {
-            replies.cmd("PUBLISH").arg(reply_to).arg(reply).ignore();
-        }
-    }
-    if replies.is_empty() {
-        return Ok(false);
-    }
-    replies.exec_async(connection).await?;
-    Ok(true)
-}
-
-fn execute(store: &Store, request: &[u8]) -> Option<(Address, Answer)> {
-    let received = if request.len() > MAX_REQUEST {
-        Err(format!("longer than {MAX_REQUEST} bytes"))
-    } else {
-        from_json(request)
-    };
-    match received {
-        Ok(Received { id, reply_to, readings }) => Some((Address { id, reply_to }, store.record(readings))),
-        Err(error) => Some((from_json(request).ok()?, Answer::refused(Reason::Invalid, error))),
-    }
 }

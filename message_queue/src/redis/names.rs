@@ -1,0 +1,41 @@
+//! The names on Redis.
+
+/// Every key and channel of this chapter.
+#[derive(Debug, Clone)]
+pub struct KeyNames {
+    /// First word of every name.
+    pub prefix: String,
+}
+
+impl Default for KeyNames {
+    fn default() -> Self {
+        Self { prefix: "weather".into() }
+    }
+}
+
+impl KeyNames {
+    /// The stream of jobs.
+    pub fn jobs(&self) -> String {
+        format!("{}:jobs:v1", self.prefix)
+    }
+
+    /// The stream of jobs that failed for good.
+    pub fn dead_letters(&self) -> String {
+        format!("{}:dead", self.jobs())
+    }
+
+    /// The channels of readings, of which `what` is `<station>:<metric>` or a pattern.
+    pub fn readings(&self, what: &str) -> String {
+        format!("{}:readings:{what}", self.prefix)
+    }
+
+    /// The channel of requests to record.
+    pub fn requests(&self) -> String {
+        format!("{}:record:v1", self.prefix)
+    }
+
+    /// What the channel of a client's replies begins with.
+    pub fn replies(&self) -> String {
+        format!("{}:reply:", self.prefix)
+    }
+}
