@@ -4,7 +4,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
 use crate::limits::redis::MIN_VERSION;
-use crate::record::Reason;
+use crate::record::{Reason, Reply};
 use crate::results::Fault;
 
 /// The error of this chapter's library.
@@ -104,6 +104,18 @@ impl From<RedisError> for Error {
 }
 
 impl Error {
+    /// Returns whether a request that ended with this error may have been executed all the
+    /// same. Otherwise it certainly was not, and it is safe to send it again.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
+            // What the broker refused was not executed; what the connection lost may have been.
+            Self::RabbitMq(error) => !error.is_amqp_error(),
+            Self::Redis(error) => error.is_io_error(),
+            _ => false,
+        }
+    }
+
     /// Returns whether another attempt on a new connection may succeed.
     ///
     /// A lost connection may come back, and a broker that is starting, full, or
@@ -116,6 +128,15 @@ impl Error {
             Self::Redis(error) => redis_may_recover(error),
             _ => false,
         }
+    }
+}
+
+/// Returns the accepted count, or the refusal as an error.
+pub(crate) fn accepted(reply: Reply) -> Result<usize, Error> {
+    match reply {
+        Reply::Accepted(count) => Ok(count),
+        Reply::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
+        Reply::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
     }
 }
 

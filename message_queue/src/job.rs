@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::limits::MAX_BATCH;
 use crate::limits::{MAX_JOB, MAX_JOB_ID, TRIES};
 use crate::model::{Metric, Reading, is_id, objects, whole_number};
-use crate::results::Outcome;
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -149,6 +148,15 @@ impl Job {
         }
         Ok(Summary { job: self.id.clone(), station: self.station.clone(), day: self.day, metrics })
     }
+}
+
+/// What became of an attempt that did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The work was done, now.
+    Done(Summary),
+    /// The job of this id had been done before; this delivery was a duplicate.
+    AlreadyDone(String),
 }
 
 /// What happened to one delivery of a job: one line of the consumer's output.

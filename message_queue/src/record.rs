@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
 use crate::limits::MAX_BATCH;
 use crate::limits::{MAX_REQUEST, MAX_STATIONS, READINGS_PER_STATION};
 use crate::model::{Metric, Reading, from_json, objects};
@@ -56,15 +55,6 @@ pub enum Reason {
 impl Reply {
     pub(crate) fn refused(reason: Reason, detail: impl Into<String>) -> Self {
         Self::Refused { reason, detail: detail.into() }
-    }
-
-    /// The accepted count, or the refusal as an error.
-    pub(crate) fn into_result(self) -> Result<usize, Error> {
-        match self {
-            Self::Accepted(count) => Ok(count),
-            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
-            Self::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
-        }
     }
 }
 

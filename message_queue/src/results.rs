@@ -9,17 +9,8 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::job::{Failed, Job, Summary};
+use crate::job::{Failed, Job, Outcome, Summary};
 use crate::limits::LARGEST_RESULT;
-
-/// What became of an attempt that did not fail.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The work was done, now.
-    Done(Summary),
-    /// The job of this id had been done before; this delivery was a duplicate.
-    AlreadyDone(String),
-}
 
 /// A fault of this machine: a full disk, a folder that cannot be written, no thread.
 ///

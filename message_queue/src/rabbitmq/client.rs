@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Session, connect};
 use super::topology::{REPLY_TO, Topology};
-use crate::error::Error;
+use crate::error::{Error, accepted};
 use crate::limits::{CALL_TIMEOUT, MAX_IN_FLIGHT};
 use crate::model::Reading;
 use crate::reconnect::Retry;
@@ -85,7 +85,7 @@ impl Client {
             let calls = self.calls().await?;
             calls.call(&self.shared.topology, &request, self.timeout).await
         };
-        timeout(self.timeout, call).await.map_err(|_| Error::TimedOut)??.into_result()
+        accepted(timeout(self.timeout, call).await.map_err(|_| Error::TimedOut)??)
     }
 
     /// The session, opened again if it was lost.

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::connection::{Subscriber, message};
 use super::names::KeyNames;
 use super::protocol::{ReplyMessage, Request};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::limits::redis::REPLY_BATCH;
 use crate::limits::{CALL_TIMEOUT, MAX_IN_FLIGHT};
 use crate::model::{Reading, from_json};
@@ -151,7 +151,7 @@ impl Calls {
         if servers > 1 {
             warn!("{servers} servers got the request; it runs on each");
         }
-        let accepted = answer.await.map_err(|_| Error::OutcomeUnknown)?.into_result()?;
+        let accepted = error::accepted(answer.await.map_err(|_| Error::OutcomeUnknown)?)?;
         Ok(Recorded { accepted, servers })
     }
 }

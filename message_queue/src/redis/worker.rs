@@ -84,7 +84,7 @@ pub struct Worker {
     /// Jobs of workers that have been silent for so long are claimed.
     pub claim_after: Duration,
     /// Consumers that hold nothing and have been idle for so long are removed;
-    /// [`REMOVE_IDLE_AFTER`].
+    /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
     /// Where the results go.
     pub results: Results,

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         test!(a_broker_that_does_not_answer_is_given_up),
         test!(one_station_keeps_only_the_newest_readings),
         test!(errors_are_told_apart),
+        test!(an_error_tells_whether_the_request_may_have_been_executed),
         test!(a_producer_tries_again_with_growing_pauses_until_redis_recovers),
         test!(a_lasting_error_of_redis_ends_a_producer),
         test!(a_result_that_a_power_cut_has_damaged_is_written_again),

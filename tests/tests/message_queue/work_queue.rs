@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use message_queue::brokers::Kind;
+use message_queue::job::Outcome;
 use message_queue::job::{Job, Summary};
 use message_queue::limits;
 use message_queue::limits::rabbitmq::MAX_WAIT;
@@ -15,7 +16,6 @@ use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
 use message_queue::record::{Reason, Reply, Store};
-use message_queue::results::Outcome;
 use proptest::prelude::*;
 use tests::run_program;
 use tests::signal::Signal;
