@@ -19,10 +19,11 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::{Broker, Kind, Options};
+use message_queue::limits::rabbitmq::WINDOW;
 use message_queue::rabbitmq::deliveries::Deliveries;
-use message_queue::rabbitmq::publisher::{Message, Publisher, WINDOW};
+use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::rabbitmq::topology::Topology;
-use message_queue::redis::{Keys, publish_subscribe};
+use message_queue::redis::{names::KeyNames, publish_subscribe};
 use redis::aio::MultiplexedConnection;
 
 const ROUNDS: usize = 7;
@@ -31,7 +32,7 @@ const PAYLOAD: [u8; 100] = [b'x'; 100];
 const QUEUE: &str = "bench";
 const PREFETCH: u16 = 512;
 const ACK_BATCH: usize = 128;
-const PIPELINE: usize = publish_subscribe::PIPELINE;
+const PIPELINE: usize = message_queue::limits::redis::PIPELINE;
 
 fn main() -> anyhow::Result<()> {
     let rabbitmq = Broker::start(Kind::RabbitMq, Options::default())?;
@@ -151,7 +152,7 @@ async fn consume(url: &str, batch: usize) -> anyhow::Result<f64> {
 }
 
 async fn redis_rates(url: &str) -> anyhow::Result<()> {
-    let mut ours = publish_subscribe::Publisher::connect(url, Keys::default()).await?;
+    let mut ours = publish_subscribe::Publisher::connect(url, KeyNames::default()).await?;
     let mut bare = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let mut rates = Vec::new();
     let mut benchmark = Vec::new();

@@ -9,7 +9,7 @@ use crate::address::without_password;
 use crate::brokers::{HOW_TO_START, Kind};
 use crate::error::Error;
 use crate::rabbitmq::topology::Topology;
-use crate::redis::Keys;
+use crate::redis::names::KeyNames;
 
 /// Options of every binary that uses a broker.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,8 +43,8 @@ impl BrokerArgs {
     }
 
     /// Names on Redis.
-    pub fn keys(&self) -> Keys {
-        Keys { prefix: self.prefix.clone() }
+    pub fn keys(&self) -> KeyNames {
+        KeyNames { prefix: self.prefix.clone() }
     }
 
     /// Returns the exit code for the result of a program's work. For an error it prints

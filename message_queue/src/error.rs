@@ -3,8 +3,8 @@
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
-use crate::record::Reason;
-use crate::redis::connection::MIN_VERSION;
+use crate::limits::redis::MIN_VERSION;
+use crate::record::{Reason, Reply};
 use crate::results::Fault;
 
 /// The error of this chapter's library.
@@ -35,7 +35,7 @@ pub enum Error {
         "{name} exists with other properties: {detail}. It was declared by another version or with other \
          limits; delete it (rabbitmqctl delete_queue {name}) or use another --prefix"
     )]
-    Clash {
+    PreconditionFailed {
         /// Name of the queue or exchange.
         name: String,
         /// What RabbitMQ said.
@@ -49,7 +49,7 @@ pub enum Error {
     Redis(RedisError), // As above.
     /// The connection ended.
     #[error("the connection to the broker is lost")]
-    Lost,
+    Disconnected,
     /// Messages come back as unroutable although everything is declared.
     #[error("nothing takes messages for {0}")]
     Unroutable(String),
@@ -104,6 +104,18 @@ impl From<RedisError> for Error {
 }
 
 impl Error {
+    /// Returns whether a request that ended with this error may have been executed all the
+    /// same. Otherwise it certainly was not, and it is safe to send it again.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
+            // What the broker refused was not executed; what the connection lost may have been.
+            Self::RabbitMq(error) => !error.is_amqp_error(),
+            Self::Redis(error) => error.is_io_error(),
+            _ => false,
+        }
+    }
+
     /// Returns whether another attempt on a new connection may succeed.
     ///
     /// A lost connection may come back, and a broker that is starting, full, or
@@ -111,11 +123,20 @@ impl Error {
     /// queue with other properties is refused again, however often it is tried.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoBroker { .. } | Self::Lost => true,
+            Self::NoBroker { .. } | Self::Disconnected => true,
             Self::RabbitMq(error) => rabbitmq_may_recover(error),
             Self::Redis(error) => redis_may_recover(error),
             _ => false,
         }
+    }
+}
+
+/// Returns the accepted count, or the refusal as an error.
+pub(crate) fn accepted(reply: Reply) -> Result<usize, Error> {
+    match reply {
+        Reply::Accepted(count) => Ok(count),
+        Reply::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
+        Reply::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
     }
 }
 

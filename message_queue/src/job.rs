@@ -6,23 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{MAX_BATCH, Metric, Reading, is_id, objects, whole_number};
-use crate::results::Outcome;
-
-/// Longest job id, in bytes.
-pub const MAX_JOB_ID: usize = 64;
-
-/// Bytes in a job; 10,000 readings take about 1.1 MB.
-pub const MAX_JOB: usize = 2 * 1024 * 1024;
-
-/// How often a job is tried before it is put with the dead letters.
-pub const TRIES: u32 = 3;
-
-/// Acknowledgements do not wait longer than that for others to join them.
-pub const ACK_WITHIN: Duration = Duration::from_millis(100);
-
-/// After a shutdown signal, how long the job in hand may take.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::limits::MAX_BATCH;
+use crate::limits::{MAX_JOB, MAX_JOB_ID, TRIES};
+use crate::model::{Metric, Reading, is_id, objects, whole_number};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
@@ -81,7 +67,7 @@ pub enum Failed {
     Invalid(String),
     /// It was given out so often that its workers must have died of it.
     #[error("given out more than {0} times, and no worker came to an end with it")]
-    GivenOut(usize),
+    DeliveryLimitExceeded(usize),
     /// A mistake in the worker's code ended the attempt.
     #[error("the worker panicked")]
     Panicked,
@@ -164,6 +150,15 @@ impl Job {
     }
 }
 
+/// What became of an attempt that did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The work was done, now.
+    Done(Summary),
+    /// The job of this id had been done before; this delivery was a duplicate.
+    AlreadyDone(String),
+}
+
 /// What happened to one delivery of a job: one line of the consumer's output.
 #[derive(Debug)]
 pub enum Attempt {
@@ -196,7 +191,7 @@ impl std::fmt::Display for Attempt {
             Self::Failed { id, attempt, error, again_in: Some(delay) } => {
                 write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; again in {delay:?}")
             }
-            Self::Failed { id, error: error @ Failed::GivenOut(_), .. } => {
+            Self::Failed { id, error: error @ Failed::DeliveryLimitExceeded(_), .. } => {
                 write!(f, "{id} failed: {error}; put with the dead letters")
             }
             Self::Failed { id, attempt, error, again_in: None } => {

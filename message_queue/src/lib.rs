@@ -10,28 +10,26 @@
 //! - **publish/subscribe**: each message goes to everybody who subscribed to it;
 //! - **request/reply**: `record` across the broker, with an answer that finds its way back.
 //!
-//! Read in this order:
+//! Read `examples/minimal_rabbitmq.rs` and `examples/minimal_redis.rs` first: the whole idea
+//! in one file each. Then, in this order:
 //!
 //! 1. [`results`]: how the effect of a job happens once.
 //! 2. [`rabbitmq::topology`]: the queues, and why each is as it is.
 //! 3. [`rabbitmq::deliveries`]: consuming and acknowledging.
 //!
-//! Then, one idea a file, on RabbitMQ and on Redis: a worker
-//! ([`rabbitmq::work_queue`], [`redis::work_queue`]), a producer that loses nothing
-//! ([`rabbitmq::publisher`], [`redis::producer`]), publish/subscribe
-//! ([`rabbitmq::publish_subscribe`], [`redis::publish_subscribe`]), request/reply
-//! ([`rabbitmq::request_reply`], [`redis::request_reply`]), a connection that ends
-//! ([`rabbitmq::connection`], [`redis::connection`], [`reconnect`]). For both: [`job`]
-//! (what a worker does), [`record`] (what a request means), [`model`] (the readings),
-//! [`brokers`] and [`broker_process`] (where brokers come from), [`address`], [`error`],
-//! [`cli`] (what the binaries share).
+//! Then, one idea a file, and under the same name for [`rabbitmq`] and for [`redis`]: a
+//! worker, a producer that loses nothing, publish/subscribe, the client and the server of
+//! request/reply, and a connection that ends. Both share [`job`] (what a worker does),
+//! [`record`] (what a request means), [`model`] (the readings), [`reconnect`] (when to try
+//! again), [`error`], [`address`], and [`cli`] (what the binaries share). Every bound is in
+//! [`limits`]. Where brokers come from is in [`brokers`].
 
 pub mod address;
-pub mod broker_process;
 pub mod brokers;
 pub mod cli;
 pub mod error;
 pub mod job;
+pub mod limits;
 pub mod model;
 pub mod rabbitmq;
 pub mod reconnect;

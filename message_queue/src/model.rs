@@ -4,18 +4,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected};
 use serde::{Deserialize, Serialize};
 use tcp_socket::base::json::{self, Object};
 
-/// Longest station id, in bytes.
-pub const MAX_STATION_ID: usize = 32;
-
-/// Most readings in one batch.
-pub const MAX_BATCH: usize = 10_000;
-
-/// Latest accepted `recorded_at`: the last millisecond of the year 9999.
-pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
-
-/// Maximum length of what an error quotes of JSON from outside, in characters. It travels
-/// in a header, and AMQP's headers have to fit into one frame.
-const MAX_ERROR: usize = 200;
+use crate::limits::{MAX_ERROR, MAX_RECORDED_AT, MAX_STATION_ID};
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

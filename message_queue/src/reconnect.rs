@@ -7,12 +7,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::error::Error;
-
-/// Pause before the second attempt; it doubles for each one after that.
-const MIN_PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest pause between two attempts.
-pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
+use crate::limits::{MAX_PAUSE, MIN_PAUSE};
 
 /// Decides after each error whether to try again, and when.
 ///
@@ -56,7 +51,7 @@ impl Retry {
     ///
     /// # Errors
     /// The first error that no further attempt can cure.
-    pub(crate) async fn until_connected<T, F: Future<Output = Result<T, Error>>>(
+    pub(crate) async fn retry_connect<T, F: Future<Output = Result<T, Error>>>(
         &mut self,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, Error> {
@@ -68,17 +63,17 @@ impl Retry {
         }
     }
 
-    /// [`Retry::after`], then [`Retry::until_connected`].
+    /// [`Retry::after`], then [`Retry::retry_connect`].
     pub(crate) async fn reconnect<T, F: Future<Output = Result<T, Error>>>(
         &mut self,
         error: Error,
         attempt: impl FnMut() -> F,
     ) -> Result<T, Error> {
         self.after(error).await?;
-        self.until_connected(attempt).await
+        self.retry_connect(attempt).await
     }
 
-    /// [`Retry::until_connected`] for a program that starts. Without any broker it
+    /// [`Retry::retry_connect`] for a program that starts. Without any broker it
     /// fails at once: the person who started it may have to start the broker too.
     pub(crate) async fn first<T, F: Future<Output = Result<T, Error>>>(
         &mut self,

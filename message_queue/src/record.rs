@@ -1,4 +1,4 @@
-//! `record`, whichever broker carries it: the request, the answer, and what the
+//! `record`, whichever broker carries it: the request, the reply, and what the
 //! server keeps in memory, bounded, until it stops.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -6,18 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::model::{MAX_BATCH, Metric, Reading, from_json, objects};
-
-/// Stations kept at most; a batch that would create more is refused.
-pub const MAX_STATIONS: usize = 1_000;
-
-/// Readings kept for each station; the oldest give way. At 24 bytes a reading
-/// a full store takes 2.4 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
-
-/// Bytes in a request; 10,000 readings take about 1.1 MB.
-pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
+use crate::limits::MAX_BATCH;
+use crate::limits::{MAX_REQUEST, MAX_STATIONS, READINGS_PER_STATION};
+use crate::model::{Metric, Reading, from_json, objects};
 
 /// A request as the client writes it.
 #[derive(Serialize)]
@@ -33,10 +24,10 @@ struct Received {
     readings: Vec<Reading>,
 }
 
-/// The answer.
+/// The reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum Reply {
     /// All of so many readings are kept.
     Accepted(usize),
     /// None is kept.
@@ -61,18 +52,9 @@ pub enum Reason {
     Interrupted,
 }
 
-impl Answer {
+impl Reply {
     pub(crate) fn refused(reason: Reason, detail: impl Into<String>) -> Self {
         Self::Refused { reason, detail: detail.into() }
-    }
-
-    /// The accepted count, or the refusal as an error.
-    pub(crate) fn into_result(self) -> Result<usize, Error> {
-        match self {
-            Self::Accepted(count) => Ok(count),
-            Self::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
-            Self::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
-        }
     }
 }
 
@@ -81,7 +63,7 @@ impl Answer {
 /// A plain mutex: each operation is short and waits for nothing while it holds it.
 #[derive(Default)]
 pub struct Store {
-    stations: Mutex<BTreeMap<String, VecDeque<Stored>>>,
+    stations: Mutex<BTreeMap<String, VecDeque<StoredReading>>>,
 }
 
 /// A reading without its station's id, which the map already holds.
@@ -89,7 +71,7 @@ pub struct Store {
     dead_code,
     reason = "this chapter is about the way to the server; queries are in the other chapters"
 )]
-struct Stored {
+struct StoredReading {
     metric: Metric,
     value: f64,
     recorded_at: u64,
@@ -97,33 +79,33 @@ struct Stored {
 
 impl Store {
     /// Executes a request.
-    pub fn answer(&self, request: &[u8]) -> Answer {
+    pub fn answer(&self, request: &[u8]) -> Reply {
         if request.len() > MAX_REQUEST {
-            return Answer::refused(Reason::Invalid, format!("longer than {MAX_REQUEST} bytes"));
+            return Reply::refused(Reason::Invalid, format!("longer than {MAX_REQUEST} bytes"));
         }
         match from_json(request) {
             Ok(Received { readings }) => self.record(readings),
-            Err(error) => Answer::refused(Reason::Invalid, error),
+            Err(error) => Reply::refused(Reason::Invalid, error),
         }
     }
 
     /// Keeps the whole batch or nothing of it; creates the stations that it does
     /// not know.
-    pub fn record(&self, batch: Vec<Reading>) -> Answer {
+    pub fn record(&self, batch: Vec<Reading>) -> Reply {
         if !(1..=MAX_BATCH).contains(&batch.len()) {
             let detail = format!("a batch holds 1 to {MAX_BATCH} readings, not {}", batch.len());
-            return Answer::refused(Reason::Invalid, detail);
+            return Reply::refused(Reason::Invalid, detail);
         }
         for (index, reading) in batch.iter().enumerate() {
             if let Err(wrong) = reading.check() {
-                return Answer::refused(Reason::Invalid, format!("readings[{index}].{wrong}"));
+                return Reply::refused(Reason::Invalid, format!("readings[{index}].{wrong}"));
             }
         }
         let mut stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
         let named: BTreeSet<&str> = batch.iter().map(|reading| reading.station.as_str()).collect();
         let new = named.iter().filter(|id| !stations.contains_key(**id)).count();
         if stations.len() + new > MAX_STATIONS {
-            return Answer::refused(
+            return Reply::refused(
                 Reason::Full,
                 format!("this server keeps at most {MAX_STATIONS} stations"),
             );
@@ -134,9 +116,9 @@ impl Store {
             if kept.len() == READINGS_PER_STATION {
                 kept.pop_front();
             }
-            kept.push_back(Stored { metric, value, recorded_at });
+            kept.push_back(StoredReading { metric, value, recorded_at });
         }
-        Answer::Accepted(accepted)
+        Reply::Accepted(accepted)
     }
 
     /// Returns how many readings of a station are kept.

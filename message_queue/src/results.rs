@@ -9,20 +9,8 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::job::{Failed, Job, Summary};
-
-/// Size of the file with which [`Results::open`] tries the folder, in bytes. No result
-/// is larger: it has one line of numbers for each of four metrics.
-const LARGEST_RESULT: usize = 1_000;
-
-/// What became of an attempt that did not fail.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The work was done, now.
-    Done(Summary),
-    /// The job of this id had been done before; this delivery was a duplicate.
-    AlreadyDone(String),
-}
+use crate::job::{Failed, Job, Outcome, Summary};
+use crate::limits::LARGEST_RESULT;
 
 /// A fault of this machine: a full disk, a folder that cannot be written, no thread.
 ///

@@ -9,8 +9,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use message_queue::brokers;
 use message_queue::model::Reading;
-use message_queue::rabbitmq::request_reply::{self, Client};
 use message_queue::rabbitmq::topology::Topology;
+use message_queue::rabbitmq::{client::Client, server};
 
 use super::message_queue::{reading, until_owner_is_gone};
 use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};
@@ -25,7 +25,7 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
         async move {
             let topology = Topology::default();
             let shutdown = until_owner_is_gone();
-            Ok(request_reply::serve(&url(&address), &topology, &shutdown, listening).await?)
+            Ok(server::serve(&url(&address), &topology, &shutdown, listening).await?)
         }
         .boxed()
     }),

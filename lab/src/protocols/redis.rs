@@ -6,8 +6,8 @@ use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
 use message_queue::brokers;
 use message_queue::model::Reading;
-use message_queue::redis::Keys;
-use message_queue::redis::request_reply::{self, Client};
+use message_queue::redis::names::KeyNames;
+use message_queue::redis::{client::Client, server};
 use redis::aio::MultiplexedConnection;
 
 use super::message_queue::{reading, until_owner_is_gone};
@@ -22,13 +22,13 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     served: Served::ThroughBroker(brokers::Kind::Redis, |address, listening| {
         async move {
             let shutdown = until_owner_is_gone();
-            Ok(request_reply::serve(&url(&address), &Keys::default(), &shutdown, listening).await?)
+            Ok(server::serve(&url(&address), &KeyNames::default(), &shutdown, listening).await?)
         }
         .boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::connect(&url(&address), Keys::default()).await?;
+            let client = Client::connect(&url(&address), KeyNames::default()).await?;
             let batch = samples(readings).map(reading).collect();
             Ok(Arc::new(RequestReply { client, batch }) as Arc<dyn Recorder>)
         }

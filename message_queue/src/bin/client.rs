@@ -51,8 +51,8 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 /// The client of either broker.
 #[derive(Clone)]
 enum Client {
-    RabbitMq(rabbitmq::request_reply::Client),
-    Redis(redis::request_reply::Client),
+    RabbitMq(rabbitmq::client::Client),
+    Redis(redis::client::Client),
 }
 
 impl Client {
@@ -62,8 +62,8 @@ impl Client {
         keys.prefix.push_str(prefix_suffix);
         let url = args.url();
         Ok(match args.broker {
-            Kind::RabbitMq => Self::RabbitMq(rabbitmq::request_reply::Client::connect(&url, topology).await?),
-            Kind::Redis => Self::Redis(redis::request_reply::Client::connect(&url, keys).await?),
+            Kind::RabbitMq => Self::RabbitMq(rabbitmq::client::Client::connect(&url, topology).await?),
+            Kind::Redis => Self::Redis(redis::client::Client::connect(&url, keys).await?),
         })
     }
 

@@ -13,9 +13,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
+use message_queue::job::Outcome;
 use message_queue::job::{Attempt, Job};
 use message_queue::model::Reading;
-use message_queue::results::{Outcome, Results};
+use message_queue::results::Results;
 use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
@@ -35,13 +36,13 @@ struct Args {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
-    #[arg(long, default_value_t = rabbitmq::work_queue::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = message_queue::limits::rabbitmq::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
     /// Redis: claim jobs of a worker that was silent for so many milliseconds
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = redis::work_queue::CLAIM_AFTER.as_millis() as u64)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = message_queue::limits::redis::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
     /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -111,25 +112,17 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     match args.broker.broker {
         Kind::RabbitMq => {
             let queue = topology.jobs();
-            let (prefetch, max_wait) = (args.prefetch, rabbitmq::deliveries::MAX_WAIT);
-            let worker =
-                rabbitmq::work_queue::Worker { url, topology, prefetch, max_wait, results, work_time };
+            let (prefetch, max_wait) = (args.prefetch, message_queue::limits::rabbitmq::MAX_WAIT);
+            let worker = rabbitmq::worker::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
         Kind::Redis => {
             let queue = keys.jobs();
-            let name = redis::work_queue::random_name()?;
+            let name = redis::worker::random_name()?;
             let claim_after = Duration::from_millis(args.claim_after);
-            let remove_idle_after = redis::work_queue::REMOVE_IDLE_AFTER;
-            let worker = redis::work_queue::Worker {
-                url,
-                keys,
-                name,
-                claim_after,
-                remove_idle_after,
-                results,
-                work_time,
-            };
+            let remove_idle_after = message_queue::limits::redis::REMOVE_IDLE_AFTER;
+            let worker =
+                redis::worker::Worker { url, keys, name, claim_after, remove_idle_after, results, work_time };
             worker.run(shutdown, || ready(&queue), report).await?;
         }
     }
@@ -165,8 +158,8 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { routing_key, reading } => show(&routing_key, &reading)?,
-                    Event::Lost(reason) => lost(&reason),
-                    Event::Back => back(),
+                    Event::Disconnected(reason) => lost(&reason),
+                    Event::Reconnected => back(),
                 }
             }
         }
@@ -177,8 +170,8 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
             loop {
                 match subscription.next().await? {
                     Event::Reading { channel, reading } => show(&channel, &reading)?,
-                    Event::Lost(reason) => lost(&reason),
-                    Event::Back => back(),
+                    Event::Disconnected(reason) => lost(&reason),
+                    Event::Reconnected => back(),
                     Event::Missed(missed) => say(&format!("too slow: {missed} readings were missed")),
                 }
             }
@@ -195,7 +188,7 @@ async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
         Kind::RabbitMq => {
             let mut topology = args.broker.topology();
             topology.max_length = args.max_length.unwrap_or(topology.max_length);
-            rabbitmq::work_queue::dead_letters(&url, &topology, redrive, |letter| {
+            rabbitmq::worker::dead_letters(&url, &topology, redrive, |letter| {
                 line(&letter.id, letter.attempts, &letter.error)
             })
             .await?

@@ -90,7 +90,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 enum Producer {
-    RabbitMq(Box<rabbitmq::publisher::Publisher>),
+    RabbitMq(Box<rabbitmq::producer::Publisher>),
     Redis(Box<redis::producer::Producer>),
 }
 
@@ -108,12 +108,12 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     let (mut producer, queue) = match args.broker.broker {
         Kind::RabbitMq => {
-            let window = rabbitmq::publisher::WINDOW;
-            let publisher = rabbitmq::publisher::Publisher::connect(&url, topology.clone(), window).await?;
+            let window = message_queue::limits::rabbitmq::WINDOW;
+            let publisher = rabbitmq::producer::Publisher::connect(&url, topology.clone(), window).await?;
             (Producer::RabbitMq(Box::new(publisher)), topology.jobs())
         }
         Kind::Redis => {
-            let max = args.max_length.map_or(redis::producer::MAX_LENGTH, |max| max as usize);
+            let max = args.max_length.map_or(message_queue::limits::redis::MAX_LENGTH, |max| max as usize);
             let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
             (Producer::Redis(Box::new(producer)), keys.jobs())
         }
@@ -128,7 +128,7 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
         let job = if number > args.count { Job::poison(id, number) } else { Job::example(id, number) };
         match &mut producer {
             Producer::RabbitMq(publisher) => {
-                publisher.publish(rabbitmq::work_queue::message(&topology, &job)?).await?;
+                publisher.publish(rabbitmq::worker::message(&topology, &job)?).await?;
             }
             Producer::Redis(producer) => producer.publish(&job).await?,
         }
@@ -152,7 +152,7 @@ async fn publish(args: &Args, reading: &Reading) -> anyhow::Result<()> {
             let topology = args.broker.topology();
             let message = rabbitmq::publish_subscribe::message(&topology, reading)?;
             let key = message.routing_key.clone();
-            let mut publisher = rabbitmq::publisher::Publisher::connect(&url, topology, 1).await?;
+            let mut publisher = rabbitmq::producer::Publisher::connect(&url, topology, 1).await?;
             publisher.publish(message).await?;
             publisher.flush().await?;
             Ok(writeln!(out, "published {key}")?)

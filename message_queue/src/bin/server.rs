@@ -42,12 +42,12 @@ async fn run(args: &BrokerArgs) -> anyhow::Result<()> {
         Kind::RabbitMq => {
             let topology = args.topology();
             let connected = || connected(format!("the queue {}", topology.requests()));
-            rabbitmq::request_reply::serve(&url, &topology, &shutdown, connected).await?;
+            rabbitmq::server::serve(&url, &topology, &shutdown, connected).await?;
         }
         Kind::Redis => {
             let keys = args.keys();
             let connected = || connected(format!("the channel {}", keys.requests()));
-            redis::request_reply::serve(&url, &keys, &shutdown, connected).await?;
+            redis::server::serve(&url, &keys, &shutdown, connected).await?;
         }
     }
     Ok(())

@@ -6,8 +6,6 @@
 //! that RabbitMQ closed because of a mistake. [`reconnect`](crate::reconnect) decides
 //! whether and when it goes on.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
@@ -19,13 +17,7 @@ use url::Host;
 
 use crate::address::{parse, refuse, without_password};
 use crate::error::Error;
-
-/// Longest time to wait for a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Maximum time between two signs of life of either side, in seconds. If two are
-/// missing, the connection is dead. (`?heartbeat=` in the URL overrides it.)
-pub const HEARTBEAT: u16 = 10;
+use crate::limits::rabbitmq::{CONNECT_TIMEOUT, HEARTBEAT};
 
 /// A connection with one channel.
 pub(crate) struct Session {

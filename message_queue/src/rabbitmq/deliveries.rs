@@ -13,17 +13,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Session, connect};
 use crate::error::Error;
-use crate::job::ACK_WITHIN;
+use crate::limits::ACK_WITHIN;
+use crate::limits::rabbitmq::MAX_WAIT;
 use crate::results::Results;
-
-/// Time after which a message that was sent ahead is given back, because the ones before
-/// it take long.
-///
-/// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
-/// `consumer_timeout` (30 minutes unless configured) and delivers again everything that
-/// was sent on it. This is far below it, so only a single message that takes that long
-/// itself can meet it.
-pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// The messages of one queue, on one session.
 ///
@@ -61,8 +53,8 @@ impl Deliveries {
     /// Connects and consumes a queue that is there already; see [`PREFETCH`] and
     /// [`ACK_BATCH`] for `prefetch` and `batch`.
     ///
-    /// [`PREFETCH`]: super::work_queue::PREFETCH
-    /// [`ACK_BATCH`]: super::work_queue::ACK_BATCH
+    /// [`PREFETCH`]: crate::limits::rabbitmq::PREFETCH
+    /// [`ACK_BATCH`]: crate::limits::rabbitmq::ACK_BATCH
     ///
     /// # Errors
     /// If there is no broker or no such queue.
@@ -149,7 +141,7 @@ impl Deliveries {
             self.consume().await?;
         }
         if let Some(ready) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
-            return Ok(ready.ok_or(Error::Lost)??);
+            return Ok(ready.ok_or(Error::Disconnected)??);
         }
         self.acknowledge().await?;
         delivered(&mut self.consumer).await
@@ -209,10 +201,13 @@ impl Deliveries {
         if let Some(results) = &self.results {
             results.sync_in_background().await?;
         }
-        let sent = last.acker.ack(BasicAckOptions { multiple: true }).await?;
+        // It is sent when its future is polled first, even if that is dropped then, and a
+        // second one for the same messages would be an error.
+        let tag = last.delivery_tag;
         self.finished.clear();
-        self.has_acknowledged |= sent;
-        if sent { Ok(()) } else { Err(Error::Lost) }
+        self.session.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        self.has_acknowledged = true;
+        Ok(())
     }
 
     /// Whether anything was acknowledged on this session.
@@ -253,5 +248,5 @@ async fn delivered(consumer: &mut Option<Consumer>) -> Result<Delivery, Error> {
         Some(consumer) => consumer.next().await,
         None => None,
     };
-    Ok(next.ok_or(Error::Lost)??)
+    Ok(next.ok_or(Error::Disconnected)??)
 }

@@ -9,20 +9,12 @@ use tracing::warn;
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
-use super::publisher::Message;
+use super::producer::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
+use crate::limits::rabbitmq::{MAX_BACKLOG, MAX_PATTERN, SUBSCRIBER_PREFETCH};
 use crate::model::{Reading, from_json};
 use crate::reconnect::Retry;
-
-/// Readings that wait for a slow subscriber; beyond it the oldest is dropped.
-pub const MAX_BACKLOG: u32 = 10_000;
-
-/// Readings sent ahead of their acknowledgement.
-const PREFETCH: u16 = 256;
-
-/// Longest pattern, in bytes: AMQP's limit for a routing key.
-pub const MAX_PATTERN: usize = 255;
 
 /// A reading as a message: its routing key is `readings.<station>.<metric>`, and it
 /// is dropped if nobody subscribes.
@@ -52,10 +44,10 @@ pub enum Event {
     },
     /// The connection was lost, for this reason. The next event follows when it is
     /// there again.
-    Lost(String),
+    Disconnected(String),
     /// The connection is there again. What was published meanwhile found no queue of
     /// this subscriber.
-    Back,
+    Reconnected,
 }
 
 /// A subscription that connects again on its own.
@@ -98,7 +90,7 @@ impl Subscription {
                 match bind(&self.url, &self.topology, &self.patterns).await {
                     Ok(deliveries) => {
                         self.deliveries = Some(deliveries);
-                        return Ok(Event::Back);
+                        return Ok(Event::Reconnected);
                     }
                     Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
                 }
@@ -106,7 +98,7 @@ impl Subscription {
             };
             let delivery = match deliveries.next().await {
                 Ok(delivery) => delivery,
-                Err(error) => return self.lost(error),
+                Err(error) => return self.on_disconnect(error),
             };
             self.retry.progress();
             let reading = from_json(&delivery.data);
@@ -122,11 +114,11 @@ impl Subscription {
         }
     }
 
-    fn lost(&mut self, error: Error) -> Result<Event, Error> {
+    fn on_disconnect(&mut self, error: Error) -> Result<Event, Error> {
         self.deliveries = None;
         let reason = error.to_string();
         self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
-        Ok(Event::Lost(reason))
+        Ok(Event::Disconnected(reason))
     }
 }
 
@@ -139,5 +131,5 @@ async fn bind(url: &str, topology: &Topology, patterns: &[ShortString]) -> Resul
         let channel = &session.channel;
         channel.queue_bind(queue.clone(), exchange, pattern.clone(), options, FieldTable::default()).await?;
     }
-    Deliveries::start(session, queue, PREFETCH, usize::from(PREFETCH) / 2).await
+    Deliveries::start(session, queue, SUBSCRIBER_PREFETCH, usize::from(SUBSCRIBER_PREFETCH) / 2).await
 }

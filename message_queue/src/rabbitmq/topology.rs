@@ -21,6 +21,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use crate::error::Error;
+use crate::limits::rabbitmq::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS, MIN_VERSION};
 
 /// What may differ between two uses of one broker.
 #[derive(Debug, Clone)]
@@ -44,20 +45,8 @@ impl Default for Topology {
     }
 }
 
-/// How often a job is given out again after its worker or the connection died,
-/// before it is put with the dead letters. More than [`TRIES`](crate::job::TRIES):
-/// a worker that dies counts against every job that it had been sent.
-pub const DELIVERY_LIMIT: u32 = 20;
-
-/// Dead letters kept; with more, workers wait until somebody deals with them.
-pub const MAX_DEAD_LETTERS: u32 = 10_000;
-
-/// Minimum version of RabbitMQ: its quorum queues have a time to live for messages, and
-/// move dead letters at least once.
-pub const MIN_VERSION: &str = "3.10";
-
-/// Requests that wait for a server; beyond it the oldest is dropped.
-pub const MAX_REQUESTS: u32 = 10_000;
+/// Where a client asks for replies: RabbitMQ's direct reply-to.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Topology {
     /// The work queue.
@@ -178,5 +167,5 @@ fn explain_refusal(name: &str, answer: &str) -> Option<Error> {
             "RabbitMQ can't make {name}: {detail}. This program needs RabbitMQ {MIN_VERSION} or newer"
         )));
     }
-    Some(Error::Clash { name: name.to_owned(), detail: detail.to_owned() })
+    Some(Error::PreconditionFailed { name: name.to_owned(), detail: detail.to_owned() })
 }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, RedisConnectionInfo, RedisError, Value, cmd,
+    PushInfo, PushKind, RedisConnectionInfo, RedisError, Value, cmd,
 };
 use tokio::select;
 use tokio::sync::mpsc;
@@ -16,21 +15,16 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::names::KeyNames;
 use crate::address::{parse, refuse, without_password};
 use crate::error::{Error, redis_text};
+use crate::limits::redis::{HEARTBEAT, MIN_VERSION, TIMEOUT};
 
-/// Longest time to wait for a connection, and for an answer.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A connection on which nothing comes is asked for a keepalive this often; TCP
-/// alone would not notice for hours that the other end is gone.
-pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The consumer group of all workers.
+pub(super) const GROUP: &str = "workers";
 
 /// The user of a login without a name.
 const DEFAULT_USER: &str = "default";
-
-/// Minimum version of Redis: it has `XAUTOCLAIM`.
-pub const MIN_VERSION: (u32, u32) = (6, 2);
 
 fn info(url: &str) -> Result<ConnectionInfo, Error> {
     let parsed = parse(url, &["redis", "valkey", "unix", "redis+unix", "valkey+unix"])?;
@@ -121,6 +115,17 @@ pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
 
+/// Connects, and makes the group if it is not there.
+pub(super) async fn open_group(url: &str, keys: &KeyNames) -> Result<MultiplexedConnection, Error> {
+    let mut connection = connect(url).await?;
+    let mut create = cmd("XGROUP");
+    create.arg("CREATE").arg(keys.jobs()).arg(GROUP).arg("0").arg("MKSTREAM");
+    match create.exec_async(&mut connection).await {
+        Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()), // It is not there already.
+        _ => Ok(connection),
+    }
+}
+
 /// A connection that subscribes: commands and messages on one connection.
 pub(crate) struct Subscriber {
     pub(crate) connection: MultiplexedConnection,
@@ -165,7 +170,7 @@ impl Subscriber {
     /// if the future is dropped.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the connection has ended.
+    /// [`Error::Disconnected`] if the connection has ended.
     pub(crate) async fn receive(&mut self, into: &mut Vec<PushInfo>, limit: usize) -> Result<(), Error> {
         let count = select! {
             biased;
@@ -173,11 +178,27 @@ impl Subscriber {
             () = self.silent.cancelled() => 0,
         };
         // The sender is dropped with the connection.
-        if count == 0 { Err(Error::Lost) } else { Ok(()) }
+        if count == 0 { Err(Error::Disconnected) } else { Ok(()) }
     }
 
     /// Returns the messages that have arrived already.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = PushInfo> {
         std::iter::from_fn(|| self.pushes.try_recv().ok())
     }
+}
+
+/// The channel and the content, if a push carries a message.
+pub(crate) fn message(mut push: PushInfo) -> Option<(String, Vec<u8>)> {
+    // pmessage: pattern, channel, message; message: channel, message.
+    let expected = match push.kind {
+        PushKind::PMessage => 3,
+        PushKind::Message => 2,
+        _ => return None,
+    };
+    if push.data.len() != expected {
+        return None;
+    }
+    let Value::BulkString(message) = push.data.pop()? else { return None };
+    let channel = String::from_redis_value(push.data.pop()?).ok()?;
+    Some((channel, message))
 }

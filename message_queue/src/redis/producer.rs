@@ -1,7 +1,5 @@
 //! What puts jobs into the stream: the producer, and whoever re-drives dead letters.
 
-use std::time::Duration;
-
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use redis::streams::StreamRangeReply;
@@ -9,24 +7,13 @@ use tcp_socket::base::retry::Pauses;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Keys;
-use super::work_queue::open;
+use super::connection::open_group;
+use super::names::KeyNames;
 use crate::error::Error;
 use crate::job::Job;
+use crate::limits::MIN_PAUSE;
+use crate::limits::redis::{FULL_MAX_PAUSE, MAX_LENGTH, PIPELINE};
 use crate::reconnect::Retry;
-
-/// Jobs in the stream, waiting or in work; beyond it producers wait.
-pub const MAX_LENGTH: usize = 100_000;
-
-/// Jobs that a producer sends together.
-pub const PIPELINE: usize = 100;
-
-/// Pause before the next attempt to add jobs to a full stream; it doubles up to
-/// [`MAX_PAUSE`].
-pub const MIN_PAUSE: Duration = Duration::from_millis(50);
-
-/// See [`MIN_PAUSE`].
-pub const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Adds jobs as long as there is room, and returns how many. A script runs as one
 /// step, so that two producers can't both take the last place.
@@ -50,7 +37,7 @@ const REDRIVE: &str = "
 /// Adds jobs, in batches.
 pub struct Producer {
     url: String,
-    keys: Keys,
+    keys: KeyNames,
     max_length: usize,
     connection: Option<MultiplexedConnection>,
     retry: Retry,
@@ -63,9 +50,9 @@ impl Producer {
     ///
     /// # Errors
     /// If there is no broker.
-    pub async fn connect(url: &str, keys: Keys, max_length: usize) -> Result<Self, Error> {
+    pub async fn connect(url: &str, keys: KeyNames, max_length: usize) -> Result<Self, Error> {
         let mut retry = Retry::new();
-        let connection = Some(retry.first(|| open(url, &keys)).await?);
+        let connection = Some(retry.first(|| open_group(url, &keys)).await?);
         let (url, unconfirmed) = (url.to_owned(), Vec::new());
         Ok(Self { url, keys, max_length, connection, retry, unconfirmed, confirmed: 0 })
     }
@@ -91,12 +78,12 @@ impl Producer {
     /// # Errors
     /// Only what no repetition can cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        let (mut pauses, mut told) = (Pauses::new(MIN_PAUSE, MAX_PAUSE), false);
+        let (mut pauses, mut told) = (Pauses::new(MIN_PAUSE, FULL_MAX_PAUSE), false);
         while !self.unconfirmed.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
                 None => {
-                    let connection = self.retry.until_connected(|| open(&self.url, &self.keys)).await?;
+                    let connection = self.retry.retry_connect(|| open_group(&self.url, &self.keys)).await?;
                     info!("connected again; {} jobs to send once more", self.unconfirmed.len());
                     self.connection.insert(connection)
                 }
@@ -135,11 +122,11 @@ impl Producer {
 /// If there is no broker, or the connection is lost: what was not moved is still there.
 pub async fn dead_letters(
     url: &str,
-    keys: &Keys,
+    keys: &KeyNames,
     redrive: bool,
     mut show: impl FnMut(&[u8], &str, u32) -> std::io::Result<()>,
 ) -> Result<usize, Error> {
-    let mut connection = open(url, keys).await?;
+    let mut connection = open_group(url, keys).await?;
     let (mut count, mut after) = (0, "-".to_owned());
     loop {
         let mut range = cmd("XRANGE");

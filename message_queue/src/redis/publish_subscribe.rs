@@ -4,26 +4,21 @@
 
 use std::sync::atomic::Ordering;
 
+use redis::PushInfo;
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, PushInfo, PushKind, Value};
 use tokio::time::{Instant, sleep_until};
 
-use super::Keys;
-use super::connection::{Subscriber, connect};
+use super::connection::{Subscriber, connect, message};
+use super::names::KeyNames;
 use crate::error::Error;
+use crate::limits::redis::{MAX_BACKLOG, PIPELINE};
 use crate::model::{Reading, from_json};
 use crate::reconnect::Retry;
-
-/// Readings that wait to be taken from a [`Subscription`]; more are dropped.
-pub const MAX_BACKLOG: usize = 10_000;
-
-/// Messages published in one go.
-pub const PIPELINE: usize = 100;
 
 /// Publishes readings.
 pub struct Publisher {
     connection: MultiplexedConnection,
-    keys: Keys,
+    keys: KeyNames,
     pipeline: redis::Pipeline,
 }
 
@@ -32,7 +27,7 @@ impl Publisher {
     ///
     /// # Errors
     /// If there is no broker.
-    pub async fn connect(url: &str, keys: Keys) -> Result<Self, Error> {
+    pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
         let connection = Retry::new().first(|| connect(url)).await?;
         Ok(Self { connection, keys, pipeline: redis::pipe() })
     }
@@ -87,9 +82,9 @@ pub enum Event {
     },
     /// The connection was lost, for this reason. The next event follows when it is
     /// there again.
-    Lost(String),
+    Disconnected(String),
     /// The connection is there again. What was published meanwhile is lost.
-    Back,
+    Reconnected,
     /// This many readings were dropped, because they were not taken fast enough.
     Missed(u64),
 }
@@ -111,7 +106,7 @@ impl Subscription {
     ///
     /// # Errors
     /// If there is no broker.
-    pub async fn open(url: &str, keys: &Keys, patterns: &[String]) -> Result<Self, Error> {
+    pub async fn open(url: &str, keys: &KeyNames, patterns: &[String]) -> Result<Self, Error> {
         let channels: Vec<_> = patterns.iter().map(|pattern| keys.readings(pattern)).collect();
         let mut retry = Retry::new();
         let subscriber = Some(retry.first(|| subscribe(url, &channels)).await?);
@@ -130,7 +125,7 @@ impl Subscription {
                 match subscribe(&self.url, &self.channels).await {
                     Ok(subscriber) => {
                         self.subscriber = Some(subscriber);
-                        return Ok(Event::Back);
+                        return Ok(Event::Reconnected);
                     }
                     Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
                 }
@@ -144,7 +139,7 @@ impl Subscription {
                 self.subscriber = None;
                 let reason = error.to_string();
                 self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
-                return Ok(Event::Lost(reason));
+                return Ok(Event::Disconnected(reason));
             }
             let Some((channel, message)) = self.pushes.pop().and_then(message) else { continue };
             self.retry.progress();
@@ -166,20 +161,4 @@ async fn subscribe(url: &str, channels: &[String]) -> Result<Subscriber, Error> 
         }
     }
     Ok(subscriber)
-}
-
-/// The channel and the content, if a push carries a message.
-pub(crate) fn message(mut push: PushInfo) -> Option<(String, Vec<u8>)> {
-    // pmessage: pattern, channel, message; message: channel, message.
-    let expected = match push.kind {
-        PushKind::PMessage => 3,
-        PushKind::Message => 2,
-        _ => return None,
-    };
-    if push.data.len() != expected {
-        return None;
-    }
-    let Value::BulkString(message) = push.data.pop()? else { return None };
-    let channel = String::from_redis_value(push.data.pop()?).ok()?;
-    Some((channel, message))
 }

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use lapin::protocol::AMQPError;
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
+use message_queue::record::Reason;
 use tests::{Output, run_program};
 use tokio::io::AsyncWriteExt;
 
@@ -86,6 +87,26 @@ pub async fn errors_are_told_apart() {
     let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     assert!(Error::from(redis::RedisError::from(io())).is_transient());
     assert!(Error::from(lapin::Error::from(io())).is_transient());
+}
+
+/// Only what certainly was not executed may be sent again without a thought.
+pub async fn an_error_tells_whether_the_request_may_have_been_executed() {
+    let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let refused = AMQPError::from_id(403, "ACCESS_REFUSED".into()).unwrap();
+    let refused = lapin::Error::from(lapin::ErrorKind::ProtocolError(refused));
+    for (error, may) in [
+        (Error::TimedOut, true),
+        (Error::OutcomeUnknown, true),
+        (Error::Disconnected, true),
+        (Error::from(lapin::Error::from(io())), true),
+        (Error::from(redis::RedisError::from(io())), true),
+        (Error::from(refused), false),
+        (Error::NoServer("weather".into()), false),
+        (Error::Refused { reason: Reason::Full, detail: String::new() }, false),
+        (Error::NoBroker { url: String::new(), detail: String::new() }, false),
+    ] {
+        assert_eq!(error.may_have_been_executed(), may, "{error}");
+    }
 }
 
 /// Exit code 1, and one line on stderr besides what a worker says about itself.

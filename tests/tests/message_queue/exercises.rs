@@ -4,7 +4,7 @@
 use futures::StreamExt;
 use futures::future::join_all;
 use message_queue::brokers::Kind;
-use message_queue::record::MAX_STATIONS;
+use message_queue::limits::MAX_STATIONS;
 use tests::run_program;
 use tokio::time::timeout;
 

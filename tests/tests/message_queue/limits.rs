@@ -8,11 +8,16 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
-use message_queue::model::{MAX_BATCH, Metric, Reading};
+use message_queue::limits;
+use message_queue::limits::MAX_BATCH;
+use message_queue::limits::READINGS_PER_STATION;
+use message_queue::limits::rabbitmq::DELIVERY_LIMIT;
+use message_queue::limits::rabbitmq::MAX_DEAD_LETTERS;
+use message_queue::limits::rabbitmq::MAX_REQUESTS;
+use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::rabbitmq::publish_subscribe as rabbitmq;
-use message_queue::rabbitmq::publisher::{Message, Publisher};
-use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS};
-use message_queue::record::{READINGS_PER_STATION, Store};
+use message_queue::record::Store;
 use tests::run_program;
 use tests::signal::Signal;
 use tokio::time::timeout;
@@ -34,6 +39,9 @@ pub async fn options_out_of_range_are_refused() {
         (PAIR.server, &["--prefix", "a:b"]),
         (PAIR.client, &["--prefix", &long]),
         (PRODUCER, &["--max-length", "0"]),
+        (CONSUMER, &["--max-length", "0"]),
+        (CONSUMER, &["--prefetch", "0"]),
+        (CONSUMER, &["--prefetch", "65536"]),
         (PRODUCER, &["--max-length", "4294967296"]),
         (PRODUCER, &["publish", "oslo-1", "rain", "1"]),
         (PAIR.client, &["record", "oslo-1", "rain", "1"]),
@@ -108,7 +116,7 @@ pub async fn a_slow_subscribers_queue_is_bounded() {
     let patterns = ["readings.#".to_owned()];
     let mut subscription = rabbitmq::Subscription::open(&url, topology(&prefix), &patterns).await.unwrap();
     let mut publisher = Publisher::connect(&url, topology(&prefix), 1_000).await.unwrap();
-    let count = u64::from(rabbitmq::MAX_BACKLOG) + 2_000;
+    let count = u64::from(limits::rabbitmq::MAX_BACKLOG) + 2_000;
     let reading =
         |number| Reading { station: "oslo-1".into(), metric: Metric::Wind, value: 1.0, recorded_at: number };
     for number in 1..=count {
@@ -125,9 +133,9 @@ pub async fn a_slow_subscribers_queue_is_bounded() {
         }
     }
     // Besides the queue, a prefetched window is on its way.
-    assert!((u64::from(rabbitmq::MAX_BACKLOG)..count).contains(&got), "{got} of {count}");
+    assert!((u64::from(limits::rabbitmq::MAX_BACKLOG)..count).contains(&got), "{got} of {count}");
 
-    let too_long = ["a".repeat(rabbitmq::MAX_PATTERN + 1)];
+    let too_long = ["a".repeat(limits::rabbitmq::MAX_PATTERN + 1)];
     assert!(rabbitmq::Subscription::open(&url, topology(&prefix), &too_long).await.is_err());
 }
 
@@ -159,8 +167,8 @@ pub async fn an_unroutable_message_is_an_error() {
 
 /// Calls beyond a client's limit wait: the servers see no more of them at a time.
 pub async fn calls_in_flight_are_bounded() {
-    let in_flight = message_queue::redis::request_reply::MAX_IN_FLIGHT;
-    assert_eq!(in_flight, message_queue::rabbitmq::request_reply::MAX_IN_FLIGHT);
+    let in_flight = message_queue::limits::MAX_IN_FLIGHT;
+    assert_eq!(in_flight, message_queue::limits::MAX_IN_FLIGHT);
     let calls = |client: Client| {
         let call = move |_| {
             let client = client.clone();

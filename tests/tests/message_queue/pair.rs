@@ -39,6 +39,23 @@ pub async fn the_programs_print_what_the_readme_shows() {
     assert_same(&as_shown(&letters.stdout), &expected_output(README, command));
 }
 
+pub async fn the_minimal_examples_print_what_the_readme_shows() {
+    for (kind, variable, program, example) in [
+        (
+            Kind::RabbitMq,
+            "RABBITMQ_URL",
+            env!("CARGO_BIN_EXE_message_queue-minimal_rabbitmq"),
+            "minimal_rabbitmq",
+        ),
+        (Kind::Redis, "REDIS_URL", env!("CARGO_BIN_EXE_message_queue-minimal_redis"), "minimal_redis"),
+    ] {
+        let output = run_program("env", &[&format!("{variable}={}", url(kind)), program]).await;
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let command = format!("cargo run -p message_queue --example {example}");
+        assert_same(&output.stdout, &expected_output(README, &command));
+    }
+}
+
 pub async fn the_tour_is_the_same_on_redis() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix];

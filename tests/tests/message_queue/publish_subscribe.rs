@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use message_queue::brokers::Kind;
+use message_queue::limits;
 use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe as rabbitmq;
-use message_queue::rabbitmq::publisher::Publisher;
 use message_queue::redis::publish_subscribe as redis;
 use tokio::time::timeout;
 
@@ -123,10 +124,10 @@ pub async fn redis_forgets_what_nobody_listens_to() {
 
     // The subscriber is away for a moment.
     proxy.set(Mode::Cut);
-    assert!(matches!(received(&mut subscription).await, redis::Event::Lost(_)));
+    assert!(matches!(received(&mut subscription).await, redis::Event::Disconnected(_)));
     eventually("Redis has noticed", async || publisher.publish(&number(3)).await.unwrap() == [0]).await;
     proxy.set(Mode::Open);
-    assert_eq!(received(&mut subscription).await, redis::Event::Back);
+    assert_eq!(received(&mut subscription).await, redis::Event::Reconnected);
     // Whatever is heard by somebody again must arrive; 3 never does.
     eventually("subscribed again", async || publisher.publish(&number(4)).await.unwrap() == [1]).await;
     assert_eq!(received(&mut subscription).await, expected(4));
@@ -137,7 +138,7 @@ pub async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
     let mut subscription = redis::Subscription::open(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
     // Far more than the bound, so that it does not matter how much is still on its way.
-    let count = 10 * redis::MAX_BACKLOG as u64;
+    let count = 10 * limits::redis::MAX_BACKLOG as u64;
     let readings: Vec<Reading> = (1..=count).map(|second| reading("oslo-1", Metric::Wind, second)).collect();
     assert!(publisher.publish(&readings).await.unwrap().iter().all(|heard| *heard == 1));
     let (mut got, mut missed, mut marks) = (0, 0, 0);

@@ -4,8 +4,8 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::model::{Metric, Reading};
+use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe::{self, Event, Subscription};
-use message_queue::rabbitmq::publisher::Publisher;
 use tokio::time::timeout;
 
 use crate::request_reply::{Client, serve};
@@ -40,8 +40,8 @@ pub async fn everything_connects_again_after_the_operator_closed_it() {
     folder.assert_done("cut", 2_000);
     worker.stop().await;
     // The subscriber says that there was a gap, and goes on; the publisher too.
-    assert!(matches!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Lost(_)));
-    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Back);
+    assert!(matches!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Disconnected(_)));
+    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Reconnected);
     let message = publish_subscribe::message(&topology(&prefix), &reading(7)).unwrap();
     publisher.publish(message).await.unwrap();
     publisher.flush().await.unwrap();
@@ -68,7 +68,7 @@ pub async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     delete().await;
     for number in 1..=20 {
         let job = message_queue::job::Job::example(format!("gone-{number}"), number);
-        let message = message_queue::rabbitmq::work_queue::message(&topology(&prefix), &job).unwrap();
+        let message = message_queue::rabbitmq::worker::message(&topology(&prefix), &job).unwrap();
         publisher.publish(message).await.unwrap();
     }
     timeout(LONG, publisher.flush()).await.unwrap().unwrap();

@@ -13,8 +13,11 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
-use message_queue::model::{MAX_BATCH, Metric, Reading};
-use message_queue::record::{Answer, MAX_REQUEST, MAX_STATIONS, Reason, Store};
+use message_queue::limits::MAX_BATCH;
+use message_queue::limits::MAX_REQUEST;
+use message_queue::limits::MAX_STATIONS;
+use message_queue::model::{Metric, Reading};
+use message_queue::record::{Reason, Reply, Store};
 use message_queue::{rabbitmq, redis};
 use tests::Server;
 use tokio::time::timeout;
@@ -35,19 +38,19 @@ pub fn readings(station: &str, count: usize) -> Vec<Reading> {
 /// A client of either broker.
 #[derive(Clone)]
 pub enum Client {
-    RabbitMq(rabbitmq::request_reply::Client),
-    Redis(redis::request_reply::Client),
+    RabbitMq(rabbitmq::client::Client),
+    Redis(redis::client::Client),
 }
 
 impl Client {
     pub async fn connect(kind: Kind, url: &str, prefix: &str, timeout: Duration) -> Self {
         match kind {
             Kind::RabbitMq => {
-                let client = rabbitmq::request_reply::Client::connect(url, topology(prefix)).await.unwrap();
+                let client = rabbitmq::client::Client::connect(url, topology(prefix)).await.unwrap();
                 Self::RabbitMq(client.with_timeout(timeout))
             }
             Kind::Redis => {
-                let client = redis::request_reply::Client::connect(url, keys(prefix)).await.unwrap();
+                let client = redis::client::Client::connect(url, keys(prefix)).await.unwrap();
                 Self::Redis(client.with_timeout(timeout))
             }
         }
@@ -190,7 +193,7 @@ pub async fn a_request_that_was_interrupted_does_not_run_twice() {
 pub async fn a_request_runs_on_every_redis_server() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
-    let client = redis::request_reply::Client::connect(&url, keys(&prefix)).await.unwrap();
+    let client = redis::client::Client::connect(&url, keys(&prefix)).await.unwrap();
     let recorded = client.record_and_count(&readings("oslo-1", 2)).await.unwrap();
     assert_eq!((recorded.accepted, recorded.servers), (2, 2));
     for server in servers {
@@ -318,7 +321,7 @@ pub async fn a_request_of_another_shape_is_refused() {
     ] {
         let shown: String = body.chars().take(200).collect();
         let answer = store.answer(body.as_bytes());
-        let Answer::Refused { reason: Reason::Invalid, detail: said } = answer else { panic!("{shown}") };
+        let Reply::Refused { reason: Reason::Invalid, detail: said } = answer else { panic!("{shown}") };
         assert!(said.contains(detail), "{shown}: {said}");
         assert!(said.len() < 1_000, "a long text is quoted at length: {shown}");
     }
@@ -333,13 +336,13 @@ pub async fn a_request_of_another_shape_is_refused() {
         (many(MAX_BATCH), MAX_BATCH),
         (padded(MAX_REQUEST), 1),
     ] {
-        assert_eq!(store.answer(body.as_bytes()), Answer::Accepted(count));
+        assert_eq!(store.answer(body.as_bytes()), Reply::Accepted(count));
     }
     for (metric, low, high) in [("temperature", -100, 70), ("humidity", 0, 100), ("pressure", 800, 1100)] {
         let of = |value: i32| with("wind", metric).replace("1.5", &value.to_string());
         for (value, accepted) in [(low - 1, false), (low, true), (high, true), (high + 1, false)] {
             let answer = store.answer(of(value).as_bytes());
-            assert_eq!(answer == Answer::Accepted(1), accepted, "{metric} {value}");
+            assert_eq!(answer == Reply::Accepted(1), accepted, "{metric} {value}");
         }
     }
 }
@@ -352,8 +355,12 @@ pub async fn a_reading_of_another_shape_is_no_reading() {
         value,
         recorded_at: 0,
     };
+    let url = url(Kind::Redis);
+    let mut publisher = redis::publish_subscribe::Publisher::connect(&url, keys("x")).await.unwrap();
     for wrong in [reading("Oslo", 1.0), reading("a.b", 1.0), reading("oslo-1", 121.0), reading("", 1.0)] {
         let message = rabbitmq::publish_subscribe::message(&topology("x"), &wrong);
         assert!(matches!(message, Err(Error::Invalid(_))), "{wrong:?}");
+        let published = publisher.publish(&[wrong]).await;
+        assert!(matches!(published, Err(Error::Invalid(_))), "{published:?}");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::job::Job;
 use message_queue::rabbitmq::topology::Topology;
-use message_queue::redis::Keys;
+use message_queue::redis::names::KeyNames;
 use message_queue::results::Results;
 use tests::signal::{Pid, Signal, kill};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, copy_bidirectional};
@@ -56,8 +56,8 @@ pub fn topology(prefix: &str) -> Topology {
     Topology { prefix: prefix.to_owned(), ..Topology::default() }
 }
 
-pub fn keys(prefix: &str) -> Keys {
-    Keys { prefix: prefix.to_owned() }
+pub fn keys(prefix: &str) -> KeyNames {
+    KeyNames { prefix: prefix.to_owned() }
 }
 
 pub fn name(kind: Kind) -> &'static str {

@@ -6,15 +6,16 @@ use std::thread;
 use std::time::Duration;
 
 use message_queue::brokers::Kind;
+use message_queue::job::Outcome;
 use message_queue::job::{Job, Summary};
+use message_queue::limits;
+use message_queue::limits::rabbitmq::MAX_WAIT;
+use message_queue::limits::redis::DELIVERY_LIMIT;
 use message_queue::model::Metric;
-use message_queue::rabbitmq::deliveries::MAX_WAIT;
-use message_queue::rabbitmq::publisher::Publisher;
+use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::topology::Topology;
-use message_queue::rabbitmq::work_queue as rabbitmq;
-use message_queue::record::{Answer, Reason, Store};
-use message_queue::redis::work_queue::DELIVERY_LIMIT;
-use message_queue::results::Outcome;
+use message_queue::rabbitmq::worker as rabbitmq;
+use message_queue::record::{Reason, Reply, Store};
 use proptest::prelude::*;
 use tests::run_program;
 use tests::signal::Signal;
@@ -92,7 +93,7 @@ pub async fn what_is_no_job_or_request_is_refused() {
     proptest!(config, |(text in prop::collection::vec(pieces, 0..40))| {
         let text = text.concat();
         prop_assert!(results.attempt(text.as_bytes()).unwrap().is_err());
-        let refused = matches!(store.answer(text.as_bytes()), Answer::Refused { reason: Reason::Invalid, .. });
+        let refused = matches!(store.answer(text.as_bytes()), Reply::Refused { reason: Reason::Invalid, .. });
         let whole = text.contains(r#""metric":"wind""#) && text.contains(r#""recorded_at":5"#);
         prop_assert!(refused || whole, "{}", text);
     });
@@ -295,7 +296,7 @@ pub async fn a_long_delay_holds_up_no_short_one() {
     let worker = rabbitmq::Worker {
         url: url.clone(),
         topology: topology.clone(),
-        prefetch: rabbitmq::PREFETCH,
+        prefetch: limits::rabbitmq::PREFETCH,
         max_wait: MAX_WAIT,
         results: folder.results(),
         work_time: Duration::ZERO,

@@ -5,17 +5,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
-use message_queue::job::{Job, MAX_JOB};
-use message_queue::rabbitmq::deliveries::MAX_WAIT;
-use message_queue::rabbitmq::topology::{DELIVERY_LIMIT, Topology};
-use message_queue::rabbitmq::work_queue as rabbitmq;
-use message_queue::redis::work_queue as streams;
-use message_queue::results::{Outcome, Results};
+use message_queue::job::Job;
+use message_queue::job::Outcome;
+use message_queue::limits;
+use message_queue::limits::MAX_JOB;
+use message_queue::limits::rabbitmq::DELIVERY_LIMIT;
+use message_queue::limits::rabbitmq::MAX_WAIT;
+use message_queue::limits::redis::MAX_LENGTH;
+use message_queue::rabbitmq::deliveries::Deliveries;
+use message_queue::rabbitmq::topology::Topology;
+use message_queue::rabbitmq::worker as rabbitmq;
+use message_queue::redis::worker as streams;
+use message_queue::results::Results;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamInfoConsumersReply, StreamPendingReply};
 use tests::run_program;
@@ -43,7 +50,7 @@ async fn work(
     };
     match kind {
         Kind::RabbitMq => {
-            let (topology, prefetch) = (topology(prefix), rabbitmq::PREFETCH);
+            let (topology, prefetch) = (topology(prefix), limits::rabbitmq::PREFETCH);
             let max_wait = MAX_WAIT;
             let worker = rabbitmq::Worker { url, topology, prefetch, max_wait, results, work_time };
             worker.run(stop, || {}, report).await
@@ -54,7 +61,7 @@ async fn work(
                 keys: keys(prefix),
                 name: streams::random_name().unwrap(),
                 claim_after: Duration::from_secs(3600),
-                remove_idle_after: streams::REMOVE_IDLE_AFTER,
+                remove_idle_after: limits::redis::REMOVE_IDLE_AFTER,
                 results,
                 work_time,
             };
@@ -281,7 +288,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     let worker = rabbitmq::Worker {
         url: url.clone(),
         topology: topology.clone(),
-        prefetch: rabbitmq::PREFETCH,
+        prefetch: limits::rabbitmq::PREFETCH,
         max_wait: MAX_WAIT,
         results: folder.results(),
         work_time: Duration::ZERO,
@@ -356,20 +363,34 @@ pub async fn slow_work_keeps_no_job_waiting_for_long() {
     let worker = rabbitmq::Worker {
         url: url.clone(),
         topology: topology(&prefix),
-        prefetch: rabbitmq::PREFETCH,
+        prefetch: limits::rabbitmq::PREFETCH,
         max_wait: Duration::from_millis(500),
         results: folder.results(),
         work_time: Duration::from_millis(400),
     };
     let (stop, mut lines) = (CancellationToken::new(), Vec::new());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let report = |attempt: &_| {
         lines.push(format!("{attempt}"));
+        let _ = tell.send(lines.len());
         if lines.len() == 16 {
             stop.cancel();
         }
         Ok(())
     };
-    let ended = timeout(LONG, worker.run(&stop, || {}, report)).await;
+    // After the first jobs it takes no more ahead than it can do in time.
+    let queued = async {
+        while let Some(done) = told.recv().await {
+            if (4..=10).contains(&done) {
+                let queued = queue_length(Kind::RabbitMq, &url, &prefix).await as usize;
+                assert!(queued + done + 4 >= 16, "{done} are done, and only {queued} are queued");
+            }
+            if done == 16 {
+                return;
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(timeout(LONG, worker.run(&stop, || {}, report)), queued);
     set("channel_tick_interval", 60_000);
     set("consumer_timeout", 1_800_000);
     ended.unwrap().unwrap();
@@ -404,17 +425,121 @@ pub async fn jobs_do_not_wait_behind_a_long_one() {
     folder.assert_done("behind", 20);
 }
 
-/// A finished job is acknowledged although the next one takes long.
+/// A finished job is acknowledged although the next one takes long: it waits for the lock of
+/// the results until then.
 pub async fn a_finished_job_does_not_wait_for_the_next_one() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "next", 2).await;
-        let three_seconds = ["--work-time", "3000"];
-        let mut worker = Program::worker(kind, &url, &prefix, &folder, &three_seconds);
-        worker.shows("next-1 done", 1).await;
-        eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
-        assert_eq!(worker.count("next-2 done"), 0);
-        worker.kill().await;
+        let (results, stop) = (folder.results(), CancellationToken::new());
+        let lock = fs::File::open(folder.0.join(".lock")).unwrap();
+        let report = |line: String| {
+            if line.starts_with("next-1 done") {
+                lock.lock().unwrap();
+            }
+        };
+        let acknowledged = async {
+            eventually("one is acknowledged", async || held(kind, &url, &prefix).await == 1).await;
+            lock.unlock().unwrap();
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(work(kind, &prefix, results, &stop, report), acknowledged);
+        ended.unwrap();
+    }
+}
+
+/// An acknowledgement whose future is dropped is on its way all the same. It must neither
+/// be repeated nor count as a lost connection.
+pub async fn an_acknowledgement_is_sent_once() {
+    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    produce(Kind::RabbitMq, &prefix, "once", 6).await;
+    for after in ["the end", "another message", "another acknowledgement"] {
+        let mut deliveries = Deliveries::open(&url, &topology(&prefix).jobs(), 1, 1).await.unwrap();
+        let first = deliveries.next().await.unwrap();
+        // Polled once: the acknowledgement is sent, and nobody waits for it.
+        let _ = deliveries.done(first).now_or_never();
+        if after != "the end" {
+            let second = timeout(LONG, deliveries.next()).await.unwrap().unwrap();
+            if after == "another acknowledgement" {
+                deliveries.done(second).await.unwrap();
+            }
+        }
+        deliveries.finish().await.unwrap_or_else(|error| panic!("{after}: {error}"));
+    }
+    // Four of the six are acknowledged.
+    eventually("two are left", async || queue_length(Kind::RabbitMq, &url, &prefix).await == 2).await;
+}
+
+/// A worker gives its jobs back while the queue has no room for them.
+pub async fn jobs_go_back_into_a_full_queue_too() {
+    let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
+    let topology = Topology { max_length: 5, ..topology(&prefix) };
+    let worker = |results| rabbitmq::Worker {
+        url: url.clone(),
+        topology: topology.clone(),
+        prefetch: 5,
+        max_wait: MAX_WAIT,
+        results,
+        work_time: Duration::from_secs(1),
+    };
+    // RabbitMQ notices that it is full after a window.
+    let max = ["--batch", "full", "--count", "3000", "--max-length", "5"];
+    let mut producer = Program::producer(Kind::RabbitMq, &url, &prefix, &max);
+    producer.shows("is full: waiting for consumers", 1).await;
+    let broken = worker(folder.results());
+    fs::remove_dir_all(&folder.0).unwrap();
+    let stop = CancellationToken::new();
+    let ended = timeout(LONG, broken.run(&stop, || {}, |_| Ok(()))).await.unwrap();
+    assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
+    producer.kill().await;
+    // Nothing is lost, and nobody is blamed.
+    fs::create_dir_all(&folder.0).unwrap();
+    let good = rabbitmq::Worker { work_time: Duration::ZERO, ..worker(folder.results()) };
+    let all_are_done = || (1..=5).all(|number| folder.0.join(format!("full-{number}.json")).exists());
+    let report = |_: &_| {
+        if all_are_done() {
+            stop.cancel();
+        }
+        Ok(())
+    };
+    timeout(LONG, good.run(&stop, || {}, report)).await.unwrap().unwrap();
+}
+
+/// Dead letters that nobody deals with don't fill the memory: the job stays in the queue.
+pub async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
+    let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
+    let poison = ["--count", "0", "--poison", "1", "--batch", "late"];
+    Program::producer(Kind::Redis, &url, &prefix, &poison).success().await;
+    let (jobs, dead) = (keys(&prefix).jobs(), keys(&prefix).dead_letters());
+    let mut redis = connect_redis().await;
+    fill(&mut redis, &dead, limits::redis::MAX_DEAD_LETTERS).await;
+    // Two tries of it have failed.
+    let mut take = redis::cmd("XREADGROUP");
+    take.arg("GROUP").arg("workers").arg("w").arg("STREAMS").arg(&jobs).arg(">");
+    let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
+    let mut failed = redis::cmd("XCLAIM");
+    failed.arg(&jobs).arg("workers").arg("w").arg(0).arg(&taken.keys[0].ids[0].id);
+    failed.arg("IDLE").arg(60_000).arg("RETRYCOUNT").arg(2).arg("JUSTID");
+    failed.exec_async(&mut redis).await.unwrap();
+    let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
+    worker.shows(&format!("{dead} is full; the job stays where it is"), 1).await;
+    worker.stop().await;
+    assert_eq!(queue_length(Kind::Redis, &url, &prefix).await, 1);
+
+    // The other way there must be room, too.
+    fill(&mut redis, &jobs, MAX_LENGTH).await;
+    let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix, "dead-letters", "--redrive"];
+    let output = run_program(CONSUMER, &ours).await;
+    assert!(output.stdout.ends_with("\n0 put back into the work queue\n"), "{}", output.stdout);
+    assert!(output.stderr.contains(" is full; the rest stays"), "{}", output.stderr);
+    redis::cmd("DEL").arg(&jobs).arg(&dead).exec_async(&mut redis).await.unwrap();
+}
+
+/// Adds so many entries to a stream, ten thousand at a time.
+async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
+    let add = "for i = 1, 10000 do redis.call('XADD', KEYS[1], '*', 'job', 'j') end";
+    for _ in 0..count / 10_000 {
+        redis::cmd("EVAL").arg(add).arg(1).arg(stream).exec_async(redis).await.unwrap();
     }
 }
 
@@ -521,7 +646,7 @@ pub async fn consumers_that_were_killed_are_removed_after_a_day() {
     }
     // (idle for so long, who is left besides the worker itself)
     let hour = Duration::from_secs(3600);
-    assert!(streams::REMOVE_IDLE_AFTER > hour);
+    assert!(limits::redis::REMOVE_IDLE_AFTER > hour);
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
         let worker = streams::Worker {
             url: url.clone(),

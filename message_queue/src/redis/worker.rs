@@ -14,62 +14,31 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamPendingCountReply, StreamReadReply};
-use redis::{Cmd, RedisError, Value, cmd};
+use redis::{Value, cmd};
 use tokio::select;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Keys;
-use super::connection::connect;
+use super::connection::{GROUP, open_group};
+use super::names::KeyNames;
 use crate::error::Error;
-use crate::job::{ACK_WITHIN, Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
+use crate::job::{Attempt, Failed, Job};
+use crate::limits::ACK_WITHIN;
+use crate::limits::DRAIN_TIMEOUT;
+use crate::limits::TRIES;
+use crate::limits::redis::{
+    AT_ONCE, BATCH, BLOCK, CLAIM_EVERY, DELAYS, DELIVERY_LIMIT, MAX_DEAD_LETTERS, REMOVE_EVERY,
+};
 use crate::reconnect::Retry;
 use crate::results::Results;
-
-/// The consumer group of all workers.
-const GROUP: &str = "workers";
 
 /// Consumers of the group under which no worker runs: what they hold waits to be
 /// claimed, after a failure or after its worker was told to stop.
 const RETRY: &str = "retry";
 
-/// Dead letters kept; with more, failed jobs stay where they are.
-pub const MAX_DEAD_LETTERS: usize = 10_000;
-
-/// Jobs that a worker takes at a time, and acknowledges together.
-pub const BATCH: usize = 16;
-
-/// A job whose worker has not been heard of for so long is given to another one.
-pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
-
-/// A job that nobody works on looks as if its worker were silent for so long: longer than
-/// any worker's [`CLAIM_AFTER`].
-const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How often workers look for such jobs.
-const CLAIM_EVERY: Duration = Duration::from_millis(500);
-
-/// How long a worker waits for a job at a time; it then looks at other things.
-const BLOCK: Duration = Duration::from_millis(500);
-
-/// Time after which a consumer that holds nothing is removed. A worker that was killed
-/// can't remove itself, and each has a new name.
-pub const REMOVE_IDLE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How often workers look for such consumers, besides at their start.
-const REMOVE_EVERY: Duration = Duration::from_secs(60 * 60);
-
-/// Delay before the second try, the third; up to [`CLAIM_AFTER`].
-pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
-
-/// How often a job is given out before it is a dead letter even though it never
-/// failed: its workers died. Redis has one count for both, so that a job whose worker
-/// died has a try less.
-pub const DELIVERY_LIMIT: usize = 20;
-
 /// Moves a job to the dead letters, as one step, if there is room.
-const BURY: &str = "
+const DEAD_LETTER_SCRIPT: &str = "
     if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[1]) then return 0 end
     redis.call('XADD', KEYS[2], '*', 'job', ARGV[4], 'error', ARGV[5], 'attempts', ARGV[6])
     redis.call('XACK', KEYS[1], ARGV[2], ARGV[3])
@@ -109,13 +78,13 @@ pub struct Worker {
     /// The broker.
     pub url: String,
     /// The streams.
-    pub keys: Keys,
+    pub keys: KeyNames,
     /// The worker's name in the group; each needs its own. See [`random_name`].
     pub name: String,
     /// Jobs of workers that have been silent for so long are claimed.
     pub claim_after: Duration,
     /// Consumers that hold nothing and have been idle for so long are removed;
-    /// [`REMOVE_IDLE_AFTER`].
+    /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
     /// Where the results go.
     pub results: Results,
@@ -155,7 +124,7 @@ impl Worker {
         mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let mut retry = Retry::new();
-        let mut connection = retry.first(|| open(&self.url, &self.keys)).await?;
+        let mut connection = retry.first(|| open_group(&self.url, &self.keys)).await?;
         info!("this worker is {} in the consumer group", self.name);
         ready();
         let until_stopped = async {
@@ -163,9 +132,12 @@ impl Worker {
                 let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
+                if shutdown.is_cancelled() && error.is_transient() {
+                    return Ok(());
+                }
                 select! {
                     biased; // An error that ends the worker counts more than the shutdown.
-                    connected = retry.reconnect(error, || open(&self.url, &self.keys)) => connection = connected?,
+                    connected = retry.reconnect(error, || open_group(&self.url, &self.keys)) => connection = connected?,
                     () = shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -283,7 +255,7 @@ impl Worker {
             }
             let mut attempt = std::pin::pin!(async {
                 if entry.delivery > DELIVERY_LIMIT {
-                    return Ok(Err(Failed::GivenOut(DELIVERY_LIMIT))); // Before it kills this one too.
+                    return Ok(Err(Failed::DeliveryLimitExceeded(DELIVERY_LIMIT))); // Before it kills this one too.
                 }
                 sleep(self.work_time).await;
                 self.results.attempt_in_background(entry.job.to_vec()).await
@@ -299,14 +271,14 @@ impl Worker {
                         tended = self.acknowledge(connection, &mut finished).await;
                     }
                     () = sleep_until(renewed + self.claim_after / 3), if tended.is_ok() => {
-                        tended = self.hold(connection, &self.name, &ids[index..], Duration::ZERO).await;
+                        tended = self.claim_for(connection, &self.name, &ids[index..], Duration::ZERO).await;
                         renewed = Instant::now();
                     }
                 }
             };
             let attempt = match outcome? {
                 Ok(outcome) => Attempt::Finished(outcome),
-                Err(failed) => self.put_aside(connection, &entry, failed).await?,
+                Err(failed) => self.retry_or_dead_letter(connection, &entry, failed).await?,
             };
             report(&attempt)?;
             tended?;
@@ -345,7 +317,7 @@ impl Worker {
     }
 
     /// Gives jobs to a consumer, silent for so long already.
-    async fn hold(
+    async fn claim_for(
         &self,
         connection: &mut MultiplexedConnection,
         consumer: &str,
@@ -361,7 +333,7 @@ impl Worker {
 
     /// Leaves a failed job to be claimed after its delay, or puts it with the dead
     /// letters.
-    async fn put_aside(
+    async fn retry_or_dead_letter(
         &self,
         connection: &mut MultiplexedConnection,
         entry: &Entry,
@@ -371,13 +343,13 @@ impl Worker {
         let delay = DELAYS.get(entry.delivery - 1).copied().filter(|_| attempt < TRIES);
         if let Some(delay) = delay {
             let idle = self.claim_after.saturating_sub(delay);
-            self.hold(connection, RETRY, std::slice::from_ref(&entry.id), idle).await?;
+            self.claim_for(connection, RETRY, std::slice::from_ref(&entry.id), idle).await?;
         } else {
-            let mut bury = cmd("EVAL");
-            bury.arg(BURY).arg(2).arg(self.keys.jobs()).arg(self.keys.dead_letters());
-            bury.arg(MAX_DEAD_LETTERS).arg(GROUP).arg(&entry.id).arg(&**entry.job);
-            let buried: bool = bury.arg(error.to_string()).arg(attempt).query_async(connection).await?;
-            if !buried {
+            let mut move_away = cmd("EVAL");
+            move_away.arg(DEAD_LETTER_SCRIPT).arg(2).arg(self.keys.jobs()).arg(self.keys.dead_letters());
+            move_away.arg(MAX_DEAD_LETTERS).arg(GROUP).arg(&entry.id).arg(&**entry.job);
+            let moved: bool = move_away.arg(error.to_string()).arg(attempt).query_async(connection).await?;
+            if !moved {
                 warn!("{} is full; the job stays where it is", self.keys.dead_letters());
             }
         }
@@ -410,21 +382,6 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-/// Connects, and makes the group if it is not there.
-pub(super) async fn open(url: &str, keys: &Keys) -> Result<MultiplexedConnection, Error> {
-    let mut connection = connect(url).await?;
-    let mut create: Cmd = cmd("XGROUP");
-    create.arg("CREATE").arg(keys.jobs()).arg(GROUP).arg("0").arg("MKSTREAM");
-    match create.exec_async(&mut connection).await {
-        Err(error) if !exists(&error) => Err(error.into()),
-        _ => Ok(connection),
-    }
-}
-
-fn exists(error: &RedisError) -> bool {
-    error.code() == Some("BUSYGROUP")
 }
 
 fn entry(mut id: StreamId, delivery: usize) -> Option<Entry> {

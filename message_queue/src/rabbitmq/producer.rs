@@ -3,7 +3,6 @@
 //! away before.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use futures::FutureExt;
 use lapin::message::BasicReturnMessage;
@@ -17,22 +16,9 @@ use tracing::{info, warn};
 use super::connection::{Session, connect};
 use super::topology::Topology;
 use crate::error::Error;
+use crate::limits::rabbitmq::MAX_DECLARATIONS;
+use crate::limits::{MAX_PAUSE, MIN_PAUSE};
 use crate::reconnect::Retry;
-
-/// Messages published and not yet confirmed. Waiting for each confirm before the
-/// next message would cost a round trip per message; with a window the confirms
-/// of many come back while others are on their way.
-pub const WINDOW: usize = 1_000;
-
-/// Pause before a message that the broker refused, because the queue is full, is
-/// published again. Doubles up to [`MAX_PAUSE`].
-pub const MIN_PAUSE: Duration = Duration::from_millis(50);
-
-/// See [`MIN_PAUSE`].
-pub const MAX_PAUSE: Duration = Duration::from_secs(2);
-
-/// How often in a row everything is declared again because messages came back.
-const MAX_DECLARATIONS: u32 = 10;
 
 /// A message and where it goes.
 #[derive(Debug, Clone)]
@@ -81,7 +67,7 @@ impl Publisher {
     /// Connects and declares everything.
     ///
     /// # Errors
-    /// If there is no broker, or [`Error::Clash`].
+    /// If there is no broker, or [`Error::PreconditionFailed`].
     pub async fn connect(url: &str, topology: Topology, window: usize) -> Result<Self, Error> {
         let mut retry = Retry::new();
         let session = retry.first(|| open(url, &topology)).await?;
@@ -138,7 +124,7 @@ impl Publisher {
             let session = match &self.session {
                 Some(session) => session,
                 None => {
-                    let session = self.retry.until_connected(|| open(&self.url, &self.topology)).await?;
+                    let session = self.retry.retry_connect(|| open(&self.url, &self.topology)).await?;
                     info!("connected again; {} messages to publish once more", self.waiting.len());
                     self.session.insert(session)
                 }
@@ -157,7 +143,7 @@ impl Publisher {
                         self.unconfirmed.push_back((message, confirm));
                     }
                 }
-                Err(error) => self.lost(error.into()).await?,
+                Err(error) => self.on_disconnect(error.into()).await?,
             }
         }
         Ok(())
@@ -171,7 +157,7 @@ impl Publisher {
         };
         let confirmation = match confirm.await {
             Ok(confirmation) => confirmation,
-            Err(error) => return self.lost(error.into()).await,
+            Err(error) => return self.on_disconnect(error.into()).await,
         };
         let Some((message, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
         match confirmation {
@@ -187,19 +173,19 @@ impl Publisher {
                     warn!("{} is full: waiting for consumers", message.routing_key);
                 }
                 self.refused.push_back(message);
-                self.came_back(returned);
+                self.on_return(returned);
             }
             // Somebody deleted the queue. What came back may be another message than
             // the one whose confirm brought it; each returned one comes with some confirm.
-            returned @ Confirmation::Ack(Some(_)) => self.came_back(returned.take_message()),
+            returned @ Confirmation::Ack(Some(_)) => self.on_return(returned.take_message()),
         }
         Ok(())
     }
 
-    fn came_back(&mut self, returned: Option<BasicReturnMessage>) {
+    fn on_return(&mut self, returned: Option<BasicReturnMessage>) {
         if let Some(returned) = returned {
             self.returned = true;
-            self.refused.push_back(again(returned));
+            self.refused.push_back(from_return(returned));
         }
     }
 
@@ -215,7 +201,7 @@ impl Publisher {
                 && let Err(error) = self.topology.declare(&session.channel).await
             {
                 self.returned = false;
-                return self.lost(error).await;
+                return self.on_disconnect(error).await;
             }
             self.returned = false;
         }
@@ -225,11 +211,11 @@ impl Publisher {
     }
 
     /// Drops the session; what it had not confirmed goes first on the next one.
-    async fn lost(&mut self, mut error: Error) -> Result<(), Error> {
+    async fn on_disconnect(&mut self, mut error: Error) -> Result<(), Error> {
         self.session = None;
         while let Some((message, confirm)) = self.unconfirmed.pop_back() {
             match confirm.now_or_never() {
-                Some(Ok(confirmation)) => self.came_back(confirmation.take_message()),
+                Some(Ok(confirmation)) => self.on_return(confirmation.take_message()),
                 // Why RabbitMQ closed the channel: `error` may only say that it is closed.
                 Some(Err(reason)) if reason.is_amqp_error() => error = reason.into(),
                 _ => {}
@@ -241,7 +227,7 @@ impl Publisher {
 }
 
 /// A returned message, as it was published.
-fn again(returned: BasicReturnMessage) -> Message {
+fn from_return(returned: BasicReturnMessage) -> Message {
     Message {
         exchange: returned.exchange.clone(),
         routing_key: returned.routing_key.clone(),

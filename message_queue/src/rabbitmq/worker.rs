@@ -14,21 +14,15 @@ use tracing::{info, warn};
 
 use super::connection::connect;
 use super::deliveries::Deliveries;
-use super::publisher::{Message, PERSISTENT, Publisher};
+use super::producer::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::job::{Attempt, DRAIN_TIMEOUT, Failed, Job, TRIES};
+use crate::job::{Attempt, Failed, Job};
+use crate::limits::DRAIN_TIMEOUT;
+use crate::limits::TRIES;
+use crate::limits::rabbitmq::{ACK_BATCH, GIVE_BACK_WITHIN};
 use crate::reconnect::Retry;
 use crate::results::Results;
-
-/// Jobs sent to a worker ahead of their acknowledgement.
-pub const PREFETCH: u16 = 32;
-
-/// Jobs acknowledged together, at most.
-pub const ACK_BATCH: usize = 16;
-
-/// Longest time for giving jobs back to the queue.
-const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Header with the number of the try, from 1 on.
 const ATTEMPT: &str = "x-attempt";
@@ -65,7 +59,7 @@ pub struct Worker {
     /// Jobs sent ahead.
     pub prefetch: u16,
     /// Time after which a job that was sent ahead goes back, because the work is slow;
-    /// [`MAX_WAIT`](super::deliveries::MAX_WAIT).
+    /// [`MAX_WAIT`](crate::limits::rabbitmq::MAX_WAIT).
     pub max_wait: Duration,
     /// Where the results go.
     pub results: Results,
@@ -98,6 +92,9 @@ impl Worker {
                 let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
                 // Without a connection no job is in hand: a shutdown waits for nothing.
+                if shutdown.is_cancelled() && error.is_transient() {
+                    return Ok(());
+                }
                 select! {
                     biased; // An error that ends the worker counts more than the shutdown.
                     connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
@@ -184,15 +181,16 @@ impl Worker {
             };
             let attempt = match outcome {
                 Ok(Ok(outcome)) => Attempt::Finished(outcome),
-                Ok(Err(failed)) => self.put_aside(retries, &delivery, failed).await?,
+                Ok(Err(failed)) => self.retry_or_dead_letter(retries, &delivery, failed).await?,
                 Err(fault) => {
                     deliveries.not_done(delivery);
                     return Err(fault.into());
                 }
             };
             report(&attempt)?;
-            tended?;
-            deliveries.done(delivery).await?;
+            // First among the finished ones: if those can't be acknowledged, it goes back with them.
+            let done = deliveries.done(delivery).await;
+            tended.and(done)?;
         }
     }
 
@@ -210,7 +208,7 @@ impl Worker {
     /// Puts jobs back into the queue without counting that against them.
     ///
     /// RabbitMQ counts each return of a message (`basic.nack`, or a connection that
-    /// closes) towards [`DELIVERY_LIMIT`](super::topology::DELIVERY_LIMIT); only from 4.3
+    /// closes) towards [`DELIVERY_LIMIT`](crate::limits::rabbitmq::DELIVERY_LIMIT); only from 4.3
     /// on it spares the nack. So each job is published once more, and then acknowledged.
     /// A crash in between makes it two jobs with one id, which is harmless.
     async fn give_back(&self, retries: &mut Publisher, jobs: Vec<Delivery>) -> Result<(), Error> {
@@ -233,7 +231,7 @@ impl Worker {
                 job.ack(BasicAckOptions::default()).await?
             };
             if !sent {
-                return Err(Error::Lost);
+                return Err(Error::Disconnected);
             }
         }
         Ok(())
@@ -242,7 +240,7 @@ impl Worker {
     /// Publishes a failed job where it waits for its next try, or with the dead
     /// letters. Only when that is confirmed may the job be acknowledged; a crash in
     /// between makes it two jobs with one id, which is harmless.
-    async fn put_aside(
+    async fn retry_or_dead_letter(
         &self,
         retries: &mut Publisher,
         delivery: &Delivery,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::brokers::{Error, Kind};
+use super::kind::{Error, Kind};
 
 /// What RabbitMQ logs at the end of its start.
 const STARTED: &str = "Server startup complete";

@@ -1,11 +1,7 @@
-//! Where the brokers come from. `producer`, `consumer`, `server` and `client` use
-//! one that runs; `--bin brokers`, the tests and the lab start their own.
+//! RabbitMQ or Redis, and what can go wrong with a private one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fmt, io};
-
-pub use crate::broker_process::{Broker, Options};
 
 /// One of the two brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -121,7 +117,7 @@ pub enum Error {
 }
 
 /// The command that installs both brokers on this machine.
-pub(crate) fn how_to_install() -> &'static str {
+pub(super) fn how_to_install() -> &'static str {
     if cfg!(target_os = "macos") {
         "install it with: brew install rabbitmq redis"
     } else if Path::new("/usr/bin/apt-get").exists() {
@@ -131,58 +127,4 @@ pub(crate) fn how_to_install() -> &'static str {
     } else {
         "see https://www.rabbitmq.com/docs/download and https://redis.io/docs/latest/operate/oss_and_stack/install"
     }
-}
-
-/// Whether the environment asks for the packages: `BROKERS=install`.
-pub fn install_is_wanted() -> bool {
-    env::var("BROKERS").is_ok_and(|value| value == "install")
-}
-
-/// Installs the packages of Debian or Ubuntu for what is lacking; prints the
-/// command first, on stderr.
-///
-/// # Errors
-/// [`Error::Install`] elsewhere, with the command of that platform, or if the
-/// command fails.
-pub fn install() -> Result<(), Error> {
-    if Kind::RabbitMq.program().is_some() && Kind::Redis.program().is_some() {
-        return Ok(());
-    }
-    if !Path::new("/usr/bin/apt-get").exists() {
-        return Err(Error::Install(how_to_install().to_owned()));
-    }
-    let root = Command::new("id").arg("-u").output()?.stdout.starts_with(b"0\n");
-    let sudo = if root { "" } else { "sudo " };
-    let command = format!(
-        "{sudo}apt-get update && {sudo}env DEBIAN_FRONTEND=noninteractive \
-         apt-get install -y --no-install-recommends rabbitmq-server redis-server"
-    );
-    eprintln!("installing: {command}");
-    eprintln!(
-        "the system may from now on start both as services; this stops that: \
-         {sudo}systemctl disable --now rabbitmq-server redis-server"
-    );
-    // Its output goes to stderr: stdout belongs to the program that asked.
-    let status = Command::new("sh").args(["-c", &format!("{{ {command}; }} >&2")]).status()?;
-    if status.success() { Ok(()) } else { Err(Error::Install(format!("{command} ended with {status}"))) }
-}
-
-/// What a test needs: both brokers, installed now if `BROKERS=install` asks for
-/// it. `Err` says what is lacking and what would change it.
-///
-/// # Errors
-/// As a sentence for the test's report.
-pub fn available() -> Result<(), String> {
-    if install_is_wanted() {
-        install().map_err(|error| error.to_string())?;
-    }
-    for kind in [Kind::RabbitMq, Kind::Redis] {
-        if !cfg!(unix) {
-            return Err(Error::NotOnThisSystem { kind }.to_string());
-        }
-        if kind.program().is_none() {
-            return Err(Error::Missing { kind }.to_string());
-        }
-    }
-    Ok(())
 }

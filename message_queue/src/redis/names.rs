@@ -1,28 +1,19 @@
-//! Redis: Pub/Sub, which keeps nothing, and Streams, which keep what is not
-//! acknowledged.
-//!
-//! Read [`work_queue`] and [`publish_subscribe`] side by side.
-
-pub mod connection;
-pub mod producer;
-pub mod publish_subscribe;
-pub mod request_reply;
-pub mod work_queue;
+//! The names on Redis.
 
 /// Every key and channel of this chapter.
 #[derive(Debug, Clone)]
-pub struct Keys {
+pub struct KeyNames {
     /// First word of every name.
     pub prefix: String,
 }
 
-impl Default for Keys {
+impl Default for KeyNames {
     fn default() -> Self {
         Self { prefix: "weather".into() }
     }
 }
 
-impl Keys {
+impl KeyNames {
     /// The stream of jobs.
     pub fn jobs(&self) -> String {
         format!("{}:jobs:v1", self.prefix)

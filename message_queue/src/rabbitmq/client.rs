@@ -1,4 +1,4 @@
-//! Request/reply: `record` across the broker.
+//! The client's side of request/reply: `record` across the broker.
 //!
 //! The request goes to the servers' queue and names where to reply
 //! (`amq.rabbitmq.reply-to`, RabbitMQ's direct reply-to: no queue per client) and
@@ -12,42 +12,21 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Consumer};
-use tokio::select;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
 
 use super::connection::{Session, connect};
-use super::deliveries::Deliveries;
-use super::topology::Topology;
-use crate::error::Error;
+use super::topology::{REPLY_TO, Topology};
+use crate::error::{Error, accepted};
+use crate::limits::{CALL_TIMEOUT, MAX_IN_FLIGHT};
 use crate::model::Reading;
 use crate::reconnect::Retry;
-use crate::record::{Answer, Reason, Request, Store};
+use crate::record::{Reply, Request};
 
-/// Longest time for one call, unless [`Client::with_timeout`] says otherwise. A
-/// request that no server has taken by then is dropped by RabbitMQ.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Calls in flight per client; further ones wait.
-pub const MAX_IN_FLIGHT: usize = 1_024;
-
-/// Requests sent to a server ahead of their acknowledgement.
-const PREFETCH: u16 = 256;
-
-/// Requests acknowledged together, at most.
-const ACK_BATCH: usize = 64;
-
-/// After a shutdown signal, how long the last acknowledgements may take.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-const REPLY_TO: &str = "amq.rabbitmq.reply-to";
-
-type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Answer, Error>>>>;
+type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Error>>>>;
 
 /// A client. Clones share a connection; calls may run side by side.
 #[derive(Clone)]
@@ -102,11 +81,11 @@ impl Client {
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let request = serde_json::to_vec(&Request { readings }).map_err(std::io::Error::from)?;
         let call = async {
-            let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Lost) };
+            let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Disconnected) };
             let calls = self.calls().await?;
             calls.call(&self.shared.topology, &request, self.timeout).await
         };
-        timeout(self.timeout, call).await.map_err(|_| Error::TimedOut)??.into_result()
+        accepted(timeout(self.timeout, call).await.map_err(|_| Error::TimedOut)??)
     }
 
     /// The session, opened again if it was lost.
@@ -136,7 +115,7 @@ impl Calls {
         Ok(Self { session, pending, last_id: AtomicU64::new(0), _replies: replies })
     }
 
-    async fn call(&self, topology: &Topology, request: &[u8], timeout: Duration) -> Result<Answer, Error> {
+    async fn call(&self, topology: &Topology, request: &[u8], timeout: Duration) -> Result<Reply, Error> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let (answered, answer) = oneshot::channel();
         lock(&self.pending).insert(id, answered);
@@ -190,97 +169,10 @@ async fn dispatch(mut replies: Consumer, pending: Arc<Pending>) {
     lock(&pending).clear();
 }
 
-fn lock(
-    pending: &Pending,
-) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Answer, Error>>>> {
+fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Reply, Error>>>> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn correlation_id(properties: &BasicProperties) -> Option<u64> {
     properties.correlation_id().as_ref()?.as_str().parse().ok()
-}
-
-/// Serves requests until `shutdown`. `listening` is called when the first one can
-/// be taken.
-///
-/// # Errors
-/// If there is no broker at first; later it connects again by itself.
-pub async fn serve(
-    url: &str,
-    topology: &Topology,
-    shutdown: &CancellationToken,
-    listening: impl FnOnce(),
-) -> Result<(), Error> {
-    let store = Store::default();
-    let open = async || {
-        let session = connect(url).await?;
-        topology.declare_requests(&session.channel).await?;
-        Deliveries::start(session, topology.requests().into(), PREFETCH, ACK_BATCH).await
-    };
-    let mut retry = Retry::new();
-    let mut deliveries = retry.first(&open).await?;
-    listening();
-    loop {
-        let ended = answer_all(deliveries, &store, &mut retry, shutdown).await;
-        let Err(error) = ended else { return Ok(()) };
-        // Cancel safe: nothing is held while there is no connection.
-        select! {
-            connected = retry.reconnect(error, &open) => deliveries = connected?,
-            () = shutdown.cancelled() => return Ok(()),
-        }
-    }
-}
-
-async fn answer_all(
-    mut deliveries: Deliveries,
-    store: &Store,
-    retry: &mut Retry,
-    shutdown: &CancellationToken,
-) -> Result<(), Error> {
-    loop {
-        // Cancel safe, both: see `Deliveries::next`.
-        let request = select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            next = deliveries.next() => next?,
-        };
-        // A request that was given to another server, or to us before the connection
-        // broke, may have run: it gets an answer, but not a second run.
-        let answer = if request.redelivered {
-            Answer::refused(Reason::Interrupted, "may have been executed by a server that went away")
-        } else {
-            store.answer(&request.data)
-        };
-        // To direct reply-to only: a request must not make the server write elsewhere.
-        if let Some(reply_to) = request.properties.reply_to()
-            && reply_to.as_str().starts_with(REPLY_TO)
-        {
-            let correlation = request.properties.correlation_id().clone().unwrap_or_default();
-            reply(&deliveries, reply_to.clone(), correlation, &answer).await?;
-        }
-        deliveries.done(request).await?;
-        retry.progress();
-    }
-    info!("stopping: no new requests, those in hand are answered");
-    // Bounded, since the broker may be gone.
-    select! {
-        finished = deliveries.finish() => finished,
-        () = sleep(DRAIN_TIMEOUT) => Ok(()),
-    }
-}
-
-async fn reply(
-    deliveries: &Deliveries,
-    reply_to: ShortString,
-    correlation: ShortString,
-    answer: &Answer,
-) -> Result<(), Error> {
-    let body = serde_json::to_vec(answer).map_err(std::io::Error::from)?;
-    let properties = BasicProperties::default()
-        .with_correlation_id(correlation)
-        .with_content_type("application/json".into());
-    // Not mandatory: a caller that has gone needs no reply.
-    let options = BasicPublishOptions::default();
-    deliveries.channel().basic_publish("".into(), reply_to, options, &body, properties).await?;
-    Ok(())
 }

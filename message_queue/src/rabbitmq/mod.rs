@@ -1,11 +1,12 @@
 //! RabbitMQ: queues that keep messages until they are acknowledged.
 //!
-//! Read [`topology`] first, then [`work_queue`].
+//! Read [`topology`] first, then [`worker`].
 
+pub mod client;
 pub mod connection;
 pub mod deliveries;
+pub mod producer;
 pub mod publish_subscribe;
-pub mod publisher;
-pub mod request_reply;
+pub mod server;
 pub mod topology;
-pub mod work_queue;
+pub mod worker;

@@ -1,0 +1,13 @@
+//! Redis: Pub/Sub, which keeps nothing, and Streams, which keep what is not
+//! acknowledged.
+//!
+//! Read [`worker`] and [`publish_subscribe`] side by side.
+
+pub mod client;
+pub mod connection;
+pub mod names;
+pub mod producer;
+mod protocol;
+pub mod publish_subscribe;
+pub mod server;
+pub mod worker;
