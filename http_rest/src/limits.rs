@@ -44,7 +44,7 @@ pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 /// Maximum length of what a problem quotes from a request, in characters.
 pub(crate) const MAX_QUOTE: usize = 40;
 
-/// Maximum length of what serde says about a body, in characters, without line and column.
+/// Maximum length of a serde message in an error, in characters, without its line and column.
 pub(crate) const MAX_DETAIL: usize = 200;
 
 /// The server's limits, with defaults for a small machine.
@@ -185,10 +185,11 @@ pub const MAX_EVENT: usize = 64 * 1024;
 /// considered dead: three times the server's interval.
 pub const SILENCE: Duration = Duration::from_secs(45);
 
-/// Shortest pause before a live stream reconnects; it doubles up to
+/// First pause before a live stream reconnects; later ones double, up to
 /// [`MAX_RECONNECT_PAUSE`].
 pub(crate) const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest pause before a live stream reconnects; a server's `Retry-After` may ask for
-/// more. After a connection that lasted longer, the pauses start again with the shortest.
+/// Maximum pause before a live stream reconnects; a server's `Retry-After` may ask for
+/// more. After a reading, or a connection that lasted longer than this, the pauses start
+/// small again.
 pub(crate) const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

@@ -158,7 +158,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Prints readings to stdout, and to stderr what happens to the connection.
+/// Prints readings to stdout, and changes of the connection to stderr.
 async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watch = client.watch(station).await?;
     let mut returning = false;
@@ -179,7 +179,7 @@ async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> 
             LiveEvent::Reading(_) => String::new(),
         };
         if !note.is_empty() {
-            // `eprintln!` would panic if nobody reads stderr any more.
+            // `eprintln!` would panic if nobody reads stderr anymore.
             let _ = writeln!(stderr(), "{note}");
         }
         returning = matches!(event, LiveEvent::Disconnected { .. });
@@ -262,7 +262,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     }
 
-    writeln!(out, "1. POST /stations: create a station; the answer's ETag names its version")?;
+    writeln!(out, "1. POST /stations: create a station; the response's ETag names its version")?;
     let station =
         Station { id: "oslo-1".into(), name: "Oslo".into(), latitude: Some(59.94), longitude: None };
     let created = client.create_station(&station).await?;
@@ -310,7 +310,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     client.delete_station("oslo-1", &patched.etag).await?;
     writeln!(out, "   204: gone")?;
 
-    writeln!(out, "10. GET /stations/oslo-1: nobody there")?;
+    writeln!(out, "10. GET /stations/oslo-1: no longer there")?;
     refused(out, client.station("oslo-1").await)
 }
 

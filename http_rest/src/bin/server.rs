@@ -15,7 +15,7 @@ use http_rest::Limits;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
-/// Ctrl-C stops it after the requests in flight are answered, a second one at once.
+/// Ctrl-C stops it after the requests in flight are finished; a second Ctrl-C stops it at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {

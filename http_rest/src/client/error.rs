@@ -38,9 +38,9 @@ pub enum Error {
         /// The response's `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// The server pointed to another address. This client follows no redirect: a change
-    /// could be executed by a server that the user has never named (RFC 9110, section 15.4).
-    #[error("{url} answered {status} and points to {location}; give --url the address that you mean")]
+    /// The server redirected to another address (RFC 9110, section 15.4). This client does not
+    /// follow redirects: a server that the user never named could execute the change.
+    #[error("{url} redirects ({status}) to {location}; pass the address that you mean with --url")]
     Redirect {
         /// The HTTP status.
         status: u16,

@@ -27,11 +27,11 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The media type of a live stream.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
-/// The only content coding that the server accepts: none.
+/// The name of "no content coding", the only one that the server accepts.
 pub(crate) const IDENTITY: &str = "identity";
 
-/// Returns whether a message says that its body is of this type. Parameters such as
-/// `charset` are ignored: JSON and event streams are UTF-8 (RFC 8259, section 8.1).
+/// Returns whether `Content-Type` names this media type. Parameters such as `charset` are ignored,
+/// because JSON (RFC 8259, section 8.1) and event streams are always UTF-8.
 pub(crate) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();

@@ -44,8 +44,8 @@ pub struct Problem {
     /// seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
-    /// Whether the body's content coding was refused. Then the `Accept-Encoding` header
-    /// names the only one that is accepted (RFC 9110, section 12.5.3).
+    /// Whether the content coding of the request's body was refused. If so, `Accept-Encoding` in
+    /// the response names the accepted one (RFC 9110, section 12.5.3).
     #[serde(skip)]
     pub coding_refused: bool,
 }
@@ -85,9 +85,9 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "")
     }
 
-    /// Reads a body of that type in a response of that status. Returns `None` if it is
-    /// not a JSON object. All members are optional, and one of a wrong type is ignored
-    /// (RFC 9457, section 3.1); the status is the response's own.
+    /// Reads the problem in the body of a response with this status. Returns `None` if the body is
+    /// not a JSON object. All members are optional; one with a wrong type is ignored (RFC 9457,
+    /// section 3.1). The status is that of the response, whatever the body says.
     pub(crate) fn from_json(status: StatusCode, body: &[u8]) -> Option<Self> {
         fn member<T: DeserializeOwned>(object: &Value, name: &str) -> Option<T> {
             T::deserialize(object.get(name)?).ok()

@@ -187,7 +187,7 @@ pub(crate) async fn once(
     Ok(response.map(Body::from))
 }
 
-/// Returns the key of a request, if it has one, or 400 unless that has 1 to [`MAX_KEY`]
+/// Returns the key of a request, if it has one, and 400 if that is not 1 to [`MAX_KEY`]
 /// visible ASCII characters.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
@@ -196,6 +196,6 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .ok()
         .filter(|key| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     let wrong =
-        || Problem::bad_request(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters"));
+        || Problem::bad_request(format!("Idempotency-Key must be 1 to {MAX_KEY} visible ASCII characters"));
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }

@@ -41,7 +41,7 @@ pub(crate) struct Page {
 #[utoipa::path(get, path = "/stations", operation_id = "list_stations", tag = "stations", params(Page), responses(
     (status = 200, description = "A page", body = StationList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
-    (status = 304, description = "If-None-Match: * excludes what exists"),
+    (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
     (status = 400, description = "A parameter is unknown or wrong"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
@@ -91,7 +91,7 @@ pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Resu
     params(StationId,
         ("If-None-Match" = Option<String>, Header, description = "`*` or the ETags that the client has",
             nullable = false, example = "*"),
-        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client insists on",
+        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client requires",
             nullable = false, example = "*")),
     responses(
         (status = 200, description = "The station", body = Station,
@@ -175,8 +175,8 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428, 413, 422, from
-/// the cheapest to the one that needs the body.
+/// Changes a station by `PUT` or `PATCH`. The checks go from the cheapest to those that need
+/// the body: 404, 415, 400 (a malformed condition), 412, 428, and then 413, 400, 422.
 async fn change(
     store: &Store,
     limits: &Limits,

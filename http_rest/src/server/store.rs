@@ -134,8 +134,8 @@ impl Store {
         Some(found.collect())
     }
 
-    /// Returns how many readings of a station have a sequence number after `seen` and up
-    /// to `last`, of those that are kept.
+    /// Counts the kept readings of a station whose sequence number is above `seen` and at
+    /// most `last`.
     pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
         let inner = self.lock();
         let Some(entry) = inner.stations.get(station) else { return 0 };
@@ -234,7 +234,7 @@ impl EventId {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (instance_id, sequence) = text.split_once('-')?;
         if text.contains('+') {
-            return None; // Rust's integers may have a sign.
+            return None; // Rust would accept `+1` as an integer.
         }
         Some(Self {
             instance_id: u64::from_str_radix(instance_id, 16).ok()?,

@@ -128,7 +128,7 @@ pub async fn a_request_has_one_plain_host() {
         let bytes = format!("GET /healthz HTTP/1.0\r\n{host}\r\n");
         assert_eq!(exchange(server.addr, bytes.as_bytes()).await.status, 400, "{host:?}");
     }
-    // HTTP/1.0 may lack it.
+    // An HTTP/1.0 request needs no Host.
     assert_eq!(exchange(server.addr, b"GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
     server.stop().await;
 }

@@ -37,7 +37,7 @@ async fn event(stream: &mut TcpStream) -> String {
     }
 }
 
-/// The id of the next block, which has nothing else: the stream has everything up to there.
+/// Returns the ID of the next block, which has nothing else: all events up to it were sent.
 async fn place(stream: &mut TcpStream) -> String {
     let text = until(stream, "\n\n").await;
     let (_size, block) = text.trim_end().rsplit_once("\r\n").unwrap();
@@ -88,7 +88,7 @@ pub async fn a_live_stream_tells_of_a_gap() {
     let mut stream = live(server.addr, "", Some(id(&first))).await;
     let gap = event(&mut stream).await;
     assert!(gap.starts_with("event: gap\nid: ") && gap.ends_with("\ndata: {\"missed\":3}"), "{gap}");
-    // It has an id: a client that comes back with it is not told of the same gap again.
+    // It has an ID, so a client that comes back with it does not get the same gap again.
     let mut again = live(server.addr, "", Some(id(&gap))).await;
     assert!(event(&mut again).await.contains(r#""recorded_at":5"#));
     for recorded_at in [5, 6] {
@@ -106,17 +106,17 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     };
     let mut stream = live(server.addr, "?station=a", None).await;
     let first = place(&mut stream).await;
-    record("b", 5).await; // More than are kept: the stream is told of none of them.
+    record("b", 5).await; // More than are kept, but the stream must not report them.
     let second = place(&mut stream).await;
     assert_ne!(first, second, "the place moves though the filter matches nothing");
     drop(stream);
 
-    // Whoever comes back to either place has missed nothing of this station.
+    // A client that comes back to either place has missed nothing of this station.
     for seen in [&first, &second] {
         let mut stream = live(server.addr, "?station=a", Some(seen)).await;
         assert_eq!(place(&mut stream).await, second, "no gap");
     }
-    // Of what was missed only this station's readings count, and those still kept are sent.
+    // Only the missed readings of this station are counted, and those still kept are sent.
     record("a", 2).await;
     record("b", 1).await;
     record("a", 1).await;
