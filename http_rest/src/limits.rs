@@ -70,14 +70,14 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Maximum number of requests handled at the same time; beyond it 503
     ///
-    /// A stream of live readings counts until it begins.
+    /// A stream of live readings counts only until it begins.
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count())]
     pub max_in_flight: usize,
     /// Maximum number of open connections; beyond it 503, and close
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count())]
     pub max_connections: usize,
-    /// Maximum number of connections beyond `max_connections` that are told so at the
-    /// same time; more are closed without a response
+    /// Maximum number of connections beyond `max_connections` that get a 503 at the same
+    /// time; more are closed without a response
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
     pub max_refusals: usize,
     /// Maximum number of bytes that are read and discarded after a final error
@@ -86,14 +86,14 @@ pub struct Limits {
     /// destroy the error on its way to the client.
     #[arg(long, value_name = "BYTES", default_value = "33554432", value_parser = count())]
     pub linger_bytes: usize,
-    /// Maximum time for that
+    /// Maximum time for which input is read and discarded after a final error
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds())]
     pub linger_time: Duration,
     /// Maximum number of idempotency keys remembered, of all clients together; beyond it
     /// the oldest is forgotten
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub max_keys: usize,
-    /// Time for which an idempotency key is remembered, if there are not too many
+    /// Time for which an idempotency key is remembered, unless there are too many
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds())]
     pub key_lifetime: Duration,
     /// Number of readings kept for clients that come back to the live stream
@@ -128,13 +128,13 @@ impl Default for Limits {
     }
 }
 
-/// A number that cannot overflow what is added to it.
+/// A number so small that adding to it can't overflow.
 fn count() -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
 }
 
-/// A duration in whole seconds. A clock can be asked for 46 days from now, but not for
-/// a million years.
+/// A duration in whole seconds, at most 46 days: adding a million years to the time would
+/// overflow.
 fn seconds() -> impl TypedValueParser<Value = Duration> {
     value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
 }
@@ -144,7 +144,7 @@ fn seconds() -> impl TypedValueParser<Value = Duration> {
 /// Maximum number of stations; a request that would create more gets 507.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Number of readings kept for each station; the oldest give way. At 32 bytes a reading,
+/// Number of readings kept for each station; the oldest are dropped. At 32 bytes a reading,
 /// a full store takes 3.2 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 

@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    // Handlers first: a signal that comes after the line below must find them.
+    // Handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "http_rest").await?;
     writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;

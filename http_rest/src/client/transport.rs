@@ -55,7 +55,7 @@ impl Transport {
     }
 }
 
-/// Reads a response to its end. Returns an error unless it is a success.
+/// Reads a response to its end. Returns an error if it is a redirect, a 4xx, or a 5xx.
 async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = incoming.chunk().await.map_err(Error::Broken)? {

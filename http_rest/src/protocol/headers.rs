@@ -1,5 +1,5 @@
-//! The header fields and media types that both sides use, besides those that the crate
-//! `http` has names for.
+//! The header fields and media types that both sides use, apart from those that the
+//! crate `http` names.
 
 use axum::http::{HeaderMap, header};
 
@@ -9,7 +9,7 @@ pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Says that a response was given before, to an earlier request with the same key.
 pub(crate) const REPLAYED: &str = "idempotency-replayed";
 
-/// Says after which event a live stream goes on (HTML standard, section 9.2.4).
+/// Names the event after which a live stream resumes (HTML standard, section 9.2.4).
 pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Names a request in both sides' logs. A client may choose it; the response repeats it.

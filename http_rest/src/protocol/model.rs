@@ -28,7 +28,7 @@ impl Metric {
         }
     }
 
-    /// Returns the metric of that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
             .into_iter()

@@ -40,7 +40,7 @@ pub struct Problem {
     /// What is wrong with each field, the first 50 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// When it makes sense to try again. It travels as the `Retry-After` header, in whole
+    /// How long to wait before trying again. It travels as the `Retry-After` header, in whole
     /// seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
@@ -61,7 +61,7 @@ pub struct FieldError {
 }
 
 impl Problem {
-    /// Returns a problem that its status describes well enough.
+    /// Returns a problem of type `about:blank`: its status describes it well enough.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank".into(),
@@ -79,7 +79,7 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Returns 500 and logs the reason, which is a mistake of this program.
+    /// Returns 500 and logs the reason, which is a bug in this program.
     pub(crate) fn internal(error: &dyn Error) -> Self {
         tracing::error!("a response of our own does not serialize: {error}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "")

@@ -137,7 +137,7 @@ impl UncheckedReading {
         match metric {
             None => wrong(
                 "metric",
-                format!("{:?} is none of temperature, humidity, pressure, wind", shorten(&self.metric)),
+                format!("{:?} is not temperature, humidity, pressure, or wind", shorten(&self.metric)),
             ),
             Some(metric) => {
                 let (low, high) = metric.range();
@@ -182,7 +182,7 @@ impl Station {
     }
 }
 
-/// Returns whether `id` is a station's ID: 1 to 32 of `a` to `z`, `0` to `9`, and `-`.
+/// Returns whether `id` is a station ID: 1 to 32 characters `a` to `z`, `0` to `9`, and `-`.
 pub(crate) fn is_station_id(id: &str) -> bool {
     (1..=MAX_STATION_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

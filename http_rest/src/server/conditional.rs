@@ -159,7 +159,7 @@ impl Tags {
         self.contain(current, |tag| !tag.weak)
     }
 
-    /// Weak comparison: the `W/` does not count.
+    /// Weak comparison: the `W/` is ignored.
     fn contain_weakly(&self, current: Option<ETag>) -> bool {
         self.contain(current, |_tag| true)
     }

@@ -25,7 +25,7 @@ use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};
 
 /// The keys that were seen, and the responses to them.
 pub(crate) struct IdempotencyStore {
-    /// Keyed with random numbers, so that nobody can make two bodies that look equal.
+    /// Keyed with random numbers, so that nobody can make two bodies that look the same.
     hasher: RandomState,
     capacity: usize,
     lifetime: Duration,
@@ -35,7 +35,7 @@ pub(crate) struct IdempotencyStore {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<Scope, Entry>,
-    /// The finished ones in the order in which they end.
+    /// The finished ones in the order in which they expire.
     finished: VecDeque<(Instant, Scope)>,
 }
 
@@ -134,8 +134,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Runs the handler of a `POST` at most once for each key. It stands around the handler,
-/// which knows nothing of keys, and gives it the whole body.
+/// Runs the handler of a `POST` at most once for each key. It wraps the handler, which
+/// doesn't know about keys, and passes it the whole body.
 ///
 /// The key is claimed before the body is read, so a request that repeats an unfinished one
 /// gets its 409 at once.

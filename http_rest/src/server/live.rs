@@ -1,9 +1,9 @@
 //! `/readings/live`: readings as they are recorded, as server-sent events (the
 //! HTML standard, section 9.2): one long response, a block of lines for each event.
 //!
-//! Each stream reads on in the store's [`Feed`](super::store::Feed) from where it is. So a
-//! slow reader costs the recorder nothing and takes no memory of its own: it falls out of
-//! the ring and gets a `gap` event.
+//! Each stream reads the store's [`Feed`](super::store::Feed) at its own pace. A slow reader
+//! neither holds up the recorder nor needs a queue of its own. If it falls too far behind,
+//! the ring has dropped its next readings, and it gets a `gap` event.
 //!
 //! An event's ID is `<instance ID>-<sequence number>`. A client that comes back sends the
 //! last one it saw as `Last-Event-ID` and misses nothing that the ring still holds. The
@@ -49,7 +49,7 @@ pub(crate) struct LiveFilter {
 #[utoipa::path(get, path = "/readings/live", operation_id = "watch_readings", tag = "readings",
     params(LiveFilter, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this event")),
     responses(
-        (status = 200, description = "A stream without end", content_type = "text/event-stream", body = String,
+        (status = 200, description = "An endless stream", content_type = "text/event-stream", body = String,
             example = "event: reading\nid: 5be3f0d1c2a49687-1f\ndata: {\"station\":\"oslo-1\",\"metric\":\"temperature\",\"value\":-3.5,\"recorded_at\":1767225600000}\n\n"),
         (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
         (status = 400, description = "Not an event ID of this service, or an unknown or invalid parameter"),
@@ -73,7 +73,7 @@ pub(crate) async fn live(
                 return Err(Problem::bad_request(detail));
             }
             Some(id) if id.instance_id == store.instance_id => (id.sequence.min(newest), false),
-            // Of an earlier run of the server: everything that this one still holds is new.
+            // From an earlier run of the server: everything that this one holds is new.
             Some(_) => (store.feed.after(0).lost, true),
         },
     };

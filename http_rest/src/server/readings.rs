@@ -71,8 +71,8 @@ pub(crate) struct Filter {
     (status = 200, description = "A page", body = ReadingList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
     (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
-    (status = 400, description = "A parameter is missing, unknown or wrong"),
-    (status = 404, description = "No such station, or no such page any more: the server was restarted"),
+    (status = 400, description = "A parameter is missing, unknown, or invalid"),
+    (status = 404, description = "No such station, or the page was lost when the server was restarted"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
     State(store): State<Arc<Store>>,

@@ -39,7 +39,7 @@ impl Requests {
         Self { permits: Semaphore::new(max_in_flight), numbered: AtomicU64::new(0) }
     }
 
-    /// Returns the client's own ID if it is short and plain, or the next number of ours.
+    /// Returns the client's own ID if it is short and plain, or else the next number.
     fn id(&self, headers: &HeaderMap) -> HeaderValue {
         let plain = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len())
@@ -52,7 +52,7 @@ impl Requests {
     }
 }
 
-/// Surrounds the routes.
+/// Wraps all routes.
 pub(crate) async fn request_layer(
     State(requests): State<Arc<Requests>>,
     State(limits): State<Arc<Limits>>,
@@ -66,7 +66,7 @@ pub(crate) async fn request_layer(
     let mut response = response.unwrap_or_else(IntoResponse::into_response);
     let status = response.status();
     if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-        // The rest of the body is still to come, so this connection is of no more use.
+        // The rest of the body is still to come, so this connection can't be used again.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     info!(
@@ -125,7 +125,7 @@ fn check_host(request: &Request) -> Result<(), Problem> {
     if present && named.all(is_host) {
         return Ok(());
     }
-    Err(Problem::bad_request("a request has one Host header with a host and, if need be, a port"))
+    Err(Problem::bad_request("send one Host header with a host and, if needed, a port"))
 }
 
 /// Returns whether this is `host` or `host:port` (RFC 3986, section 3.2), without a user.

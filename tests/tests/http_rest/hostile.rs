@@ -1,4 +1,4 @@
-//! Clients that are slow, greedy or gone, and a server that is told to stop.
+//! Clients that are slow, greedy, or gone, and a server that has to stop.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub async fn a_thousand_slow_lorises_stop_nobody() {
 }
 
 /// As `printf … | nc` does.
-pub async fn a_client_that_has_said_everything_gets_its_answers() {
+pub async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
     let two = "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
     for _ in 0..50 {

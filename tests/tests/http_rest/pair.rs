@@ -350,7 +350,7 @@ pub async fn a_watch_says_what_it_missed() {
     cut();
     line_of(&mut notes).await;
     permit();
-    assert_eq!(line_of(&mut notes).await, "error: unexpected answer 404:");
+    assert_eq!(line_of(&mut notes).await, "error: unexpected response 404:");
     assert_eq!(timeout(SOON, client.wait()).await.expect("it ends").unwrap().code(), Some(1));
     another.stop().await;
 }

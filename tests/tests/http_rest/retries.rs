@@ -204,9 +204,9 @@ pub async fn the_client_reads_every_form_of_problem() {
             r##"{"title":"T","errors":["a",{"pointer":"#/b"},{"pointer":"#/c","detail":"E"}]}"##,
             "422 T; #/c E",
         ),
-        (PROBLEM, "[]", "unexpected answer 422: []"),
-        ("application/json", "{}", "unexpected answer 422: {}"),
-        ("text/html", "<h1>No</h1>", "unexpected answer 422: <h1>No</h1>"),
+        (PROBLEM, "[]", "unexpected response 422: []"),
+        ("application/json", "{}", "unexpected response 422: {}"),
+        ("text/html", "<h1>No</h1>", "unexpected response 422: <h1>No</h1>"),
     ] {
         let (client, served) = scripted(vec![answer("422 Unprocessable Entity", "", media_type, body)]).await;
         let error = client.record(&reading()).await.unwrap_err();
