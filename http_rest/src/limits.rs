@@ -44,7 +44,7 @@ pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 /// Maximum length of what a problem quotes from a request, in characters.
 pub(crate) const MAX_QUOTE: usize = 40;
 
-/// Maximum length of what serde says about a body, in characters, without line and column.
+/// Maximum length of a serde message in an error, in characters, without its line and column.
 pub(crate) const MAX_DETAIL: usize = 200;
 
 /// The server's limits, with defaults for a small machine.
@@ -70,14 +70,14 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Maximum number of requests handled at the same time; beyond it 503
     ///
-    /// A stream of live readings counts until it begins.
+    /// A stream of live readings counts only until it begins.
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count())]
     pub max_in_flight: usize,
     /// Maximum number of open connections; beyond it 503, and close
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count())]
     pub max_connections: usize,
-    /// Maximum number of connections beyond `max_connections` that are told so at the
-    /// same time; more are closed without a response
+    /// Maximum number of connections beyond `max_connections` that get a 503 at the same
+    /// time; more are closed without a response
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
     pub max_refusals: usize,
     /// Maximum number of bytes that are read and discarded after a final error
@@ -86,14 +86,14 @@ pub struct Limits {
     /// destroy the error on its way to the client.
     #[arg(long, value_name = "BYTES", default_value = "33554432", value_parser = count())]
     pub linger_bytes: usize,
-    /// Maximum time for that
+    /// Maximum time for which input is read and discarded after a final error
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds())]
     pub linger_time: Duration,
     /// Maximum number of idempotency keys remembered, of all clients together; beyond it
     /// the oldest is forgotten
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub max_keys: usize,
-    /// Time for which an idempotency key is remembered, if there are not too many
+    /// Time for which an idempotency key is remembered, unless there are too many
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds())]
     pub key_lifetime: Duration,
     /// Number of readings kept for clients that come back to the live stream
@@ -128,13 +128,13 @@ impl Default for Limits {
     }
 }
 
-/// A number that cannot overflow what is added to it.
+/// A number so small that adding to it can't overflow.
 fn count() -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
 }
 
-/// A duration in whole seconds. A clock can be asked for 46 days from now, but not for
-/// a million years.
+/// A duration in whole seconds, at most 46 days: adding a million years to the time would
+/// overflow.
 fn seconds() -> impl TypedValueParser<Value = Duration> {
     value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
 }
@@ -144,7 +144,7 @@ fn seconds() -> impl TypedValueParser<Value = Duration> {
 /// Maximum number of stations; a request that would create more gets 507.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Number of readings kept for each station; the oldest give way. At 32 bytes a reading,
+/// Number of readings kept for each station; the oldest are dropped. At 32 bytes a reading,
 /// a full store takes 3.2 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
@@ -185,10 +185,11 @@ pub const MAX_EVENT: usize = 64 * 1024;
 /// considered dead: three times the server's interval.
 pub const SILENCE: Duration = Duration::from_secs(45);
 
-/// Shortest pause before a live stream reconnects; it doubles up to
+/// First pause before a live stream reconnects; later ones double, up to
 /// [`MAX_RECONNECT_PAUSE`].
 pub(crate) const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest pause before a live stream reconnects; a server's `Retry-After` may ask for
-/// more. After a connection that lasted longer, the pauses start again with the shortest.
+/// Maximum pause before a live stream reconnects; a server's `Retry-After` may ask for
+/// more. After a reading, or a connection that lasted longer than this, the pauses start
+/// small again.
 pub(crate) const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

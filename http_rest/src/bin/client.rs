@@ -33,25 +33,25 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List, read and change stations
+    /// List, read, and change stations
     #[command(subcommand)]
     Stations(Stations),
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 characters a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// In °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
     /// Show readings of a station, the latest recorded first
     Readings {
-        /// The station's id
+        /// The station's ID
         station: String,
-        /// Only temperature, humidity, pressure or wind
+        /// Only temperature, humidity, pressure, or wind
         #[arg(long, value_parser = metric)]
         metric: Option<Metric>,
         /// Earliest time, in ms since the Unix epoch
@@ -60,13 +60,13 @@ enum Command {
         /// Latest time, in ms since the Unix epoch, itself not included
         #[arg(long, value_name = "MILLISECONDS")]
         to: Option<u64>,
-        /// How many at most
+        /// Maximum number of readings to show
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
     /// Show readings as they are recorded, until Ctrl-C
     Watch {
-        /// Only this station's
+        /// Show only this station's readings
         station: Option<String>,
     },
 }
@@ -77,12 +77,12 @@ enum Stations {
     List,
     /// Show a station and its version
     Get {
-        /// The station's id
+        /// The station's ID
         id: String,
     },
-    /// Make a station
+    /// Create a station
     Create {
-        /// Its id: 1 to 32 of a-z, 0-9 and -
+        /// Its ID: 1 to 32 characters a-z, 0-9, and -
         id: String,
         /// Its name
         name: String,
@@ -91,22 +91,22 @@ enum Stations {
     },
     /// Change some fields of a station
     Update {
-        /// The station's id
+        /// The station's ID
         id: String,
         /// A new name
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         position: Position,
-        /// The version that you have seen; without it, the one there is now
+        /// ETag of the version that you have seen; without it, the current one
         #[arg(long)]
         etag: Option<String>,
     },
     /// Delete a station and its readings
     Delete {
-        /// The station's id
+        /// The station's ID
         id: String,
-        /// The version that you have seen; without it, the one there is now
+        /// ETag of the version that you have seen; without it, the current one
         #[arg(long)]
         etag: Option<String>,
     },
@@ -123,7 +123,7 @@ struct Position {
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("must be temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -158,7 +158,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Prints readings to stdout, and to stderr what happens to the connection.
+/// Prints readings to stdout, and changes of the connection to stderr.
 async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watch = client.watch(station).await?;
     let mut returning = false;
@@ -179,7 +179,7 @@ async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> 
             LiveEvent::Reading(_) => String::new(),
         };
         if !note.is_empty() {
-            // `eprintln!` would panic if nobody reads stderr any more.
+            // `eprintln!` would panic if nobody reads stderr anymore.
             let _ = writeln!(stderr(), "{note}");
         }
         returning = matches!(event, LiveEvent::Disconnected { .. });
@@ -252,17 +252,17 @@ async fn pages<T: Serialize, F: Future<Output = Result<Page<T>, Error>>>(
     }
 }
 
-/// The tour. Its output stands in the README, and a test compares the two.
+/// The tour. The README shows its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     // An earlier tour may have been interrupted.
     match client.station("oslo-1").await {
         Ok(left) => client.delete_station("oslo-1", &left.etag).await?,
         Err(error) if error.status() == Some(404) => {}
-        // Said before the first step is announced, and not tried for a second time.
+        // Report it before the tour announces a step that would fail in the same way.
         Err(error) => return Err(error.into()),
     }
 
-    writeln!(out, "1. POST /stations: create a station; the answer's ETag names its version")?;
+    writeln!(out, "1. POST /stations: create a station; the response's ETag names its version")?;
     let station =
         Station { id: "oslo-1".into(), name: "Oslo".into(), latitude: Some(59.94), longitude: None };
     let created = client.create_station(&station).await?;
@@ -310,7 +310,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     client.delete_station("oslo-1", &patched.etag).await?;
     writeln!(out, "   204: gone")?;
 
-    writeln!(out, "10. GET /stations/oslo-1: nobody there")?;
+    writeln!(out, "10. GET /stations/oslo-1: no longer there")?;
     refused(out, client.station("oslo-1").await)
 }
 
@@ -319,8 +319,8 @@ fn show(out: &mut impl Write, status: u16, station: &Versioned<Station>) -> anyh
     line(out, &station.value)
 }
 
-/// Prints the problem that a deliberate mistake was answered with; anything
-/// else ends the tour.
+/// Prints the problem that the server returned for a deliberate mistake. Any other result
+/// ends the tour.
 fn refused<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
     match answer {
         Err(Error::Problem(problem)) => {

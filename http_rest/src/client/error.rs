@@ -14,14 +14,14 @@ pub enum Error {
         url: String,
     },
     /// The request could not be made.
-    #[error("no request can be made of this")]
+    #[error("the request could not be built")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
         url: String,
-        /// What the transport said.
+        /// The error of the HTTP library.
         #[source]
         source: reqwest::Error,
     },
@@ -29,7 +29,7 @@ pub enum Error {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The server responded with something that is not part of this interface.
-    #[error("unexpected answer {status}: {body}")]
+    #[error("unexpected response {status}: {body}")]
     Unexpected {
         /// The HTTP status.
         status: u16,
@@ -38,9 +38,9 @@ pub enum Error {
         /// The response's `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// The server pointed to another address. This client follows no redirect: a change
-    /// could be executed by a server that the user has never named (RFC 9110, section 15.4).
-    #[error("{url} answered {status} and points to {location}; give --url the address that you mean")]
+    /// The server redirected to another address (RFC 9110, section 15.4). This client does not
+    /// follow redirects: a server that the user never named could execute the change.
+    #[error("{url} redirects ({status}) to {location}; pass the address that you mean with --url")]
     Redirect {
         /// The HTTP status.
         status: u16,
@@ -53,7 +53,7 @@ pub enum Error {
     #[error("the connection broke; the request may have been executed")]
     Broken(#[source] reqwest::Error),
     /// All attempts together took too long.
-    #[error("no answer in time; the request may have been executed")]
+    #[error("no response in time; the request may have been executed")]
     TimedOut,
     /// The last attempt failed with `last` and was not executed, but an earlier one may
     /// have been.

@@ -21,8 +21,8 @@ use crate::protocol::model::{
     Batch, Metric, Reading, ReadingList, Recorded, Station, StationList, StationPatch,
 };
 
-/// A client of one server. Clones share their connections, and calls may run side by
-/// side. HTTP/1.1 pairs responses with requests by their order. So each call in flight has
+/// A client of one server. Clones share their connections, and calls may run at the same
+/// time. HTTP/1.1 pairs responses with requests by their order, so each call in flight needs
 /// a connection of its own, which is kept for the next call.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -41,7 +41,7 @@ pub struct Versioned<T> {
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
-    /// What is on it.
+    /// The entries on it.
     pub items: Vec<T>,
     /// The link to the next page; `None` on the last.
     pub next: Option<String>,
@@ -142,7 +142,7 @@ impl Client {
     /// Creates a station.
     ///
     /// # Errors
-    /// [`Error::Problem`] with status 409 if the id is taken, 422 if a field is invalid.
+    /// [`Error::Problem`] with status 409 if the ID is taken, 422 if a field is invalid.
     pub async fn create_station(&self, station: &Station) -> Result<Versioned<Station>, Error> {
         let key = new_key();
         let request =
@@ -163,7 +163,7 @@ impl Client {
         )
     }
 
-    /// Returns a station unless it is still at the version of that `etag`.
+    /// Returns a station unless its version is still `etag`.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 404 if there is no such station.
@@ -180,7 +180,7 @@ impl Client {
         versioned(&response).map(Some)
     }
 
-    /// Replaces a station, if it is still at the version of that `etag`.
+    /// Replaces a station, if its version is still `etag`.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it. After a broken
@@ -196,9 +196,9 @@ impl Client {
         versioned(&self.transport.call(Repeat::Idempotent, request).await?)
     }
 
-    /// Changes some fields of a station, if it is still at the version of that `etag`. The
-    /// method `PATCH` is not idempotent (RFC 5789), so the request is sent again only if it
-    /// certainly was not executed.
+    /// Changes some fields of a station, if its version is still `etag`. The method `PATCH`
+    /// is not idempotent (RFC 5789), so the request is sent again only if it certainly was
+    /// not executed.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it.
@@ -216,7 +216,7 @@ impl Client {
         versioned(&self.transport.call(Repeat::Harmful, request).await?)
     }
 
-    /// Deletes a station and its readings, if it is still at the version of that `etag`.
+    /// Deletes a station and its readings, if its version is still `etag`.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it. After a broken

@@ -39,7 +39,7 @@ where
         .when(|error| may_pass(error, repeat))
         .adjust(|error, pause| {
             let pause = pause?.max(error.retry_after().unwrap_or_default());
-            // Without time for another attempt, this error is the result.
+            // If no time is left for another attempt, this error is the result.
             (pause < TOTAL_TIMEOUT.saturating_sub(started.elapsed())).then_some(pause)
         })
         .notify(|error, _pause| unknown |= error.may_have_been_executed());

@@ -55,7 +55,7 @@ impl Transport {
     }
 }
 
-/// Reads a response to its end. Returns an error unless it is a success.
+/// Reads a response to its end. Returns an error if it is a redirect, a 4xx, or a 5xx.
 async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = incoming.chunk().await.map_err(Error::Broken)? {
@@ -70,7 +70,7 @@ async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
         return Err(Error::Redirect {
             status: response.status.as_u16(),
             url: incoming.url().to_string(),
-            location: location.as_deref().unwrap_or("no other address").to_owned(),
+            location: location.as_deref().unwrap_or("an address that it does not name").to_owned(),
         });
     }
     if response.status.is_client_error() || response.status.is_server_error() {

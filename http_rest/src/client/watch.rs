@@ -26,12 +26,12 @@ pub enum LiveEvent {
     /// Some readings were recorded that this stream did not get.
     Gap(Gap),
     /// The connection was lost. The stream reconnects, and its next event says what was
-    /// missed: a gap, a reading that the server still has, or [`LiveEvent::NothingMissed`].
+    /// missed: a gap, the first missed reading, or [`LiveEvent::NothingMissed`].
     Disconnected {
-        /// Why. Parts of the text may come from the server.
+        /// Why, in the words of this client or its HTTP library.
         reason: String,
     },
-    /// The stream is connected again, and no reading was recorded meanwhile.
+    /// The stream is connected again, and none of its readings were missed.
     NothingMissed,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Watch {
     last_id: Option<String>,
     response: Option<Response>,
     connected_at: Instant,
-    /// From a lost connection to the first event of the next one.
+    /// Whether the connection was lost and the next one has brought no event yet.
     returning: bool,
     pauses: Pauses,
     parser: Parser,
@@ -104,7 +104,7 @@ impl Watch {
         }
     }
 
-    /// Makes one attempt after a pause, which a failed one makes longer.
+    /// Makes one attempt after a pause, which grows from attempt to attempt.
     async fn reconnect(&mut self) -> Result<(), Error> {
         sleep(self.pauses.next_pause()).await;
         match timeout(ATTEMPT_TIMEOUT, self.connect()).await.unwrap_or(Err(Error::TimedOut)) {
@@ -160,7 +160,7 @@ impl Watch {
     }
 }
 
-/// Returns the last error of the chain, which says most.
+/// Returns the last error in the chain, which is usually the most specific one.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -206,7 +206,7 @@ impl Parser {
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches(['\n', '\r']);
         if line.is_empty() {
-            // An ID counts even without data, but only data make an event.
+            // A block with only an ID is kept too: it moves the place to resume from.
             let event = std::mem::take(&mut self.event);
             if !event.data.is_empty() || !event.id.is_empty() {
                 self.events.push_back(event);

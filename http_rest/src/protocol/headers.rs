@@ -1,5 +1,5 @@
-//! The header fields and media types that both sides use, besides those that the crate
-//! `http` has names for.
+//! The header fields and media types that both sides use, apart from those that the
+//! crate `http` names.
 
 use axum::http::{HeaderMap, header};
 
@@ -9,7 +9,7 @@ pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Says that a response was given before, to an earlier request with the same key.
 pub(crate) const REPLAYED: &str = "idempotency-replayed";
 
-/// Says after which event a live stream goes on (HTML standard, section 9.2.4).
+/// Names the event after which a live stream resumes (HTML standard, section 9.2.4).
 pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Names a request in both sides' logs. A client may choose it; the response repeats it.
@@ -27,11 +27,11 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 /// The media type of a live stream.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
-/// The only content coding that the server accepts: none.
+/// The name of "no content coding", the only one that the server accepts.
 pub(crate) const IDENTITY: &str = "identity";
 
-/// Returns whether a message says that its body is of this type. Parameters such as
-/// `charset` are ignored: JSON and event streams are UTF-8 (RFC 8259, section 8.1).
+/// Returns whether `Content-Type` names this media type. Parameters such as `charset` are ignored,
+/// because JSON (RFC 8259, section 8.1) and event streams are always UTF-8.
 pub(crate) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();

@@ -28,7 +28,7 @@ impl Metric {
         }
     }
 
-    /// Returns the metric of that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
             .into_iter()
@@ -94,8 +94,8 @@ pub struct Station {
     /// The client chooses it; it never changes.
     #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub id: String,
-    /// For people. Its characters are those of a nickname (RFC 8266), and it does not mix
-    /// scripts that look alike (Unicode Technical Standard 39, section 5.2).
+    /// Name for people. It contains only characters that a nickname may have (RFC 8266), and does
+    /// not mix scripts that look alike (Unicode Technical Standard 39, section 5.2).
     #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// Degrees north, -90 to 90; `null` if it is not known.
@@ -135,7 +135,8 @@ pub(crate) struct StationList {
 /// Data of a `gap` event: some readings are not in this stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gap {
-    /// How many readings that this stream asks for were recorded and are no longer kept
-    /// for it; `null` if the server was restarted and can't tell.
+    /// Number of missed readings that the stream can no longer send. A stream of one
+    /// station counts only those that `GET /readings` still returns. `null` if the server
+    /// was restarted and can't tell.
     pub missed: Option<u64>,
 }

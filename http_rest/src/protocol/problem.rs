@@ -40,12 +40,12 @@ pub struct Problem {
     /// What is wrong with each field, the first 50 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// When it makes sense to try again. It travels as the `Retry-After` header, in whole
+    /// How long to wait before trying again. It travels as the `Retry-After` header, in whole
     /// seconds.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
-    /// Whether the body's content coding was refused. Then the `Accept-Encoding` header
-    /// names the only one that is accepted (RFC 9110, section 12.5.3).
+    /// Whether the content coding of the request's body was refused. If so, `Accept-Encoding` in
+    /// the response names the accepted one (RFC 9110, section 12.5.3).
     #[serde(skip)]
     pub coding_refused: bool,
 }
@@ -61,7 +61,7 @@ pub struct FieldError {
 }
 
 impl Problem {
-    /// Returns a problem that its status describes well enough.
+    /// Returns a problem of type `about:blank`: its status describes it well enough.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank".into(),
@@ -79,15 +79,15 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Returns 500 and logs the reason, which is a mistake of this program.
+    /// Returns 500 and logs the reason, which is a bug in this program.
     pub(crate) fn internal(error: &dyn Error) -> Self {
         tracing::error!("a response of our own does not serialize: {error}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "")
     }
 
-    /// Reads a body of that type in a response of that status. Returns `None` if it is
-    /// not a JSON object. All members are optional, and one of a wrong type is ignored
-    /// (RFC 9457, section 3.1); the status is the response's own.
+    /// Reads the problem in the body of a response with this status. Returns `None` if the body is
+    /// not a JSON object. All members are optional; one with a wrong type is ignored (RFC 9457,
+    /// section 3.1). The status is that of the response, whatever the body says.
     pub(crate) fn from_json(status: StatusCode, body: &[u8]) -> Option<Self> {
         fn member<T: DeserializeOwned>(object: &Value, name: &str) -> Option<T> {
             T::deserialize(object.get(name)?).ok()

@@ -12,8 +12,8 @@ use super::model::{Metric, Reading, Station};
 use super::problem::{FieldError, Problem};
 use crate::limits::{MAX_BATCH, MAX_DETAIL, MAX_NAME, MAX_QUOTE, MAX_RECORDED_AT, MAX_STATION_ID};
 
-/// Reads the object in a body. Returns 400 if it is not JSON and 422 if it is JSON of
-/// another shape, both with line and column, the second with a pointer to the field.
+/// Reads the object in a body. Returns 400 if it is not JSON, and 422 with a pointer to the
+/// field if it is JSON of another shape, both with line and column.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = shape(&mut deserializer)?;
@@ -21,7 +21,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// The second half of [`parse`], also for JSON that was read before.
+/// Reads an object and checks its shape. The JSON may have been parsed before, like the
+/// result of a patch.
 pub(crate) fn shape<'de, T, D>(deserializer: D) -> Result<T, Problem>
 where
     T: DeserializeOwned,
@@ -29,7 +30,7 @@ where
 {
     let Object(value) = serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let (path, detail) = (error.path(), error.inner().to_string());
-        // A number that does not fit into a double is well-formed JSON all the same.
+        // A number too large for an `f64` is still well-formed JSON.
         let well_formed =
             error.inner().classify() == Category::Data || detail.starts_with("number out of range");
         if !well_formed {
@@ -41,7 +42,7 @@ where
     Ok(value)
 }
 
-/// Shortens what serde says: it quotes what it was sent, which may be as long as a body.
+/// Shortens a message from serde, which may quote as much as a whole body.
 fn bounded(detail: String) -> String {
     if detail.chars().count() <= MAX_DETAIL {
         return detail;
@@ -50,9 +51,9 @@ fn bounded(detail: String) -> String {
     format!("{}…{}", detail.chars().take(MAX_DETAIL).collect::<String>(), &detail[position..])
 }
 
-/// Returns a path as a JSON pointer in a URI fragment (RFC 6901, section 6). serde
-/// reports a missing field, and the second occurrence of one, at the object around it
-/// and names the field in its message.
+/// Returns a path as a JSON pointer in a URI fragment (RFC 6901, section 6). For a missing
+/// or duplicate field, serde's path ends at the object around it, and only its message names
+/// the field.
 fn pointer(path: &Path, detail: &str) -> String {
     let mut pointer = "#".to_owned();
     for segment in path {
@@ -69,8 +70,8 @@ fn pointer(path: &Path, detail: &str) -> String {
     pointer
 }
 
-/// Appends a name. The name of an unknown field comes from the sender, so everything that
-/// has a meaning in a pointer is escaped.
+/// Appends a field's name. The client can give an unknown field any name, so every
+/// character that a pointer can't contain is escaped.
 fn push_name(pointer: &mut String, name: &str) {
     pointer.push('/');
     for byte in shorten(name).bytes() {
@@ -136,7 +137,7 @@ impl UncheckedReading {
         match metric {
             None => wrong(
                 "metric",
-                format!("{:?} is none of temperature, humidity, pressure, wind", shorten(&self.metric)),
+                format!("{:?} is not temperature, humidity, pressure, or wind", shorten(&self.metric)),
             ),
             Some(metric) => {
                 let (low, high) = metric.range();
@@ -181,7 +182,7 @@ impl Station {
     }
 }
 
-/// Returns whether `id` is a station's ID: 1 to 32 of `a` to `z`, `0` to `9`, and `-`.
+/// Returns whether `id` is a station ID: 1 to 32 characters `a` to `z`, `0` to `9`, and `-`.
 pub(crate) fn is_station_id(id: &str) -> bool {
     (1..=MAX_STATION_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -37,16 +37,16 @@ impl From<ETag> for HeaderValue {
     }
 }
 
-/// The conditions of a request, in the order in which they count (RFC 9110, section
-/// 13.2.2). Conditions on a date don't count: no resource here has a `Last-Modified`.
+/// The conditions of a request, in the order in which they are evaluated (RFC 9110, section
+/// 13.2.2). Conditions on a date are ignored: no resource here has a `Last-Modified`.
 pub(crate) struct Conditions {
     if_match: Option<Tags>,
     if_none_match: Option<Tags>,
 }
 
 impl Conditions {
-    /// Reads them. Returns 400 if one is malformed: without its condition the request
-    /// would do more than its sender meant.
+    /// Reads the conditions. Returns 400 if one is malformed: ignoring it would let the request do
+    /// more than the client meant.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             if_match: Tags::of(headers, &header::IF_MATCH)?,
@@ -54,18 +54,18 @@ impl Conditions {
         })
     }
 
-    /// Checks those of a GET or HEAD. Returns whether 304 is enough, because the client
-    /// has this version; returns 412 if `If-Match` is false. `current` is `None` for a
-    /// resource that has no tag.
+    /// Checks the conditions of a GET or HEAD. Returns true if the client already has this version,
+    /// so that 304 is enough, and 412 if `If-Match` is false. `current` is `None` for a resource
+    /// without a tag.
     pub(crate) fn not_modified(&self, current: Option<ETag>) -> Result<bool, Problem> {
         self.check_if_match(current)?;
         Ok(self.if_none_match.as_ref().is_some_and(|tags| tags.contain_weakly(current)))
     }
 
-    /// Checks those of any other method. Returns 412 if one is false.
+    /// Checks the conditions of any other method. Returns 412 if one is false.
     pub(crate) fn check(&self, current: Option<ETag>) -> Result<(), Problem> {
         if self.not_modified(current)? {
-            return Err(failed("the resource is one of those that If-None-Match excludes"));
+            return Err(failed("If-None-Match excludes the current version of this resource"));
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Conditions {
         }
         Err(match current {
             Some(tag) => failed(format!("the resource is now at {tag}; read it again")),
-            None => failed("this resource has no ETag that If-Match could name"),
+            None => failed("this resource has no ETag; leave out If-Match or send If-Match: *"),
         })
     }
 }
@@ -102,7 +102,7 @@ enum Tags {
     List(Vec<Tag>),
 }
 
-/// An entity tag that a client sent, which may be anybody's.
+/// An entity tag that a client sent, whether or not this server made it.
 struct Tag {
     weak: bool,
     /// With its quotes.
@@ -113,8 +113,8 @@ impl Tags {
     /// Reads a header field. Several lines of the same name are one list (RFC 9110,
     /// section 5.3), but `*` has to be alone.
     //
-    // Not by the `headers` crate: 0.4.2 panics in a debug build on a tag with a space,
-    // and skips the members of a list that it can't read.
+    // The `headers` crate is not used here: 0.4.2 panics in a debug build on a tag with a space,
+    // and skips list members that it can't read.
     fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>, Problem> {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         if lines.is_empty() {
@@ -125,7 +125,9 @@ impl Tags {
             return Ok(Some(Self::Any));
         }
         Self::list(&field).map(Some).ok_or_else(|| {
-            Problem::bad_request(format!("{name} is * or a list of entity tags, each of them in quotes"))
+            Problem::bad_request(format!(
+                "{name} must be * or a list of ETags, each in quotes, such as \"1\""
+            ))
         })
     }
 
@@ -157,7 +159,7 @@ impl Tags {
         self.contain(current, |tag| !tag.weak)
     }
 
-    /// Weak comparison: the `W/` does not count.
+    /// Weak comparison: the `W/` is ignored.
     fn contain_weakly(&self, current: Option<ETag>) -> bool {
         self.contain(current, |_tag| true)
     }

@@ -25,7 +25,7 @@ use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};
 
 /// The keys that were seen, and the responses to them.
 pub(crate) struct IdempotencyStore {
-    /// Keyed with random numbers, so that nobody can make two bodies that look equal.
+    /// Keyed with random numbers, so that nobody can make two bodies that look the same.
     hasher: RandomState,
     capacity: usize,
     lifetime: Duration,
@@ -35,7 +35,7 @@ pub(crate) struct IdempotencyStore {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<Scope, Entry>,
-    /// The finished ones in the order in which they end.
+    /// The finished ones in the order in which they expire.
     finished: VecDeque<(Instant, Scope)>,
 }
 
@@ -134,8 +134,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Runs the handler of a `POST` at most once for each key. It stands around the handler,
-/// which knows nothing of keys, and gives it the whole body.
+/// Runs the handler of a `POST` at most once for each key. It wraps the handler, which
+/// doesn't know about keys, and passes it the whole body.
 ///
 /// The key is claimed before the body is read, so a request that repeats an unfinished one
 /// gets its 409 at once.
@@ -187,7 +187,7 @@ pub(crate) async fn once(
     Ok(response.map(Body::from))
 }
 
-/// Returns the key of a request, if it has one, or 400 unless that has 1 to [`MAX_KEY`]
+/// Returns the key of a request, if it has one, and 400 if that is not 1 to [`MAX_KEY`]
 /// visible ASCII characters.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
@@ -196,6 +196,6 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .ok()
         .filter(|key| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     let wrong =
-        || Problem::bad_request(format!("Idempotency-Key has 1 to {MAX_KEY} visible ASCII characters"));
+        || Problem::bad_request(format!("Idempotency-Key must be 1 to {MAX_KEY} visible ASCII characters"));
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }

@@ -1,15 +1,15 @@
 //! `/readings/live`: readings as they are recorded, as server-sent events (the
 //! HTML standard, section 9.2): one long response, a block of lines for each event.
 //!
-//! Each stream reads on in the store's [`Feed`](super::store::Feed) from where it is. So a
-//! slow reader costs the recorder nothing and takes no memory of its own: it falls out of
-//! the ring and gets a `gap` event.
+//! Each stream reads the store's [`Feed`](super::store::Feed) at its own pace. A slow reader
+//! neither holds up the recorder nor needs a queue of its own. If it falls too far behind,
+//! the ring has dropped its next readings, and it gets a `gap` event.
 //!
 //! An event's ID is `<instance ID>-<sequence number>`. A client that comes back sends the
-//! last one it saw as `Last-Event-ID` and misses nothing that the ring still holds. A block
-//! with an ID and nothing else moves that position without being an event. The server
-//! sends one when the stream has everything, so that a client whose station is quiet does
-//! not fall behind the ring.
+//! last one it saw as `Last-Event-ID` and misses nothing that the ring still holds. The
+//! server also sends blocks that have only an ID. They are not events, but they tell the
+//! client that it has everything up to that ID. So a client whose station is quiet does not
+//! fall behind the ring.
 
 use std::sync::Arc;
 
@@ -44,15 +44,15 @@ pub(crate) struct LiveFilter {
 
 /// Readings as they are recorded
 ///
-/// Events: `reading` (data: a reading) and `gap` (data: how many were missed), both with an id to
-/// send as `Last-Event-ID`. An id alone moves that place without an event. Comments are heartbeats.
+/// Events: `reading` (data: a reading) and `gap` (data: how many were missed). Each has an ID; send
+/// the last one as `Last-Event-ID` to resume. A block may have an ID only. Comments are heartbeats.
 #[utoipa::path(get, path = "/readings/live", operation_id = "watch_readings", tag = "readings",
     params(LiveFilter, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this event")),
     responses(
-        (status = 200, description = "A stream without end", content_type = "text/event-stream", body = String,
+        (status = 200, description = "An endless stream", content_type = "text/event-stream", body = String,
             example = "event: reading\nid: 5be3f0d1c2a49687-1f\ndata: {\"station\":\"oslo-1\",\"metric\":\"temperature\",\"value\":-3.5,\"recorded_at\":1767225600000}\n\n"),
-        (status = 304, description = "If-None-Match: * excludes what exists"),
-        (status = 400, description = "Not an event id of this service, or an unknown or wrong parameter"),
+        (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
+        (status = 400, description = "Not an event ID of this service, or an unknown or invalid parameter"),
         (status = 412, description = "If-Match is false")))]
 pub(crate) async fn live(
     State(store): State<Arc<Store>>,
@@ -62,18 +62,18 @@ pub(crate) async fn live(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     if filter.station.as_deref().is_some_and(|station| !is_station_id(station)) {
-        return Err(Problem::bad_request("station is not a station's id"));
+        return Err(Problem::bad_request("station must be an ID of 1 to 32 characters a-z, 0-9, and -"));
     }
     let (newest, changes) = store.feed.subscribe();
     let (seen, restarted) = match headers.get(LAST_EVENT_ID) {
         None => (newest, false),
         Some(value) => match value.to_str().ok().and_then(EventId::parse) {
             None => {
-                let detail = "unknown Last-Event-ID: use the id of an event of this stream";
+                let detail = "unknown Last-Event-ID: use the ID of an event from this stream";
                 return Err(Problem::bad_request(detail));
             }
             Some(id) if id.instance_id == store.instance_id => (id.sequence.min(newest), false),
-            // Of an earlier run of the server: everything that this one still holds is new.
+            // From an earlier run of the server: everything that this one holds is new.
             Some(_) => (store.feed.after(0).lost, true),
         },
     };

@@ -58,7 +58,7 @@ fn router(state: AppState) -> Router {
             )
         })
         .fallback(async |request: Request| {
-            Problem::new(StatusCode::NOT_FOUND, format!("nothing lives at {}", request.uri().path()))
+            Problem::new(StatusCode::NOT_FOUND, format!("there is no resource at {}", request.uri().path()))
         })
         .layer(DefaultBodyLimit::disable()) // `Limits::max_body` counts instead.
         .layer(from_fn_with_state(state.clone(), request_layer::request_layer))

@@ -12,7 +12,7 @@ pub(crate) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     if (1..=MAX_LIMIT).contains(&limit) {
         return Ok(limit);
     }
-    Err(Problem::bad_request(format!("limit is 1 to {MAX_LIMIT}, not {limit}")))
+    Err(Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}, not {limit}")))
 }
 
 /// Returns `Link: <…>; rel="next"` (RFC 8288), or no header after the last page.

@@ -70,9 +70,9 @@ pub(crate) struct Filter {
 #[utoipa::path(get, path = "/readings", operation_id = "list_readings", tag = "readings", params(Filter), responses(
     (status = 200, description = "A page", body = ReadingList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
-    (status = 304, description = "If-None-Match: * excludes what exists"),
-    (status = 400, description = "A parameter is missing, unknown or wrong"),
-    (status = 404, description = "No such station, or no such page any more: the server was restarted"),
+    (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
+    (status = 400, description = "A parameter is missing, unknown, or invalid"),
+    (status = 404, description = "No such station, or the page was lost when the server was restarted"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
     State(store): State<Arc<Store>>,

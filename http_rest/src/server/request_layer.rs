@@ -39,7 +39,7 @@ impl Requests {
         Self { permits: Semaphore::new(max_in_flight), numbered: AtomicU64::new(0) }
     }
 
-    /// Returns the client's own ID if it is short and plain, or the next number of ours.
+    /// Returns the client's own ID if it is short and plain, or else the next number.
     fn id(&self, headers: &HeaderMap) -> HeaderValue {
         let plain = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len())
@@ -52,7 +52,7 @@ impl Requests {
     }
 }
 
-/// Surrounds the routes.
+/// Wraps all routes.
 pub(crate) async fn request_layer(
     State(requests): State<Arc<Requests>>,
     State(limits): State<Arc<Limits>>,
@@ -66,7 +66,7 @@ pub(crate) async fn request_layer(
     let mut response = response.unwrap_or_else(IntoResponse::into_response);
     let status = response.status();
     if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-        // The rest of the body is still to come, so this connection is of no more use.
+        // The rest of the body is still to come, so this connection can't be used again.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     info!(
@@ -96,8 +96,8 @@ async fn handle(
     })
 }
 
-/// Header fields with one value. Of two values, each program on the way could believe
-/// another one, which is how requests are smuggled past a proxy. hyper checks
+/// Header fields that may appear only once. If there were two, a proxy could believe one
+/// and this server the other, which is how requests are smuggled past a proxy. hyper checks
 /// `Content-Length`, and fields whose values are lists may come in several lines.
 const SINGLE: [HeaderName; 5] = [
     header::HOST,
@@ -107,7 +107,7 @@ const SINGLE: [HeaderName; 5] = [
     HeaderName::from_static(REQUEST_ID),
 ];
 
-/// Returns 400 if a field of [`SINGLE`] comes twice (RFC 9110, section 5.3).
+/// Returns 400 if a field of [`SINGLE`] appears more than once (RFC 9110, section 5.3).
 fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
     match SINGLE.iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         None => Ok(()),
@@ -115,8 +115,8 @@ fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Returns 400 unless there is a valid `Host` (RFC 9112, section 3.2), which HTTP/1.0 may lack,
-/// and the target names a valid host too if it names one.
+/// Returns 400 unless there is a valid `Host` (RFC 9112, section 3.2). HTTP/1.0 may leave it
+/// out. If the request's target names a host as well, that must be valid too.
 fn check_host(request: &Request) -> Result<(), Problem> {
     let host = request.headers().get(header::HOST);
     let present = host.is_some() || request.version() < Version::HTTP_11;
@@ -125,7 +125,7 @@ fn check_host(request: &Request) -> Result<(), Problem> {
     if present && named.all(is_host) {
         return Ok(());
     }
-    Err(Problem::bad_request("a request has one Host header with a host and, if need be, a port"))
+    Err(Problem::bad_request("send one Host header with a host and, if needed, a port"))
 }
 
 /// Returns whether this is `host` or `host:port` (RFC 3986, section 3.2), without a user.
@@ -141,8 +141,8 @@ fn is_host(value: &[u8]) -> bool {
         && (port.is_empty() || port.parse::<u16>().is_ok())
 }
 
-/// The query string of a resource that has none. Returns 400 if there is one: a
-/// parameter that nobody reads is a mistake.
+/// Refuses a query string with 400, on resources that have no parameters. A misplaced
+/// parameter would otherwise be ignored silently.
 pub(crate) struct NoQuery;
 
 impl<S: Sync> FromRequestParts<S> for NoQuery {
@@ -152,7 +152,7 @@ impl<S: Sync> FromRequestParts<S> for NoQuery {
         if parts.uri.query().unwrap_or_default().is_empty() {
             return Ok(Self);
         }
-        Err(Problem::bad_request("this request has no parameters in its query string"))
+        Err(Problem::bad_request("this request accepts no query parameters; remove the query string"))
     }
 }
 
@@ -162,8 +162,8 @@ impl From<QueryRejection> for Problem {
     }
 }
 
-/// Returns 415 unless the request says that its body is of this type, and not
-/// compressed (RFC 9110, section 15.5.16).
+/// Returns 415 (RFC 9110, section 15.5.16) unless the body has this media type and is not
+/// compressed.
 pub(crate) fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Problem> {
     if !is_type(headers, wanted) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {wanted}")));

@@ -41,8 +41,8 @@ pub(crate) struct Page {
 #[utoipa::path(get, path = "/stations", operation_id = "list_stations", tag = "stations", params(Page), responses(
     (status = 200, description = "A page", body = StationList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
-    (status = 304, description = "If-None-Match: * excludes what exists"),
-    (status = 400, description = "A parameter is unknown or wrong"),
+    (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
+    (status = 400, description = "A parameter is unknown or invalid"),
     (status = 412, description = "If-Match is false")))]
 pub(crate) async fn list(
     State(store): State<Arc<Store>>,
@@ -74,7 +74,7 @@ pub(crate) async fn list(
         (status = 201, description = "Created", body = Station, headers(
             ("Location" = String, description = "The station's address"),
             ("ETag" = String, description = "Its version"))),
-        (status = 409, description = "The id is taken, or the first request with this key still runs"),
+        (status = 409, description = "The ID is taken, or the first request with this key still runs"),
         (status = 412, description = "If-Match or If-None-Match is false"),
         (status = 422, description = "Invalid fields, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
@@ -91,7 +91,7 @@ pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Resu
     params(StationId,
         ("If-None-Match" = Option<String>, Header, description = "`*` or the ETags that the client has",
             nullable = false, example = "*"),
-        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client insists on",
+        ("If-Match" = Option<String>, Header, description = "`*` or the ETags that the client requires",
             nullable = false, example = "*")),
     responses(
         (status = 200, description = "The station", body = Station,
@@ -118,8 +118,8 @@ pub(crate) async fn read(
     responses(
         (status = 200, description = "As it is now", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
-        (status = 404, description = "No such station: PUT creates none"),
-        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 404, description = "No such station: PUT does not create one"),
+        (status = 412, description = "The station is at another version, or If-None-Match matches it"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn replace(
     State(store): State<Arc<Store>>,
@@ -139,7 +139,7 @@ pub(crate) async fn replace(
         (status = 200, description = "As it is now", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
         (status = 404, description = "No such station"),
-        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 412, description = "The station is at another version, or If-None-Match matches it"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn patch(
     State(store): State<Arc<Store>>,
@@ -162,7 +162,7 @@ pub(crate) async fn patch(
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "No such station"),
-        (status = 412, description = "The station is at another version, or If-None-Match excludes it"),
+        (status = 412, description = "The station is at another version, or If-None-Match matches it"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn delete(
     State(store): State<Arc<Store>>,
@@ -175,8 +175,8 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What `PUT` and `PATCH` share: the checks in the order 404, 415, 412, 428, 413, 422, from
-/// the cheapest to the one that needs the body.
+/// Changes a station by `PUT` or `PATCH`. The checks go from the cheapest to those that need
+/// the body: 404, 415, 400 (a malformed condition), 412, 428, and then 413, 400, 422.
 async fn change(
     store: &Store,
     limits: &Limits,
@@ -197,7 +197,7 @@ async fn change(
         let station = new(current, &body)?;
         station.check()?;
         if station.id != current.id {
-            return Err(Problem::field("#/id", "an id never changes"));
+            return Err(Problem::field("#/id", "the ID of a station never changes"));
         }
         Ok(station)
     });
@@ -242,7 +242,10 @@ impl<S: Send + Sync> FromRequestParts<S> for StationId {
         NoQuery::from_request_parts(parts, state).await?;
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(id)) if is_station_id(&id) => Ok(Self { id }),
-            _ => Err(Problem::new(StatusCode::NOT_FOUND, "no station has such an id")),
+            _ => Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "a station ID has 1 to 32 characters a-z, 0-9, and -",
+            )),
         }
     }
 }
@@ -254,7 +257,7 @@ pub(crate) fn not_found(id: &str) -> Problem {
 impl From<CreateError> for Problem {
     fn from(error: CreateError) -> Self {
         match error {
-            CreateError::Exists => Self::new(StatusCode::CONFLICT, "there is a station with this id"),
+            CreateError::Exists => Self::new(StatusCode::CONFLICT, "a station with this ID already exists"),
             CreateError::Full => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 format!("this server keeps at most {MAX_STATIONS} stations"),

@@ -43,7 +43,7 @@ struct StationEntry {
     readings: VecDeque<StoredReading>,
 }
 
-/// A reading without its station's id, which the map already holds.
+/// A reading without its station's ID, which the map already holds.
 struct StoredReading {
     sequence: u64,
     metric: Metric,
@@ -67,7 +67,7 @@ pub(crate) struct ReadingFilter {
 /// Why a station was not created.
 #[derive(Debug)]
 pub(crate) enum CreateError {
-    /// There is one with this id.
+    /// There is one with this ID.
     Exists,
     /// There are [`MAX_STATIONS`].
     Full,
@@ -134,8 +134,8 @@ impl Store {
         Some(found.collect())
     }
 
-    /// Returns how many readings of a station have a sequence number after `seen` and up
-    /// to `last`, of those that are kept.
+    /// Counts the kept readings of a station whose sequence number is above `seen` and at
+    /// most `last`.
     pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
         let inner = self.lock();
         let Some(entry) = inner.stations.get(station) else { return 0 };
@@ -172,9 +172,9 @@ impl Store {
         Ok(self.tag(inner.insert(station)))
     }
 
-    /// Replaces a station by what `change` returns, or returns `None` if there is no such
-    /// station. Nobody else can change it in between, so `change` is the place for the
-    /// last look at its version.
+    /// Replaces a station with what `change` returns, or returns `None` if there is no such
+    /// station. Nobody else can change it in between, so `change` should check its
+    /// version once more.
     pub(crate) fn update<E>(
         &self,
         id: &str,
@@ -234,7 +234,7 @@ impl EventId {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (instance_id, sequence) = text.split_once('-')?;
         if text.contains('+') {
-            return None; // Rust's integers may have a sign.
+            return None; // Rust would accept `+1` as an integer.
         }
         Some(Self {
             instance_id: u64::from_str_radix(instance_id, 16).ok()?,
@@ -289,13 +289,13 @@ impl Feed {
         self.newest.send_replace(last);
     }
 
-    /// Returns the sequence number of the newest reading, and what tells of later ones.
+    /// Returns the sequence number of the newest reading, and a receiver that notices later ones.
     pub(crate) fn subscribe(&self) -> (u64, watch::Receiver<u64>) {
         let changes = self.newest.subscribe();
         (self.lock().last, changes)
     }
 
-    /// Returns the next up to [`CHUNK`] readings after the one of that sequence number.
+    /// Returns the next up to [`CHUNK`] readings after sequence number `seen`.
     pub(crate) fn after(&self, seen: u64) -> Found {
         let ring = self.lock();
         let first = ring.last + 1 - ring.readings.len() as u64;

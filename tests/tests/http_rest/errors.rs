@@ -1,4 +1,4 @@
-//! Every error is told, in its proper form.
+//! Every error arrives in its proper form.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ pub async fn each_error_is_a_problem_of_its_status() {
     let broken = "{\n  \"readings\": [,]\n}";
     let long = " ".repeat(1001);
     let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 10] = [
-        ("GET", "/nowhere", vec![], "", 404, "nothing lives at /nowhere"),
-        ("GET", "/stations/", vec![], "", 404, "nothing lives at /stations/"),
-        ("GET", "/stations/%ff", vec![], "", 404, "no station has such an id"),
-        ("GET", "/stations/%1b%5b2J", vec![], "", 404, "no station has such an id"),
+        ("GET", "/nowhere", vec![], "", 404, "there is no resource at /nowhere"),
+        ("GET", "/stations/", vec![], "", 404, "there is no resource at /stations/"),
+        ("GET", "/stations/%ff", vec![], "", 404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
+        ("GET", "/stations/%1b%5b2J", vec![], "", 404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
         ("POST", "/readings", vec![JSON], broken, 400, "expected value at line 2 column 16"),
         (
             "POST",
@@ -128,7 +128,7 @@ pub async fn a_request_has_one_plain_host() {
         let bytes = format!("GET /healthz HTTP/1.0\r\n{host}\r\n");
         assert_eq!(exchange(server.addr, bytes.as_bytes()).await.status, 400, "{host:?}");
     }
-    // HTTP/1.0 may lack it.
+    // An HTTP/1.0 request needs no Host.
     assert_eq!(exchange(server.addr, b"GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
     server.stop().await;
 }

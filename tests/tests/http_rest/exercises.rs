@@ -9,7 +9,7 @@ use crate::raw::{Answer, JSON, Local, request};
 const ANY_VERSION: (&str, &str) = ("if-none-match", "*");
 
 /// RFC 9110, section 12: the client says what it can read, the server chooses.
-pub async fn exercise_readings_are_told_as_csv_to_who_asks_for_it() {
+pub async fn exercise_readings_are_sent_as_csv_on_request() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let batch = r#"{"readings":[

@@ -8,8 +8,8 @@ use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, request};
 const PATCH: (&str, &str) = ("content-type", "application/merge-patch+json");
 const STATION: &str = r#"{"id":"a","name":"A"}"#;
 
-/// A request to station `a` that nothing is wrong with but, perhaps, these headers. Its
-/// tag replaces `TAG` in them.
+/// Sends a request to station `a` that is valid apart from, perhaps, these headers. In them, `TAG`
+/// is replaced by the station's tag.
 async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> Answer {
     let station = Station { id: "a".into(), name: "A".into(), latitude: None, longitude: None };
     let _ = server.client().create_station(&station).await; // An earlier one may have deleted it.
@@ -145,7 +145,7 @@ pub async fn a_body_with_a_content_coding_is_refused() {
             let answer = request(server.addr, method, path, &headers, body).await;
             assert!(matches!(answer.status, 200 | 201 | 409), "{method} {path} {plain:?}: {answer:?}");
         }
-        // A type that is refused says nothing of codings (RFC 9110, section 12.5.3).
+        // A 415 for the media type has no Accept-Encoding (RFC 9110, section 12.5.3).
         let text = [headers[1..].to_vec(), vec![("content-type", "text/plain")]].concat();
         let answer = request(server.addr, method, path, &text, body).await;
         assert_eq!((answer.status, answer.header("accept-encoding")), (415, None), "{method} {path}");
@@ -171,7 +171,7 @@ pub async fn a_media_type_may_have_parameters_and_capitals() {
     server.stop().await;
 }
 
-pub async fn a_field_with_one_value_comes_once() {
+pub async fn a_single_value_header_sent_twice_is_refused() {
     let server = Local::start(Limits::default()).await;
     for (name, first, second) in [
         ("host", "test", "test"),

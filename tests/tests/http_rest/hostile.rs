@@ -1,4 +1,4 @@
-//! Clients that are slow, greedy or gone, and a server that is told to stop.
+//! Clients that are slow, greedy, or gone, and a server that has to stop.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub async fn a_thousand_slow_lorises_stop_nobody() {
 }
 
 /// As `printf … | nc` does.
-pub async fn a_client_that_has_said_everything_gets_its_answers() {
+pub async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
     let two = "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
     for _ in 0..50 {
@@ -90,7 +90,7 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
             .expect("the server closes");
         server.stop().await;
     }
-    // Nor does it take a place from those that come later: beyond the cap there is no answer.
+    // Beyond the cap on refusals, connections are closed without a response.
     let limits = Limits { max_connections: 0, max_refusals: 1, linger_time: ever, ..Limits::default() };
     let server = Local::start(limits).await;
     let mut first = TcpStream::connect(server.addr).await.unwrap();
@@ -103,13 +103,13 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
     server.stop().await;
 }
 
-pub async fn a_body_of_no_use_is_refused_unread() {
+pub async fn a_body_that_is_refused_is_not_read_first() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
     until(&mut stream, "HTTP/1.1 413 ").await;
 
-    // Nor is a body read of which no use could be made.
+    // The headers alone are enough to refuse these, so the body is not read either.
     request(server.addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
     for (headers, status) in [(vec![], 415), (vec![JSON], 428), (vec![JSON, ("if-match", "\"x\"")], 412)] {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();

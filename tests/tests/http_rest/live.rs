@@ -16,7 +16,7 @@ fn reading(station: &str, recorded_at: u64) -> Reading {
     Reading { station: station.into(), metric: Metric::Wind, value: 1.0, recorded_at }
 }
 
-/// A stream whose header has come: it has its place among the readings.
+/// Opens a stream and waits for its header: it gets what is recorded from now on.
 async fn live(addr: SocketAddr, query: &str, last_event_id: Option<&str>) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
@@ -27,7 +27,7 @@ async fn live(addr: SocketAddr, query: &str, last_event_id: Option<&str>) -> Tcp
     stream
 }
 
-/// The next event as it stands on the wire, without the size of its chunk.
+/// Returns the next event as it was sent, without the size of its chunk.
 async fn event(stream: &mut TcpStream) -> String {
     loop {
         let text = until(stream, "\n\n").await;
@@ -37,7 +37,7 @@ async fn event(stream: &mut TcpStream) -> String {
     }
 }
 
-/// The id of the next block, which has nothing else: the stream has everything up to there.
+/// Returns the ID of the next block, which has nothing else: all events up to it were sent.
 async fn place(stream: &mut TcpStream) -> String {
     let text = until(stream, "\n\n").await;
     let (_size, block) = text.trim_end().rsplit_once("\r\n").unwrap();
@@ -88,7 +88,7 @@ pub async fn a_live_stream_tells_of_a_gap() {
     let mut stream = live(server.addr, "", Some(id(&first))).await;
     let gap = event(&mut stream).await;
     assert!(gap.starts_with("event: gap\nid: ") && gap.ends_with("\ndata: {\"missed\":3}"), "{gap}");
-    // It has an id: a client that comes back with it is not told of the same gap again.
+    // It has an ID, so a client that comes back with it does not get the same gap again.
     let mut again = live(server.addr, "", Some(id(&gap))).await;
     assert!(event(&mut again).await.contains(r#""recorded_at":5"#));
     for recorded_at in [5, 6] {
@@ -106,17 +106,17 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     };
     let mut stream = live(server.addr, "?station=a", None).await;
     let first = place(&mut stream).await;
-    record("b", 5).await; // More than are kept: the stream is told of none of them.
+    record("b", 5).await; // More than are kept, but the stream must not report them.
     let second = place(&mut stream).await;
-    assert_ne!(first, second, "the place moves though the filter matches nothing");
+    assert_ne!(first, second, "the ID moves though the filter matches nothing");
     drop(stream);
 
-    // Whoever comes back to either place has missed nothing of this station.
+    // A client that comes back to either place has missed nothing of this station.
     for seen in [&first, &second] {
         let mut stream = live(server.addr, "?station=a", Some(seen)).await;
         assert_eq!(place(&mut stream).await, second, "no gap");
     }
-    // Of what was missed only this station's readings count, and those still kept are sent.
+    // Only the missed readings of this station are counted, and those still kept are sent.
     record("a", 2).await;
     record("b", 1).await;
     record("a", 1).await;
@@ -129,14 +129,14 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     let mut everything = live(server.addr, "", Some(&second)).await;
     assert!(event(&mut everything).await.ends_with("data: {\"missed\":2}"));
 
-    // Another server's place: a gap of unknown size, with an id of this one.
+    // After an ID of another server comes a gap of unknown size, with an ID of this one.
     let mut stream = live(server.addr, "?station=a", Some("1-1")).await;
     let restarted = event(&mut stream).await;
     assert!(restarted.ends_with("data: {\"missed\":null}"), "{restarted}");
     let mut stream = live(server.addr, "?station=a", Some(id(&restarted))).await;
     assert!(event(&mut stream).await.starts_with("event: reading"));
 
-    // A place that this server has not reached yet is the newest one.
+    // An ID that this server has not reached yet counts as its newest.
     let (instance_id, _) = second.split_once('-').unwrap();
     let mut stream = live(server.addr, "", Some(&format!("{instance_id}-ffffffffffffffff"))).await;
     place(&mut stream).await;
@@ -168,14 +168,14 @@ pub async fn a_slow_reader_does_not_slow_the_recorder() {
         let answer = request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
         assert_eq!(answer.status, 200);
     }
-    // And now that it reads, it is told.
+    // Now that it reads, it gets a gap.
     until(&mut slow, "event: gap\nid: ").await;
     drop(slow);
     server.stop().await;
 }
 
-pub async fn a_watch_survives_a_restart_and_tells_of_it() {
-    // So long a drain that the stream must end by itself for the server to stop.
+pub async fn a_watch_survives_a_restart_and_reports_it() {
+    // The drain is so long that the stream must end on its own for the server to stop.
     let server = Local::start(Limits { drain_timeout: Duration::from_secs(3600), ..Limits::default() }).await;
     let addr = server.addr;
     let mut watch = server.client().watch(Some("a")).await.unwrap();

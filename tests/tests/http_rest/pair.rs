@@ -110,7 +110,7 @@ pub async fn the_subcommands_do_one_thing_each() {
     server.stop().await;
 }
 
-/// A server that gives this answer to each request.
+/// Starts a server that sends this response to each request, and returns its address.
 async fn answering(answer: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -124,7 +124,7 @@ async fn answering(answer: String) -> String {
     url
 }
 
-pub async fn text_from_outside_is_printed_without_obeying_it() {
+pub async fn text_from_outside_cannot_control_the_terminal() {
     // Escape sequences, bell, carriage return, line feed, C1, bidirectional, invisible.
     let evil = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}\u{200b}x";
     let json = serde_json::to_string(evil).unwrap();
@@ -161,7 +161,7 @@ pub async fn text_from_outside_is_printed_without_obeying_it() {
         assert!(shown.contains("\\u202e") && shown.lines().count() <= 2, "{shown}");
     }
 
-    // And the server's log: what a client sends stays within its line.
+    // In the server's log too, what a client sends stays on its line.
     let server = PAIR.serve().await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream
@@ -230,7 +230,7 @@ pub async fn a_second_signal_ends_the_server_at_once() {
         let pid = Pid::from_raw(server.id().unwrap().cast_signed());
         kill(pid, signal).unwrap();
         while TcpStream::connect(addr).await.is_ok() {
-            tokio::task::yield_now().await; // It has heard the first as soon as it refuses connections.
+            tokio::task::yield_now().await; // It refuses connections once it has received the first signal.
         }
         kill(pid, signal).unwrap();
         let status = timeout(SOON, server.wait()).await.expect("it ends").unwrap();
@@ -238,8 +238,8 @@ pub async fn a_second_signal_ends_the_server_at_once() {
     }
 }
 
-/// Stands between a client and a server; lets one connection through for each permit, and
-/// cuts it when told to.
+/// A proxy between a client and a server. It lets one connection through for each permit, and cuts
+/// it when told to.
 struct Proxy {
     url: String,
     server: Arc<Mutex<SocketAddr>>,
@@ -303,7 +303,7 @@ pub async fn a_watch_says_what_it_missed() {
         recorder.record(&readings).await.unwrap();
     };
     let shown = |at: u64| format!(r#"{{"station":"a","metric":"wind","value":1.0,"recorded_at":{at}}}"#);
-    // Whether it is connected yet cannot be seen from outside: until it shows something.
+    // Nothing outside shows when the client is connected, so record until it prints a reading.
     let mut first = Box::pin(line_of(&mut out));
     while timeout(std::time::Duration::from_millis(50), &mut first).await.is_err() {
         record("a", 1..2).await;
@@ -343,14 +343,14 @@ pub async fn a_watch_says_what_it_missed() {
         "connected again; the server restarted and has forgotten earlier readings"
     );
 
-    // What another attempt cannot cure ends it.
+    // An error that another attempt would meet again ends the watch.
     let refusing =
         answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()).await;
     *proxy.server.lock().unwrap() = refusing.strip_prefix("http://").unwrap().parse().unwrap();
     cut();
     line_of(&mut notes).await;
     permit();
-    assert_eq!(line_of(&mut notes).await, "error: unexpected answer 404:");
+    assert_eq!(line_of(&mut notes).await, "error: unexpected response 404:");
     assert_eq!(timeout(SOON, client.wait()).await.expect("it ends").unwrap().code(), Some(1));
     another.stop().await;
 }

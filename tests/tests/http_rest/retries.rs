@@ -138,12 +138,12 @@ pub async fn a_failed_call_says_whether_it_may_have_been_executed() {
 
 const PROBLEM: &str = "application/problem+json";
 
-/// How long from now, as a date in HTTP.
+/// Returns the time that many seconds from now, as an HTTP date.
 fn in_seconds(seconds: u64) -> String {
     httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds))
 }
 
-pub async fn the_client_honours_retry_after() {
+pub async fn the_client_honors_retry_after() {
     let problem = r#"{"title":"Service Unavailable","status":503}"#;
     let in_use = r#"{"type":"/problems/idempotency-key-in-use"}"#;
     let cases = [
@@ -163,7 +163,7 @@ pub async fn the_client_honours_retry_after() {
         let (client, served) = scripted(vec![busy, recorded()]).await;
         let asked = Instant::now();
         client.record(&reading()).await.unwrap_or_else(|error| panic!("{status} {after}: {error}"));
-        // The first pause of its own is a fifth of that.
+        // The client's own first pause is at most a fifth of that.
         assert!(asked.elapsed() >= Duration::from_secs(1), "{status} {after} {media_type}");
         served.await.unwrap();
     });
@@ -179,7 +179,7 @@ pub async fn the_client_does_not_wait_for_longer_than_a_call_may_take() {
         let (_, listener) = served.await.unwrap();
         assert!(listener.accept().now_or_never().is_none(), "no second attempt");
     }
-    // What is no time, or one in the past, leaves the pause to the client.
+    // After an invalid time, or one in the past, the client chooses the pause itself.
     for after in ["soon", "-1", "1.5", "", "Sun, 06 Nov 1994 08:49:37 GMT"] {
         let busy = answer("503 Service Unavailable", &format!("retry-after: {after}\r\n"), "text/html", "");
         let (client, served) = scripted(vec![busy, recorded()]).await;
@@ -204,9 +204,9 @@ pub async fn the_client_reads_every_form_of_problem() {
             r##"{"title":"T","errors":["a",{"pointer":"#/b"},{"pointer":"#/c","detail":"E"}]}"##,
             "422 T; #/c E",
         ),
-        (PROBLEM, "[]", "unexpected answer 422: []"),
-        ("application/json", "{}", "unexpected answer 422: {}"),
-        ("text/html", "<h1>No</h1>", "unexpected answer 422: <h1>No</h1>"),
+        (PROBLEM, "[]", "unexpected response 422: []"),
+        ("application/json", "{}", "unexpected response 422: {}"),
+        ("text/html", "<h1>No</h1>", "unexpected response 422: <h1>No</h1>"),
     ] {
         let (client, served) = scripted(vec![answer("422 Unprocessable Entity", "", media_type, body)]).await;
         let error = client.record(&reading()).await.unwrap_err();
@@ -232,17 +232,14 @@ pub async fn the_client_follows_no_redirect() {
             for error in errors {
                 let shown = error.to_string();
                 assert!(shown.starts_with(&format!("http://{asked}/readings")), "{shown}");
-                assert!(
-                    shown.contains(&format!("answered {} and points to {location}", &status[..3])),
-                    "{shown}"
-                );
+                assert!(shown.contains(&format!("redirects ({}) to {location}", &status[..3])), "{shown}");
             }
         }
     }
-    assert!(elsewhere.accept().now_or_never().is_none(), "nobody was asked but the address that was given");
+    assert!(elsewhere.accept().now_or_never().is_none(), "only the given address was asked");
     let (client, served) = scripted(vec![answer("302 Found", "", "text/html", "")]).await;
     let error = client.watch(None).await.err().unwrap().to_string();
-    assert!(error.contains("answered 302 and points to no other address"), "{error}");
+    assert!(error.contains("redirects (302) to an address that it does not name"), "{error}");
     served.await.unwrap();
 }
 
@@ -287,14 +284,14 @@ pub async fn a_watch_ends_with_an_error_that_would_come_again() {
     }
 }
 
-pub async fn the_client_takes_no_more_than_it_has_room_for() {
+pub async fn the_client_bounds_the_size_of_a_response_and_an_event() {
     let long = "x".repeat(2 * MAX_RESPONSE);
     let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
     let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
     assert!(matches!(client.record(&reading()).await, Err(Error::Unexpected { status: 200, .. })));
     served.abort(); // It may still be writing.
 
-    // An event without an end, in one line or in many.
+    // An event that never ends, in one line or in many.
     for line in
         [format!("data: {long}"), format!("data: {}\n", "x".repeat(1000)).repeat(MAX_EVENT / 1000 + 1)]
     {
@@ -309,7 +306,7 @@ pub async fn the_client_takes_no_more_than_it_has_room_for() {
     }
 }
 
-/// Takes the client's own times, of which the longest is [`SILENCE`].
+/// Waits for the client's real timeouts. The longest one is [`SILENCE`].
 pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
     let mute = |answers: Vec<String>| async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -341,7 +338,7 @@ pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
         let reason = format!("nothing came for {SILENCE:?}");
         assert_eq!(watch.next().await.unwrap().unwrap(), LiveEvent::Disconnected { reason });
     };
-    // A queue of connections that is full: the client's own is not even answered.
+    // The listener's queue is full, so the kernel does not complete the client's connection.
     let no_connection = async {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();

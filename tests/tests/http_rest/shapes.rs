@@ -1,4 +1,4 @@
-//! JSON of another shape than the contract's, and which field is to blame.
+//! JSON whose shape differs from the contract, and the field that each error names.
 
 use http_rest::Limits;
 
@@ -28,7 +28,7 @@ async fn refused(method: &str, path: &str, cases: &[(&str, &str)]) {
     server.stop().await;
 }
 
-/// A reading whose fields these replace.
+/// Returns a batch of one valid reading and one with these fields.
 fn reading(fields: &str) -> String {
     format!(r#"{{"readings":[{{"station":"b","metric":"wind","value":1,"recorded_at":0}},{{{fields}}}]}}"#)
 }
@@ -195,7 +195,7 @@ pub async fn a_name_that_people_could_misread_is_refused() {
     server.stop().await;
 }
 
-pub async fn an_integer_may_be_written_with_a_point() {
+pub async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     let server = Local::start(Limits::default()).await;
     for (written, read) in [("1.0", 1_u64), ("1e3", 1000), ("253402300799999.0", 253_402_300_799_999)] {
         let body = format!(

@@ -84,14 +84,20 @@ pub async fn a_change_is_checked_in_the_order_of_the_statuses() {
     let etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
     let (stale, current) = (("if-match", "\"stale\""), ("if-match", etag.as_str()));
     let weak = format!("W/{etag}");
-    // Each request has the fault that is looked for and all those that are looked for later.
-    let cases: [(&str, &str, Headers<'_>, &str, u16); 12] = [
-        ("PUT", "/nowhere", vec![], "", 404),
+    // Each request has the fault that decides, and as many of the later ones as it can have.
+    let cases: [(&str, &str, Headers<'_>, &str, u16); 18] = [
+        ("PUT", "/nowhere?x=1", vec![JSON, JSON], "", 400),
+        ("PUT", "/nowhere?x=1", vec![], "", 404),
         ("PUT", "/stations/b", vec![], "", 404),
         ("PUT", "/stations/NOT-AN-ID", vec![], "", 404),
+        ("POST", "/stations/b?x=1", vec![], "", 405),
         ("POST", "/stations/a", vec![], "", 405),
+        ("PUT", "/stations/b?x=1", vec![], "", 400),
+        ("PUT", "/stations/NOT-AN-ID?x=1", vec![], "", 400),
         ("PUT", "/stations/a", vec![], "", 415),
         ("PATCH", "/stations/a", vec![JSON], "", 415),
+        ("PUT", "/stations/a", vec![("if-match", "malformed")], "", 415),
+        ("PUT", "/stations/a", vec![JSON, ("if-match", "malformed")], "", 400),
         ("PUT", "/stations/a", vec![JSON], "", 428),
         ("DELETE", "/stations/a", vec![], "", 428),
         ("PUT", "/stations/a", vec![JSON, stale], "", 412),
@@ -208,7 +214,11 @@ pub async fn an_id_cannot_change_the_path() {
     for id in ["../healthz", "a/../../healthz", "..\\healthz", "?limit=1", "#", "a b", "é"] {
         let error = server.client().station(id).await.unwrap_err();
         let Error::Problem(problem) = error else { panic!("{id}: {error}") };
-        assert_eq!((problem.status, problem.detail.as_str()), (404, "no station has such an id"), "{id}");
+        assert_eq!(
+            (problem.status, problem.detail.as_str()),
+            (404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
+            "{id}"
+        );
     }
     server.stop().await;
 }
