@@ -230,6 +230,8 @@ impl Broker {
             .env("HOME", &self.folder)
             .env("ERL_EPMD_PORT", epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            // Otherwise `rabbitmqctl` starts an `epmd` of its own when the node is down.
+            .env("ERL_FLAGS", "-start_epmd false")
             .env("ERL_CRASH_DUMP", folder("crash.dump"))
             .env("RABBITMQ_ALLOW_INPUT", "1") // The script then becomes the node, and has its process id.
             .env("RABBITMQ_NODENAME", self.node_name())
