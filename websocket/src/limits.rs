@@ -35,15 +35,15 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Time without a single byte from the peer after which it is considered dead
     ///
-    /// The server looks at each heartbeat, so with the defaults it closes the connection
+    /// The server checks this at each heartbeat. With the defaults, it closes the connection
     /// with code 1008 after 20 to 30 s.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
     pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive or a
-    /// client may read
+    /// Minimum average rate, in bytes per second, at which a message must arrive and a
+    /// client must read
     ///
-    /// For a message it applies from `dead_after` after its beginning on; below it the
-    /// server closes the connection with code 1008. For a client that reads, see
+    /// A message is held to it once it has been arriving for `dead_after`; if it is slower,
+    /// the server closes the connection with code 1008. For a client that reads, see
     /// `write_timeout`.
     #[arg(long, value_name = "BYTES", default_value = "1000")]
     pub min_rate: u64,
@@ -110,11 +110,11 @@ pub struct Timeouts {
     pub answer: Duration,
     /// Time between two pings.
     pub heartbeat: Duration,
-    /// Time without a single byte from the server after which the client gives it up, at
-    /// the next heartbeat.
+    /// Time without a single byte from the server after which the client closes the connection,
+    /// at the next heartbeat.
     pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive. It
-    /// applies from `dead_after` after the beginning of the message on.
+    /// Minimum average rate, in bytes per second, at which a message must arrive. It applies
+    /// once the message has been arriving for `dead_after`.
     pub min_rate: u64,
 }
 
@@ -222,8 +222,8 @@ pub(crate) const READING_BYTES: usize = 200;
 /// Pause before the first attempt to connect again. It doubles for each one after that.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum pause between two attempts. A connection that lasted for longer was real
-/// progress: after it the pauses start again with the shortest one.
+/// Maximum pause between two attempts. A connection that lasted longer counts as real
+/// progress: after it, the pauses start again with the shortest.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Maximum wait for the end of a close handshake.

@@ -189,7 +189,7 @@ pub async fn a_handshake_without_an_answer_times_out() {
 }
 
 /// Calls whose callers have given up make room for others.
-pub async fn calls_that_were_given_up_keep_no_place() {
+pub async fn abandoned_calls_make_room_for_others() {
     let (fake, url) = Fake::start().await;
     let patient = Duration::from_millis(300);
     let client = Client::with_timeouts(&url, Timeouts { answer: patient, ..Timeouts::default() });
@@ -264,7 +264,7 @@ pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
     tokio::join!(serve, events);
 }
 
-/// What waits for the server is bounded: calls here, and what is said in a room.
+/// The client bounds how much waits for the server: calls, and messages in a room.
 pub async fn requests_in_flight_are_bounded() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
@@ -305,7 +305,7 @@ pub async fn requests_in_flight_are_bounded() {
     said.iter().for_each(|say| say.abort());
 }
 
-/// That a connection was accepted is not progress: the pauses grow.
+/// An accepted connection alone is not progress, so the pauses grow.
 pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
     let reconnects = async |is_chat: bool| {
         let (fake, url) = Fake::start().await;
@@ -672,8 +672,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
     head
 }
 
-/// Sends this as the response to each handshake. Returns whether the client closed the
-/// connection without another byte.
+/// Accepts one connection and sends this as the response to its handshake. Returns whether the
+/// client then closed the connection without sending another byte.
 async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
     let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
     let head = read_head(&mut stream).await;
@@ -823,7 +823,7 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
         assert_eq!(line(&mut screen).await, shown(station, value));
     }
 
-    // Which readings of this station are older than the subscription, nobody knows.
+    // The client can't tell which readings of this station are older than its subscription.
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("old", 2, 6.0).await;
@@ -879,7 +879,7 @@ pub async fn a_restarted_server_is_noticed_in_the_terminal() {
     server.stop().await;
 }
 
-/// What another connection cannot cure ends the program.
+/// An error that a new connection can't fix ends the program.
 pub async fn live_ends_when_reconnecting_cannot_help() {
     let rejections = [
         "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
@@ -968,7 +968,7 @@ pub async fn a_second_ctrl_c_ends_the_programs_at_once() {
         let message = json!({"type": "message", "room": "lobby", "sequence": 2, "name": "b", "message_id": "x", "text": "x", "sent_at": 0});
         answer(&mut socket, message).await;
         let mut screen = lines(&mut program.stdout);
-        line(&mut screen).await; // The handlers are there.
+        line(&mut screen).await; // By now the signal handlers are installed.
         interrupt_twice(&mut program).await;
     }
     let server = PAIR.serve().await;

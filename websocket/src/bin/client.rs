@@ -237,14 +237,14 @@ fn write_reading(out: &mut impl Write, before: &str, reading: &Reading) -> anyho
 
 /// Writes a line about the connection to stderr: stdout carries only what was asked for.
 fn note(line: &str) {
-    let _ = writeln!(stderr(), "{}", printable(line)); // Perhaps nobody reads it any more.
+    let _ = writeln!(stderr(), "{}", printable(line)); // Fails if nobody reads stderr anymore.
 }
 
 async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let (chat, mut events) = client.chat(room, name).await?;
     let mut lines = typed_lines();
     let mut present = BTreeSet::new();
-    // Numbers of the newest event at the last join, and of the newest one shown.
+    // The number of the newest event at the last join, and of the newest event shown.
     let (mut known, mut shown) = (0, None);
     // What was typed and is not answered yet. While the connection is broken it
     // waits, and the events that tell so must still be shown.

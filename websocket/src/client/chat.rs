@@ -231,7 +231,7 @@ impl Member {
                 return Err(Error::Gone);
             }
             match self.join().await {
-                // Somebody else may leave.
+                // The room is full, but another member may leave: try again.
                 Err(Error::Refused { code: ErrorCode::Full, .. }) => {}
                 Err(error) if !is_permanent(&error) => {}
                 result => return result,

@@ -137,8 +137,8 @@ impl Connection {
     }
 }
 
-/// Connects to the request's host and shakes hands. As a library cannot know which
-/// extensions its user supports, it leaves part of RFC 6455, section 4.1, to us.
+/// Connects to the request's host and makes the handshake. The library can't know which
+/// extensions its user supports, so it leaves part of RFC 6455, section 4.1, to us.
 async fn connect(
     request: Request,
     config: WebSocketConfig,
@@ -153,8 +153,8 @@ async fn connect(
     Ok(socket)
 }
 
-/// The client offered no extension, so the server must not select one. The other fields
-/// must not appear twice (sections 11.3.3 and 11.3.4).
+/// Checks the server's response. The client offered no extension, so the server must not
+/// select one. The other two fields must not appear twice (sections 11.3.3 and 11.3.4).
 fn check_response(response: &Response) -> Result<(), WebSocketError> {
     let count = |name: &HeaderName| response.headers().get_all(name).iter().count();
     let wrong = [(SEC_WEBSOCKET_EXTENSIONS, 0), (SEC_WEBSOCKET_PROTOCOL, 1), (SEC_WEBSOCKET_ACCEPT, 1)]

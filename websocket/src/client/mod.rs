@@ -114,7 +114,7 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its response, which has up to `response_bytes`.
+    /// Sends a request and waits for its response, which has at most `response_bytes` bytes.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
@@ -194,7 +194,7 @@ async fn connected(
                 connection.close().await;
                 return None;
             },
-            () = sleep(response_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
+            () = sleep(response_timeout / 4), if room == 0 => {} // Then look again for callers that gave up.
         }
     }
 }

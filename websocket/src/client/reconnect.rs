@@ -20,7 +20,7 @@ impl Reconnect {
         Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
     }
 
-    /// A connection was made, and the server agreed to what was asked over it.
+    /// Notes that a connection was made and that the server accepted the request on it.
     pub(super) fn on_connect(&mut self) {
         self.connected_at = Some(Instant::now());
     }

@@ -67,9 +67,9 @@ pub(crate) struct Join {
     pub(crate) id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
     pub(crate) room: String,
-    /// The name to be known by there: 1 to 32 letters with their marks, digits, `-`, `_`,
-    /// and `.`, all of one script or of scripts that do not look alike. It may not look
-    /// like the name of somebody else in the room.
+    /// The member's name: 1 to 32 letters with their marks, digits, `-`, `_`, and `.`. It must
+    /// not mix scripts that look alike, and must not look like the name of another member of
+    /// the room.
     pub(crate) name: String,
     /// What `joined` gave: takes over the name and the place in the room from
     /// the connection that had it, which is closed with code 4001. After the
@@ -217,7 +217,7 @@ pub(crate) enum ServerMessage {
         /// The stations of this subscription that exist already, sorted. Each new one is
         /// first seen in a `reading`.
         stations: Vec<String>,
-        /// Number of readings that the series of this subscription ever had.
+        /// Number of readings ever recorded in the series of this subscription.
         recorded: u64,
     },
     Unsubscribed {

@@ -50,8 +50,8 @@ impl Metric {
 }
 
 impl<'de> Deserialize<'de> for Metric {
-    /// Accepts the name only. What serde derives for an enum also reads it from an
-    /// object, such as `{"wind": null}`.
+    /// Accepts only a name. The code that serde derives for an enum would also accept an object,
+    /// such as `{"wind": null}`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
 

@@ -75,22 +75,22 @@ fn invalid(id: Option<u64>, reason: String) -> Refusal {
 /// Parses JSON. The error names the field that is wrong.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
-        // Keeping track of the field costs time, so only what is wrong is parsed with it.
+        // Tracking the field costs time, so only a text with an error is parsed again with it.
         let mut json = serde_json::Deserializer::from_str(text);
         let path =
             serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
         let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
         let mut reason = error.to_string();
         if reason.len() > 300 {
-            // Only the beginning of a long message is quoted; line and column are at its end.
+            // Keep only the start of a long reason. Line and column were at its end, so add them again.
             reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
         }
         field.unwrap_or_default() + &reason
     })
 }
 
-/// The fields of a request without its `type`, which its type in Rust already says.
-/// Only an object has fields: see [`Object`].
+/// The fields of a request without its `type`, which the Rust type `T` already determines.
+/// Only a JSON object is accepted: see [`Object`].
 struct Fields<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {

@@ -252,7 +252,8 @@ fn check_name(name: &str) -> Result<(), String> {
         name.chars().next().is_some_and(|c| !is_mark(c) && c != '\u{200c}' && c != '\u{200d}');
     if name.chars().count() > MAX_NAME || !begins_with_base || !name.chars().all(allowed) {
         let shown = shorten(name);
-        return Err(format!("name: {shown:?} is not 1 to {MAX_NAME} letters, digits, -, _ and ."));
+        let rule = "letters, digits, -, _, and . (an accent can't come first)";
+        return Err(format!("name: {shown:?} must be 1 to {MAX_NAME} {rule}"));
     }
     text::check_name(name).map_err(|why| format!("name: {name:?} is refused: {why}"))
 }

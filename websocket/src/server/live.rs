@@ -144,8 +144,8 @@ impl LiveSession {
         }
     }
 
-    /// Returns the stations of the subscription that exist, and how many readings its
-    /// series ever had.
+    /// Subscribes. Returns the subscription's stations that exist, and the number of readings
+    /// ever recorded in its series.
     fn subscribe(&mut self, series: &Series) -> Result<(Vec<String>, u64), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong = shorten(wrong);

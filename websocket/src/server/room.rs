@@ -53,7 +53,7 @@ pub(super) struct Event {
 
 pub(super) struct Member {
     pub(super) token: String,
-    /// What names that people could take for this one have in common with it.
+    /// The `lookalike_key` of the name. Names that people could confuse have the same one.
     pub(super) lookalike_key: String,
     /// The connection that speaks for the member; none since the given time if it broke.
     pub(super) seat: Result<(u64, Arc<Notify>), Instant>,
