@@ -64,7 +64,7 @@ impl Browser {
                 break url.to_owned();
             }
         };
-        // It goes on complaining; nobody must block on that.
+        // Chromium keeps writing to stderr, which must not block it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let (tools, _) = connect_async(url).await.unwrap();
         Self { child, profile, tools, ids: 0 }
@@ -96,11 +96,11 @@ impl Browser {
         let page = Page(session["sessionId"].as_str().unwrap().to_owned());
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call(Some(&page), "Emulation.setDeviceMetricsOverride", size).await;
-        // Only one tab has the focus; each of these is to behave as if it had.
+        // Only one tab has the focus. Let each one behave as if it had.
         self.call(Some(&page), "Emulation.setFocusEmulationEnabled", json!({"enabled": true})).await;
         self.call(Some(&page), "Page.navigate", json!({"url": url})).await;
         self.call(Some(&page), "Page.bringToFront", json!({})).await;
-        // A field that the page itself puts the focus on, once it is shown.
+        // The page itself focuses this field once it is shown.
         self.until(&page, "document.readyState === 'complete' && document.activeElement.id === 'name'").await;
         page
     }
@@ -147,7 +147,7 @@ impl Browser {
             .await;
     }
 
-    /// Types into what has the focus, as a person with a keyboard only would.
+    /// Types into the focused element, like a person who has only a keyboard.
     async fn type_line(&mut self, page: &Page, text: &str) {
         self.call(Some(page), "Input.insertText", json!({"text": text})).await;
         self.press(page, "Enter", "\r").await;
@@ -240,7 +240,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         );
     }
 
-    // What somebody says is text, whatever it looks like.
+    // A message is shown as text, even if it looks like HTML.
     let markup = "<img src=x onerror=\"document.title='owned'\"><b>hi</b> & good morning";
     browser.type_line(&ana, markup).await;
     for page in [&ana, &ben] {
@@ -254,7 +254,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         browser.until(page, &log_has("terminal: greetings from the terminal")).await;
     }
 
-    // The chart follows what is recorded.
+    // The chart shows new readings as they are recorded.
     let client = Client::new(server.url());
     for number in 0..40 {
         let mut reading = reading("oslo-1", Metric::Temperature, -3.5 + (number % 7) as f64 * 0.5);
@@ -307,7 +307,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     shown("ana: said while there was no server").await;
     browser.until(&ana, &format!("{unsent}.length === 0")).await;
 
-    // Dark, and taken over by somebody with the token: the page lets go.
+    // In dark mode. Somebody with the token takes over, and the page gives up the name.
     browser
         .call(
             Some(&ana),
@@ -378,7 +378,7 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     browser.until(&ana, "document.activeElement.id === 'text'").await;
     browser.until(&ben, &log_has(&format!("{name} joined"))).await;
 
-    // Messages: what is refused stays in its field and is not sent.
+    // Messages: a refused text stays in its field and is not sent.
     let long = "The message is too long: shorten it to at most 1000 bytes.";
     let control = |which: &str| format!("The message contains {which}, which cannot be sent; remove it.");
     for (text, reason) in [
@@ -517,7 +517,7 @@ pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
         let shown = browser.evaluate(&page, &format!("printable({})", json!(text))).await;
         assert_eq!(shown, json!(expected), "{text:?}");
     }
-    // Everything goes through it. Only a message's own line breaks and tabs stay.
+    // Every text goes through `printable`. Only the line breaks and tabs of a message stay.
     browser
         .evaluate(&page, "said({ name: 'e\\u202eve', text: 'a\\u200bb\\n\\tc\\u001b', sent_at: 0 })")
         .await;
@@ -527,7 +527,7 @@ pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
     browser.evaluate(&page, "note('\\u3164')").await;
     browser.evaluate(&page, "showRaw('in', '/chat', '{\"x\":\"\\u202e\"}')").await;
     browser.until(&page, r"$('log').textContent.startsWith('e\\u202eve: a\\u200bb\n\tc\\u001b ')").await;
-    // A message of another day has its date.
+    // A message from another day is shown with its date.
     browser.until(&page, "/19(69|70)/.test(document.querySelector('#log time').textContent)").await;
     browser.until(&page, r"$('log').lastChild.textContent === '\\u2066eve\\n joined'").await;
     browser.shows(&page, "chat-state", r"x\u0007").await;
@@ -574,7 +574,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     browser.shows(&page, "latest", "No pressure among the newest readings of rome-1.").await;
     browser.fill(&page, "metric", "wind").await;
 
-    // A new station is offered in its order, and does not take the place of the one shown.
+    // A new station is added to the sorted list and does not replace the one shown.
     client.record(&[reading("lima-1", Metric::Wind, 1.0)]).await.unwrap();
     browser.until(&page, &format!("{offered} === 'bern-2,lima-1,oslo-1,rome-1'")).await;
     browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the last of 1").await;
@@ -599,7 +599,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     client.record(&batch[..1]).await.unwrap();
     browser.until(&page, "$('raw').lastChild.textContent.includes('\"lima-1\"')").await;
 
-    // A restarted server knows no readings; the page forgets them too, but not what was chosen.
+    // A restarted server knows no readings. The page forgets them too, but not the chosen station.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     browser.until(&page, "$('live-state').dataset.state === 'lost'").await;
     drop(server);

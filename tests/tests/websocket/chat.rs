@@ -153,7 +153,7 @@ pub async fn names_that_look_alike_are_not_in_a_room_together() {
             let answer = join(&mut other, "r", lookalike).await;
             assert_eq!(answer["code"], "name_taken", "{name} {lookalike} {answer}");
         }
-        // Its owner comes back under the same name, and in another room it is free.
+        // The owner of the name can come back under it, and in another room it is free.
         let back = json!({"type": "join", "id": 2, "room": "r", "name": name, "token": joined["token"]});
         assert_eq!(other.ask(back).await["type"], "joined");
         assert_eq!(join(&mut other, "other", lookalikes[0]).await["type"], "joined");
@@ -178,7 +178,7 @@ pub async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
         let sequence = say(&mut ben, after % 1000, &after.to_string()).await["sequence"].clone();
         let message = again.json().await;
         assert_eq!((&message["type"], &message["sequence"]), (&json!("message"), &sequence), "{after}");
-        // The same without a token, in a room that this one has not been in.
+        // The same without a token, in a room that this client has not been in.
         let mut carl = Raw::open(server.addr, "/chat").await;
         let join = json!({"type": "join", "id": 1, "room": "r", "name": "carl", "boot_id": joined["boot_id"], "after": after});
         assert_eq!(carl.ask(join).await["resumed"], true);
@@ -318,7 +318,7 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
 }
 
 pub async fn a_member_that_comes_back_in_time_has_not_left() {
-    // Those who are away are looked for every second.
+    // The server looks once a second for members that have been away for too long.
     let server = Local::start(Limits { away: Duration::from_secs(60), ..limits() }).await;
     let (ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;

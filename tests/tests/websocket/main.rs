@@ -52,7 +52,7 @@ async fn the_minimal_example_prints_what_the_readme_shows() {
     assert_same(&printed.stdout, &shown);
 }
 
-/// The fields of `Limits` are read from how it prints itself.
+/// The fields of `Limits` are taken from its `Debug` output.
 async fn every_limit_is_an_option_of_the_server() {
     let help = run_program(PAIR.server, &["--help"]).await.stdout;
     let limits = format!("{:?}", Limits::default());
@@ -172,7 +172,7 @@ fn main() -> ExitCode {
         test!(a_call_whose_connection_breaks_fails_and_the_next_connects_again),
         test!(a_server_that_falls_silent_is_given_up),
         test!(a_request_without_an_answer_times_out),
-        test!(a_server_that_does_not_speak_websocket_is_recognised),
+        test!(a_server_that_does_not_speak_websocket_is_recognized),
         test!(clients_come_back_to_a_server_that_was_killed_and_restarted),
         test!(a_subscription_that_was_cut_goes_on_and_shows_what_it_missed),
         test!(a_message_whose_answer_was_lost_is_sent_again_and_stored_once),

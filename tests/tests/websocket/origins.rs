@@ -139,8 +139,8 @@ pub async fn an_invalid_allow_origin_option_is_refused_at_startup() {
     }
 }
 
-/// In the log, and in the response to a plain request: a page's script is not shown the
-/// response to its handshake.
+/// The reason is in the log and in the response to a plain request, because a browser does
+/// not show a script the response to its handshake.
 pub async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
     let server = Server::start(PAIR.server, &["--addr", "127.0.0.1:0"]).await;
     let addr = server.addr().parse().unwrap();

@@ -145,7 +145,7 @@ pub async fn a_pong_right_after_a_message_is_harmless() {
 /// The other direction: bytes must keep leaving, but need not all have left in time.
 pub async fn a_peer_that_reads_slowly_is_not_cut() {
     const SIZE: usize = 12 << 20;
-    // Long enough that a busy machine reads something meanwhile.
+    // Long enough for a busy machine to read something meanwhile.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
     let limits = Limits {
         heartbeat: Duration::from_secs(600),
@@ -218,7 +218,7 @@ pub async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
     }
 }
 
-/// A call waits for as long as its bytes need at the slowest allowed rate.
+/// A call waits for as long as its bytes take at the minimum rate.
 pub async fn a_call_waits_longer_when_it_is_large() {
     let answer = Duration::from_millis(50);
     let (fake, url) = Fake::start().await;
@@ -233,7 +233,7 @@ pub async fn a_call_waits_longer_when_it_is_large() {
         }
     };
     let calls = async {
-        // About 330 bytes, for which there are 3 s more.
+        // About 330 bytes, which allow 3 s more.
         let large = vec![reading("a", Metric::Wind, 1.0); 4];
         assert_eq!(soon("an answer", client.record(&large)).await.unwrap(), 1);
         // A request of fewer than 100 bytes.

@@ -17,14 +17,14 @@ use crate::limits::{EVENTS, MAX_READ_BACK};
 use crate::protocol::message::{LiveRequest, Numbered, ReadBack, Series, ServerMessage};
 use crate::protocol::model::{Metric, Reading};
 
-/// What comes from a subscription.
+/// An event of a subscription.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LiveEvent {
     /// A reading was recorded.
     Reading {
         /// Its number in its series (one metric of one station), from 1.
         sequence: u64,
-        /// It.
+        /// The reading.
         reading: Reading,
     },
     /// The server left out readings because this client reads too slowly. The newest reading of
@@ -90,7 +90,7 @@ impl LiveEvents {
     }
 }
 
-/// An error is the last item, and says why the server refuses to go on.
+/// If the subscription ends for good, the last item is an error that says why.
 impl Stream for LiveEvents {
     type Item = Result<LiveEvent, Error>;
 
@@ -102,7 +102,7 @@ impl Stream for LiveEvents {
 /// The newest sequence number by station and metric.
 type Sequences = HashMap<(String, &'static str), u64>;
 
-/// What the server answers to a subscription.
+/// The server's response to a subscription.
 struct Subscribed {
     instance_id: String,
     /// The stations of the subscription that exist.
@@ -142,11 +142,11 @@ impl Subscriber {
 
     async fn run(mut self, mut connection: Connection) {
         loop {
-            // None: nobody listens any more.
+            // None: nobody listens anymore.
             let Some(error) = self.connected(connection).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
             let listener = self.events.clone();
-            // Cancel safe enough: what is given up is a connection in the making.
+            // Cancel safe enough: only a connection in the making is dropped.
             let again = select! {
                 again = self.reconnect() => again,
                 () = listener.closed() => return,
@@ -225,7 +225,7 @@ impl Subscriber {
         wanted && seen.map_or(!self.known.contains(&reading.station), |seen| sequence > seen)
     }
 
-    /// Passes readings on until the connection breaks (why) or nobody listens.
+    /// Passes readings on until the connection breaks, and returns why, or until nobody listens.
     async fn connected(&mut self, mut connection: Connection) -> Option<Error> {
         loop {
             // Cancel safe, both.

@@ -13,7 +13,7 @@ use tcp_socket::base::json::{Object, whole_number};
 use super::message::{ChatRequest, ErrorCode, LiveRequest, ServerMessage};
 use super::model::shorten;
 
-/// Why a request is not carried out.
+/// Why a request is not executed.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) id: Option<u64>,
@@ -33,10 +33,10 @@ impl From<Refusal> for ServerMessage {
     }
 }
 
-/// What every request has. Read by itself first, so that a request with one
-/// wrong field is still answered under its id. Scanning the text twice is
-/// cheaper than what serde does for a tagged enum: it builds a tree of the whole
-/// message, ten thousand readings included, before it has seen the tag.
+/// The fields that every request has. They are read first, so that the error for a request with
+/// a wrong field still has its `id`. Scanning the text twice is cheaper than serde's way with a
+/// tagged enum: until it has seen the tag, it keeps the whole message as a tree, ten thousand
+/// readings included.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type", borrow)]

@@ -34,7 +34,7 @@ pub(crate) struct Live {
 struct State {
     store: Store,
     ring: broadcast::Sender<Arc<Published>>,
-    /// Of each series the newest reading that was put into the ring.
+    /// By series: the newest reading that was put into the ring.
     newest: Vec<Option<Arc<Published>>>,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct LiveSession {
     everywhere: Metrics,
     /// Metrics wanted of one station.
     stations: HashMap<String, Metrics>,
-    /// There once something was subscribed to.
+    /// Present while something is subscribed to.
     ring: Option<broadcast::Receiver<Arc<Published>>>,
     /// What ended the wait in `wait_for_events`.
     woken: Option<Result<Arc<Published>, RecvError>>,
@@ -158,8 +158,8 @@ impl LiveSession {
             let reason = format!("a subscription names at most {MAX_STATIONS} stations");
             return Err(Refusal::new(series.id, ErrorCode::Full, reason));
         }
-        // What is new begins now. The lock keeps anything from being recorded
-        // between the ring's place and these numbers.
+        // The new series start now. The lock keeps readings from being recorded between
+        // taking the place in the ring and these numbers.
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);
@@ -185,8 +185,8 @@ impl LiveSession {
         Ok((stations, recorded))
     }
 
-    /// For all stations: ends everything of these metrics. For one: what was
-    /// subscribed to for all stations goes on.
+    /// Unsubscribes. Without stations, it ends all subscriptions to these metrics. With some, a
+    /// subscription to all stations goes on.
     fn unsubscribe(&mut self, series: &Series) {
         let unwanted = metrics(series);
         if series.stations.is_empty() {
@@ -212,7 +212,7 @@ impl LiveSession {
         }
     }
 
-    /// Takes what is to be sent next.
+    /// Takes the events to send next.
     pub(crate) fn events(&mut self, into: &mut Vec<Utf8Bytes>) {
         for _ in 0..EVENTS_PER_TURN {
             let Some(ring) = &mut self.ring else { return };
@@ -237,13 +237,13 @@ impl LiveSession {
     fn wants(&self, published: &Published) -> bool {
         let Place { series, sequence } = published.place;
         let reading = &published.reading;
-        // Without a look at the map for those who want everything.
+        // A subscriber to everything needs no look at the map.
         let wanted = self.everywhere & bit(reading.metric) != 0
             || self.stations.get(&reading.station).is_some_and(|wanted| wanted & bit(reading.metric) != 0);
         wanted && sequence > self.done.get(series).copied().unwrap_or(0)
     }
 
-    /// The ring has turned past this subscriber: goes on at its newest end.
+    /// Goes on at the newest end of the ring, because the ring has overtaken this subscriber.
     fn catch_up(&mut self, into: &mut Vec<Utf8Bytes>) {
         let state = self.live.lock();
         self.ring = Some(state.ring.subscribe());

@@ -1,4 +1,4 @@
-//! What the server keeps: in memory, bounded, and gone when it stops.
+//! The readings that the server keeps: in memory, bounded, and gone when it stops.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,12 +12,12 @@ pub(crate) struct Store {
     stations: BTreeMap<String, Station>,
 }
 
-/// One station's readings. What it measured of one metric is a *series*.
+/// One station's readings. Its readings of one metric are a *series*.
 struct Station {
     /// Its place in the order of creation.
     index: usize,
     readings: VecDeque<StoredReading>,
-    /// How many readings each series ever had.
+    /// Number of readings ever recorded in each series.
     counts: [u64; Metric::ALL.len()],
 }
 
