@@ -1,4 +1,4 @@
-//! The client of the WebSocket chapter: a guided tour, or one thing at a time.
+//! The client of the WebSocket chapter: a guided tour, or one command at a time.
 //!
 //! ```sh
 //! cargo run -p websocket --bin server     # terminal 1
@@ -246,8 +246,8 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
     let mut present = BTreeSet::new();
     // The number of the newest event at the last join, and of the newest event shown.
     let (mut known, mut shown) = (0, None);
-    // What was typed and is not answered yet. While the connection is broken it
-    // waits, and the events that tell so must still be shown.
+    // Messages that wait for their reply. While the connection is broken they wait, and the
+    // events that say so must still be shown.
     let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
     let interrupted = shutdown_signal()?;
@@ -276,7 +276,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                     }
                     ChatEvent::Presence { sequence, name, change } => {
                         shown = shown.max(Some(*sequence));
-                        // What came before we joined is in the list already.
+                        // Changes from before we joined are in the list already.
                         match change {
                             _ if *sequence <= known => {}
                             Change::Joined => drop(present.insert(name.clone())),
@@ -320,8 +320,8 @@ fn write_present(out: &mut impl Write, present: &BTreeSet<String>) -> anyhow::Re
     Ok(())
 }
 
-/// Lines of the standard input, from a thread of their own: a terminal cannot be
-/// waited for without blocking one.
+/// Reads the lines of the standard input in a separate thread, because waiting for a terminal
+/// blocks.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {

@@ -122,8 +122,8 @@ pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     readings.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
 }
 
-/// Whether `id` is the id of a station or of a room: 1 to 32 of `a` to `z`, `0`
-/// to `9` and `-`.
+/// Returns whether `id` is valid for a station or a room: 1 to 32 of `a` to `z`, `0` to `9`,
+/// and `-`.
 pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -158,8 +158,8 @@ impl Connection<'_> {
         }
     }
 
-    /// A ping for the peer's library, a message for a page's script, which is not
-    /// shown pings.
+    /// Sends a ping for the peer's library, and a message for a page's script, because browsers
+    /// hide pings from scripts.
     async fn send_heartbeat(&mut self) -> Result<(), CloseReason> {
         self.queue(Message::Ping(Bytes::new())).await?;
         if matches!(self.session, Session::Echo) {

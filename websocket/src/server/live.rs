@@ -4,8 +4,8 @@
 //! its own place. Recording therefore costs the same for one subscriber and for
 //! a thousand, and a subscriber owns no queue that could grow: one that reads
 //! more slowly than the ring turns finds that its place was overwritten. It is
-//! then told how many readings it missed and given the newest of each series,
-//! which is what a person who looks at a thermometer wants.
+//! then told how many readings it missed, and given the newest one of each series: the
+//! current value is what a person who looks at a thermometer wants.
 //!
 //! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
 //! 4,000) and its list of stations (64 kB for 1,000).
@@ -24,13 +24,13 @@ use crate::protocol::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Serie
 use crate::protocol::model::{Metric, Reading, check_batch, is_id, shorten};
 use crate::protocol::parse::Refusal;
 
-/// Everything that was recorded, and the way to its subscribers.
+/// All recorded readings, and the ring that takes them to the subscribers.
 pub(crate) struct Live {
     instance_id: String,
     state: Mutex<State>,
 }
 
-/// Under one lock, so that the ring has each series in its order.
+/// Everything is under one lock, so that the ring has each series in its order.
 struct State {
     store: Store,
     ring: broadcast::Sender<Arc<Published>>,
@@ -42,7 +42,7 @@ struct State {
 struct Published {
     place: Place,
     reading: Reading,
-    /// Written by the first subscriber who sends it, used by all.
+    /// Its JSON, written by the first subscriber that sends it and used by all.
     text: OnceLock<Utf8Bytes>,
 }
 

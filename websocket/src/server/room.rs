@@ -25,8 +25,8 @@ pub(crate) struct Rooms {
 #[derive(Default)]
 pub(super) struct RoomList {
     by_name: HashMap<String, Arc<Room>>,
-    /// The highest sequence number of all rooms that gave way. New rooms go on
-    /// from there: one that is made again does not use a number twice.
+    /// The highest sequence number of all rooms that were replaced. New rooms go on from there,
+    /// so that a room that is made again does not use a number twice.
     used: u64,
 }
 
@@ -41,13 +41,13 @@ pub(super) struct RoomState {
     pub(super) sequence: u64,
     pub(super) log: VecDeque<Event>,
     pub(super) members: BTreeMap<String, Member>,
-    /// Sequence numbers of the log's messages by name and message id.
+    /// Sequence numbers of the log's messages by name and message ID.
     pub(super) stored: HashMap<(String, String), u64>,
 }
 
 pub(super) struct Event {
     pub(super) text: Utf8Bytes,
-    /// Name and message id, if it is a message.
+    /// Name and message ID, if it is a message.
     message: Option<(String, String)>,
 }
 
