@@ -38,10 +38,10 @@ enum Command {
     /// Chat: each line that you type is a message; /who lists who is here, the
     /// end of the input (Ctrl-D) leaves
     Chat {
-        /// The room's id: 1 to 32 of a-z, 0-9 and -
+        /// The room's id: 1 to 32 of a-z, 0-9, and -
         #[arg(long, default_value = "lobby")]
         room: String,
-        /// Your name there: 1 to 32 letters, digits, -, _ and .
+        /// Your name there: 1 to 32 letters, digits, -, _, and .
         #[arg(long)]
         name: String,
     },
@@ -56,12 +56,12 @@ enum Command {
     },
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's id: 1 to 32 of a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// In °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
@@ -76,7 +76,7 @@ enum Command {
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
