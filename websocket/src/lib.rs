@@ -6,21 +6,20 @@
 //! of a few bytes' overhead, in order. It is how a browser takes part in a chat
 //! or watches live data.
 //!
-//! It gives messages and nothing more. That a reply finds its request, that a
-//! peer is still alive, that nothing is lost when a connection breaks, that a
-//! slow reader does not fill the server's memory: all that is left to the
-//! program, and is what this chapter is about.
+//! It carries messages and nothing more. The program itself has to match each reply to
+//! its request, notice a dead peer, lose nothing when a connection breaks, and keep a slow
+//! reader from filling the server's memory. This chapter is about that.
 //!
 //! Start with `examples/minimal.rs`, then read in this order:
 //!
 //! 1. `server/handshake.rs`: how an HTTP connection becomes a WebSocket.
-//! 2. [`protocol::message`]: what is said over it.
-//! 3. `server/connection.rs`: the loop that reads, answers and flushes.
+//! 2. [`protocol::message`]: the messages that it carries.
+//! 3. `server/connection.rs`: the loop that reads, responds, and flushes.
 //!
-//! After that, one idea a file:
+//! After that, there is one idea in each file:
 //!
-//! - [`protocol`]: what travels, and its checks.
-//! - [`server`]: routes, and the life of a connection. Below it are the rooms of the
+//! - [`protocol`]: the messages, and how they are checked.
+//! - [`server`]: routes, and the lifecycle of a connection. Below it are the rooms of the
 //!   chat, live readings, the store, and the origins of pages.
 //! - [`client`]: calls, and the streams of a room and of live readings that survive a
 //!   broken connection.

@@ -15,11 +15,11 @@ use tcp_socket::base::linger::LingerLimits;
 /// The server's limits, with defaults for a small machine.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Maximum number of open connections; beyond it 503 before the upgrade, and close
+    /// Maximum number of open connections; further ones get 503 before the upgrade and are closed
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
     pub max_connections: usize,
-    /// Maximum number of connections beyond `max_connections` that are told so at the
-    /// same time; more are closed without a word
+    /// Maximum number of connections beyond `max_connections` that get this response at the
+    /// same time; further ones are closed without it
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
     pub max_refusals: usize,
     /// Time for all the HTTP on a connection, from its first packet to the end of the
@@ -35,15 +35,15 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Time without a single byte from the peer after which it is considered dead
     ///
-    /// The server looks at each heartbeat, so with the defaults it closes the connection
+    /// The server checks this at each heartbeat. With the defaults, it closes the connection
     /// with code 1008 after 20 to 30 s.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
     pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive or a
-    /// client may read
+    /// Minimum average rate, in bytes per second, at which a message must arrive and a
+    /// client must read
     ///
-    /// For a message it applies from `dead_after` after its beginning on; below it the
-    /// server closes the connection with code 1008. For a client that reads, see
+    /// A message is held to it once it has been arriving for `dead_after`; if it is slower,
+    /// the server closes the connection with code 1008. For a client that reads, see
     /// `write_timeout`.
     #[arg(long, value_name = "BYTES", default_value = "1000")]
     pub min_rate: u64,
@@ -62,7 +62,7 @@ pub struct Limits {
     /// destroy the close frame on its way to the peer.
     #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = count())]
     pub linger_bytes: usize,
-    /// Maximum time for that
+    /// Maximum time for which input is read and discarded after a final error
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds())]
     pub linger_time: Duration,
     /// Time that connections have to end after a shutdown signal
@@ -89,12 +89,12 @@ impl Default for Limits {
     }
 }
 
-/// A number that cannot overflow what is added to it.
+/// Parses a number that is small enough for later sums not to overflow.
 fn count() -> impl TypedValueParser<Value = usize> {
     RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
 }
 
-/// A duration in whole seconds. A clock can be asked for 46 days from now, but not for
+/// Parses a duration in whole seconds, at most 46 days: a clock cannot represent the time in
 /// a million years.
 fn seconds() -> impl TypedValueParser<Value = Duration> {
     value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
@@ -110,11 +110,11 @@ pub struct Timeouts {
     pub answer: Duration,
     /// Time between two pings.
     pub heartbeat: Duration,
-    /// Time without a single byte from the server after which the client gives it up, at
-    /// the next heartbeat.
+    /// Time without a single byte from the server after which the client closes the connection,
+    /// at the next heartbeat.
     pub dead_after: Duration,
-    /// Slowest average rate, in bytes per second, at which a message may arrive. It
-    /// applies from `dead_after` after the beginning of the message on.
+    /// Minimum average rate, in bytes per second, at which a message must arrive. It applies
+    /// once the message has been arriving for `dead_after`.
     pub min_rate: u64,
 }
 
@@ -130,7 +130,7 @@ impl Default for Timeouts {
     }
 }
 
-// What travels. An error with the code `invalid` refuses more.
+// The contents of messages. More is refused with the code `invalid`.
 
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;
@@ -153,9 +153,9 @@ pub(crate) const MAX_NAME: usize = 32;
 /// Maximum length of a `message_id`, in bytes.
 pub(crate) const MAX_MESSAGE_ID: usize = 64;
 
-// What the server keeps. An error with the code `full` refuses more.
+// The server's memory. More is refused with the code `full`.
 
-/// Maximum number of rooms. A new one takes the place of one in which nobody is.
+/// Maximum number of rooms. A new one replaces an empty one.
 pub(crate) const MAX_ROOMS: usize = 100;
 
 /// Maximum number of members of a room, including those whose connection broke.
@@ -167,7 +167,7 @@ pub(crate) const MAX_ROOMS_JOINED: usize = 8;
 /// Maximum number of stations; a batch that would create more is refused.
 pub(crate) const MAX_STATIONS: usize = 1_000;
 
-// What the server forgets, oldest first.
+// Buffers that forget their oldest entries.
 
 /// Number of events that a room keeps: how far a member may fall behind, or be away, and
 /// still be told everything. At 2.5 kB an event, all rooms take at most 2.5 GB.
@@ -192,13 +192,13 @@ pub(crate) const MAX_INVALID: usize = 100;
 /// Maximum number of messages that are read before their responses are sent.
 pub(crate) const READS_PER_TURN: usize = 128;
 
-/// Maximum number of events that are sent before the next look at what came in.
+/// Maximum number of events that are sent before the connection looks for messages again.
 pub(crate) const EVENTS_PER_TURN: usize = 256;
 
-/// Size of the buffer that an idle connection holds for its reads.
+/// Size of the read buffer that an idle connection holds, in bytes.
 pub(crate) const READ_BUFFER: usize = 4 * 1024;
 
-/// Number of bytes that are gathered before they are written.
+/// Number of queued bytes at which they are written without waiting for the flush.
 pub(crate) const WRITE_BUFFER: usize = 64 * 1024;
 
 // The client.
@@ -222,8 +222,8 @@ pub(crate) const READING_BYTES: usize = 200;
 /// Pause before the first attempt to connect again. It doubles for each one after that.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum pause between two attempts. A connection that lasted for longer was real
-/// progress: after it the pauses start again with the shortest one.
+/// Maximum pause between two attempts. A connection that lasted longer counts as real
+/// progress: after it, the pauses start again with the shortest.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Maximum wait for the end of a close handshake.

@@ -5,12 +5,12 @@
 //! (RFC 6455, section 5.5.2) at an interval, which the other end's library answers on
 //! its own. A peer from which no byte arrived for too long is considered dead.
 //!
-//! Bytes count here, not messages: a large message on a slow link takes longer than
-//! any sensible patience with a silent peer. How slowly it may arrive is a bound of
-//! its own. Otherwise a peer could keep a half-received message in memory for as long
-//! as it likes, with a byte now and then (a *slow loris*).
+//! Bytes count here, not messages: on a slow link, a large message takes longer to arrive
+//! than a silent peer is given. A second bound limits how slowly it may arrive. Otherwise
+//! a peer could keep a half-received message in memory for as long as it likes, with a byte
+//! now and then (a *slow loris*).
 //!
-//! The WebSocket library only reports whole messages. So a [`MeteredStream`] below it
+//! The WebSocket library reports only whole messages. So a [`MeteredStream`] below it
 //! counts the bytes of its TCP connection.
 
 use std::io;
@@ -27,12 +27,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 /// How patient one end of a connection is with the other.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// Time between two pings. The peer is looked at each time.
+    /// Time between two pings. Before each one, the peer is checked.
     pub(crate) heartbeat: Duration,
     /// Time without a byte after which the peer is dead.
     pub(crate) dead_after: Duration,
-    /// Slowest average rate of a message, in bytes per second, looked at from
-    /// `dead_after` after its beginning on.
+    /// Minimum average rate of a message, in bytes per second. It applies once the message has
+    /// been arriving for `dead_after`.
     pub(crate) min_rate: u64,
 }
 
@@ -44,15 +44,15 @@ const MAX_CONTROL_FRAME: u64 = 131;
 pub(crate) struct Heartbeat {
     interval: Interval,
     patience: Patience,
-    /// Bytes of a control frame of the peer before its payload.
+    /// Size of the header of the peer's control frames, in bytes.
     control_header: u64,
     meter: Arc<Meter>,
-    /// Bytes received up to the last look, and the last look that found new ones.
+    /// Bytes received up to the last check; `last_activity` is the last check that found more.
     seen: u64,
     last_activity: Instant,
     /// Bytes received that belong to complete messages and control frames.
     complete: u64,
-    /// The first look that found part of a message.
+    /// Time of the first check that found part of a message.
     partial_since: Option<Instant>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) enum GiveUp {
 }
 
 impl Heartbeat {
-    /// `masked` is whether the peer's frames have a mask, which those of clients do.
+    /// Starts the clock. `masked` says whether the peer masks its frames, as clients do.
     pub(crate) fn new(patience: Patience, masked: bool, meter: Arc<Meter>) -> Self {
         let now = Instant::now();
         let mut interval = interval_at(now + patience.heartbeat, patience.heartbeat);
@@ -90,18 +90,18 @@ impl Heartbeat {
         &self.meter
     }
 
-    /// A message is complete. What was read beyond its end is not counted as the
-    /// beginning of the next one: this is at most one read buffer.
+    /// Notes that a message is complete. Bytes read beyond its end are not counted as the start
+    /// of the next one; they are at most one read buffer.
     pub(crate) fn on_message(&mut self) {
         self.complete = self.meter.received();
         self.partial_since = None;
     }
 
-    /// A control frame is complete, perhaps between the fragments of a message.
+    /// Notes that a control frame is complete. It may come between the fragments of a message.
     pub(crate) fn on_control_frame(&mut self, payload: usize) {
         let complete = self.complete + self.control_header + payload as u64;
         self.complete = complete.min(self.meter.received());
-        // What is left may be the beginning of the next one.
+        // The rest may be the start of another control frame, not of a message.
         if self.meter.received() - self.complete <= MAX_CONTROL_FRAME {
             self.partial_since = None;
         }
@@ -128,7 +128,7 @@ impl Heartbeat {
     }
 }
 
-/// Whether so many bytes in this time are less than `min_rate` bytes per second.
+/// Returns whether this many bytes in this time are fewer than `min_rate` per second.
 pub(crate) fn is_slower(bytes: u64, time: Duration, min_rate: u64) -> bool {
     (bytes as f64) < min_rate as f64 * time.as_secs_f64()
 }
@@ -146,18 +146,18 @@ impl Meter {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the kernel has taken for the peer.
+    /// Bytes handed to the kernel, which sends them to the peer.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 }
 
-/// Adds to a count that only one task changes at a time.
+/// Adds to a count. Only one task at a time changes it, so no atomic addition is needed.
 fn add(count: &AtomicU64, more: usize) {
     count.store(count.load(Ordering::Relaxed) + more as u64, Ordering::Relaxed);
 }
 
-/// A TCP connection that counts.
+/// A TCP connection that counts its bytes.
 #[derive(Debug)]
 pub(crate) struct MeteredStream {
     stream: TcpStream,

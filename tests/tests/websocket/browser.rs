@@ -64,7 +64,7 @@ impl Browser {
                 break url.to_owned();
             }
         };
-        // It goes on complaining; nobody must block on that.
+        // Chromium keeps writing to stderr, which must not block it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let (tools, _) = connect_async(url).await.unwrap();
         Self { child, profile, tools, ids: 0 }
@@ -96,11 +96,11 @@ impl Browser {
         let page = Page(session["sessionId"].as_str().unwrap().to_owned());
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call(Some(&page), "Emulation.setDeviceMetricsOverride", size).await;
-        // Only one tab has the focus; each of these is to behave as if it had.
+        // Only one tab has the focus. Let each one behave as if it had.
         self.call(Some(&page), "Emulation.setFocusEmulationEnabled", json!({"enabled": true})).await;
         self.call(Some(&page), "Page.navigate", json!({"url": url})).await;
         self.call(Some(&page), "Page.bringToFront", json!({})).await;
-        // A field that the page itself puts the focus on, once it is shown.
+        // The page itself focuses this field once it is shown.
         self.until(&page, "document.readyState === 'complete' && document.activeElement.id === 'name'").await;
         page
     }
@@ -147,7 +147,7 @@ impl Browser {
             .await;
     }
 
-    /// Types into what has the focus, as a person with a keyboard only would.
+    /// Types into the focused element, like a person who has only a keyboard.
     async fn type_line(&mut self, page: &Page, text: &str) {
         self.call(Some(page), "Input.insertText", json!({"text": text})).await;
         self.press(page, "Enter", "\r").await;
@@ -240,7 +240,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         );
     }
 
-    // What somebody says is text, whatever it looks like.
+    // A message is shown as text, even if it looks like HTML.
     let markup = "<img src=x onerror=\"document.title='owned'\"><b>hi</b> & good morning";
     browser.type_line(&ana, markup).await;
     for page in [&ana, &ben] {
@@ -254,7 +254,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         browser.until(page, &log_has("terminal: greetings from the terminal")).await;
     }
 
-    // The chart follows what is recorded.
+    // The chart shows new readings as they are recorded.
     let client = Client::new(server.url());
     for number in 0..40 {
         let mut reading = reading("oslo-1", Metric::Temperature, -3.5 + (number % 7) as f64 * 0.5);
@@ -291,7 +291,7 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         browser.press(&ana, "Enter", "\r").await;
     }
     let unsent = "[...document.querySelectorAll('#outbox li')].map((li) => li.innerText)";
-    let pending = waiting.map(|text| format!("{text}\nNot sent yet: it waits for the connection."));
+    let pending = waiting.map(|text| format!("{text}\nNot sent yet: waiting for the connection."));
     assert_eq!(browser.evaluate(&ana, unsent).await, json!(pending));
     browser.screenshot(&ana, "lost").await;
     drop(server);
@@ -300,14 +300,14 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         for text in waiting {
             browser.until(page, &log_has(&format!("ana: {text}"))).await;
         }
-        browser.until(page, &log_has("the server was restarted")).await;
+        browser.until(page, &log_has("the server restarted")).await;
         browser.until(page, &format!("{present} === 'ana,ben,terminal'")).await;
         browser.until(page, "document.getElementById('live-state').dataset.state === 'open'").await;
     }
     shown("ana: said while there was no server").await;
     browser.until(&ana, &format!("{unsent}.length === 0")).await;
 
-    // Dark, and taken over by somebody with the token: the page lets go.
+    // In dark mode. Somebody with the token takes over, and the page gives up the name.
     browser
         .call(
             Some(&ana),
@@ -347,7 +347,7 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
 
     // Names and rooms: refused by the page, or (the last three) by the server.
     let long = "The name has 33 characters; use at most 32.";
-    let room = "Use 1 to 32 of the characters a-z, 0-9 and - for the room.";
+    let room = "The room must be 1 to 32 of the characters a-z, 0-9, and -.";
     for (field, value, reason) in [
         ("name", String::new(), "Type a name."),
         ("name", "x".repeat(33), long),
@@ -378,9 +378,9 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     browser.until(&ana, "document.activeElement.id === 'text'").await;
     browser.until(&ben, &log_has(&format!("{name} joined"))).await;
 
-    // Messages: what is refused stays in its field and is not sent.
+    // Messages: a refused text stays in its field and is not sent.
     let long = "The message is too long: shorten it to at most 1000 bytes.";
-    let control = |which: &str| format!("The message contains the control character {which}; remove it.");
+    let control = |which: &str| format!("The message contains {which}, which cannot be sent; remove it.");
     for (text, reason) in [
         ("好".repeat(400), long.to_owned()),
         ("é".repeat(501), long.to_owned()),
@@ -461,7 +461,7 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
         return [before, $('outbox').innerText];
     })()";
     let shown = browser.evaluate(&ana, cut).await;
-    assert_eq!(shown, json!(["", "kept once\nNot sent yet: it waits for the connection."]));
+    assert_eq!(shown, json!(["", "kept once\nNot sent yet: waiting for the connection."]));
     browser.until(&ana, "outbox.size === 0 && $('outbox').children.length === 0").await;
     browser.fill(&ana, "text", "after it").await;
     browser.press(&ana, "Enter", "\r").await;
@@ -473,8 +473,8 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     let sent = browser.evaluate(&ana, sent).await;
     assert!(sent[0] == sent[1] && sent.as_array().is_some_and(|sent| sent.len() == 2), "{sent}");
 
-    // Somebody else has the name when the connection is back: what was not sent is still there,
-    // also under another name, and can be edited and sent.
+    // When the connection is back, somebody else has the name. The unsent message is still there,
+    // even after a join under another name, and can be edited and sent.
     let lose = "member.token = 'no longer valid';
         member.connection.disconnected(1006, 'the network failed');
         $('text').value = 'written before';
@@ -497,7 +497,7 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     server.stop().await;
 }
 
-/// What came from outside is shown as the terminal clients show it.
+/// Text from outside is shown as the terminal clients show it.
 pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
     let server = PAIR.serve().await;
     let mut browser = Browser::start().await;
@@ -517,7 +517,7 @@ pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
         let shown = browser.evaluate(&page, &format!("printable({})", json!(text))).await;
         assert_eq!(shown, json!(expected), "{text:?}");
     }
-    // Everything goes through it. Only a message's own line breaks and tabs stay.
+    // Every text goes through `printable`. Only the line breaks and tabs of a message stay.
     browser
         .evaluate(&page, "said({ name: 'e\\u202eve', text: 'a\\u200bb\\n\\tc\\u001b', sent_at: 0 })")
         .await;
@@ -527,7 +527,7 @@ pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
     browser.evaluate(&page, "note('\\u3164')").await;
     browser.evaluate(&page, "showRaw('in', '/chat', '{\"x\":\"\\u202e\"}')").await;
     browser.until(&page, r"$('log').textContent.startsWith('e\\u202eve: a\\u200bb\n\tc\\u001b ')").await;
-    // A message of another day has its date.
+    // A message from another day is shown with its date.
     browser.until(&page, "/19(69|70)/.test(document.querySelector('#log time').textContent)").await;
     browser.until(&page, r"$('log').lastChild.textContent === '\\u2066eve\\n joined'").await;
     browser.shows(&page, "chat-state", r"x\u0007").await;
@@ -551,7 +551,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     client.record(&[first, now.clone(), reading("bern-2", Metric::Humidity, 40.0)]).await.unwrap();
     client.record(&[soon_after]).await.unwrap();
 
-    // What was recorded before the page came is offered and shown.
+    // Readings from before the page was opened are shown, and their stations are offered.
     let mut browser = Browser::start().await;
     let page = browser.open(server.url(), 1280, 800).await;
     browser.call(Some(&page), "Emulation.setTimezoneOverride", json!({"timezoneId": "UTC"})).await;
@@ -561,7 +561,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     let axis = "[...document.querySelectorAll('#chart .date')].map((text) => text.textContent)";
     let day = |ms: u64| format!("new Date({ms}).toLocaleDateString(undefined, {{ dateStyle: 'medium' }})");
 
-    // Dates where readings are of another day than today, none otherwise.
+    // The axis shows dates if readings are from another day than today, and none otherwise.
     browser.fill(&page, "station", "oslo-1").await;
     browser.shows(&page, "latest", "temperature at oslo-1: 2.5 °C, the last of 2").await;
     let dates = format!("[{}, {}]", day(now.recorded_at), day(1_767_225_600_000));
@@ -574,7 +574,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     browser.shows(&page, "latest", "No pressure among the newest readings of rome-1.").await;
     browser.fill(&page, "metric", "wind").await;
 
-    // A new station is offered in its order, and does not take the place of the one shown.
+    // A new station is added to the sorted list and does not replace the one shown.
     client.record(&[reading("lima-1", Metric::Wind, 1.0)]).await.unwrap();
     browser.until(&page, &format!("{offered} === 'bern-2,lima-1,oslo-1,rome-1'")).await;
     browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the last of 1").await;
@@ -599,7 +599,7 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
     client.record(&batch[..1]).await.unwrap();
     browser.until(&page, "$('raw').lastChild.textContent.includes('\"lima-1\"')").await;
 
-    // A restarted server knows no readings; the page forgets them too, but not what was chosen.
+    // A restarted server knows no readings. The page forgets them too, but not the chosen station.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     browser.until(&page, "$('live-state').dataset.state === 'lost'").await;
     drop(server);
@@ -638,12 +638,14 @@ pub async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
     let attempts = "[live, member.connection].map(({ timer, socket, attempts }) => [timer ?? null, socket ?? null, attempts])";
     assert_eq!(browser.evaluate(&page, attempts).await, json!([[null, null, 0], [null, null, 0]]));
 
-    // Without a server there is nothing to be refused by: the page goes on trying, more and more slowly.
+    // While no server is running, nothing refuses the page: it keeps trying, more and more slowly.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     drop(server);
     browser.evaluate(&page, "$('again').click()").await;
     browser.until(&page, "live.attempts >= 4 && member.connection.attempts >= 4").await;
-    browser.shows(&page, "live-state", "readings: cannot connect: no server answers; reconnecting").await;
+    browser
+        .shows(&page, "live-state", "readings: cannot connect: the server does not respond; reconnecting")
+        .await;
     assert_eq!(browser.evaluate(&page, "$('refused').hidden").await, true);
 
     // A server without the option refuses again, one with it doesn't.

@@ -153,7 +153,7 @@ pub async fn names_that_look_alike_are_not_in_a_room_together() {
             let answer = join(&mut other, "r", lookalike).await;
             assert_eq!(answer["code"], "name_taken", "{name} {lookalike} {answer}");
         }
-        // Its owner comes back under the same name, and in another room it is free.
+        // The owner of the name can come back under it, and in another room it is free.
         let back = json!({"type": "join", "id": 2, "room": "r", "name": name, "token": joined["token"]});
         assert_eq!(other.ask(back).await["type"], "joined");
         assert_eq!(join(&mut other, "other", lookalikes[0]).await["type"], "joined");
@@ -164,7 +164,7 @@ pub async fn names_that_look_alike_are_not_in_a_room_together() {
 }
 
 /// `after` says what a client has seen, and a client may say anything.
-pub async fn a_number_that_no_event_has_yet_hides_no_later_event() {
+pub async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -178,7 +178,7 @@ pub async fn a_number_that_no_event_has_yet_hides_no_later_event() {
         let sequence = say(&mut ben, after % 1000, &after.to_string()).await["sequence"].clone();
         let message = again.json().await;
         assert_eq!((&message["type"], &message["sequence"]), (&json!("message"), &sequence), "{after}");
-        // The same without a token, in a room that this one has not been in.
+        // The same without a token, in a room that this client has not been in.
         let mut carl = Raw::open(server.addr, "/chat").await;
         let join = json!({"type": "join", "id": 1, "room": "r", "name": "carl", "boot_id": joined["boot_id"], "after": after});
         assert_eq!(carl.ask(join).await["resumed"], true);
@@ -212,7 +212,7 @@ pub async fn bounds_of_rooms_are_told() {
     server.stop().await;
 }
 
-pub async fn a_room_holds_a_thousand_members_those_included_who_are_away() {
+pub async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
     let server = Local::start(Limits { away: Duration::from_secs(600), ..limits() }).await;
     for number in 0..1000 {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -317,8 +317,8 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     server.stop().await;
 }
 
-pub async fn who_comes_back_in_time_has_not_left() {
-    // Those who are away are looked for every second.
+pub async fn a_member_that_comes_back_in_time_has_not_left() {
+    // The server looks once a second for members that have been away for too long.
     let server = Local::start(Limits { away: Duration::from_secs(60), ..limits() }).await;
     let (ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -334,7 +334,7 @@ pub async fn who_comes_back_in_time_has_not_left() {
     server.stop().await;
 }
 
-/// What the old connection still had on its way is not said after the takeover.
+/// Messages that were still on their way on the old connection are dropped at the takeover.
 pub async fn a_connection_that_was_taken_over_says_nothing_more() {
     let server = Local::start(limits()).await;
     let (ana, joined) = member(&server, "ana").await;
@@ -349,7 +349,8 @@ pub async fn a_connection_that_was_taken_over_says_nothing_more() {
     let (mut reading, mut writing) = ana.stream.into_split();
     let speak = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writing, &says).await });
     let mut first = [0; 1];
-    tokio::io::AsyncReadExt::read_exact(&mut reading, &mut first).await.unwrap(); // Now it is in the middle.
+    // Once a byte comes back, the server is reading these messages.
+    tokio::io::AsyncReadExt::read_exact(&mut reading, &mut first).await.unwrap();
     let listen = tokio::spawn(async move { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await });
     let mut again = Raw::open(server.addr, "/chat").await;
     let back = again
@@ -416,7 +417,7 @@ pub async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
         answered += usize::from(payload.starts_with(br#"{"type":"said""#));
     }
     let mut writing = write.await.unwrap();
-    // With its event the room has forgotten a message, so that the same one is new to it.
+    // The room forgets a message together with its event, so the same message is new to it.
     let forgotten = json!({"type": "say", "id": 0, "room": "r", "message_id": "0", "text": "x"}).to_string();
     let remembered = json!({"type": "say", "id": 0, "room": "r", "message_id": "9", "text": "x"}).to_string();
     for (say, expected) in [(remembered, "true"), (forgotten, "false")] {

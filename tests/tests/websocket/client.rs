@@ -165,7 +165,7 @@ pub async fn a_request_without_an_answer_times_out() {
     tokio::join!(mute, call);
 }
 
-pub async fn a_server_that_does_not_speak_websocket_is_recognised() {
+pub async fn a_server_that_does_not_speak_websocket_is_recognized() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
     let serve = async {
@@ -189,7 +189,7 @@ pub async fn a_handshake_without_an_answer_times_out() {
 }
 
 /// Calls whose callers have given up make room for others.
-pub async fn calls_that_were_given_up_keep_no_place() {
+pub async fn abandoned_calls_make_room_for_others() {
     let (fake, url) = Fake::start().await;
     let patient = Duration::from_millis(300);
     let client = Client::with_timeouts(&url, Timeouts { answer: patient, ..Timeouts::default() });
@@ -264,7 +264,7 @@ pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
     tokio::join!(serve, events);
 }
 
-/// What waits for the server is bounded: calls here, and what is said in a room.
+/// The client bounds how much waits for the server: calls, and messages in a room.
 pub async fn requests_in_flight_are_bounded() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
@@ -305,7 +305,7 @@ pub async fn requests_in_flight_are_bounded() {
     said.iter().for_each(|say| say.abort());
 }
 
-/// That a connection was accepted is not progress: the pauses grow.
+/// An accepted connection alone is not progress, so the pauses grow.
 pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
     let reconnects = async |is_chat: bool| {
         let (fake, url) = Fake::start().await;
@@ -331,14 +331,14 @@ pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
         for _ in 0..4 {
             agree().await;
         }
-        // 100, 200, 400 and 800 ms, and a random part.
+        // 100, 200, 400, and 800 ms, and a random part.
         assert!(started.elapsed() >= Duration::from_millis(1500), "after {:?}", started.elapsed());
         drop((chat, live));
     };
     tokio::join!(reconnects(true), reconnects(false));
 }
 
-/// Readings that arrive while the missed ones are read back may be among these.
+/// Readings that arrive while the client reads back may also be among those read back.
 pub async fn a_reading_that_was_read_back_is_not_shown_twice() {
     let (fake, url) = Fake::start().await;
     let numbered = |sequence: u64| json!({"sequence": sequence, "station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
@@ -515,7 +515,7 @@ pub async fn who_lost_the_name_meanwhile_is_told() {
     server.stop().await;
 }
 
-/// Who wants to go does not have to wait for a server that is gone.
+/// A member can leave without waiting for a server that is gone.
 pub async fn leaving_works_without_a_server_too() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
@@ -535,7 +535,7 @@ pub async fn leaving_works_without_a_server_too() {
     server.stop().await;
 }
 
-/// Even one that was away for so long that it has left is shown what it missed.
+/// Even a member that was away for so long that it has left is shown what it missed.
 pub async fn who_was_away_for_long_is_shown_everything_as_well() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
@@ -591,7 +591,7 @@ pub async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     assert_eq!(lines, ["* here are ana, ben", "4  ana: hello ben"]);
     let ChatEvent::Message { text, .. } = next(&mut at_ben).await else { panic!("a message") };
     assert_eq!(text, "hello ben");
-    // What was typed last is said, although the input ends at once.
+    // The last line is sent, although the input ends at once.
     keyboard.write_all("goodbye\n".as_bytes()).await.unwrap();
     drop(keyboard);
     let ChatEvent::Message { text, .. } = next(&mut at_ben).await else { panic!("a message") };
@@ -614,7 +614,7 @@ pub async fn the_live_client_shows_readings_until_it_is_interrupted() {
         .spawn()
         .unwrap();
     let mut screen = BufReader::new(terminal.stdout.take().unwrap()).lines();
-    // It has subscribed when the first one is shown.
+    // Once the first reading is shown, the client has subscribed.
     let shown = tokio::spawn(async move { (screen.next_line().await.unwrap().unwrap(), screen) });
     while !shown.is_finished() {
         client
@@ -634,7 +634,7 @@ pub async fn the_live_client_shows_readings_until_it_is_interrupted() {
     server.stop().await;
 }
 
-/// The server is not trusted with the screen.
+/// Text from the server cannot control the screen.
 pub async fn the_terminal_client_shows_no_control_characters() {
     let (fake, url) = Fake::start().await;
     let mut terminal = Command::new(PAIR.client)
@@ -672,8 +672,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
     head
 }
 
-/// Sends this as the response to each handshake. Returns whether the client closed the
-/// connection without another byte.
+/// Accepts one connection and sends this as the response to its handshake. Returns whether the
+/// client then closed the connection without sending another byte.
 async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
     let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
     let head = read_head(&mut stream).await;
@@ -709,7 +709,7 @@ pub async fn a_server_that_selects_what_was_not_offered_is_refused() {
         assert!(matches!(result, Err(Error::Handshake(_))), "{lines} {result:?}");
         assert!(closed, "{lines}");
     }
-    // The same without a fault, and in another case.
+    // A correct response, and with other upper and lower case, is accepted.
     let client = Client::new(&url);
     let lines = good.replace("Upgrade: websocket", "UPGRADE: WebSocket");
     let (closed, _) = tokio::join!(answer_handshake(&listener, &lines), client.readings("a", 1));
@@ -793,7 +793,7 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     let shown = |station: &str, value: &str| {
         format!(r#"{{"station":"{station}","metric":"wind","value":{value},"recorded_at":1767225600000}}"#)
     };
-    // It has subscribed when the first one is shown.
+    // Once the first reading is shown, the client has subscribed.
     let first = tokio::spawn(async move { (line(&mut screen).await, screen) });
     while !first.is_finished() {
         record("a", 1, 2.0).await;
@@ -823,7 +823,7 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
         assert_eq!(line(&mut screen).await, shown(station, value));
     }
 
-    // Which readings of this station are older than the subscription, nobody knows.
+    // The client can't tell which readings of this station are older than its subscription.
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("old", 2, 6.0).await;
@@ -879,7 +879,7 @@ pub async fn a_restarted_server_is_noticed_in_the_terminal() {
     server.stop().await;
 }
 
-/// What another connection cannot cure ends the program.
+/// An error that a new connection can't fix ends the program.
 pub async fn live_ends_when_reconnecting_cannot_help() {
     let rejections = [
         "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
@@ -948,7 +948,7 @@ pub async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
     server.stop().await;
 }
 
-/// The first one closes the connection in good order, which this server never answers.
+/// The first Ctrl-C starts a close handshake, which this server never completes.
 pub async fn a_second_ctrl_c_ends_the_programs_at_once() {
     for command in [&["live"][..], &["chat", "--name", "ana"]] {
         let (fake, url) = Fake::start().await;
@@ -968,7 +968,7 @@ pub async fn a_second_ctrl_c_ends_the_programs_at_once() {
         let message = json!({"type": "message", "room": "lobby", "sequence": 2, "name": "b", "message_id": "x", "text": "x", "sent_at": 0});
         answer(&mut socket, message).await;
         let mut screen = lines(&mut program.stdout);
-        line(&mut screen).await; // The handlers are there.
+        line(&mut screen).await; // By now the signal handlers are installed.
         interrupt_twice(&mut program).await;
     }
     let server = PAIR.serve().await;

@@ -68,13 +68,13 @@ pub async fn a_subscription_names_at_most_a_thousand_stations() {
     assert_eq!(raw.ask(ask("subscribe", stations("a", 1000))).await["type"], "subscribed");
     assert_eq!(raw.ask(ask("subscribe", stations("b", 1))).await["code"], "full");
     assert_eq!(raw.ask(ask("subscribe", stations("a", 10))).await["type"], "subscribed");
-    // What is no longer subscribed to leaves room.
+    // Unsubscribing makes room for other stations.
     assert_eq!(raw.ask(ask("unsubscribe", stations("a", 1000))).await["type"], "unsubscribed");
     assert_eq!(raw.ask(ask("subscribe", stations("b", 1000))).await["type"], "subscribed");
     server.stop().await;
 }
 
-pub async fn a_subscription_tells_its_stations_and_how_many_readings_they_had() {
+pub async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     for (station, metric, count) in
@@ -192,7 +192,7 @@ pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     server.stop().await;
 }
 
-/// Even if the subscription is made while these are on their way to others.
+/// Earlier readings are not shown, even while the server is still sending them to others.
 pub async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;

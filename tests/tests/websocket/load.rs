@@ -156,8 +156,8 @@ pub async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
     server.stop().await;
 }
 
-/// A subscriber that the ring has overtaken is sent thousands of readings at once, and
-/// what the server needs for that does not stay with the connection.
+/// A subscriber that fell behind the ring is sent thousands of readings at once. The memory
+/// that the server needs for that is freed afterwards.
 pub async fn a_reader_that_has_caught_up_gives_its_memory_back() {
     const READERS: usize = 60;
     let server = PAIR.serve().await;
@@ -193,7 +193,8 @@ pub async fn a_reader_that_has_caught_up_gives_its_memory_back() {
     }
     let each = resident(&server).saturating_sub(before) / READERS as u64;
     println!("{READERS} readers that have caught up: {each} bytes of the server's memory each");
-    // About 150 kB, most of it the library's write buffer. With the list of events 100 kB more.
+    // About 150 kB, most of it the library's write buffer. If the server also kept the list of
+    // events, it would be about 100 kB more.
     assert!(each < 200 * 1024, "{each} bytes each");
     client.close().await;
     server.stop().await;

@@ -127,20 +127,20 @@ pub async fn an_allowed_origin_may_be_written_in_several_ways() {
     server.stop().await;
 }
 
-pub async fn an_option_that_is_no_origin_is_refused_at_the_start() {
+pub async fn an_invalid_allow_origin_option_is_refused_at_startup() {
     for origin in ["weather.example", "https://weather.example/page", "*", "wss://weather.example"] {
         let server = run_program(PAIR.server, &["--allow-origin", origin]).await;
         assert_eq!(server.code, Some(2), "{origin}");
         let reason = format!(
-            "error: invalid value '{origin}' for '--allow-origin <ORIGIN>': an origin is written as \
-             scheme://host or scheme://host:port and has no path, such as https://weather.example"
+            "error: invalid value '{origin}' for '--allow-origin <ORIGIN>': an origin is \
+             scheme://host or scheme://host:port without a path; for example, https://weather.example"
         );
         assert!(server.stderr.starts_with(&reason), "{}", server.stderr);
     }
 }
 
-/// In the log, and in the response to a plain request: a page's script is not shown the
-/// response to its handshake.
+/// The reason is in the log and in the response to a plain request, because a browser does
+/// not show a script the response to its handshake.
 pub async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
     let server = Server::start(PAIR.server, &["--addr", "127.0.0.1:0"]).await;
     let addr = server.addr().parse().unwrap();
@@ -169,7 +169,7 @@ pub async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
         }
         server.has_printed(&format!("WARN {reason}\n")).await;
     }
-    // What the log shows cannot be mistaken for something else.
+    // The log shows control characters escaped, so that they can't forge or hide anything.
     let mut raw = Raw::tcp(addr).await;
     raw.send(b"GET /live HTTP/1.1\r\nHost: a\r\nOrigin: \xc2\x9b2J\xe2\x80\xaex\r\n\r\n").await;
     assert!(raw.head().await.starts_with("HTTP/1.1 403 "));

@@ -326,8 +326,8 @@ pub async fn a_request_of_another_shape_is_refused() {
     server.stop().await;
 }
 
-/// For JSON Schema `1.0` and `1e3` are integers.
-pub async fn an_integer_may_be_written_with_a_fraction_of_zero() {
+/// In JSON Schema, `1.0` and `1e3` are integers.
+pub async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     let server = Local::start(limits()).await;
     let mut live = Raw::open(server.addr, "/live").await;
     let mut chat = Raw::open(server.addr, "/chat").await;
@@ -425,7 +425,7 @@ pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
     server.stop().await;
 }
 
-/// Those who are told that there are too many connections must not become too many.
+/// The connections that are refused with 503 are bounded in number too.
 pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
     let limits = Limits { max_connections: 0, max_refusals: 1, ..Limits::default() };
     let server = Local::start(limits).await;
@@ -438,7 +438,7 @@ pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
     server.stop().await;
 }
 
-/// After the close frame: a peer that holds on, and one that goes on sending.
+/// After the close frame, one peer keeps the connection open, and another goes on sending.
 pub async fn lingering_has_an_end() {
     let forever = Duration::from_secs(600);
     let violation = frame(0x83, b"x");
@@ -486,7 +486,7 @@ pub async fn only_invalid_messages_in_a_row_are_counted() {
     server.stop().await;
 }
 
-/// The reason quotes only the beginning of what was wrong.
+/// The reason quotes only the beginning of the invalid text.
 pub async fn a_refusal_is_short_however_long_the_request_is() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;

@@ -1,6 +1,6 @@
-//! Slow links and slow peers: bytes show that a peer lives, and a bound of its own says
-//! how slowly a message may arrive. The limits are short here, and the pauses between
-//! two pieces are what the tests are about.
+//! Slow links and slow peers: bytes show that a peer is alive, and a second bound says how
+//! slowly a message may arrive. The limits are short here. The pauses between two pieces
+//! are the subject of these tests.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn ways_to_send(text: &[u8]) -> [(&'static str, Vec<u8>); 3] {
     ]
 }
 
-/// Sends all bytes within twice the time after which a silent peer is dead.
+/// Sends the bytes piece by piece, over about twice the time after which a silent peer is dead.
 async fn send_slowly(stream: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) {
     let pieces = 2 * DEAD_AFTER.as_millis() / PAUSE.as_millis();
     for piece in bytes.chunks(bytes.len().div_ceil(pieces as usize)) {
@@ -74,7 +74,7 @@ pub async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
 }
 
 /// Nobody holds a half-sent message open with a byte now and then.
-pub async fn a_message_that_arrives_too_slowly_is_closed() {
+pub async fn a_message_that_arrives_too_slowly_ends_the_connection() {
     let server = server(1_000_000).await;
     for (way, bytes) in ways_to_send(&[b'x'; 20_000]) {
         let raw = Raw::open(server.addr, "/echo").await;
@@ -142,10 +142,10 @@ pub async fn a_pong_right_after_a_message_is_harmless() {
     server.stop().await;
 }
 
-/// The other direction: what matters is whether bytes leave, not whether all are gone.
+/// The other direction: bytes must keep leaving, but need not all have left in time.
 pub async fn a_peer_that_reads_slowly_is_not_cut() {
     const SIZE: usize = 12 << 20;
-    // Long enough that a busy machine reads something meanwhile.
+    // Long enough for a busy machine to read something meanwhile.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
     let limits = Limits {
         heartbeat: Duration::from_secs(600),
@@ -155,7 +155,7 @@ pub async fn a_peer_that_reads_slowly_is_not_cut() {
     };
     let server = Local::start(limits).await;
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap(); // Or the kernel takes all of it.
+    socket.set_recv_buffer_size(64 * 1024).unwrap(); // Otherwise the kernel would buffer all of it.
     let mut raw = Raw { stream: socket.connect(server.addr).await.unwrap() };
     raw.send(handshake("/echo", "")).await;
     raw.head().await;
@@ -219,7 +219,7 @@ pub async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
     }
 }
 
-/// A call waits for as long as its bytes need at the slowest allowed rate.
+/// A call waits for as long as its bytes take at the minimum rate.
 pub async fn a_call_waits_longer_when_it_is_large() {
     let answer = Duration::from_millis(50);
     let (fake, url) = Fake::start().await;
@@ -234,7 +234,7 @@ pub async fn a_call_waits_longer_when_it_is_large() {
         }
     };
     let calls = async {
-        // About 330 bytes, for which there are 3 s more.
+        // About 330 bytes, which allow 3 s more.
         let large = vec![reading("a", Metric::Wind, 1.0); 4];
         assert_eq!(soon("an answer", client.record(&large)).await.unwrap(), 1);
         // A request of fewer than 100 bytes.

@@ -1,4 +1,4 @@
-//! The client of the WebSocket chapter: a guided tour, or one thing at a time.
+//! The client of the WebSocket chapter: a guided tour, or one command at a time.
 //!
 //! ```sh
 //! cargo run -p websocket --bin server     # terminal 1
@@ -38,10 +38,10 @@ enum Command {
     /// Chat: each line that you type is a message; /who lists who is here, the
     /// end of the input (Ctrl-D) leaves
     Chat {
-        /// The room's id: 1 to 32 of a-z, 0-9 and -
+        /// The room's id: 1 to 32 of a-z, 0-9, and -
         #[arg(long, default_value = "lobby")]
         room: String,
-        /// Your name there: 1 to 32 letters, digits, -, _ and .
+        /// Your name there: 1 to 32 letters, digits, -, _, and .
         #[arg(long)]
         name: String,
     },
@@ -56,12 +56,12 @@ enum Command {
     },
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's id: 1 to 32 of a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// In °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
@@ -76,7 +76,7 @@ enum Command {
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -237,17 +237,17 @@ fn write_reading(out: &mut impl Write, before: &str, reading: &Reading) -> anyho
 
 /// Writes a line about the connection to stderr: stdout carries only what was asked for.
 fn note(line: &str) {
-    let _ = writeln!(stderr(), "{}", printable(line)); // Perhaps nobody reads it any more.
+    let _ = writeln!(stderr(), "{}", printable(line)); // Fails if nobody reads stderr anymore.
 }
 
 async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let (chat, mut events) = client.chat(room, name).await?;
     let mut lines = typed_lines();
     let mut present = BTreeSet::new();
-    // Numbers of the newest event at the last join, and of the newest one shown.
+    // The number of the newest event at the last join, and of the newest event shown.
     let (mut known, mut shown) = (0, None);
-    // What was typed and is not answered yet. While the connection is broken it
-    // waits, and the events that tell so must still be shown.
+    // Messages that wait for their reply. While the connection is broken they wait, and the
+    // events that say so must still be shown.
     let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
     let interrupted = shutdown_signal()?;
@@ -276,7 +276,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                     }
                     ChatEvent::Presence { sequence, name, change } => {
                         shown = shown.max(Some(*sequence));
-                        // What came before we joined is in the list already.
+                        // Changes from before we joined are in the list already.
                         match change {
                             _ if *sequence <= known => {}
                             Change::Joined => drop(present.insert(name.clone())),
@@ -320,8 +320,8 @@ fn write_present(out: &mut impl Write, present: &BTreeSet<String>) -> anyhow::Re
     Ok(())
 }
 
-/// Lines of the standard input, from a thread of their own: a terminal cannot be
-/// waited for without blocking one.
+/// Reads the lines of the standard input in a separate thread, because waiting for a terminal
+/// blocks.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {

@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
 
 async fn run(Args { addr, allow_origin, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
-    // The handlers come first: a signal after the line below must find them.
+    // Before `listening on` is printed: a signal may come as soon as somebody has read it.
     let shutdown = shutdown_signal()?;
     let listener = listen(addr, "websocket").await?;
     writeln!(output(), "listening on http://{}", listener.local_addr()?)?;

@@ -1,6 +1,5 @@
-//! A chat room from the client's side: comes back after a broken connection,
-//! takes its name over, reads what it missed and sends again what was not
-//! answered.
+//! A chat room from the client's side: it comes back after a broken connection, takes its
+//! name over, reads what it missed, and resends the messages that got no reply.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use crate::limits::{EVENTS, MAX_UNANSWERED};
 use crate::protocol::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
 use crate::protocol::{TAKEN_OVER, random_id};
 
-/// What happens in a room, in the order that everybody sees.
+/// An event in a room, in the order that every member sees.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ChatEvent {
     /// We are in, for the first time or again.
@@ -29,7 +28,7 @@ pub enum ChatEvent {
         present: Vec<String>,
         /// Number of the newest event so far.
         sequence: u64,
-        /// All that was missed follows. Otherwise the room's last messages do,
+        /// Whether all missed events follow. Otherwise the room's last messages follow,
         /// without those already seen.
         resumed: bool,
     },
@@ -50,10 +49,10 @@ pub enum ChatEvent {
         sequence: u64,
         /// Who.
         name: String,
-        /// Which.
+        /// Which of the two.
         change: Change,
     },
-    /// We were away for so long that the room no longer has so many events.
+    /// We were away for too long: the room no longer has some of the missed events.
     Gap {
         /// How many.
         missed: u64,
@@ -75,8 +74,8 @@ pub struct Chat {
     leaving: CancellationToken,
 }
 
-/// Listens in a room. While it is not read, after 1,024 events, neither is
-/// the answer to [`Chat::say`]: do both at once.
+/// Listens in a room. Read it while you wait for [`Chat::say`]: once 1,024 events wait here,
+/// the client stops reading, and no reply arrives either.
 #[derive(Debug)]
 pub struct ChatEvents {
     events: mpsc::Receiver<Result<ChatEvent, Error>>,
@@ -125,22 +124,23 @@ impl Chat {
         answer.await.map_err(|_| Error::Gone)?
     }
 
-    /// Abandons the connection without a word and makes another one, as after a
-    /// failure of the network that the server has not noticed.
+    /// Abandons the connection without closing it and makes another one, as after a network
+    /// failure that the server has not noticed.
     pub async fn break_connection(&self) {
         let _ = self.commands.send(Command::Break).await;
     }
 
-    /// Leaves the room in good order, for all clones; what is not yet answered
-    /// fails with [`Error::Gone`].
+    /// Leaves the room in good order, for all clones. Calls of [`Chat::say`] that still wait
+    /// fail with [`Error::Gone`].
     pub async fn leave(self) {
         self.leaving.cancel();
         self.commands.closed().await;
     }
 }
 
-/// Ends after the member has left. An error is the last item, and says what ended the
-/// membership for good: another connection took over, or somebody else has the name now.
+/// Ends after the member has left. If something else ended the membership for good, the last
+/// item is an error that says so: another connection took over, or somebody else has the name
+/// now.
 impl Stream for ChatEvents {
     type Item = Result<ChatEvent, Error>;
 
@@ -152,16 +152,16 @@ impl Stream for ChatEvents {
 /// A member of a room, over all its connections.
 struct Member {
     target: Target,
-    /// What to say to come back; `after` is the last event that was seen.
+    /// The request that brings us back; `after` is the last event seen.
     join: Join,
-    /// By id, in the order in which they were said.
+    /// Messages without a reply by ID, in the order in which they were sent.
     unanswered: BTreeMap<u64, (Say, oneshot::Sender<Result<u64, Error>>)>,
     reconnect: Reconnect,
     events: mpsc::Sender<Result<ChatEvent, Error>>,
-    /// The connection that was last abandoned. Nobody closes it from here, as
-    /// nobody could over a network that failed.
+    /// The connection that was last abandoned. It is not closed, just as it couldn't be over a
+    /// network that failed.
     abandoned: Option<Box<Connection>>,
-    /// We leave; nothing is worth waiting for any more.
+    /// Cancelled when we leave: nothing is worth waiting for anymore.
     leaving: CancellationToken,
 }
 
@@ -223,7 +223,7 @@ impl Member {
         }
     }
 
-    /// Tries until it is in again, unless the server's answer is that it cannot be.
+    /// Tries to join until it succeeds or fails for good.
     async fn rejoin(&mut self) -> Result<(Connection, ChatEvent), Error> {
         loop {
             self.reconnect.pause().await;
@@ -231,7 +231,7 @@ impl Member {
                 return Err(Error::Gone);
             }
             match self.join().await {
-                // Somebody else may leave.
+                // The room is full, but another member may leave: try again.
                 Err(Error::Refused { code: ErrorCode::Full, .. }) => {}
                 Err(error) if !is_permanent(&error) => {}
                 result => return result,
@@ -284,14 +284,14 @@ impl Member {
         }
     }
 
-    /// Hands an event to the listener, when it has room; false if there is none
-    /// any more, or we leave.
+    /// Hands an event to the listener once it has room. Returns false if the listener is gone
+    /// or we leave.
     async fn emit(&self, event: ChatEvent) -> bool {
         let emitted = self.leaving.run_until_cancelled(self.events.send(Ok(event))).await;
         emitted.is_some_and(|sent| sent.is_ok())
     }
 
-    /// An event for the listener, or an answer for a speaker.
+    /// Hands a reply to its caller, or returns an event for the listener.
     fn handle_message(&mut self, message: ServerMessage) -> Option<ChatEvent> {
         let event = match message {
             ServerMessage::Said { id, sequence, .. } => {
@@ -314,7 +314,7 @@ impl Member {
             _ => return None,
         };
         let (sequence, event) = event;
-        // After a join that did not resume, the history may reach back to what was seen.
+        // After a join that did not resume, the room's last messages may include seen ones.
         if sequence <= self.join.after {
             return None;
         }

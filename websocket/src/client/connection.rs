@@ -36,11 +36,11 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
 }
 
-/// A connection with its heartbeat and what waits to be sent.
+/// A connection with its heartbeat and the messages that wait to be sent.
 pub(super) struct Connection {
     socket: WebSocketStream<MeteredStream>,
     heartbeat: Heartbeat,
-    /// Bounded by its owners, who bound their requests in flight.
+    /// Bounded by the owners of the connection, which bound their requests in flight.
     outgoing: VecDeque<Message>,
     unflushed: bool,
 }
@@ -80,14 +80,14 @@ impl Connection {
         self.send_text(serde_json::to_string(request).unwrap_or_default());
     }
 
-    /// As [`Connection::send`], already as JSON.
+    /// Queues a request that is JSON already.
     pub(super) fn send_text(&mut self, text: String) {
         self.outgoing.push_back(Message::Text(text.into()));
     }
 
-    /// The next message; meanwhile sends what is queued, all of it with one flush.
-    /// Writing does not keep it from reading: two ends that only write would wait
-    /// for each other forever. Cancel safe.
+    /// Returns the next message, and meanwhile sends all queued ones with one flush. It keeps
+    /// reading while it writes: two ends that only write would wait for each other forever.
+    /// Cancel safe.
     pub(super) async fn next(&mut self) -> Result<ServerMessage, Error> {
         loop {
             let Self { socket, heartbeat, outgoing, unflushed } = self;
@@ -137,8 +137,8 @@ impl Connection {
     }
 }
 
-/// Connects to the request's host and shakes hands. As a library cannot know which
-/// extensions its user supports, it leaves part of RFC 6455, section 4.1, to us.
+/// Connects to the request's host and makes the handshake. The library can't know which
+/// extensions its user supports, so it leaves part of RFC 6455, section 4.1, to us.
 async fn connect(
     request: Request,
     config: WebSocketConfig,
@@ -153,8 +153,8 @@ async fn connect(
     Ok(socket)
 }
 
-/// The client offered no extension, so the server must not select one. The other fields
-/// must not appear twice (sections 11.3.3 and 11.3.4).
+/// Checks the server's response. The client offered no extension, so the server must not
+/// select one. The other two fields must not appear twice (sections 11.3.3 and 11.3.4).
 fn check_response(response: &Response) -> Result<(), WebSocketError> {
     let count = |name: &HeaderName| response.headers().get_all(name).iter().count();
     let wrong = [(SEC_WEBSOCKET_EXTENSIONS, 0), (SEC_WEBSOCKET_PROTOCOL, 1), (SEC_WEBSOCKET_ACCEPT, 1)]

@@ -26,31 +26,31 @@ pub enum Error {
         #[source]
         source: Arc<WebSocketError>,
     },
-    /// Something answered, but did not agree to speak WebSocket.
+    /// A server responded, but the handshake failed.
     #[error("the handshake failed")]
     Handshake(#[source] Arc<WebSocketError>),
-    /// The server answered with an error; nothing was done.
+    /// The server refused the request and did not execute it.
     #[error("{reason}")]
     Refused {
-        /// What a program can branch on.
+        /// The kind of error, for a program to branch on.
         code: ErrorCode,
-        /// For a person.
+        /// The explanation, for a person.
         reason: String,
     },
     /// The connection broke; the request may have been executed, or not.
     #[error("the connection broke; the request may have been executed")]
     Broken(#[source] Arc<WebSocketError>),
-    /// The server closed the connection; as for [`Error::Broken`], nobody knows
-    /// about what was in flight.
+    /// The server closed the connection. As with [`Error::Broken`], requests in flight may have
+    /// been executed.
     #[error("the server closed the connection with {code}: {reason}")]
     Closed {
         /// RFC 6455, section 7.4.
         code: u16,
-        /// For a person.
+        /// The explanation, for a person.
         reason: String,
     },
-    /// No response in time; see [`Timeouts::answer`](crate::limits::Timeouts::answer). Nobody knows what became of the
-    /// request.
+    /// No response in time; see [`Timeouts::answer`](crate::limits::Timeouts::answer). The request
+    /// may have been executed, or not.
     #[error("no answer within {0:?}; the request may or may not have been carried out")]
     TimedOut(Duration),
     /// No byte came from the server for [`Timeouts::dead_after`](crate::limits::Timeouts::dead_after).
@@ -59,7 +59,7 @@ pub enum Error {
     /// A message arrived at less than [`Timeouts::min_rate`](crate::limits::Timeouts::min_rate).
     #[error("the server's message arrives too slowly")]
     TooSlow,
-    /// The server sent something that is not of this interface.
+    /// The server sent a message that was not expected here.
     #[error("unexpected message: {0}")]
     Unexpected(String),
     /// This client was closed, or its member of a room is no longer there.
@@ -68,11 +68,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the server may have executed the request all the same.
+    /// Returns whether the server may have executed the request all the same.
     ///
     /// - `false`: it was not executed. The request never arrived, or it was refused.
-    /// - `true`: nobody knows. Sending a batch once more could record it twice. A chat
-    ///   message may be said again only under the same `message_id`.
+    /// - `true`: it may have been. Sending a batch again could record it twice. A chat
+    ///   message may be sent again only under the same `message_id`.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Unreachable { .. } | Self::Handshake(_) | Self::Refused { .. } => {

@@ -17,18 +17,18 @@ use crate::limits::{EVENTS, MAX_READ_BACK};
 use crate::protocol::message::{LiveRequest, Numbered, ReadBack, Series, ServerMessage};
 use crate::protocol::model::{Metric, Reading};
 
-/// What comes from a subscription.
+/// An event of a subscription.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LiveEvent {
     /// A reading was recorded.
     Reading {
         /// Its number in its series (one metric of one station), from 1.
         sequence: u64,
-        /// It.
+        /// The reading.
         reading: Reading,
     },
-    /// The server left out readings because this client reads slowly. The newest of each
-    /// series follow.
+    /// The server left out readings because this client reads too slowly. The newest reading of
+    /// each series follows.
     Skipped {
         /// Number of readings left out.
         readings: u64,
@@ -38,8 +38,7 @@ pub enum LiveEvent {
         /// Why.
         reason: String,
     },
-    /// The subscription goes on. The readings that were missed and that the server still
-    /// has follow.
+    /// The subscription goes on. Missed readings follow, but at most 500 of each station.
     Resubscribed {
         /// Whether it is still the same run of the server. Another one has forgotten
         /// everything recorded before.
@@ -91,7 +90,7 @@ impl LiveEvents {
     }
 }
 
-/// An error is the last item, and says why the server refuses to go on.
+/// If the subscription ends for good, the last item is an error that says why.
 impl Stream for LiveEvents {
     type Item = Result<LiveEvent, Error>;
 
@@ -103,12 +102,12 @@ impl Stream for LiveEvents {
 /// The newest sequence number by station and metric.
 type Sequences = HashMap<(String, &'static str), u64>;
 
-/// What the server answers to a subscription.
+/// The server's response to a subscription.
 struct Subscribed {
     instance_id: String,
     /// The stations of the subscription that exist.
     stations: Vec<String>,
-    /// Number of readings that the subscription's series ever had.
+    /// Number of readings ever recorded in the subscription's series.
     recorded: u64,
 }
 
@@ -117,11 +116,12 @@ struct Subscriber {
     target: Target,
     series: Series,
     instance_id: String,
-    /// Of the `recorded` readings: those before the subscription, shown, skipped, or missed.
+    /// How many of the `recorded` readings are accounted for: recorded before the subscription,
+    /// shown, skipped, or missed.
     counted: u64,
     seen: Sequences,
-    /// Stations that existed before the subscription. As long as nothing was seen of a
-    /// series of theirs, nobody knows which of its readings are older.
+    /// Stations that existed before the subscription. Until a series of such a station was seen,
+    /// we can't tell which of its readings are older than the subscription.
     known: HashSet<String>,
     reconnect: Reconnect,
     events: mpsc::Sender<Result<LiveEvent, Error>>,
@@ -142,11 +142,11 @@ impl Subscriber {
 
     async fn run(mut self, mut connection: Connection) {
         loop {
-            // None: nobody listens any more.
+            // None: nobody listens anymore.
             let Some(error) = self.connected(connection).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
             let listener = self.events.clone();
-            // Cancel safe enough: what is given up is a connection in the making.
+            // Cancel safe enough: only a connection in the making is dropped.
             let again = select! {
                 again = self.reconnect() => again,
                 () = listener.closed() => return,
@@ -165,7 +165,7 @@ impl Subscriber {
         }
     }
 
-    /// Subscribes again, as often as it takes. Returns what to tell about it.
+    /// Tries to subscribe again until it succeeds or fails for good. Returns the events to report.
     async fn reconnect(&mut self) -> Result<(Connection, Vec<LiveEvent>), Error> {
         loop {
             self.reconnect.pause().await;
@@ -197,8 +197,8 @@ impl Subscriber {
         Ok((connection, events))
     }
 
-    /// Reads what was missed over a connection of its own. On the other one readings
-    /// arrive already.
+    /// Reads back the missed readings over a separate connection, because new readings already
+    /// arrive on the first one.
     async fn read_back(&self, stations: Vec<String>, missed: u64) -> Result<Vec<Numbered>, Error> {
         let limit = usize::try_from(missed).map_or(MAX_READ_BACK, |missed| missed.min(MAX_READ_BACK));
         let mut connection = Connection::connect(&self.target, "/live").await?;
@@ -225,7 +225,7 @@ impl Subscriber {
         wanted && seen.map_or(!self.known.contains(&reading.station), |seen| sequence > seen)
     }
 
-    /// Passes readings on until the connection breaks (why) or nobody listens.
+    /// Passes readings on until the connection breaks, and returns why, or until nobody listens.
     async fn connected(&mut self, mut connection: Connection) -> Option<Error> {
         loop {
             // Cancel safe, both.

@@ -30,8 +30,8 @@ use crate::protocol::model::{Metric, Reading};
 
 /// A client of one server. Clones share one connection, on which any number of
 /// tasks may have calls in flight at once: each request carries an ID, which its
-/// response repeats. The connection is made by the first call, and made
-/// anew by the first call after it broke.
+/// response repeats. The first call makes the connection, and so does
+/// the first call after it broke.
 #[derive(Debug, Clone)]
 pub struct Client {
     target: Target,
@@ -47,13 +47,13 @@ enum Command {
 type Reply = oneshot::Sender<Result<ServerMessage, Error>>;
 
 impl Client {
-    /// A client of the server at `url`, such as `http://127.0.0.1:8081`.
-    /// Nothing is sent yet. To be called on a Tokio runtime.
+    /// Makes a client of the server at `url`, such as `http://127.0.0.1:8081`. Nothing is sent
+    /// yet. Call it on a Tokio runtime.
     pub fn new(url: &str) -> Self {
         Self::with_timeouts(url, Timeouts::default())
     }
 
-    /// As [`Client::new`], more or less patient.
+    /// As [`Client::new`], with other timeouts.
     pub fn with_timeouts(url: &str, timeouts: Timeouts) -> Self {
         let target = Target { url: url.into(), timeouts };
         let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
@@ -74,7 +74,7 @@ impl Client {
         }
     }
 
-    /// The newest `limit` readings of a station, the oldest of them first.
+    /// Returns the newest `limit` readings of a station, the oldest of them first.
     ///
     /// # Errors
     /// [`Error::Refused`] if the limit is not 1 to 500.
@@ -88,7 +88,7 @@ impl Client {
         }
     }
 
-    /// Joins a room under a name, over a connection of its own.
+    /// Joins a room under a name, over a separate connection.
     ///
     /// # Errors
     /// [`Error::Refused`] with [`ErrorCode::NameTaken`](crate::protocol::message::ErrorCode::NameTaken)
@@ -97,8 +97,8 @@ impl Client {
         chat::join(self.target.clone(), room, name).await
     }
 
-    /// Subscribes to these metrics of these stations, over a connection of its
-    /// own; none means all.
+    /// Subscribes to these metrics of these stations, over a separate connection. An empty list
+    /// means all.
     ///
     /// # Errors
     /// [`Error::Refused`] says what is wrong with the stations.
@@ -114,7 +114,7 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its response, which has up to `response_bytes`.
+    /// Sends a request and waits for its response, which has at most `response_bytes` bytes.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
@@ -194,7 +194,7 @@ async fn connected(
                 connection.close().await;
                 return None;
             },
-            () = sleep(response_timeout / 4), if room == 0 => {} // Perhaps callers have given up meanwhile.
+            () = sleep(response_timeout / 4), if room == 0 => {} // Then look again for callers that gave up.
         }
     }
 }

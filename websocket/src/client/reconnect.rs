@@ -1,4 +1,4 @@
-//! When to connect again after a connection was lost, and when not to.
+//! When to reconnect after a connection was lost, and when not to.
 
 use tcp_socket::base::retry::Pauses;
 use tokio::time::{Instant, sleep};
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::http::StatusCode;
 use super::error::Error;
 use crate::limits::{MAX_PAUSE, MIN_PAUSE};
 
-/// When to connect again after a connection was lost.
+/// When to reconnect after a connection was lost.
 pub(super) struct Reconnect {
     pauses: Pauses,
     connected_at: Option<Instant>,
@@ -20,7 +20,7 @@ impl Reconnect {
         Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
     }
 
-    /// A connection was made, and the server agreed to what was asked over it.
+    /// Notes that a connection was made and that the server accepted the request on it.
     pub(super) fn on_connect(&mut self) {
         self.connected_at = Some(Instant::now());
     }
@@ -34,7 +34,7 @@ impl Reconnect {
     }
 }
 
-/// Whether another attempt would only meet the same error.
+/// Returns whether another attempt would only meet the same error.
 pub(super) fn is_permanent(error: &Error) -> bool {
     match error {
         Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,

@@ -15,10 +15,10 @@
 //! |---|---|---|
 //! | `/chat` | `message` `room` `sequence` `name` `message_id` `text` `sent_at` | somebody said this |
 //! | `/chat` | `presence` `room` `sequence` `name` `change` | somebody `joined` or `left` |
-//! | `/chat` | `gap` `room` `missed` | so many events are older than the room's buffer |
+//! | `/chat` | `gap` `room` `missed` | `missed` events are no longer in the room's buffer |
 //! | `/live` | `reading` `sequence` `station` `metric` `value` `recorded_at` | this was recorded |
-//! | `/live` | `skipped` `readings` | so many were not sent, since this peer reads slowly |
-//! | both | `heartbeat` `next_within_ms` | the server lives |
+//! | `/live` | `skipped` `readings` | this number was not sent, because this peer reads too slowly |
+//! | both | `heartbeat` `next_within_ms` | the server is alive |
 //!
 //! A request's `id` is chosen by its sender, and the response repeats it: that is
 //! how a reply finds its request among everything else that comes in. WebSocket
@@ -52,9 +52,9 @@ pub(crate) enum LiveRequest<'a> {
     Record(Record<'a>),
     /// Read back the newest readings of a station.
     Readings(ReadBack),
-    /// From now on send these series' readings as they are recorded.
+    /// Receive the readings of these series as they are recorded, from now on.
     Subscribe(Series),
-    /// No longer send these.
+    /// Stop receiving these.
     Unsubscribe(Series),
 }
 
@@ -67,17 +67,17 @@ pub(crate) struct Join {
     pub(crate) id: u64,
     /// The room, `[a-z0-9-]{1,32}`; made if there is none.
     pub(crate) room: String,
-    /// The name to be known by there: 1 to 32 letters with their marks, digits, `-`, `_`,
-    /// and `.`, all of one script or of scripts that do not look alike. It may not look
-    /// like the name of somebody else in the room.
+    /// The member's name: 1 to 32 letters with their marks, digits, `-`, `_`, and `.`. It must
+    /// not mix scripts that look alike, and must not look like the name of another member of
+    /// the room.
     pub(crate) name: String,
-    /// What `joined` gave: takes over the name and the place in the room from
-    /// the connection that had it, which is closed with code 4001. After the
-    /// place was given up it is worth nothing, and does no harm.
+    /// The token from `joined`. It takes over the name and the place in the room from the
+    /// connection that had them, which is closed with code 4001. Once the member has left
+    /// the room, the token is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
-    /// What `joined` gave: if it is still the same run of the server, what came
-    /// after the event `after` follows, instead of the last messages.
+    /// The instance ID from `joined`. If the server is still the same run, the events after
+    /// number `after` follow instead of the room's last messages.
     #[serde(rename = "boot_id", default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance_id: Option<String>,
     /// The last sequence number seen.
@@ -94,9 +94,8 @@ pub(crate) struct Say {
     pub(crate) id: u64,
     /// A room that this connection has joined.
     pub(crate) room: String,
-    /// The sender's own id for this message, 1 to 64 bytes, never used twice
-    /// under this name: a message that is sent again, since nobody knows whether
-    /// it had arrived, is stored once.
+    /// The sender's own ID for this message, 1 to 64 bytes, unique among the messages under
+    /// this name. A message that is sent again under its ID is stored once.
     pub(crate) message_id: String,
     /// 1 to 1,000 bytes, without control characters other than line feed and tab.
     pub(crate) text: String,
@@ -158,25 +157,25 @@ pub(crate) struct Series {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ServerMessage {
-    /// The answer to `join`; the room's last messages follow, or with `resumed`
-    /// all that was missed.
+    /// The response to `join`. The room's last messages follow or, if `resumed` is true, the
+    /// missed events.
     Joined {
         id: u64,
         room: String,
         name: String,
-        /// Of the running server: sequence numbers mean nothing to another one.
+        /// Identifies this run of the server; another run has other sequence numbers.
         #[serde(rename = "boot_id")]
         instance_id: String,
         token: String,
         resumed: bool,
-        /// Of the newest event; `present` includes everything up to it.
+        /// Number of the newest event; `present` includes everything up to it.
         sequence: u64,
         present: Vec<String>,
     },
     Said {
         id: u64,
         sequence: u64,
-        /// It had been stored already, under this sequence number.
+        /// Whether the message had been stored already, under this sequence number.
         duplicate: bool,
     },
     Left {
@@ -217,7 +216,7 @@ pub(crate) enum ServerMessage {
         /// The stations of this subscription that exist already, sorted. Each new one is
         /// first seen in a `reading`.
         stations: Vec<String>,
-        /// Number of readings that the series of this subscription ever had.
+        /// Number of readings ever recorded in the series of this subscription.
         recorded: u64,
     },
     Unsubscribed {
@@ -229,17 +228,17 @@ pub(crate) enum ServerMessage {
         readings: u64,
     },
     Heartbeat {
-        /// Milliseconds until the next one; a page that waits much longer has
-        /// lost its server. (Scripts are not shown pings.)
+        /// Maximum time until the next one, in milliseconds. If a page waits much longer, the
+        /// server is gone. (Browsers hide pings from scripts.)
         next_within_ms: u64,
     },
-    /// The request was not carried out; the connection lives.
+    /// The request was not executed; the connection stays open.
     Error {
-        /// Missing if the request had none that could be read.
+        /// Missing if the request had no readable `id`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
         code: ErrorCode,
-        /// For a person.
+        /// The explanation, for a person.
         reason: String,
     },
 }
@@ -248,7 +247,7 @@ pub(crate) enum ServerMessage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Numbered {
     /// Number of the reading in its series (one metric of one station), from 1.
-    /// Who reads back and subscribes sees by it which readings came twice.
+    /// A client that both reads back and subscribes can drop duplicates by it.
     pub(crate) sequence: u64,
     /// The reading.
     #[serde(flatten)]
@@ -265,17 +264,17 @@ pub enum Change {
     Left,
 }
 
-/// What a program can branch on.
+/// The kind of error, for a program to branch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// Not a request of this endpoint, or a field is not as it must be.
+    /// Not a request of this endpoint, or one of its fields is invalid.
     Invalid,
     /// Somebody else in the room has this name.
     NameTaken,
     /// This connection has not joined the room, or already has.
     WrongRoom,
-    /// A bound of the server: rooms, members, stations.
+    /// A limit of the server is reached: rooms, members, or stations.
     Full,
 }
 

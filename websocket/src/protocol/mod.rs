@@ -1,17 +1,17 @@
-//! What travels, and its checks.
+//! The messages between client and server, and how they are checked.
 //!
 //! - [`message`]: the messages, in two tables.
-//! - `parse`: how a request is read, and which errors it gets.
-//! - [`model`]: the readings inside.
+//! - `parse`: how the server reads a request, and the reasons for refusing one.
+//! - [`model`]: the readings in them.
 
 pub mod message;
 pub mod model;
 pub(crate) mod parse;
 
-/// The language of the connection: the messages of [`message`], first version.
+/// The subprotocol: version 1 of the messages in [`message`].
 pub(crate) const SUBPROTOCOL: &str = "weather.v1.json";
 
-/// Private close code: the member of a room speaks through another connection now.
+/// Private close code: another connection took over the member's name.
 pub(crate) const TAKEN_OVER: u16 = 4001;
 
 /// Returns 128 random bits in hexadecimal.

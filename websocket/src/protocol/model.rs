@@ -1,4 +1,4 @@
-//! What is exchanged: readings of weather stations, as JSON.
+//! The readings of weather stations that are exchanged, as JSON.
 
 use std::fmt;
 
@@ -26,19 +26,19 @@ impl Metric {
     /// All of them; a metric's place here is `metric as usize`.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
-    /// The name, as it is written in JSON.
+    /// Returns the name as it is written in JSON.
     pub(crate) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
     const NAMES: [&'static str; 4] = ["temperature", "humidity", "pressure", "wind"];
 
-    /// The metric of that name.
+    /// Returns the metric of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
 
-    /// The lowest and the highest value accepted, in the metric's unit.
+    /// Returns the lowest and the highest accepted value, in the metric's unit.
     pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
@@ -50,8 +50,8 @@ impl Metric {
 }
 
 impl<'de> Deserialize<'de> for Metric {
-    /// Accepts the name only. What serde derives for an enum also reads it from an
-    /// object, such as `{"wind": null}`.
+    /// Accepts only a name. The code that serde derives for an enum would also accept an object,
+    /// such as `{"wind": null}`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
 
@@ -81,7 +81,8 @@ pub struct Reading {
     pub metric: Metric,
     /// The value in the metric's unit, within the range of the metric.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, until the end of the year 9999.
+    /// Time of the measurement, in milliseconds since the Unix epoch; at most the end of the
+    /// year 9999.
     #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }
@@ -107,10 +108,10 @@ impl Reading {
     }
 }
 
-/// Whether a batch may be recorded: 1 to [`MAX_BATCH`] readings, each in range.
+/// Checks that a batch may be recorded: 1 to [`MAX_BATCH`] readings, each in range.
 ///
 /// # Errors
-/// Names the first thing that is wrong, readings counted from 0.
+/// Names the first field that is wrong; readings are counted from 0.
 pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     if !(1..=MAX_BATCH).contains(&readings.len()) {
         return Err(format!("a batch holds 1 to {MAX_BATCH} readings, not {}", readings.len()));
@@ -121,14 +122,14 @@ pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     readings.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
 }
 
-/// Whether `id` is the id of a station or of a room: 1 to 32 of `a` to `z`, `0`
-/// to `9` and `-`.
+/// Returns whether `id` is valid for a station or a room: 1 to 32 of `a` to `z`, `0` to `9`,
+/// and `-`.
 pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// The first characters of a string that is quoted back to its sender.
+/// Returns the first characters of a string, for quoting it back to its sender.
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }

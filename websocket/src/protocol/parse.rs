@@ -13,7 +13,7 @@ use tcp_socket::base::json::{Object, whole_number};
 use super::message::{ChatRequest, ErrorCode, LiveRequest, ServerMessage};
 use super::model::shorten;
 
-/// Why a request is not carried out.
+/// Why a request is not executed.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) id: Option<u64>,
@@ -33,10 +33,10 @@ impl From<Refusal> for ServerMessage {
     }
 }
 
-/// What every request has. Read by itself first, so that a request with one
-/// wrong field is still answered under its id. Scanning the text twice is
-/// cheaper than what serde does for a tagged enum: it builds a tree of the whole
-/// message, ten thousand readings included, before it has seen the tag.
+/// The fields that every request has. They are read first, so that the error for a request with
+/// a wrong field still has its `id`. Scanning the text twice is cheaper than serde's way with a
+/// tagged enum: until it has seen the tag, it keeps the whole message as a tree, ten thousand
+/// readings included.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type", borrow)]
@@ -75,22 +75,22 @@ fn invalid(id: Option<u64>, reason: String) -> Refusal {
 /// Parses JSON. The error names the field that is wrong.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
-        // Keeping track of the field costs time, so only what is wrong is parsed with it.
+        // Tracking the field costs time, so only a text with an error is parsed again with it.
         let mut json = serde_json::Deserializer::from_str(text);
         let path =
             serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
         let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
         let mut reason = error.to_string();
         if reason.len() > 300 {
-            // Only the beginning of a long message is quoted; line and column are at its end.
+            // Keep only the start of a long reason. Line and column were at its end, so add them again.
             reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
         }
         field.unwrap_or_default() + &reason
     })
 }
 
-/// The fields of a request without its `type`, which its type in Rust already says.
-/// Only an object has fields: see [`Object`].
+/// The fields of a request without its `type`, which the Rust type `T` already determines.
+/// Only a JSON object is accepted: see [`Object`].
 struct Fields<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {

@@ -34,7 +34,7 @@ struct Seat {
     name: String,
     /// Sequence number of the next event to send.
     next: u64,
-    /// What a newcomer is shown before that.
+    /// Messages that a newcomer is sent before that.
     history: Vec<Utf8Bytes>,
 }
 
@@ -183,7 +183,7 @@ impl ChatSession {
         self.notify.notified().await;
     }
 
-    /// Takes what is to be sent next.
+    /// Takes the events to send next.
     pub(crate) fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), TakenOver> {
         for seat in &mut self.seats {
             into.append(&mut seat.history);
@@ -207,8 +207,8 @@ impl ChatSession {
         Ok(())
     }
 
-    /// The connection has ended: in good order, which means to leave, or it
-    /// broke, and its owner may come back.
+    /// Notes that the connection has ended. If it ended in good order, the member leaves. If it
+    /// broke, the member may come back.
     pub(crate) fn ended(&mut self, in_order: bool) {
         for seat in std::mem::take(&mut self.seats) {
             if in_order {
@@ -230,8 +230,8 @@ impl ChatSession {
 }
 
 impl Drop for ChatSession {
-    /// However the connection's task came to its end, nobody stays in a room
-    /// without a connection forever.
+    /// However the connection's task ended, no member stays in a room forever without a
+    /// connection.
     fn drop(&mut self) {
         self.ended(false);
     }
@@ -252,12 +252,13 @@ fn check_name(name: &str) -> Result<(), String> {
         name.chars().next().is_some_and(|c| !is_mark(c) && c != '\u{200c}' && c != '\u{200d}');
     if name.chars().count() > MAX_NAME || !begins_with_base || !name.chars().all(allowed) {
         let shown = shorten(name);
-        return Err(format!("name: {shown:?} is not 1 to {MAX_NAME} letters, digits, -, _ and ."));
+        let rule = "letters, digits, -, _, and . (an accent can't come first)";
+        return Err(format!("name: {shown:?} must be 1 to {MAX_NAME} {rule}"));
     }
     text::check_name(name).map_err(|why| format!("name: {name:?} is refused: {why}"))
 }
 
-/// Whether the character belongs to the one before it, such as an accent or a vowel sign.
+/// Returns whether the character belongs to the one before it, such as an accent or a vowel sign.
 fn is_mark(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Mark
 }

@@ -9,27 +9,27 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 /// Why a connection ends.
 pub(crate) enum CloseReason {
-    /// The peer closed it in good order; its code, if it gave one.
+    /// The peer closed it in good order, with its code if it sent one.
     ByPeer(Option<CloseFrame>),
-    /// We do, for this reason.
+    /// We close it, for this reason.
     ByUs(CloseFrame),
-    /// The peer reads nothing.
+    /// The peer reads nothing, or too slowly.
     WriteTimeout,
-    /// It is gone.
+    /// The connection is gone.
     ConnectionLost(Error),
 }
 
-/// An end by this side.
+/// Makes the reason of an end by this side.
 pub(crate) fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> CloseReason {
     CloseReason::ByUs(CloseFrame { code, reason: reason.into() })
 }
 
 impl From<Error> for CloseReason {
-    /// The library sends nothing by itself when a peer breaks the rules; this
-    /// tells the peer which one (RFC 6455, section 7.4.1).
+    /// Picks the close code that tells the peer which rule it broke (RFC 6455, section 7.4.1).
+    /// The library sends nothing on its own.
     fn from(error: Error) -> Self {
         let code = match &error {
-            // The end of the stream without a close frame is no message to answer.
+            // The stream ended without a close frame: there is no message to respond to.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 return Self::ConnectionLost(error);
             }
@@ -53,7 +53,7 @@ impl fmt::Display for CloseReason {
             Self::ByPeer(Some(frame)) => write!(f, "closed by the peer with {}", u16::from(frame.code)),
             Self::ByPeer(None) => write!(f, "closed by the peer"),
             Self::ByUs(frame) => write!(f, "closed with {}: {}", u16::from(frame.code), frame.reason),
-            Self::WriteTimeout => write!(f, "cut: the peer reads nothing"),
+            Self::WriteTimeout => write!(f, "cut: the peer reads nothing, or too slowly"),
             Self::ConnectionLost(error) => write!(f, "lost: {error}"),
         }
     }

@@ -1,11 +1,10 @@
 //! One WebSocket connection on the server: read, answer, pass events on, flush,
 //! and end in a way that the peer understands.
 //!
-//! One task does it all. It never writes while it could still read more: what
-//! is queued together goes out in one write, which is most of what a message
-//! costs. While a peer does not read, the task waits for it in the middle of a
-//! write, and so does not read from it either. A peer that wants to send requests
-//! has to read the responses.
+//! One task does it all. It never writes while it could still read more: the messages that
+//! are queued go out in one write, and writes are most of the cost. While a peer does not
+//! read, the task waits for it in the middle of a write, and so does not read from it either.
+//! A peer that wants to send requests has to read the responses.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -32,13 +31,13 @@ use crate::protocol::TAKEN_OVER;
 use crate::protocol::message::{ErrorCode, ServerMessage};
 use crate::protocol::parse::Refusal;
 
-/// What is behind a connection.
+/// The endpoint behind a connection.
 pub(crate) enum Session {
-    /// Everything comes back.
+    /// `/echo`: every message comes back.
     Echo,
-    /// Rooms.
+    /// `/chat`: rooms.
     Chat(ChatSession),
-    /// Readings.
+    /// `/live`: readings.
     Live(LiveSession),
 }
 
@@ -81,7 +80,7 @@ pub(crate) async fn run(
             CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the response.
             CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
             CloseReason::WriteTimeout => {
-                // What the kernel still holds for the peer is given up with it.
+                // The kernel discards what it still holds for the peer.
                 let _ = socket.get_ref().get_ref().set_zero_linger();
                 false
             }
@@ -134,12 +133,12 @@ impl Connection<'_> {
             for event in events.drain(..) {
                 self.queue(Message::Text(event)).await?;
             }
-            events.shrink_to(EVENTS_PER_TURN); // Catching up takes more, once.
+            events.shrink_to(EVENTS_PER_TURN); // Catching up takes more memory, once.
             with_write_timeout(self.socket.flush(), self.heartbeat.meter(), self.limits).await?;
         }
     }
 
-    /// Deals with one message; its response is queued, not yet sent.
+    /// Handles one message. Its response is queued, not yet sent.
     async fn handle_message(&mut self, received: Option<Result<Message, Error>>) -> Result<(), CloseReason> {
         match received {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
@@ -159,8 +158,8 @@ impl Connection<'_> {
         }
     }
 
-    /// A ping for the peer's library, a message for a page's script, which is not
-    /// shown pings.
+    /// Sends a ping for the peer's library, and a message for a page's script, because browsers
+    /// hide pings from scripts.
     async fn send_heartbeat(&mut self) -> Result<(), CloseReason> {
         self.queue(Message::Ping(Bytes::new())).await?;
         if matches!(self.session, Session::Echo) {

@@ -18,7 +18,7 @@ use crate::protocol::SUBPROTOCOL;
 /// about the page's `Origin`, if there is one.
 ///
 /// # Errors
-/// The response to a request that is refused: 400, 403, 405 or 426.
+/// The response to a request that is refused: 400, 403, 405, or 426.
 pub(super) fn accept(
     method: &Method,
     version: Version,
@@ -50,7 +50,7 @@ pub(super) fn accept(
         let why = "this is a WebSocket endpoint: send Connection: upgrade and Upgrade: websocket\n";
         return Err(Box::new((StatusCode::UPGRADE_REQUIRED, upgrade, why).into_response()));
     }
-    // What follows the header is WebSocket frames; a body would be taken for them.
+    // WebSocket frames follow the header; a body would be mistaken for them.
     if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
         return refuse(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
     }
@@ -64,7 +64,7 @@ pub(super) fn accept(
     };
 
     // Section 4.2.2: of the subprotocols that the client offers the server picks
-    // one. A client that offers none takes what it gets.
+    // one. A client that offers none gets ours without naming it.
     let offers_some = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     let offers_ours = list(headers, header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == SUBPROTOCOL);
     if offers_some && !offers_ours {
@@ -85,7 +85,7 @@ pub(super) fn accept(
     Ok(response)
 }
 
-/// The elements of a header that is a list: over several lines, between commas.
+/// Returns the elements of a header that is a list: between commas, perhaps in several lines.
 fn list(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
@@ -95,7 +95,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
     list(headers, name).any(|element| element.eq_ignore_ascii_case(token))
 }
 
-/// 16 bytes in base64: 22 characters and two of padding.
+/// Returns whether the key is 16 bytes in base64: 22 characters and two of padding.
 fn is_key(key: &str) -> bool {
     key.len() == 24
         && key

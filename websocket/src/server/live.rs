@@ -4,8 +4,8 @@
 //! its own place. Recording therefore costs the same for one subscriber and for
 //! a thousand, and a subscriber owns no queue that could grow: one that reads
 //! more slowly than the ring turns finds that its place was overwritten. It is
-//! then told how many readings it missed and given the newest of each series,
-//! which is what a person who looks at a thermometer wants.
+//! then told how many readings it missed, and given the newest one of each series: the
+//! current value is what a person who looks at a thermometer wants.
 //!
 //! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
 //! 4,000) and its list of stations (64 kB for 1,000).
@@ -24,17 +24,17 @@ use crate::protocol::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Serie
 use crate::protocol::model::{Metric, Reading, check_batch, is_id, shorten};
 use crate::protocol::parse::Refusal;
 
-/// Everything that was recorded, and the way to its subscribers.
+/// All recorded readings, and the ring that takes them to the subscribers.
 pub(crate) struct Live {
     instance_id: String,
     state: Mutex<State>,
 }
 
-/// Under one lock, so that the ring has each series in its order.
+/// Everything is under one lock, so that the ring has each series in its order.
 struct State {
     store: Store,
     ring: broadcast::Sender<Arc<Published>>,
-    /// Of each series the newest reading that was put into the ring.
+    /// By series: the newest reading that was put into the ring.
     newest: Vec<Option<Arc<Published>>>,
 }
 
@@ -42,7 +42,7 @@ struct State {
 struct Published {
     place: Place,
     reading: Reading,
-    /// Written by the first subscriber who sends it, used by all.
+    /// Its JSON, written by the first subscriber that sends it and used by all.
     text: OnceLock<Utf8Bytes>,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct LiveSession {
     everywhere: Metrics,
     /// Metrics wanted of one station.
     stations: HashMap<String, Metrics>,
-    /// There once something was subscribed to.
+    /// Present while something is subscribed to.
     ring: Option<broadcast::Receiver<Arc<Published>>>,
     /// What ended the wait in `wait_for_events`.
     woken: Option<Result<Arc<Published>, RecvError>>,
@@ -144,8 +144,8 @@ impl LiveSession {
         }
     }
 
-    /// Returns the stations of the subscription that exist, and how many readings its
-    /// series ever had.
+    /// Subscribes. Returns the subscription's stations that exist, and the number of readings
+    /// ever recorded in its series.
     fn subscribe(&mut self, series: &Series) -> Result<(Vec<String>, u64), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong = shorten(wrong);
@@ -158,8 +158,8 @@ impl LiveSession {
             let reason = format!("a subscription names at most {MAX_STATIONS} stations");
             return Err(Refusal::new(series.id, ErrorCode::Full, reason));
         }
-        // What is new begins now. The lock keeps anything from being recorded
-        // between the ring's place and these numbers.
+        // The new series start now. The lock keeps readings from being recorded between
+        // taking the place in the ring and these numbers.
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);
@@ -185,8 +185,8 @@ impl LiveSession {
         Ok((stations, recorded))
     }
 
-    /// For all stations: ends everything of these metrics. For one: what was
-    /// subscribed to for all stations goes on.
+    /// Unsubscribes. Without stations, it ends all subscriptions to these metrics. With some, a
+    /// subscription to all stations goes on.
     fn unsubscribe(&mut self, series: &Series) {
         let unwanted = metrics(series);
         if series.stations.is_empty() {
@@ -212,7 +212,7 @@ impl LiveSession {
         }
     }
 
-    /// Takes what is to be sent next.
+    /// Takes the events to send next.
     pub(crate) fn events(&mut self, into: &mut Vec<Utf8Bytes>) {
         for _ in 0..EVENTS_PER_TURN {
             let Some(ring) = &mut self.ring else { return };
@@ -237,13 +237,13 @@ impl LiveSession {
     fn wants(&self, published: &Published) -> bool {
         let Place { series, sequence } = published.place;
         let reading = &published.reading;
-        // Without a look at the map for those who want everything.
+        // A subscriber to everything needs no look at the map.
         let wanted = self.everywhere & bit(reading.metric) != 0
             || self.stations.get(&reading.station).is_some_and(|wanted| wanted & bit(reading.metric) != 0);
         wanted && sequence > self.done.get(series).copied().unwrap_or(0)
     }
 
-    /// The ring has turned past this subscriber: goes on at its newest end.
+    /// Goes on at the newest end of the ring, because the ring has overtaken this subscriber.
     fn catch_up(&mut self, into: &mut Vec<Utf8Bytes>) {
         let state = self.live.lock();
         self.ring = Some(state.ring.subscribe());

@@ -1,7 +1,6 @@
-//! The server: its routes, and the life of a connection from HTTP to WebSocket.
+//! The server: its routes, and the lifecycle of a connection from HTTP to WebSocket.
 //!
-//! The connections themselves are accepted, refused, drained, and cut by
-//! [`tcp_socket::base::accept`].
+//! [`tcp_socket::base::accept`] accepts, refuses, drains, and cuts the connections.
 
 mod chat;
 mod close;
@@ -46,7 +45,7 @@ use self::origin::Origin;
 use self::state::Shared;
 use crate::limits::Limits;
 
-/// The browser page, whole: no build step, nothing loaded from elsewhere.
+/// The whole browser page: it has no build step and loads nothing else.
 const PAGE: &str = include_str!("page.html");
 
 /// Where a connection's upgrade leads, once its handshake has succeeded.
@@ -87,7 +86,7 @@ fn upgrade(
     let is_allowed = |origin: &Origin| shared.allows(origin);
     match handshake::accept(request.method(), request.version(), request.headers(), is_allowed) {
         Ok(response) => {
-            let _ = upgraded.set(path); // Is empty: nothing follows an upgrade.
+            let _ = upgraded.set(path); // It was empty: nothing follows an upgrade.
             response
         }
         Err(response) => *response,
@@ -113,11 +112,11 @@ async fn log(request: Request, next: middleware::Next) -> Response {
 /// 1001 within [`Limits::drain_timeout`].
 ///
 /// Besides the server's own page, pages from `allowed_origins` may connect. A page from
-/// elsewhere gets 403.
+/// another origin gets 403.
 ///
 /// # Errors
-/// If the listener cannot be used at all, or the system has no random numbers. Whatever
-/// goes wrong on one connection ends only that one.
+/// If the listener cannot be used at all, or the system has no random numbers. A failure on
+/// one connection ends only that one.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -130,7 +129,7 @@ pub async fn serve(
     let connections = Connections::new(limits.max_connections, limits.max_refusals);
     let serve = |stream, _peer| connection(stream, router.clone(), shared.clone(), connections.stopping());
     let refuse = |stream| refuse(stream, shared.clone());
-    // Cancel safe: a member is forgotten within one poll, so never by half.
+    // Cancel safe: a member is forgotten within one poll, so never halfway.
     select! {
         () = connections.accept(listener, shutdown, serve, refuse) => {}
         () = forget_absent(&shared) => {}
@@ -140,7 +139,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Looks again and again for chat members who have been away for too long. Never ends.
+/// Regularly removes chat members that have been away for too long. Never ends.
 async fn forget_absent(shared: &Shared) {
     let away = shared.limits.away;
     let pause = (away / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -177,9 +176,8 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stop
     }
 }
 
-/// The HTTP on a connection. Gives back the stream when it has ended, and what
-/// was read beyond it: a client need not wait for the server's 101 before it
-/// sends frames.
+/// Serves the HTTP on a connection. Returns the stream and the bytes that were read after the
+/// HTTP: a client need not wait for the server's 101 before it sends frames.
 async fn http(
     stream: TcpStream,
     router: Router,

@@ -1,7 +1,8 @@
 //! Which requests may come in at all: the origin of a web page, and the `Host` field.
 //!
-//! An origin (RFC 6454) is scheme, host, and port of a page. A browser lets any page open a WebSocket to any server, and sends the user's cookies
-//! along. It also sends the page's origin, so that the server can refuse foreign pages.
+//! An origin (RFC 6454) is the scheme, host, and port of a page. A browser lets any page open a
+//! WebSocket to any server, and sends the user's cookies along. It also sends the page's origin,
+//! so that the server can refuse foreign pages.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -19,9 +20,9 @@ use crate::protocol::model::shorten;
 
 /// An origin, such as `https://weather.example`.
 ///
-/// Origins are compared by their parts and not as text: the scheme and host in any
-/// case, and the port also where it is left out because it is the scheme's default.
-/// Browsers always leave out that one.
+/// Origins are compared part by part, not as text. Upper and lower case are the same in the
+/// scheme and the host. A port that is left out is the scheme's default, which browsers always
+/// leave out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,
@@ -32,21 +33,21 @@ pub struct Origin {
 /// A text that is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "an origin is written as scheme://host or scheme://host:port and has no path, such as https://weather.example"
+    "an origin is scheme://host or scheme://host:port without a path; for example, https://weather.example"
 )]
 pub struct InvalidOrigin;
 
 impl FromStr for Origin {
     type Err = InvalidOrigin;
 
-    /// A slash at the end is accepted, but no longer path.
+    /// Accepts a slash at the end, but no other path.
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let url: Url = text.parse().map_err(|_not_a_url| InvalidOrigin)?;
         let host =
             url.host_str().filter(|host| !host.is_empty() && !host.contains('*')).ok_or(InvalidOrigin)?;
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
-        // A page is not loaded over these, so such an origin would never match.
+        // No page has an origin with one of these schemes and a host, so it would never match.
         let of_pages = !matches!(url.scheme(), "ws" | "wss" | "ftp" | "file");
         if !(bare && anonymous && of_pages && text.contains("://")) {
             return Err(InvalidOrigin);
@@ -66,10 +67,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Returns the origins of the page that a server on this address serves.
+/// Returns the origins under which a browser may open the page of a server on this address.
 ///
-/// Comparing `Origin` with `Host` instead would admit any page whose name was made to
-/// resolve to this machine (*DNS rebinding*).
+/// Comparing `Origin` with `Host` instead would admit any page whose domain name was made
+/// to point to this machine (*DNS rebinding*).
 pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
     let port = addr.port();
     let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{port}"));
@@ -77,7 +78,7 @@ pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
     all.filter_map(|origin| origin.parse().ok()).collect()
 }
 
-/// Refuses a page's request, and says in the log and in the response what to do.
+/// Refuses a page's request. The log and the response say how to allow its origin.
 pub(super) fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
     let what_to_do = origin.map_or("it cannot be allowed".to_owned(), |origin| {
         format!("to allow it, start the server with --allow-origin {origin}")

@@ -25,8 +25,8 @@ pub(crate) struct Rooms {
 #[derive(Default)]
 pub(super) struct RoomList {
     by_name: HashMap<String, Arc<Room>>,
-    /// The highest sequence number of all rooms that gave way. New rooms go on
-    /// from there: one that is made again does not use a number twice.
+    /// The highest sequence number of all rooms that were replaced. New rooms go on from there,
+    /// so that a room that is made again does not use a number twice.
     used: u64,
 }
 
@@ -37,25 +37,25 @@ pub(super) struct Room {
 
 #[derive(Default)]
 pub(super) struct RoomState {
-    /// Of the newest event; the log holds this one and those before.
+    /// Number of the newest event, which is the last in the log.
     pub(super) sequence: u64,
     pub(super) log: VecDeque<Event>,
     pub(super) members: BTreeMap<String, Member>,
-    /// Sequence numbers of the log's messages by name and message id.
+    /// Sequence numbers of the log's messages by name and message ID.
     pub(super) stored: HashMap<(String, String), u64>,
 }
 
 pub(super) struct Event {
     pub(super) text: Utf8Bytes,
-    /// Name and message id, if it is a message.
+    /// Name and message ID, if it is a message.
     message: Option<(String, String)>,
 }
 
 pub(super) struct Member {
     pub(super) token: String,
-    /// What names that people could take for this one have in common with it.
+    /// The `lookalike_key` of the name. Names that people could confuse have the same one.
     pub(super) lookalike_key: String,
-    /// The connection that speaks for the member; none since the given time if it broke.
+    /// The member's connection, or the time at which it broke.
     pub(super) seat: Result<(u64, Arc<Notify>), Instant>,
 }
 
@@ -80,7 +80,7 @@ impl Rooms {
         lock(&self.list)
     }
 
-    /// Lets go of members who have been away for longer than `away`.
+    /// Removes members that have been away for longer than `away`.
     pub(crate) fn forget_absent(&self, away: Duration) {
         for room in self.list().by_name.values() {
             let mut state = lock(&room.state);
@@ -97,8 +97,8 @@ impl Rooms {
 }
 
 impl RoomList {
-    /// The room of that name, made if there is none. The rooms stay locked until
-    /// it is entered, or it could give way before anybody is in it.
+    /// Returns the room of that name, and makes it if there is none. Keep the list locked until
+    /// somebody is in the room: an empty room may be replaced by another.
     pub(super) fn room(&mut self, name: &str) -> Option<Arc<Room>> {
         if let Some(room) = self.by_name.get(name) {
             return Some(room.clone());
@@ -146,7 +146,7 @@ impl RoomState {
         }
     }
 
-    /// Whether the name looks like that of a member.
+    /// Returns whether the name looks like that of a member.
     pub(super) fn has_lookalike(&self, name: &str) -> bool {
         let key = lookalike_key(name);
         self.members.values().any(|member| member.lookalike_key == key)

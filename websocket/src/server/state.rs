@@ -1,4 +1,4 @@
-//! What the connections of a server share.
+//! The state that the connections of a server share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ impl Shared {
         Ok(Self { rooms, live, limits, nonce, allowed_origins })
     }
 
-    /// Whether pages of this origin may connect: our own, and those that were allowed.
+    /// Returns whether pages from this origin may connect: our own page and allowed ones may.
     pub(super) fn allows(&self, origin: &Origin) -> bool {
         self.allowed_origins.contains(origin)
     }

@@ -1,4 +1,4 @@
-//! What the server keeps: in memory, bounded, and gone when it stops.
+//! The readings that the server keeps: in memory, bounded, and gone when it stops.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,12 +12,12 @@ pub(crate) struct Store {
     stations: BTreeMap<String, Station>,
 }
 
-/// One station's readings. What it measured of one metric is a *series*.
+/// One station's readings. Its readings of one metric are a *series*.
 struct Station {
     /// Its place in the order of creation.
     index: usize,
     readings: VecDeque<StoredReading>,
-    /// How many readings each series ever had.
+    /// Number of readings ever recorded in each series.
     counts: [u64; Metric::ALL.len()],
 }
 
@@ -28,7 +28,7 @@ struct StoredReading {
     recorded_at: u64,
 }
 
-/// Which reading of which series a reading is.
+/// The place of a reading: its series, and its number there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     /// Number of the series, below 4 × [`MAX_STATIONS`].
@@ -38,14 +38,14 @@ pub(crate) struct Place {
 }
 
 impl Store {
-    /// Whether the batch names no more new stations than there is room for.
+    /// Returns whether there is room for the batch's new stations.
     pub(crate) fn has_room_for(&self, batch: &[Reading]) -> bool {
         let new: BTreeSet<&str> =
             batch.iter().map(|r| r.station.as_str()).filter(|id| !self.stations.contains_key(*id)).collect();
         self.stations.len() + new.len() <= MAX_STATIONS
     }
 
-    /// Keeps a reading; creates its station if it is new.
+    /// Stores a reading, and creates its station if it is new.
     pub(crate) fn keep(&mut self, reading: &Reading) -> Place {
         if let Some(station) = self.stations.get_mut(&reading.station) {
             return station.keep(reading);
@@ -55,8 +55,8 @@ impl Store {
         self.stations.entry(reading.station.clone()).or_insert(new).keep(reading)
     }
 
-    /// The newest `limit` readings of a station in the order in which they were
-    /// recorded; none if there is no such station.
+    /// Returns the newest `limit` readings of a station in the order in which they were
+    /// recorded, and none if there is no such station.
     pub(crate) fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
         let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
             return Vec::new();
@@ -77,12 +77,12 @@ impl Store {
         list
     }
 
-    /// The stations' IDs, sorted.
+    /// Returns the stations' IDs, sorted.
     pub(crate) fn stations(&self) -> impl Iterator<Item = &str> {
         self.stations.keys().map(String::as_str)
     }
 
-    /// The newest place in every series.
+    /// Returns the newest place in every series.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
         self.stations.iter().flat_map(|(id, station)| {
             Metric::ALL.into_iter().map(move |metric| (id.as_str(), metric, station.place(metric)))
