@@ -19,7 +19,7 @@ SECONDS = 20
 
 
 def show(text):
-    """Prints what came from the server, without what a terminal would obey or hide."""
+    """Prints a line with escapes for the characters that a terminal would obey or hide."""
     print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 

@@ -27,8 +27,8 @@ pub struct Limits {
     pub max_header_list: u32,
     /// Maximum bytes in a header list that the HTTP/2 library keeps.
     ///
-    /// It answers a larger one on its own, with the HTTP status 431 and no gRPC status,
-    /// and closes the connection if the list still does not end.
+    /// It responds to a larger one on its own, with HTTP status 431 and no gRPC status. If
+    /// the list keeps growing, the library closes the connection.
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = number::<u32>)]
     pub max_kept_header_list: u32,
     /// Maximum bytes of one call that may arrive before its handler takes them.
@@ -165,12 +165,13 @@ pub(crate) const MAX_VIOLATIONS: usize = 50;
 pub const MAX_RESPONSE_HEADERS: usize = 8 * 1024;
 
 /// Maximum bytes of the field violations in a status. `grpc-status-details-bin` holds
-/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is for the
-/// message, which is sent twice, and the other fields.
+/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is left for
+/// the message, which is sent in `grpc-message` and in the details, and for the other
+/// fields.
 pub(crate) const MAX_VIOLATION_BYTES: usize = 5_000;
 
-/// Maximum bytes of a status message from a library below. Percent-encoding can treble
-/// it.
+/// Maximum bytes of a status message, which percent-encoding can triple. Only messages of
+/// the libraries below this server are ever longer.
 pub(crate) const MAX_MESSAGE: usize = 400;
 
 /// Maximum bytes of an invalid ID that an error quotes.
@@ -198,7 +199,7 @@ pub const MAX_RETRIES: usize = 4;
 /// come back at once.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Maximum pause of the client between two attempts to open a stream again.
+/// Maximum pause of the client between two attempts to reopen a stream.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Time that the client waits beyond a stream's deadline for the server's own word on

@@ -86,7 +86,7 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
-        // The transport's own chain of causes adds nothing here.
+        // The transport's chain of causes would add nothing.
         Some(Error::Unreachable { url, .. }) => {
             anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server")
         }
@@ -94,9 +94,9 @@ async fn main() -> ExitCode {
     }))
 }
 
-/// Says on stderr what became of the connection. Stdout carries data only.
+/// Prints on stderr what happens to the connection, because stdout is for data.
 fn note(text: &str) {
-    // `eprintln!` would panic if nobody reads stderr any more.
+    // `eprintln!` would panic if nobody reads stderr anymore.
     let _ = writeln!(stderr(), "{}", printable(text));
 }
 
@@ -206,18 +206,19 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                 Ok(Some(event)) => show_event(out, "", &event)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    // Without further requests the call was about to end.
+                    // If stdin has ended, the call was about to end, too: no reconnecting
+                    // then.
                     let reason = error.disconnect_reason().filter(|_| open).ok_or(error)?;
                     note(&format!("connection lost: {reason}; reconnecting"));
                     monitoring.reconnect().await?;
-                    note("connected again; what was published meanwhile is lost");
+                    note("connected again; what was recorded meanwhile is lost");
                 }
             },
         }
     }
 }
 
-/// A request that could not be sent is sent again after the connection is back.
+/// Ignores that the call has ended: `Monitoring::reconnect` sends the request again.
 fn or_lost(sent: Result<(), Error>) -> Result<(), Error> {
     match sent {
         Err(Error::Ended) => Ok(()),

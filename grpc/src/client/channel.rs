@@ -50,11 +50,11 @@ impl Default for Options {
     }
 }
 
-/// The connection, with [`explain_431`] on each response.
+/// The connection. It passes each response through [`explain_431`].
 type Transport = MapResponse<transport::Channel, fn(http::Response<Body>) -> http::Response<Body>>;
 
-/// Gives the HTTP status 431 a gRPC status. HTTP/2 libraries send it on their own when
-/// the metadata is too large, and tonic makes UNKNOWN of it.
+/// Adds a gRPC status to a response with HTTP status 431. HTTP/2 libraries send one on
+/// their own when the metadata is too large, and tonic would turn it into UNKNOWN.
 fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
     let has_status = response.headers().contains_key(Status::GRPC_STATUS);
     if response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE && !has_status {

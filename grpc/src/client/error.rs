@@ -20,7 +20,7 @@ pub enum Error {
         url: String,
     },
     /// Not a token: it cannot stand in metadata.
-    #[error("a token holds visible ASCII characters, without spaces")]
+    #[error("a token may contain only visible ASCII characters, and no spaces")]
     Token,
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
@@ -69,8 +69,8 @@ impl Error {
         }
     }
 
-    /// Returns why the connection was lost, if that is what happened. A new connection
-    /// may help then.
+    /// Returns why the connection was lost or the server unavailable, if that is the
+    /// error. A new connection may then help.
     pub fn disconnect_reason(&self) -> Option<String> {
         match self {
             Self::Unreachable { source, .. } => Some(root_cause(source)),
@@ -103,7 +103,7 @@ fn outcome(status: &Status) -> &'static str {
     if is_unknown(status) { "may have been executed" } else { "was not executed" }
 }
 
-/// Returns the last in the chain of causes. Those before it say the same in other words.
+/// Returns the last cause in the chain. The others say the same in other words.
 fn root_cause(status: &Status) -> String {
     let first: &dyn StdError = status;
     let causes = std::iter::successors(first.source(), |cause| (*cause).source());

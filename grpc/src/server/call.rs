@@ -70,8 +70,8 @@ pub(super) async fn call(
     let now = Instant::now();
     let mut open = OpenCall::new(&server.limits, connection, &request, now);
     if let Some((http_status, message)) = not_grpc(&request) {
-        // A client that only has the HTTP status makes UNKNOWN of it ("HTTP to gRPC
-        // Status Code Mapping" in the gRPC documentation).
+        // UNKNOWN is also what a client concludes from the HTTP status alone ("HTTP to
+        // gRPC Status Code Mapping" in the gRPC documentation).
         let mut response = open.respond(Status::unknown(message));
         *response.status_mut() = http_status;
         if http_status == StatusCode::METHOD_NOT_ALLOWED {
@@ -122,15 +122,16 @@ pub(super) async fn call(
     Ok(Response::from_parts(parts, body))
 }
 
-/// Why a request is HTTP/2 but not a gRPC call, with the HTTP status that says so.
+/// Returns why an HTTP/2 request is not a gRPC call, with the HTTP status that says so;
+/// `None` if it is one.
 ///
-/// The document "gRPC over HTTP2" (section Requests) allows only the method POST. For a
-/// content type that does not begin with `application/grpc` it asks for the status 415.
-/// It lets messages be written in another format, which follows a `+`, but this server
-/// only reads Protocol Buffers.
+/// The document "gRPC over HTTP2" (section Requests) allows only the method POST, and
+/// asks for status 415 if the content type does not begin with `application/grpc`. After
+/// a `+` it may name another message format. This server reads only Protocol Buffers, and
+/// refuses other formats, too.
 fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     if request.method() != Method::POST {
-        return Some((StatusCode::METHOD_NOT_ALLOWED, "a gRPC call is a POST request"));
+        return Some((StatusCode::METHOD_NOT_ALLOWED, "use POST: a gRPC call is a POST request"));
     }
     let mut values = request.headers().get_all(CONTENT_TYPE).iter();
     let (content_type, another) = (values.next(), values.next());
@@ -146,12 +147,12 @@ fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     }
     Some((
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "the content type is not application/grpc or application/grpc+proto",
+        "the content type must be application/grpc or application/grpc+proto",
     ))
 }
 
-/// Returns the size of a request's header list as RFC 9113, section 6.5.2, counts it:
-/// for each field its name, its value, and 32 bytes.
+/// Returns the size of a request's header list as RFC 9113, section 6.5.2, defines it:
+/// the name and value of each field, plus 32 bytes per field.
 fn header_list_size<B>(request: &Request<B>) -> usize {
     let field = |name: &str, value: usize| name.len() + value + 32;
     let uri = request.uri();
@@ -181,7 +182,7 @@ pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed
     let mut values = headers.get_all("grpc-timeout").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(MalformedTimeout); // Two times contradict each other.
+        return Err(MalformedTimeout); // Which of the two deadlines would count?
     }
     let text = value.to_str().map_err(|_| MalformedTimeout)?;
     let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(MalformedTimeout)?;

@@ -72,9 +72,10 @@ pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Rou
                 let mut values = request.metadata().get_all("authorization").iter();
                 match (values.next().and_then(bearer_token), values.next()) {
                     (Some(given), None) if is_same(given, expected.as_bytes()) => Ok(request),
-                    _ => {
-                        Err(Status::unauthenticated("send the metadata \"authorization: Bearer TOKEN\" once"))
-                    }
+                    _ => Err(Status::unauthenticated(
+                        "send the metadata \"authorization: Bearer TOKEN\" exactly once, \
+                         with the server's token",
+                    )),
                 }
             };
             Routes::new(InterceptedService::new(service, check))
@@ -82,8 +83,8 @@ pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Rou
     }
 }
 
-/// Returns the token of `Bearer TOKEN`. The scheme is written in upper or lower case,
-/// and one space or more follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
+/// Returns the token in `Bearer TOKEN`. The case of the scheme does not matter, and one
+/// or more spaces follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
 fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
     let (scheme, rest) = authorization.as_encoded_bytes().split_at_checked("Bearer".len())?;
     let token = rest.trim_ascii_start();

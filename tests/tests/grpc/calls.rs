@@ -56,12 +56,13 @@ pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
     assert_eq!((large.code, large.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
     let many = failure(client.record(&vec![reading("a", 999.0); 10_000]).await);
     assert_eq!((many.code, many.violations.len()), (Code::InvalidArgument, 50));
-    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, 9950 are left out");
+    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, and 9950 are left out");
     assert_eq!(client.record(&vec![reading("a", 9.0); 10_000]).await.unwrap(), 10_000);
     server.stop().await;
 }
 
-/// Numbers that Protocol Buffers can carry and the contract excludes, in each kind of call.
+/// Values that Protocol Buffers can carry but the contract excludes, in each kind of
+/// call.
 pub async fn every_impossible_value_names_its_field() {
     let server = PAIR.serve().await;
     let client = client(server.url());
@@ -91,7 +92,7 @@ pub async fn every_impossible_value_names_its_field() {
         let batch = [valued(metric, low), valued(metric, high)];
         assert_eq!(client.record(&batch).await.unwrap(), 2, "{metric:?}");
     }
-    // Below zero is only what is less than zero.
+    // -0.0 equals 0.0, so it is not below the range.
     assert_eq!(client.record(&[valued(Metric::Wind, -0.0)]).await.unwrap(), 1);
     let last = Reading { station: "a".repeat(32), recorded_at: 253_402_300_799_999, ..good.clone() };
     assert_eq!(client.record(&[last]).await.unwrap(), 1);

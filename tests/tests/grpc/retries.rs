@@ -160,7 +160,7 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
 }
 
 /// An address at which not even the kernel answers: its queue of connections is full.
-pub async fn a_connection_is_given_up_in_time() {
+pub async fn a_client_gives_up_connecting_in_time() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -214,7 +214,7 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     drop(server); // Killed.
     assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
     assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Restarted)));
-    // From the first reading of its new life.
+    // It goes on with the restarted server's first reading.
     assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
@@ -235,7 +235,7 @@ pub async fn a_watch_goes_on_after_its_connection_broke() {
 }
 
 /// A server whose calls all stay on one good connection. The first one ends with
-/// UNAVAILABLE, the second never has an answer, and the others stay open.
+/// UNAVAILABLE, the second never gets an answer, and the others stay open.
 async fn silent_once(first_message: Bytes) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -265,7 +265,7 @@ async fn silent_once(first_message: Bytes) -> String {
     url
 }
 
-pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
+pub async fn a_client_gives_up_an_attempt_to_reconnect_in_time() {
     let options = Options { deadline: Duration::from_millis(200), ..Options::default() };
     let position = Position { boot_id: 1, sequence: 0 };
     let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
@@ -274,7 +274,7 @@ pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
     assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
     assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Nothing)));
 
-    // A server that forgets a stream's deadline is not waited for, either.
+    // The client does not wait for a server that ignores the deadline, either.
     let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
     let mut watching = within(client.watch("oslo-1", None, soon)).await.unwrap();
     assert_eq!(failure(within(watching.next_reading()).await).code, Code::DeadlineExceeded);

@@ -104,8 +104,9 @@ pub async fn reflection_describes_the_service() {
     server.stop().await;
 }
 
-/// Every question that fails has an answer, and the next one follows on the same stream.
-pub async fn reflection_answers_errors_on_the_open_stream() {
+/// Every request that fails gets a response, and the next one can follow on the same
+/// stream.
+pub async fn reflection_reports_errors_on_the_open_stream() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let weather = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
