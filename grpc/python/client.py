@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from weather.v1 import weather_pb2 as weather
 from weather.v1.weather_pb2_grpc import WeatherServiceStub
 
-# The end of every call here, so that nothing waits for ever.
+# The end of every call here, so that nothing waits forever.
 SECONDS = 20
 
 

@@ -49,7 +49,7 @@ struct Args {
 enum Command {
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 of a-z, 0-9 and -
         station: String,
         /// temperature, humidity, pressure or wind
         #[arg(value_parser = metric)]
@@ -71,11 +71,11 @@ enum Command {
     },
     /// Record a file, as one stream
     Upload {
-        /// A reading a line: station,metric,value,recorded_at (ms since 1970)
+        /// One reading per line: station,metric,value,recorded_at (ms since 1970)
         file: PathBuf,
     },
-    /// Be alerted. Reads lines from stdin, such as "add hot oslo-1 temperature
-    /// above 30" and "remove hot", until it ends
+    /// Print alerts. Reads lines from stdin, such as "add hot oslo-1 temperature above
+    /// 30" and "remove hot", until it ends
     Monitor,
 }
 
@@ -135,8 +135,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let file = BufReader::new(File::open(path).with_context(|| path.display().to_string())?);
-    // The stream has no place for an error. The first one ends it, is kept here,
-    // and told after the summary of what was sent before.
+    // The stream has no place for an error. The first one ends it, is kept here, and is
+    // reported after the summary of what was sent before.
     let wrong = Arc::new(Mutex::new(None));
     let found = wrong.clone();
     let readings = file.lines().enumerate().map_while(move |(index, line)| {
@@ -156,8 +156,7 @@ async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::R
     }
 }
 
-/// A line `station,metric,value,recorded_at`. What the values may be is for the
-/// server to say.
+/// A line `station,metric,value,recorded_at`. The server checks the values.
 fn parse(line: &str) -> anyhow::Result<Reading> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     let [station, name, value, recorded_at] = fields[..] else {
@@ -173,7 +172,7 @@ fn parse(line: &str) -> anyhow::Result<Reading> {
 
 async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Result<()> {
     let (send, mut lines) = mpsc::channel(1);
-    // A terminal can only be read by waiting, which must not hold up the alerts.
+    // Reading a terminal blocks, which must not hold up the alerts.
     std::thread::spawn(move || {
         for line in stdin().lines().map_while(Result::ok) {
             if send.blocking_send(line).is_err() {
@@ -334,8 +333,7 @@ fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Resu
     Ok(())
 }
 
-/// Prints the status that a deliberate mistake was answered with; anything else
-/// ends the tour.
+/// Prints the status that a deliberate mistake got; anything else ends the tour.
 fn show_failure<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
     match answer {
         Err(Error::Status(failure)) => Ok(writeln!(out, "   {failure}")?),

@@ -19,7 +19,7 @@ pub enum Error {
         /// What was given.
         url: String,
     },
-    /// Not a token: it cannot stand in metadata.
+    /// Not a token: metadata cannot carry it.
     #[error("a token may contain only visible ASCII characters, and no spaces")]
     Token,
     /// No connection: the request was never sent.
@@ -27,7 +27,7 @@ pub enum Error {
     Unreachable {
         /// The address that was tried.
         url: String,
-        /// What the transport said.
+        /// The transport's error.
         #[source]
         source: Box<Status>,
     },
@@ -37,8 +37,8 @@ pub enum Error {
     /// The stream on which something should be sent has ended.
     #[error("the call has ended")]
     Ended,
-    /// The connection broke. [`Error::may_have_been_executed`] knows whether the call can
-    /// have been on its way.
+    /// The connection broke. [`Error::may_have_been_executed`] tells whether the server
+    /// may have executed the call.
     #[error("the connection broke ({}); the call {}", root_cause(.0), outcome(.0))]
     Broken(Box<Status>),
 }
@@ -148,8 +148,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What became of a call whose status was made by this side's own libraries and
-/// not by the server.
+/// What happened to a call whose status comes from this side's own libraries, not from
+/// the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalCause {
     /// There was no connection to send it on.
@@ -161,11 +161,11 @@ pub(super) enum LocalCause {
     Broken,
     /// The deadline passed on this side.
     Deadline,
-    /// Something else, told well enough by its code.
+    /// Something else, which its code describes well enough.
     Other,
 }
 
-/// Why a status was made on this side; `None` if the server sent it.
+/// Returns why a status was made on this side; `None` if the server sent it.
 ///
 /// tonic keeps the cause as the status's source: a status that came over the
 /// wire has none.
@@ -180,7 +180,7 @@ pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
             return Some(LocalCause::Deadline);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            // hyper's word for a request that it could not put on a connection.
+            // This is how hyper reports a request that it could not put on a connection.
             return Some(LocalCause::NotProcessed);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {

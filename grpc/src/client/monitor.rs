@@ -62,8 +62,8 @@ impl Monitoring {
         })
     }
 
-    /// Asks to be alerted of readings beyond a threshold. The acknowledgement
-    /// comes by the stream.
+    /// Asks to be alerted of readings beyond a threshold. The acknowledgement arrives on
+    /// the stream.
     ///
     /// # Errors
     /// [`Error::Ended`] if the call has; the stream says why.
@@ -71,7 +71,7 @@ impl Monitoring {
         self.send(Action::Add(threshold)).await
     }
 
-    /// Asks not to be alerted anymore.
+    /// Asks the server to forget the threshold of this ID.
     ///
     /// # Errors
     /// [`Error::Ended`] if the call has; the stream says why.

@@ -19,7 +19,7 @@ use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchRespo
 use crate::protocol::status::{FELL_BEHIND, deadline_exceeded};
 
 /// The client's end of a `Watch`, which is a stream of [`Event`]s. When the connection
-/// breaks or the server stops, it is opened again after the last reading seen.
+/// breaks or the server stops, it reconnects and goes on after the last reading seen.
 ///
 /// The stream ends when the server ends the call with `OK`, and after an error that a new
 /// connection cannot cure: [`Error::Status`] with `DEADLINE_EXCEEDED` when the deadline
@@ -130,8 +130,8 @@ impl fmt::Debug for Watching {
 }
 
 impl Channel {
-    /// A `Watch` up to and with its first response. To ask for readings has no
-    /// effect on the server, so that this is tried again.
+    /// A `Watch` up to and with its first response. Asking for readings changes nothing
+    /// on the server, so a retry is safe.
     async fn open_watch(
         &self,
         station: &str,

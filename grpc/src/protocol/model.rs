@@ -52,7 +52,7 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     }
 }
 
-/// Whether it is the ID of a station or threshold.
+/// Checks the ID of a station or threshold.
 ///
 /// # Errors
 /// What is wrong with it.

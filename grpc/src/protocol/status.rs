@@ -1,6 +1,6 @@
-//! What each status code means in this chapter, in one file: the statuses that
-//! the server makes, and those of the libraries below that mean something else
-//! than gRPC says and are translated here.
+//! What each status code means in this chapter, in one file: the statuses that the server
+//! makes, and those of the libraries below whose meaning differs from gRPC's, which are
+//! translated here.
 
 use std::collections::HashMap;
 
@@ -119,8 +119,8 @@ pub(crate) fn name(code: Code) -> &'static str {
 /// - It refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for
 ///   reading past the end of something; other implementations say
 ///   `RESOURCE_EXHAUSTED`.
-/// - A request that broke off ends in `UNKNOWN`. Nobody reads that anymore but
-///   the log, where it should say what happened: the client left.
+/// - A request that broke off ends in `UNKNOWN`. By then only the log shows it, and it
+///   should say what happened: the client left.
 pub(crate) fn translate(headers: &mut HeaderMap) {
     if let Some(code) = headers.get_mut(Status::GRPC_STATUS) {
         match code.as_bytes() {

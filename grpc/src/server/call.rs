@@ -91,7 +91,7 @@ pub(super) async fn call(
     };
     open.permit = Some(permit);
 
-    // An upload takes as long as it takes; `upload` itself looks after its pace.
+    // An upload may take any time; `upload` itself limits its pauses.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
     let too_slow_at = (!is_upload).then(|| now + server.limits.request_timeout);
     let end = [deadline, too_slow_at].into_iter().flatten().min();
@@ -166,9 +166,8 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
 
 /// The request's body, broken off or whole.
 ///
-/// When a client resets its stream, tonic lets the requests end as if it had said
-/// that there are no more. A handler has to tell the two apart: an upload that
-/// broke off is not complete.
+/// When a client resets its stream, tonic lets the requests end as if the client had no
+/// more. A handler has to tell the two apart: an upload that broke off is not complete.
 fn break_off_with_error(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
     body.map_err(|error| Status::unknown(error.to_string()))
 }
@@ -245,8 +244,8 @@ impl OpenCall {
         Self { connection, max_abandoned, permit: None, log, responded: false }
     }
 
-    /// Writes the line in the log, once. This happens before the status is sent:
-    /// a client that has seen it finds it there.
+    /// Writes the line in the log, once, and before the status is sent: a client that has
+    /// the status finds the line.
     fn log(&mut self, code: Code) {
         let Some(log) = self.log.take() else { return };
         let method: String = log.uri.path().chars().take(MAX_LOGGED).collect();
@@ -283,7 +282,7 @@ impl Drop for OpenCall {
         } else if abandoned.load(Relaxed) > 0 {
             abandoned.fetch_sub(1, Relaxed);
         }
-        // Without a status it was the client that ended it.
+        // If there was no status, the client ended the call.
         self.log(Code::Cancelled);
     }
 }
@@ -296,10 +295,10 @@ pub(super) struct CallBody {
     deadline: Option<Instant>,
     /// `None` if there is nothing that could end early.
     server: Option<Arc<ServerState>>,
-    /// Waits for the reason to end early. Made when the handler first has
-    /// nothing to send: a unary call never comes so far.
+    /// Waits for the reason to end early. Made when the handler first has nothing to
+    /// send: a unary call never gets that far.
     early_end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
-    /// A message was sent, so that another one makes it a stream.
+    /// A message was sent, so another one makes it a stream.
     is_stream: bool,
     open: OpenCall,
 }

@@ -67,7 +67,8 @@ pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Rou
     match token {
         None => Routes::new(service),
         Some(expected) => {
-            // An interceptor sees the metadata before the handler, and the message not at all.
+            // An interceptor runs before the handler. It sees the metadata, but not the
+            // message.
             let check = move |request: Request<()>| {
                 let mut values = request.metadata().get_all("authorization").iter();
                 match (values.next().and_then(bearer_token), values.next()) {
@@ -93,7 +94,7 @@ fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
     (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
 }
 
-/// Compares in a time that does not depend on how much is right.
+/// Compares in a time that does not depend on how many bytes are right.
 fn is_same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }

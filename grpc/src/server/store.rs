@@ -43,7 +43,7 @@ struct StoredReading {
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// The reading to go on with has given way to newer ones.
+/// The reading to continue with was dropped for newer ones.
 #[derive(Debug)]
 pub(super) struct Gone {
     /// The number of the oldest reading that is still kept.
@@ -135,14 +135,14 @@ impl Station {
             all.recorded += 1;
         }
         drop(all);
-        // Who subscribes after this question finds the readings by looking.
+        // A stream that subscribes after this check finds the readings in the store.
         if self.changes.receiver_count() > 0 {
             self.changes.send_replace(());
         }
     }
 
-    /// Tells whenever there are new readings. Subscribe before you look for those
-    /// that are there.
+    /// Reports whenever there are new readings. Subscribe before you look for those that
+    /// are there.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

@@ -18,7 +18,7 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// What a call failed with.
+/// The failure of a call.
 pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
     match answer {
         Err(Error::Status(failure)) => failure,
@@ -168,7 +168,7 @@ pub async fn watch_tells_when_the_place_is_no_longer_kept() {
     for _ in 0..10 {
         client.record(&batch).await.unwrap();
     }
-    // 110,000 were recorded, so that 10,001 is the oldest kept.
+    // 110,000 were recorded, so 10,001 is the oldest kept.
     let kept = Some(Start::After(start));
     let mut watching = client.watch("oslo-1", kept, None).await.unwrap();
     assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 10_001);
@@ -204,7 +204,7 @@ pub async fn monitor_interleaves_alerts_and_acknowledgements() {
     monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("hot".into())));
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("cold".into())));
-    // What was recorded before is no matter; 200 readings make several chunks.
+    // What was recorded before does not count; 200 readings make several chunks.
     let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
     client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
     for i in 0..100 {
@@ -391,7 +391,8 @@ pub async fn a_message_of_another_shape_is_no_crash() {
     }
     let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
     assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
-    // A message whose decoded form would be far larger than its bytes is no way around the limit.
+    // A message whose decoded form would be far larger than its bytes does not get around
+    // the limit.
     let dense: Vec<u8> = b"\x0a\0".repeat(500_000);
     let mut request = BytesMut::new();
     request.put_u8(0);

@@ -53,8 +53,8 @@ fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// RFC 9113, section 3.4: each endpoint is required to send a preface. One that
-/// does not would otherwise hold its connection for ever.
+/// RFC 9113, section 3.4: each endpoint is required to send a preface. One that does not
+/// would otherwise hold its connection forever.
 pub async fn silence_and_half_a_preface_are_closed() {
     let local = Local::start(|config| config.limits.handshake_timeout = Duration::from_millis(200)).await;
     let other = connect(&local.addr).await;
@@ -110,7 +110,7 @@ pub async fn garbage_is_closed() {
     watchdog.end(20, Duration::from_secs(5)).await;
 }
 
-/// The last word arrives although the peer goes on sending.
+/// The GOAWAY arrives although the peer keeps sending.
 pub async fn a_goaway_is_not_lost_in_unread_input() {
     let watchdog = Watchdog::start().await;
     for _ in 0..50 {

@@ -229,7 +229,7 @@ pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
     let alive = connect(&local.addr).await;
     let frames = dead.read_to_end().await;
     assert!(frames.iter().any(|frame| frame.kind == PING && frame.flags == 0));
-    assert_eq!(unary(&alive, RECORD, &[], Bytes::new()).await.code(), "13", "an empty body is no message");
+    assert_eq!(unary(&alive, RECORD, &[], Bytes::new()).await.code(), "13", "an empty body is not a message");
     drop(alive);
     local.stop().await;
 

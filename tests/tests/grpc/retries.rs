@@ -70,7 +70,7 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     let (url, calls) = unreliable(2, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     assert_eq!(within(client(&url).record(&batch)).await.unwrap(), 1);
     assert_eq!(calls.load(SeqCst), 3);
-    // Not for ever.
+    // Not forever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
     assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
@@ -109,7 +109,7 @@ pub async fn an_error_says_whether_the_call_may_have_been_executed() {
     let batch = [reading("oslo-1", 1.0)];
     let record = async |url: &str| within(client(url).record(&batch)).await.unwrap_err();
 
-    // The server's own word.
+    // The server's own status.
     for (code, may_have_been) in
         [("3", false), ("8", false), ("12", false), ("14", false), ("2", true), ("4", true), ("13", true)]
     {
@@ -175,8 +175,8 @@ pub async fn a_client_gives_up_connecting_in_time() {
     assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
 }
 
-/// A proxy that cuts each connection after so many bytes to the client, and
-/// counts them. The address behind it can change.
+/// A proxy that cuts each connection after this many bytes to the client, and counts
+/// them. The address behind it can change.
 pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -200,7 +200,8 @@ pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc
     (url, target, cuts)
 }
 
-/// Kill -9, and a new server at the same address: the position belongs to another life.
+/// Kill -9, and a new server at the same address: the position belongs to the earlier
+/// run.
 pub async fn a_watch_over_a_restart_is_told_of_it() {
     let server = PAIR.serve().await;
     let again = PAIR.serve().await;
