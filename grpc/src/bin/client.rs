@@ -60,7 +60,7 @@ enum Command {
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
-        /// The station's id
+        /// The station's ID
         station: String,
         /// Begin with this many of the newest readings
         #[arg(long, default_value_t = 0)]

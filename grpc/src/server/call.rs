@@ -1,4 +1,4 @@
-//! Around every call, whichever service it is for: its deadline, its end at a
+//! What surrounds every call, whichever service it is for: its deadline, its end at a
 //! shutdown, its place among the calls in flight, and its line in the log.
 //!
 //! A gRPC call is one HTTP/2 stream: a request whose headers name the method and

@@ -100,7 +100,7 @@ impl Monitor {
                 if self.remove(&id) {
                     Event::Removed(id)
                 } else {
-                    refused(&id, "remove", "no threshold has this id".to_owned())
+                    refused(&id, "remove", "no threshold has this ID".to_owned())
                 }
             }
             None => refused("", "action", "is missing, or newer than this server".to_owned()),

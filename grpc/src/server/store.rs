@@ -87,15 +87,15 @@ impl Store {
         Ok(())
     }
 
-    /// The station of that id.
+    /// Returns the station of that ID.
     pub(super) fn station(&self, id: &str) -> Option<Arc<Station>> {
         lock(&self.stations).get(id).cloned()
     }
 
-    /// The station of that id, created if need be.
+    /// Returns the station of that ID, and creates it if need be.
     ///
     /// # Errors
-    /// [`Full`] if it would be one too many.
+    /// [`Full`] if there is no room for another.
     pub(super) fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
         let mut stations = lock(&self.stations);
         if let Some(station) = stations.get(id) {
@@ -115,7 +115,7 @@ impl Station {
         Arc::new(Self { id: id.to_owned(), readings: Mutex::default(), changes: watch::Sender::default() })
     }
 
-    /// The station's id.
+    /// The station's ID.
     pub(super) fn id(&self) -> &str {
         &self.id
     }

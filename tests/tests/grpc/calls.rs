@@ -272,7 +272,7 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
         assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
         assert!(refusal.id.len() < 100, "{refusal:?}");
     }
-    // An action that this version does not know is field 9, say.
+    // Field 9, for example, is an action that this version does not know.
     let connection = connect(server.addr()).await;
     let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
     assert!(String::from_utf8_lossy(&answer.messages).contains("newer than this server"));

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// The server, telling also when a handler's work has ended.
+/// A server that also logs when a handler's work has ended.
 async fn talkative() -> Server {
     let args = ["RUST_LOG=info,grpc=debug", PAIR.server, "--addr", "127.0.0.1:0"];
     Server::start("env", &args).await

@@ -1,6 +1,5 @@
-//! Peers that mean harm, in single frames. Each attack runs against the real
-//! server, whose memory and CPU time are looked at, beside a client that must
-//! not notice.
+//! Hostile peers that send single frames. Each attack runs against the real server, whose
+//! memory and CPU time are looked at, beside a client that must not notice.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tests::Server;
 use crate::faults::memory;
 use crate::support::*;
 
-/// A client that goes on, and the server's use of the machine.
+/// A client that keeps working, and the server's use of the machine.
 struct Watchdog {
     server: Server,
     client: grpc::Client,
@@ -32,7 +31,7 @@ impl Watchdog {
         self.server.addr()
     }
 
-    /// Others go on, and the attack cost at most so much.
+    /// Other clients keep working, and the attack cost at most this much.
     async fn end(self, max_memory_mib: u64, max_cpu: Duration) {
         within(self.client.record(&[reading("oslo-1", 1.0)])).await.unwrap();
         let grown = memory(self.server.pid()).saturating_sub(self.memory) / 1024;

@@ -117,7 +117,7 @@ pub async fn an_error_says_whether_the_call_may_have_been_executed() {
         assert_eq!(record(&url).await.may_have_been_executed(), may_have_been, "status {code}");
     }
 
-    // The server never had it, or said that it did not look at it.
+    // The server never received it, or said that it did not process it.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (refusing, _) = unreliable(100, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     let not_executed = [
