@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write, stderr, stdin};
+use std::io::{self, BufRead, BufReader, Write, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,12 +86,19 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
-        // The transport's chain of causes would add nothing.
-        Some(Error::Unreachable { url, .. }) => {
-            anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server")
-        }
+        // Only the last of the transport's causes says something new.
+        Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
+            Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
+            _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
+        },
         _ => error,
     }))
+}
+
+/// Returns whether the host refused the connection: no program listens on the port.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Prints on stderr what happens to the connection, because stdout is for data.

@@ -195,7 +195,7 @@ pub async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
     }
 }
 
-/// A refused connection stays open while the server lingers over it. Their number has a
+/// Refused connections stay open while the server lingers over them. Their number has a
 /// limit, too.
 pub async fn refusals_are_capped() {
     let local = Local::start(|config| {

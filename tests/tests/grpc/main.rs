@@ -101,6 +101,7 @@ fn main() -> ExitCode {
         test!(watch_says_what_was_missed),
         test!(a_watch_ends_when_reconnecting_cannot_help),
         test!(monitor_adds_its_thresholds_again_after_reconnecting),
+        test!(only_a_refused_connection_is_blamed_on_a_server_that_is_missing),
         test!(every_command_ends_silently_when_nobody_reads_its_output),
         test!(a_second_signal_ends_the_server_at_once),
         test!(the_client_prints_nothing_that_controls_a_terminal),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use grpc::proto::RecordRequest;
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::Notify;
 
@@ -239,6 +239,23 @@ pub async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     assert_eq!(within(monitor.stderr.next_line()).await.unwrap(), None);
     server.stop().await;
     empty.stop().await;
+}
+
+pub async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
+    // A port that is taken, but not listened on.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = format!("http://{}", socket.local_addr().unwrap());
+    for (url, reason) in [
+        (refused.as_str(), "; start one with: cargo run -p grpc --bin server\n"),
+        ("http://no-such-host.invalid:1", ": failed to lookup address information"),
+        ("http://255.255.255.255:1", ": Network is unreachable"),
+    ] {
+        let client = run_program(PAIR.client, &["--url", url, "record", "oslo-1", "wind", "1"]).await;
+        assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""), "{url}");
+        let expected = format!("error: no server at {url}{reason}");
+        assert!(client.stderr.starts_with(&expected), "{}", client.stderr);
+    }
 }
 
 /// As in `client … | head -1`, when `head` has read its line.
