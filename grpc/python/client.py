@@ -14,12 +14,12 @@ from grpc_status import rpc_status
 from weather.v1 import weather_pb2 as weather
 from weather.v1.weather_pb2_grpc import WeatherServiceStub
 
-# The end of every call here, so that nothing waits for ever.
+# The end of every call here, so that nothing waits forever.
 SECONDS = 20
 
 
 def show(text):
-    """Prints what came from the server, without what a terminal would obey or hide."""
+    """Prints a line with escapes for the characters that a terminal would obey or hide."""
     print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 

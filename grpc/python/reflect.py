@@ -24,7 +24,7 @@ class Server:
         self.pool = DescriptorPool()
 
     def ask(self, **question):
-        """Asks one question; ends the program if the server answers with an error."""
+        """Returns the response to one request. Ends the program if it is an error."""
         call = self.channel.stream_stream(
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection.ServerReflectionRequest.SerializeToString,
@@ -65,7 +65,7 @@ def main():
             return
         for name in server.services():
             line = f"{name}: {', '.join(sorted(server.service(name).methods_by_name))}"
-            # Without what a terminal would obey or hide.
+            # Escapes the characters that a terminal would obey or hide.
             print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
 
 

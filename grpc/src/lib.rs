@@ -1,10 +1,9 @@
 //! # gRPC
 //!
-//! gRPC is calling a function of another program: the functions and their
-//! messages are written down in a `.proto` file, from which each language
-//! generates its types and stubs. Messages travel as Protocol Buffers over
-//! HTTP/2, so that one connection carries many calls at once, and a call can be
-//! a stream in either direction or both.
+//! With gRPC, a program calls a function of another program. A `.proto` file describes
+//! the functions and their messages, and each language generates its types and stubs from
+//! it. Messages travel as Protocol Buffers over HTTP/2, so one connection carries many
+//! calls at once, and a call can be a stream in either direction or both.
 //!
 //! Read in this order:
 //!

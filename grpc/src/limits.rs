@@ -27,8 +27,8 @@ pub struct Limits {
     pub max_header_list: u32,
     /// Maximum bytes in a header list that the HTTP/2 library keeps.
     ///
-    /// It answers a larger one on its own, with the HTTP status 431 and no gRPC status,
-    /// and closes the connection if the list still does not end.
+    /// It responds to a larger one on its own, with HTTP status 431 and no gRPC status. If
+    /// the list keeps growing, the library closes the connection.
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = number::<u32>)]
     pub max_kept_header_list: u32,
     /// Maximum bytes of one call that may arrive before its handler takes them.
@@ -38,8 +38,7 @@ pub struct Limits {
     pub stream_window: u32,
     /// The same for all calls of a connection together.
     ///
-    /// It holds many times a stream's, so that calls which are not read do not hold up
-    /// the others.
+    /// It is many times a stream's, so calls that are not read do not hold up the others.
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<u32>)]
     pub connection_window: u32,
     /// Maximum calls in flight on one connection.
@@ -56,7 +55,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Maximum connections beyond that which are told so at the same time.
     ///
-    /// More are closed without a word.
+    /// More are closed without a message.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = number::<usize>)]
     pub max_refusals: usize,
     /// Maximum calls on a connection that were given up, less those that were answered.
@@ -68,14 +67,13 @@ pub struct Limits {
     pub max_abandoned: usize,
     /// Seconds from the accept until the client's first bytes are complete.
     ///
-    /// These are its preface and the head of its first frame; later the connection is
-    /// closed.
+    /// These are its preface and the head of its first frame. If they are late, the
+    /// connection is closed.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Seconds from a call's headers to its response; beyond it DEADLINE_EXCEEDED.
     ///
-    /// Except for Upload. A client that sends its request byte by byte pays with nothing
-    /// but its own.
+    /// Upload is exempt. The limit ends calls whose clients send a request byte by byte.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
     /// Maximum seconds of silence in an Upload; beyond it DEADLINE_EXCEEDED.
@@ -92,7 +90,7 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     /// Seconds that calls may take to finish after a shutdown signal.
     ///
-    /// What is left then is answered with UNAVAILABLE and cut a second later.
+    /// Calls that are left then get UNAVAILABLE, and are cut a second later.
     #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds)]
     pub drain_timeout: Duration,
     /// Maximum bytes of input to discard after the last message on a connection.
@@ -134,7 +132,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 const MAX_NUMBER: u32 = (1 << 31) - 1;
 const MIN_SECONDS: f64 = 0.001;
-/// A year: the clock can count on from every moment by as much.
+/// A year, which can be added to any time of the clock.
 const MAX_SECONDS: f64 = 31_536_000.0;
 
 /// Maximum bytes in the ID of a station or a threshold.
@@ -149,15 +147,15 @@ pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 /// Maximum stations kept; a batch that would create more is refused.
 pub(crate) const MAX_STATIONS: usize = 1_000;
 
-/// Maximum readings kept for each station; the oldest give way. At 24 bytes a reading
-/// a full store takes 2.4 GB.
+/// Maximum readings kept for each station; beyond it the oldest are dropped. At 24 bytes
+/// a reading a full store takes 2.4 GB.
 pub(crate) const READINGS_PER_STATION: usize = 100_000;
 
 /// Maximum thresholds in one `Monitor`.
 pub(crate) const MAX_THRESHOLDS: usize = 100;
 
-/// Maximum field violations in one response; a batch of 10,000 invalid readings should
-/// not be answered with a megabyte of complaints.
+/// Maximum field violations in one response; a batch of 10,000 invalid readings would
+/// otherwise get a response of a megabyte.
 pub(crate) const MAX_VIOLATIONS: usize = 50;
 
 /// Maximum bytes of a response's header list, with its trailers, counted as in RFC 9113,
@@ -165,12 +163,13 @@ pub(crate) const MAX_VIOLATIONS: usize = 50;
 pub const MAX_RESPONSE_HEADERS: usize = 8 * 1024;
 
 /// Maximum bytes of the field violations in a status. `grpc-status-details-bin` holds
-/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is for the
-/// message, which is sent twice, and the other fields.
+/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is left for
+/// the message, which is sent in `grpc-message` and in the details, and for the other
+/// fields.
 pub(crate) const MAX_VIOLATION_BYTES: usize = 5_000;
 
-/// Maximum bytes of a status message from a library below. Percent-encoding can treble
-/// it.
+/// Maximum bytes of a status message, which percent-encoding can triple. Only messages of
+/// the libraries below this server are ever longer.
 pub(crate) const MAX_MESSAGE: usize = 400;
 
 /// Maximum bytes of an invalid ID that an error quotes.
@@ -186,8 +185,8 @@ pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// connection without calls.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Maximum number of readings copied out of the store at once: enough that its lock does
-/// not count, few enough that a stream holds little.
+/// Maximum number of readings copied out of the store at once: enough that locking costs
+/// little, few enough that a stream holds little.
 pub(crate) const CHUNK: usize = 64;
 
 /// Maximum attempts of the client after the first.
@@ -198,11 +197,11 @@ pub const MAX_RETRIES: usize = 4;
 /// come back at once.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Maximum pause of the client between two attempts to open a stream again.
+/// Maximum pause of the client between two attempts to reopen a stream.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Time that the client waits beyond a stream's deadline for the server's own word on
-/// it: the two clocks do not start at the same moment.
+/// Time that the client waits beyond a stream's deadline for the server's own status: the
+/// two clocks do not start at the same moment.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// Maximum requests of a `Monitor` that wait for the connection; more make the caller

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write, stderr, stdin};
+use std::io::{self, BufRead, BufReader, Write, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,7 @@ struct Args {
 enum Command {
     /// Record one reading, taken now
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 of a-z, 0-9 and -
         station: String,
         /// temperature, humidity, pressure or wind
         #[arg(value_parser = metric)]
@@ -60,7 +60,7 @@ enum Command {
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
-        /// The station's id
+        /// The station's ID
         station: String,
         /// Begin with this many of the newest readings
         #[arg(long, default_value_t = 0)]
@@ -71,11 +71,11 @@ enum Command {
     },
     /// Record a file, as one stream
     Upload {
-        /// A reading a line: station,metric,value,recorded_at (ms since 1970)
+        /// One reading per line: station,metric,value,recorded_at (ms since 1970)
         file: PathBuf,
     },
-    /// Be alerted. Reads lines from stdin, such as "add hot oslo-1 temperature
-    /// above 30" and "remove hot", until it ends
+    /// Print alerts. Reads lines from stdin, such as "add hot oslo-1 temperature above
+    /// 30" and "remove hot", until it ends
     Monitor,
 }
 
@@ -86,17 +86,24 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
-        // The transport's own chain of causes adds nothing here.
-        Some(Error::Unreachable { url, .. }) => {
-            anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server")
-        }
+        // Only the last of the transport's causes says something new.
+        Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
+            Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
+            _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
+        },
         _ => error,
     }))
 }
 
-/// Says on stderr what became of the connection. Stdout carries data only.
+/// Returns whether the host refused the connection: no program listens on the port.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Prints on stderr what happens to the connection, because stdout is for data.
 fn note(text: &str) {
-    // `eprintln!` would panic if nobody reads stderr any more.
+    // `eprintln!` would panic if nobody reads stderr anymore.
     let _ = writeln!(stderr(), "{}", printable(text));
 }
 
@@ -135,8 +142,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let file = BufReader::new(File::open(path).with_context(|| path.display().to_string())?);
-    // The stream has no place for an error. The first one ends it, is kept here,
-    // and told after the summary of what was sent before.
+    // The stream has no place for an error. The first one ends it, is kept here, and is
+    // reported after the summary of what was sent before.
     let wrong = Arc::new(Mutex::new(None));
     let found = wrong.clone();
     let readings = file.lines().enumerate().map_while(move |(index, line)| {
@@ -156,8 +163,7 @@ async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::R
     }
 }
 
-/// A line `station,metric,value,recorded_at`. What the values may be is for the
-/// server to say.
+/// A line `station,metric,value,recorded_at`. The server checks the values.
 fn parse(line: &str) -> anyhow::Result<Reading> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     let [station, name, value, recorded_at] = fields[..] else {
@@ -173,7 +179,7 @@ fn parse(line: &str) -> anyhow::Result<Reading> {
 
 async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Result<()> {
     let (send, mut lines) = mpsc::channel(1);
-    // A terminal can only be read by waiting, which must not hold up the alerts.
+    // Reading a terminal blocks, which must not hold up the alerts.
     std::thread::spawn(move || {
         for line in stdin().lines().map_while(Result::ok) {
             if send.blocking_send(line).is_err() {
@@ -206,18 +212,19 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                 Ok(Some(event)) => show_event(out, "", &event)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    // Without further requests the call was about to end.
+                    // If stdin has ended, the call was about to end, too: no reconnecting
+                    // then.
                     let reason = error.disconnect_reason().filter(|_| open).ok_or(error)?;
                     note(&format!("connection lost: {reason}; reconnecting"));
                     monitoring.reconnect().await?;
-                    note("connected again; what was published meanwhile is lost");
+                    note("connected again; what was recorded meanwhile is lost");
                 }
             },
         }
     }
 }
 
-/// A request that could not be sent is sent again after the connection is back.
+/// Ignores that the call has ended: `Monitoring::reconnect` sends the request again.
 fn or_lost(sent: Result<(), Error>) -> Result<(), Error> {
     match sent {
         Err(Error::Ended) => Ok(()),
@@ -333,8 +340,7 @@ fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Resu
     Ok(())
 }
 
-/// Prints the status that a deliberate mistake was answered with; anything else
-/// ends the tour.
+/// Prints the status that a deliberate mistake got; anything else ends the tour.
 fn show_failure<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
     match answer {
         Err(Error::Status(failure)) => Ok(writeln!(out, "   {failure}")?),

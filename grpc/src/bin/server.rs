@@ -50,5 +50,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn token(text: &str) -> Result<String, &'static str> {
-    is_token(text).then(|| text.to_owned()).ok_or("a token holds visible ASCII characters, without spaces")
+    is_token(text)
+        .then(|| text.to_owned())
+        .ok_or("a token may contain only visible ASCII characters, and no spaces")
 }

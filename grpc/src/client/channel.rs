@@ -21,14 +21,14 @@ use crate::protocol::{REQUEST_ID, is_token};
 /// How to talk to a server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Longest time to wait for a connection.
+    /// Maximum time to wait for a connection.
     pub connect_timeout: Duration,
-    /// Longest time of a `Record`, all attempts together, and of the beginning
-    /// of a stream. The server is told what is left of it.
+    /// Maximum time for a `Record`, all attempts together, and for opening a stream. A
+    /// `Record` tells the server what is left of it.
     pub deadline: Duration,
-    /// A `PING` is sent after this long without input…
+    /// Time without input after which the client sends a `PING`.
     pub keepalive_interval: Duration,
-    /// …and the connection given up if no answer comes within this time.
+    /// Maximum time to wait for the answer to a `PING`; then the connection is given up.
     pub keepalive_timeout: Duration,
     /// Sent as `authorization: Bearer <token>`.
     pub token: Option<String>,
@@ -50,11 +50,11 @@ impl Default for Options {
     }
 }
 
-/// The connection, with [`explain_431`] on each response.
+/// The connection. It passes each response through [`explain_431`].
 type Transport = MapResponse<transport::Channel, fn(http::Response<Body>) -> http::Response<Body>>;
 
-/// Gives the HTTP status 431 a gRPC status. HTTP/2 libraries send it on their own when
-/// the metadata is too large, and tonic makes UNKNOWN of it.
+/// Adds a gRPC status to a response with HTTP status 431. HTTP/2 libraries send one on
+/// their own when the metadata is too large, and tonic would turn it into UNKNOWN.
 fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
     let has_status = response.headers().contains_key(Status::GRPC_STATUS);
     if response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE && !has_status {
@@ -75,7 +75,7 @@ pub(super) struct Channel {
 struct Shared {
     url: String,
     authorization: Option<MetadataValue<Ascii>>,
-    /// The first half of every request ID, and the count that is the other.
+    /// The first half of every request ID. `calls` is the second.
     id: u32,
     calls: AtomicU64,
 }
@@ -114,11 +114,11 @@ impl Channel {
     pub(super) fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
         let mut request = Request::new(message);
         let shared = &self.shared;
-        // The letter makes it easy to tell from a number in a log.
+        // The letter distinguishes it from a number in a log.
         let id = format!("c{:08x}{:07x}", shared.id, shared.calls.fetch_add(1, Relaxed));
         if let Ok(mut id) = id.parse::<MetadataValue<Ascii>>() {
-            // HPACK remembers header fields, to send a number next time. It should
-            // not remember one that never comes again.
+            // HPACK remembers header fields, to send a number next time. It should not
+            // remember one that is never sent again.
             id.set_sensitive(true);
             request.metadata_mut().insert(REQUEST_ID, id);
         }
@@ -126,8 +126,8 @@ impl Channel {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         if let Some(deadline) = deadline {
-            // In whole milliseconds, rounded up: most calls then have the same
-            // text here, which HPACK makes a number.
+            // In whole milliseconds, rounded up: most calls then have the same text here,
+            // which HPACK sends as an index.
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
             request.set_timeout(Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)));
         }

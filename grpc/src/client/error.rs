@@ -19,15 +19,15 @@ pub enum Error {
         /// What was given.
         url: String,
     },
-    /// Not a token: it cannot stand in metadata.
-    #[error("a token holds visible ASCII characters, without spaces")]
+    /// Not a token: metadata cannot carry it.
+    #[error("a token may contain only visible ASCII characters, and no spaces")]
     Token,
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
         url: String,
-        /// What the transport said.
+        /// The transport's error.
         #[source]
         source: Box<Status>,
     },
@@ -37,8 +37,8 @@ pub enum Error {
     /// The stream on which something should be sent has ended.
     #[error("the call has ended")]
     Ended,
-    /// The connection broke. [`Error::may_have_been_executed`] knows whether the call can
-    /// have been on its way.
+    /// The connection broke. [`Error::may_have_been_executed`] tells whether the server
+    /// may have executed the call.
     #[error("the connection broke ({}); the call {}", root_cause(.0), outcome(.0))]
     Broken(Box<Status>),
 }
@@ -69,8 +69,8 @@ impl Error {
         }
     }
 
-    /// Returns why the connection was lost, if that is what happened. A new connection
-    /// may help then.
+    /// Returns why the connection was lost or the server unavailable, if that is the
+    /// error. A new connection may then help.
     pub fn disconnect_reason(&self) -> Option<String> {
         match self {
             Self::Unreachable { source, .. } => Some(root_cause(source)),
@@ -103,7 +103,7 @@ fn outcome(status: &Status) -> &'static str {
     if is_unknown(status) { "may have been executed" } else { "was not executed" }
 }
 
-/// Returns the last in the chain of causes. Those before it say the same in other words.
+/// Returns the last cause in the chain. The others say the same in other words.
 fn root_cause(status: &Status) -> String {
     let first: &dyn StdError = status;
     let causes = std::iter::successors(first.source(), |cause| (*cause).source());
@@ -148,8 +148,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What became of a call whose status was made by this side's own libraries and
-/// not by the server.
+/// What happened to a call whose status comes from this side's own libraries, not from
+/// the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalCause {
     /// There was no connection to send it on.
@@ -161,11 +161,11 @@ pub(super) enum LocalCause {
     Broken,
     /// The deadline passed on this side.
     Deadline,
-    /// Something else, told well enough by its code.
+    /// Something else, which its code describes well enough.
     Other,
 }
 
-/// Why a status was made on this side; `None` if the server sent it.
+/// Returns why a status was made on this side; `None` if the server sent it.
 ///
 /// tonic keeps the cause as the status's source: a status that came over the
 /// wire has none.
@@ -180,7 +180,7 @@ pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
             return Some(LocalCause::Deadline);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            // hyper's word for a request that it could not put on a connection.
+            // This is how hyper reports a request that it could not put on a connection.
             return Some(LocalCause::NotProcessed);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {

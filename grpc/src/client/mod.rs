@@ -32,8 +32,8 @@ impl Client {
     /// Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if the token has
-    /// other characters.
+    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if metadata
+    /// cannot carry the token.
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         Ok(Self { channel: Channel::new(url, options)? })
     }
@@ -53,9 +53,8 @@ impl Client {
         Ok(usize::try_from(response.into_inner().accepted).unwrap_or(usize::MAX))
     }
 
-    /// Streams readings to the server, no faster than it takes them, and
-    /// returns its summary, by `deadline` if there is one. Never retries: part
-    /// of them may be kept.
+    /// Streams readings to the server, no faster than it accepts them, and returns its
+    /// summary, by `deadline` if there is one. Never retries: part of them may be kept.
     ///
     /// # Errors
     /// [`Error::Broken`] if the connection does; what was received stays kept.

@@ -32,8 +32,8 @@ pub struct Monitoring {
     responses: Streaming<MonitorResponse>,
     /// The thresholds that the server has acknowledged.
     thresholds: Vec<Threshold>,
-    /// The requests without an acknowledgement, which come in the same order, and
-    /// whether the caller waits for it.
+    /// The requests that wait for an acknowledgement, in the order in which it will come,
+    /// and whether the caller is to see it.
     pending: VecDeque<(Action, bool)>,
     pauses: Pauses,
 }
@@ -62,8 +62,8 @@ impl Monitoring {
         })
     }
 
-    /// Asks to be alerted of readings beyond a threshold. The acknowledgement
-    /// comes by the stream.
+    /// Asks to be alerted of readings beyond a threshold. The acknowledgement arrives on
+    /// the stream.
     ///
     /// # Errors
     /// [`Error::Ended`] if the call has; the stream says why.
@@ -71,7 +71,7 @@ impl Monitoring {
         self.send(Action::Add(threshold)).await
     }
 
-    /// Asks not to be alerted any more.
+    /// Asks the server to forget the threshold of this ID.
     ///
     /// # Errors
     /// [`Error::Ended`] if the call has; the stream says why.
@@ -110,8 +110,10 @@ impl Monitoring {
         (is_shown || matches!(event, Event::Refused(_))).then_some(event)
     }
 
-    /// Opens the call again, for as long as it takes, and adds the thresholds that it
-    /// had. Alerts of the time in between are lost.
+    /// Opens the call again, however many attempts it takes, and adds its thresholds
+    /// again. Alerts in the meantime are lost. A server that does not know a threshold's
+    /// station, such as one that restarted, refuses it: the stream yields the refusal,
+    /// and the threshold is gone.
     ///
     /// # Errors
     /// An error that another attempt would not cure.
@@ -135,7 +137,7 @@ impl Monitoring {
         let again = kept.into_iter().map(|threshold| (Action::Add(threshold), false));
         self.pending = again.chain(std::mem::take(&mut self.pending)).collect();
         for (action, _) in self.pending.clone() {
-            // If the connection is lost once more, the stream says so.
+            // If the connection is lost again, the stream yields the error.
             let _ = self.transmit(action).await;
         }
         Ok(())

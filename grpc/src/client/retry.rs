@@ -1,10 +1,10 @@
-//! When to make a call again: only what a client may send twice.
+//! When to retry a call: only if the client may send it twice.
 //!
-//! `UNAVAILABLE` invites to try again, but a `Record` that is sent twice may be
-//! kept twice. It is safe only if it is known that the first one had no effect:
-//! there was no connection, or the server refused the stream unprocessed, or the
-//! server itself answered `UNAVAILABLE`, which in this contract means just that.
-//! When a connection breaks after the request was sent, nobody knows.
+//! `UNAVAILABLE` invites a retry, but a `Record` that is sent twice may be kept twice. It
+//! is safe only if it is known that the first one had no effect: there was no connection,
+//! or the server refused the stream unprocessed, or the server itself sent `UNAVAILABLE`,
+//! which in this contract means just that. When a connection breaks after the request was
+//! sent, the client cannot know.
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
@@ -14,7 +14,7 @@ use super::error::{LocalCause, local_cause};
 use crate::limits::{MAX_RETRIES, MIN_PAUSE};
 use crate::protocol::status::deadline_exceeded;
 
-/// Whether the call certainly had no effect, and may have one soon.
+/// Returns whether the call certainly had no effect, and a retry may succeed soon.
 pub(super) fn is_safe(status: &Status) -> bool {
     match local_cause(status) {
         None => status.code() == Code::Unavailable,

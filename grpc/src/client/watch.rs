@@ -19,7 +19,7 @@ use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchRespo
 use crate::protocol::status::{FELL_BEHIND, deadline_exceeded};
 
 /// The client's end of a `Watch`, which is a stream of [`Event`]s. When the connection
-/// breaks or the server stops, it is opened again after the last reading seen.
+/// breaks or the server stops, it reconnects and goes on after the last reading seen.
 ///
 /// The stream ends when the server ends the call with `OK`, and after an error that a new
 /// connection cannot cure: [`Error::Status`] with `DEADLINE_EXCEEDED` when the deadline
@@ -35,20 +35,21 @@ pub struct Watching {
 pub enum Event {
     /// A reading was recorded.
     Recorded(RecordedReading),
-    /// The connection was lost for this reason, and is being opened again.
+    /// The connection was lost for this reason. The stream reconnects when it is polled
+    /// next.
     Disconnected(String),
     /// The connection is back.
     Reconnected(Missed),
 }
 
-/// What became of the readings that were recorded while the connection was lost.
+/// The fate of the readings that were recorded while the connection was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
     /// There were none.
     Nothing,
     /// They follow.
     Following,
-    /// So many are no longer kept. The rest follow.
+    /// This many readings are no longer kept. The rest follow.
     Gone(u64),
     /// The server restarted. The readings that it has recorded since then follow.
     Restarted,
@@ -96,8 +97,8 @@ impl Watching {
         self.position
     }
 
-    /// Returns the next reading, or `None` at the end of the stream. It says nothing about
-    /// a connection that is lost and opened again. Cancel safe.
+    /// Returns the next reading, or `None` at the end of the stream. Silently reconnects after
+    /// a lost connection. Cancel safe.
     ///
     /// # Errors
     /// Those of the stream.
@@ -129,8 +130,8 @@ impl fmt::Debug for Watching {
 }
 
 impl Channel {
-    /// A `Watch` up to and with its first response. To ask for readings has no
-    /// effect on the server, so that this is tried again.
+    /// A `Watch` up to and with its first response. Asking for readings changes nothing
+    /// on the server, so a retry is safe.
     async fn open_watch(
         &self,
         station: &str,
@@ -168,7 +169,7 @@ struct Subscription {
     position: Position,
     deadline: Option<Instant>,
     pauses: Pauses,
-    /// [`Event::Disconnected`] was the last that was said about the connection.
+    /// Whether [`Event::Disconnected`] was reported and [`Event::Reconnected`] was not yet.
     disconnected: bool,
 }
 
@@ -199,7 +200,8 @@ impl Subscription {
         }
     }
 
-    /// Tries once to open the stream again, after a pause. Returns what there is to say.
+    /// Pauses, then tries once to open the stream again. Returns an event if there is one
+    /// to report.
     async fn reconnect(&mut self) -> Result<Option<Event>, Error> {
         let pause = self.pauses.next_pause();
         let attempt = async {
@@ -219,13 +221,14 @@ impl Subscription {
                 (self.responses, self.position) = (Some(responses), position);
                 Ok(std::mem::take(&mut self.disconnected).then_some(Event::Reconnected(missed)))
             }
-            // The station had readings, so this is another run of the server. It is asked
-            // until it has some, too.
+            // The station had readings before, so the server has restarted. Ask again
+            // until it has readings of this station, too.
             Err(status) if status.code() == Code::NotFound => {
                 self.position = Position::default();
                 Ok(std::mem::take(&mut self.disconnected).then_some(Event::Reconnected(Missed::Restarted)))
             }
-            // The server is full, or restarted between the two calls of `resume`.
+            // The server has too many calls, or it restarted between the two calls of
+            // `resume`.
             Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::FailedPrecondition) => {
                 Ok(None)
             }
@@ -238,11 +241,11 @@ impl Subscription {
         }
     }
 
-    /// Opens the stream again where it broke off.
+    /// Opens the stream again, after the last reading received.
     async fn resume(&self) -> Result<(Streaming<WatchResponse>, Position, Missed), Status> {
         let open = async |start| self.channel.try_watch(&self.station, start, self.deadline).await;
-        // A stream that starts after the newest reading says its number, and whether
-        // numbers of before still count.
+        // A stream that starts after the newest reading reports that reading's number and
+        // the server's instance ID, which says whether older numbers still count.
         let (_, newest) = open(None).await?;
         let restarted = newest.boot_id != self.position.boot_id;
         let mut position = if restarted { Position { sequence: 0, ..newest } } else { self.position };
@@ -267,8 +270,8 @@ impl Subscription {
     }
 }
 
-/// Returns the number of the oldest reading kept, if the status says that an older one
-/// was asked for.
+/// Returns the number of the oldest reading that is kept, if the status says that the
+/// client asked for an older one.
 fn oldest_kept(status: &Status) -> Option<u64> {
     let info = status.get_details_error_info().filter(|info| info.reason == FELL_BEHIND)?;
     info.metadata.get("oldest")?.parse().ok().filter(|oldest| *oldest > 0)

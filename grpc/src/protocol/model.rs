@@ -52,7 +52,7 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     }
 }
 
-/// Whether it is the ID of a station or threshold.
+/// Checks the ID of a station or threshold.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -101,8 +101,8 @@ pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) 
     (violations, total)
 }
 
-/// Returns the beginning of a text that is quoted back to its sender: up to `max` bytes,
-/// and how many more there were.
+/// Shortens a text that is quoted back to its sender: up to `max` bytes of it, then the
+/// number of bytes left out.
 pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
         return text.into();
@@ -111,8 +111,8 @@ pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     format!("{}… ({} more bytes)", &text[..end], text.len() - end).into()
 }
 
-/// Whether it can be sent as `authorization: Bearer <token>`: it holds visible ASCII
-/// characters, and at least one.
+/// Returns whether a token can be sent as `authorization: Bearer <token>`: it is not
+/// empty, and holds only visible ASCII characters.
 pub fn is_token(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,6 +1,6 @@
-//! What each status code means in this chapter, in one file: the statuses that
-//! the server makes, and those of the libraries below that mean something else
-//! than gRPC says and are translated here.
+//! What each status code means in this chapter, in one file: the statuses that the server
+//! makes, and those of the libraries below whose meaning differs from gRPC's, which are
+//! translated here.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ pub(crate) fn invalid(mut violations: Vec<FieldViolation>, total: usize) -> Stat
     let message = match total {
         1 => "one field is invalid".to_owned(),
         _ if total > violations.len() => format!(
-            "{total} fields are invalid; the first {} are listed, {} are left out",
+            "{total} fields are invalid; the first {} are listed, and {} are left out",
             violations.len(),
             total - violations.len()
         ),
@@ -119,8 +119,8 @@ pub(crate) fn name(code: Code) -> &'static str {
 /// - It refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for
 ///   reading past the end of something; other implementations say
 ///   `RESOURCE_EXHAUSTED`.
-/// - A request that broke off ends in `UNKNOWN`. Nobody reads that any more but
-///   the log, where it should say what happened: the client left.
+/// - A request that broke off ends in `UNKNOWN`. By then only the log shows it, and it
+///   should say what happened: the client left.
 pub(crate) fn translate(headers: &mut HeaderMap) {
     if let Some(code) = headers.get_mut(Status::GRPC_STATUS) {
         match code.as_bytes() {
@@ -131,12 +131,13 @@ pub(crate) fn translate(headers: &mut HeaderMap) {
     }
 }
 
-/// Shortens a status message that would make the response larger than clients accept.
+/// Shortens a long status message, which could make the response larger than clients
+/// accept.
 ///
-/// The libraries below this server quote input of any length, such as an encoding or a
-/// symbol that they don't know.
+/// The libraries that this server uses quote unknown encodings and symbols in full,
+/// however long they are.
 pub(crate) fn limit_message(headers: &mut HeaderMap) {
-    // In percent-encoding no character takes more than three bytes for one.
+    // Percent-encoding writes at most three bytes for one.
     if headers.get(Status::GRPC_MESSAGE).is_none_or(|message| message.len() <= 3 * MAX_MESSAGE) {
         return;
     }

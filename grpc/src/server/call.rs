@@ -1,4 +1,4 @@
-//! Around every call, whichever service it is for: its deadline, its end at a
+//! What surrounds every call, whichever service it is for: its deadline, its end at a
 //! shutdown, its place among the calls in flight, and its line in the log.
 //!
 //! A gRPC call is one HTTP/2 stream: a request whose headers name the method and
@@ -70,8 +70,8 @@ pub(super) async fn call(
     let now = Instant::now();
     let mut open = OpenCall::new(&server.limits, connection, &request, now);
     if let Some((http_status, message)) = not_grpc(&request) {
-        // A client that only has the HTTP status makes UNKNOWN of it ("HTTP to gRPC
-        // Status Code Mapping" in the gRPC documentation).
+        // UNKNOWN is also what a client concludes from the HTTP status alone ("HTTP to
+        // gRPC Status Code Mapping" in the gRPC documentation).
         let mut response = open.respond(Status::unknown(message));
         *response.status_mut() = http_status;
         if http_status == StatusCode::METHOD_NOT_ALLOWED {
@@ -91,7 +91,7 @@ pub(super) async fn call(
     };
     open.permit = Some(permit);
 
-    // An upload takes as long as it takes; `upload` itself looks after its pace.
+    // An upload may take any time; `upload` itself limits its pauses.
     let is_upload = request.uri().path() == "/weather.v1.WeatherService/Upload";
     let too_slow_at = (!is_upload).then(|| now + server.limits.request_timeout);
     let end = [deadline, too_slow_at].into_iter().flatten().min();
@@ -122,15 +122,16 @@ pub(super) async fn call(
     Ok(Response::from_parts(parts, body))
 }
 
-/// Why a request is HTTP/2 but not a gRPC call, with the HTTP status that says so.
+/// Returns why an HTTP/2 request is not a gRPC call, with the HTTP status that says so;
+/// `None` if it is one.
 ///
-/// The document "gRPC over HTTP2" (section Requests) allows only the method POST. For a
-/// content type that does not begin with `application/grpc` it asks for the status 415.
-/// It lets messages be written in another format, which follows a `+`, but this server
-/// only reads Protocol Buffers.
+/// The document "gRPC over HTTP2" (section Requests) allows only the method POST, and
+/// asks for status 415 if the content type does not begin with `application/grpc`. After
+/// a `+` it may name another message format. This server reads only Protocol Buffers, and
+/// refuses other formats, too.
 fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     if request.method() != Method::POST {
-        return Some((StatusCode::METHOD_NOT_ALLOWED, "a gRPC call is a POST request"));
+        return Some((StatusCode::METHOD_NOT_ALLOWED, "use POST: a gRPC call is a POST request"));
     }
     let mut values = request.headers().get_all(CONTENT_TYPE).iter();
     let (content_type, another) = (values.next(), values.next());
@@ -146,12 +147,12 @@ fn not_grpc<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
     }
     Some((
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "the content type is not application/grpc or application/grpc+proto",
+        "the content type must be application/grpc or application/grpc+proto",
     ))
 }
 
-/// Returns the size of a request's header list as RFC 9113, section 6.5.2, counts it:
-/// for each field its name, its value, and 32 bytes.
+/// Returns the size of a request's header list as RFC 9113, section 6.5.2, defines it:
+/// the name and value of each field, plus 32 bytes per field.
 fn header_list_size<B>(request: &Request<B>) -> usize {
     let field = |name: &str, value: usize| name.len() + value + 32;
     let uri = request.uri();
@@ -165,9 +166,8 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
 
 /// The request's body, broken off or whole.
 ///
-/// When a client resets its stream, tonic lets the requests end as if it had said
-/// that there are no more. A handler has to tell the two apart: an upload that
-/// broke off is not complete.
+/// When a client resets its stream, tonic lets the requests end as if the client had no
+/// more. A handler has to tell the two apart: an upload that broke off is not complete.
 fn break_off_with_error(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
     body.map_err(|error| Status::unknown(error.to_string()))
 }
@@ -181,7 +181,7 @@ pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Malformed
     let mut values = headers.get_all("grpc-timeout").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(MalformedTimeout); // Two times contradict each other.
+        return Err(MalformedTimeout); // Which of the two deadlines would count?
     }
     let text = value.to_str().map_err(|_| MalformedTimeout)?;
     let (digits, unit) = text.split_at_checked(text.len().max(1) - 1).ok_or(MalformedTimeout)?;
@@ -244,8 +244,8 @@ impl OpenCall {
         Self { connection, max_abandoned, permit: None, log, responded: false }
     }
 
-    /// Writes the line in the log, once. This happens before the status is sent:
-    /// a client that has seen it finds it there.
+    /// Writes the line in the log, once, and before the status is sent: a client that has
+    /// the status finds the line.
     fn log(&mut self, code: Code) {
         let Some(log) = self.log.take() else { return };
         let method: String = log.uri.path().chars().take(MAX_LOGGED).collect();
@@ -282,7 +282,7 @@ impl Drop for OpenCall {
         } else if abandoned.load(Relaxed) > 0 {
             abandoned.fetch_sub(1, Relaxed);
         }
-        // Without a status it was the client that ended it.
+        // If there was no status, the client ended the call.
         self.log(Code::Cancelled);
     }
 }
@@ -295,10 +295,10 @@ pub(super) struct CallBody {
     deadline: Option<Instant>,
     /// `None` if there is nothing that could end early.
     server: Option<Arc<ServerState>>,
-    /// Waits for the reason to end early. Made when the handler first has
-    /// nothing to send: a unary call never comes so far.
+    /// Waits for the reason to end early. Made when the handler first has nothing to
+    /// send: a unary call never gets that far.
     early_end: Option<Pin<Box<dyn Future<Output = Status> + Send>>>,
-    /// A message was sent, so that another one makes it a stream.
+    /// A message was sent, so another one makes it a stream.
     is_stream: bool,
     open: OpenCall,
 }

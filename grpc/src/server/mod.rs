@@ -65,8 +65,8 @@ pub struct Config {
 /// flight finish within [`Limits::drain_timeout`].
 ///
 /// # Errors
-/// Only if the listener cannot be used at all; whatever goes wrong on one
-/// connection ends that connection.
+/// Only if the listener cannot be used at all; an error on one connection ends only that
+/// connection.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
@@ -111,7 +111,7 @@ fn linger_limits(limits: &Limits) -> LingerLimits {
     LingerLimits { bytes: limits.linger_bytes, time: limits.linger_time }
 }
 
-/// Tells the client in HTTP/2's own words that there are too many connections, and closes.
+/// Sends the client a GOAWAY that says that there are too many connections, and closes.
 async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
     let written = timeout(limits.time, stream.write_all(TOO_MANY_CONNECTIONS)).await;
     if written.is_ok_and(|written| written.is_ok()) {
@@ -121,12 +121,13 @@ async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
 
 /// Runs each call as a task that ends soon after the call's deadline.
 ///
-/// Mostly [`call`] has ended the call by then. But as long as a client
-/// takes nothing of what was sent, hyper does not ask for more, and would not
-/// see that the end has come. Such a stream is reset.
+/// Usually, [`call`] has ended the call by then. But while a client accepts none of what
+/// was sent, hyper does not ask for more, and would not notice the end. Such a stream is
+/// reset.
 #[derive(Clone, Default)]
 struct UntilDeadline {
-    /// hyper calls the service and then, before anything else, this.
+    /// hyper calls the service, which sets this, and right after it the executor, which
+    /// takes it.
     next: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -229,7 +230,7 @@ async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
                 let is_quiet = calls == calls_before && state.open.load(Relaxed) == 0;
                 calls_before = calls;
                 if is_quiet && draining {
-                    return; // The peer takes no part in the goodbye.
+                    return; // The peer does not close its side.
                 }
                 if is_quiet {
                     connection.as_mut().graceful_shutdown();

@@ -78,7 +78,7 @@ impl Monitor {
                 },
                 () = ready(()), if !self.unread.is_empty() => {
                     self.compare().map_err(|gone| fell_behind(gone.oldest))?;
-                    // A long way to catch up is no reason to starve other calls.
+                    // Catching up can take long, and must not starve other calls.
                     tokio::task::yield_now().await;
                 }
                 Some((station, ())) = self.changes.next() => self.unread.push_back(station),
@@ -100,7 +100,7 @@ impl Monitor {
                 if self.remove(&id) {
                     Event::Removed(id)
                 } else {
-                    refused(&id, "remove", "no threshold has this id".to_owned())
+                    refused(&id, "remove", "no threshold has this ID".to_owned())
                 }
             }
             None => refused("", "action", "is missing, or newer than this server".to_owned()),
@@ -191,7 +191,7 @@ fn is_beyond(recorded: &RecordedReading, threshold: &Threshold) -> bool {
 }
 
 fn refused(id: &str, field: &str, description: String) -> Event {
-    // An id that is itself refused may be long.
+    // An ID that is itself refused may be long.
     let id = shorten(id, MAX_QUOTED).into_owned();
     Event::Refused(Refusal { id, field: field.to_owned(), description })
 }

@@ -9,7 +9,7 @@ use crate::protocol::model::check_batch;
 use crate::protocol::proto::{RecordRequest, RecordResponse};
 use crate::protocol::status::{invalid, store_full};
 
-/// All of the batch or, on any error, nothing of it.
+/// Records the whole batch or, on any error, nothing of it.
 pub(super) fn record(store: &Store, request: &RecordRequest) -> Result<RecordResponse, Status> {
     let count = request.readings.len();
     if !(1..=MAX_BATCH).contains(&count) {

@@ -67,14 +67,16 @@ pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Rou
     match token {
         None => Routes::new(service),
         Some(expected) => {
-            // An interceptor sees the metadata before the handler, and the message not at all.
+            // An interceptor runs before the handler. It sees the metadata, but not the
+            // message.
             let check = move |request: Request<()>| {
                 let mut values = request.metadata().get_all("authorization").iter();
                 match (values.next().and_then(bearer_token), values.next()) {
                     (Some(given), None) if is_same(given, expected.as_bytes()) => Ok(request),
-                    _ => {
-                        Err(Status::unauthenticated("send the metadata \"authorization: Bearer TOKEN\" once"))
-                    }
+                    _ => Err(Status::unauthenticated(
+                        "send the metadata \"authorization: Bearer TOKEN\" exactly once, \
+                         with the server's token",
+                    )),
                 }
             };
             Routes::new(InterceptedService::new(service, check))
@@ -82,8 +84,8 @@ pub(super) fn weather(limits: &Limits, token: Option<String>, gzip: bool) -> Rou
     }
 }
 
-/// Returns the token of `Bearer TOKEN`. The scheme is written in upper or lower case,
-/// and one space or more follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
+/// Returns the token in `Bearer TOKEN`. The case of the scheme does not matter, and one
+/// or more spaces follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
 fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
     let (scheme, rest) = authorization.as_encoded_bytes().split_at_checked("Bearer".len())?;
     let token = rest.trim_ascii_start();
@@ -92,7 +94,7 @@ fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
     (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
 }
 
-/// Compares in a time that does not depend on how much is right.
+/// Compares in a time that does not depend on how many bytes are right.
 fn is_same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }

@@ -1,12 +1,12 @@
-//! Health and reflection: tonic's services, changed where tonic 0.14 does not do what
-//! their specifications say.
+//! Health and reflection: tonic's services, changed where tonic 0.14 differs from their
+//! specifications.
 //!
-//! - `Watch` of an unknown service answers `SERVICE_UNKNOWN` and stays open ("gRPC Health
-//!   Checking Protocol"); tonic ends the call with `NOT_FOUND`.
-//! - Reflection answers a question that fails with an `error_response`, and the next
-//!   question can follow; tonic ends the call.
-//! - Reflection is offered under its earlier name v1alpha too, since Postman, grpcui, and
-//!   Evans ask for that. The messages are the same.
+//! - For an unknown service, health's `Watch` sends `SERVICE_UNKNOWN` and stays open, as
+//!   the "gRPC Health Checking Protocol" asks. tonic ends the call with `NOT_FOUND`.
+//! - If a reflection request fails, the response is an `error_response`, and the next
+//!   request can follow on the same stream. tonic ends the call.
+//! - Reflection also has its earlier name v1alpha, which Postman, grpcui, and Evans use.
+//!   The messages are the same.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -37,10 +37,10 @@ use crate::protocol::proto::DESCRIPTORS;
 /// Maximum bytes of an error's text in a response of the reflection service.
 const MAX_ERROR: usize = 400;
 
-/// The health service.
+/// tonic's health service, with a `Watch` that accepts unknown services.
 pub(super) struct HealthWithUnknown(HealthService);
 
-/// Returns the health service that reports what `reporter` is told.
+/// Returns the health service, which reports the states that are set on `reporter`.
 pub(super) fn health(reporter: HealthReporter, max_message: usize) -> HealthServer<HealthWithUnknown> {
     let service = HealthWithUnknown(HealthService::from_health_reporter(reporter));
     HealthServer::new(service).max_decoding_message_size(max_message)
@@ -63,7 +63,7 @@ impl Health for HealthWithUnknown {
     ) -> Result<Response<Self::WatchStream>, Status> {
         match self.0.watch(request).await {
             Ok(response) => Ok(response.map(StreamExt::boxed)),
-            // No service is added later, so that nothing follows.
+            // No service is added later, so nothing follows.
             Err(status) if status.code() == Code::NotFound => {
                 let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
                 Ok(Response::new(stream::iter([Ok(unknown)]).chain(stream::pending()).boxed()))
@@ -73,8 +73,8 @@ impl Health for HealthWithUnknown {
     }
 }
 
-/// The reflection service. It asks tonic's own, with a call in this process for each
-/// question.
+/// The reflection service. It passes each request on to tonic's own service, as a call
+/// within this process.
 pub(super) struct Reflection(ServerReflectionClient<Routes>);
 
 /// Returns the reflection service, which describes this server's services and itself.
@@ -111,7 +111,7 @@ impl ServerReflection for Reflection {
                     async { service.server_reflection_info(asked).await?.into_inner().message().await };
                 let error = match answer.await {
                     Ok(Some(response)) => return Ok(response),
-                    Ok(None) => Status::internal("no answer"),
+                    Ok(None) => Status::internal("the reflection service sent no response"),
                     Err(status) => status,
                 };
                 let error = ErrorResponse {
@@ -129,7 +129,8 @@ impl ServerReflection for Reflection {
     }
 }
 
-/// The reflection service under the name v1alpha: passes calls on under the name v1.
+/// The reflection service under the name v1alpha. It passes calls on to the service named
+/// v1.
 #[derive(Clone)]
 pub(super) struct ReflectionV1Alpha(pub(super) ServerReflectionServer<Reflection>);
 

@@ -43,7 +43,7 @@ struct StoredReading {
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// The reading to go on with has given way to newer ones.
+/// The reading to continue with was dropped for newer ones.
 #[derive(Debug)]
 pub(super) struct Gone {
     /// The number of the oldest reading that is still kept.
@@ -87,15 +87,15 @@ impl Store {
         Ok(())
     }
 
-    /// The station of that id.
+    /// Returns the station of that ID.
     pub(super) fn station(&self, id: &str) -> Option<Arc<Station>> {
         lock(&self.stations).get(id).cloned()
     }
 
-    /// The station of that id, created if need be.
+    /// Returns the station of that ID, and creates it if need be.
     ///
     /// # Errors
-    /// [`Full`] if it would be one too many.
+    /// [`Full`] if there is no room for another.
     pub(super) fn station_or_new(&self, id: &str) -> Result<Arc<Station>, Full> {
         let mut stations = lock(&self.stations);
         if let Some(station) = stations.get(id) {
@@ -115,7 +115,7 @@ impl Station {
         Arc::new(Self { id: id.to_owned(), readings: Mutex::default(), changes: watch::Sender::default() })
     }
 
-    /// The station's id.
+    /// The station's ID.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
@@ -135,14 +135,14 @@ impl Station {
             all.recorded += 1;
         }
         drop(all);
-        // Who subscribes after this question finds the readings by looking.
+        // A stream that subscribes after this check finds the readings in the store.
         if self.changes.receiver_count() > 0 {
             self.changes.send_replace(());
         }
     }
 
-    /// Tells whenever there are new readings. Subscribe before you look for those
-    /// that are there.
+    /// Reports whenever there are new readings. Subscribe before you look for those that
+    /// are there.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

@@ -33,7 +33,7 @@ pub(super) async fn upload(
 
 struct Upload<'a> {
     store: &'a Store,
-    /// The station of the reading before: most often this one's, too.
+    /// The previous reading's station: usually this one's, too.
     station: Option<Arc<Station>>,
     index: u64,
     summary: UploadResponse,

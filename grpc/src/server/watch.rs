@@ -1,5 +1,5 @@
-//! `Watch`, server streaming: one request, then responses until either side has
-//! had enough.
+//! `Watch`, server streaming: one request, then responses until either side ends the
+//! call.
 //!
 //! The stream has no queue of its own. It remembers the number of the reading
 //! that it sent last and, when HTTP/2 flow control lets it send, reads on from
@@ -23,8 +23,8 @@ use crate::protocol::proto::watch_response::Event;
 use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
 use crate::protocol::status::{fell_behind, invalid, no_station, restarted};
 
-/// The responses. They are made while they are polled and by nothing else:
-/// when the client leaves, the stream is dropped, and with it all its work.
+/// Returns the responses. They are made only while they are polled: when the client
+/// leaves, the stream is dropped, and with it all its work.
 pub(super) fn watch(
     store: &Store,
     request: &WatchRequest,
@@ -43,7 +43,8 @@ pub(super) fn watch(
         let wrong = "no reading has this number yet".to_owned();
         return Err(invalid(vec![FieldViolation::new("after.sequence", wrong)], 1));
     }
-    // The first reading to send may be gone already: better said now than after `started`.
+    // The first reading to send may be gone already: report that now, not after
+    // `started`.
     station.read(sent, 1).map_err(|gone| fell_behind(gone.oldest))?;
     let started = Event::Started(Position { boot_id: store.instance_id(), sequence: sent });
     let watching = Watching { station, changes, sent, started: Some(started), chunk: Vec::new().into_iter() };
@@ -74,7 +75,7 @@ impl Watching {
             let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(gone.oldest))?;
             self.sent += readings.len() as u64;
             if readings.is_empty() && self.changes.changed().await.is_err() {
-                return Ok(None); // The station is gone: the server is.
+                return Ok(None); // The station is gone, and so is the server.
             }
             self.chunk = readings.into_iter();
         }

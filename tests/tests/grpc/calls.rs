@@ -18,7 +18,7 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// What a call failed with.
+/// The failure of a call.
 pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
     match answer {
         Err(Error::Status(failure)) => failure,
@@ -56,12 +56,13 @@ pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
     assert_eq!((large.code, large.violations[0].field.as_str()), (Code::InvalidArgument, "readings"));
     let many = failure(client.record(&vec![reading("a", 999.0); 10_000]).await);
     assert_eq!((many.code, many.violations.len()), (Code::InvalidArgument, 50));
-    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, 9950 are left out");
+    assert_eq!(many.message, "10000 fields are invalid; the first 50 are listed, and 9950 are left out");
     assert_eq!(client.record(&vec![reading("a", 9.0); 10_000]).await.unwrap(), 10_000);
     server.stop().await;
 }
 
-/// Numbers that Protocol Buffers can carry and the contract excludes, in each kind of call.
+/// Values that Protocol Buffers can carry but the contract excludes, in each kind of
+/// call.
 pub async fn every_impossible_value_names_its_field() {
     let server = PAIR.serve().await;
     let client = client(server.url());
@@ -91,7 +92,7 @@ pub async fn every_impossible_value_names_its_field() {
         let batch = [valued(metric, low), valued(metric, high)];
         assert_eq!(client.record(&batch).await.unwrap(), 2, "{metric:?}");
     }
-    // Below zero is only what is less than zero.
+    // -0.0 equals 0.0, so it is not below the range.
     assert_eq!(client.record(&[valued(Metric::Wind, -0.0)]).await.unwrap(), 1);
     let last = Reading { station: "a".repeat(32), recorded_at: 253_402_300_799_999, ..good.clone() };
     assert_eq!(client.record(&[last]).await.unwrap(), 1);
@@ -167,7 +168,7 @@ pub async fn watch_tells_when_the_place_is_no_longer_kept() {
     for _ in 0..10 {
         client.record(&batch).await.unwrap();
     }
-    // 110,000 were recorded, so that 10,001 is the oldest kept.
+    // 110,000 were recorded, so 10,001 is the oldest kept.
     let kept = Some(Start::After(start));
     let mut watching = client.watch("oslo-1", kept, None).await.unwrap();
     assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 10_001);
@@ -203,7 +204,7 @@ pub async fn monitor_interleaves_alerts_and_acknowledgements() {
     monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("hot".into())));
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("cold".into())));
-    // What was recorded before is no matter; 200 readings make several chunks.
+    // What was recorded before does not count; 200 readings make several chunks.
     let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
     client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
     for i in 0..100 {
@@ -271,7 +272,7 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
         assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
         assert!(refusal.id.len() < 100, "{refusal:?}");
     }
-    // An action that this version does not know is field 9, say.
+    // Field 9, for example, is an action that this version does not know.
     let connection = connect(server.addr()).await;
     let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
     assert!(String::from_utf8_lossy(&answer.messages).contains("newer than this server"));
@@ -390,7 +391,8 @@ pub async fn a_message_of_another_shape_is_no_crash() {
     }
     let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
     assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
-    // A message whose decoded form would be far larger than its bytes is no way around the limit.
+    // A message whose decoded form would be far larger than its bytes does not get around
+    // the limit.
     let dense: Vec<u8> = b"\x0a\0".repeat(500_000);
     let mut request = BytesMut::new();
     request.put_u8(0);

@@ -83,7 +83,7 @@ pub async fn exercise_latest_answers_with_the_newest_of_each_metric() {
 
     assert_eq!(ask("atlantis").await.code(), "5", "a station without readings is NOT_FOUND, as in `Watch`");
     let wrong = ask("OSLO").await;
-    assert_eq!(wrong.code(), "3", "what is no station's id is INVALID_ARGUMENT");
+    assert_eq!(wrong.code(), "3", "an invalid station ID is INVALID_ARGUMENT");
     assert_eq!(invalid_field(&wrong).as_deref(), Some("station"), "and the BadRequest names the field");
     server.stop().await;
 }
@@ -181,7 +181,7 @@ pub async fn exercise_a_watch_may_ask_for_some_metrics_only() {
         assert_eq!(old.recorded().await.0, sequence, "without field 4 every reading comes");
     }
 
-    // The deadline is for a server that accepts it, and would go on for ever.
+    // The deadline is for a server that accepts it, and would go on forever.
     let answer = unary(&connection, WATCH, &[("grpc-timeout", "10S")], watch_only(&[4, 77])).await;
     assert_eq!(answer.code(), "3", "metric 77 is INVALID_ARGUMENT");
     assert_eq!(invalid_field(&answer).as_deref(), Some("metrics[1]"), "and the BadRequest names the field");

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// The server, telling also when a handler's work has ended.
+/// A server that also logs when a handler's work has ended.
 async fn talkative() -> Server {
     let args = ["RUST_LOG=info,grpc=debug", PAIR.server, "--addr", "127.0.0.1:0"];
     Server::start("env", &args).await
@@ -145,9 +145,9 @@ pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
     server.stop().await;
 }
 
-/// A client may open its windows as far as it likes and then not read from its socket:
-/// the server's own buffer for a call is bounded.
-pub async fn an_open_window_is_no_way_to_fill_the_server() {
+/// Even if a client opens its windows wide and then does not read from its socket, the
+/// server's buffer for the call stays bounded.
+pub async fn an_open_window_cannot_fill_the_servers_memory() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -163,8 +163,8 @@ pub async fn an_open_window_is_no_way_to_fill_the_server() {
     for _ in 0..40 {
         client.record(&batch).await.unwrap();
     }
-    // What is between the two fills up, the kernel's buffers included, and then the
-    // stream falls behind: far fewer than 400,000 readings of 40 bytes or more come.
+    // All buffers between the two sides fill up, including the kernel's. Then the stream
+    // falls behind: far fewer than 400,000 readings of 40 bytes or more arrive.
     let mut bytes = 0;
     loop {
         let frame = raw.frame().await.unwrap();

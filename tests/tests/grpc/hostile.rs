@@ -1,6 +1,5 @@
-//! Peers that mean harm, in single frames. Each attack runs against the real
-//! server, whose memory and CPU time are looked at, beside a client that must
-//! not notice.
+//! Hostile peers that send single frames. Each attack runs against the real server, whose
+//! memory and CPU time are looked at, beside a client that must not notice.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tests::Server;
 use crate::faults::memory;
 use crate::support::*;
 
-/// A client that goes on, and the server's use of the machine.
+/// A client that keeps working, and the server's use of the machine.
 struct Watchdog {
     server: Server,
     client: grpc::Client,
@@ -32,7 +31,7 @@ impl Watchdog {
         self.server.addr()
     }
 
-    /// Others go on, and the attack cost at most so much.
+    /// Other clients keep working, and the attack cost at most this much.
     async fn end(self, max_memory_mib: u64, max_cpu: Duration) {
         within(self.client.record(&[reading("oslo-1", 1.0)])).await.unwrap();
         let grown = memory(self.server.pid()).saturating_sub(self.memory) / 1024;
@@ -53,8 +52,8 @@ fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// RFC 9113, section 3.4: each endpoint is required to send a preface. One that
-/// does not would otherwise hold its connection for ever.
+/// RFC 9113, section 3.4: each endpoint is required to send a preface. One that does not
+/// would otherwise hold its connection forever.
 pub async fn silence_and_half_a_preface_are_closed() {
     let local = Local::start(|config| config.limits.handshake_timeout = Duration::from_millis(200)).await;
     let other = connect(&local.addr).await;
@@ -110,7 +109,7 @@ pub async fn garbage_is_closed() {
     watchdog.end(20, Duration::from_secs(5)).await;
 }
 
-/// The last word arrives although the peer goes on sending.
+/// The GOAWAY arrives although the peer keeps sending.
 pub async fn a_goaway_is_not_lost_in_unread_input() {
     let watchdog = Watchdog::start().await;
     for _ in 0..50 {

@@ -173,8 +173,8 @@ pub async fn connections_are_capped() {
     local.stop().await;
 }
 
-/// After its last word the server reads on only within bounds.
-pub async fn a_peer_that_goes_on_after_the_end_is_cut_off() {
+/// After its last frame, the server still reads input, but only up to a limit.
+pub async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
     for (bytes, time) in [(100_000, Duration::from_secs(3600)), (usize::MAX, Duration::from_millis(200))] {
         let local = Local::start(|config| {
             config.limits.linger_bytes = bytes;
@@ -184,7 +184,7 @@ pub async fn a_peer_that_goes_on_after_the_end_is_cut_off() {
         let mut raw = Raw::connect(&local.addr).await;
         raw.send(&frame(DATA, 0, 0, b"x")).await; // An error, which ends the connection.
         assert_eq!(goaway(&raw.read_to_end().await), Some(1));
-        // The socket is gone when what is sent to it comes back as a reset.
+        // The socket is closed when sending to it fails with a reset.
         within(async {
             while raw.try_send(&frame(DATA, 0, 1, &[0; 10_000])).await {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -195,7 +195,8 @@ pub async fn a_peer_that_goes_on_after_the_end_is_cut_off() {
     }
 }
 
-/// Telling a client that there is no room takes a connection, too, while it is read on.
+/// Refused connections stay open while the server lingers over them. Their number has a
+/// limit, too.
 pub async fn refusals_are_capped() {
     let local = Local::start(|config| {
         config.limits.max_connections = 1;
@@ -208,9 +209,9 @@ pub async fn refusals_are_capped() {
     let mut told = Raw::tcp(&local.addr).await;
     assert_eq!(goaway(&[told.next(GOAWAY).await.unwrap()]), Some(11));
     for _ in 0..3 {
-        assert_eq!(Raw::tcp(&local.addr).await.read_to_end().await, [], "closed without a word");
+        assert_eq!(Raw::tcp(&local.addr).await.read_to_end().await, [], "the server sent something");
     }
-    // When the refused one has gone, the next one is told again.
+    // When the refused connection is gone, the next one gets a `GOAWAY` again.
     drop(told);
     within(async { while Raw::tcp(&local.addr).await.read_to_end().await.is_empty() {} }).await;
     drop(first);
@@ -228,7 +229,7 @@ pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
     let alive = connect(&local.addr).await;
     let frames = dead.read_to_end().await;
     assert!(frames.iter().any(|frame| frame.kind == PING && frame.flags == 0));
-    assert_eq!(unary(&alive, RECORD, &[], Bytes::new()).await.code(), "13", "an empty body is no message");
+    assert_eq!(unary(&alive, RECORD, &[], Bytes::new()).await.code(), "13", "an empty body is not a message");
     drop(alive);
     local.stop().await;
 
@@ -265,7 +266,7 @@ pub async fn idle_connections_and_uploads_are_ended() {
     .await;
     let mut idle = Raw::connect(&local.addr).await;
     assert_eq!(goaway(&[idle.next(GOAWAY).await.unwrap()]), Some(0));
-    assert!(idle.next(HEADERS).await.is_none(), "closed, although the peer does not close");
+    assert!(idle.next(HEADERS).await.is_none(), "the server waits for the peer to close");
     let connection = connect(&local.addr).await;
     let (upload, _send) = open(&connection, UPLOAD, &[]).await;
     assert_eq!(answer(upload).await.code(), "4");

@@ -6,7 +6,7 @@ use tests::{Server, run_program};
 
 use crate::support::*;
 
-/// The fields of [`Limits`], as options, and whether it is a time.
+/// The fields of [`Limits`], as options, and whether each is a time.
 fn options() -> Vec<(String, bool)> {
     let limits = format!("{:?}", Limits::default());
     let fields = limits.strip_prefix("Limits { ").unwrap().strip_suffix(" }").unwrap().split(", ");
@@ -32,7 +32,7 @@ pub async fn every_limit_is_an_option_of_the_server() {
     server.stop().await;
     serve("1", "0.001").await.stop().await; // And the smallest.
 
-    // What an option says is what holds.
+    // Each option takes effect.
     let args = ["--addr", "127.0.0.1:0", "--max-message", "50", "--max-header-list", "500"];
     let args = [&args[..], &["--handshake-timeout", "0.1"]].concat();
     let server = Server::start(PAIR.server, &args).await;

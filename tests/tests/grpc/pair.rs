@@ -73,8 +73,8 @@ pub async fn a_unary_call_on_the_wire() {
     server.stop().await;
 }
 
-/// The exchange in the README: `> ` and `< ` begin a frame, two spaces go on
-/// with it, and what follows a bar is for people.
+/// The exchange in the README: `> ` and `< ` begin a frame, two spaces continue one, and
+/// a comment follows a bar.
 pub async fn the_bytes_in_the_readme_are_real() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../grpc/README.md")).unwrap();
     let block = readme.split("```wire\n").nth(1).unwrap().split("```").next().unwrap();
@@ -100,7 +100,8 @@ pub async fn the_bytes_in_the_readme_are_real() {
         let answer = raw.frame().await.unwrap();
         received.push(frame(answer.kind, answer.flags, answer.stream, &answer.payload));
     }
-    // Which of the connection's own frames comes first is not said; those of the stream have an order.
+    // The connection's own frames may come in any order; those of the stream have a fixed
+    // one.
     let is_connection = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
     received.sort_by_key(is_connection);
     expected.sort_by_key(is_connection);

@@ -1,4 +1,4 @@
-//! What came from the other side cannot command a terminal or forge a line.
+//! Text from the other side cannot control a terminal or forge a line.
 
 use bytes::Bytes;
 use grpc::proto::monitor_response::Event;
@@ -24,7 +24,7 @@ fn assert_printable(text: &str, context: &str) {
     assert!(!text.lines().any(|line| line.starts_with("error: forged")), "{context}: {text:?}");
 }
 
-/// A server that answers each call with such texts wherever there is room for one.
+/// Starts a server that puts [`EVIL`] into every text of its responses.
 async fn evil_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -86,7 +86,7 @@ fn answer_to(path: &str) -> (Vec<Bytes>, Status) {
     }
 }
 
-pub async fn the_client_prints_nothing_that_commands_a_terminal() {
+pub async fn the_client_prints_nothing_that_controls_a_terminal() {
     let url = evil_server().await;
     let file = std::env::temp_dir().join(format!("weather-evil-{}.csv", std::process::id()));
     std::fs::write(&file, "oslo-1,temperature,1.5,1\n").unwrap();
@@ -106,14 +106,15 @@ pub async fn the_client_prints_nothing_that_commands_a_terminal() {
         assert!(all.contains("\\u001b[2J\\u0007\\r\\nerror: forged\\u009b31m\\u202e"), "{args:?}: {all}");
         assert_eq!(client.code, Some(code), "{args:?}: {all}");
         if args != watch {
-            // Each text keeps to its line. (How often the watch connects again is not said.)
+            // Each text stays on its line. (A watch reconnects an unknown number of
+            // times.)
             assert_eq!((client.stdout.lines().count(), client.stderr.lines().count()), (stdout, stderr));
         }
     }
     std::fs::remove_file(&file).unwrap();
 }
 
-pub async fn the_server_logs_nothing_that_commands_a_terminal() {
+pub async fn the_server_logs_nothing_that_controls_a_terminal() {
     let server = PAIR.serve().await;
     for (index, text) in
         ["\u{202e}", "\u{9b}31m", "\u{3164}", "\u{1b}[2J", "\r\n", "\u{2028}"].iter().enumerate()
@@ -123,7 +124,7 @@ pub async fn the_server_logs_nothing_that_commands_a_terminal() {
         headers.extend(hpack(&[("x-request-id", text)]));
         let mut raw = Raw::connect(server.addr()).await;
         raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &headers)).await;
-        // Refused by the library, or answered; then it is in the log.
+        // Either the library refuses the request, or the server answers and logs it.
         let mut answered = false;
         while let Some(frame) = raw.frame().await {
             if frame.stream == 1 {
@@ -135,7 +136,7 @@ pub async fn the_server_logs_nothing_that_commands_a_terminal() {
             server.has_printed(&format!("/{index} UNIMPLEMENTED")).await;
         }
     }
-    // At least this one is a path for the HTTP library.
+    // The HTTP library accepts at least this one as a path.
     server.has_printed("/weather\\u202e/0 UNIMPLEMENTED").await;
     let long = "x".repeat(5_000);
     let connection = connect(server.addr()).await;

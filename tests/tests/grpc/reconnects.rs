@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use grpc::proto::RecordRequest;
 use tests::{Server, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::Notify;
 
 use crate::support::*;
 
-/// A proxy that can cut its connections, and takes no others until it is opened again.
+/// A proxy that can cut its connections. It then drops new ones until it is opened again.
 struct Gate {
     url: String,
     target: Arc<Mutex<Option<String>>>,
@@ -172,17 +172,17 @@ pub async fn watch_says_what_was_missed() {
     empty.stop().await;
     watch.notes("connection lost: the server is stopping; reconnecting").await;
     watch.signal("INT").await;
-    assert_eq!(watch.ends().await.code(), None, "ended by the first Ctrl-C");
+    assert_eq!(watch.ends().await.code(), None, "the first Ctrl-C did not end it");
     assert_eq!(within(watch.stderr.next_line()).await.unwrap(), None);
     server.stop().await;
     other.stop().await;
 }
 
-pub async fn a_watch_ends_where_a_new_connection_is_no_cure() {
+pub async fn a_watch_ends_when_reconnecting_cannot_help() {
     let server = PAIR.serve().await;
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
-    // The deadline counts also while there is no connection.
+    // The deadline also counts while there is no connection.
     let args = ["--url", &gate.url, "watch", "oslo-1", "--newest", "1", "--deadline", "1"];
     let mut watch = Running::start(PAIR.client, &args);
     watch.says(&line(1, 1.0)).await;
@@ -198,14 +198,15 @@ pub async fn a_watch_ends_where_a_new_connection_is_no_cure() {
     gate.close();
     watch.notes_a_loss().await;
     gate.open(&strict);
-    let refused = "error: UNAUTHENTICATED: send the metadata \"authorization: Bearer TOKEN\" once";
+    let refused = "error: UNAUTHENTICATED: send the metadata \"authorization: Bearer TOKEN\" exactly once, \
+                   with the server's token";
     watch.notes(refused).await;
     assert_eq!(watch.ends().await.code(), Some(1));
     server.stop().await;
     strict.stop().await;
 }
 
-pub async fn monitor_adds_its_thresholds_again() {
+pub async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     let (server, empty) = (PAIR.serve().await, PAIR.serve().await);
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
@@ -219,7 +220,7 @@ pub async fn monitor_adds_its_thresholds_again() {
     monitor.types("add cold oslo-1 temperature below 0\n").await;
     record(&server, 1, 31.0).await; // This alert is lost.
     gate.open(&server);
-    monitor.notes("connected again; what was published meanwhile is lost").await;
+    monitor.notes("connected again; what was recorded meanwhile is lost").await;
     monitor.says("added cold").await;
     record(&server, 1, 32.0).await;
     monitor.says(&format!("alert hot: {}", line(3, 32.0))).await;
@@ -229,7 +230,7 @@ pub async fn monitor_adds_its_thresholds_again() {
     gate.close();
     monitor.notes_a_loss().await;
     gate.open(&empty);
-    monitor.notes("connected again; what was published meanwhile is lost").await;
+    monitor.notes("connected again; what was recorded meanwhile is lost").await;
     for _ in ["hot", "cold"] {
         monitor.says("refused: add.station no reading of this station was ever recorded").await;
     }
@@ -240,8 +241,25 @@ pub async fn monitor_adds_its_thresholds_again() {
     empty.stop().await;
 }
 
+pub async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
+    // A port that is taken, but not listened on.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = format!("http://{}", socket.local_addr().unwrap());
+    for (url, reason) in [
+        (refused.as_str(), "; start one with: cargo run -p grpc --bin server\n"),
+        ("http://no-such-host.invalid:1", ": failed to lookup address information"),
+        ("http://255.255.255.255:1", ": Network is unreachable"),
+    ] {
+        let client = run_program(PAIR.client, &["--url", url, "record", "oslo-1", "wind", "1"]).await;
+        assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""), "{url}");
+        let expected = format!("error: no server at {url}{reason}");
+        assert!(client.stderr.starts_with(&expected), "{}", client.stderr);
+    }
+}
+
 /// As in `client … | head -1`, when `head` has read its line.
-pub async fn every_command_ends_silently_when_nobody_reads() {
+pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
     let server = PAIR.serve().await;
     record(&server, 5, 1.0).await;
     let file = std::env::temp_dir().join(format!("weather-pipe-{}.csv", std::process::id()));

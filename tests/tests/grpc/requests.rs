@@ -24,7 +24,7 @@ fn record_one() -> Bytes {
     prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] })
 }
 
-/// A call with headers as given, and nothing but them.
+/// Makes a call with only the given headers.
 async fn call_with(
     connection: &SendRequest<Bytes>,
     method: &str,
@@ -43,7 +43,7 @@ async fn call_with(
     answer(response).await
 }
 
-pub async fn only_post_is_a_call() {
+pub async fn only_a_post_request_is_a_call() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     for path in [RECORD, WATCH, UPLOAD, MONITOR, HEALTH, REFLECTION, "/x"] {
@@ -55,7 +55,7 @@ pub async fn only_post_is_a_call() {
         }
     }
     let nothing = client(server.url()).watch("oslo-1", None, None).await;
-    assert_eq!(failure(nothing).code, Code::NotFound, "nothing was recorded");
+    assert_eq!(failure(nothing).code, Code::NotFound, "something was recorded");
     server.stop().await;
 }
 
@@ -104,7 +104,7 @@ pub async fn other_content_types_are_refused() {
     server.stop().await;
 }
 
-pub async fn the_authorization_header_is_read_as_its_rfc_says() {
+pub async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
     let server =
         tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open-sesame"]).await;
     let connection = connect(server.addr()).await;
@@ -138,7 +138,8 @@ pub async fn the_authorization_header_is_read_as_its_rfc_says() {
         assert_eq!(answer.code(), code, "{values:?}");
     }
     server.stop().await;
-    // A token that no header could carry is refused where it is given.
+    // The server's command line and the client library refuse a token that no header
+    // could carry.
     for token in ["", " x", "x y", "x\ty", "ø"] {
         let server = tests::run_program(PAIR.server, &["--addr", "127.0.0.1:0", "--token", token]).await;
         assert_eq!(server.code, Some(2), "{token:?}");
@@ -181,7 +182,8 @@ pub async fn metadata_over_the_limit_is_resource_exhausted() {
     assert_eq!(refused.message, "the metadata is larger than the server accepts");
 }
 
-/// As RFC 9113, section 6.5.2, counts it, with the pseudo-header field `:status`.
+/// The size of a response's header list and trailers, counted as in RFC 9113, section
+/// 6.5.2, including the pseudo-header field `:status`.
 fn header_bytes(answer: &Answer) -> usize {
     let list = |headers: &HeaderMap| -> usize {
         headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
@@ -189,7 +191,7 @@ fn header_bytes(answer: &Answer) -> usize {
     list(&answer.headers) + answer.trailers.as_ref().map_or(0, list) + ":status".len() + 3 + 32
 }
 
-pub async fn no_response_has_larger_headers_than_clients_accept() {
+pub async fn response_headers_stay_within_what_clients_accept() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let batch = |count: usize, station: &str| {
@@ -230,7 +232,7 @@ pub async fn no_response_has_larger_headers_than_clients_accept() {
         let bytes = header_bytes(&answer);
         assert!(bytes < MAX_RESPONSE_HEADERS, "{bytes} bytes for {index}, {path}");
     }
-    // The cut is said, and hits no character in two.
+    // The message says how much was cut, and no character was cut in two.
     let quoted = unary(&connection, RECORD, &[("grpc-encoding", &encoding)], record_one()).await;
     let status = tonic::Status::from_header_map(&quoted.headers).unwrap();
     assert_eq!(status.code(), Code::Unimplemented);
@@ -248,10 +250,10 @@ pub async fn a_status_says_how_many_violations_it_leaves_out() {
         assert!((10..50).contains(&listed), "{listed} for {station:?}");
         let left_out = 60 - listed;
         let expected =
-            format!("60 fields are invalid; the first {listed} are listed, {left_out} are left out");
+            format!("60 fields are invalid; the first {listed} are listed, and {left_out} are left out");
         assert_eq!(failed.message, expected);
     }
-    // A summary is a message and not a header; it quotes no more than needed, either.
+    // A summary travels in a message, not in a header, but it shortens quotations, too.
     let connection = connect(server.addr()).await;
     let wrong = prefixed(&UploadRequest { reading: Some(reading(&"駅".repeat(5_000), 1.0)) });
     let summary = unary(&connection, UPLOAD, &[], wrong).await;

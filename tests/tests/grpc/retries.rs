@@ -70,7 +70,7 @@ pub async fn a_call_is_tried_again_where_that_is_safe() {
     let (url, calls) = unreliable(2, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     assert_eq!(within(client(&url).record(&batch)).await.unwrap(), 1);
     assert_eq!(calls.load(SeqCst), 3);
-    // Not for ever.
+    // Not forever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
     assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
@@ -109,7 +109,7 @@ pub async fn an_error_says_whether_the_call_may_have_been_executed() {
     let batch = [reading("oslo-1", 1.0)];
     let record = async |url: &str| within(client(url).record(&batch)).await.unwrap_err();
 
-    // The server's own word.
+    // The server's own status.
     for (code, may_have_been) in
         [("3", false), ("8", false), ("12", false), ("14", false), ("2", true), ("4", true), ("13", true)]
     {
@@ -117,7 +117,7 @@ pub async fn an_error_says_whether_the_call_may_have_been_executed() {
         assert_eq!(record(&url).await.may_have_been_executed(), may_have_been, "status {code}");
     }
 
-    // The server never had it, or said that it did not look at it.
+    // The server never received it, or said that it did not process it.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (refusing, _) = unreliable(100, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     let not_executed = [
@@ -160,7 +160,7 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
 }
 
 /// An address at which not even the kernel answers: its queue of connections is full.
-pub async fn a_connection_is_given_up_in_time() {
+pub async fn a_client_gives_up_connecting_in_time() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -175,8 +175,8 @@ pub async fn a_connection_is_given_up_in_time() {
     assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
 }
 
-/// A proxy that cuts each connection after so many bytes to the client, and
-/// counts them. The address behind it can change.
+/// A proxy that cuts each connection after this many bytes to the client, and counts
+/// them. The address behind it can change.
 pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -200,7 +200,8 @@ pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc
     (url, target, cuts)
 }
 
-/// Kill -9, and a new server at the same address: the position belongs to another life.
+/// Kill -9, and a new server at the same address: the position belongs to the earlier
+/// run.
 pub async fn a_watch_over_a_restart_is_told_of_it() {
     let server = PAIR.serve().await;
     let again = PAIR.serve().await;
@@ -214,7 +215,7 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
     drop(server); // Killed.
     assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
     assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Restarted)));
-    // From the first reading of its new life.
+    // It goes on with the restarted server's first reading.
     assert_eq!(within(watching.next_reading()).await.unwrap().unwrap().sequence, 1);
     again.stop().await;
 }
@@ -235,7 +236,7 @@ pub async fn a_watch_goes_on_after_its_connection_broke() {
 }
 
 /// A server whose calls all stay on one good connection. The first one ends with
-/// UNAVAILABLE, the second never has an answer, and the others stay open.
+/// UNAVAILABLE, the second never gets an answer, and the others stay open.
 async fn silent_once(first_message: Bytes) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -265,7 +266,7 @@ async fn silent_once(first_message: Bytes) -> String {
     url
 }
 
-pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
+pub async fn a_client_gives_up_an_attempt_to_reconnect_in_time() {
     let options = Options { deadline: Duration::from_millis(200), ..Options::default() };
     let position = Position { boot_id: 1, sequence: 0 };
     let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
@@ -274,7 +275,7 @@ pub async fn an_attempt_to_reconnect_is_given_up_in_time() {
     assert!(matches!(within(watching.try_next()).await.unwrap(), Some(Event::Disconnected(_))));
     assert_eq!(within(watching.try_next()).await.unwrap(), Some(Event::Reconnected(Missed::Nothing)));
 
-    // A server that forgets a stream's deadline is not waited for, either.
+    // The client does not wait for a server that ignores the deadline, either.
     let soon = Some(tokio::time::Instant::now() + Duration::from_millis(100));
     let mut watching = within(client.watch("oslo-1", None, soon)).await.unwrap();
     assert_eq!(failure(within(watching.next_reading()).await).code, Code::DeadlineExceeded);

@@ -1,5 +1,5 @@
-//! What stands around the weather service: the token, health, reflection, and
-//! the answers to calls that are none.
+//! What surrounds the weather service: the token, health, reflection, and the responses
+//! to requests that are not calls.
 
 use bytes::{Bytes, BytesMut};
 use grpc::proto::RecordRequest;
@@ -104,8 +104,9 @@ pub async fn reflection_describes_the_service() {
     server.stop().await;
 }
 
-/// Every question that fails has an answer, and the next one follows on the same stream.
-pub async fn reflection_answers_errors_on_the_open_stream() {
+/// Every request that fails gets a response, and the next one can follow on the same
+/// stream.
+pub async fn reflection_reports_errors_on_the_open_stream() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let weather = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
@@ -178,7 +179,7 @@ pub async fn field_violations_travel_in_the_trailers() {
     let connection = connect(server.addr()).await;
     let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 999.0)] });
     let answer = unary(&connection, RECORD, &[], request).await;
-    // Nothing but a status: it stands in the headers, which are also the trailers.
+    // Nothing but a status: it is in the headers, which are also the trailers.
     assert_eq!((answer.code(), answer.messages.len()), ("3", 0));
     assert_eq!(answer.headers["grpc-message"], "one%20field%20is%20invalid");
     let details = answer.headers["grpc-status-details-bin"].to_str().unwrap();

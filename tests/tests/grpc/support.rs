@@ -70,7 +70,7 @@ impl Local {
         format!("http://{}", self.addr)
     }
 
-    /// Tells it to stop, and does not wait.
+    /// Tells the server to stop, and does not wait.
     pub fn terminate(&mut self) {
         drop(self.stop.take());
     }
@@ -243,7 +243,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 pub fn hpack(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     let string = |block: &mut Vec<u8>, text: &str| {
-        // Section 5.1: what does not fit into seven bits goes on in bytes of seven.
+        // Section 5.1: what does not fit into seven bits continues in bytes of seven.
         let mut length = text.len();
         if length < 127 {
             block.push(length.try_into().unwrap());
