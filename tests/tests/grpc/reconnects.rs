@@ -246,10 +246,11 @@ pub async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = format!("http://{}", socket.local_addr().unwrap());
+    // A label of a host name has at most 63 characters (RFC 1035), so nobody is asked.
+    let no_host = format!("http://{}:1", "x".repeat(64));
     for (url, reason) in [
         (refused.as_str(), "; start one with: cargo run -p grpc --bin server\n"),
-        ("http://no-such-host.invalid:1", ": failed to lookup address information"),
-        ("http://255.255.255.255:1", ": Network is unreachable"),
+        (no_host.as_str(), ": failed to lookup address information"),
     ] {
         let client = run_program(PAIR.client, &["--url", url, "record", "oslo-1", "wind", "1"]).await;
         assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""), "{url}");
