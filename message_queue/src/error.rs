@@ -118,9 +118,9 @@ impl Error {
 
     /// Returns whether another attempt on a new connection may succeed.
     ///
-    /// A lost connection may come back, and a broker that is starting, full, or
-    /// switching over may recover. But a refused permission, an unknown command, or a
-    /// queue with other properties is refused again, however often it is tried.
+    /// A lost connection may come back, and a broker that is starting, is full, or hands over
+    /// to another instance may recover. But a missing permission, an unknown command, or a
+    /// queue with other properties causes the same error again, however often you try.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NoBroker { .. } | Self::Disconnected => true,
@@ -144,8 +144,8 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     use lapin::ErrorKind;
     let reason = match error.kind() {
         ErrorKind::ProtocolError(reason) => reason,
-        // The channel or the connection had ended before. If it was for a lasting
-        // reason, the next attempt meets that itself.
+        // The channel or the connection has ended. If the reason is permanent, the next
+        // attempt fails with it.
         ErrorKind::InvalidChannel(_)
         | ErrorKind::InvalidChannelState(..)
         | ErrorKind::InvalidConnectionState(_)
@@ -155,7 +155,8 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     };
     let text = reason.get_message().as_str();
     match reason.kind() {
-        // Somebody deleted a queue or an exchange: everything is declared again.
+        // Somebody deleted a queue or an exchange, which is then declared again, or another
+        // connection still holds an exclusive queue.
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
         // A message that waited longer than RabbitMQ's `consumer_timeout`.
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
@@ -168,9 +169,9 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     }
 }
 
-/// Codes of errors that Redis gives only for a time: while it loads its data, has no
-/// memory or disk, runs a long script, or hands over to another instance; and after
-/// somebody deleted the stream, whose group is made again.
+/// Codes of Redis's temporary errors: it is loading its data, is out of memory or disk, runs
+/// a long script, or hands over to another instance. `NOGROUP` means that somebody deleted
+/// the stream; a reconnecting program creates its group again.
 const REDIS_MAY_RECOVER: [&str; 12] = [
     "BUSY",
     "CLUSTERDOWN",
@@ -188,7 +189,7 @@ const REDIS_MAY_RECOVER: [&str; 12] = [
 
 fn redis_may_recover(error: &RedisError) -> bool {
     let Some(errors) = error.clone().into_server_errors() else { return error.is_io_error() };
-    // Of a pipeline each command may have failed; each must be able to succeed.
+    // Several commands of a pipeline may have failed. All of their errors must be temporary.
     errors.iter().all(|(_, error)| {
         let detail = error.details().unwrap_or_default();
         REDIS_MAY_RECOVER.iter().any(|code| {

@@ -1,5 +1,5 @@
-//! Every bound of this chapter in one place, with its reason: first those of both brokers,
-//! then those of each.
+//! Every limit of this chapter in one place, with its reason: first those for both brokers,
+//! then those for each.
 //!
 //! (What bounds the start and the stop of a private broker is in [`brokers`](crate::brokers).)
 
@@ -14,8 +14,8 @@ pub const MAX_BATCH: usize = 10_000;
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
-/// Maximum length of what an error quotes of JSON from outside, in characters. It travels
-/// in a header, and AMQP's headers have to fit into one frame.
+/// Maximum length of each part of an error about received JSON, in characters. The error
+/// travels in an AMQP header, and all headers have to fit into one frame.
 pub(crate) const MAX_ERROR: usize = 200;
 
 /// Longest job id, in bytes.
@@ -27,14 +27,14 @@ pub const MAX_JOB: usize = 2 * 1024 * 1024;
 /// How often a job is tried before it is put with the dead letters.
 pub const TRIES: u32 = 3;
 
-/// Acknowledgements do not wait longer than that for others to join them.
+/// Longest time that an acknowledgement waits for others to join it.
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
-/// After a shutdown signal, how long the job in hand may take.
+/// After a shutdown signal, how long the current job may take.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Size of the file with which [`Results::open`](crate::results::Results::open) tries the folder, in bytes. No result
-/// is larger: it has one line of numbers for each of four metrics.
+/// Size of the test file that [`Results::open`](crate::results::Results::open) writes, in
+/// bytes. No result is larger: it has a count and three values for each of four metrics.
 pub(crate) const LARGEST_RESULT: usize = 1_000;
 
 /// Stations kept at most; a batch that would create more is refused.
@@ -54,26 +54,27 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls in flight per client; further ones wait.
 pub const MAX_IN_FLIGHT: usize = 1_024;
 
-/// Pause before the second attempt to connect, or to publish what a full queue refused; it
-/// doubles for each one after that.
+/// Shortest pause before another attempt to connect, or to publish what a full queue refused.
+/// It roughly doubles for each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest of these pauses.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Bounds of what is done with RabbitMQ.
+/// Limits for RabbitMQ only.
 pub mod rabbitmq {
     use std::time::Duration;
 
     /// Longest time to wait for a connection.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Maximum time between two signs of life of either side, in seconds. If two are
-    /// missing, the connection is dead. (`?heartbeat=` in the URL overrides it.)
+    /// Heartbeat interval, in seconds: each side sends something at least this often. If
+    /// nothing comes for two intervals, the connection is dead. (`?heartbeat=` in the URL
+    /// overrides it.)
     pub const HEARTBEAT: u16 = 10;
 
-    /// Minimum version of RabbitMQ: its quorum queues have a time to live for messages, and
-    /// move dead letters at least once.
+    /// Minimum version of RabbitMQ: the first whose quorum queues support a time to live for
+    /// messages and at-least-once dead lettering.
     pub const MIN_VERSION: &str = "3.10";
 
     /// How often a job is given out again after its worker or the connection died,
@@ -92,7 +93,7 @@ pub mod rabbitmq {
     /// of many come back while others are on their way.
     pub const WINDOW: usize = 1_000;
 
-    /// How often in a row everything is declared again because messages came back.
+    /// How many times in a row everything is declared again because messages came back.
     pub(crate) const MAX_DECLARATIONS: u32 = 10;
 
     /// Jobs sent to a worker ahead of their acknowledgement.
@@ -105,9 +106,9 @@ pub mod rabbitmq {
     /// it take long.
     ///
     /// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
-    /// `consumer_timeout` (30 minutes unless configured) and delivers again everything that
-    /// was sent on it. This is far below it, so only a single message that takes that long
-    /// itself can meet it.
+    /// `consumer_timeout` (30 minutes unless configured) and redelivers everything that it
+    /// had sent on that channel. `MAX_WAIT` is far shorter, so the timeout can hit only a
+    /// worker whose single message takes that long.
     pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
     /// Longest time for giving jobs back to the queue.
@@ -132,15 +133,15 @@ pub mod rabbitmq {
     pub(crate) const SERVER_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 }
 
-/// Bounds of what is done with Redis.
+/// Limits for Redis only.
 pub mod redis {
     use std::time::Duration;
 
     /// Longest time to wait for a connection, and for an answer.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// A connection on which nothing comes is asked for a keepalive this often; TCP
-    /// alone would not notice for hours that the other end is gone.
+    /// Time between two PINGs on a subscriber's connection. TCP alone would not notice for
+    /// hours that the other end is gone.
     pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
     /// Minimum version of Redis: it has `XAUTOCLAIM`.
@@ -158,11 +159,11 @@ pub mod redis {
     /// Jobs that a worker takes at a time, and acknowledges together.
     pub const BATCH: usize = 16;
 
-    /// A job whose worker has not been heard of for so long is given to another one.
+    /// Silence of a worker after which its jobs are given to another one.
     pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
 
-    /// A job that nobody works on looks as if its worker were silent for so long: longer than
-    /// any worker's [`CLAIM_AFTER`].
+    /// Idle time recorded for a job that nobody works on, so that it can be claimed at once.
+    /// It is longer than any worker's [`CLAIM_AFTER`].
     pub(crate) const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// How often workers look for jobs to claim.
@@ -182,8 +183,8 @@ pub mod redis {
     pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
     /// How often a job is given out before it is a dead letter even though it never
-    /// failed: its workers died. Redis has one count for both, so that a job whose worker
-    /// died has a try less.
+    /// failed: its workers died. Redis has one count for both, so a job whose worker died has
+    /// one try fewer.
     pub const DELIVERY_LIMIT: usize = 20;
 
     /// Dead letters kept; with more, failed jobs stay where they are.

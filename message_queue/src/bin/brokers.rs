@@ -58,7 +58,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             if !broker.is_running() {
                 // What it printed may be long: first that, then what has happened.
                 for line in broker.output().lines() {
-                    _ = writeln!(io::stderr(), "{}", printable(line)); // Nobody may read stderr.
+                    _ = writeln!(io::stderr(), "{}", printable(line)); // Stderr may be closed.
                 }
                 anyhow::bail!("{} has ended; the end of what it printed is above", broker.url());
             }

@@ -32,7 +32,7 @@ pub struct Deliveries {
     prefetch: u16,
     /// That number for the present consumer.
     ahead: u16,
-    /// What it should be by the time that the last message took.
+    /// How many messages fit into `max_wait` if each takes as long as the last one.
     wanted: u16,
     batch: usize,
     max_wait: Duration,
@@ -92,14 +92,15 @@ impl Deliveries {
         Ok(deliveries)
     }
 
-    /// Lets results reach the disk before the messages they belong to are acknowledged,
-    /// and sets the time that [`MAX_WAIT`] is about.
+    /// Makes each acknowledgement wait until the results are on disk, and replaces
+    /// [`MAX_WAIT`] by `max_wait`.
     pub(crate) fn for_work(self, results: Results, max_wait: Duration) -> Self {
         Self { results: Some(results), max_wait, ..self }
     }
 
-    /// Starts a consumer. `basic.qos` counts for consumers that start after it, and
-    /// quorum queues know no other limit, so another limit needs another consumer.
+    /// Starts a consumer. `basic.qos` applies only to consumers that start after it, and
+    /// quorum queues support no limit for the whole channel. So a new limit needs a new
+    /// consumer.
     async fn consume(&mut self) -> Result<(), Error> {
         self.ahead = self.wanted;
         self.session.channel.basic_qos(self.ahead, BasicQosOptions::default()).await?;
@@ -147,9 +148,9 @@ impl Deliveries {
         delivered(&mut self.consumer).await
     }
 
-    /// Acknowledges in time what is finished, while the caller works on a message, and
-    /// takes in what arrives. Returns when a message has waited for `max_wait`; then
-    /// call [`Deliveries::release`]. Cancel safe.
+    /// Runs while the caller works on a message: acknowledges finished messages in time and
+    /// receives new ones. Returns when a message has waited for `max_wait`; then call
+    /// [`Deliveries::release`]. Cancel safe.
     ///
     /// # Errors
     /// As [`Deliveries::next`].
@@ -187,7 +188,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// This message was not finished; [`Deliveries::release`] returns it.
+    /// Takes back a message that was not finished; [`Deliveries::release`] will return it.
     pub(crate) fn not_done(&mut self, delivery: Delivery) {
         self.waiting.push_front((self.taken, delivery));
     }
@@ -215,8 +216,8 @@ impl Deliveries {
         self.has_acknowledged
     }
 
-    /// Stops the consumer and hands over all messages that are not acknowledged, except
-    /// the one in work. The caller has to see to each of them.
+    /// Stops the consumer and returns all messages that are not acknowledged, except the one
+    /// that is being worked on. The caller has to acknowledge or requeue each of them.
     ///
     /// # Errors
     /// If the connection is gone: they will be delivered again.

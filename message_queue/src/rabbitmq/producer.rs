@@ -54,7 +54,7 @@ pub struct Publisher {
     refused: VecDeque<Message>,
     /// Between two attempts to publish what was refused.
     pauses: Pauses,
-    /// The log says that the queue is full.
+    /// Whether the log has already said that the queue is full.
     told_full: bool,
     retry: Retry,
     /// Some came back: the queue must be declared again first.

@@ -80,8 +80,7 @@ pub enum Event {
         /// The reading.
         reading: Reading,
     },
-    /// The connection was lost, for this reason. The next event follows when it is
-    /// there again.
+    /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
     Disconnected(String),
     /// The connection is there again. What was published meanwhile is lost.
     Reconnected,
@@ -117,7 +116,7 @@ impl Subscription {
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// Only what no new connection can cure.
+    /// Only an error that a new connection can't cure.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             let Some(subscriber) = &mut self.subscriber else {

@@ -23,8 +23,8 @@ use crate::record::{Reason, Reply, Store};
 /// be taken.
 ///
 /// # Errors
-/// If there is no broker at first, or what no new connection can cure; otherwise it
-/// connects again on its own.
+/// If there is no broker at first, or an error that a new connection can't cure. After any
+/// other error, it connects again on its own.
 pub async fn serve(
     url: &str,
     keys: &KeyNames,

@@ -45,10 +45,10 @@ const DEAD_LETTER_SCRIPT: &str = "
     redis.call('XDEL', KEYS[1], ARGV[3])
     return 1";
 
-/// Gives up to a thousand jobs of a worker to [`RETRY`], to be claimed at once, and takes
-/// back that they were given out: they do not lose a try. Removes the worker when it holds
-/// none. That is one step: a job that arrived between a look and the removal would be
-/// forgotten with the worker.
+/// Hands up to a thousand jobs of a worker to [`RETRY`], where any worker can claim them at
+/// once. Subtracts their last delivery, so that they don't lose a try. If the worker holds no
+/// job, removes it from the group. All of that is one step: otherwise, a job that arrived
+/// between the check and the removal would be forgotten with the worker.
 const LEAVE: &str = "
     local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
     for _, job in ipairs(held) do
@@ -92,8 +92,9 @@ pub struct Worker {
     pub work_time: Duration,
 }
 
-/// Returns a name that no other worker has. A process ID would not do: in two containers
-/// it is often the same, and a worker that left would take the other's jobs along.
+/// Returns a random name, which no other worker has. A process ID is not enough: it is often
+/// the same in two containers, and a worker that leaves would then give back the other's
+/// jobs.
 ///
 /// # Errors
 /// If the system has no random numbers.
@@ -101,7 +102,7 @@ pub fn random_name() -> std::io::Result<String> {
     Ok(format!("worker-{:016x}", getrandom::u64()?))
 }
 
-/// A job in hand.
+/// A job that this worker holds.
 struct Entry {
     id: String,
     job: Arc<Vec<u8>>,
@@ -110,7 +111,7 @@ struct Entry {
 }
 
 impl Worker {
-    /// Works until `shutdown`, then finishes the job in hand, acknowledges, and
+    /// Works until `shutdown`, then finishes its current job, acknowledges, and
     /// leaves the rest to others. `ready` is called when it is connected; `report` is
     /// told of each attempt.
     ///
@@ -131,7 +132,7 @@ impl Worker {
             loop {
                 let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
-                // Without a connection no job is in hand: a shutdown waits for nothing.
+                // Without a connection there is no job to finish: a shutdown waits for nothing.
                 if shutdown.is_cancelled() && error.is_transient() {
                     return Ok(());
                 }
@@ -260,7 +261,7 @@ impl Worker {
                 sleep(self.work_time).await;
                 self.results.attempt_in_background(entry.job.to_vec()).await
             });
-            // What happens to the connection meanwhile ends the work, but not the attempt.
+            // If the connection fails meanwhile, the work ends, but only after the attempt.
             let mut tended = Ok(());
             let outcome = loop {
                 // Cancel safe, all three: the attempt goes on in the next round.
@@ -295,9 +296,9 @@ impl Worker {
         self.acknowledge(connection, &mut finished).await
     }
 
-    /// Acknowledges jobs whose results are on the disk, and deletes them, as one step: one
-    /// that is acknowledged but still there would count against the length and be given to
-    /// nobody.
+    /// Waits until the results are on disk, then acknowledges the jobs and deletes them in
+    /// one step. A job that was acknowledged but not deleted would count towards the stream's
+    /// length, and no worker would ever get it.
     async fn acknowledge(
         &self,
         connection: &mut MultiplexedConnection,

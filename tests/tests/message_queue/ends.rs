@@ -1,4 +1,4 @@
-//! How programs end, and how a subscriber does not.
+//! How programs end, and how a subscriber survives the end of its broker.
 
 use std::process::Stdio;
 
@@ -40,13 +40,13 @@ pub async fn a_closed_stdout_ends_every_command_silently() {
             stdout.read_line(&mut first).await.unwrap();
             drop(stdout);
             let ended = async {
-                // A subscriber notices when there is something to show.
+                // A subscriber notices the closed stdout only when it has something to print.
                 while child.try_wait().unwrap().is_none() {
                     let publish = ["publish", "oslo-1", "wind", "1"];
                     run_program(PRODUCER, &[&ours[..], &publish].concat()).await;
                 }
             };
-            assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} goes on");
+            assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} did not end");
             let mut said = String::new();
             child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
             assert_eq!(child.wait().await.unwrap().code(), Some(0), "{program} {args:?}: {said}");

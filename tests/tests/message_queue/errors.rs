@@ -44,7 +44,7 @@ const REDIS_LASTING: [&str; 8] = [
     "MOVED 3999 127.0.0.1:6381",
 ];
 
-/// Replies to AMQP's methods as RabbitMQ sends them, and whether they may change.
+/// Errors as RabbitMQ sends them, and whether another attempt may succeed.
 const RABBITMQ: [(u16, &str, bool); 14] = [
     (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", true),
     (404, "NOT_FOUND - no queue 'weather.jobs.v1' in vhost '/'", true),
@@ -196,7 +196,7 @@ fn url_for(kind: Kind, user: &str) -> String {
     broker(kind).replace("://", &format!("://{user}:sekret@"))
 }
 
-/// Each program with a user that may do everything but one thing which it needs.
+/// Each program runs as a user who lacks one permission that the program needs.
 pub async fn a_missing_permission_ends_every_program() {
     let reading = ["publish", "oslo-1", "wind", "7"];
     let cases: [(&str, &str, &[&str]); 11] = [
@@ -279,7 +279,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let printed = worker.ends(1).await;
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
 
-    // The reply can't be published; the next server would not get further.
+    // The server can't publish its reply, and a restarted one could not either.
     let mut server = Program::start(PAIR.server, &ours);
     server.shows("connected to", 1).await;
     redis_cli(&["ACL", "SETUSER", prefix, "-publish"]).await;
@@ -297,7 +297,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     assert_eq!(printed.matches("connection lost: ").count(), 1, "{printed}");
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
 
-    // RabbitMQ keeps what a connection may do until it asks again.
+    // RabbitMQ caches the permissions of a connection, so the connections are closed as well.
     let rabbitmqctl = |args: &[&str]| shared(Kind::RabbitMq).lock().unwrap().rabbitmqctl(args).unwrap();
     let url = url_for(Kind::RabbitMq, prefix);
     rabbitmqctl(&["add_user", prefix, "sekret"]);
@@ -322,7 +322,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     }
 }
 
-pub async fn what_is_wrong_with_a_broker_is_named() {
+pub async fn an_unusable_broker_is_explained() {
     let port = |kind| broker(kind).rsplit(':').next().unwrap().to_owned();
     let (rabbitmq, redis_port) = (port(Kind::RabbitMq), port(Kind::Redis));
     let user = prefix();
@@ -376,7 +376,7 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
             "amqp:u:sekret@127.0.0.1".to_owned(),
             "cannot use the URL 127.0.0.1: it must begin with amqp://",
         ),
-        (Kind::RabbitMq, format!("amqp://{web}"), "what answers at amqp://127.0.0.1:"),
+        (Kind::RabbitMq, format!("amqp://{web}"), "the server at amqp://127.0.0.1:"),
         (Kind::RabbitMq, format!("amqp://[::2]:{rabbitmq}"), "no broker at amqp://[::2]:"),
         (
             Kind::RabbitMq,
@@ -405,8 +405,8 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
         ),
         (Kind::Redis, format!("amqp://127.0.0.1:{redis_port}"), "cannot use the URL amqp://127.0.0.1:"),
         (Kind::Redis, format!("u:sekret@127.0.0.1:{redis_port}"), "cannot use the URL 127.0.0.1:"),
-        (Kind::Redis, format!("redis://127.0.0.1:{rabbitmq}"), "what answers at redis://127.0.0.1:"),
-        (Kind::Redis, format!("redis://{web}"), "what answers at redis://127.0.0.1:"),
+        (Kind::Redis, format!("redis://127.0.0.1:{rabbitmq}"), "the server at redis://127.0.0.1:"),
+        (Kind::Redis, format!("redis://{web}"), "the server at redis://127.0.0.1:"),
         (
             Kind::Redis,
             format!("redis://{old}"),
@@ -425,7 +425,10 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
         run_program(PRODUCER, &["--broker", kind, "--url", url, "--count", "1"]).await.stderr
     };
     for (url, text) in [
-        (format!("amqp://127.0.0.1:{rabbitmq}/"), "leave the slash at the end out, or write %2f"),
+        (
+            format!("amqp://127.0.0.1:{rabbitmq}/"),
+            "remove the slash at the end, or write /%2f for the vhost /",
+        ),
         (format!("amqp://127.0.0.1:{rabbitmq}/nope"), "rabbitmqctl add_vhost nope"),
         (format!("amqps://127.0.0.1:{rabbitmq}"), "it asks for TLS"),
         (format!("rediss://127.0.0.1:{redis_port}"), "it asks for TLS"),
@@ -436,8 +439,8 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
     }
 }
 
-/// A user that may not say HELLO is as good as another, and a server too old for a
-/// command is told by it.
+/// A user without the permission for HELLO can work all the same. A broker that lacks a
+/// command or an argument is reported as too old.
 pub async fn old_brokers_are_named() {
     let no_hello = fake_redis(|name| match name {
         "HELLO" => Some("-NOPERM this user has no permissions to run the 'hello' command\r\n".into()),
@@ -474,7 +477,7 @@ pub async fn old_brokers_are_named() {
     }
 }
 
-/// Text from a broker and from other clients of it, in what a person sees.
+/// Text from a broker or its other clients is escaped before a person sees it.
 pub async fn text_from_outside_is_printable() {
     // The reason for which RabbitMQ closes a connection: in an error, and in a log line.
     let nasty = "NOT_ALLOWED - \u{1b}[2J\u{7}\u{202e}\u{9b}";
@@ -489,7 +492,7 @@ pub async fn text_from_outside_is_printable() {
     let printed = Program::producer(Kind::RabbitMq, &url, &prefix(), &["--count", "1"]).success().await;
     assert!(printed.contains(&shown.replace("NOT_ALLOWED", "CONNECTION_FORCED")), "{printed}");
 
-    // A channel's name, which anybody may publish on.
+    // The name of a channel: anyone can publish on any channel.
     let (url, prefix) = (broker(Kind::Redis), prefix());
     let mut subscriber =
         Program::start(CONSUMER, &["--broker", "redis", "--url", &url, "--prefix", &prefix, "subscribe"]);

@@ -1,4 +1,4 @@
-//! Limits and checks, each of which some test must miss if it is removed.
+//! Limits and checks. If you remove one of them, a test fails.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub async fn options_out_of_range_are_refused() {
     }
 }
 
-/// It accepts connections and then says nothing.
+/// The broker accepts connections and then sends nothing.
 pub async fn a_broker_that_does_not_answer_is_given_up() {
     let silent = fake(|stream| async move {
         tokio::time::sleep(LONG).await;
@@ -165,7 +165,8 @@ pub async fn an_unroutable_message_is_an_error() {
     assert!(matches!(error, Error::Unroutable(_)), "{error}");
 }
 
-/// Calls beyond a client's limit wait: the servers see no more of them at a time.
+/// Calls beyond a client's limit wait, so the servers never see more than the limit at a
+/// time.
 pub async fn calls_in_flight_are_bounded() {
     let in_flight = message_queue::limits::MAX_IN_FLIGHT;
     assert_eq!(in_flight, message_queue::limits::MAX_IN_FLIGHT);
@@ -177,7 +178,7 @@ pub async fn calls_in_flight_are_bounded() {
         (0..in_flight + 50).map(call).collect::<Vec<_>>()
     };
 
-    // A server that never replies, and a mark behind what it gets.
+    // A server that never replies. A mark is published after the requests.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let connection = Connection::connect(&rabbitmq_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();

@@ -1,4 +1,4 @@
-//! Workers in trouble: their machine, their names, slow work, and jobs that are none.
+//! Workers in trouble: machine faults, names, slow work, and messages that are not jobs.
 
 use std::fs;
 use std::path::Path;
@@ -92,7 +92,8 @@ async fn connect_redis() -> MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// More often than a job may be delivered, so that each start would use up its limit.
+/// One fault is repeated more often than a job may be delivered: if each start took the jobs,
+/// they would become dead letters.
 pub async fn a_worker_that_cannot_write_takes_no_job() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
@@ -221,7 +222,7 @@ pub async fn an_attempt_waits_for_the_lock() {
     assert_eq!(attempt.join().unwrap(), Outcome::AlreadyDone("j".into()));
 }
 
-/// All that a job can be instead of a job. Each error names the field.
+/// Messages that are not valid jobs. The error names the field, if there is one to name.
 pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     let folder = Folder::new();
     let results = folder.results();
@@ -273,14 +274,14 @@ pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     // An error that quotes its job must still fit into a header.
     let long = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
     assert!(results.attempt(long.as_bytes()).unwrap().unwrap_err().to_string().len() < 500);
-    // Integers of JSON Schema.
+    // In JSON Schema, these are integers.
     for number in ["86400000.0", "864e5"] {
         let job = changed("86400000", number).replace(r#""day":1"#, r#""day":1.0"#);
         results.attempt(job.as_bytes()).unwrap().unwrap();
     }
 }
 
-/// Whatever a message brings along besides a bad job, it ends with the dead letters.
+/// A bad job becomes a dead letter, whatever properties its message has.
 pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
@@ -351,7 +352,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
 
 /// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
 /// minute unless it is told otherwise.
-pub async fn slow_work_keeps_no_job_waiting_for_long() {
+pub async fn no_job_waits_long_behind_slow_work() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let set = |name: &str, milliseconds: u32| {
         let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
@@ -394,13 +395,13 @@ pub async fn slow_work_keeps_no_job_waiting_for_long() {
     set("channel_tick_interval", 60_000);
     set("consumer_timeout", 1_800_000);
     ended.unwrap().unwrap();
-    // A job of a channel that was closed would be a duplicate.
+    // If RabbitMQ had closed the channel, some job would be a duplicate.
     assert!(lines.iter().all(|line| line.contains(" done: station-")), "{lines:?}");
     folder.assert_done("slow", 16);
 }
 
-/// The jobs that were sent to a worker go to others while it works on another one, and
-/// not more than it can do are sent to it afterwards.
+/// While a worker is busy with a long job, the other jobs that were sent to it go back to the
+/// queue, and another worker does them.
 pub async fn jobs_do_not_wait_behind_a_long_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     produce(Kind::RabbitMq, &prefix, "behind", 20).await;
@@ -603,7 +604,8 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     folder.assert_done("held", count);
 }
 
-/// A try is taken back when a job is given back, and its third one is still its third.
+/// Giving a job back does not count as a try: after four workers have given it back, its next
+/// try is the first.
 pub async fn giving_a_job_back_takes_no_try_from_it() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
@@ -644,7 +646,7 @@ pub async fn consumers_that_were_killed_are_removed_after_a_day() {
             done.exec_async(&mut redis).await.unwrap();
         }
     }
-    // (idle for so long, who is left besides the worker itself)
+    // (remove_idle_after, the consumers left at the end)
     let hour = Duration::from_secs(3600);
     assert!(limits::redis::REMOVE_IDLE_AFTER > hour);
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
