@@ -1,4 +1,4 @@
-//! A broker's URL: what it may say, and how it is shown.
+//! A broker's URL: how it is checked, and how it is shown.
 
 use url::Url;
 

@@ -23,7 +23,7 @@ pub enum Error {
     NoBroker {
         /// Its URL, without the password.
         url: String,
-        /// What the transport said.
+        /// The error of the transport.
         detail: String,
     },
     /// The broker answers, but this program can't use it: because of the login, the
@@ -105,11 +105,11 @@ impl From<RedisError> for Error {
 
 impl Error {
     /// Returns whether a request that ended with this error may have been executed all the
-    /// same. Otherwise it certainly was not, and it is safe to send it again.
+    /// same. If not, it certainly was not executed, and it is safe to send it again.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
-            // What the broker refused was not executed; what the connection lost may have been.
+            // After a refusal, the request was not executed; after a lost connection, it may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
             Self::Redis(error) => error.is_io_error(),
             _ => false,
@@ -199,7 +199,7 @@ fn redis_may_recover(error: &RedisError) -> bool {
     })
 }
 
-/// Returns what went wrong, once: lapin's own text has several prefixes.
+/// Returns the reason without the prefixes that lapin's own text repeats.
 pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(reason) => reason.get_message().to_string(),
@@ -208,7 +208,7 @@ pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
     }
 }
 
-/// Returns what Redis said, as it said it, or what the connection said.
+/// Returns the error as Redis sent it, or the error of the connection.
 pub(crate) fn redis_text(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
     let Some([(_, first), ..]) = errors.as_deref() else { return error.to_string() };

@@ -150,10 +150,10 @@ impl Job {
     }
 }
 
-/// What became of an attempt that did not fail.
+/// The outcome of an attempt that did not fail.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The work was done, now.
+    /// This attempt did the work.
     Done(Summary),
     /// The job of this id had been done before; this delivery was a duplicate.
     AlreadyDone(String),

@@ -10,18 +10,18 @@
 //! - **publish/subscribe**: each message goes to everybody who subscribed to it;
 //! - **request/reply**: `record` across the broker, with an answer that finds its way back.
 //!
-//! Read `examples/minimal_rabbitmq.rs` and `examples/minimal_redis.rs` first: the whole idea
-//! in one file each. Then, in this order:
+//! Read `examples/minimal_rabbitmq.rs` and `examples/minimal_redis.rs` first: each shows a whole
+//! pattern in one file. Then read, in this order:
 //!
 //! 1. [`results`]: how the effect of a job happens once.
 //! 2. [`rabbitmq::topology`]: the queues, and why each is as it is.
 //! 3. [`rabbitmq::deliveries`]: consuming and acknowledging.
 //!
-//! Then, one idea a file, and under the same name for [`rabbitmq`] and for [`redis`]: a
+//! Then read one idea at a time. Most files have the same name for [`rabbitmq`] and [`redis`]: a
 //! worker, a producer that loses nothing, publish/subscribe, the client and the server of
 //! request/reply, and a connection that ends. Both share [`job`] (what a worker does),
 //! [`record`] (what a request means), [`model`] (the readings), [`reconnect`] (when to try
-//! again), [`error`], [`address`], and [`cli`] (what the binaries share). Every bound is in
+//! again), [`error`], [`address`], and [`cli`] (what the binaries share). Every limit is in
 //! [`limits`]. Where brokers come from is in [`brokers`].
 
 pub mod address;

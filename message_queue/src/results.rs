@@ -35,8 +35,8 @@ pub struct Fault {
 ///
 /// [`fs::hard_link`], which fails if the name exists, would need no lock. But file
 /// systems of memory cards and some network drives have no hard links, and a link cannot
-/// replace what a power cut has left: the file system may have stored the name and not
-/// yet the content. Such a file is not a whole result, and the next attempt replaces it.
+/// replace the remains of a power cut: the file system may have stored the name and not yet
+/// the content. Such a file is not a whole result, and the next attempt replaces it.
 ///
 /// [`Results::sync`] makes results survive a power cut. Workers call it before they
 /// acknowledge, once for all jobs that they acknowledge together.
@@ -57,7 +57,7 @@ impl Results {
         let results = Self { folder: folder.to_owned(), unsynced: Arc::default() };
         let try_it = || {
             fs::create_dir_all(folder)?;
-            // A folder is a name in the folder above it, which must reach the disk too.
+            // A folder is a name in its parent folder, and that name must reach the disk too.
             for made in folder.canonicalize()?.ancestors() {
                 if sync_folder(made).is_err() {
                     break; // This user can't open it, so it was there before.
@@ -75,7 +75,7 @@ impl Results {
     ///
     /// # Errors
     /// The outer error is a fault of this machine, the inner one a fault of the job. In
-    /// both cases nothing has happened.
+    /// both cases, the job has had no effect.
     pub fn attempt(&self, message: &[u8]) -> Result<Result<Outcome, Failed>, Fault> {
         match Job::parse(message) {
             Ok(job) => self.outcome(&job).map_err(|cause| self.fault(cause)),
@@ -98,7 +98,7 @@ impl Results {
         Ok(Ok(outcome))
     }
 
-    /// Keeps a result unless the job has one.
+    /// Keeps a result unless the job already has one.
     fn keep(&self, summary: Summary, path: &Path) -> io::Result<Outcome> {
         let temporary = self.temporary(&serde_json::to_vec(&summary)?)?;
         let renamed = self.rename_once(&temporary, path);
@@ -108,8 +108,8 @@ impl Results {
         Ok(if renamed? { Outcome::Done(summary) } else { Outcome::AlreadyDone(summary.job) })
     }
 
-    /// Gives the file its final name unless a whole result has it. Returns whether it
-    /// did.
+    /// Gives the file its final name unless a whole result already has it. Returns whether
+    /// it did.
     fn rename_once(&self, temporary: &Path, path: &Path) -> io::Result<bool> {
         let _lock = self.lock()?; // Closing the file releases it.
         if is_whole(path)? {

@@ -26,11 +26,11 @@ use crate::results::Results;
 pub struct Deliveries {
     session: Session,
     queue: ShortString,
-    /// `None` after it was stopped; [`Deliveries::next`] starts another one.
+    /// `None` after a stop; [`Deliveries::next`] starts another one.
     consumer: Option<Consumer>,
     /// Largest number of unacknowledged messages.
     prefetch: u16,
-    /// That number for the present consumer.
+    /// That number for the current consumer.
     ahead: u16,
     /// How many messages fit into `max_wait` if each takes as long as the last one.
     wanted: u16,
@@ -40,7 +40,7 @@ pub struct Deliveries {
     results: Option<Results>,
     /// Delivered and not yet begun, each with the time of its arrival.
     waiting: VecDeque<(Instant, Delivery)>,
-    /// When the message in work was taken.
+    /// When the current message was taken.
     taken: Instant,
     /// Finished and not yet acknowledged, in the order of their delivery.
     finished: Vec<Delivery>,
@@ -111,7 +111,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Stops the consumer; what it had been sent stays in `waiting`.
+    /// Stops the consumer. The messages that it had received stay in `waiting`.
     async fn stop(&mut self) -> Result<(), Error> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
         self.session.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
@@ -121,7 +121,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// The next message. Cancel safe: dropped early, no message is lost.
+    /// Waits for the next message. Cancel safe: if dropped early, it loses no message.
     ///
     /// # Errors
     /// If the connection, the channel or the queue is gone.
@@ -157,7 +157,7 @@ impl Deliveries {
     pub(crate) async fn tend(&mut self) -> Result<(), Error> {
         loop {
             let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.max_wait);
-            // Cancel safe, all three; without any there is nothing to do.
+            // All three are cancel safe. If none is enabled, there is nothing to do.
             select! {
                 () = sleep_until(self.since + ACK_WITHIN), if !self.finished.is_empty() => {
                     self.acknowledge().await?;
@@ -171,7 +171,7 @@ impl Deliveries {
         }
     }
 
-    /// This message is finished, and so are all before it.
+    /// Marks this message, and so all before it, as finished.
     ///
     /// # Errors
     /// If the connection is gone: the message will be delivered again.
@@ -193,7 +193,7 @@ impl Deliveries {
         self.waiting.push_front((self.taken, delivery));
     }
 
-    /// Acknowledges what is finished. Cancel safe: what is not acknowledged stays.
+    /// Acknowledges the finished messages. Cancel safe: the others stay.
     ///
     /// # Errors
     /// If the connection is gone, or a result can't be kept.
@@ -202,8 +202,8 @@ impl Deliveries {
         if let Some(results) = &self.results {
             results.sync_in_background().await?;
         }
-        // It is sent when its future is polled first, even if that is dropped then, and a
-        // second one for the same messages would be an error.
+        // The first poll sends the acknowledgement, even if the future is dropped afterwards.
+        // A second one for the same messages would be an error.
         let tag = last.delivery_tag;
         self.finished.clear();
         self.session.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
@@ -211,7 +211,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Whether anything was acknowledged on this session.
+    /// Returns whether anything was acknowledged in this session.
     pub(crate) fn has_acknowledged(&self) -> bool {
         self.has_acknowledged
     }
@@ -227,8 +227,8 @@ impl Deliveries {
         Ok(self.finished.drain(..).chain(waiting).collect())
     }
 
-    /// Acknowledges what is done and closes the connection; the broker gives what
-    /// was sent ahead to others.
+    /// Acknowledges the finished messages and closes the connection. The broker redelivers the
+    /// others, which it had sent ahead.
     ///
     /// # Errors
     /// If the connection is gone already.
@@ -237,7 +237,7 @@ impl Deliveries {
         Ok(self.session.connection.close(200, "done".into()).await?)
     }
 
-    /// The channel, for what else is to be said on it.
+    /// The channel, for other commands.
     pub(crate) fn channel(&self) -> &lapin::Channel {
         &self.session.channel
     }

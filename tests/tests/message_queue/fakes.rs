@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// A server on a free port; dropped, it is gone.
+/// A server on a free port. It ends when it is dropped.
 pub struct Fake {
     pub addr: SocketAddr,
     _accepting: AbortOnDropHandle<()>,

@@ -131,7 +131,7 @@ pub async fn a_worker_that_cannot_write_takes_no_job() {
     }
 }
 
-/// Each round takes the jobs, meets the fault, and gives them back.
+/// In each round, a worker takes the jobs, meets the fault, and gives them back.
 pub async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
     for kind in BOTH {
         let prefix = prefix();
@@ -180,7 +180,7 @@ pub async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
         assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
         others_do(kind, &prefix, "synced", 1).await;
     }
-    // The same for a duplicate: the worker that did it may not have come to its sync.
+    // The same for a duplicate: the worker that did the job may not have synced it yet.
     let folder = Folder::new();
     let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
     folder.results().attempt(&job).unwrap().unwrap();
@@ -207,7 +207,7 @@ pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
     }
 }
 
-/// Another worker is between its look at a result's name and its use.
+/// Another worker holds the lock: it has checked a result's name and not used it yet.
 pub async fn an_attempt_waits_for_the_lock() {
     let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());
     let results = folder.results();
@@ -305,7 +305,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     });
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    // The one that is declared last.
+    // The queue that is declared last.
     let last = topology.retry(Duration::from_millis(2));
     eventually("the queues are there", async || {
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
@@ -339,7 +339,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     eventually("all are dead letters", async || dead() == count).await;
     stop.cancel();
     working.await.unwrap().unwrap();
-    // Later than the expiration that one of them brought along.
+    // Longer than the expiration of one of the messages.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut letters = Vec::new();
     let listed = rabbitmq::dead_letters(&url, &topology, false, |letter| {
@@ -351,7 +351,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
 }
 
 /// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
-/// minute unless it is told otherwise.
+/// minute unless configured otherwise.
 pub async fn no_job_waits_long_behind_slow_work() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let set = |name: &str, milliseconds: u32| {
@@ -544,7 +544,7 @@ async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
     }
 }
 
-/// Jobs that are not acknowledged, whoever holds them.
+/// Returns the number of delivered jobs that are not acknowledged, for all workers together.
 async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
     match kind {
         Kind::Redis => u64::from(queue_length(kind, url, prefix).await),
@@ -579,7 +579,7 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     let [name, _] = names;
     workers[1].stop().await;
 
-    // Held by its name and unknown to the process, as a job that has just arrived.
+    // The worker's name holds it, but the process does not know it, like a job that has just arrived.
     workers[0].signal(Signal::SIGSTOP);
     let (jobs, count) = (keys(&prefix).jobs(), 2_500_u64);
     let mut pipeline = redis::pipe();
@@ -606,7 +606,7 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
 
 /// Giving a job back does not count as a try: after four workers have given it back, its next
 /// try is the first.
-pub async fn giving_a_job_back_takes_no_try_from_it() {
+pub async fn giving_a_job_back_does_not_count_as_a_try() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let poison = ["--batch", "bad", "--count", "1", "--poison", "1"];
@@ -707,7 +707,7 @@ pub async fn a_worker_without_a_permission_ends_with_one_line() {
     worker.shows("error: ", 1).await;
 }
 
-/// The first Ctrl-C waits for the job in work; the second one does not.
+/// The first Ctrl-C waits for the current job; the second one does not.
 pub async fn a_second_ctrl_c_ends_a_worker_at_once() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
