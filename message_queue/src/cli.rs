@@ -21,7 +21,7 @@ pub struct BrokerArgs {
     /// standard port on this machine
     #[arg(long, global = true)]
     url: Option<String>,
-    /// First word of all names on the broker: other words are another world
+    /// Prefix for all queue and channel names
     #[arg(long, default_value = "weather", value_parser = prefix, global = true)]
     prefix: String,
 }

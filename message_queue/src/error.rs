@@ -109,7 +109,7 @@ impl Error {
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
-            // After a refusal, the request was not executed; after a lost connection, it may have been.
+            // A refused request was not executed. After a lost connection, it may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
             Self::Redis(error) => error.is_io_error(),
             _ => false,

@@ -114,7 +114,8 @@ pub mod rabbitmq {
     /// Longest time for giving jobs back to the queue.
     pub(crate) const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
-    /// Maximum number of readings that wait for a slow subscriber; beyond it, the oldest is dropped.
+    /// Maximum number of readings that wait for a slow subscriber; beyond it, the oldest is
+    /// dropped.
     pub const MAX_BACKLOG: u32 = 10_000;
 
     /// Readings sent ahead of their acknowledgement.
@@ -197,7 +198,8 @@ pub mod redis {
     /// Maximum number of replies taken at a time.
     pub(crate) const REPLY_BATCH: usize = 64;
 
-    /// Maximum number of requests that wait in a server; more are dropped, and their callers time out.
+    /// Maximum number of requests that wait in a server. More are dropped, and their callers
+    /// time out.
     pub const MAX_WAITING_REQUESTS: usize = 4_096;
 
     /// Maximum number of requests answered at a time.

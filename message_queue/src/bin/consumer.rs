@@ -32,16 +32,16 @@ struct Args {
     /// Folder for the results, the same for all workers
     #[arg(long, default_value = "results")]
     results: PathBuf,
-    /// Pretend that each job takes so many milliseconds more
+    /// Milliseconds added to each job, to pretend that it is long
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: maximum number of unacknowledged jobs sent to this worker, at least 1
     #[arg(long, default_value_t = message_queue::limits::rabbitmq::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
-    /// Redis: claim jobs of a worker that was silent for so many milliseconds
+    /// Redis: claim the jobs of a worker after this many milliseconds of silence
     #[arg(long, value_name = "MILLISECONDS", default_value_t = message_queue::limits::redis::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
-    /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
+    /// Maximum number of jobs in the queue; RabbitMQ fixes it when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]

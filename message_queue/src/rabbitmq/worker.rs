@@ -73,7 +73,7 @@ impl Worker {
     /// of each attempt.
     ///
     /// # Errors
-    /// If there is no broker at first, what no new connection can cure, or if
+    /// If there is no broker at first, after an error that a new connection can't cure, or if
     /// `report` fails.
     pub async fn run(
         &self,

@@ -31,7 +31,7 @@ fn info(url: &str) -> Result<ConnectionInfo, Error> {
     parsed.into_connection_info().map_err(|error| refuse(url, redis_text(&error)))
 }
 
-/// Connects, logs in, and checks that Redis is not too old, if it tells its version.
+/// Connects, logs in, and checks that Redis is not too old, if it sends its version.
 async fn open(
     url: &str,
     info: &ConnectionInfo,
@@ -115,7 +115,7 @@ pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
 
-/// Connects, and makes the group if it is not there.
+/// Connects, and creates the group if necessary.
 pub(super) async fn open_group(url: &str, keys: &KeyNames) -> Result<MultiplexedConnection, Error> {
     let mut connection = connect(url).await?;
     let mut create = cmd("XGROUP");

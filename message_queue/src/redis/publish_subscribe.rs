@@ -1,6 +1,6 @@
 //! Publish/subscribe: Redis sends a message to those who listen at that moment,
-//! and forgets it. Nothing is stored, not even for a subscriber who is just
-//! connecting again.
+//! and forgets it. Nothing is stored, not even for a subscriber that is just
+//! reconnecting.
 
 use std::sync::atomic::Ordering;
 
@@ -53,7 +53,7 @@ impl Publisher {
         Ok(heard)
     }
 
-    /// Publishes messages, whatever they are, in one round trip; returns for each how
+    /// Publishes any messages in one round trip; returns for each how
     /// many subscribers it was sent to.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ pub enum Event {
     },
     /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
     Disconnected(String),
-    /// The connection is there again. What was published meanwhile is lost.
+    /// The connection is back. Messages published in the meantime are lost.
     Reconnected,
     /// This many readings were dropped, because they were not taken fast enough.
     Missed(u64),

@@ -7,7 +7,7 @@
 //! | each message goes to | everybody who listens now | one worker of the group |
 //! | nobody there | lost | waits |
 //! | the receiver dies | lost | another one claims it |
-//! | too slow a receiver | is disconnected, or drops | the stream grows up to its cap |
+//! | the receiver is too slow | is disconnected, or drops | the stream grows up to its cap |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use crate::limits::redis::{
 use crate::reconnect::Retry;
 use crate::results::Results;
 
-/// Consumers of the group under which no worker runs: what they hold waits to be
-/// claimed, after a failure or after its worker was told to stop.
+/// Consumers of the group without a worker. Their jobs wait to be claimed, after a failure
+/// or after their worker was told to stop.
 const RETRY: &str = "retry";
 
 /// Moves a job to the dead letters, as one step, if there is room.
@@ -81,9 +81,9 @@ pub struct Worker {
     pub keys: KeyNames,
     /// The worker's name in the group; each needs its own. See [`random_name`].
     pub name: String,
-    /// Jobs of workers that have been silent for so long are claimed.
+    /// Silence after which the jobs of another worker are claimed.
     pub claim_after: Duration,
-    /// Consumers that hold nothing and have been idle for so long are removed;
+    /// Time after which an idle consumer that holds nothing is removed;
     /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
     /// Where the results go.
@@ -116,7 +116,7 @@ impl Worker {
     /// told of each attempt.
     ///
     /// # Errors
-    /// If there is no broker at first, what no new connection can cure, or if
+    /// If there is no broker at first, after an error that a new connection can't cure, or if
     /// `report` fails.
     pub async fn run(
         &self,
@@ -229,7 +229,7 @@ impl Worker {
         if reply.claimed.is_empty() {
             return Ok(Vec::new());
         }
-        // How often each has been delivered, XAUTOCLAIM does not say.
+        // XAUTOCLAIM does not return how often each job has been delivered.
         let mut pipeline = redis::pipe();
         for id in &reply.claimed {
             pipeline.cmd("XPENDING").arg(self.keys.jobs()).arg(GROUP).arg(&id.id).arg(&id.id).arg(1);
@@ -317,7 +317,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives jobs to a consumer, silent for so long already.
+    /// Gives jobs to a consumer, and records this idle time for them.
     async fn claim_for(
         &self,
         connection: &mut MultiplexedConnection,
@@ -357,7 +357,7 @@ impl Worker {
         Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, again_in: delay })
     }
 
-    /// Leaves the group: what this worker holds can be claimed at once.
+    /// Leaves the group: other workers can claim its jobs at once.
     async fn leave(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         loop {
             let mut leave = cmd("EVAL");
@@ -369,7 +369,7 @@ impl Worker {
         }
     }
 
-    /// Removes consumers that were killed, when nothing of theirs is left.
+    /// Removes consumers that were killed, once they hold no jobs.
     async fn remove_idle(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         let mut remove = cmd("EVAL");
         remove.arg(REMOVE_IDLE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name);
@@ -386,7 +386,7 @@ impl Worker {
 }
 
 fn entry(mut id: StreamId, delivery: usize) -> Option<Entry> {
-    // Somebody else's entry without our field fails as a job, and is put aside.
+    // An entry without the field, from another program, fails as a job and becomes a dead letter.
     let job = match id.map.remove("job") {
         Some(Value::BulkString(job)) => job,
         _ => Vec::new(),

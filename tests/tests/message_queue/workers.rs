@@ -544,7 +544,7 @@ async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
     }
 }
 
-/// Returns the number of delivered jobs that are not acknowledged, for all workers together.
+/// Returns the number of jobs that are not acknowledged, whether a worker has them or not.
 async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
     match kind {
         Kind::Redis => u64::from(queue_length(kind, url, prefix).await),
@@ -579,7 +579,8 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     let [name, _] = names;
     workers[1].stop().await;
 
-    // The worker's name holds it, but the process does not know it, like a job that has just arrived.
+    // Held under the worker's name, but unknown to its process, like a job that has just
+    // arrived.
     workers[0].signal(Signal::SIGSTOP);
     let (jobs, count) = (keys(&prefix).jobs(), 2_500_u64);
     let mut pipeline = redis::pipe();
