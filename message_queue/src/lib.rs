@@ -1,14 +1,14 @@
 //! # Message queues
 //!
-//! Programs that do not know each other, and need not run at the same time: each
-//! talks to a *broker*, which takes messages from one and gives them to another.
-//! Here the brokers are the real ones, RabbitMQ and Redis, and three patterns are
-//! shown on both:
+//! Two programs can communicate without knowing each other, or even running at the same
+//! time: each talks to a *broker*, which accepts messages from one and delivers them to the
+//! other. This chapter uses two real brokers, RabbitMQ and Redis, and shows three patterns on
+//! both:
 //!
-//! - a **work queue**: each job is done by one of several workers, and given to
-//!   another if that one dies;
-//! - **publish/subscribe**: each message goes to everybody who subscribed to it;
-//! - **request/reply**: `record` across the broker, with an answer that finds its way back.
+//! - a **work queue**: one of several workers does each job, and another one gets it if that
+//!   one dies;
+//! - **publish/subscribe**: each message goes to all subscribers;
+//! - **request/reply**: `record` across the broker; a reply comes back to the client.
 //!
 //! Read `examples/minimal_rabbitmq.rs` and `examples/minimal_redis.rs` first: each shows a whole
 //! pattern in one file. Then read, in this order:

@@ -33,8 +33,8 @@ use crate::limits::redis::{
 use crate::reconnect::Retry;
 use crate::results::Results;
 
-/// Consumers of the group without a worker. Their jobs wait to be claimed, after a failure
-/// or after their worker was told to stop.
+/// A consumer of the group that has no worker. Its jobs wait to be claimed, after a failure or
+/// after their worker was told to stop.
 const RETRY: &str = "retry";
 
 /// Moves a job to the dead letters, as one step, if there is room.
