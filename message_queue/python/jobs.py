@@ -56,7 +56,7 @@ def do(message, results):
     }
     path = results / f"{job['id']}.json"
     with open(results / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Until the file is closed, by whatever end.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Released with the file, even if this program crashes.
         new = not is_whole(path)
         if new:
             with tempfile.NamedTemporaryFile("w", dir=results, suffix=".tmp", delete=False) as file:

@@ -1,14 +1,14 @@
-//! A broker's URL: what it may say, and how it is shown.
+//! A broker's URL: how it is checked, and how it is shown.
 
 use url::Url;
 
 use crate::error::Error;
 
-/// Reads a broker's URL. It must have one of these schemes, the usual one first.
+/// Parses a broker's URL and checks its scheme. An error recommends the first of `schemes`.
 ///
 /// # Errors
-/// [`Error::Url`], also if the URL asks for TLS: the connection would be in plaintext,
-/// and so would the password.
+/// [`Error::Url`], also if the URL asks for TLS, which this chapter does not support: a
+/// plaintext connection would expose the password.
 pub(crate) fn parse(url: &str, schemes: &[&str]) -> Result<Url, Error> {
     let parsed = Url::parse(url).map_err(|error| refuse(url, error))?;
     let scheme = parsed.scheme();
@@ -27,7 +27,7 @@ pub(crate) fn refuse(url: &str, detail: impl std::fmt::Display) -> Error {
     Error::Url { url: without_password(url), detail: detail.to_string() }
 }
 
-/// Returns a URL as it may be shown: without user and password.
+/// Returns a URL that is safe to show: without user, password, and query.
 pub fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let rest = rest.rsplit_once('@').map_or(rest, |(_login, rest)| rest);

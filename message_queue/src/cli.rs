@@ -21,7 +21,7 @@ pub struct BrokerArgs {
     /// standard port on this machine
     #[arg(long, global = true)]
     url: Option<String>,
-    /// First word of all names on the broker: other words are another world
+    /// Prefix for all queue and channel names
     #[arg(long, default_value = "weather", value_parser = prefix, global = true)]
     prefix: String,
 }
@@ -65,8 +65,8 @@ impl BrokerArgs {
     }
 }
 
-/// Starts the logs from `info` on, but none of lapin's own: what it reports as errors
-/// is handled here, and said once. `RUST_LOG` overrides that.
+/// Starts the logs at level `info`, without lapin's own: this library handles lapin's errors
+/// and reports each one once. `RUST_LOG` overrides that.
 ///
 /// # Errors
 /// If `RUST_LOG` can't be understood.

@@ -23,7 +23,7 @@ pub enum Error {
     NoBroker {
         /// Its URL, without the password.
         url: String,
-        /// What the transport said.
+        /// The error of the transport.
         detail: String,
     },
     /// The broker answers, but this program can't use it: because of the login, the
@@ -105,11 +105,11 @@ impl From<RedisError> for Error {
 
 impl Error {
     /// Returns whether a request that ended with this error may have been executed all the
-    /// same. Otherwise it certainly was not, and it is safe to send it again.
+    /// same. If not, it certainly was not executed, and it is safe to send it again.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
-            // What the broker refused was not executed; what the connection lost may have been.
+            // A refused request was not executed. After a lost connection, it may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
             Self::Redis(error) => error.is_io_error(),
             _ => false,
@@ -118,9 +118,9 @@ impl Error {
 
     /// Returns whether another attempt on a new connection may succeed.
     ///
-    /// A lost connection may come back, and a broker that is starting, full, or
-    /// switching over may recover. But a refused permission, an unknown command, or a
-    /// queue with other properties is refused again, however often it is tried.
+    /// A lost connection may come back, and a broker that is starting, is full, or hands over
+    /// to another instance may recover. But a missing permission, an unknown command, or a
+    /// queue with other properties causes the same error again, however often you try.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NoBroker { .. } | Self::Disconnected => true,
@@ -144,8 +144,8 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     use lapin::ErrorKind;
     let reason = match error.kind() {
         ErrorKind::ProtocolError(reason) => reason,
-        // The channel or the connection had ended before. If it was for a lasting
-        // reason, the next attempt meets that itself.
+        // The channel or the connection has ended. If the reason is permanent, the next
+        // attempt fails with it.
         ErrorKind::InvalidChannel(_)
         | ErrorKind::InvalidChannelState(..)
         | ErrorKind::InvalidConnectionState(_)
@@ -155,7 +155,8 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     };
     let text = reason.get_message().as_str();
     match reason.kind() {
-        // Somebody deleted a queue or an exchange: everything is declared again.
+        // Somebody deleted a queue or an exchange, which is then declared again, or another
+        // connection still holds an exclusive queue.
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
         // A message that waited longer than RabbitMQ's `consumer_timeout`.
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
@@ -168,9 +169,9 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
     }
 }
 
-/// Codes of errors that Redis gives only for a time: while it loads its data, has no
-/// memory or disk, runs a long script, or hands over to another instance; and after
-/// somebody deleted the stream, whose group is made again.
+/// Codes of Redis's temporary errors: it is loading its data, is out of memory or disk, runs
+/// a long script, or hands over to another instance. `NOGROUP` means that somebody deleted
+/// the stream; a reconnecting program creates its group again.
 const REDIS_MAY_RECOVER: [&str; 12] = [
     "BUSY",
     "CLUSTERDOWN",
@@ -188,7 +189,7 @@ const REDIS_MAY_RECOVER: [&str; 12] = [
 
 fn redis_may_recover(error: &RedisError) -> bool {
     let Some(errors) = error.clone().into_server_errors() else { return error.is_io_error() };
-    // Of a pipeline each command may have failed; each must be able to succeed.
+    // Several commands of a pipeline may have failed. All of their errors must be temporary.
     errors.iter().all(|(_, error)| {
         let detail = error.details().unwrap_or_default();
         REDIS_MAY_RECOVER.iter().any(|code| {
@@ -198,7 +199,7 @@ fn redis_may_recover(error: &RedisError) -> bool {
     })
 }
 
-/// Returns what went wrong, once: lapin's own text has several prefixes.
+/// Returns the reason without the prefixes that lapin's own text repeats.
 pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(reason) => reason.get_message().to_string(),
@@ -207,7 +208,7 @@ pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
     }
 }
 
-/// Returns what Redis said, as it said it, or what the connection said.
+/// Returns the error as Redis sent it, or the error of the connection.
 pub(crate) fn redis_text(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
     let Some([(_, first), ..]) = errors.as_deref() else { return error.to_string() };

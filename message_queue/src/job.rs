@@ -55,8 +55,8 @@ pub struct Range {
     pub high: f64,
 }
 
-/// Why an attempt at a job failed: always because of the job. What this machine can't do
-/// is a [`Fault`](crate::results::Fault).
+/// Why an attempt at a job failed: the job is bad, or the worker panicked on it. A problem of
+/// the machine is a [`Fault`](crate::results::Fault) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// The message is not a job.
@@ -150,10 +150,10 @@ impl Job {
     }
 }
 
-/// What became of an attempt that did not fail.
+/// The outcome of an attempt that did not fail.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The work was done, now.
+    /// This attempt did the work.
     Done(Summary),
     /// The job of this id had been done before; this delivery was a duplicate.
     AlreadyDone(String),

@@ -1,50 +1,50 @@
-//! Every bound of this chapter in one place, with its reason: first those of both brokers,
-//! then those of each.
+//! Every limit of this chapter in one place, with its reason: first those for both brokers,
+//! then those for each.
 //!
-//! (What bounds the start and the stop of a private broker is in [`brokers`](crate::brokers).)
+//! (The limits for starting and stopping a private broker are in [`brokers`](crate::brokers).)
 
 use std::time::Duration;
 
 /// Longest station id, in bytes.
 pub const MAX_STATION_ID: usize = 32;
 
-/// Most readings in one batch.
+/// Maximum number of readings in one batch.
 pub const MAX_BATCH: usize = 10_000;
 
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
-/// Maximum length of what an error quotes of JSON from outside, in characters. It travels
-/// in a header, and AMQP's headers have to fit into one frame.
+/// Maximum length of each part of an error about received JSON, in characters. The error
+/// travels in an AMQP header, and all headers have to fit into one frame.
 pub(crate) const MAX_ERROR: usize = 200;
 
 /// Longest job id, in bytes.
 pub const MAX_JOB_ID: usize = 64;
 
-/// Bytes in a job; 10,000 readings take about 1.1 MB.
+/// Maximum size of a job, in bytes; 10,000 readings take about 1.1 MB.
 pub const MAX_JOB: usize = 2 * 1024 * 1024;
 
-/// How often a job is tried before it is put with the dead letters.
+/// How many times a job is tried before it is put with the dead letters.
 pub const TRIES: u32 = 3;
 
-/// Acknowledgements do not wait longer than that for others to join them.
+/// Longest time that an acknowledgement waits for others to join it.
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
-/// After a shutdown signal, how long the job in hand may take.
+/// After a shutdown signal, how long the current job may take.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Size of the file with which [`Results::open`](crate::results::Results::open) tries the folder, in bytes. No result
-/// is larger: it has one line of numbers for each of four metrics.
+/// Size of the test file that [`Results::open`](crate::results::Results::open) writes, in
+/// bytes. No result is larger: it has a count and three values for each of four metrics.
 pub(crate) const LARGEST_RESULT: usize = 1_000;
 
-/// Stations kept at most; a batch that would create more is refused.
+/// Maximum number of stations; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Readings kept for each station; the oldest give way. At 24 bytes a reading
+/// Readings kept for each station; newer ones replace the oldest. At 24 bytes per reading,
 /// a full store takes 2.4 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
-/// Bytes in a request; 10,000 readings take about 1.1 MB.
+/// Maximum size of a request, in bytes; 10,000 readings take about 1.1 MB.
 pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
 
 /// Longest time for one call, unless a client's `with_timeout` says otherwise. A request
@@ -54,37 +54,38 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls in flight per client; further ones wait.
 pub const MAX_IN_FLIGHT: usize = 1_024;
 
-/// Pause before the second attempt to connect, or to publish what a full queue refused; it
-/// doubles for each one after that.
+/// Shortest pause before another attempt to connect, or to publish what a full queue refused.
+/// It roughly doubles for each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest of these pauses.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Bounds of what is done with RabbitMQ.
+/// Limits for RabbitMQ only.
 pub mod rabbitmq {
     use std::time::Duration;
 
     /// Longest time to wait for a connection.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Maximum time between two signs of life of either side, in seconds. If two are
-    /// missing, the connection is dead. (`?heartbeat=` in the URL overrides it.)
+    /// Heartbeat interval, in seconds: each side sends something at least this often. If
+    /// nothing comes for two intervals, the connection is dead. (`?heartbeat=` in the URL
+    /// overrides it.)
     pub const HEARTBEAT: u16 = 10;
 
-    /// Minimum version of RabbitMQ: its quorum queues have a time to live for messages, and
-    /// move dead letters at least once.
+    /// Minimum version of RabbitMQ: the first whose quorum queues support a time to live for
+    /// messages and at-least-once dead lettering.
     pub const MIN_VERSION: &str = "3.10";
 
-    /// How often a job is given out again after its worker or the connection died,
+    /// How many times a job is redelivered after its worker or the connection died,
     /// before it is put with the dead letters. More than [`TRIES`](super::TRIES):
     /// a worker that dies counts against every job that it had been sent.
     pub const DELIVERY_LIMIT: u32 = 20;
 
-    /// Dead letters kept; with more, workers wait until somebody deals with them.
+    /// Maximum number of dead letters. At the limit, workers wait until somebody removes some.
     pub const MAX_DEAD_LETTERS: u32 = 10_000;
 
-    /// Requests that wait for a server; beyond it the oldest is dropped.
+    /// Maximum number of requests that wait for a server; beyond it, the oldest is dropped.
     pub const MAX_REQUESTS: u32 = 10_000;
 
     /// Messages published and not yet confirmed. Waiting for each confirm before the
@@ -92,7 +93,7 @@ pub mod rabbitmq {
     /// of many come back while others are on their way.
     pub const WINDOW: usize = 1_000;
 
-    /// How often in a row everything is declared again because messages came back.
+    /// How many times in a row everything is declared again because messages came back.
     pub(crate) const MAX_DECLARATIONS: u32 = 10;
 
     /// Jobs sent to a worker ahead of their acknowledgement.
@@ -105,15 +106,16 @@ pub mod rabbitmq {
     /// it take long.
     ///
     /// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
-    /// `consumer_timeout` (30 minutes unless configured) and delivers again everything that
-    /// was sent on it. This is far below it, so only a single message that takes that long
-    /// itself can meet it.
+    /// `consumer_timeout` (30 minutes unless configured) and redelivers everything that it
+    /// had sent on that channel. `MAX_WAIT` is far shorter, so the timeout can hit only a
+    /// worker whose single message takes that long.
     pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
     /// Longest time for giving jobs back to the queue.
     pub(crate) const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
-    /// Readings that wait for a slow subscriber; beyond it the oldest is dropped.
+    /// Maximum number of readings that wait for a slow subscriber; beyond it, the oldest is
+    /// dropped.
     pub const MAX_BACKLOG: u32 = 10_000;
 
     /// Readings sent ahead of their acknowledgement.
@@ -132,21 +134,21 @@ pub mod rabbitmq {
     pub(crate) const SERVER_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 }
 
-/// Bounds of what is done with Redis.
+/// Limits for Redis only.
 pub mod redis {
     use std::time::Duration;
 
-    /// Longest time to wait for a connection, and for an answer.
+    /// Longest time to wait for a connection, and for a reply.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// A connection on which nothing comes is asked for a keepalive this often; TCP
-    /// alone would not notice for hours that the other end is gone.
+    /// Time between two PINGs on a subscriber's connection. TCP alone would not notice for
+    /// hours that the other end is gone.
     pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
     /// Minimum version of Redis: it has `XAUTOCLAIM`.
     pub const MIN_VERSION: (u32, u32) = (6, 2);
 
-    /// Jobs in the stream, waiting or in work; beyond it producers wait.
+    /// Maximum number of unfinished jobs in the stream; beyond it, producers wait.
     pub const MAX_LENGTH: usize = 100_000;
 
     /// Jobs that a producer sends together.
@@ -158,17 +160,17 @@ pub mod redis {
     /// Jobs that a worker takes at a time, and acknowledges together.
     pub const BATCH: usize = 16;
 
-    /// A job whose worker has not been heard of for so long is given to another one.
+    /// Silence of a worker after which its jobs are given to another one.
     pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
 
-    /// A job that nobody works on looks as if its worker were silent for so long: longer than
-    /// any worker's [`CLAIM_AFTER`].
+    /// Idle time recorded for a job that nobody works on, so that it can be claimed at once.
+    /// It is longer than any worker's [`CLAIM_AFTER`].
     pub(crate) const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// How often workers look for jobs to claim.
     pub(crate) const CLAIM_EVERY: Duration = Duration::from_millis(500);
 
-    /// How long a worker waits for a job at a time; it then looks at other things.
+    /// Longest time of one wait for a job; between two waits, a worker does its other tasks.
     pub(crate) const BLOCK: Duration = Duration::from_millis(500);
 
     /// Time after which a consumer that holds nothing is removed. A worker that was killed
@@ -178,27 +180,28 @@ pub mod redis {
     /// How often workers look for consumers to remove, besides at their start.
     pub(crate) const REMOVE_EVERY: Duration = Duration::from_secs(60 * 60);
 
-    /// Delay before the second try, the third; up to [`CLAIM_AFTER`].
+    /// Delays before the second and the third try, each at most [`CLAIM_AFTER`].
     pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-    /// How often a job is given out before it is a dead letter even though it never
-    /// failed: its workers died. Redis has one count for both, so that a job whose worker
-    /// died has a try less.
+    /// How many times a job is delivered before it is a dead letter even though it never
+    /// failed: its workers died. Redis has one count for both, so a job whose worker died has
+    /// one try fewer.
     pub const DELIVERY_LIMIT: usize = 20;
 
-    /// Dead letters kept; with more, failed jobs stay where they are.
+    /// Maximum number of dead letters. At the limit, failed jobs stay where they are.
     pub const MAX_DEAD_LETTERS: usize = 10_000;
 
     /// Readings that wait to be taken from a
     /// [`Subscription`](crate::redis::publish_subscribe::Subscription); more are dropped.
     pub const MAX_BACKLOG: usize = 10_000;
 
-    /// Replies taken in one go.
+    /// Maximum number of replies taken at a time.
     pub(crate) const REPLY_BATCH: usize = 64;
 
-    /// Requests that wait in a server; more are dropped, and their callers time out.
+    /// Maximum number of requests that wait in a server. More are dropped, and their callers
+    /// time out.
     pub const MAX_WAITING_REQUESTS: usize = 4_096;
 
-    /// Requests answered in one go.
+    /// Maximum number of requests answered at a time.
     pub(crate) const REQUEST_BATCH: usize = 64;
 }

@@ -65,8 +65,8 @@ pub struct Reading {
     pub recorded_at: u64,
 }
 
-/// Reads an object from JSON. The error names the field. Both parts of it are at most
-/// [`MAX_ERROR`] characters long: they may quote a name as long as the whole text.
+/// Reads an object from JSON. The error has the field's path and the reason. Each may quote a
+/// very long name from the JSON, so each is cut to [`MAX_ERROR`] characters.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let short = |text: String| text.chars().take(MAX_ERROR).collect::<String>();
     let mut json = serde_json::Deserializer::from_slice(text);

@@ -28,7 +28,7 @@ struct Received {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// All of so many readings are kept.
+    /// All readings are kept; this is their number.
     Accepted(usize),
     /// None is kept.
     Refused {

@@ -30,13 +30,13 @@ pub struct Fault {
 /// acknowledgement. So the effect and the mark that it has happened must be one step,
 /// which no crash can split and no second worker can enter. Here that step is
 /// [`fs::rename`] under a [lock](File::lock): the result under the job's name *is* the
-/// mark. The system gives the lock back when the worker dies, so a crash leaves either
+/// mark. The system releases the lock when the worker dies, so a crash leaves either
 /// the whole result or none. (With a database it would be a transaction.)
 ///
 /// [`fs::hard_link`], which fails if the name exists, would need no lock. But file
 /// systems of memory cards and some network drives have no hard links, and a link cannot
-/// replace what a power cut has left: the file system may have stored the name and not
-/// yet the content. Such a file is not a whole result, and the next attempt replaces it.
+/// replace the remains of a power cut: the file system may have stored the name and not yet
+/// the content. Such a file is not a whole result, and the next attempt replaces it.
 ///
 /// [`Results::sync`] makes results survive a power cut. Workers call it before they
 /// acknowledge, once for all jobs that they acknowledge together.
@@ -48,19 +48,19 @@ pub struct Results {
 }
 
 impl Results {
-    /// Returns the results in a folder, which is made if it is not there. It writes a
-    /// file there and removes it, so that a worker that can't write takes no job.
+    /// Opens the folder for the results, and creates it if necessary. Writes a test file and
+    /// removes it, so that a worker that can't write takes no job.
     ///
     /// # Errors
-    /// If the folder can't be made or written.
+    /// If the folder can't be created or written to.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let results = Self { folder: folder.to_owned(), unsynced: Arc::default() };
         let try_it = || {
             fs::create_dir_all(folder)?;
-            // A folder is a name in the folder above it, which must reach the disk too.
+            // A folder is a name in its parent folder, and that name must reach the disk too.
             for made in folder.canonicalize()?.ancestors() {
                 if sync_folder(made).is_err() {
-                    break; // It is not ours, so it was there before.
+                    break; // This user can't open it, so it was there before.
                 }
             }
             let temporary = results.temporary(&[b' '; LARGEST_RESULT])?;
@@ -75,7 +75,7 @@ impl Results {
     ///
     /// # Errors
     /// The outer error is a fault of this machine, the inner one a fault of the job. In
-    /// both cases nothing has happened.
+    /// both cases, the job has had no effect.
     pub fn attempt(&self, message: &[u8]) -> Result<Result<Outcome, Failed>, Fault> {
         match Job::parse(message) {
             Ok(job) => self.outcome(&job).map_err(|cause| self.fault(cause)),
@@ -93,12 +93,12 @@ impl Results {
                 Err(failed) => return Ok(Err(failed)),
             }
         };
-        // Also the result of another worker, which may not have synced it yet.
+        // This also syncs the result of another worker, which may not have done so yet.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
         Ok(Ok(outcome))
     }
 
-    /// Keeps a result unless the job has one.
+    /// Keeps a result unless the job already has one.
     fn keep(&self, summary: Summary, path: &Path) -> io::Result<Outcome> {
         let temporary = self.temporary(&serde_json::to_vec(&summary)?)?;
         let renamed = self.rename_once(&temporary, path);
@@ -108,10 +108,10 @@ impl Results {
         Ok(if renamed? { Outcome::Done(summary) } else { Outcome::AlreadyDone(summary.job) })
     }
 
-    /// Gives the file its final name unless a whole result has it. Returns whether it
-    /// did.
+    /// Gives the file its final name unless a whole result already has it. Returns whether
+    /// it did.
     fn rename_once(&self, temporary: &Path, path: &Path) -> io::Result<bool> {
-        let _lock = self.lock()?; // Closing the file gives it back.
+        let _lock = self.lock()?; // Closing the file releases it.
         if is_whole(path)? {
             return Ok(false);
         }
@@ -119,7 +119,8 @@ impl Results {
         Ok(true)
     }
 
-    /// Waits until no other worker is between its look at a name and its use.
+    /// Takes the lock, so that no other worker can come between the check of a name and its
+    /// use.
     fn lock(&self) -> io::Result<File> {
         let path = self.folder.join(".lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
@@ -147,7 +148,7 @@ impl Results {
     /// them, and sixteen cost little more than one.
     ///
     /// # Errors
-    /// If one can't be written. Then no job of them may be acknowledged.
+    /// If a result can't be written. Then don't acknowledge any of the jobs.
     pub fn sync(&self) -> Result<(), Fault> {
         // Held until the end: a second call must not return before the results are there.
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +184,7 @@ impl Results {
     /// [`Results::sync`] on a thread that may wait for the disk.
     pub(crate) async fn sync_in_background(&self) -> Result<(), Fault> {
         let synced = self.in_background(Self::sync).await;
-        synced.unwrap_or_else(|| Err(self.fault(io::Error::other("the sync has panicked"))))
+        synced.unwrap_or_else(|| Err(self.fault(io::Error::other("the sync panicked"))))
     }
 
     /// Runs something on a thread of its own. `None` if it panics.

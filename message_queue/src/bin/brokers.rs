@@ -34,7 +34,7 @@ struct Args {
     /// Folder for data that outlives this program
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Install what is lacking first, as BROKERS=install does (Debian, Ubuntu)
+    /// Install missing brokers first, as BROKERS=install does (Debian, Ubuntu)
     #[arg(long)]
     install: bool,
 }
@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = shutdown_signal()?;
     let starting = tokio::task::spawn_blocking(move || start(&args));
-    // Cancel safe: leaving in the middle of a start takes the brokers along.
+    // Cancel safe: if this is dropped in the middle of a start, the brokers end too.
     let mut brokers = tokio::select! {
         started = starting => started??,
         () = shutdown.cancelled() => exit(0),
@@ -56,9 +56,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_some() {
         for broker in &mut brokers {
             if !broker.is_running() {
-                // What it printed may be long: first that, then what has happened.
+                // Its output may be long, so the reason comes last.
                 for line in broker.output().lines() {
-                    _ = writeln!(io::stderr(), "{}", printable(line)); // Nobody may read stderr.
+                    _ = writeln!(io::stderr(), "{}", printable(line)); // Stderr may be closed.
                 }
                 anyhow::bail!("{} has ended; the end of what it printed is above", broker.url());
             }
@@ -79,7 +79,7 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         if args.only.is_some_and(|only| only != kind) {
             continue;
         }
-        // Data that is kept should not lose the last second at a power cut.
+        // Kept data should not lose its last second in a power cut.
         let durable = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from);
         let durable = if kind == Kind::Redis && args.data.is_some() { durable.to_vec() } else { Vec::new() };
         let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));

@@ -97,7 +97,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// The tour. Its output stands in the README, and a test compares the two.
+/// The tour. The README shows its output, and a test compares the two.
 async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),

@@ -23,7 +23,7 @@ use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
 
 /// Does jobs from the work queue, one after the other; start several to share the
-/// work. Ctrl-C finishes the job in hand and leaves the rest queued.
+/// work. Ctrl-C finishes the current job and leaves the rest queued.
 #[derive(Parser)]
 #[command(name = "consumer")]
 struct Args {
@@ -32,16 +32,16 @@ struct Args {
     /// Folder for the results, the same for all workers
     #[arg(long, default_value = "results")]
     results: PathBuf,
-    /// Pretend that each job takes so many milliseconds more
+    /// Milliseconds added to each job, to pretend that it is long
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
-    /// RabbitMQ: jobs sent to this worker ahead of their acknowledgement, at least 1
+    /// RabbitMQ: maximum number of unacknowledged jobs sent to this worker, at least 1
     #[arg(long, default_value_t = message_queue::limits::rabbitmq::PREFETCH, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
-    /// Redis: claim jobs of a worker that was silent for so many milliseconds
+    /// Redis: claim the jobs of a worker after this many milliseconds of silence
     #[arg(long, value_name = "MILLISECONDS", default_value_t = message_queue::limits::redis::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
-    /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
+    /// Maximum number of jobs in the queue; RabbitMQ fixes it when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
@@ -82,9 +82,12 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         }
         Some(Command::DeadLetters { redrive }) => {
             let letters = dead_letters(args, *redrive);
-            // Dropped at Ctrl-C: each dead letter has been moved, or is still there.
+            // Ctrl-C drops this. A dead letter is removed only once its job is back in the
+            // queue.
             let ended = shutdown.run_until_cancelled(letters).await;
-            ended.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted; the rest of the dead letters stays")))
+            ended.unwrap_or_else(|| {
+                Err(anyhow::anyhow!("interrupted; the remaining dead letters stay where they are"))
+            })
         }
     }
 }
@@ -105,7 +108,7 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     };
     let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
-    // A stdout that can't be written shows at the first job.
+    // If stdout can't be written to, the report of the first job ends the worker.
     let ready = |queue: &str| {
         _ = writeln!(output(), "jobs come from {queue}, results go to {}", args.results.display());
     };
@@ -129,8 +132,8 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     Ok(writeln!(output(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
 }
 
-/// Lets a write beyond a file-size limit (`ulimit -f`) fail with an error. Otherwise the
-/// system ends the program with a signal. It does not do that to programs with a handler.
+/// Makes a write beyond the file-size limit (`ulimit -f`) fail with an error. The system
+/// kills a program that has no handler for SIGXFSZ.
 #[cfg(unix)]
 fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
     use nix::sys::signal::Signal;
@@ -142,7 +145,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
     let url = args.broker.url();
     let mut out = output();
     let show = |name: &str, reading: &Reading| writeln!(output(), "{} {}", printable(name), reading.value);
-    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Nobody may read stderr.
+    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Stderr may be closed.
     let lost = |reason: &str| say(&format!("connection lost: {reason}; reconnecting"));
     let back = || say("connected again; what was published meanwhile is lost");
     let everything = [match args.broker.broker {
@@ -172,7 +175,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
                     Event::Reading { channel, reading } => show(&channel, &reading)?,
                     Event::Disconnected(reason) => lost(&reason),
                     Event::Reconnected => back(),
-                    Event::Missed(missed) => say(&format!("too slow: {missed} readings were missed")),
+                    Event::Missed(count) => {
+                        say(&format!("this subscriber is too slow: {count} readings were missed"));
+                    }
                 }
             }
         }

@@ -30,10 +30,10 @@ struct Args {
     /// How many jobs that no worker can do, after the others
     #[arg(long, default_value_t = 0)]
     poison: u64,
-    /// First word of the jobs' ids; the same jobs again are duplicates
+    /// Prefix of the job IDs; jobs with the same IDs are duplicates
     #[arg(long)]
     batch: Option<String>,
-    /// Most jobs in the queue; RabbitMQ fixes it when the queue is made
+    /// Maximum number of jobs in the queue; RabbitMQ fixes it when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]
@@ -82,7 +82,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     };
-    // Dropped at Ctrl-C: what is not confirmed may be in the queue or not.
+    // Ctrl-C drops this: an unconfirmed job may or may not be in the queue.
     match shutdown.run_until_cancelled(work).await {
         Some(ended) => ended,
         None => anyhow::bail!("interrupted; jobs that were not confirmed may have been queued or not"),

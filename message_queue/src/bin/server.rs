@@ -16,7 +16,7 @@ use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 
 /// Keeps the readings of weather stations, which clients send across a broker.
-/// Ctrl-C stops it after the requests in hand are answered.
+/// Ctrl-C stops it once it has answered the requests that it has taken.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {

@@ -81,7 +81,7 @@ pub enum Error {
         /// Which one.
         kind: Kind,
     },
-    /// The way in which brokers are started here needs Unix.
+    /// A private broker can be started only on Unix.
     #[error(
         "this program starts {kind} only on Linux and macOS; elsewhere start it yourself \
          (docker compose up -d --wait), or run this in WSL"

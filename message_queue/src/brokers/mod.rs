@@ -1,5 +1,5 @@
-//! Where the brokers come from. `producer`, `consumer`, `server` and `client` use
-//! one that runs; `--bin brokers`, the tests and the lab start their own.
+//! Where the brokers come from. `producer`, `consumer`, `server`, and `client` use
+//! one that runs; `--bin brokers`, the tests, and the lab start their own.
 
 use std::env;
 use std::path::Path;
@@ -18,12 +18,11 @@ pub fn install_is_wanted() -> bool {
     env::var("BROKERS").is_ok_and(|value| value == "install")
 }
 
-/// Installs the packages of Debian or Ubuntu for what is lacking; prints the
+/// Installs the missing brokers from the packages of Debian or Ubuntu. Prints the
 /// command first, on stderr.
 ///
 /// # Errors
-/// [`Error::Install`] elsewhere, with the command of that platform, or if the
-/// command fails.
+/// [`Error::Install`] on other systems, with their command, or if the command fails.
 pub fn install() -> Result<(), Error> {
     if Kind::RabbitMq.program().is_some() && Kind::Redis.program().is_some() {
         return Ok(());

@@ -189,7 +189,7 @@ impl Broker {
         }
         command.current_dir(&self.folder).stdin(Stdio::piped());
         command.stdout(output.try_clone()?).stderr(output);
-        group::set_own(&mut command); // Ctrl-C in the terminal is not for the broker.
+        group::set_own(&mut command); // So that Ctrl-C does not reach the broker.
         self.process = Some(command.spawn()?);
         let deadline = Instant::now() + START;
         while !self.is_ready() {

@@ -66,7 +66,7 @@ impl Client {
         Ok(Self { shared: Arc::new(shared), timeout: CALL_TIMEOUT })
     }
 
-    /// The same client with another time for each call.
+    /// Returns the same client with another timeout for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -105,7 +105,7 @@ impl Client {
 impl Calls {
     async fn open(url: &str) -> Result<Self, Error> {
         let session = connect(url).await?;
-        // With confirms a returned message comes at once, with its confirm.
+        // With confirms, a returned message comes back at once, with its confirm.
         session.channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let replies =

@@ -58,9 +58,12 @@ fn uri(url: &str) -> Result<AMQPUri, Error> {
     let parsed = parse(url, &["amqp"])?;
     let mut uri: AMQPUri = url.parse().map_err(|error: String| refuse(url, error))?;
     if uri.vhost.is_empty() {
-        return Err(refuse(url, "it names an empty vhost: leave the slash at the end out, or write %2f"));
+        return Err(refuse(
+            url,
+            "it names an empty vhost: remove the slash at the end, or write /%2f for the vhost /",
+        ));
     }
-    // lapin would take localhost instead.
+    // lapin would connect to localhost instead of an IPv6 address.
     if let Some(Host::Ipv6(address)) = parsed.host() {
         uri.authority.host = address.to_string();
     }
@@ -74,15 +77,18 @@ fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
     let reason = match error.kind() {
         ErrorKind::ProtocolError(reason) => reason,
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
-            return Error::Unusable(format!("what answers at {} is not RabbitMQ", without_password(url)));
+            return Error::Unusable(format!("the server at {} is not RabbitMQ", without_password(url)));
         }
         _ => return error.into(),
     };
     let text = reason.get_message().as_str();
     match reason.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-            let guest =
-                if user == "guest" { "; guest may only log in on the broker's own machine" } else { "" };
+            let guest = if user == "guest" {
+                "; by default, guest can log in only from the broker's own machine"
+            } else {
+                ""
+            };
             Error::Unusable(format!(
                 "RabbitMQ refused the login for user {user}: check the name and the password in the URL{guest}"
             ))

@@ -26,13 +26,13 @@ use crate::results::Results;
 pub struct Deliveries {
     session: Session,
     queue: ShortString,
-    /// `None` after it was stopped; [`Deliveries::next`] starts another one.
+    /// `None` after a stop; [`Deliveries::next`] starts another one.
     consumer: Option<Consumer>,
     /// Largest number of unacknowledged messages.
     prefetch: u16,
-    /// That number for the present consumer.
+    /// That number for the current consumer.
     ahead: u16,
-    /// What it should be by the time that the last message took.
+    /// How many messages fit into `max_wait` if each takes as long as the last one.
     wanted: u16,
     batch: usize,
     max_wait: Duration,
@@ -40,7 +40,7 @@ pub struct Deliveries {
     results: Option<Results>,
     /// Delivered and not yet begun, each with the time of its arrival.
     waiting: VecDeque<(Instant, Delivery)>,
-    /// When the message in work was taken.
+    /// When the current message was taken.
     taken: Instant,
     /// Finished and not yet acknowledged, in the order of their delivery.
     finished: Vec<Delivery>,
@@ -92,14 +92,15 @@ impl Deliveries {
         Ok(deliveries)
     }
 
-    /// Lets results reach the disk before the messages they belong to are acknowledged,
-    /// and sets the time that [`MAX_WAIT`] is about.
+    /// Makes each acknowledgement wait until the results are on disk, and replaces
+    /// [`MAX_WAIT`] by `max_wait`.
     pub(crate) fn for_work(self, results: Results, max_wait: Duration) -> Self {
         Self { results: Some(results), max_wait, ..self }
     }
 
-    /// Starts a consumer. `basic.qos` counts for consumers that start after it, and
-    /// quorum queues know no other limit, so another limit needs another consumer.
+    /// Starts a consumer. `basic.qos` applies only to consumers that start after it, and
+    /// quorum queues support no limit for the whole channel. So a new limit needs a new
+    /// consumer.
     async fn consume(&mut self) -> Result<(), Error> {
         self.ahead = self.wanted;
         self.session.channel.basic_qos(self.ahead, BasicQosOptions::default()).await?;
@@ -110,7 +111,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Stops the consumer; what it had been sent stays in `waiting`.
+    /// Stops the consumer. The messages that it had received stay in `waiting`.
     async fn stop(&mut self) -> Result<(), Error> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
         self.session.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
@@ -120,7 +121,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// The next message. Cancel safe: dropped early, no message is lost.
+    /// Waits for the next message. Cancel safe: if dropped early, it loses no message.
     ///
     /// # Errors
     /// If the connection, the channel or the queue is gone.
@@ -147,16 +148,16 @@ impl Deliveries {
         delivered(&mut self.consumer).await
     }
 
-    /// Acknowledges in time what is finished, while the caller works on a message, and
-    /// takes in what arrives. Returns when a message has waited for `max_wait`; then
-    /// call [`Deliveries::release`]. Cancel safe.
+    /// Runs while the caller works on a message: acknowledges finished messages in time and
+    /// receives new ones. Returns when a message has waited for `max_wait`; then call
+    /// [`Deliveries::release`]. Cancel safe.
     ///
     /// # Errors
     /// As [`Deliveries::next`].
     pub(crate) async fn tend(&mut self) -> Result<(), Error> {
         loop {
             let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.max_wait);
-            // Cancel safe, all three; without any there is nothing to do.
+            // All three are cancel safe. If none is enabled, there is nothing to do.
             select! {
                 () = sleep_until(self.since + ACK_WITHIN), if !self.finished.is_empty() => {
                     self.acknowledge().await?;
@@ -170,7 +171,7 @@ impl Deliveries {
         }
     }
 
-    /// This message is finished, and so are all before it.
+    /// Marks this message, and so all before it, as finished.
     ///
     /// # Errors
     /// If the connection is gone: the message will be delivered again.
@@ -187,12 +188,12 @@ impl Deliveries {
         Ok(())
     }
 
-    /// This message was not finished; [`Deliveries::release`] returns it.
+    /// Takes back a message that was not finished; [`Deliveries::release`] will return it.
     pub(crate) fn not_done(&mut self, delivery: Delivery) {
         self.waiting.push_front((self.taken, delivery));
     }
 
-    /// Acknowledges what is finished. Cancel safe: what is not acknowledged stays.
+    /// Acknowledges the finished messages. Cancel safe: the others stay.
     ///
     /// # Errors
     /// If the connection is gone, or a result can't be kept.
@@ -201,8 +202,8 @@ impl Deliveries {
         if let Some(results) = &self.results {
             results.sync_in_background().await?;
         }
-        // It is sent when its future is polled first, even if that is dropped then, and a
-        // second one for the same messages would be an error.
+        // The first poll sends the acknowledgement, even if the future is dropped afterwards.
+        // A second one for the same messages would be an error.
         let tag = last.delivery_tag;
         self.finished.clear();
         self.session.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
@@ -210,13 +211,13 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Whether anything was acknowledged on this session.
+    /// Returns whether anything was acknowledged in this session.
     pub(crate) fn has_acknowledged(&self) -> bool {
         self.has_acknowledged
     }
 
-    /// Stops the consumer and hands over all messages that are not acknowledged, except
-    /// the one in work. The caller has to see to each of them.
+    /// Stops the consumer and returns all messages that are not acknowledged, except the one
+    /// that is being worked on. The caller has to acknowledge or requeue each of them.
     ///
     /// # Errors
     /// If the connection is gone: they will be delivered again.
@@ -226,8 +227,8 @@ impl Deliveries {
         Ok(self.finished.drain(..).chain(waiting).collect())
     }
 
-    /// Acknowledges what is done and closes the connection; the broker gives what
-    /// was sent ahead to others.
+    /// Acknowledges the finished messages and closes the connection. The broker redelivers the
+    /// others, which it had sent ahead.
     ///
     /// # Errors
     /// If the connection is gone already.
@@ -236,7 +237,7 @@ impl Deliveries {
         Ok(self.session.connection.close(200, "done".into()).await?)
     }
 
-    /// The channel, for what else is to be said on it.
+    /// The channel, for other commands.
     pub(crate) fn channel(&self) -> &lapin::Channel {
         &self.session.channel
     }

@@ -52,12 +52,12 @@ pub struct Publisher {
     /// Refused or returned by the broker; published again after a pause, when nothing
     /// is unconfirmed any more.
     refused: VecDeque<Message>,
-    /// Between two attempts to publish what was refused.
+    /// The pauses between two attempts to publish refused messages.
     pauses: Pauses,
-    /// The log says that the queue is full.
+    /// Whether the log has already said that the queue is full.
     told_full: bool,
     retry: Retry,
-    /// Some came back: the queue must be declared again first.
+    /// Whether some messages came back: then the queue must be declared again first.
     returned: bool,
     declarations: u32,
     confirmed: u64,

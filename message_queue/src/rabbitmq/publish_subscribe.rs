@@ -42,11 +42,10 @@ pub enum Event {
         /// The reading.
         reading: Reading,
     },
-    /// The connection was lost, for this reason. The next event follows when it is
-    /// there again.
+    /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
     Disconnected(String),
-    /// The connection is there again. What was published meanwhile found no queue of
-    /// this subscriber.
+    /// The connection is back. Messages published in the meantime are lost: this subscriber
+    /// had no queue then.
     Reconnected,
 }
 
@@ -82,7 +81,7 @@ impl Subscription {
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// Only what no new connection can cure.
+    /// Only an error that a new connection can't cure.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             let Some(deliveries) = &mut self.deliveries else {

@@ -21,7 +21,7 @@ use crate::record::{Reason, Reply, Store};
 /// be taken.
 ///
 /// # Errors
-/// If there is no broker at first; later it connects again by itself.
+/// If there is no broker at first; later it connects again on its own.
 pub async fn serve(
     url: &str,
     topology: &Topology,
@@ -61,8 +61,8 @@ async fn answer_all(
             () = shutdown.cancelled() => break,
             next = deliveries.next() => next?,
         };
-        // A request that was given to another server, or to us before the connection
-        // broke, may have run: it gets an answer, but not a second run.
+        // A request that was delivered to another server, or here before the connection broke,
+        // may have been executed: it gets a reply, but is not executed again.
         let answer = if request.redelivered {
             Reply::refused(Reason::Interrupted, "may have been executed by a server that went away")
         } else {
@@ -96,7 +96,7 @@ async fn reply(
     let properties = BasicProperties::default()
         .with_correlation_id(correlation)
         .with_content_type("application/json".into());
-    // Not mandatory: a caller that has gone needs no reply.
+    // Not mandatory: a caller that has left needs no reply.
     let options = BasicPublishOptions::default();
     deliveries.channel().basic_publish("".into(), reply_to, options, &body, properties).await?;
     Ok(())

@@ -26,7 +26,7 @@ use crate::limits::rabbitmq::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS, MI
 /// What may differ between two uses of one broker.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// First word of every name.
+    /// Prefix of every name.
     pub prefix: String,
     /// Jobs in the work queue; beyond it RabbitMQ refuses with a nack.
     pub max_length: u32,
@@ -84,7 +84,7 @@ impl Topology {
             set("x-queue-type", AMQPValue::LongString("quorum".into()));
             set("x-delivery-limit", AMQPValue::LongInt(limit.cast_signed()));
             set("x-max-length", AMQPValue::LongLongInt(max_length.into()));
-            // A nack to the publisher; the default would drop the oldest message.
+            // Nacks the new message; the default would drop the oldest one.
             set("x-overflow", AMQPValue::LongString("reject-publish".into()));
             if let Some(target) = target {
                 set("x-dead-letter-exchange", AMQPValue::LongString("".into()));

@@ -68,12 +68,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until `shutdown`, then finishes the job in hand, acknowledges, and
+    /// Works until `shutdown`, then finishes its current job, acknowledges, and
     /// leaves the rest queued. `ready` is called when it is connected; `report` is told
     /// of each attempt.
     ///
     /// # Errors
-    /// If there is no broker at first, what no new connection can cure, or if
+    /// If there is no broker at first, after an error that a new connection can't cure, or if
     /// `report` fails.
     pub async fn run(
         &self,
@@ -91,7 +91,7 @@ impl Worker {
             loop {
                 let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
-                // Without a connection no job is in hand: a shutdown waits for nothing.
+                // Without a connection there is no job to finish: a shutdown waits for nothing.
                 if shutdown.is_cancelled() && error.is_transient() {
                     return Ok(());
                 }
@@ -137,7 +137,9 @@ impl Worker {
                 deliveries.finish().await
             };
             if let Err(error) = left.await {
-                warn!("{error}; RabbitMQ takes back the jobs of this worker, and counts that");
+                warn!(
+                    "{error}; RabbitMQ redelivers this worker's jobs, which counts towards their delivery limit"
+                );
             }
         }
         ended
@@ -159,14 +161,15 @@ impl Worker {
                 next = deliveries.next() => next?,
             };
             if deliveries.has_acknowledged() {
-                retry.progress(); // The broker has taken that, since it goes on delivering.
+                retry.progress(); // The broker accepted the acknowledgement: it still delivers.
             }
             let message = delivery.data.clone();
             let mut attempt = std::pin::pin!(async {
                 sleep(self.work_time).await;
                 self.results.attempt_in_background(message).await
             });
-            // What happens to the connection meanwhile ends the session, but not the attempt.
+            // If the connection fails meanwhile, the session ends, but only after the
+            // attempt.
             let mut tended = Ok(());
             let outcome = loop {
                 // Cancel safe, both: the attempt goes on in the next round.
@@ -208,9 +211,9 @@ impl Worker {
     /// Puts jobs back into the queue without counting that against them.
     ///
     /// RabbitMQ counts each return of a message (`basic.nack`, or a connection that
-    /// closes) towards [`DELIVERY_LIMIT`](crate::limits::rabbitmq::DELIVERY_LIMIT); only from 4.3
-    /// on it spares the nack. So each job is published once more, and then acknowledged.
-    /// A crash in between makes it two jobs with one id, which is harmless.
+    /// closes) towards [`DELIVERY_LIMIT`](crate::limits::rabbitmq::DELIVERY_LIMIT); from 4.3
+    /// on, it no longer counts a nack. So this publishes each job again and then acknowledges
+    /// the original. A crash in between leaves two jobs with one id, which is harmless.
     async fn give_back(&self, retries: &mut Publisher, jobs: Vec<Delivery>) -> Result<(), Error> {
         let publish = async {
             for job in &jobs {
@@ -220,7 +223,8 @@ impl Worker {
             }
             retries.flush().await
         };
-        // A full queue takes none: then they are returned, and that is counted.
+        // A full queue accepts no job in time. Then they are nacked, which counts before
+        // RabbitMQ 4.3.
         let published = timeout(GIVE_BACK_WITHIN, publish).await;
         let counted = published.is_err();
         published.unwrap_or(Ok(()))?;
@@ -266,15 +270,15 @@ impl Worker {
     }
 }
 
-/// Which try of a job this is, from 1 on. The header may hold anything: everybody who can
-/// publish can write it.
+/// Returns which try of a job this is, from 1 on. The header may hold anything, since anyone
+/// who can publish can set it.
 fn attempt_of(delivery: &Delivery) -> u32 {
     header(delivery, ATTEMPT).and_then(|value| value.as_long_uint()).unwrap_or(1).clamp(1, TRIES)
 }
 
-/// The same job for another queue, on disk there, with these headers. Properties that
-/// somebody else chose do not come along: with an expiration it would vanish among the
-/// dead letters, and RabbitMQ refuses messages with another user's name.
+/// Returns a persistent copy of a job for another queue, with these headers. It leaves out
+/// the sender's other properties: with an expiration, the copy would vanish from the dead
+/// letters, and RabbitMQ refuses a message that carries another user's name.
 fn copy_of(delivery: &Delivery, queue: String, headers: FieldTable) -> Message {
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())

@@ -1,8 +1,8 @@
 //! The client's side of request/reply over Pub/Sub: `record` across Redis.
 //!
-//! `PUBLISH` tells how many subscribers it reached. None: no server, and the call
-//! fails at once. More than one: the request runs on each of them, because Pub/Sub
-//! knows no "one of these"; that is what Streams and RabbitMQ's queues are for.
+//! `PUBLISH` returns how many subscribers it reached. Without any, there is no server, and
+//! the call fails at once. If there are several, the request runs on each of them: Pub/Sub
+//! can't choose one. That is what Streams and RabbitMQ's queues are for.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +76,7 @@ impl Client {
         Ok(Self { shared: Arc::new(shared), timeout: CALL_TIMEOUT })
     }
 
-    /// The same client with another time for each call.
+    /// Returns the same client with another timeout for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

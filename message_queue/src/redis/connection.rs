@@ -31,7 +31,7 @@ fn info(url: &str) -> Result<ConnectionInfo, Error> {
     parsed.into_connection_info().map_err(|error| refuse(url, redis_text(&error)))
 }
 
-/// Connects, logs in, and checks that a Redis of a known version answers.
+/// Connects, logs in, and checks that Redis is not too old, if it sends its version.
 async fn open(
     url: &str,
     info: &ConnectionInfo,
@@ -59,7 +59,7 @@ async fn open(
     }
     match cmd("HELLO").query_async(&mut connection).await {
         Ok(hello) => check_version(&hello)?,
-        // A user may lack the permission for HELLO, which is no reason not to work.
+        // A user who may not send HELLO can still use everything else.
         Err(error) if error.code().is_some_and(|code| code != "NOAUTH") => {}
         Err(error) => return Err(explain(error)),
     }
@@ -100,22 +100,22 @@ fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
             "Redis refused the login for user {user}: check the name and the password in the URL"
         )),
         Some("ERR") if detail.contains("DB index") => Error::Unusable(format!(
-            "there is no database {} on Redis at {}: leave it out of the URL, or take a lower number",
+            "there is no database {} on Redis at {}: leave it out of the URL, or use a lower number",
             login.db(),
             without_password(url)
         )),
         Some(_) => error.into(),
-        None => Error::Unusable(format!("what answers at {} is not Redis", without_password(url))),
+        None => Error::Unusable(format!("the server at {} is not Redis", without_password(url))),
     }
 }
 
-/// A connection for commands. It does not connect again on its own: its user has more
-/// to do then than to repeat a command.
+/// Opens a connection for commands. It does not reconnect on its own, since its user has more
+/// to do then than repeat a command.
 pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
 
-/// Connects, and makes the group if it is not there.
+/// Connects, and creates the group if necessary.
 pub(super) async fn open_group(url: &str, keys: &KeyNames) -> Result<MultiplexedConnection, Error> {
     let mut connection = connect(url).await?;
     let mut create = cmd("XGROUP");

@@ -1,4 +1,4 @@
-//! What puts jobs into the stream: the producer, and whoever re-drives dead letters.
+//! Puts jobs into the stream: new ones, and dead letters that are redriven.
 
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
@@ -57,7 +57,7 @@ impl Producer {
         Ok(Self { url, keys, max_length, connection, retry, unconfirmed, confirmed: 0 })
     }
 
-    /// How many jobs Redis has taken.
+    /// Returns how many jobs Redis has accepted.
     pub fn confirmed(&self) -> u64 {
         self.confirmed
     }
@@ -67,16 +67,16 @@ impl Producer {
     /// that had arrived are then twice in the stream, with the same ids.
     ///
     /// # Errors
-    /// Only what no repetition can cure.
+    /// Only an error that another attempt can't cure.
     pub async fn publish(&mut self, job: &Job) -> Result<(), Error> {
         self.unconfirmed.push(serde_json::to_vec(job).map_err(std::io::Error::from)?);
         if self.unconfirmed.len() >= PIPELINE { self.flush().await } else { Ok(()) }
     }
 
-    /// Waits until Redis has taken every job.
+    /// Waits until Redis has accepted every job.
     ///
     /// # Errors
-    /// Only what no repetition can cure.
+    /// Only an error that another attempt can't cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
         let (mut pauses, mut told) = (Pauses::new(MIN_PAUSE, FULL_MAX_PAUSE), false);
         while !self.unconfirmed.is_empty() {

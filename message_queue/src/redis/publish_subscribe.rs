@@ -1,6 +1,6 @@
 //! Publish/subscribe: Redis sends a message to those who listen at that moment,
-//! and forgets it. Nothing is stored, not even for a subscriber who is just
-//! connecting again.
+//! and forgets it. Nothing is stored, not even for a subscriber that is just
+//! reconnecting.
 
 use std::sync::atomic::Ordering;
 
@@ -53,7 +53,7 @@ impl Publisher {
         Ok(heard)
     }
 
-    /// Publishes messages, whatever they are, in one round trip; returns for each how
+    /// Publishes any messages in one round trip; returns for each how
     /// many subscribers it was sent to.
     ///
     /// # Errors
@@ -80,10 +80,9 @@ pub enum Event {
         /// The reading.
         reading: Reading,
     },
-    /// The connection was lost, for this reason. The next event follows when it is
-    /// there again.
+    /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
     Disconnected(String),
-    /// The connection is there again. What was published meanwhile is lost.
+    /// The connection is back. Messages published in the meantime are lost.
     Reconnected,
     /// This many readings were dropped, because they were not taken fast enough.
     Missed(u64),
@@ -117,7 +116,7 @@ impl Subscription {
     /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// Only what no new connection can cure.
+    /// Only an error that a new connection can't cure.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             let Some(subscriber) = &mut self.subscriber else {

@@ -23,8 +23,8 @@ use crate::record::{Reason, Reply, Store};
 /// be taken.
 ///
 /// # Errors
-/// If there is no broker at first, or what no new connection can cure; otherwise it
-/// connects again on its own.
+/// If there is no broker at first, or an error that a new connection can't cure. After any
+/// other error, it connects again on its own.
 pub async fn serve(
     url: &str,
     keys: &KeyNames,
@@ -75,7 +75,7 @@ async fn answer_all(
         }
     }
     info!("stopping: no new requests, those in hand are answered");
-    // Redis sends nothing more; what is here already gets its answer.
+    // Redis sends nothing more. The requests that have arrived still get their replies.
     let _ = subscriber.connection.unsubscribe(keys.requests()).await;
     let rest: Vec<_> = subscriber.drain().collect();
     answer(&mut subscriber.connection, keys, store, rest.into_iter()).await?;
@@ -93,7 +93,7 @@ async fn answer(
     let mut replies = redis::pipe();
     for (_, request) in pushes.filter_map(message) {
         let Some((Address { id, reply_to }, answer)) = execute(store, &request) else { continue };
-        // Replies go to clients' channels, and nowhere else that a request may name.
+        // Replies go only to clients' channels, whatever else a request names.
         if reply_to.starts_with(&keys.replies())
             && let Ok(reply) = serde_json::to_vec(&ReplyMessage { id, answer })
         {

@@ -7,7 +7,7 @@
 //! | each message goes to | everybody who listens now | one worker of the group |
 //! | nobody there | lost | waits |
 //! | the receiver dies | lost | another one claims it |
-//! | too slow a receiver | is disconnected, or drops | the stream grows up to its cap |
+//! | the receiver is too slow | is disconnected, or drops | the stream grows up to its cap |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use crate::limits::redis::{
 use crate::reconnect::Retry;
 use crate::results::Results;
 
-/// Consumers of the group under which no worker runs: what they hold waits to be
-/// claimed, after a failure or after its worker was told to stop.
+/// A consumer of the group that has no worker. Its jobs wait to be claimed, after a failure or
+/// after their worker was told to stop.
 const RETRY: &str = "retry";
 
 /// Moves a job to the dead letters, as one step, if there is room.
@@ -45,10 +45,10 @@ const DEAD_LETTER_SCRIPT: &str = "
     redis.call('XDEL', KEYS[1], ARGV[3])
     return 1";
 
-/// Gives up to a thousand jobs of a worker to [`RETRY`], to be claimed at once, and takes
-/// back that they were given out: they do not lose a try. Removes the worker when it holds
-/// none. That is one step: a job that arrived between a look and the removal would be
-/// forgotten with the worker.
+/// Hands up to a thousand jobs of a worker to [`RETRY`], where any worker can claim them at
+/// once. Subtracts their last delivery, so that they don't lose a try. If the worker holds no
+/// job, removes it from the group. All of that is one step: otherwise, a job that arrived
+/// between the check and the removal would be forgotten with the worker.
 const LEAVE: &str = "
     local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
     for _, job in ipairs(held) do
@@ -81,9 +81,9 @@ pub struct Worker {
     pub keys: KeyNames,
     /// The worker's name in the group; each needs its own. See [`random_name`].
     pub name: String,
-    /// Jobs of workers that have been silent for so long are claimed.
+    /// Silence after which the jobs of another worker are claimed.
     pub claim_after: Duration,
-    /// Consumers that hold nothing and have been idle for so long are removed;
+    /// Time after which an idle consumer that holds nothing is removed;
     /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
     /// Where the results go.
@@ -92,8 +92,9 @@ pub struct Worker {
     pub work_time: Duration,
 }
 
-/// Returns a name that no other worker has. A process ID would not do: in two containers
-/// it is often the same, and a worker that left would take the other's jobs along.
+/// Returns a random name, which no other worker has. A process ID is not enough: it is often
+/// the same in two containers, and a worker that leaves would then give back the other's
+/// jobs.
 ///
 /// # Errors
 /// If the system has no random numbers.
@@ -101,7 +102,7 @@ pub fn random_name() -> std::io::Result<String> {
     Ok(format!("worker-{:016x}", getrandom::u64()?))
 }
 
-/// A job in hand.
+/// A job that this worker holds.
 struct Entry {
     id: String,
     job: Arc<Vec<u8>>,
@@ -110,12 +111,12 @@ struct Entry {
 }
 
 impl Worker {
-    /// Works until `shutdown`, then finishes the job in hand, acknowledges, and
+    /// Works until `shutdown`, then finishes its current job, acknowledges, and
     /// leaves the rest to others. `ready` is called when it is connected; `report` is
     /// told of each attempt.
     ///
     /// # Errors
-    /// If there is no broker at first, what no new connection can cure, or if
+    /// If there is no broker at first, after an error that a new connection can't cure, or if
     /// `report` fails.
     pub async fn run(
         &self,
@@ -131,7 +132,7 @@ impl Worker {
             loop {
                 let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
                 let Err(error) = session.await else { return Ok(()) };
-                // Without a connection no job is in hand: a shutdown waits for nothing.
+                // Without a connection there is no job to finish: a shutdown waits for nothing.
                 if shutdown.is_cancelled() && error.is_transient() {
                     return Ok(());
                 }
@@ -228,7 +229,7 @@ impl Worker {
         if reply.claimed.is_empty() {
             return Ok(Vec::new());
         }
-        // How often each has been delivered, XAUTOCLAIM does not say.
+        // XAUTOCLAIM does not return how often each job has been delivered.
         let mut pipeline = redis::pipe();
         for id in &reply.claimed {
             pipeline.cmd("XPENDING").arg(self.keys.jobs()).arg(GROUP).arg(&id.id).arg(&id.id).arg(1);
@@ -260,7 +261,7 @@ impl Worker {
                 sleep(self.work_time).await;
                 self.results.attempt_in_background(entry.job.to_vec()).await
             });
-            // What happens to the connection meanwhile ends the work, but not the attempt.
+            // If the connection fails meanwhile, the work ends, but only after the attempt.
             let mut tended = Ok(());
             let outcome = loop {
                 // Cancel safe, all three: the attempt goes on in the next round.
@@ -295,9 +296,9 @@ impl Worker {
         self.acknowledge(connection, &mut finished).await
     }
 
-    /// Acknowledges jobs whose results are on the disk, and deletes them, as one step: one
-    /// that is acknowledged but still there would count against the length and be given to
-    /// nobody.
+    /// Waits until the results are on disk, then acknowledges the jobs and deletes them in
+    /// one step. A job that was acknowledged but not deleted would count towards the stream's
+    /// length, and no worker would ever get it.
     async fn acknowledge(
         &self,
         connection: &mut MultiplexedConnection,
@@ -316,7 +317,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives jobs to a consumer, silent for so long already.
+    /// Gives jobs to a consumer, and records this idle time for them.
     async fn claim_for(
         &self,
         connection: &mut MultiplexedConnection,
@@ -356,7 +357,7 @@ impl Worker {
         Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, again_in: delay })
     }
 
-    /// Leaves the group: what this worker holds can be claimed at once.
+    /// Leaves the group: other workers can claim its jobs at once.
     async fn leave(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         loop {
             let mut leave = cmd("EVAL");
@@ -368,7 +369,7 @@ impl Worker {
         }
     }
 
-    /// Removes consumers that were killed, when nothing of theirs is left.
+    /// Removes consumers that were killed, once they hold no jobs.
     async fn remove_idle(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         let mut remove = cmd("EVAL");
         remove.arg(REMOVE_IDLE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name);
@@ -385,7 +386,7 @@ impl Worker {
 }
 
 fn entry(mut id: StreamId, delivery: usize) -> Option<Entry> {
-    // Somebody else's entry without our field fails as a job, and is put aside.
+    // An entry without the field, from another program, fails as a job and becomes a dead letter.
     let job = match id.map.remove("job") {
         Some(Value::BulkString(job)) => job,
         _ => Vec::new(),

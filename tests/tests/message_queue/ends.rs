@@ -1,4 +1,4 @@
-//! How programs end, and how a subscriber does not.
+//! How programs end, and how a subscriber survives the end of its broker.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::PAIR;
 use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, name, prefix, url};
 
-/// As in `consumer | head -1`: the first line is read, and then nobody reads any more.
+/// As in `consumer | head -1`: stdout is closed after the first line.
 pub async fn a_closed_stdout_ends_every_command_silently() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
@@ -40,13 +40,13 @@ pub async fn a_closed_stdout_ends_every_command_silently() {
             stdout.read_line(&mut first).await.unwrap();
             drop(stdout);
             let ended = async {
-                // A subscriber notices when there is something to show.
+                // A subscriber notices the closed stdout only when it has something to print.
                 while child.try_wait().unwrap().is_none() {
                     let publish = ["publish", "oslo-1", "wind", "1"];
                     run_program(PRODUCER, &[&ours[..], &publish].concat()).await;
                 }
             };
-            assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} goes on");
+            assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} did not end");
             let mut said = String::new();
             child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
             assert_eq!(child.wait().await.unwrap().code(), Some(0), "{program} {args:?}: {said}");
@@ -56,7 +56,7 @@ pub async fn a_closed_stdout_ends_every_command_silently() {
     }
 }
 
-/// The broker stops, and comes back after a while.
+/// The broker stops, and is started again after a while.
 pub async fn a_subscriber_survives_its_broker() {
     for kind in BOTH {
         let mut broker = Broker::start(kind, Options::default()).unwrap();
@@ -69,7 +69,7 @@ pub async fn a_subscriber_survives_its_broker() {
         server.shows("connected to", 1).await;
         broker.stop();
         subscriber.shows("connection lost: ", 1).await;
-        // Several attempts are made in vain.
+        // Several attempts fail.
         server.shows("connecting again", 5).await;
         broker.restart().unwrap();
         subscriber.shows("connected again; what was published meanwhile is lost", 1).await;

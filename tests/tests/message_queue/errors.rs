@@ -1,4 +1,4 @@
-//! Errors that another attempt can cure, errors that it can't, and what each says.
+//! Temporary and permanent errors, and the messages that explain them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ const REDIS_LASTING: [&str; 8] = [
     "MOVED 3999 127.0.0.1:6381",
 ];
 
-/// Replies to AMQP's methods as RabbitMQ sends them, and whether they may change.
+/// Errors as RabbitMQ sends them, and whether another attempt may succeed.
 const RABBITMQ: [(u16, &str, bool); 14] = [
     (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", true),
     (404, "NOT_FOUND - no queue 'weather.jobs.v1' in vhost '/'", true),
@@ -90,7 +90,7 @@ pub async fn errors_are_told_apart() {
 }
 
 /// Only what certainly was not executed may be sent again without a thought.
-pub async fn an_error_tells_whether_the_request_may_have_been_executed() {
+pub async fn an_error_says_whether_the_request_may_have_been_executed() {
     let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     let refused = AMQPError::from_id(403, "ACCESS_REFUSED".into()).unwrap();
     let refused = lapin::Error::from(lapin::ErrorKind::ProtocolError(refused));
@@ -109,7 +109,7 @@ pub async fn an_error_tells_whether_the_request_may_have_been_executed() {
     }
 }
 
-/// Exit code 1, and one line on stderr besides what a worker says about itself.
+/// Checks for exit code 1 and a single error line on stderr.
 fn assert_error(output: &Output, text: &str) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.contains(" INFO ")).collect();
     assert_eq!((output.code, lines.len()), (Some(1), 1), "{output:?}");
@@ -117,7 +117,7 @@ fn assert_error(output: &Output, text: &str) {
     assert!(!output.stderr.contains("sekret"), "{output:?}");
 }
 
-/// The pauses that a program announced, in milliseconds.
+/// Returns the pauses that a program logged, in milliseconds.
 fn pauses(printed: &str) -> Vec<u64> {
     let pause = regex::Regex::new(r"; connecting again in ([0-9.]+)(ms|s)$").unwrap();
     let lines = printed.lines().filter_map(|line| pause.captures(line));
@@ -163,7 +163,7 @@ pub async fn a_lasting_error_of_redis_ends_a_producer() {
     join_all(cases).await;
 }
 
-/// A program starts while its broker is there but does not work yet.
+/// A program starts while its broker accepts connections but does not work yet.
 pub async fn a_broker_that_is_starting_is_waited_for() {
     let count = AtomicUsize::new(0);
     let loading = fake_redis(move |name| match name {
@@ -196,7 +196,7 @@ fn url_for(kind: Kind, user: &str) -> String {
     broker(kind).replace("://", &format!("://{user}:sekret@"))
 }
 
-/// Each program with a user that may do everything but one thing which it needs.
+/// Each program runs as a user who lacks one permission that the program needs.
 pub async fn a_missing_permission_ends_every_program() {
     let reading = ["publish", "oslo-1", "wind", "7"];
     let cases: [(&str, &str, &[&str]); 11] = [
@@ -226,7 +226,7 @@ pub async fn a_missing_permission_ends_every_program() {
         assert!(output.stderr.contains(&missing[1..]), "{output:?}");
     }
 
-    // RabbitMQ knows three kinds: to configure, to write, and to read.
+    // RabbitMQ has three permissions: configure, write, and read.
     let cases: [(&str, &str, [&str; 3], &[&str]); 6] = [
         (PRODUCER, "configure", ["nothing", ".*", ".*"], &["--count", "1"]),
         (PRODUCER, "write", [".*", "nothing", ".*"], &["--count", "1"]),
@@ -240,7 +240,7 @@ pub async fn a_missing_permission_ends_every_program() {
     let url = url_for(Kind::RabbitMq, &user);
     rabbitmqctl(&["add_user", &user, "sekret"]);
     for (program, missing, [configure, write, read], args) in cases {
-        // Names of its own, declared by somebody with all permissions.
+        // Its own names, declared by a user with all permissions.
         let (prefix, folder) = (prefix(), Folder::new());
         let all = ["--url", &broker(Kind::RabbitMq), "--prefix", &prefix, "--count", "0"];
         assert_eq!(run_program(PRODUCER, &all).await.code, Some(0));
@@ -256,7 +256,7 @@ pub async fn a_missing_permission_ends_every_program() {
     }
 }
 
-/// The permission goes while the programs work.
+/// The permission is taken away while the programs run.
 pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let (user, folder) = (prefix(), Folder::new());
     let prefix = user.as_str();
@@ -264,7 +264,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let url = url_for(Kind::Redis, prefix);
     let ours = ["--broker", "redis", "--url", &url, "--prefix", prefix];
 
-    // A producer that waits for room, and nobody takes anything.
+    // A producer that waits for space in a full queue without consumers.
     let jobs = ["--count", "300", "--max-length", "100"];
     let mut producer = Program::producer(Kind::Redis, &url, prefix, &jobs);
     producer.shows("is full: waiting for consumers", 1).await;
@@ -279,7 +279,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let printed = worker.ends(1).await;
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
 
-    // The reply can't be published; the next server would not get further.
+    // The server can't publish its reply, and a restarted one could not either.
     let mut server = Program::start(PAIR.server, &ours);
     server.shows("connected to", 1).await;
     redis_cli(&["ACL", "SETUSER", prefix, "-publish"]).await;
@@ -289,7 +289,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
     call.abort();
 
-    // Redis closes the connection of a subscriber that may not hear its channel any more.
+    // Redis closes the connection of a subscriber that loses the permission for its channel.
     let mut subscriber = Program::start(CONSUMER, &[&ours[..], &["subscribe"]].concat());
     subscriber.shows("subscribed to", 1).await;
     redis_cli(&["ACL", "SETUSER", prefix, "resetchannels"]).await;
@@ -297,7 +297,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     assert_eq!(printed.matches("connection lost: ").count(), 1, "{printed}");
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
 
-    // RabbitMQ keeps what a connection may do until it asks again.
+    // RabbitMQ caches the permissions of a connection, so the connections are closed as well.
     let rabbitmqctl = |args: &[&str]| shared(Kind::RabbitMq).lock().unwrap().rabbitmqctl(args).unwrap();
     let url = url_for(Kind::RabbitMq, prefix);
     rabbitmqctl(&["add_user", prefix, "sekret"]);
@@ -322,7 +322,7 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     }
 }
 
-pub async fn what_is_wrong_with_a_broker_is_named() {
+pub async fn an_unusable_broker_is_explained() {
     let port = |kind| broker(kind).rsplit(':').next().unwrap().to_owned();
     let (rabbitmq, redis_port) = (port(Kind::RabbitMq), port(Kind::Redis));
     let user = prefix();
@@ -376,7 +376,7 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
             "amqp:u:sekret@127.0.0.1".to_owned(),
             "cannot use the URL 127.0.0.1: it must begin with amqp://",
         ),
-        (Kind::RabbitMq, format!("amqp://{web}"), "what answers at amqp://127.0.0.1:"),
+        (Kind::RabbitMq, format!("amqp://{web}"), "the server at amqp://127.0.0.1:"),
         (Kind::RabbitMq, format!("amqp://[::2]:{rabbitmq}"), "no broker at amqp://[::2]:"),
         (
             Kind::RabbitMq,
@@ -405,8 +405,8 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
         ),
         (Kind::Redis, format!("amqp://127.0.0.1:{redis_port}"), "cannot use the URL amqp://127.0.0.1:"),
         (Kind::Redis, format!("u:sekret@127.0.0.1:{redis_port}"), "cannot use the URL 127.0.0.1:"),
-        (Kind::Redis, format!("redis://127.0.0.1:{rabbitmq}"), "what answers at redis://127.0.0.1:"),
-        (Kind::Redis, format!("redis://{web}"), "what answers at redis://127.0.0.1:"),
+        (Kind::Redis, format!("redis://127.0.0.1:{rabbitmq}"), "the server at redis://127.0.0.1:"),
+        (Kind::Redis, format!("redis://{web}"), "the server at redis://127.0.0.1:"),
         (
             Kind::Redis,
             format!("redis://{old}"),
@@ -425,7 +425,10 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
         run_program(PRODUCER, &["--broker", kind, "--url", url, "--count", "1"]).await.stderr
     };
     for (url, text) in [
-        (format!("amqp://127.0.0.1:{rabbitmq}/"), "leave the slash at the end out, or write %2f"),
+        (
+            format!("amqp://127.0.0.1:{rabbitmq}/"),
+            "remove the slash at the end, or write /%2f for the vhost /",
+        ),
         (format!("amqp://127.0.0.1:{rabbitmq}/nope"), "rabbitmqctl add_vhost nope"),
         (format!("amqps://127.0.0.1:{rabbitmq}"), "it asks for TLS"),
         (format!("rediss://127.0.0.1:{redis_port}"), "it asks for TLS"),
@@ -436,9 +439,9 @@ pub async fn what_is_wrong_with_a_broker_is_named() {
     }
 }
 
-/// A user that may not say HELLO is as good as another, and a server too old for a
-/// command is told by it.
-pub async fn old_brokers_are_named() {
+/// A user without the permission for HELLO can work all the same. A broker that lacks a
+/// command or an argument is reported as too old.
+pub async fn brokers_that_are_too_old_are_reported() {
     let no_hello = fake_redis(|name| match name {
         "HELLO" => Some("-NOPERM this user has no permissions to run the 'hello' command\r\n".into()),
         "EVAL" => Some(":1\r\n".into()),
@@ -474,9 +477,9 @@ pub async fn old_brokers_are_named() {
     }
 }
 
-/// Text from a broker and from other clients of it, in what a person sees.
+/// Text from a broker or its other clients is escaped before a person sees it.
 pub async fn text_from_outside_is_printable() {
-    // The reason for which RabbitMQ closes a connection: in an error, and in a log line.
+    // The reason why RabbitMQ closes a connection appears in an error and in a log line.
     let nasty = "NOT_ALLOWED - \u{1b}[2J\u{7}\u{202e}\u{9b}";
     let shown = r"NOT_ALLOWED - \u001b[2J\u0007\u202e\u009b";
     let open_ok = (10, 41);
@@ -489,7 +492,7 @@ pub async fn text_from_outside_is_printable() {
     let printed = Program::producer(Kind::RabbitMq, &url, &prefix(), &["--count", "1"]).success().await;
     assert!(printed.contains(&shown.replace("NOT_ALLOWED", "CONNECTION_FORCED")), "{printed}");
 
-    // A channel's name, which anybody may publish on.
+    // The name of a channel: anyone can publish on any channel.
     let (url, prefix) = (broker(Kind::Redis), prefix());
     let mut subscriber =
         Program::start(CONSUMER, &["--broker", "redis", "--url", &url, "--prefix", &prefix, "subscribe"]);
@@ -503,7 +506,7 @@ pub async fn text_from_outside_is_printable() {
     let printed = subscriber.stop().await;
     assert!(!printed.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{printed:?}");
 
-    // A refusal by a server that is not ours.
+    // A refusal by another kind of server.
     let listener = redis::Client::open(url.as_str()).unwrap();
     let mut requests = listener.get_async_pubsub().await.unwrap();
     requests.subscribe(format!("{prefix}:record:v1")).await.unwrap();

@@ -1,4 +1,5 @@
-//! Brokers that answer what a real one of this version, in this state, would not.
+//! Fake brokers. They give answers that the installed broker, in its usual state, would not
+//! give.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,13 +9,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// A server on a free port; dropped, it is gone.
+/// A server on a free port. It ends when it is dropped.
 pub struct Fake {
     pub addr: SocketAddr,
     _accepting: AbortOnDropHandle<()>,
 }
 
-/// Answers each connection in this way.
+/// Starts a server that handles each connection with `serve`.
 pub async fn fake<F: Future<Output = std::io::Result<()>> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + Sync + 'static,
 ) -> Fake {
@@ -28,7 +29,8 @@ pub async fn fake<F: Future<Output = std::io::Result<()>> + Send + 'static>(
     Fake { addr, _accepting: AbortOnDropHandle::new(accepting) }
 }
 
-/// A Redis that answers the commands of `answer`, by name, and to all others OK.
+/// A fake Redis. `answer` gives the reply to a command by its name; without one, HELLO gets
+/// version 7.0.15 and every other command gets OK.
 pub async fn fake_redis(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
     let answer = Arc::new(answer);
     fake(move |stream| {
@@ -47,7 +49,7 @@ pub async fn fake_redis(answer: impl Fn(&str) -> Option<String> + Send + Sync + 
     .await
 }
 
-/// The name of the next command, in RESP's encoding.
+/// Reads the next command, in RESP's encoding, and returns its name.
 async fn command(lines: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<String>> {
     let mut line = String::new();
     lines.read_line(&mut line).await?;
@@ -63,8 +65,8 @@ async fn command(lines: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<
     Ok(name)
 }
 
-/// Stands before a RabbitMQ and puts `answers` in the place of its first methods of
-/// this class and number.
+/// Starts a proxy for a RabbitMQ that replaces the first methods of this class and number
+/// with `answers`.
 pub async fn rewritten(url: &str, method: (u16, u16), answers: Vec<Vec<u8>>) -> Fake {
     let target = url.rsplit('/').next().unwrap().to_owned();
     let (answers, used) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));

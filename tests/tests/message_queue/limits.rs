@@ -1,4 +1,4 @@
-//! Limits and checks, each of which some test must miss if it is removed.
+//! Limits and checks. If you remove one of them, a test fails.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub async fn options_out_of_range_are_refused() {
     }
 }
 
-/// It accepts connections and then says nothing.
+/// The broker accepts connections and then sends nothing.
 pub async fn a_broker_that_does_not_answer_is_given_up() {
     let silent = fake(|stream| async move {
         tokio::time::sleep(LONG).await;
@@ -79,7 +79,7 @@ pub async fn one_station_keeps_only_the_newest_readings() {
     assert_eq!(store.count("oslo-1"), READINGS_PER_STATION);
 }
 
-/// A queue without a limit takes the broker's memory or disk.
+/// A queue without a limit could fill the broker's memory or disk.
 pub async fn every_queue_of_rabbitmq_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let ours = ["--url", &url, "--prefix", &prefix];
@@ -132,7 +132,7 @@ pub async fn a_slow_subscribers_queue_is_bounded() {
             break;
         }
     }
-    // Besides the queue, a prefetched window is on its way.
+    // Besides those in the queue, the prefetched readings are on their way.
     assert!((u64::from(limits::rabbitmq::MAX_BACKLOG)..count).contains(&got), "{got} of {count}");
 
     let too_long = ["a".repeat(limits::rabbitmq::MAX_PATTERN + 1)];
@@ -149,7 +149,7 @@ pub async fn a_publishers_window_is_bounded() {
     assert!(publisher.confirmed() > 90, "{}", publisher.confirmed());
 }
 
-/// No queue takes the message, however often everything is declared.
+/// The message stays unroutable, however often everything is declared.
 pub async fn an_unroutable_message_is_an_error() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
@@ -165,7 +165,8 @@ pub async fn an_unroutable_message_is_an_error() {
     assert!(matches!(error, Error::Unroutable(_)), "{error}");
 }
 
-/// Calls beyond a client's limit wait: the servers see no more of them at a time.
+/// Calls beyond a client's limit wait, so the servers never see more than the limit at a
+/// time.
 pub async fn calls_in_flight_are_bounded() {
     let in_flight = message_queue::limits::MAX_IN_FLIGHT;
     assert_eq!(in_flight, message_queue::limits::MAX_IN_FLIGHT);
@@ -177,7 +178,7 @@ pub async fn calls_in_flight_are_bounded() {
         (0..in_flight + 50).map(call).collect::<Vec<_>>()
     };
 
-    // A server that never replies, and a mark behind what it gets.
+    // A server that never replies. A mark is published after the requests.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let connection = Connection::connect(&rabbitmq_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -223,7 +224,7 @@ async fn times_out(client: Client) {
     assert!(matches!(called, Ok(Err(Error::TimedOut))), "{called:?}");
 }
 
-/// A server that is held up gets more requests than it keeps.
+/// A stalled server drops the requests beyond its limit.
 pub async fn a_redis_server_drops_requests_beyond_its_bound() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix];
@@ -247,7 +248,7 @@ pub async fn a_redis_server_drops_requests_beyond_its_bound() {
     server.stop().await;
 }
 
-/// Nothing passes any more, and no connection is closed. A subscriber notices by its
+/// The network is silent, and no connection is closed. A subscriber notices by its
 /// heartbeat, and a server that is told to stop does not wait for the broker.
 pub async fn a_silent_broker_holds_up_nobody() {
     for kind in BOTH {
@@ -260,7 +261,7 @@ pub async fn a_silent_broker_holds_up_nobody() {
         let ours = ["--broker", name(kind), "--url", &through, "--prefix", &prefix];
         let mut subscriber = Program::start(CONSUMER, &[&ours[..], &["subscribe"]].concat());
         subscriber.shows("subscribed to", 1).await;
-        // Its own heartbeat is too slow to end the wait.
+        // The server's own heartbeat is too slow to end the wait.
         let slow = if kind == Kind::RabbitMq { format!("{through}/%2f?heartbeat=60") } else { through };
         let ours = ["--broker", name(kind), "--url", &slow, "--prefix", &prefix];
         let mut server = Program::start(PAIR.server, &ours);

@@ -280,7 +280,7 @@ pub async fn servers_survive_malformed_requests() {
     server.stop().await;
 }
 
-/// What a server answers to a body, with its limits and each field's type.
+/// A server refuses a body that breaks a limit or has a field of the wrong type.
 pub async fn a_request_of_another_shape_is_refused() {
     let store = Store::default();
     let one = r#"{"station":"oslo-1","metric":"wind","value":1.5,"recorded_at":0}"#;
@@ -347,8 +347,8 @@ pub async fn a_request_of_another_shape_is_refused() {
     }
 }
 
-/// Subscribers skip what is not a reading; publishers don't send it.
-pub async fn a_reading_of_another_shape_is_no_reading() {
+/// A publisher refuses a reading with a field out of range.
+pub async fn a_malformed_reading_is_not_published() {
     let reading = |station: &str, value| Reading {
         station: station.to_owned(),
         metric: Metric::Wind,

@@ -166,7 +166,7 @@ impl Program {
         self.lines.borrow().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// The word after this text in what it printed.
+    /// Returns the word after this text in the output.
     pub fn word_after(&self, text: &str) -> String {
         let lines = self.lines.borrow();
         let found = lines.iter().find_map(|line| line.split_once(text));
@@ -189,12 +189,12 @@ impl Program {
         }
     }
 
-    /// Waits for its end with exit code 0; returns what it printed.
+    /// Waits until it ends with exit code 0; returns its output.
     pub async fn success(&mut self) -> String {
         self.ends(0).await
     }
 
-    /// Waits for its end with this exit code; returns what it printed.
+    /// Waits until it ends with this exit code; returns its output.
     pub async fn ends(&mut self, code: i32) -> String {
         let status = timeout(LONG, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("still running:\n{}", self.end_of_output())).unwrap();

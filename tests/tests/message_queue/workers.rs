@@ -1,4 +1,4 @@
-//! Workers in trouble: their machine, their names, slow work, and jobs that are none.
+//! Workers in trouble: machine faults, names, slow work, and messages that are not jobs.
 
 use std::fs;
 use std::path::Path;
@@ -92,7 +92,8 @@ async fn connect_redis() -> MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// More often than a job may be delivered, so that each start would use up its limit.
+/// One fault is repeated more often than a job may be delivered: if each start took the jobs,
+/// they would become dead letters.
 pub async fn a_worker_that_cannot_write_takes_no_job() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
@@ -130,7 +131,7 @@ pub async fn a_worker_that_cannot_write_takes_no_job() {
     }
 }
 
-/// Each round takes the jobs, meets the fault, and gives them back.
+/// In each round, a worker takes the jobs, meets the fault, and gives them back.
 pub async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
     for kind in BOTH {
         let prefix = prefix();
@@ -179,7 +180,7 @@ pub async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
         assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
         others_do(kind, &prefix, "synced", 1).await;
     }
-    // The same for a duplicate: the worker that did it may not have come to its sync.
+    // The same for a duplicate: the worker that did the job may not have synced it yet.
     let folder = Folder::new();
     let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
     folder.results().attempt(&job).unwrap().unwrap();
@@ -206,7 +207,7 @@ pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
     }
 }
 
-/// Another worker is between its look at a result's name and its use.
+/// Another worker holds the lock: it has checked a result's name and not used it yet.
 pub async fn an_attempt_waits_for_the_lock() {
     let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());
     let results = folder.results();
@@ -221,7 +222,7 @@ pub async fn an_attempt_waits_for_the_lock() {
     assert_eq!(attempt.join().unwrap(), Outcome::AlreadyDone("j".into()));
 }
 
-/// All that a job can be instead of a job. Each error names the field.
+/// Messages that are not valid jobs. The error names the field, if there is one to name.
 pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     let folder = Folder::new();
     let results = folder.results();
@@ -273,14 +274,14 @@ pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     // An error that quotes its job must still fit into a header.
     let long = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
     assert!(results.attempt(long.as_bytes()).unwrap().unwrap_err().to_string().len() < 500);
-    // Integers of JSON Schema.
+    // In JSON Schema, these are integers.
     for number in ["86400000.0", "864e5"] {
         let job = changed("86400000", number).replace(r#""day":1"#, r#""day":1.0"#);
         results.attempt(job.as_bytes()).unwrap().unwrap();
     }
 }
 
-/// Whatever a message brings along besides a bad job, it ends with the dead letters.
+/// A bad job becomes a dead letter, whatever properties its message has.
 pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
@@ -304,7 +305,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     });
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    // The one that is declared last.
+    // The queue that is declared last.
     let last = topology.retry(Duration::from_millis(2));
     eventually("the queues are there", async || {
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
@@ -338,7 +339,7 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
     eventually("all are dead letters", async || dead() == count).await;
     stop.cancel();
     working.await.unwrap().unwrap();
-    // Later than the expiration that one of them brought along.
+    // Longer than the expiration of one of the messages.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut letters = Vec::new();
     let listed = rabbitmq::dead_letters(&url, &topology, false, |letter| {
@@ -350,8 +351,8 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
 }
 
 /// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
-/// minute unless it is told otherwise.
-pub async fn slow_work_keeps_no_job_waiting_for_long() {
+/// minute unless configured otherwise.
+pub async fn no_job_waits_long_behind_slow_work() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let set = |name: &str, milliseconds: u32| {
         let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
@@ -394,13 +395,13 @@ pub async fn slow_work_keeps_no_job_waiting_for_long() {
     set("channel_tick_interval", 60_000);
     set("consumer_timeout", 1_800_000);
     ended.unwrap().unwrap();
-    // A job of a channel that was closed would be a duplicate.
+    // If RabbitMQ had closed the channel, some job would be a duplicate.
     assert!(lines.iter().all(|line| line.contains(" done: station-")), "{lines:?}");
     folder.assert_done("slow", 16);
 }
 
-/// The jobs that were sent to a worker go to others while it works on another one, and
-/// not more than it can do are sent to it afterwards.
+/// While a worker is busy with a long job, the other jobs that were sent to it go back to the
+/// queue, and another worker does them.
 pub async fn jobs_do_not_wait_behind_a_long_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     produce(Kind::RabbitMq, &prefix, "behind", 20).await;
@@ -543,7 +544,7 @@ async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
     }
 }
 
-/// Jobs that are not acknowledged, whoever holds them.
+/// Returns the number of jobs that are not acknowledged, whether a worker has them or not.
 async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
     match kind {
         Kind::Redis => u64::from(queue_length(kind, url, prefix).await),
@@ -578,7 +579,8 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     let [name, _] = names;
     workers[1].stop().await;
 
-    // Held by its name and unknown to the process, as a job that has just arrived.
+    // Held under the worker's name, but unknown to its process, like a job that has just
+    // arrived.
     workers[0].signal(Signal::SIGSTOP);
     let (jobs, count) = (keys(&prefix).jobs(), 2_500_u64);
     let mut pipeline = redis::pipe();
@@ -603,8 +605,9 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     folder.assert_done("held", count);
 }
 
-/// A try is taken back when a job is given back, and its third one is still its third.
-pub async fn giving_a_job_back_takes_no_try_from_it() {
+/// Giving a job back does not count as a try: after four workers have given it back, its next
+/// try is the first.
+pub async fn giving_a_job_back_does_not_count_as_a_try() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let poison = ["--batch", "bad", "--count", "1", "--poison", "1"];
@@ -644,7 +647,7 @@ pub async fn consumers_that_were_killed_are_removed_after_a_day() {
             done.exec_async(&mut redis).await.unwrap();
         }
     }
-    // (idle for so long, who is left besides the worker itself)
+    // (remove_idle_after, the consumers left at the end)
     let hour = Duration::from_secs(3600);
     assert!(limits::redis::REMOVE_IDLE_AFTER > hour);
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
@@ -705,7 +708,7 @@ pub async fn a_worker_without_a_permission_ends_with_one_line() {
     worker.shows("error: ", 1).await;
 }
 
-/// The first Ctrl-C waits for the job in work; the second one does not.
+/// The first Ctrl-C waits for the current job; the second one does not.
 pub async fn a_second_ctrl_c_ends_a_worker_at_once() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
