@@ -40,7 +40,8 @@ fn router(state: AppState) -> Router {
     let posts = OpenApiRouter::new()
         .routes(routes!(stations::create))
         .routes(routes!(readings::record))
-        .route_layer(from_fn_with_state(state.clone(), idempotency::once));
+        .route_layer(from_fn_with_state(state.clone(), idempotency::once))
+        .route_layer(DefaultBodyLimit::disable()); // `Limits::max_body` counts instead.
     let (router, description) = OpenApiRouter::with_openapi(openapi::preamble())
         .routes(routes!(stations::list))
         .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
@@ -60,7 +61,6 @@ fn router(state: AppState) -> Router {
         .fallback(async |request: Request| {
             Problem::new(StatusCode::NOT_FOUND, format!("there is no resource at {}", request.uri().path()))
         })
-        .layer(DefaultBodyLimit::disable()) // `Limits::max_body` counts instead.
         .layer(from_fn_with_state(state.clone(), request_layer::request_layer))
         .with_state(state)
 }
@@ -84,7 +84,7 @@ pub async fn serve(
         idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
         requests: Arc::new(Requests::new(limits.max_in_flight)),
         limits: limits.clone(),
-        stopping: connections.stopping(),
+        stopping: Arc::new(connections.stopping()),
     });
     let serve =
         |stream, _peer| connection::run(stream, router.clone(), limits.clone(), connections.stopping());

@@ -18,6 +18,7 @@ pub(crate) struct AppState {
     pub(crate) idempotency: Arc<IdempotencyStore>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) limits: Arc<Limits>,
-    /// Canceled when the server stops; ends the live streams.
-    pub(crate) stopping: CancellationToken,
+    /// Canceled when the server stops; ends the live streams. axum clones the state for
+    /// each request, and cloning the token itself would take its lock.
+    pub(crate) stopping: Arc<CancellationToken>,
 }
