@@ -57,7 +57,7 @@ pub(crate) struct LiveFilter {
 pub(crate) async fn live(
     State(store): State<Arc<Store>>,
     State(limits): State<Arc<Limits>>,
-    State(stopping): State<Arc<CancellationToken>>,
+    State(stopping): State<CancellationToken>,
     filter: LiveFilter,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -87,8 +87,7 @@ pub(crate) async fn live(
         let events = follower.next().await?;
         Some((stream::iter(events), follower))
     });
-    let events =
-        restarted.chain(followed.flatten()).take_until(CancellationToken::clone(&stopping).cancelled_owned());
+    let events = restarted.chain(followed.flatten()).take_until(stopping.cancelled_owned());
     let heartbeat = KeepAlive::new().interval(limits.heartbeat).text("heartbeat");
     Ok(Sse::new(events).keep_alive(heartbeat).into_response())
 }

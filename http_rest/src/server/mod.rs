@@ -29,7 +29,7 @@ use utoipa_axum::routes;
 
 use self::idempotency::IdempotencyStore;
 use self::request_layer::Requests;
-use self::state::AppState;
+use self::state::{AppState, Shared};
 use self::store::Store;
 use crate::limits::Limits;
 use crate::protocol::problem::Problem;
@@ -79,13 +79,13 @@ pub async fn serve(
     listener.local_addr()?;
     let limits = Arc::new(limits);
     let connections = Connections::new(limits.max_connections, limits.max_refusals);
-    let router = router(AppState {
+    let router = router(AppState(Arc::new(Shared {
         store: Arc::new(Store::new(limits.live_kept)),
         idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
         requests: Arc::new(Requests::new(limits.max_in_flight)),
         limits: limits.clone(),
-        stopping: Arc::new(connections.stopping()),
-    });
+        stopping: connections.stopping(),
+    })));
     let serve =
         |stream, _peer| connection::run(stream, router.clone(), limits.clone(), connections.stopping());
     let refuse = |stream| connection::refuse(stream, limits.linger());

@@ -133,15 +133,25 @@ fn check_host(request: &Request) -> Result<(), Problem> {
 
 /// Returns whether this is `host` or `host:port` (RFC 3986, section 3.2), without a user.
 fn is_host(value: &[u8]) -> bool {
+    // Most hosts are plain names or IPv4 addresses, and need no parser.
+    let (name, port) = value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len()));
+    if !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')) {
+        return is_port(port);
+    }
     let Ok(authority) = Authority::try_from(value) else { return false };
     let host = authority.host();
     let Some(port) = authority.as_str().strip_prefix(host) else { return false };
-    let port = port.strip_prefix(':').unwrap_or(port);
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     !host.is_empty()
         && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
-        && port.bytes().all(|b| b.is_ascii_digit())
-        && (port.is_empty() || port.parse::<u16>().is_ok())
+        && is_port(port.as_bytes())
+}
+
+/// Returns whether this is nothing, or a colon and perhaps a port.
+fn is_port(text: &[u8]) -> bool {
+    let Some(digits) = text.strip_prefix(b":") else { return text.is_empty() };
+    let number = || str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
+    digits.iter().all(u8::is_ascii_digit) && (digits.is_empty() || number().is_some())
 }
 
 /// Refuses a query string with 400, on resources that have no parameters. A misplaced

@@ -11,14 +11,30 @@ use super::request_layer::Requests;
 use super::store::Store;
 use crate::limits::Limits;
 
-/// Everything that requests share.
-#[derive(Clone, FromRef)]
-pub(crate) struct AppState {
+/// Everything that requests share. axum clones it several times for each request, so it
+/// is a single pointer.
+#[derive(Clone)]
+pub(crate) struct AppState(pub(crate) Arc<Shared>);
+
+/// See [`AppState`].
+pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) idempotency: Arc<IdempotencyStore>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) limits: Arc<Limits>,
-    /// Canceled when the server stops; ends the live streams. axum clones the state for
-    /// each request, and cloning the token itself would take its lock.
-    pub(crate) stopping: Arc<CancellationToken>,
+    /// Canceled when the server stops; ends the live streams.
+    pub(crate) stopping: CancellationToken,
 }
+
+/// Lets handlers ask for a field by its type.
+macro_rules! parts {
+    ($($field:ident: $part:ty),*) => {$(
+        impl FromRef<AppState> for $part {
+            fn from_ref(state: &AppState) -> Self {
+                state.0.$field.clone()
+            }
+        }
+    )*};
+}
+
+parts!(store: Arc<Store>, idempotency: Arc<IdempotencyStore>, requests: Arc<Requests>, limits: Arc<Limits>, stopping: CancellationToken);
