@@ -713,15 +713,20 @@ pub async fn a_second_ctrl_c_ends_a_worker_at_once() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "long", 1).await;
-        let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
-        worker.shows("jobs come from", 1).await;
-        let mut redis = connect_redis().await;
-        eventually("the job is in work", async || match kind {
-            Kind::RabbitMq => queue_length(kind, &url, &prefix).await == 0,
-            Kind::Redis => consumers(&mut redis, &prefix).await.iter().any(|(_, pending)| *pending == 1),
-        })
-        .await;
-        let code = worker.interrupt_until_it_ends().await;
-        assert_eq!(code, Some(130));
+        let mut codes = Vec::new();
+        // The broker has handed the job over a moment before the worker begins with it. A
+        // signal in that moment ends the worker in good order, and the job goes back.
+        while codes.len() < 10 && codes.last() != Some(&Some(130)) {
+            let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
+            worker.shows("jobs come from", 1).await;
+            let mut redis = connect_redis().await;
+            eventually("the job is with the worker", async || match kind {
+                Kind::RabbitMq => queue_length(kind, &url, &prefix).await == 0,
+                Kind::Redis => consumers(&mut redis, &prefix).await.iter().any(|(_, pending)| *pending == 1),
+            })
+            .await;
+            codes.push(worker.interrupt_until_it_ends().await);
+        }
+        assert_eq!(codes.last(), Some(&Some(130)), "{codes:?}");
     }
 }
