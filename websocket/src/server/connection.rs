@@ -9,8 +9,9 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::pin;
+use std::task::Poll;
 
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt, poll};
 use tcp_socket::base::linger::linger;
 use tokio::net::TcpStream;
 use tokio::select;
@@ -182,6 +183,10 @@ async fn with_write_timeout(
     limits: &Limits,
 ) -> Result<(), CloseReason> {
     let mut write = pin!(write);
+    // Most writes only fill the queue. They shouldn't pay for a timer and a look at the clock.
+    if let Poll::Ready(written) = poll!(&mut write) {
+        return written.map_err(CloseReason::from);
+    }
     loop {
         let before = meter.sent();
         match timeout(limits.write_timeout, &mut write).await {
