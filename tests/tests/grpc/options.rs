@@ -2,7 +2,7 @@
 
 use grpc::Limits;
 use grpc::proto::RecordRequest;
-use tests::{Server, run_program};
+use tests::{Server, apply, run_program, test};
 
 use crate::support::*;
 
@@ -26,7 +26,8 @@ async fn serve(number: &str, seconds: &str) -> Server {
     Server::start(PAIR.server, &args).await
 }
 
-pub async fn every_limit_is_an_option_of_the_server() {
+#[apply(test!)]
+async fn every_limit_is_an_option_of_the_server() {
     let server = serve("2147483647", "31536000").await; // The largest that each accepts.
     assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
     server.stop().await;
@@ -47,7 +48,8 @@ pub async fn every_limit_is_an_option_of_the_server() {
     server.stop().await;
 }
 
-pub async fn a_limit_that_makes_no_sense_is_refused_at_the_start() {
+#[apply(test!)]
+async fn a_limit_that_makes_no_sense_is_refused_at_the_start() {
     for wrong in [
         "--max-connections=0",
         "--max-calls=-1",

@@ -1,6 +1,7 @@
 //! Clients that are slow, greedy, or gone, and a server that has to stop.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,7 +12,9 @@ use tokio::time::timeout;
 use crate::PAIR;
 use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, head, request, rest, until};
 
-pub async fn oversized_uploads_all_see_413() {
+#[apply(test!)]
+#[alone]
+async fn oversized_uploads_all_see_413() {
     let server = Local::start(Limits::default()).await;
     let body = bytes::Bytes::from(vec![b' '; 8 * 1024 * 1024]);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -33,7 +36,9 @@ pub async fn oversized_uploads_all_see_413() {
     server.stop().await;
 }
 
-pub async fn a_thousand_slow_lorises_stop_nobody() {
+#[apply(test!)]
+#[alone]
+async fn a_thousand_slow_lorises_stop_nobody() {
     assert!(Limits::default().max_connections > 1000, "the default cap is above the number of lorises");
     let server = Local::start(Limits::default()).await;
     let mut lorises = Vec::new();
@@ -51,7 +56,8 @@ pub async fn a_thousand_slow_lorises_stop_nobody() {
 }
 
 /// As `printf … | nc` does.
-pub async fn a_client_that_half_closes_gets_its_responses() {
+#[apply(test!)]
+async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
     let two = "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
     for _ in 0..50 {
@@ -64,7 +70,8 @@ pub async fn a_client_that_half_closes_gets_its_responses() {
     server.stop().await;
 }
 
-pub async fn a_silent_connection_is_closed() {
+#[apply(test!)]
+async fn a_silent_connection_is_closed() {
     let server =
         Local::start(Limits { header_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
@@ -78,7 +85,8 @@ pub async fn a_silent_connection_is_closed() {
     server.stop().await;
 }
 
-pub async fn a_refused_client_cannot_hold_its_connection() {
+#[apply(test!)]
+async fn a_refused_client_cannot_hold_its_connection() {
     let ever = Duration::from_secs(3600);
     for (linger_bytes, linger_time) in [(1000, ever), (usize::MAX, Duration::from_millis(50))] {
         let limits = Limits { max_connections: 0, linger_bytes, linger_time, ..Limits::default() };
@@ -103,7 +111,8 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
     server.stop().await;
 }
 
-pub async fn a_body_that_is_refused_is_not_read_first() {
+#[apply(test!)]
+async fn a_body_that_is_refused_is_not_read_first() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
@@ -119,7 +128,8 @@ pub async fn a_body_that_is_refused_is_not_read_first() {
     server.stop().await;
 }
 
-pub async fn a_client_that_does_not_read_is_cut_off() {
+#[apply(test!)]
+async fn a_client_that_does_not_read_is_cut_off() {
     let short = Duration::from_millis(50);
     let server = Local::start(Limits { write_timeout: short, linger_time: short, ..Limits::default() }).await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 500)).await;
@@ -132,7 +142,9 @@ pub async fn a_client_that_does_not_read_is_cut_off() {
     server.stop().await;
 }
 
-pub async fn sigterm_answers_the_hundred_requests_in_flight() {
+#[apply(test!)]
+#[alone]
+async fn sigterm_answers_the_hundred_requests_in_flight() {
     let mut server = PAIR.serve().await;
     let addr = server.addr().parse().unwrap();
     let body = batch("a", 1);
@@ -155,7 +167,8 @@ pub async fn sigterm_answers_the_hundred_requests_in_flight() {
     server.wait().await; // Exit code 0, or it panics.
 }
 
-pub async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
+#[apply(test!)]
+async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
     let server = Local::start(Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
     server.stop().await;

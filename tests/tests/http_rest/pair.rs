@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use http_rest::{Limits, Metric, Reading};
 use tests::signal::{Pid, Signal, kill};
-use tests::{Server, assert_same, expected_output, run_program};
+use tests::{Server, apply, assert_same, expected_output, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use crate::PAIR;
 use crate::raw::{JSON, Local, SOON, batch, half_sent, request, until};
 
-pub async fn the_pair_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
@@ -28,7 +29,8 @@ pub async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&printed, &expected_output("http_rest/README.md", "cargo run -p http_rest --bin server"));
 }
 
-pub async fn the_minimal_example_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_minimal_example_prints_what_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_http_rest-minimal"), &[]).await;
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
     assert_same(
@@ -37,15 +39,18 @@ pub async fn the_minimal_example_prints_what_the_readme_shows() {
     );
 }
 
-pub async fn a_client_without_a_server_says_how_to_start_one() {
+#[apply(test!)]
+async fn a_client_without_a_server_says_how_to_start_one() {
     PAIR.client_says_how_to_start_a_server("http", &[&[], &["stations", "list"]]).await;
 }
 
-pub async fn a_server_without_its_port_says_how_to_pick_another() {
+#[apply(test!)]
+async fn a_server_without_its_port_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 
-pub async fn every_limit_is_an_option_of_the_server() {
+#[apply(test!)]
+async fn every_limit_is_an_option_of_the_server() {
     let described = format!("{:?}", Limits::default());
     let fields: Vec<&str> = described
         .split(['{', ','])
@@ -73,11 +78,13 @@ pub async fn every_limit_is_an_option_of_the_server() {
     }
 }
 
-pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
+#[apply(test!)]
+async fn an_address_of_another_protocol_is_refused_by_the_client() {
     PAIR.client_refuses_another_protocol("http", &[&[], &["stations", "list"]]).await;
 }
 
-pub async fn the_subcommands_do_one_thing_each() {
+#[apply(test!)]
+async fn the_subcommands_do_one_thing_each() {
     let server = PAIR.serve().await;
     let steps: [(&[&str], &str); 9] = [
         (
@@ -124,7 +131,8 @@ async fn answering(answer: String) -> String {
     url
 }
 
-pub async fn text_from_outside_cannot_control_the_terminal() {
+#[apply(test!)]
+async fn text_from_outside_cannot_control_the_terminal() {
     // Escape sequences, bell, carriage return, line feed, C1, bidirectional, invisible.
     let evil = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}\u{200b}x";
     let json = serde_json::to_string(evil).unwrap();
@@ -173,7 +181,8 @@ pub async fn text_from_outside_cannot_control_the_terminal() {
     assert!(!printed.contains(['\u{9b}', '\u{202e}']), "{printed:?}");
 }
 
-pub async fn a_client_whose_reader_leaves_ends_silently() {
+#[apply(test!)]
+async fn a_client_whose_reader_leaves_ends_silently() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
     let url = server.url();
@@ -214,7 +223,8 @@ pub async fn a_client_whose_reader_leaves_ends_silently() {
     server.stop().await;
 }
 
-pub async fn a_second_signal_ends_the_server_at_once() {
+#[apply(test!)]
+async fn a_second_signal_ends_the_server_at_once() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut server = Command::new(PAIR.server)
             .args(["--addr", "127.0.0.1:0"])
@@ -276,7 +286,8 @@ async fn line_of(lines: &mut (impl AsyncBufReadExt + Unpin)) -> String {
     line.trim_end().to_owned()
 }
 
-pub async fn a_watch_says_what_it_missed() {
+#[apply(test!)]
+async fn a_watch_says_what_it_missed() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let proxy = Proxy::start(server.addr).await;
     let (permit, cut) = (|| proxy.tell.send(true).unwrap(), || proxy.tell.send(false).unwrap());

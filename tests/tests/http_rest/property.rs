@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use proptest::prelude::*;
@@ -156,7 +157,9 @@ fn check(bytes: &[u8], received: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-pub async fn generated_requests_get_proper_answers() {
+#[apply(test!)]
+#[alone]
+async fn generated_requests_get_proper_answers() {
     let short = Duration::from_millis(20);
     let limits =
         Limits { header_timeout: short, request_timeout: short, linger_time: short, ..Limits::default() };
