@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         test!(the_document_asks_for_each_prediction),
         test!(the_predictions_are_decided_by_the_figures),
         test!(what_a_protocol_costs_is_told_in_multiples_of_the_echo),
+        test!(a_first_look_shows_what_a_protocol_adds_to_the_echo),
         test!(the_documents_hold_the_kept_results),
         test!(a_debug_build_is_refused_with_the_right_command),
         test!(an_unknown_protocol_is_told_the_known_ones),
