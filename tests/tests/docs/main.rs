@@ -18,11 +18,12 @@ mod named_code;
 mod repository;
 mod shell;
 mod stack;
+mod translation;
 
 fn main() -> ExitCode {
     use {
         anchors::*, ci::*, code_blocks::*, commands::*, folders::*, links::*, named_code::*, shell::*,
-        stack::*,
+        stack::*, translation::*,
     };
     run([
         test!(every_relative_link_leads_to_a_file),
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
         test!(a_chapter_uses_no_other_but_the_base),
         test!(imports_inside_a_crate_go_one_way),
         test!(the_readme_has_both_commands_that_ci_runs),
+        test!(the_translation_shows_the_same_commands),
     ])
 }
