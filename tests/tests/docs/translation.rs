@@ -2,9 +2,11 @@
 
 use crate::repository::REPOSITORY;
 use crate::shell::commands_in_blocks;
+use tests::{apply, test};
 
 /// It shows the same commands in the same order.
-pub async fn the_translation_shows_the_same_commands() {
+#[apply(test!)]
+async fn the_translation_shows_the_same_commands() {
     let commands = |path| {
         let document = REPOSITORY.documents.iter().find(|document| document.path == path).unwrap();
         let commands = commands_in_blocks(document).into_iter();
