@@ -170,6 +170,10 @@ async fn a_request_of_another_shape_is_refused() {
             r#"{"type":"readings","type":"readings","id":5,"station":"a","limit":1}"#.to_owned(),
             "duplicate field `type`",
         ),
+        (
+            r#"{"type":"readings","id":5,"type":"record","station":"a","limit":1}"#.to_owned(),
+            "duplicate field `type`",
+        ),
         (r#"{"type":7,"id":5}"#.to_owned(), "type: invalid type"),
     ];
     let chat_cases = [
