@@ -34,8 +34,8 @@ impl From<Refusal> for ServerMessage {
 }
 
 /// The fields that every request has. They are read first, so that the error for a request with
-/// a wrong field still has its `id`. Scanning the text twice is cheaper than serde's way with a
-/// tagged enum: until it has seen the tag, it keeps the whole message as a tree, ten thousand
+/// a wrong field still has its `id`. Even scanning the text twice is cheaper than serde's way with
+/// a tagged enum: until it has seen the tag, it keeps the whole message as a tree, ten thousand
 /// readings included.
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -56,8 +56,9 @@ impl<'a> Head<'a> {
         Ok(head)
     }
 
-    /// Finds the fields where most programs write them, as in `{"type":"say","id":7,…`. Then the
-    /// text isn't scanned twice. `rest` checks everything, these fields included.
+    /// Finds the two fields where most programs write them, as in `{"type":"say","id":7,…`, so
+    /// that the text is scanned only once. Returns `None` if they are elsewhere or look unusual.
+    /// This doesn't check the JSON: `rest` does, these fields included.
     fn in_front(text: &'a str) -> Option<Self> {
         let (kind, rest) = text.strip_prefix(r#"{"type":""#)?.split_once('"')?;
         let (id, _) = rest.strip_prefix(r#","id":"#)?.split_once(',')?;
