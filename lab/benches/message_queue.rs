@@ -20,7 +20,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::limits::rabbitmq::WINDOW;
-use message_queue::rabbitmq::deliveries::Deliveries;
+use message_queue::rabbitmq::connection::Deliveries;
 use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::{names::KeyNames, publish_subscribe};
