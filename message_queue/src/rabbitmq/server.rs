@@ -1,6 +1,7 @@
 //! The server's side of request/reply: takes requests from the queue, and replies to
 //! each where it says.
 
+use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
@@ -68,7 +69,7 @@ async fn answer_all(
             && reply_to.as_str().starts_with(REPLY_TO)
         {
             let correlation = request.properties.correlation_id().clone().unwrap_or_default();
-            reply(deliveries.channel(), reply_to.clone(), correlation, &answer).await?;
+            reply(deliveries.channel(), reply_to.clone(), correlation, &answer)?;
         }
         deliveries.done(request).await?;
         retry.progress();
@@ -81,7 +82,10 @@ async fn answer_all(
     }
 }
 
-async fn reply(
+/// Gives a reply to lapin's thread, which writes it to the socket. Waiting until it has would
+/// cost a switch between two threads for each reply. If it can't, the connection is lost, and so
+/// is the next acknowledgement.
+fn reply(
     channel: &Channel,
     reply_to: ShortString,
     correlation: ShortString,
@@ -93,6 +97,6 @@ async fn reply(
         .with_content_type("application/json".into());
     // Not mandatory: a caller that has left needs no reply.
     let options = BasicPublishOptions::default();
-    channel.basic_publish("".into(), reply_to, options, &body, properties).await?;
+    channel.basic_publish("".into(), reply_to, options, &body, properties).now_or_never().transpose()?;
     Ok(())
 }
