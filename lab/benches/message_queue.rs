@@ -26,7 +26,7 @@ use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::{names::KeyNames, publish_subscribe};
 use redis::aio::MultiplexedConnection;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 15;
 const MESSAGES: usize = 20_000;
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 const QUEUE: &str = "bench";

@@ -19,7 +19,7 @@ use crate::client::{Broker, Calls, Connection};
 use crate::error::Error;
 use crate::limits::MAX_IN_FLIGHT;
 use crate::limits::redis::MESSAGE_BATCH;
-use crate::model::{Reading, from_json};
+use crate::model::Reading;
 use crate::record::{AddressedReply, Request};
 
 struct Requests {
@@ -71,7 +71,7 @@ async fn dispatch(mut subscriber: Subscriber, calls: Arc<Calls>) {
     let mut pushes = Vec::with_capacity(MESSAGE_BATCH);
     while subscriber.receive(&mut pushes, MESSAGE_BATCH).await.is_ok() {
         for (_, body) in pushes.drain(..).filter_map(message) {
-            if let Ok(AddressedReply { id, answer }) = from_json(&body) {
+            if let Ok(AddressedReply { id, answer }) = serde_json::from_slice(&body) {
                 calls.end(id, Ok(answer));
             }
         }
