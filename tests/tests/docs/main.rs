@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use tests::{run, test};
 
-mod anchors;
 mod ci;
 mod code_blocks;
 mod commands;
@@ -20,14 +19,10 @@ mod shell;
 mod stack;
 
 fn main() -> ExitCode {
-    use {
-        anchors::*, ci::*, code_blocks::*, commands::*, folders::*, links::*, named_code::*, shell::*,
-        stack::*,
-    };
+    use {ci::*, code_blocks::*, commands::*, folders::*, links::*, named_code::*, shell::*, stack::*};
     run([
-        test!(every_relative_link_leads_to_a_file),
-        test!(every_anchor_is_a_heading),
-        test!(a_slug_is_made_as_github_makes_it),
+        test!(every_relative_link_leads_to_a_file_or_heading),
+        test!(anchors_are_made_as_github_makes_them),
         test!(a_link_whose_text_is_code_names_something_in_its_file),
         test!(a_name_is_looked_for_as_a_word),
         test!(code_in_documents_is_code_of_the_repository),

@@ -65,13 +65,13 @@ pub async fn a_link_whose_text_is_code_names_something_in_its_file() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for link in &document.links {
-            let (Some(code), Some(to)) = (&link.code, destination(document, link)) else { continue };
+            let (Some(code), Some(path)) = (&link.code, destination(document, link)) else { continue };
             // A folder holds many files, a document's text many words; and what is
-            // missing is told by `every_relative_link_leads_to_a_file`.
-            if !REPOSITORY.files.contains(&to.path) || to.path.ends_with(".md") {
+            // missing is told by `every_relative_link_leads_to_a_file_or_heading`.
+            if !REPOSITORY.files.contains(&path) || path.ends_with(".md") {
                 continue;
             }
-            if let Err(reason) = names_something(code, &to.path, &read(&to.path)) {
+            if let Err(reason) = names_something(code, &path, &read(&path)) {
                 violations.push(format!("{}:{}: {reason}", document.path, link.line));
             }
         }
