@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tests::{apply, test};
 use url::Url;
 
 use crate::markdown::{Document, Link};
@@ -29,7 +30,8 @@ fn anchors(headings: &[impl AsRef<str>]) -> Vec<String> {
     slugs.collect()
 }
 
-pub async fn anchors_are_made_as_github_makes_them() {
+#[apply(test!)]
+async fn anchors_are_made_as_github_makes_them() {
     let headings = [
         "Try it",
         "What, and how",
@@ -44,7 +46,8 @@ pub async fn anchors_are_made_as_github_makes_them() {
     assert_eq!(anchors(&headings), expected);
 }
 
-pub async fn every_relative_link_leads_to_a_file_or_heading() {
+#[apply(test!)]
+async fn every_relative_link_leads_to_a_file_or_heading() {
     assert!(REPOSITORY.documents.iter().any(|document| !document.links.is_empty()));
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {

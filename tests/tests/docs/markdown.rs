@@ -1,7 +1,5 @@
 //! What the rules look at in a Markdown document.
 
-use std::sync::LazyLock;
-
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
@@ -36,9 +34,7 @@ pub struct Code {
 
 impl Document {
     pub fn parse(path: &str, text: &str) -> Self {
-        static HTML_LINK: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r#"\b(?:src|href)\s*=\s*["']([^"']*)"#).unwrap());
-
+        let html_link = Regex::new(r#"\b(?:src|href)\s*=\s*["']([^"']*)"#).unwrap();
         let mut document = Self { path: path.to_owned(), ..Self::default() };
         let options = Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES | Options::ENABLE_TASKLISTS;
         let (events, ranges): (Vec<_>, Vec<_>) = Parser::new_ext(text, options).into_offset_iter().unzip();
@@ -54,7 +50,7 @@ impl Document {
                     document.links.push(Link { line, target: dest_url.to_string(), code });
                 }
                 Event::Html(html) | Event::InlineHtml(html) => {
-                    let found = HTML_LINK.captures_iter(html).map(|found| found[1].to_owned());
+                    let found = html_link.captures_iter(html).map(|found| found[1].to_owned());
                     document.links.extend(found.map(|target| Link { line, target, code: None }));
                 }
                 Event::Start(Tag::Heading { .. }) => document.headings.push(text_of(rest)),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
+use tests::{apply, test};
 
 use regex::Regex;
 
@@ -21,7 +22,8 @@ fn sources(folder: &str) -> impl Iterator<Item = (&'static str, String)> {
     files.map(|path| (path.as_str(), COMMENT.replace_all(&read(path), "").into_owned()))
 }
 
-pub async fn the_base_uses_nothing_else_of_its_crate() {
+#[apply(test!)]
+async fn the_base_uses_nothing_else_of_its_crate() {
     let path = Regex::new(r"\b(?:crate|super)(?:::\w+)*").unwrap();
     let mut violations = Vec::new();
     let mut lines = 0;
@@ -39,7 +41,8 @@ pub async fn the_base_uses_nothing_else_of_its_crate() {
     none(&violations);
 }
 
-pub async fn a_chapter_uses_no_other_but_the_base() {
+#[apply(test!)]
+async fn a_chapter_uses_no_other_but_the_base() {
     let path = Regex::new(&format!(r"(?:^|[^:\w])({})::(\{{|\w+)", CHAPTERS.join("|"))).unwrap();
     let dependency = Regex::new(r"(?m)^(\w+)(?:\.workspace)? *=").unwrap();
     let mut violations = Vec::new();
@@ -88,11 +91,11 @@ fn imports(name: &str) -> BTreeMap<String, BTreeSet<String>> {
                 ("crate", path) => format!("::{path}"),
                 ("super", path) => format!("{parent}::{path}"),
                 ("self", path) => format!("{module}::{path}"),
-                _ => format!("{module}::{path}"), // A module below this one, or none of ours.
+                _ => format!("{module}::{path}"), // A module below this one, or another crate.
             };
             let path = path.trim_start_matches("::");
             let parents = std::iter::successors(Some(path), |path| Some(path.rsplit_once("::")?.0));
-            // What is in no module's file is in the root's.
+            // Whatever is in none of the modules' files is in that of the root.
             Some(parents.into_iter().find(|path| texts.contains_key(*path)).unwrap_or("").to_owned())
         });
         (module.clone(), targets.filter(|target| target != module).collect())
@@ -125,14 +128,15 @@ fn expand(prefix: &str, rest: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// Where a module is in the stack of its crate, and the one below which it is.
+/// Returns the layer of a module in its crate, counted from the bottom, and its top module.
 fn layer(module: &str) -> Option<(usize, &str)> {
     let top = module.split("::").next()?;
     let layers = [&["limits"][..], &["protocol"], &["client", "server"]];
     layers.iter().position(|names| names.contains(&top)).map(|layer| (layer, top))
 }
 
-pub async fn imports_inside_a_crate_go_one_way() {
+#[apply(test!)]
+async fn imports_inside_a_crate_go_one_way() {
     let mut violations = Vec::new();
     for name in CHAPTERS.into_iter().chain(["lab"]).filter(|name| !NOT_LAYERED_YET.contains(name)) {
         let mut imports = imports(name);
@@ -144,7 +148,7 @@ pub async fn imports_inside_a_crate_go_one_way() {
                 violations.push(format!("{name}: {module} imports {target}"));
             }
         }
-        // Without those that import no other, or are imported by none, the circles remain.
+        // Remove modules that import no other, or that no other imports: the circles remain.
         loop {
             let imported: BTreeSet<_> = imports.values().flatten().cloned().collect();
             let before = imports.len();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
+use tests::{apply, test};
 
 use futures::future::{BoxFuture, FutureExt};
 use lab::Spread;
@@ -15,7 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-pub async fn the_spread_of_known_values() {
+#[apply(test!)]
+async fn the_spread_of_known_values() {
     assert_eq!(Spread::of(&[3.0]), Spread { median: 3.0, low: 3.0, high: 3.0 });
     assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, low: 1.0, high: 4.0 });
     assert_eq!(Spread::of(&[9.0, 1.0, 2.0]), Spread { median: 2.0, low: 1.0, high: 9.0 });
@@ -26,7 +28,8 @@ pub async fn the_spread_of_known_values() {
     assert!(!Spread::of(&[9.0, 10.0, 11.0]).is_noisy());
 }
 
-pub async fn percentiles_of_known_values() {
+#[apply(test!)]
+async fn percentiles_of_known_values() {
     let mut thousand = measure::histogram();
     (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
     let near = |found: Option<f64>, expected: f64| {
@@ -93,7 +96,9 @@ fn span(measured: Duration) -> Span {
 /// The same stall of the same server: one request in flight meets it once and
 /// waits, so that it is one sample of thousands. At a fixed rate all that were due
 /// meanwhile have waited, too.
-pub async fn the_stall_shows_at_a_fixed_rate_only() {
+#[apply(test!)]
+#[alone]
+async fn the_stall_shows_at_a_fixed_rate_only() {
     let stall = STALL.as_nanos() as f64;
 
     let server = Stalling::start().await;
@@ -128,7 +133,9 @@ impl Recorder for Slow {
     }
 }
 
-pub async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
+#[apply(test!)]
+#[alone]
+async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
     let slow: Arc<dyn Recorder> = Arc::new(Slow(Mutex::new(())));
     let offered = 2000.0;
     let measured =
@@ -160,7 +167,8 @@ impl Recorder for Crowd {
     }
 }
 
-pub async fn so_many_are_in_flight() {
+#[apply(test!)]
+async fn so_many_are_in_flight() {
     for count in [1, 8, 64] {
         let crowd = Arc::new(Crowd::default());
         let recorder: Arc<dyn Recorder> = crowd.clone();
@@ -189,7 +197,8 @@ impl Recorder for Failing {
     }
 }
 
-pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
+#[apply(test!)]
+async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     let recorder = Failing(AtomicU64::new(0), 3);
     let measured =
         measure::one_in_flight(&recorder, span(Duration::from_millis(200)), &Meter::default()).await;
@@ -200,7 +209,8 @@ pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert!(measured.histogram.min() >= 1_000_000, "failures are fast, and must not flatter");
 }
 
-pub async fn where_nothing_works_no_time_is_wasted() {
+#[apply(test!)]
+async fn where_nothing_works_no_time_is_wasted() {
     let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
     let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
     let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;
