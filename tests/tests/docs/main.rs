@@ -17,6 +17,7 @@ mod named_code;
 mod repository;
 mod shell;
 mod stack;
+mod translation;
 
 fn main() -> ExitCode {
     run()
