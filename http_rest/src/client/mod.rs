@@ -6,6 +6,7 @@ mod transport;
 mod watch;
 
 use futures::stream::BoxStream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -118,7 +119,7 @@ impl Client {
         &self,
         station: Option<&str>,
     ) -> Result<BoxStream<'static, Result<LiveEvent, Error>>, Error> {
-        Ok(Watch::start(self.transport.clone(), station).await?.into_stream())
+        Watch::start(self.transport.clone(), station).await
     }
 
     /// Returns the first page of stations, in the order of their IDs; `limit` is 1 to 500.
@@ -239,8 +240,6 @@ fn new_key() -> String {
 
 /// Escapes what an ID can't contain, so that `a/b` cannot change the path.
 fn station_path(id: &str) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
-    let id: String =
-        id.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
-    format!("/stations/{id}")
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-');
+    format!("/stations/{}", utf8_percent_encode(id, ESCAPED))
 }

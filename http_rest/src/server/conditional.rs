@@ -6,34 +6,21 @@
 //! it, and the later write silently undoes the earlier. Here the later one gets
 //! 412, and its sender reads again.
 
-use std::fmt;
-
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::protocol::problem::Problem;
 
 /// A strong entity tag: two equal tags mean the same representation byte for byte.
-///
-/// The server's instance ID is part of it, because each run of the server counts
-/// versions from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ETag {
-    /// Chosen at random when the server starts.
-    pub(crate) instance_id: u64,
-    /// Grows with each change of any station.
-    pub(crate) version: u64,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ETag(pub(crate) HeaderValue);
 
-impl fmt::Display for ETag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{:016x}-{:x}\"", self.instance_id, self.version)
-    }
-}
-
-impl From<ETag> for HeaderValue {
-    fn from(tag: ETag) -> Self {
+impl ETag {
+    /// Names a version. The server's instance ID is part of the tag, because each run of the
+    /// server counts versions from 1.
+    pub(crate) fn new(instance_id: u64, version: u64) -> Self {
+        let tag = HeaderValue::try_from(format!("\"{instance_id:016x}-{version:x}\""));
         // Quotes, hexadecimal digits and a hyphen are always a header value.
-        HeaderValue::try_from(tag.to_string()).unwrap_or(HeaderValue::from_static("\"\""))
+        Self(tag.unwrap_or(HeaderValue::from_static("\"\"")))
     }
 }
 
@@ -57,13 +44,23 @@ impl Conditions {
     /// Checks the conditions of a GET or HEAD. Returns true if the client already has this version,
     /// so that 304 is enough, and 412 if `If-Match` is false. `current` is `None` for a resource
     /// without a tag.
-    pub(crate) fn not_modified(&self, current: Option<ETag>) -> Result<bool, Problem> {
-        self.check_if_match(current)?;
-        Ok(self.if_none_match.as_ref().is_some_and(|tags| tags.contain_weakly(current)))
+    pub(crate) fn not_modified(&self, current: Option<&ETag>) -> Result<bool, Problem> {
+        if self.if_match.as_ref().is_none_or(|tags| tags.contain(current, Comparison::Strong)) {
+            return Ok(self
+                .if_none_match
+                .as_ref()
+                .is_some_and(|tags| tags.contain(current, Comparison::Weak)));
+        }
+        Err(match current {
+            Some(ETag(tag)) => {
+                failed(format!("the resource is now at {}; read it again", tag.to_str().unwrap_or_default()))
+            }
+            None => failed("this resource has no ETag; leave out If-Match or send If-Match: *"),
+        })
     }
 
     /// Checks the conditions of any other method. Returns 412 if one is false.
-    pub(crate) fn check(&self, current: Option<ETag>) -> Result<(), Problem> {
+    pub(crate) fn check(&self, current: Option<&ETag>) -> Result<(), Problem> {
         if self.not_modified(current)? {
             return Err(failed("If-None-Match excludes the current version of this resource"));
         }
@@ -72,23 +69,13 @@ impl Conditions {
 
     /// Like [`Conditions::check`], and returns 428 if the client does not say which
     /// version it means to change.
-    pub(crate) fn check_required(&self, current: ETag) -> Result<(), Problem> {
+    pub(crate) fn check_required(&self, current: &ETag) -> Result<(), Problem> {
         self.check(Some(current))?;
         if self.if_match.is_none() {
             let detail = "read the resource first and send its ETag in If-Match";
             return Err(Problem::new(StatusCode::PRECONDITION_REQUIRED, detail));
         }
         Ok(())
-    }
-
-    fn check_if_match(&self, current: Option<ETag>) -> Result<(), Problem> {
-        if self.if_match.as_ref().is_none_or(|tags| tags.contain_strongly(current)) {
-            return Ok(());
-        }
-        Err(match current {
-            Some(tag) => failed(format!("the resource is now at {tag}; read it again")),
-            None => failed("this resource has no ETag; leave out If-Match or send If-Match: *"),
-        })
     }
 }
 
@@ -109,6 +96,15 @@ struct Tag {
     opaque: Vec<u8>,
 }
 
+/// How to compare tags (RFC 9110, section 8.8.3.2).
+#[derive(PartialEq)]
+enum Comparison {
+    /// A weak tag (`W/"…"`) matches nothing, since it may stand for several representations.
+    Strong,
+    /// The `W/` is ignored.
+    Weak,
+}
+
 impl Tags {
     /// Reads a header field. Several lines of the same name are one list (RFC 9110,
     /// section 5.3), but `*` has to be alone.
@@ -117,60 +113,45 @@ impl Tags {
     // and skips list members that it can't read.
     fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>, Problem> {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        if lines.is_empty() {
-            return Ok(None);
-        }
-        let field = lines.join(&b',');
-        if field == b"*" {
-            return Ok(Some(Self::Any));
-        }
-        Self::list(&field).map(Some).ok_or_else(|| {
+        let tags = match lines.join(&b',').as_slice() {
+            _ if lines.is_empty() => return Ok(None),
+            b"*" => Some(Self::Any),
+            field => Self::list(field),
+        };
+        tags.map(Some).ok_or_else(|| {
             Problem::bad_request(format!(
                 "{name} must be * or a list of ETags, each in quotes, such as \"1\""
             ))
         })
     }
 
-    /// RFC 9110, sections 5.6.1 (lists, which may have empty members) and 8.8.3 (tags,
-    /// which may have commas). Returns `None` if there is no tag or a malformed one.
-    fn list(mut rest: &[u8]) -> Option<Self> {
+    /// Reads a list of tags (RFC 9110, sections 5.6.1 and 8.8.3). Returns `None` if there is no
+    /// tag or a malformed one.
+    fn list(field: &[u8]) -> Option<Self> {
+        // Cut at the quotes, every second part is a tag, which may have commas. The parts between
+        // them are commas and spaces, and a `W/` before a weak tag.
+        let parts: Vec<&[u8]> = field.split(|b| *b == b'"').collect();
+        let (pairs, [end]) = parts.as_chunks() else { return None };
+        let separates = |part: &[u8]| part.iter().all(|b| b" \t,".contains(b));
         let mut tags = Vec::new();
-        loop {
-            rest = rest.trim_ascii_start();
-            if !rest.is_empty() && rest[0] != b',' {
-                let weak = rest.starts_with(b"W/");
-                let quoted = if weak { &rest[2..] } else { rest }.strip_prefix(b"\"")?;
-                let length = quoted.iter().position(|b| !matches!(b, b'!' | b'#'..=b'~' | 0x80..))?;
-                let (opaque, after) = quoted.split_at(length);
-                tags.push(Tag { weak, opaque: [b"\"", opaque, b"\""].concat() });
-                rest = after.strip_prefix(b"\"")?.trim_ascii_start();
+        for [before, opaque] in pairs {
+            let (weak, before) = before.strip_suffix(b"W/").map_or((false, *before), |before| (true, before));
+            let is_tag = opaque.iter().all(|b| matches!(b, b'!' | b'#'..=b'~' | 0x80..));
+            if !is_tag || !separates(before) || !(tags.is_empty() || before.contains(&b',')) {
+                return None;
             }
-            match rest.split_first() {
-                Some((b',', after)) => rest = after,
-                Some(_) => return None,
-                None => return (!tags.is_empty()).then_some(Self::List(tags)),
-            }
+            tags.push(Tag { weak, opaque: [b"\"", *opaque, b"\""].concat() });
         }
+        (!tags.is_empty() && separates(end)).then_some(Self::List(tags))
     }
 
-    /// Strong comparison: a weak tag (`W/"…"`) matches nothing here, since it may stand
-    /// for several representations.
-    fn contain_strongly(&self, current: Option<ETag>) -> bool {
-        self.contain(current, |tag| !tag.weak)
-    }
-
-    /// Weak comparison: the `W/` is ignored.
-    fn contain_weakly(&self, current: Option<ETag>) -> bool {
-        self.contain(current, |_tag| true)
-    }
-
-    fn contain(&self, current: Option<ETag>, counts: impl Fn(&Tag) -> bool) -> bool {
-        match self {
-            Self::Any => true,
-            Self::List(tags) => current.is_some_and(|current| {
-                let current = current.to_string();
-                tags.iter().any(|tag| counts(tag) && tag.opaque == current.as_bytes())
-            }),
+    fn contain(&self, current: Option<&ETag>, comparison: Comparison) -> bool {
+        match (self, current) {
+            (Self::Any, _) => true,
+            (Self::List(_), None) => false,
+            (Self::List(tags), Some(ETag(current))) => tags
+                .iter()
+                .any(|tag| *current == tag.opaque[..] && (!tag.weak || comparison == Comparison::Weak)),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! One TCP connection: from its first request to a close that does not lose the last
 //! response.
 
-use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tcp_socket::base::linger::{LingerLimits, linger};
+use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::select;
@@ -16,10 +16,17 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::request_layer::Requests;
 use crate::limits::Limits;
 
 /// Serves request after request until either side ends the connection.
-pub(crate) async fn run(stream: TcpStream, router: Router, limits: Arc<Limits>, stopping: CancellationToken) {
+pub(crate) async fn run(
+    stream: TcpStream,
+    router: Router,
+    requests: Arc<Requests>,
+    limits: Arc<Limits>,
+    stopping: CancellationToken,
+) {
     // A response is one small write; Nagle's algorithm would hold it back until the
     // client acknowledges the one before.
     if let Err(error) = stream.set_nodelay(true) {
@@ -27,32 +34,37 @@ pub(crate) async fn run(stream: TcpStream, router: Router, limits: Arc<Limits>, 
     }
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.write_timeout));
-    let mut connection = http1::Builder::new()
+    // hyper shuts the stream down at the end, which lingers.
+    let stream = Lingering::new(Box::pin(stream), limits.linger());
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         // A client that has sent everything still waits for the responses: a FIN closes
         // one direction only (RFC 9293, section 3.6).
         .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|request| requests.respond(router.clone(), request)),
+        );
+    let mut connection = pin!(connection);
     let mut draining = false;
     loop {
         // Cancel safe: polling only borrows the connection, which keeps its state.
         select! {
             // hyper itself responds to what it can't parse, with an empty body: 400, 414
             // for a long target, 431 for a long header.
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+            ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     debug!("connection ended: {error}");
                 }
-                break;
+                return;
             }
             () = stopping.cancelled(), if !draining => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                connection.as_mut().graceful_shutdown();
                 draining = true;
             }
         }
     }
-    linger(connection.into_parts().io.into_inner(), limits.linger()).await;
 }
 
 /// The response to a connection over the limit, which gets no HTTP parser.

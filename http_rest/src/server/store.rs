@@ -39,7 +39,7 @@ struct Inner {
 
 struct StationEntry {
     station: Station,
-    version: u64,
+    tag: ETag,
     readings: VecDeque<StoredReading>,
 }
 
@@ -89,7 +89,8 @@ impl Store {
             return Err(CreateError::Full);
         }
         for id in new {
-            inner.insert(Station { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None });
+            let station = Station { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None };
+            inner.insert(station, self.instance_id);
         }
         let Inner { stations, sequence, .. } = &mut *inner;
         for reading in &batch {
@@ -157,7 +158,7 @@ impl Store {
 
     /// Returns a station and its version.
     pub(crate) fn station(&self, id: &str) -> Option<(Station, ETag)> {
-        self.lock().stations.get(id).map(|entry| (entry.station.clone(), self.tag(entry.version)))
+        self.lock().stations.get(id).map(|entry| (entry.station.clone(), entry.tag.clone()))
     }
 
     /// Creates a station.
@@ -169,7 +170,7 @@ impl Store {
         if inner.stations.len() >= MAX_STATIONS {
             return Err(CreateError::Full);
         }
-        Ok(self.tag(inner.insert(station)))
+        Ok(inner.insert(station, self.instance_id))
     }
 
     /// Replaces a station with what `change` returns, or returns `None` if there is no such
@@ -178,17 +179,17 @@ impl Store {
     pub(crate) fn update<E>(
         &self,
         id: &str,
-        change: impl FnOnce(&Station, ETag) -> Result<Station, E>,
+        change: impl FnOnce(&Station, &ETag) -> Result<Station, E>,
     ) -> Option<Result<(Station, ETag), E>> {
         let mut inner = self.lock();
         let Inner { stations, version, .. } = &mut *inner;
         let entry = stations.get_mut(id)?;
-        let changed = change(&entry.station, self.tag(entry.version));
+        let changed = change(&entry.station, &entry.tag);
         Some(changed.map(|station| {
             *version += 1;
-            entry.station = station.clone();
-            entry.version = *version;
-            (station, self.tag(*version))
+            entry.station = station;
+            entry.tag = ETag::new(self.instance_id, *version);
+            (entry.station.clone(), entry.tag.clone())
         }))
     }
 
@@ -196,15 +197,11 @@ impl Store {
     pub(crate) fn remove<E>(
         &self,
         id: &str,
-        allow: impl FnOnce(ETag) -> Result<(), E>,
+        allow: impl FnOnce(&ETag) -> Result<(), E>,
     ) -> Option<Result<(), E>> {
         let mut inner = self.lock();
-        let version = inner.stations.get(id)?.version;
-        Some(allow(self.tag(version)).map(|()| drop(inner.stations.remove(id))))
-    }
-
-    fn tag(&self, version: u64) -> ETag {
-        ETag { instance_id: self.instance_id, version }
+        let allowed = allow(&inner.stations.get(id)?.tag);
+        Some(allowed.map(|()| drop(inner.stations.remove(id))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -214,11 +211,13 @@ impl Store {
 }
 
 impl Inner {
-    fn insert(&mut self, station: Station) -> u64 {
+    fn insert(&mut self, station: Station, instance_id: u64) -> ETag {
         self.version += 1;
+        let tag = ETag::new(instance_id, self.version);
         let id = Arc::from(station.id.as_str());
-        self.stations.insert(id, StationEntry { station, version: self.version, readings: VecDeque::new() });
-        self.version
+        let entry = StationEntry { station, tag: tag.clone(), readings: VecDeque::new() };
+        self.stations.insert(id, entry);
+        tag
     }
 }
 
