@@ -26,15 +26,15 @@ impl ETag {
 
 /// The conditions of a request, in the order in which they are evaluated (RFC 9110, section
 /// 13.2.2). Conditions on a date are ignored: no resource here has a `Last-Modified`.
-pub(crate) struct Conditions {
-    if_match: Option<Tags>,
-    if_none_match: Option<Tags>,
+pub(crate) struct Conditions<'a> {
+    if_match: Option<Tags<'a>>,
+    if_none_match: Option<Tags<'a>>,
 }
 
-impl Conditions {
+impl<'a> Conditions<'a> {
     /// Reads the conditions. Returns 400 if one is malformed: ignoring it would let the request do
     /// more than the client meant.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
             if_match: Tags::of(headers, &header::IF_MATCH)?,
             if_none_match: Tags::of(headers, &header::IF_NONE_MATCH)?,
@@ -45,11 +45,8 @@ impl Conditions {
     /// so that 304 is enough, and 412 if `If-Match` is false. `current` is `None` for a resource
     /// without a tag.
     pub(crate) fn not_modified(&self, current: Option<&ETag>) -> Result<bool, Problem> {
-        if self.if_match.as_ref().is_none_or(|tags| tags.contain(current, Comparison::Strong)) {
-            return Ok(self
-                .if_none_match
-                .as_ref()
-                .is_some_and(|tags| tags.contain(current, Comparison::Weak)));
+        if self.if_match.as_ref().is_none_or(|tags| tags.contain_strongly(current)) {
+            return Ok(self.if_none_match.as_ref().is_some_and(|tags| tags.contain_weakly(current)));
         }
         Err(match current {
             Some(ETag(tag)) => {
@@ -83,75 +80,54 @@ fn failed(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, detail)
 }
 
-/// `*`, or a list of entity tags.
-enum Tags {
-    Any,
-    List(Vec<Tag>),
-}
+/// Entity tags as a client sent them, whether or not this server made them, or only `*`.
+struct Tags<'a>(Vec<&'a [u8]>);
 
-/// An entity tag that a client sent, whether or not this server made it.
-struct Tag {
-    weak: bool,
-    /// With its quotes.
-    opaque: Vec<u8>,
-}
-
-/// How to compare tags (RFC 9110, section 8.8.3.2).
-#[derive(PartialEq)]
-enum Comparison {
-    /// A weak tag (`W/"…"`) matches nothing, since it may stand for several representations.
-    Strong,
-    /// The `W/` is ignored.
-    Weak,
-}
-
-impl Tags {
-    /// Reads a header field. Several lines of the same name are one list (RFC 9110,
-    /// section 5.3), but `*` has to be alone.
+impl<'a> Tags<'a> {
+    /// Reads a header field. Its lines are one list (RFC 9110, section 5.3), which may have empty
+    /// members, but `*` has to be alone.
     //
     // The `headers` crate is not used here: 0.4.2 panics in a debug build on a tag with a space,
     // and skips list members that it can't read.
-    fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>, Problem> {
+    fn of(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<Self>, Problem> {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        let tags = match lines.join(&b',').as_slice() {
-            _ if lines.is_empty() => return Ok(None),
-            b"*" => Some(Self::Any),
-            field => Self::list(field),
-        };
-        tags.map(Some).ok_or_else(|| {
-            Problem::bad_request(format!(
-                "{name} must be * or a list of ETags, each in quotes, such as \"1\""
-            ))
-        })
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        if lines == [b"*"] {
+            return Ok(Some(Self(lines)));
+        }
+        let members = lines.iter().flat_map(|line| {
+            let mut quoted = false; // A tag may contain commas.
+            line.split(move |b| {
+                quoted ^= *b == b'"';
+                *b == b',' && !quoted
+            })
+        });
+        let tags: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(|tag| !tag.is_empty()).collect();
+        if tags.is_empty() || !tags.iter().all(|tag| is_tag(tag)) {
+            let detail = format!("{name} must be * or a list of ETags, each in quotes, such as \"1\"");
+            return Err(Problem::bad_request(detail));
+        }
+        Ok(Some(Self(tags)))
     }
 
-    /// Reads a list of tags (RFC 9110, sections 5.6.1 and 8.8.3). Returns `None` if there is no
-    /// tag or a malformed one.
-    fn list(field: &[u8]) -> Option<Self> {
-        // Cut at the quotes, every second part is a tag, which may have commas. The parts between
-        // them are commas and spaces, and a `W/` before a weak tag.
-        let parts: Vec<&[u8]> = field.split(|b| *b == b'"').collect();
-        let (pairs, [end]) = parts.as_chunks() else { return None };
-        let separates = |part: &[u8]| part.iter().all(|b| b" \t,".contains(b));
-        let mut tags = Vec::new();
-        for [before, opaque] in pairs {
-            let (weak, before) = before.strip_suffix(b"W/").map_or((false, *before), |before| (true, before));
-            let is_tag = opaque.iter().all(|b| matches!(b, b'!' | b'#'..=b'~' | 0x80..));
-            if !is_tag || !separates(before) || !(tags.is_empty() || before.contains(&b',')) {
-                return None;
-            }
-            tags.push(Tag { weak, opaque: [b"\"", *opaque, b"\""].concat() });
-        }
-        (!tags.is_empty() && separates(end)).then_some(Self::List(tags))
+    /// Strong comparison: a weak tag (`W/"…"`) equals none of ours, since it may stand for
+    /// several representations.
+    fn contain_strongly(&self, current: Option<&ETag>) -> bool {
+        self.0 == [b"*"] || current.is_some_and(|ETag(current)| self.0.iter().any(|tag| **tag == *current))
     }
 
-    fn contain(&self, current: Option<&ETag>, comparison: Comparison) -> bool {
-        match (self, current) {
-            (Self::Any, _) => true,
-            (Self::List(_), None) => false,
-            (Self::List(tags), Some(ETag(current))) => tags
-                .iter()
-                .any(|tag| *current == tag.opaque[..] && (!tag.weak || comparison == Comparison::Weak)),
-        }
+    /// Weak comparison: the `W/` is ignored.
+    fn contain_weakly(&self, current: Option<&ETag>) -> bool {
+        let tags = self.0.iter().map(|tag| tag.strip_prefix(b"W/").unwrap_or(tag));
+        Self(tags.collect()).contain_strongly(current)
     }
+}
+
+/// Returns whether this is an entity tag (RFC 9110, section 8.8.3).
+fn is_tag(text: &[u8]) -> bool {
+    let strong = text.strip_prefix(b"W/").unwrap_or(text);
+    let is_opaque = |text: &[u8]| text.iter().all(|b| matches!(b, b'!' | b'#'..=b'~' | 0x80..));
+    matches!(strong, [b'"', opaque @ .., b'"'] if is_opaque(opaque))
 }

@@ -17,16 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::request_layer::Requests;
-use crate::limits::Limits;
 
 /// Serves request after request until either side ends the connection.
 pub(crate) async fn run(
     stream: TcpStream,
     router: Router,
     requests: Arc<Requests>,
-    limits: Arc<Limits>,
     stopping: CancellationToken,
 ) {
+    let limits = &requests.limits;
     // A response is one small write; Nagle's algorithm would hold it back until the
     // client acknowledges the one before.
     if let Err(error) = stream.set_nodelay(true) {
@@ -47,23 +46,18 @@ pub(crate) async fn run(
             service_fn(|request| requests.respond(router.clone(), request)),
         );
     let mut connection = pin!(connection);
-    let mut draining = false;
-    loop {
-        // Cancel safe: polling only borrows the connection, which keeps its state.
-        select! {
-            // hyper itself responds to what it can't parse, with an empty body: 400, 414
-            // for a long target, 431 for a long header.
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    debug!("connection ended: {error}");
-                }
-                return;
-            }
-            () = stopping.cancelled(), if !draining => {
-                connection.as_mut().graceful_shutdown();
-                draining = true;
-            }
+    // Cancel safe: polling only borrows the connection, which keeps its state.
+    let ended = select! {
+        // hyper itself responds to what it can't parse, with an empty body: 400, 414
+        // for a long target, 431 for a long header.
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
+    };
+    if let Err(error) = ended {
+        debug!("connection ended: {error}");
     }
 }
 

@@ -84,10 +84,9 @@ pub async fn serve(
         limits: limits.clone(),
         stopping: connections.stopping(),
     })));
-    let requests = Arc::new(Requests::new(&limits));
-    let serve = |stream, _peer| {
-        connection::run(stream, router.clone(), requests.clone(), limits.clone(), connections.stopping())
-    };
+    let requests = Arc::new(Requests::new(limits.clone()));
+    let serve =
+        |stream, _peer| connection::run(stream, router.clone(), requests.clone(), connections.stopping());
     let refuse = |stream| connection::refuse(stream, limits.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections, requests in flight are finished");

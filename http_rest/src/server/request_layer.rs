@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -29,21 +30,16 @@ use crate::protocol::problem::Problem;
 
 /// The requests of all connections.
 pub(crate) struct Requests {
+    pub(crate) limits: Arc<Limits>,
     /// One for each request that may be handled at the same time.
     permits: Semaphore,
-    /// Time for each request.
-    timeout: Duration,
     /// How many requests got an ID from this server.
     numbered: AtomicU64,
 }
 
 impl Requests {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            permits: Semaphore::new(limits.max_in_flight),
-            timeout: limits.request_timeout,
-            numbered: AtomicU64::new(0),
-        }
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self { permits: Semaphore::new(limits.max_in_flight), numbered: AtomicU64::new(0), limits }
     }
 
     /// Responds to a request by its route.
@@ -81,10 +77,13 @@ impl Requests {
             retry_after: Some(Duration::from_secs(1)),
             ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
         })?;
-        let Ok(response) = timeout(self.timeout, router.call(request)).await.map_err(|_elapsed| {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive or to be answered")
-        })?;
-        Ok(response)
+        match timeout(self.limits.request_timeout, router.call(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Err(_elapsed) => Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request took too long to arrive or to be answered",
+            )),
+        }
     }
 
     /// Returns the client's own ID if it is short and plain, or else the next number.

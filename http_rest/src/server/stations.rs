@@ -5,18 +5,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequestParts, Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{ETAG, LOCATION};
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
-use super::conditional::{Conditions, ETag};
+use super::conditional::Conditions;
 use super::pagination;
 use super::request_layer::{NoQuery, read_body, require_type};
-use super::store::{CreateError, Store};
+use super::store::{CreateError, Representation, Store};
 use crate::limits::{Limits, MAX_STATIONS};
 use crate::protocol::headers::{JSON, MERGE_PATCH};
 use crate::protocol::model::{Station, StationList, StationPatch};
@@ -79,9 +79,9 @@ pub(crate) async fn list(
 pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Result<Response, Problem> {
     let station: Station = parse(&body)?;
     station.check()?;
-    let tag = store.create(station.clone())?;
     let location = [(LOCATION, format!("/stations/{}", station.id))];
-    Ok((StatusCode::CREATED, location, with_tag(tag, &station)).into_response())
+    let created = store.create(station)?;
+    Ok((StatusCode::CREATED, location, created).into_response())
 }
 
 /// Read a station
@@ -101,11 +101,11 @@ pub(crate) async fn read(
     StationId { id }: StationId,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (station, tag) = store.station(&id).ok_or_else(|| not_found(&id))?;
-    if Conditions::of(request.headers())?.not_modified(Some(&tag))? {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag.0)]).into_response());
+    let station = store.station(&id).ok_or_else(|| not_found(&id))?;
+    if Conditions::of(request.headers())?.not_modified(Some(&station.tag))? {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, station.tag.0)]).into_response());
     }
-    Ok(with_tag(tag, &station))
+    Ok(station.into_response())
 }
 
 /// Replace a station
@@ -185,11 +185,11 @@ async fn change(
     media_type: &str,
     new: impl FnOnce(&Station, &[u8]) -> Result<Station, Problem>,
 ) -> Result<Response, Problem> {
-    let (_, tag) = store.station(id).ok_or_else(|| not_found(id))?;
+    let before = store.station(id).ok_or_else(|| not_found(id))?;
     let (parts, body) = request.into_parts();
     require_type(&parts.headers, media_type)?;
     let conditions = Conditions::of(&parts.headers)?;
-    conditions.check_required(&tag)?;
+    conditions.check_required(&before.tag)?;
     let body = read_body(body, limits.max_body).await?;
     let changed = store.update(id, |current, tag| {
         // Once more, now that nobody can come between the check and the change.
@@ -201,8 +201,7 @@ async fn change(
         }
         Ok(station)
     });
-    let (station, tag) = changed.ok_or_else(|| not_found(id))??;
-    Ok(with_tag(tag, &station))
+    Ok(changed.ok_or_else(|| not_found(id))??.into_response())
 }
 
 /// A station's ID from the path. Returns 404 for anything else.
@@ -245,6 +244,8 @@ impl From<CreateError> for Problem {
     }
 }
 
-fn with_tag(tag: ETag, station: &Station) -> Response {
-    ([(ETAG, tag.0)], Json(station)).into_response()
+impl IntoResponse for Representation {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, HeaderValue::from_static(JSON)), (ETAG, self.tag.0)], self.json).into_response()
+    }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::body::Bytes;
 use tokio::sync::watch;
 
 use super::conditional::ETag;
@@ -39,8 +40,23 @@ struct Inner {
 
 struct StationEntry {
     station: Station,
-    tag: ETag,
+    shown: Representation,
     readings: VecDeque<StoredReading>,
+}
+
+/// A station as a `GET` returns it. It is made once for each version.
+#[derive(Clone)]
+pub(crate) struct Representation {
+    pub(crate) tag: ETag,
+    pub(crate) json: Bytes,
+}
+
+impl Representation {
+    fn new(station: &Station, instance_id: u64, version: u64) -> Self {
+        // Strings and finite numbers always have a form in JSON.
+        let json = serde_json::to_vec(station).unwrap_or_default().into();
+        Self { tag: ETag::new(instance_id, version), json }
+    }
 }
 
 /// A reading without its station's ID, which the map already holds.
@@ -156,13 +172,13 @@ impl Store {
             .collect()
     }
 
-    /// Returns a station and its version.
-    pub(crate) fn station(&self, id: &str) -> Option<(Station, ETag)> {
-        self.lock().stations.get(id).map(|entry| (entry.station.clone(), entry.tag.clone()))
+    /// Returns a station.
+    pub(crate) fn station(&self, id: &str) -> Option<Representation> {
+        self.lock().stations.get(id).map(|entry| entry.shown.clone())
     }
 
     /// Creates a station.
-    pub(crate) fn create(&self, station: Station) -> Result<ETag, CreateError> {
+    pub(crate) fn create(&self, station: Station) -> Result<Representation, CreateError> {
         let mut inner = self.lock();
         if inner.stations.contains_key(station.id.as_str()) {
             return Err(CreateError::Exists);
@@ -180,16 +196,16 @@ impl Store {
         &self,
         id: &str,
         change: impl FnOnce(&Station, &ETag) -> Result<Station, E>,
-    ) -> Option<Result<(Station, ETag), E>> {
+    ) -> Option<Result<Representation, E>> {
         let mut inner = self.lock();
         let Inner { stations, version, .. } = &mut *inner;
         let entry = stations.get_mut(id)?;
-        let changed = change(&entry.station, &entry.tag);
+        let changed = change(&entry.station, &entry.shown.tag);
         Some(changed.map(|station| {
             *version += 1;
+            entry.shown = Representation::new(&station, self.instance_id, *version);
             entry.station = station;
-            entry.tag = ETag::new(self.instance_id, *version);
-            (entry.station.clone(), entry.tag.clone())
+            entry.shown.clone()
         }))
     }
 
@@ -200,7 +216,7 @@ impl Store {
         allow: impl FnOnce(&ETag) -> Result<(), E>,
     ) -> Option<Result<(), E>> {
         let mut inner = self.lock();
-        let allowed = allow(&inner.stations.get(id)?.tag);
+        let allowed = allow(&inner.stations.get(id)?.shown.tag);
         Some(allowed.map(|()| drop(inner.stations.remove(id))))
     }
 
@@ -211,13 +227,12 @@ impl Store {
 }
 
 impl Inner {
-    fn insert(&mut self, station: Station, instance_id: u64) -> ETag {
+    fn insert(&mut self, station: Station, instance_id: u64) -> Representation {
         self.version += 1;
-        let tag = ETag::new(instance_id, self.version);
         let id = Arc::from(station.id.as_str());
-        let entry = StationEntry { station, tag: tag.clone(), readings: VecDeque::new() };
-        self.stations.insert(id, entry);
-        tag
+        let shown = Representation::new(&station, instance_id, self.version);
+        self.stations.insert(id, StationEntry { station, shown: shown.clone(), readings: VecDeque::new() });
+        shown
     }
 }
 
