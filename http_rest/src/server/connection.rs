@@ -9,8 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
@@ -20,21 +19,16 @@ use super::request_layer::Requests;
 
 /// Serves request after request until either side ends the connection.
 pub(crate) async fn run(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     requests: Arc<Requests>,
     stopping: CancellationToken,
 ) {
     let limits = &requests.limits;
-    // A response is one small write; Nagle's algorithm would hold it back until the
-    // client acknowledges the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!("nodelay: {error}");
-    }
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.write_timeout));
     // hyper shuts the stream down at the end, which lingers.
-    let stream = Lingering::new(Box::pin(stream), limits.linger());
+    let stream = Lingering::new(Box::pin(stream), limits.connections.linger());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
@@ -71,7 +65,10 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}";
 
 /// Refuses a connection. The response fits into the buffer of any new socket.
-pub(crate) async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
+pub(crate) async fn refuse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: LingerLimits,
+) {
     if stream.write_all(REFUSAL.as_bytes()).await.is_ok() {
         linger(stream, limits).await;
     }
