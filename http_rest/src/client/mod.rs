@@ -9,7 +9,6 @@ use futures::stream::BoxStream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::error::Error;
@@ -18,9 +17,8 @@ use self::transport::{Response, Transport};
 pub use self::watch::LiveEvent;
 use self::watch::Watch;
 use crate::protocol::headers::{IDEMPOTENCY_KEY, MERGE_PATCH};
-use crate::protocol::model::{
-    Batch, Metric, Reading, ReadingList, Recorded, Station, StationList, StationPatch,
-};
+pub use crate::protocol::model::ReadingQuery;
+use crate::protocol::model::{Batch, Reading, ReadingList, Recorded, Station, StationList, StationPatch};
 
 /// A client of one server. Clones share their connections, and calls may run at the same
 /// time. HTTP/1.1 pairs responses with requests by their order, so each call in flight needs
@@ -46,21 +44,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The link to the next page; `None` on the last.
     pub next: Option<String>,
-}
-
-/// Which readings to ask for.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct ReadingQuery {
-    /// The station's ID.
-    pub station: String,
-    /// Only this metric.
-    pub metric: Option<Metric>,
-    /// Earliest `recorded_at`, in ms since the Unix epoch.
-    pub from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
-    pub to: Option<u64>,
-    /// Maximum number of readings on a page, 1 to 500.
-    pub limit: Option<usize>,
 }
 
 impl Client {

@@ -1,7 +1,7 @@
 //! What travels: weather stations and their readings, as JSON.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,6 +74,30 @@ pub(crate) struct Batch<'a> {
 pub(crate) struct Recorded {
     /// How many readings were accepted: all of the batch.
     pub(crate) accepted: usize,
+}
+
+/// Which readings to ask for: the query string of `GET /readings`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ReadingQuery {
+    /// Whose readings.
+    pub station: String,
+    /// Only this metric.
+    #[param(nullable = false)]
+    pub metric: Option<Metric>,
+    /// Earliest `recorded_at`, in ms since the Unix epoch.
+    #[param(nullable = false)]
+    pub from: Option<u64>,
+    /// Latest `recorded_at`, itself not included.
+    #[param(nullable = false)]
+    pub to: Option<u64>,
+    /// Maximum number of readings on this page; 100 if not given.
+    #[param(nullable = false)]
+    pub limit: Option<usize>,
+    /// From the `Link` header of the page before.
+    #[param(nullable = false, pattern = "^[0-9a-f]{16}-[0-9a-f]{1,16}$")]
+    pub cursor: Option<String>,
 }
 
 /// The response to `GET /readings`.

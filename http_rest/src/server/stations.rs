@@ -56,13 +56,9 @@ pub(crate) async fn list(
     if Conditions::of(request.headers())?.not_modified(None)? {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    // One more than asked for shows whether there is a next page.
     let mut stations = store.stations(page.cursor.as_deref(), limit + 1);
-    let more = stations.len() > limit;
-    stations.truncate(limit);
-    let last = stations.last().filter(|_| more);
-    let next = last.map(|station| format!("/stations?limit={limit}&cursor={}", station.id));
-    Ok((pagination::next_link(next), Json(StationList { stations })).into_response())
+    let next = |last: &Station| format!("/stations?limit={limit}&cursor={}", last.id);
+    Ok((pagination::cut(&mut stations, limit, next), Json(StationList { stations })).into_response())
 }
 
 /// Create a station

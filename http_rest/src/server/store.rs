@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::conditional::ETag;
 use crate::limits::{CHUNK, MAX_STATIONS, READINGS_PER_STATION};
-use crate::protocol::model::{Metric, Reading, Station};
+use crate::protocol::model::{Metric, Reading, ReadingQuery, Station};
 
 /// Stations and their readings.
 ///
@@ -67,19 +67,6 @@ struct StoredReading {
     recorded_at: u64,
 }
 
-/// Which readings [`Store::readings`] returns.
-#[derive(Default)]
-pub(crate) struct ReadingFilter {
-    pub(crate) metric: Option<Metric>,
-    /// Earliest `recorded_at`.
-    pub(crate) from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
-    pub(crate) to: Option<u64>,
-    /// Only readings that were recorded before the one of this sequence number.
-    pub(crate) before: Option<u64>,
-    pub(crate) limit: usize,
-}
-
 /// Why a station was not created.
 #[derive(Debug)]
 pub(crate) enum CreateError {
@@ -129,20 +116,26 @@ impl Store {
     }
 
     /// Returns a station's readings, the latest recorded first, each with its sequence
-    /// number, or `None` if there is no such station.
-    pub(crate) fn readings(&self, station: &str, filter: &ReadingFilter) -> Option<Vec<(u64, Reading)>> {
+    /// number, or `None` if there is no such station. They are those recorded before the one
+    /// with the sequence number `before`, at most `count`.
+    pub(crate) fn readings(
+        &self,
+        query: &ReadingQuery,
+        before: Option<u64>,
+        count: usize,
+    ) -> Option<Vec<(u64, Reading)>> {
         let inner = self.lock();
-        let kept = &inner.stations.get(station)?.readings;
-        let end = filter.before.map_or(kept.len(), |before| kept.partition_point(|r| r.sequence < before));
+        let kept = &inner.stations.get(query.station.as_str())?.readings;
+        let end = before.map_or(kept.len(), |before| kept.partition_point(|r| r.sequence < before));
         let found = kept
             .range(..end)
             .rev()
-            .filter(|r| filter.metric.is_none_or(|metric| r.metric == metric))
-            .filter(|r| filter.from.is_none_or(|from| r.recorded_at >= from))
-            .filter(|r| filter.to.is_none_or(|to| r.recorded_at < to))
-            .take(filter.limit)
+            .filter(|r| query.metric.is_none_or(|metric| r.metric == metric))
+            .filter(|r| query.from.is_none_or(|from| r.recorded_at >= from))
+            .filter(|r| query.to.is_none_or(|to| r.recorded_at < to))
+            .take(count)
             .map(|r| {
-                let station = station.to_owned();
+                let station = query.station.clone();
                 (
                     r.sequence,
                     Reading { station, metric: r.metric, value: r.value, recorded_at: r.recorded_at },
