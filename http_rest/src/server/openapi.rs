@@ -97,24 +97,21 @@ fn describe_limits(owner: &str, name: &str, schema: &mut RefOr<Schema>) {
         }
         _ => return,
     };
-    let (minimum, maximum): (Number, Number) = match (owner, name) {
+    let mut range = |minimum: Number, maximum: Number| {
+        (object.minimum, object.maximum) = (Some(minimum), Some(maximum));
+    };
+    match (owner, name) {
         (_, "id" | "station") | ("/stations", "cursor") => {
             object.pattern = Some(format!("^[a-z0-9-]{{1,{MAX_STATION_ID}}}$"));
-            return;
         }
-        (_, "Idempotency-Key") => {
-            object.pattern = Some(format!("^[!-~]{{1,{MAX_KEY}}}$"));
-            return;
-        }
+        (_, "Idempotency-Key") => object.pattern = Some(format!("^[!-~]{{1,{MAX_KEY}}}$")),
         ("Station" | "StationPatch", "name") => {
             (object.min_length, object.max_length) = (Some(1), Some(MAX_NAME));
-            return;
         }
-        (_, "limit") => (1.into(), MAX_LIMIT.into()),
-        (_, "recorded_at" | "from" | "to") => (0.into(), MAX_RECORDED_AT.into()),
-        (_, "latitude") => ((-MAX_LATITUDE).into(), MAX_LATITUDE.into()),
-        (_, "longitude") => ((-MAX_LONGITUDE).into(), MAX_LONGITUDE.into()),
-        _ => return,
-    };
-    (object.minimum, object.maximum) = (Some(minimum), Some(maximum));
+        (_, "limit") => range(1.into(), MAX_LIMIT.into()),
+        (_, "recorded_at" | "from" | "to") => range(0.into(), MAX_RECORDED_AT.into()),
+        (_, "latitude") => range((-MAX_LATITUDE).into(), MAX_LATITUDE.into()),
+        (_, "longitude") => range((-MAX_LONGITUDE).into(), MAX_LONGITUDE.into()),
+        _ => {}
+    }
 }

@@ -78,7 +78,7 @@ impl Requests {
             ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
         })?;
         match timeout(self.limits.request_timeout, router.call(request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => Ok(response), // A router has no other errors than responses.
             Err(_elapsed) => Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "the request took too long to arrive or to be answered",
