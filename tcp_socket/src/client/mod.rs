@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::watch as latest;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -36,10 +35,10 @@ pub use watch::Watch;
 /// When the last clone is dropped, the connection is closed.
 #[derive(Clone)]
 pub struct Client {
-    /// To the task. Its length is limited by the permits: each call has one.
+    /// To the task. The permits limit the number of calls in it.
     commands: mpsc::UnboundedSender<Command>,
     permits: Arc<Semaphore>,
-    status: latest::Receiver<Status>,
+    status: tokio::sync::watch::Receiver<Status>,
     last_batch: Arc<AtomicU64>,
     timeout: Duration,
 }
@@ -57,7 +56,7 @@ impl Client {
         let connector = Connector::new(url)?;
         let first = connector.connect().await?;
         let (commands, received) = mpsc::unbounded_channel();
-        let (status_sender, status) = latest::channel(Some(Ok(first.welcome.instance_id)));
+        let (status_sender, status) = tokio::sync::watch::channel(Some(Ok(first.welcome.instance_id)));
         tokio::spawn(Task::new(received, status_sender).run(connector, first));
         Ok(Self {
             commands,
@@ -70,7 +69,7 @@ impl Client {
 
     /// Returns the same client, with another time limit for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(Duration::from_secs(u32::MAX.into())); // More could overflow the clock.
         self
     }
 
@@ -127,7 +126,7 @@ impl Client {
                 "{station:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
             )));
         }
-        let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // The last item is the reason of its end.
+        let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // One more, for the reason of its end.
         let put = |payload: &mut BytesMut| payload.extend_from_slice(station.as_bytes());
         let request_id = self.call(kind::WATCH, Some(sender), put).await?;
         Ok(Watch { request_id, updates, commands: self.commands.clone() })
@@ -156,7 +155,7 @@ impl Client {
     fn closed(&self) -> Error {
         match &*self.status.borrow() {
             Some(Err(error)) => error.clone(),
-            _ => Error::NotExecuted("the client is closed"),
+            _ => Error::OutcomeUnknown("the client's task has ended"),
         }
     }
 
@@ -173,7 +172,7 @@ impl Client {
         let Ok(Ok(permit)) = timeout_at(deadline, self.permits.clone().acquire_owned()).await else {
             return Err(Error::NotExecuted("too many other calls wait for their answers"));
         };
-        let mut payload = BytesMut::with_capacity(64); // Enough for a batch of one reading.
+        let mut payload = BytesMut::with_capacity(64); // Room for a batch of one reading.
         put(&mut payload);
         let (outcome, answer) = oneshot::channel();
         let call = Call {
@@ -186,8 +185,7 @@ impl Client {
             maybe_executed: false,
             _permit: permit,
         };
-        // After the task has ended, nobody answers.
-        let _ = self.commands.send(Command::Call(call));
+        let _ = self.commands.send(Command::Call(call)); // Fails after the task has ended.
         answer.await.unwrap_or_else(|_never| Err(self.closed()))
     }
 }
