@@ -15,8 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
 use crate::base::retry::Pauses;
-use crate::base::write_timeout::WriteTimeout;
-use crate::client::connector::{Connection, Connector};
+use crate::client::connector::{Connection, Connector, Transport};
 use crate::client::error::{DisconnectReason, Error};
 use crate::limits::{CALL_TIMEOUT, CLOSE_TIMEOUT, MAX_PAUSE, MIN_FRAME_RATE, MIN_PAUSE};
 use crate::protocol::frame::{
@@ -93,7 +92,7 @@ impl Task {
     }
 
     /// Keeps a connection until the client is closed.
-    pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection<WriteTimeout>) {
+    pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection<Transport>) {
         let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
         let mut last_instance = None;
         let error = loop {

@@ -16,6 +16,9 @@ use crate::protocol::frame::FrameBuffer;
 use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
 use crate::protocol::message::Refusal;
 
+/// What a client's frames travel on. The rest of the client takes any stream.
+pub(crate) type Transport = WriteTimeout;
+
 /// A connection after its handshake.
 pub(crate) struct Connection<S> {
     pub(crate) stream: S,
@@ -39,7 +42,7 @@ impl Connector {
     }
 
     /// Connects and does the handshake, within [`CONNECT_TIMEOUT`].
-    pub(crate) async fn connect(&self) -> Result<Connection<WriteTimeout>, Error> {
+    pub(crate) async fn connect(&self) -> Result<Connection<Transport>, Error> {
         let unreachable = |source| unreachable(&self.addr, source);
         let connect = async {
             let stream = TcpStream::connect(&self.addr).await.map_err(unreachable)?;
@@ -54,7 +57,7 @@ impl Connector {
 
     /// Connects, however many attempts it takes. An error means that no further attempt can
     /// succeed.
-    pub(crate) async fn reconnect(&self, pauses: &mut Pauses) -> Result<Connection<WriteTimeout>, Error> {
+    pub(crate) async fn reconnect(&self, pauses: &mut Pauses) -> Result<Connection<Transport>, Error> {
         loop {
             sleep(pauses.next_pause()).await;
             match self.connect().await {
