@@ -122,16 +122,8 @@ impl<'a> Frame<'a> {
 
 /// Returns the CRC-32C of everything except the checksum itself.
 fn checksum(header: &[u8; HEADER], payload: &[u8]) -> u32 {
-    let header = &header[..CHECKSUM_AT];
-    let length = CHECKSUM_AT + payload.len();
-    // Few bytes are faster to copy than to check in two steps.
-    let mut small = [0; 64];
-    if let Some(both) = small.get_mut(..length) {
-        both[..CHECKSUM_AT].copy_from_slice(header);
-        both[CHECKSUM_AT..].copy_from_slice(payload);
-        return crc32c(both);
-    }
-    crc32c_append(crc32c(header), payload)
+    let checksum = crc32c(&header[..CHECKSUM_AT]);
+    if payload.is_empty() { checksum } else { crc32c_append(checksum, payload) }
 }
 
 /// Returns the announced length of the payload, once the header is there.
