@@ -8,7 +8,7 @@ use grpc::client::Failure;
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Position, Reading, RecordRequest, Threshold, UploadResponse};
+use grpc::proto::{Metric, Position, Reading, Threshold, UploadResponse};
 use grpc::protocol::status::{FELL_BEHIND, SERVER_RESTARTED};
 use grpc::{Client, Error, Options};
 use prost::Message;
@@ -296,7 +296,7 @@ async fn a_deadline_ends_every_kind_of_call() {
     let connection = connect(server.addr()).await;
     let watch = prefixed(&watch_of("oslo-1", None));
     let empty = prefixed(&());
-    let half = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] }).slice(..20);
+    let half = record_one().slice(..20);
     for (path, body, end) in [
         (RECORD, half, false), // A unary call whose request never comes to its end.
         (WATCH, watch, true),
@@ -323,12 +323,12 @@ async fn a_deadline_ends_every_kind_of_call() {
         ("123456789m", "3"),
         ("+5S", "3"),
     ] {
-        let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+        let request = record_one();
         let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], request).await;
         assert_eq!(answer.code(), code, "{timeout:?}");
     }
     let twice = [("grpc-timeout", "1H"); 2];
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    let request = record_one();
     assert_eq!(unary(&connection, RECORD, &twice, request).await.code(), "3", "{twice:?}");
     server.stop().await;
 }

@@ -21,10 +21,6 @@ use crate::support::*;
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-fn record_one() -> Bytes {
-    prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] })
-}
-
 /// Makes a call with only the given headers.
 async fn call_with(
     connection: &SendRequest<Bytes>,
