@@ -32,6 +32,7 @@ mod process;
 mod readme;
 pub mod signal;
 
+pub use first_hour::limit_fields;
 pub use inventory;
 pub use macro_rules_attribute::apply;
 use process::nobody;

@@ -66,7 +66,7 @@ pub struct Config {
 
 /// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`,
 /// connections get `GOAWAY`, open streams end with `UNAVAILABLE`, and calls in
-/// flight finish within [`Limits::drain_timeout`].
+/// flight finish within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// # Errors
 /// Only if the listener cannot be used at all; an error on one connection ends only that
@@ -81,7 +81,7 @@ pub async fn serve(
     let health = HealthReporter::new();
     health.set_service_status(service::NAME, Serving).await;
     let services = Services::new(&limits, token, gzip, health.clone()).map_err(io::Error::other)?;
-    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let connections = Connections::new(&limits.connections);
     let server = Arc::new(ServerState {
         services,
         permits: Arc::new(Semaphore::new(limits.max_calls)),
@@ -89,31 +89,20 @@ pub async fn serve(
         stopping: connections.stopping(),
         drained: CancellationToken::new(),
     });
-    let serve = |stream: TcpStream, _peer| {
-        // A status is one small write; Nagle's algorithm would hold it back until
-        // the client acknowledges the message before.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!("nodelay: {error}");
-        }
-        connection(stream, server.clone())
-    };
-    let refuse = |stream| refuse(stream, linger_limits(&limits));
+    let serve = |stream, _peer| connection(stream, server.clone());
+    let refuse = |stream| refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
 
     info!("stopping: no new connections, calls in flight are finished");
     for service in ["", service::NAME] {
         health.set_service_status(service, NotServing).await;
     }
-    if !connections.drain(limits.drain_timeout).await {
-        warn!("calls are still in flight after {:?}: they end", limits.drain_timeout);
+    if !connections.drain(limits.connections.drain_timeout).await {
+        warn!("calls are still in flight after {:?}: they end", limits.connections.drain_timeout);
         server.drained.cancel();
         connections.finish(LAST_WORDS).await;
     }
     Ok(())
-}
-
-fn linger_limits(limits: &Limits) -> LingerLimits {
-    LingerLimits { bytes: limits.linger_bytes, time: limits.linger_time }
 }
 
 /// Sends the client a GOAWAY that says that there are too many connections, and closes.
@@ -173,15 +162,15 @@ async fn connection<S>(mut stream: S, server: Arc<ServerState>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (limits, stopping) = (server.limits.clone(), server.stopping.clone());
     let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
         debug!("the client's first bytes did not come");
         return;
     };
     let (reader, writer) = tokio::io::split(stream);
     let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
-    let socket = Lingering::new(socket, linger_limits(&server.limits));
+    let socket = Lingering::new(socket, limits.connections.linger());
 
-    let (limits, stopping) = (server.limits.clone(), server.stopping.clone());
     let state = Arc::new(ConnectionState::default());
     let executor = UntilDeadline::default();
     let service = service_fn({

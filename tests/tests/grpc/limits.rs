@@ -82,7 +82,8 @@ async fn sigterm_ends_streams_and_lets_calls_finish() {
 
 #[apply(test!)]
 async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
-    let mut local = Local::start(|config| config.limits.drain_timeout = Duration::from_millis(100)).await;
+    let mut local =
+        Local::start(|config| config.limits.connections.drain_timeout = Duration::from_millis(100)).await;
     let connection = connect(&local.addr).await;
     let (upload, _send_upload) = open(&connection, UPLOAD, &[]).await;
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
@@ -143,7 +144,7 @@ async fn calls_and_streams_are_capped() {
 
 #[apply(test!)]
 async fn connections_are_capped() {
-    let local = Local::start(|config| config.limits.max_connections = 2).await;
+    let local = Local::start(|config| config.limits.connections.max_connections = 2).await;
     let (mut first, second) = (Raw::connect(&local.addr).await, connect(&local.addr).await);
     first.next(SETTINGS).await.unwrap();
     assert_eq!(unary(&second, RECORD, &[], record_one()).await.code(), "0");
@@ -174,8 +175,8 @@ async fn connections_are_capped() {
 async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
     for (bytes, time) in [(100_000, Duration::from_secs(3600)), (usize::MAX, Duration::from_millis(200))] {
         let local = Local::start(|config| {
-            config.limits.linger_bytes = bytes;
-            config.limits.linger_time = time;
+            config.limits.connections.linger_bytes = bytes;
+            config.limits.connections.linger_time = time;
         })
         .await;
         let mut raw = Raw::connect(&local.addr).await;
@@ -197,9 +198,9 @@ async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
 #[apply(test!)]
 async fn refusals_are_capped() {
     let local = Local::start(|config| {
-        config.limits.max_connections = 1;
-        config.limits.max_refusals = 1;
-        config.limits.linger_time = Duration::from_secs(60);
+        config.limits.connections.max_connections = 1;
+        config.limits.connections.max_refusals = 1;
+        config.limits.connections.linger_time = Duration::from_secs(60);
     })
     .await;
     let mut first = Raw::connect(&local.addr).await;

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, half_sent, request, rest, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
 async fn each_error_is_a_problem_of_its_status() {
@@ -150,7 +151,12 @@ async fn a_slow_body_is_told_of_its_timeout() {
 
 #[apply(test!)]
 async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
-    let server = Local::start(Limits { max_in_flight: 1, max_connections: 2, ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        max_in_flight: 1,
+        ..Limits::default()
+    })
+    .await;
     let body = batch("a", 1);
     let mut first = half_sent(server.addr, &[], &body).await;
     let second = request(server.addr, "GET", "/healthz", &[], "").await;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::PAIR;
 use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, head, request, rest, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
 #[alone]
@@ -39,7 +40,10 @@ async fn oversized_uploads_all_see_413() {
 #[apply(test!)]
 #[alone]
 async fn a_thousand_slow_lorises_stop_nobody() {
-    assert!(Limits::default().max_connections > 1000, "the default cap is above the number of lorises");
+    assert!(
+        Limits::default().connections.max_connections > 1000,
+        "the default cap is above the number of lorises"
+    );
     let server = Local::start(Limits::default()).await;
     let mut lorises = Vec::new();
     for _ in 0..1000 {
@@ -89,7 +93,15 @@ async fn a_silent_connection_is_closed() {
 async fn a_refused_client_cannot_hold_its_connection() {
     let ever = Duration::from_secs(3600);
     for (linger_bytes, linger_time) in [(1000, ever), (usize::MAX, Duration::from_millis(50))] {
-        let limits = Limits { max_connections: 0, linger_bytes, linger_time, ..Limits::default() };
+        let limits = Limits {
+            connections: ConnectionLimits {
+                max_connections: 0,
+                linger_bytes,
+                linger_time,
+                ..Default::default()
+            },
+            ..Limits::default()
+        };
         let server = Local::start(limits).await;
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         until(&mut stream, "too many connections\"}").await;
@@ -99,7 +111,15 @@ async fn a_refused_client_cannot_hold_its_connection() {
         server.stop().await;
     }
     // Beyond the cap on refusals, connections are closed without a response.
-    let limits = Limits { max_connections: 0, max_refusals: 1, linger_time: ever, ..Limits::default() };
+    let limits = Limits {
+        connections: ConnectionLimits {
+            max_connections: 0,
+            max_refusals: 1,
+            linger_time: ever,
+            ..Default::default()
+        },
+        ..Limits::default()
+    };
     let server = Local::start(limits).await;
     let mut first = TcpStream::connect(server.addr).await.unwrap();
     until(&mut first, "too many connections\"}").await;
@@ -131,7 +151,12 @@ async fn a_body_that_is_refused_is_not_read_first() {
 #[apply(test!)]
 async fn a_client_that_does_not_read_is_cut_off() {
     let short = Duration::from_millis(50);
-    let server = Local::start(Limits { write_timeout: short, linger_time: short, ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { linger_time: short, ..Default::default() },
+        write_timeout: short,
+        ..Limits::default()
+    })
+    .await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 500)).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let question = b"GET /readings?station=a&limit=500 HTTP/1.1\r\nhost: test\r\n\r\n";
@@ -169,7 +194,11 @@ async fn sigterm_answers_the_hundred_requests_in_flight() {
 
 #[apply(test!)]
 async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
-    let server = Local::start(Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { drain_timeout: Duration::from_millis(50), ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
     server.stop().await;
     assert!(rest(&mut stream).await.is_empty(), "cut, not answered");

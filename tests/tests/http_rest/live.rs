@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{JSON, Local, batch, request, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
 fn reading(station: &str, recorded_at: u64) -> Reading {
     Reading { station: station.into(), metric: Metric::Wind, value: 1.0, recorded_at }
@@ -183,7 +184,11 @@ async fn a_slow_reader_does_not_slow_the_recorder() {
 #[apply(test!)]
 async fn a_watch_survives_a_restart_and_reports_it() {
     // The drain is so long that the stream must end on its own for the server to stop.
-    let server = Local::start(Limits { drain_timeout: Duration::from_secs(3600), ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { drain_timeout: Duration::from_secs(3600), ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let addr = server.addr;
     let mut watch = server.client().watch(Some("a")).await.unwrap();
     server.client().record(&[reading("a", 1)]).await.unwrap();

@@ -9,13 +9,14 @@ use tcp_socket::protocol::frame::{HEADER, kind};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
 use tcp_socket::{Client, Error, Limits};
-use tests::{Server, apply, test};
+use tests::{Server, apply, limit_fields, test};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::PAIR;
 use crate::client::{accept, fake_server, welcome};
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
+use tcp_socket::base::limits::ConnectionLimits;
 
 /// Writes until the other side has closed its socket.
 async fn is_closed(raw: &mut Raw, piece: &[u8]) {
@@ -31,9 +32,34 @@ async fn is_closed(raw: &mut Raw, piece: &[u8]) {
 async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
     let long = Duration::from_secs(600);
     for (limits, piece) in [
-        (Limits { linger_time: Duration::from_millis(200), ..Limits::default() }, 1),
-        (Limits { linger_time: long, linger_bytes: 300_000, ..Limits::default() }, 10_000),
-        (Limits { linger_time: long, linger_bytes: 0, ..Limits::default() }, 1),
+        (
+            Limits {
+                connections: ConnectionLimits {
+                    linger_time: Duration::from_millis(200),
+                    ..Default::default()
+                },
+                ..Limits::default()
+            },
+            1,
+        ),
+        (
+            Limits {
+                connections: ConnectionLimits {
+                    linger_time: long,
+                    linger_bytes: 300_000,
+                    ..Default::default()
+                },
+                ..Limits::default()
+            },
+            10_000,
+        ),
+        (
+            Limits {
+                connections: ConnectionLimits { linger_time: long, linger_bytes: 0, ..Default::default() },
+                ..Limits::default()
+            },
+            1,
+        ),
     ] {
         let server = start(limits).await;
         let mut raw = Raw::open(&server.addr).await;
@@ -46,9 +72,12 @@ async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
 #[apply(test!)]
 async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
     let limits = Limits {
-        max_connections: 0,
-        max_refusals: 1,
-        linger_time: Duration::from_secs(600),
+        connections: ConnectionLimits {
+            max_connections: 0,
+            max_refusals: 1,
+            linger_time: Duration::from_secs(600),
+            ..Default::default()
+        },
         ..Limits::default()
     };
     let server = start(limits).await;
@@ -66,7 +95,7 @@ async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
 #[apply(test!)]
 async fn a_connection_that_cannot_be_drained_is_cut() {
     let limits = Limits {
-        drain_timeout: Duration::from_millis(300),
+        connections: ConnectionLimits { drain_timeout: Duration::from_millis(300), ..Default::default() },
         write_timeout: Duration::from_secs(600),
         ..Limits::default()
     };
@@ -266,9 +295,7 @@ async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() {
 
     let defaults = format!("{:?}", Limits::default());
     assert_eq!(parse(&[]), defaults);
-    // Limits { max_payload: 524288, ... }
-    let fields = defaults.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
-    for (name, default) in fields.map(|field| field.split_once(": ").unwrap()) {
+    for (name, default) in limit_fields(&defaults) {
         let option = format!("--{}", name.replace('_', "-"));
         let seconds = if default.ends_with('s') { "s" } else { "" };
         let expected = defaults.replace(&format!("{name}: {default}"), &format!("{name}: 7{seconds}"));

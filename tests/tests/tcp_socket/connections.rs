@@ -12,10 +12,15 @@ use tokio::task::JoinSet;
 
 use crate::PAIR;
 use crate::support::{Raw, batch, frame, start, within};
+use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
 async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
-    let server = start(Limits { max_connections: 2, ..Limits::default() }).await;
+    let server = start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let (mut first, second) = (Raw::open(&server.addr).await, Raw::open(&server.addr).await);
     let mut third = Raw::connect(&server.addr).await;
     assert_eq!(third.welcome().await.version, 0);
@@ -38,7 +43,11 @@ async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
 #[apply(test!)]
 #[alone]
 async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
-    let server = start(Limits { max_connections: 10, ..Limits::default() }).await;
+    let server = start(Limits {
+        connections: ConnectionLimits { max_connections: 10, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut inside = Vec::new();
     for _ in 0..10 {
         inside.push(Raw::open(&server.addr).await);

@@ -115,7 +115,10 @@ async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
         }
     }
     let limits = Limits::default();
-    assert_eq!((limits.max_payload, limits.max_connections, limits.max_watches), (524_288, 4096, 64));
+    assert_eq!(
+        (limits.max_payload, limits.connections.max_connections, limits.max_watches),
+        (524_288, 4096, 64)
+    );
     for row in [
         "| payload to the server | `WELCOME`: 524,288 bytes |",
         "| readings that a watch may lag behind | 10,000 |",

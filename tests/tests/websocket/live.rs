@@ -11,6 +11,7 @@ use websocket::protocol::message::ErrorCode;
 use websocket::{Metric, Reading};
 
 use crate::local::{Local, Raw, TEXT, frame, limits, soon};
+use tcp_socket::base::limits::ConnectionLimits;
 
 pub fn reading(station: &str, metric: Metric, value: f64) -> Reading {
     Reading { station: station.to_owned(), metric, value, recorded_at: 1_767_225_600_000 }
@@ -105,7 +106,11 @@ async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() 
 /// Each of many tasks gets its own answer, and they really share one connection.
 #[apply(test!)]
 async fn many_tasks_share_one_connection() {
-    let server = Local::start(Limits { max_connections: 1, ..limits() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 1, ..Default::default() },
+        ..limits()
+    })
+    .await;
     let client = Client::new(&server.url());
     let tasks = (1..=100).map(|task| {
         let client = client.clone();

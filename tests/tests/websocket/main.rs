@@ -15,7 +15,7 @@ mod slow;
 
 use std::process::ExitCode;
 
-use tests::{Pair, apply, assert_same, expected_output, pair, run, run_program, test};
+use tests::{Pair, apply, assert_same, expected_output, limit_fields, pair, run, run_program, test};
 use websocket::Limits;
 
 const PAIR: Pair = pair!("websocket");
@@ -43,15 +43,12 @@ async fn the_minimal_example_prints_what_the_readme_shows() {
 async fn every_limit_is_an_option_of_the_server() {
     let help = run_program(PAIR.server, &["--help"]).await.stdout;
     let limits = format!("{:?}", Limits::default());
-    let fields =
-        limits.split_once("{ ").unwrap().1.split(", ").map(|field| field.split_once(": ").unwrap().0);
-    let mut count = 0;
-    for field in fields {
+    let fields = limit_fields(&limits);
+    assert!(fields.len() >= 12, "{limits}");
+    for (field, _) in fields {
         let option = format!("--{} <", field.replace('_', "-"));
         assert!(help.contains(&option), "{option} is not in {help}");
-        count += 1;
     }
-    assert!(count >= 12, "{limits}");
     for (option, value) in [
         ("--heartbeat", "0"),
         ("--dead-after", "1000000000000000000"),

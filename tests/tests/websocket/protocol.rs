@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use websocket::Limits;
 
 use crate::local::{BINARY, CLOSE, KEY, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
+use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
 async fn the_handshake_is_that_of_the_rfc() {
@@ -423,7 +424,11 @@ async fn a_handshake_that_does_not_come_ends_the_connection() {
 
 #[apply(test!)]
 async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
-    let server = Local::start(Limits { max_connections: 2, ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut first = Raw::open(server.addr, "/chat").await;
     let second = Raw::open(server.addr, "/live").await;
     let (code, head) = status(&server, handshake("/chat", "")).await;
@@ -445,7 +450,10 @@ async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
 /// The connections that are refused with 503 are bounded in number too.
 #[apply(test!)]
 async fn beyond_the_refusals_connections_are_closed_without_a_word() {
-    let limits = Limits { max_connections: 0, max_refusals: 1, ..Limits::default() };
+    let limits = Limits {
+        connections: ConnectionLimits { max_connections: 0, max_refusals: 1, ..Default::default() },
+        ..Limits::default()
+    };
     let server = Local::start(limits).await;
     let mut told = Raw::tcp(server.addr).await;
     assert!(told.head().await.starts_with("HTTP/1.1 503 "));
@@ -462,9 +470,12 @@ async fn lingering_has_an_end() {
     let forever = Duration::from_secs(600);
     let violation = frame(0x83, b"x");
     let limits = |linger_time, linger_bytes| Limits {
-        linger_time,
-        linger_bytes,
-        drain_timeout: forever,
+        connections: ConnectionLimits {
+            linger_time,
+            linger_bytes,
+            drain_timeout: forever,
+            ..Default::default()
+        },
         ..Limits::default()
     };
     let server = Local::start(limits(Duration::from_millis(50), usize::MAX)).await;
@@ -560,8 +571,11 @@ async fn on_shutdown_everybody_is_closed_with_1001() {
 #[apply(test!)]
 async fn shutdown_cuts_who_does_not_let_go() {
     let limits = Limits {
-        linger_time: Duration::from_secs(600),
-        drain_timeout: Duration::from_millis(200),
+        connections: ConnectionLimits {
+            linger_time: Duration::from_secs(600),
+            drain_timeout: Duration::from_millis(200),
+            ..Default::default()
+        },
         ..limits()
     };
     let server = Local::start(limits).await;
