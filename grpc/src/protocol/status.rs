@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use heck::ToShoutySnakeCase;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use tonic::{Code, Status};
@@ -90,27 +91,9 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping")
 }
 
-/// The code as the specification writes it.
-pub(crate) fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
+/// Returns the code as the specification writes it, such as `NOT_FOUND`.
+pub(crate) fn name(code: Code) -> String {
+    format!("{code:?}").to_shouty_snake_case()
 }
 
 /// Translates the status in the headers or trailers of a response. Returns its code, if

@@ -158,9 +158,12 @@ impl Call {
                 // its request, or sent something that is not valid.
                 self.responded = !matches!(code, Code::Cancelled | Code::Internal);
             }
-            Ok(response.map(|handlers| match handlers.is_end_stream() {
-                true => handlers,
-                false => ResponseBody { handlers, is_stream: false, call: self }.into_body(),
+            Ok(response.map(|handlers| {
+                if handlers.is_end_stream() {
+                    return handlers;
+                }
+                let body = ResponseBody { handlers, is_stream: false, call: self };
+                Body::new(StreamBody::new(stream::try_unfold(body, ResponseBody::next)))
             }))
         }
     }
@@ -320,10 +323,6 @@ struct ResponseBody {
 }
 
 impl ResponseBody {
-    fn into_body(self) -> Body {
-        Body::new(StreamBody::new(stream::try_unfold(self, Self::next)))
-    }
-
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, Status> {
         self.call.responded = true;
         // Cancel safe: the handler's body keeps what it has not yielded, and the other

@@ -8,11 +8,12 @@
 //!   (`a_deadline_ends_a_stream_that_nobody_reads`);
 //! - say GOAWAY to a connection without calls (`idle_connections_and_uploads_are_ended`).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -113,27 +114,23 @@ async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
     }
 }
 
+thread_local! {
+    /// When the next call that is given to [`UntilDeadline`] must end. hyper calls the
+    /// service, which sets this, and right after it the executor, which takes it.
+    static NEXT_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
 /// Runs each call as a task that ends soon after the call's deadline.
 ///
 /// Usually, [`Call::run`] has ended the call by then. But while a client accepts none of
 /// what was sent, hyper does not ask for more, and would not notice the end. Such a stream
 /// is reset.
-#[derive(Clone, Default)]
-struct UntilDeadline {
-    /// hyper calls the service, which sets this, and right after it the executor, which
-    /// takes it.
-    next: Arc<Mutex<Option<Instant>>>,
-}
-
-impl UntilDeadline {
-    fn next(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+#[derive(Clone)]
+struct UntilDeadline;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
     fn execute(&self, call: F) {
-        let Some(deadline) = self.next().take() else {
+        let Some(deadline) = NEXT_DEADLINE.take() else {
             tokio::spawn(call);
             return;
         };
@@ -172,17 +169,16 @@ where
     let socket = Lingering::new(socket, limits.connections.linger());
 
     let state = Arc::new(ConnectionState::default());
-    let executor = UntilDeadline::default();
     let service = service_fn({
-        let (state, executor) = (state.clone(), executor.clone());
+        let state = state.clone();
         move |request: hyper::Request<Incoming>| {
             let call = Call::new(server.clone(), state.clone(), &request);
-            *executor.next() = call.stream_deadline();
+            NEXT_DEADLINE.set(call.stream_deadline());
             call.run(request)
         }
     });
     let mut connection = pin!(
-        http2::Builder::new(executor)
+        http2::Builder::new(UntilDeadline)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .initial_stream_window_size(limits.stream_window)

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordRequest, WatchRequest, WatchResponse};
 use grpc::{Client, Options};
@@ -81,13 +81,15 @@ impl Local {
     }
 }
 
-/// A message behind its five bytes: not compressed, and its length.
+/// A message behind its five bytes.
 pub fn prefixed(message: &impl Message) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(0);
-    bytes.put_u32(message.encoded_len().try_into().unwrap());
-    message.encode(&mut bytes).unwrap();
-    bytes.freeze()
+    framed(false, &message.encode_to_vec())
+}
+
+/// The five bytes, whether the message is compressed and its length, and then the message.
+pub fn framed(is_compressed: bool, message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[is_compressed.into()], &length[..], message].concat().into()
 }
 
 /// The request of a `Record` of one valid reading.
