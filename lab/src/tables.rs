@@ -311,6 +311,24 @@ pub fn costs(results: &Results) -> Table {
     with_marks(table, results).without_empty_columns()
 }
 
+/// Returns what one request costs over each protocol whose server handles it: latency and CPU
+/// time, each with its difference to the echo.
+pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
+    let mut table = Table::new(String::new(), "", &columns);
+    let figures = |id: &str| [results.latency_of(id), results.cpu_of(id)];
+    let shown = |named: &&Named| named.id == ECHO || named.kind == Kind::Recorded;
+    for Named { id, name, .. } in results.protocols.iter().filter(shown) {
+        let mut row = vec![name.clone()];
+        for (figure, floor) in figures(id).into_iter().zip(figures(ECHO)) {
+            let more = figure.zip(floor).filter(|_| id != ECHO).map(|(figure, floor)| figure - floor);
+            row.push(figure.map_or(NONE.into(), micros));
+            row.push(more.map_or(NONE.into(), |more| format!("{:+.1}", more / 1000.0)));
+        }
+        table.rows.push(row);
+    }
+    table
+}
+
 /// The row that others are held against.
 const ECHO: &str = "tokio_echo";
 
