@@ -284,6 +284,23 @@ async fn idle_connections_and_uploads_are_ended() {
     local.stop().await;
 }
 
+/// `request_timeout` is for calls with one request. A stream of requests has its own limit.
+#[apply(test!)]
+async fn an_upload_may_take_longer_than_other_calls() {
+    let local = Local::start(|config| config.limits.request_timeout = Duration::from_millis(100)).await;
+    let connection = connect(&local.addr).await;
+    let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
+    // A call that began later has ended for its slowness.
+    let (record, mut send_record) = open(&connection, RECORD, &[]).await;
+    send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
+    assert_eq!(answer(record).await.code(), "4");
+    let one = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
+    send_upload.send_data(one, true).unwrap();
+    assert_eq!(answer(upload).await.code(), "0");
+    drop(connection);
+    local.stop().await;
+}
+
 /// The server does not read requests whose responses are not taken: the sender's
 /// window stays shut.
 #[apply(test!)]
