@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lab::conditions::utc;
-use lab::predictions::PREDICTIONS;
-use lab::results::Results;
-use lab::{docs, report, table, tables};
+use lab::report::format::utc;
+use lab::report::predictions::{self, PREDICTIONS};
+use lab::report::results::Results;
+use lab::report::{comparison, docs, table, tables};
 use serde_json::Value;
 
 /// A run's results with long names, large figures and errors.
@@ -46,11 +46,11 @@ pub async fn tables_fit_the_terminal() {
 }
 
 pub async fn texts_are_escaped_in_the_report() {
-    let page = report::html(&sample());
+    let page = comparison::html(&sample());
     assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
 }
 
-pub async fn moments_in_utc() {
+pub async fn times_are_shown_in_utc() {
     assert_eq!(utc(0), "1970-01-01 00:00 UTC");
     assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
     assert_eq!(utc(951_868_800), "2000-03-01 00:00 UTC");
@@ -90,7 +90,7 @@ pub async fn the_document_asks_for_each_prediction() {
 
 /// Computed by hand from the sample, which lacks gRPC, WebSocket and Redis.
 pub async fn the_predictions_are_decided_by_the_figures() {
-    let decided = lab::predictions::table(&sample()).rows;
+    let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");
     let expected = [
@@ -109,18 +109,22 @@ pub async fn the_predictions_are_decided_by_the_figures() {
 
 /// One row computed by hand: TCP, beside the tokio echo's 8 µs, 7.2 µs of CPU time and
 /// 1,666,731 requests per second.
-pub async fn what_a_protocol_costs_is_told_in_multiples_of_the_echo() {
+pub async fn costs_are_shown_in_multiples_of_the_echo() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
     // In the sample every client is full, and every server is not.
-    assert!(table.note.contains("its client's limit, not its server's: tokio TCP echo, "), "{}", table.note);
+    assert!(
+        table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
+        "{}",
+        table.note
+    );
 }
 
 /// The documents are what the kept data render to, and so are the plots.
 pub async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
-    let results = docs::parse(&read(docs::KEPT)).unwrap();
+    let results = Results::parse(&read(docs::KEPT)).unwrap();
     for (name, measured) in docs::DOCUMENTS {
         let document = read(name);
         let rendered = docs::replaced(&document, &measured(&results)).unwrap();

@@ -14,7 +14,7 @@ pub async fn a_debug_build_is_refused_with_the_right_command() {
     assert_eq!(output.stdout, "");
 }
 
-pub async fn an_unknown_protocol_is_told_the_known_ones() {
+pub async fn an_unknown_protocol_gets_the_list_of_known_ones() {
     let output = run_program(LAB, &["--protocols", "http_rest,gopher"]).await;
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("gopher") && output.stderr.contains("tokio_echo"), "{}", output.stderr);

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use lab::Spread;
-use lab::measure::{self, Meter, Span, percentile};
+use lab::compare::measure::{self, Span};
 use lab::protocols::Recorder;
+use lab::report::statistic::{self, percentile};
+use lab::run::meter::Meter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -27,7 +29,7 @@ pub async fn the_spread_of_known_values() {
 }
 
 pub async fn percentiles_of_known_values() {
-    let mut thousand = measure::histogram();
+    let mut thousand = statistic::histogram();
     (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
     let near = |found: Option<f64>, expected: f64| {
         let found = found.expect("enough samples");
@@ -39,7 +41,7 @@ pub async fn percentiles_of_known_values() {
     assert_eq!(percentile(&thousand, 0.999), None, "one sample is beyond");
     thousand.record(5).unwrap();
     near(percentile(&thousand, 0.99), 990_000.0);
-    let mut few = measure::histogram();
+    let mut few = statistic::histogram();
     (1..=19).for_each(|time| few.record(time).unwrap());
     assert_eq!(percentile(&few, 0.5), None, "nine and a half are beyond");
 }
@@ -128,7 +130,7 @@ impl Recorder for Slow {
     }
 }
 
-pub async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
+pub async fn a_server_that_is_too_slow_is_reported_as_saturated() {
     let slow: Arc<dyn Recorder> = Arc::new(Slow(Mutex::new(())));
     let offered = 2000.0;
     let measured =
@@ -160,7 +162,7 @@ impl Recorder for Crowd {
     }
 }
 
-pub async fn so_many_are_in_flight() {
+pub async fn as_many_requests_as_asked_are_in_flight() {
     for count in [1, 8, 64] {
         let crowd = Arc::new(Crowd::default());
         let recorder: Arc<dyn Recorder> = crowd.clone();
@@ -200,7 +202,7 @@ pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert!(measured.histogram.min() >= 1_000_000, "failures are fast, and must not flatter");
 }
 
-pub async fn where_nothing_works_no_time_is_wasted() {
+pub async fn too_many_errors_end_a_measurement_early() {
     let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
     let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
     let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;

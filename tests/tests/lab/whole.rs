@@ -7,14 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use lab::broker::runnable;
 use lab::compare::compare;
-use lab::conditions::conditions;
-use lab::measure::Span;
-use lab::plan::Plan;
+use lab::compare::measure::Span;
+use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
-use lab::results::Results;
-use lab::{docs, report, tables};
+use lab::report::results::Results;
+use lab::report::{comparison, tables};
+use lab::run::brokers::runnable;
+use lab::run::conditions::conditions;
 use message_queue::brokers::Kind;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
@@ -115,9 +115,9 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
 
     // What is written can be read, and says the same.
     let text = serde_json::to_string(&results).unwrap();
-    let again = docs::parse(&text).unwrap();
-    let page = report::html(&again);
-    assert!(page == report::html(&results));
+    let again = Results::parse(&text).unwrap();
+    let page = comparison::html(&again);
+    assert!(page == comparison::html(&results));
     for protocol in protocols {
         assert!(page.contains(protocol.name), "{}", protocol.name);
     }
@@ -131,12 +131,12 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     results
 }
 
-pub async fn a_run_that_is_stopped_shows_what_there_is() {
+pub async fn a_run_that_is_stopped_shows_what_it_has_measured() {
     let results = measured(brief(), through_brokers(false), true);
     assert!(results.conditions.interrupted);
     assert!(results.latency.rows.is_empty() && results.bytes.is_empty());
-    assert!(report::html(&results).contains("ended early"));
-    docs::parse(&serde_json::to_string(&results).unwrap()).unwrap();
+    assert!(comparison::html(&results).contains("ended early"));
+    Results::parse(&serde_json::to_string(&results).unwrap()).unwrap();
 }
 
 /// Also after kill -9 of the lab: the pipe to its stdin then closes.
