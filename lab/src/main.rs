@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
 use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
+use lab::report::results::Results;
 use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
@@ -93,6 +94,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         bail!("refusing to benchmark a debug build; use `cargo run --release`");
     }
+    let results = measure(args)?;
+    print(&results)?;
+    write_files(&results, &args.out)
+}
+
+fn measure(args: &Args) -> anyhow::Result<Results> {
     // 256 connections with both their ends need more than the usual 1,024 descriptors.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         writeln!(stderr(), "could not raise the limit of open files: {error}")?;
@@ -108,28 +115,29 @@ fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(stderr(), "other programs keep this machine busy, so expect noise")?;
     }
     let stop = stop_on_interrupt()?;
-    let results = compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)?;
+    compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)
+}
 
+fn print(results: &Results) -> anyhow::Result<()> {
     let mut out = stdout();
     for (name, value) in tables::conditions(&results.conditions) {
         writeln!(out, "{name:<12} {value}")?;
     }
-    for table in tables::tables(&results) {
+    for table in tables::tables(results) {
         writeln!(out, "\n{}", table.terminal().trim_end())?;
     }
-    fs::create_dir_all(&args.out).with_context(|| format!("create the folder {}", args.out.display()))?;
-    for (name, text) in [
-        ("results.json", serde_json::to_string_pretty(&results)? + "\n"),
-        ("report.html", comparison::html(&results)),
-    ] {
-        let path = args.out.join(name);
+    Ok(())
+}
+
+fn write_files(results: &Results, folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create the folder {}", folder.display()))?;
+    let json = serde_json::to_string_pretty(results)? + "\n";
+    for (label, name, text) in
+        [("\nwritten:", "results.json", json), ("        ", "report.html", comparison::html(results))]
+    {
+        let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        writeln!(
-            out,
-            "{}{}",
-            if name == "results.json" { "\nwritten: " } else { "         " },
-            path.display()
-        )?;
+        writeln!(stdout(), "{label} {}", path.display())?;
     }
     Ok(())
 }

@@ -107,10 +107,10 @@ impl Comparison<'_> {
 
     /// Starts each protocol, in the order of `self.protocols`. One that fails is `None`.
     fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
-        let start = if name == BYTES { RunningProtocol::start_counted } else { RunningProtocol::start };
         let mut running = Vec::new();
         for &protocol in self.protocols {
-            let started = start(protocol, placement, &mut self.brokers).and_then(|target| {
+            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, name == BYTES);
+            let started = started.and_then(|target| {
                 self.runtime.block_on(ready(&target))?;
                 Ok(target)
             });

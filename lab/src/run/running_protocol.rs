@@ -15,39 +15,20 @@ pub struct RunningProtocol {
     pub protocol: &'static Protocol,
     /// Reads the CPU time of its processes.
     pub meter: Meter,
-    /// Counts the bytes; only after [`RunningProtocol::start_counted`].
+    /// Counts the bytes, if they are counted.
     pub proxy: Option<Proxy>,
     address: String,
     _server: Option<Server>,
 }
 
 impl RunningProtocol {
-    /// Starts what the protocol needs, on the server's core.
-    ///
-    /// # Errors
-    /// If the server, or its broker, does not start.
-    pub fn start(
-        protocol: &'static Protocol,
-        placement: Placement,
-        brokers: &mut Brokers,
-    ) -> anyhow::Result<Self> {
-        Self::build(protocol, placement, brokers, false)
-    }
-
-    /// Does the same with a proxy that counts the bytes. It runs in front of the server or, if
-    /// there is a broker, in front of the broker, for both the client and the server.
+    /// Starts what the protocol needs, on the server's core. If `counted`, a proxy counts the
+    /// bytes. It runs in front of the server or, if there is a broker, in front of the broker,
+    /// for both the client and the server.
     ///
     /// # Errors
     /// If the server, its broker, or the proxy does not start.
-    pub fn start_counted(
-        protocol: &'static Protocol,
-        placement: Placement,
-        brokers: &mut Brokers,
-    ) -> anyhow::Result<Self> {
-        Self::build(protocol, placement, brokers, true)
-    }
-
-    fn build(
+    pub fn start(
         protocol: &'static Protocol,
         placement: Placement,
         brokers: &mut Brokers,

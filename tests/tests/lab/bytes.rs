@@ -27,7 +27,7 @@ pub async fn the_proxy_counts_what_it_forwards() {
 /// Counts the bytes of one request with this many readings.
 async fn wire(id: &str, readings: u64) -> Wire {
     let protocol = protocols::by_id(id).unwrap();
-    let target = RunningProtocol::start_counted(protocol, Placement::Free, &mut Brokers::default()).unwrap();
+    let target = RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), true).unwrap();
     count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! What is shown of the results.
+//! The results as tables, documents, and a page.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -58,7 +58,7 @@ pub async fn times_are_shown_in_utc() {
     assert_eq!(utc(1_767_225_600), "2026-01-01 00:00 UTC");
 }
 
-/// All names of fields anywhere in it.
+/// Collects the names of all fields in `value`.
 fn fields(value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) => {
@@ -79,7 +79,7 @@ pub async fn every_field_of_the_results_is_documented() {
     assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
 }
 
-/// What the reader is to predict is what the figures then decide.
+/// The document asks for the predictions that the figures decide.
 pub async fn the_document_asks_for_each_prediction() {
     let document = fs::read_to_string(repository().join("docs/performance_comparison.md")).unwrap();
     for (at, prediction) in PREDICTIONS.iter().enumerate() {
@@ -121,7 +121,7 @@ pub async fn costs_are_shown_in_multiples_of_the_echo() {
     );
 }
 
-/// The documents are what the kept data render to, and so are the plots.
+/// The documents and plots agree with the kept data.
 pub async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = Results::parse(&read(docs::KEPT)).unwrap();
@@ -129,7 +129,7 @@ pub async fn the_documents_hold_the_kept_results() {
         let document = read(name);
         let rendered = docs::replaced(&document, &measured(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
-        // What is rendered is replaced whole.
+        // Rendering replaces everything between the markers.
         let other = docs::replaced(&document, &measured(&sample())).unwrap();
         assert!(other != document && docs::replaced(&other, &measured(&results)).unwrap() == document);
     }

@@ -1,4 +1,4 @@
-//! The program itself. A debug build measures nothing.
+//! The command line. A debug build measures nothing.
 
 use tests::run_program;
 
@@ -6,7 +6,7 @@ const LAB: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
 pub async fn a_debug_build_is_refused_with_the_right_command() {
     if !cfg!(debug_assertions) {
-        return; // It would really measure.
+        return; // A release build would start to measure.
     }
     let output = run_program(LAB, &[]).await;
     assert_eq!(output.code, Some(1));

@@ -1,4 +1,4 @@
-//! The loops and the figures, on inputs of which the answer is known.
+//! The measuring loops and statistics, with inputs whose results are known.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -46,8 +46,8 @@ pub async fn percentiles_of_known_values() {
     assert_eq!(percentile(&few, 0.5), None, "nine and a half are beyond");
 }
 
-/// One connection to a server that answers each byte with a byte, but not for a
-/// while after the hundredth.
+/// A connection to a server that answers each byte with a byte, but stalls once before the
+/// hundredth.
 struct Stalling(Mutex<TcpStream>);
 
 const STALL: Duration = Duration::from_millis(400);
@@ -92,15 +92,14 @@ fn span(measured: Duration) -> Span {
     Span { warm_up: Duration::ZERO, measured }
 }
 
-/// The same stall of the same server: one request in flight meets it once and
-/// waits, so that it is one sample of thousands. At a fixed rate all that were due
-/// meanwhile have waited, too.
+/// The server stalls once in both measurements. With one request in flight, the stall is one
+/// sample among thousands. At a fixed rate, all requests that were due meanwhile waited, too.
 pub async fn the_stall_shows_at_a_fixed_rate_only() {
     let stall = STALL.as_nanos() as f64;
 
     let server = Stalling::start().await;
     let alone = measure::one_in_flight(&*server, span(5 * STALL), &Meter::default()).await;
-    assert!(alone.histogram.max() as f64 > 0.99 * stall, "it was there");
+    assert!(alone.histogram.max() as f64 > 0.99 * stall, "the server stalled");
     let p99 = percentile(&alone.histogram, 0.99).expect("a thousand requests");
     assert!(p99 < stall / 4.0, "one in flight: p99 {p99} ns");
 
@@ -116,7 +115,7 @@ pub async fn the_stall_shows_at_a_fixed_rate_only() {
     assert!(waited >= 300, "{waited} requests waited for at least a fifth of it");
 }
 
-/// Answers one at a time, each after a while.
+/// Answers one request at a time, each after 5 ms.
 struct Slow(Mutex<()>);
 
 impl Recorder for Slow {
@@ -138,10 +137,10 @@ pub async fn a_server_that_is_too_slow_is_reported_as_saturated() {
     assert!(measured.achieved() < 201.0, "{} per second, at 5 ms each", measured.achieved());
     assert!(measured.unsent > 0);
     let sent = measured.latencies.histogram.len() + measured.latencies.errors.count;
-    assert_eq!(sent + measured.unsent, 600, "none is dropped from the account");
+    assert_eq!(sent + measured.unsent, 600, "every request is accounted for");
 }
 
-/// Notes how many calls there are at once.
+/// Counts how many calls run at the same time.
 #[derive(Default)]
 struct Crowd {
     now: AtomicU64,
@@ -169,13 +168,13 @@ pub async fn as_many_requests_as_asked_are_in_flight() {
         let span = span(Duration::from_millis(200));
         let measured = measure::in_flight(&recorder, count, span, &Meter::default()).await;
         assert_eq!(crowd.most.load(Relaxed), count);
-        assert_eq!(crowd.now.load(Relaxed), 0, "all have come back");
+        assert_eq!(crowd.now.load(Relaxed), 0, "every call has returned");
         let calls = crowd.calls.load(Relaxed);
         assert!(measured.completed > 0 && measured.completed <= calls, "{} of {calls}", measured.completed);
     }
 }
 
-/// Fails every third time; each success takes a little.
+/// Counts its calls, and fails every n-th one. A success takes 1 ms.
 #[derive(Default)]
 struct Failing(AtomicU64, u64);
 
@@ -199,7 +198,7 @@ pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert_eq!(measured.errors.count, calls / 3);
     assert_eq!(measured.histogram.len(), calls - calls / 3);
     assert_eq!(measured.errors.first.as_deref(), Some("call 2 failed"));
-    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, and must not flatter");
+    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, but do not improve the figures");
 }
 
 pub async fn too_many_errors_end_a_measurement_early() {

@@ -1,4 +1,4 @@
-//! A whole run, short: real servers, each a process of its own.
+//! Short but complete runs, with real servers in processes of their own.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ use message_queue::brokers::Kind;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Everything once or twice, and briefly.
+/// Measures everything once or twice, and briefly.
 fn brief() -> Plan {
     let span = Span { warm_up: Duration::from_millis(20), measured: Duration::from_millis(60) };
     Plan {
@@ -36,7 +36,7 @@ fn brief() -> Plan {
     }
 }
 
-/// On a thread of its own, which the lab pins to a core.
+/// Measures on a thread of its own, because the lab pins its thread to a core.
 fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Results {
     let conditions = conditions(plan.rounds);
     let run = move || {
@@ -50,7 +50,7 @@ pub async fn a_run_measures_every_protocol() {
     check(through_brokers(false));
 }
 
-/// The same through brokers of the lab's own.
+/// The same through brokers that the lab starts.
 pub async fn a_run_measures_what_goes_through_brokers() {
     let results = check(through_brokers(true));
     for row in &results.latency.rows {
@@ -59,7 +59,7 @@ pub async fn a_run_measures_what_goes_through_brokers() {
         let accepted = ["redis_append", "rabbitmq_publish"].contains(&row.protocol.as_str());
         assert_eq!(row.server_cpu.is_none(), accepted, "{}", row.protocol);
     }
-    // Each hop carries the reading at least: client to broker to server, and back.
+    // Two hops carry at least the reading: client to broker, and broker to server.
     let request = results.bytes.iter().find(|row| row.protocol == "rabbitmq").unwrap();
     let publish = results.bytes.iter().find(|row| row.protocol == "rabbitmq_publish").unwrap();
     assert!(request.total() > 1.5 * publish.total(), "{request:?}, {publish:?}");
@@ -82,7 +82,7 @@ pub async fn without_a_broker_the_others_run() {
     assert!(runs.iter().any(|protocol| protocol.id == "redis"));
 }
 
-/// A brief run has all rows, and is written and shown whole.
+/// Checks that a brief run has all rows, and that they are written and shown.
 fn check(protocols: Vec<&'static Protocol>) -> Results {
     let results = measured(brief(), protocols.clone(), false);
     assert!(results.failures.is_empty(), "{:?}", results.failures);
@@ -103,7 +103,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
             assert!(server.median > 100.0, "{}: {server} ns of server CPU for a request", row.protocol);
         }
     }
-    // On a busy machine a single one may have stood still for all of its time.
+    // On a busy machine, a single protocol may get no CPU time.
     assert!(results.throughput.rows.iter().all(|row| row.errors == 0));
     assert!(results.throughput.rows.iter().any(|row| row.per_second.median > 0.0));
     if cfg!(target_os = "linux") {
@@ -113,7 +113,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         assert!(results.memory.iter().all(|row| row.at_rest > 1_000_000), "{:?}", results.memory);
     }
 
-    // What is written can be read, and says the same.
+    // What is written can be read again, and shows the same.
     let text = serde_json::to_string(&results).unwrap();
     let again = Results::parse(&text).unwrap();
     let page = comparison::html(&again);
@@ -123,7 +123,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     }
     assert!(!page.contains("NaN") && !page.contains(">inf"), "{page}");
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-    // Latency against load may lack its p99, which takes a thousand samples.
+    // Latency against load may lack its p99, which needs a thousand samples.
     assert!(matches!(page.matches("<svg").count(), 5 | 6));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(!outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("), "offline");
@@ -139,7 +139,7 @@ pub async fn a_run_that_is_stopped_shows_what_it_has_measured() {
     Results::parse(&serde_json::to_string(&results).unwrap()).unwrap();
 }
 
-/// Also after kill -9 of the lab: the pipe to its stdin then closes.
+/// This also works after kill -9 of the lab, because the pipe to stdin then closes.
 pub async fn a_server_ends_with_its_owner() {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab-under-test"))
         .args(["serve", "tokio_echo"])
