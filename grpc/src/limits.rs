@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
+use tcp_socket::base::limits::{ConnectionLimits, defaults, seconds};
 
 /// The server's limits, with defaults for a small machine.
 ///
@@ -13,7 +14,12 @@ use clap::{Args, Parser};
 /// of the largest size for as long as `request_timeout` lets it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
+#[command(mut_arg("max_connections", |max| max.default_value("1024")))]
+#[command(mut_arg("drain_timeout", |time| time.default_value("8")))]
 pub struct Limits {
+    /// What the server allows any connection.
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     /// Maximum bytes in one message, decompressed; beyond it RESOURCE_EXHAUSTED.
     ///
     /// 10,000 readings take about 0.5 MB.
@@ -50,14 +56,6 @@ pub struct Limits {
     /// Maximum calls in flight on all connections; beyond it RESOURCE_EXHAUSTED.
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = number::<usize>)]
     pub max_calls: usize,
-    /// Maximum open connections; beyond it GOAWAY with ENHANCE_YOUR_CALM, and close.
-    #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = number::<usize>)]
-    pub max_connections: usize,
-    /// Maximum connections beyond that which are told so at the same time.
-    ///
-    /// More are closed without a message.
-    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = number::<usize>)]
-    pub max_refusals: usize,
     /// Maximum calls on a connection that were given up, less those that were answered.
     ///
     /// Beyond it the connection is closed. A client that opens streams and resets them
@@ -88,31 +86,11 @@ pub struct Limits {
     /// Seconds to wait for the answer to a PING before the connection is closed.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keepalive_timeout: Duration,
-    /// Seconds that calls may take to finish after a shutdown signal.
-    ///
-    /// Calls that are left then get UNAVAILABLE, and are cut a second later.
-    #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = seconds)]
-    pub drain_timeout: Duration,
-    /// Maximum bytes of input to discard after the last message on a connection.
-    ///
-    /// If a socket is closed while input is unread, the kernel sends a reset, which can
-    /// destroy the GOAWAY on its way to the client.
-    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024 * 1024, value_parser = number::<usize>)]
-    pub linger_bytes: usize,
-    /// Maximum seconds to discard input after the last message on a connection.
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
-    pub linger_time: Duration,
 }
 
-/// The defaults of the options: each is written once, at its field.
 impl Default for Limits {
     fn default() -> Self {
-        #[derive(Parser)]
-        struct Options {
-            #[command(flatten)]
-            limits: Limits,
-        }
-        Options::parse_from([""]).limits
+        defaults()
     }
 }
 
@@ -123,17 +101,7 @@ fn number<T: TryFrom<u32>>(text: &str) -> Result<T, String> {
     number.ok_or_else(|| format!("not a whole number from 1 to {MAX_NUMBER}"))
 }
 
-/// Reads a limit in seconds.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| (MIN_SECONDS..=MAX_SECONDS).contains(seconds));
-    let seconds = seconds.map(Duration::from_secs_f64);
-    seconds.ok_or_else(|| format!("not a number from {MIN_SECONDS} to {MAX_SECONDS}"))
-}
-
 const MAX_NUMBER: u32 = (1 << 31) - 1;
-const MIN_SECONDS: f64 = 0.001;
-/// A year, which can be added to any time of the clock.
-const MAX_SECONDS: f64 = 31_536_000.0;
 
 /// Maximum bytes in the ID of a station or a threshold.
 pub(crate) const MAX_ID: usize = 32;

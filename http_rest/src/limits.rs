@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
-use clap::builder::{RangedU64ValueParser, TypedValueParser};
-use clap::{Args, Parser, value_parser};
-use tcp_socket::base::linger::LingerLimits;
+use clap::Args;
+use tcp_socket::base::limits::{ConnectionLimits, count, defaults, seconds};
 
 // What travels.
 
@@ -50,93 +49,53 @@ pub(crate) const MAX_DETAIL: usize = 200;
 /// The server's limits, with defaults for a small machine.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
+    /// What the server allows any connection.
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     /// Maximum number of bytes in a request's body; beyond it 413 (10,000 readings take
     /// about 1.1 MB)
-    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count())]
+    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_body: usize,
     /// Time for a request's header to arrive; beyond it the connection is closed
     ///
     /// It starts with the connection, or with the end of the response before. So it is
     /// also how long a kept connection may be idle.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub header_timeout: Duration,
     /// Time from the end of a request's header to the response, including the body's
     /// arrival; beyond it 408
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
     /// Time that a write may wait for a client that does not read; beyond it the
     /// connection is closed
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub write_timeout: Duration,
     /// Maximum number of requests handled at the same time; beyond it 503
     ///
     /// A stream of live readings counts only until it begins.
-    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count())]
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count(0))]
     pub max_in_flight: usize,
-    /// Maximum number of open connections; beyond it 503, and close
-    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = count())]
-    pub max_connections: usize,
-    /// Maximum number of connections beyond `max_connections` that get a 503 at the same
-    /// time; more are closed without a response
-    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
-    pub max_refusals: usize,
-    /// Maximum number of bytes that are read and discarded after a final error
-    ///
-    /// Closing a socket with unread input makes the kernel send a reset, which can
-    /// destroy the error on its way to the client.
-    #[arg(long, value_name = "BYTES", default_value = "33554432", value_parser = count())]
-    pub linger_bytes: usize,
-    /// Maximum time for which input is read and discarded after a final error
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds())]
-    pub linger_time: Duration,
     /// Maximum number of idempotency keys remembered, of all clients together; beyond it
     /// the oldest is forgotten
-    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub max_keys: usize,
     /// Time for which an idempotency key is remembered, unless there are too many
-    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     pub key_lifetime: Duration,
     /// Number of readings kept for clients that come back to the live stream
-    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub live_kept: usize,
     /// Time between two comments on a live stream that has nothing else to send
     ///
     /// They show both ends, and the proxies between them, that the connection works.
-    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
     pub heartbeat: Duration,
-    /// Time that requests in flight have to finish after a shutdown signal
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
-    pub drain_timeout: Duration,
-}
-
-impl Limits {
-    /// How much of a connection that has ended is still read.
-    pub(crate) fn linger(&self) -> LingerLimits {
-        LingerLimits { bytes: self.linger_bytes, time: self.linger_time }
-    }
 }
 
 impl Default for Limits {
-    /// The defaults of the options, which are written only once.
     fn default() -> Self {
-        #[derive(Parser)]
-        struct NoOptions {
-            #[command(flatten)]
-            limits: Limits,
-        }
-        NoOptions::parse_from(["server"]).limits
+        defaults()
     }
-}
-
-/// A number so small that adding to it can't overflow.
-fn count() -> impl TypedValueParser<Value = usize> {
-    RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
-}
-
-/// A duration in whole seconds, at most 46 days: adding a million years to the time would
-/// overflow.
-fn seconds() -> impl TypedValueParser<Value = Duration> {
-    value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
 }
 
 // What the server keeps.

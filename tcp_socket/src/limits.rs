@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, value_parser};
 
-use crate::base::linger::LingerLimits;
+use crate::base::limits::{ConnectionLimits, count, defaults, seconds};
 
 // The protocol: both sides keep to these.
 
@@ -64,109 +63,55 @@ pub(crate) const READINGS_PER_FRAME: usize = 256;
 /// Each field is also an option of the server's command line, with the field's name.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
+    /// What the server allows any connection.
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     /// Maximum number of bytes in a frame's payload; beyond it `FRAME_TOO_LARGE`
     ///
     /// The largest batch, 10,000 runs of one reading each, takes up to 520,008 bytes. Each
     /// connection may hold one frame: by default, that is at most 2 GiB for all connections
     /// together.
-    #[arg(long, value_name = "BYTES", default_value_t = Self::default().max_payload)]
+    #[arg(long, value_name = "BYTES", default_value = "524288")]
     pub max_payload: u32,
-    /// Maximum number of open connections; beyond it `TOO_MANY_CONNECTIONS`
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_connections, value_parser = count())]
-    pub max_connections: usize,
-    /// Maximum number of refused connections that are kept until they have read why
-    ///
-    /// Further ones get the same answer, but are closed at once and may lose it.
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_refusals, value_parser = count())]
-    pub max_refusals: usize,
     /// Time from the start of a connection to its whole `HELLO`; beyond it `HANDSHAKE_TIMEOUT`
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().handshake_timeout), value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Close a connection on which no byte arrives for this many seconds
     ///
     /// The client gets `IDLE_TIMEOUT`. A client with nothing to say sends a `PING` now and
     /// then to stay connected.
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().idle_timeout), value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub idle_timeout: Duration,
     /// Seconds that a frame may take to arrive, however slowly its bytes come
     ///
     /// If it takes longer, it has to keep to `min_frame_rate`.
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().frame_grace), value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub frame_grace: Duration,
     /// Minimum rate for a frame that takes longer than `frame_grace`; below it `FRAME_TOO_SLOW`
     ///
     /// So a client cannot hold a connection with one byte now and then. By default, the
     /// largest frame may take 141 s.
-    #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = Self::default().min_frame_rate, value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "BYTES_PER_SECOND", default_value = "4000", value_parser = value_parser!(u32).range(1..))]
     pub min_frame_rate: u32,
     /// Time in which a client that has something to read must read some of it
     ///
     /// Beyond it, the server cuts the connection. It sends no `ERROR`: there is no room for one.
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().write_timeout), value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub write_timeout: Duration,
     /// Maximum number of watches of one connection; beyond it `TOO_MANY_WATCHES`
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().max_watches, value_parser = count())]
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(0))]
     pub max_watches: usize,
     /// Maximum number of readings that a watch may lag behind
     ///
     /// The server skips older ones, and tells the watcher how many.
-    #[arg(long, value_name = "COUNT", default_value_t = Self::default().watch_backlog, value_parser = count())]
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub watch_backlog: usize,
-    /// Maximum number of bytes to discard after the last frame to a client
-    ///
-    /// The module `base::linger` says why a server reads them at all.
-    #[arg(long, value_name = "BYTES", default_value_t = Self::default().linger_bytes, value_parser = count())]
-    pub linger_bytes: usize,
-    /// Maximum time to discard input after the last frame to a client
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().linger_time), value_parser = seconds())]
-    pub linger_time: Duration,
-    /// Time that the connections have to finish after a shutdown signal
-    #[arg(long, value_name = "SECONDS", default_value = show(Self::default().drain_timeout), value_parser = seconds())]
-    pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_payload: 512 * 1024,
-            max_connections: 4096,
-            max_refusals: 256,
-            handshake_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
-            frame_grace: Duration::from_secs(10),
-            min_frame_rate: 4_000,
-            write_timeout: Duration::from_secs(10),
-            max_watches: 64,
-            watch_backlog: 10_000,
-            linger_bytes: 64 * 1024 * 1024,
-            linger_time: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(10),
-        }
+        defaults()
     }
-}
-
-impl Limits {
-    /// How a connection is closed.
-    pub(crate) fn linger(&self) -> LingerLimits {
-        LingerLimits { bytes: self.linger_bytes, time: self.linger_time }
-    }
-}
-
-/// The option for a count. Its maximum is far beyond any machine, and avoids overflows.
-fn count() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(..=1_000_000_000)
-}
-
-/// The option for a time, in whole seconds. 4,000,000 of them, as milliseconds, still fit
-/// into the 32 bits that `WELCOME` has for them.
-fn seconds() -> impl TypedValueParser<Value = Duration> {
-    value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
-}
-
-/// The default of a time, as a user would type it. Leaked, because clap keeps it for as
-/// long as the program runs.
-fn show(time: Duration) -> &'static str {
-    time.as_secs().to_string().leak()
 }
 
 // The client.

@@ -45,3 +45,10 @@ impl Pair {
         assert_eq!(server.stderr.lines().count(), 1);
     }
 }
+
+/// The fields of a chapter's `Limits` and their values, from its `Debug` output. Those of
+/// the limits that all chapters share are among them.
+pub fn limit_fields(limits: &str) -> Vec<(&str, &str)> {
+    let pairs = limits.split(['{', '}', ',']).filter_map(|part| part.trim().split_once(": "));
+    pairs.filter(|(_name, value)| value.starts_with(|c: char| c.is_ascii_digit())).collect()
+}

@@ -2,19 +2,18 @@
 
 //! The harness: runs a chapter's real binaries and looks at what they print.
 //!
-//! A test is an `async fn` that panics when it fails. It is listed in its file's
-//! `main`; one that is forgotten there is dead code, which clippy refuses.
+//! A test is an `async fn` that panics when it fails, marked with [`test!`]:
 //!
-//! ```no_run
-//! use std::process::ExitCode;
-//! use tests::{run, test};
+//! ```
+//! use tests::{apply, test};
 //!
+//! #[apply(test!)]
 //! async fn one_is_one() {
 //!     assert_eq!(1, 1);
 //! }
 //!
-//! fn main() -> ExitCode {
-//!     run([test!(one_is_one)])
+//! fn main() -> std::process::ExitCode {
+//!     tests::run()
 //! }
 //! ```
 
@@ -33,6 +32,9 @@ mod process;
 mod readme;
 pub mod signal;
 
+pub use first_hour::limit_fields;
+pub use inventory;
+pub use macro_rules_attribute::apply;
 use process::nobody;
 pub use process::{Output, Pair, Server, run_program};
 pub use readme::{assert_same, expected_output};
@@ -136,16 +138,59 @@ impl Test {
     }
 }
 
-/// The test of that function, under the function's name.
+/// Where a test is, and how to make it. Written by [`test!`].
+pub struct Listed {
+    /// Module and line: the order in which the tests run.
+    pub place: (&'static str, u32),
+    /// Makes the test with its marks.
+    pub test: fn() -> Test,
+}
+
+inventory::collect!(Listed);
+
+/// Makes a test of a function, under the function's name: `#[apply(test!)]`.
+///
+/// Attributes below it call the methods of [`Test`], such as `#[alone]` or
+/// `#[needs(chromium())]`.
 #[macro_export]
 macro_rules! test {
-    ($name:ident) => {
-        $crate::Test::new(stringify!($name), $name)
+    ($(#[$($mark:tt)*])* async fn $name:ident() $body:block) => {
+        async fn $name() $body
+
+        $crate::inventory::submit! {
+            $crate::Listed {
+                place: (module_path!(), line!()),
+                test: || {
+                    let test = $crate::Test::new(stringify!($name), $name);
+                    $(let test = $crate::mark!(test, $($mark)*);)*
+                    test
+                },
+            }
+        }
     };
 }
 
-/// The `main` of a test file: runs the tests with the arguments of `cargo test`.
-pub fn run(tests: impl IntoIterator<Item = Test>) -> ExitCode {
+/// Applies one attribute of a [`test!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! mark {
+    ($test:ident, doc = $doc:expr) => {
+        $test
+    };
+    ($test:ident, $method:ident $(($need:expr))?) => {
+        $test.$method($($need)?)
+    };
+}
+
+/// The `main` of a test file: runs its tests with the arguments of `cargo test`.
+pub fn run() -> ExitCode {
+    let mut listed: Vec<_> = inventory::iter::<Listed>().collect();
+    listed.sort_unstable_by_key(|listed| listed.place);
+    run_these(listed.iter().map(|listed| (listed.test)()))
+}
+
+/// Runs tests that are not marked with [`test!`].
+pub fn run_these(tests: impl IntoIterator<Item = Test>) -> ExitCode {
     // A thousand connections and their other ends need more than the usual 1024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         eprintln!("the descriptor limit stays as it is: {error}");

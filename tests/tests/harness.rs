@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use tests::{Server, assert_same, expected_output, pair, run, run_program, test};
+use tests::{Server, Test, apply, assert_same, expected_output, pair, run, run_program, run_these, test};
 
 const PAIR: tests::Pair = pair!("http_rest");
 
@@ -15,6 +15,7 @@ async fn myself(name: &str, require: &str) -> tests::Output {
     run_program("env", &args).await
 }
 
+#[apply(test!)]
 async fn a_failed_test_shows_what_its_server_printed_and_leaves_no_process() {
     let output = myself("fails_beside_a_server", "X=").await;
     assert_eq!(output.code, Some(101));
@@ -26,6 +27,7 @@ async fn a_failed_test_shows_what_its_server_printed_and_leaves_no_process() {
     }
 }
 
+#[apply(test!)]
 async fn a_test_that_lacks_something_is_ignored_with_the_reason() {
     let output = myself("lacks_something", "X=").await;
     assert_eq!(output.code, Some(0));
@@ -37,12 +39,14 @@ async fn a_test_that_lacks_something_is_ignored_with_the_reason() {
     assert!(output.stdout.contains("0 passed; 0 failed; 1 ignored"), "{}", output.stdout);
 }
 
+#[apply(test!)]
 async fn require_all_turns_an_ignored_test_into_a_failure() {
     let output = myself("lacks_something", "REQUIRE=all").await;
     assert_eq!(output.code, Some(101));
     assert!(output.stdout.contains("REQUIRE=all, but no unicorn"), "{}", output.stdout);
 }
 
+#[apply(test!)]
 async fn an_exercise_is_ignored_until_it_is_asked_for() {
     let output = myself("is_not_solved", "REQUIRE=all").await;
     assert_eq!(output.code, Some(0));
@@ -54,6 +58,7 @@ async fn an_exercise_is_ignored_until_it_is_asked_for() {
     assert!(output.stdout.contains("0 passed; 1 failed; 0 ignored"), "{}", output.stdout);
 }
 
+#[apply(test!)]
 async fn only_ports_times_and_ids_may_differ_from_the_readme() {
     assert_same(
         "at 127.0.0.1:1 in 2ms by 0123456789abcdef\n",
@@ -65,6 +70,7 @@ async fn only_ports_times_and_ids_may_differ_from_the_readme() {
     assert!(missing.stdout.contains("has no block that begins with"), "{}", missing.stdout);
 }
 
+#[apply(test!)]
 async fn a_server_that_does_not_start_fails_its_test() {
     let output = myself("starts_no_server", "X=").await;
     assert_eq!(output.code, Some(101));
@@ -100,23 +106,16 @@ async fn starts_no_server() {
 }
 
 fn main() -> ExitCode {
-    if std::env::var("EXPECT").as_deref() == Ok("failures") {
-        let reason = "no unicorn: install one with `apt-get install unicorn`";
-        return run([
-            test!(fails_beside_a_server),
-            test!(lacks_something).needs(Err(reason.to_owned())),
-            test!(is_not_solved).exercise(),
-            test!(prints_other_data),
-            test!(shows_no_such_command),
-            test!(starts_no_server),
-        ]);
+    if std::env::var("EXPECT").as_deref() != Ok("failures") {
+        return run();
     }
-    run([
-        test!(a_failed_test_shows_what_its_server_printed_and_leaves_no_process),
-        test!(a_test_that_lacks_something_is_ignored_with_the_reason),
-        test!(require_all_turns_an_ignored_test_into_a_failure),
-        test!(an_exercise_is_ignored_until_it_is_asked_for),
-        test!(only_ports_times_and_ids_may_differ_from_the_readme),
-        test!(a_server_that_does_not_start_fails_its_test),
+    let reason = "no unicorn: install one with `apt-get install unicorn`";
+    run_these([
+        Test::new("fails_beside_a_server", fails_beside_a_server),
+        Test::new("lacks_something", lacks_something).needs(Err(reason.to_owned())),
+        Test::new("is_not_solved", is_not_solved).exercise(),
+        Test::new("prints_other_data", prints_other_data),
+        Test::new("shows_no_such_command", shows_no_such_command),
+        Test::new("starts_no_server", starts_no_server),
     ])
 }

@@ -8,36 +8,32 @@
 
 use std::time::Duration;
 
-use clap::builder::{RangedU64ValueParser, TypedValueParser};
-use clap::{Args, Parser, value_parser};
-use tcp_socket::base::linger::LingerLimits;
+use clap::Args;
+use tcp_socket::base::limits::{ConnectionLimits, count, defaults, seconds};
 
 /// The server's limits, with defaults for a small machine.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("max_connections", |max| max.default_value("10000")))]
 pub struct Limits {
-    /// Maximum number of open connections; further ones get 503 before the upgrade and are closed
-    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count())]
-    pub max_connections: usize,
-    /// Maximum number of connections beyond `max_connections` that get this response at the
-    /// same time; further ones are closed without it
-    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count())]
-    pub max_refusals: usize,
+    /// What the server allows any connection.
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     /// Time for all the HTTP on a connection, from its first packet to the end of the
     /// handshake or of the last page; beyond it the connection is closed
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum number of bytes in one message, however many frames it comes in, and so
     /// also in one frame; beyond it close code 1009 (10,000 readings take about 1.1 MB)
-    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count())]
+    #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_message: usize,
     /// Time between two pings, and between two `heartbeat` messages
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub heartbeat: Duration,
     /// Time without a single byte from the peer after which it is considered dead
     ///
     /// The server checks this at each heartbeat. With the defaults, it closes the connection
     /// with code 1008 after 20 to 30 s.
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub dead_after: Duration,
     /// Minimum average rate, in bytes per second, at which a message must arrive and a
     /// client must read
@@ -51,53 +47,17 @@ pub struct Limits {
     /// less than `min_rate`
     ///
     /// It resets the connection, because a close frame could not reach the peer either.
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub write_timeout: Duration,
     /// Time for which a chat member whose connection broke keeps name and place
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub away: Duration,
-    /// Maximum number of bytes that are read and discarded after a final error
-    ///
-    /// Closing a socket with unread input makes the kernel send a reset, which can
-    /// destroy the close frame on its way to the peer.
-    #[arg(long, value_name = "BYTES", default_value = "67108864", value_parser = count())]
-    pub linger_bytes: usize,
-    /// Maximum time for which input is read and discarded after a final error
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds())]
-    pub linger_time: Duration,
-    /// Time that connections have to end after a shutdown signal
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds())]
-    pub drain_timeout: Duration,
-}
-
-impl Limits {
-    /// How long a connection that has ended is still read.
-    pub(crate) fn linger(&self) -> LingerLimits {
-        LingerLimits { bytes: self.linger_bytes, time: self.linger_time }
-    }
 }
 
 impl Default for Limits {
-    /// The defaults of the options, which are written only once.
     fn default() -> Self {
-        #[derive(Parser)]
-        struct NoOptions {
-            #[command(flatten)]
-            limits: Limits,
-        }
-        NoOptions::parse_from(["server"]).limits
+        defaults()
     }
-}
-
-/// Parses a number that is small enough for later sums not to overflow.
-fn count() -> impl TypedValueParser<Value = usize> {
-    RangedU64ValueParser::<usize>::new().range(..=1_000_000_000_000)
-}
-
-/// Parses a duration in whole seconds, at most 46 days: a clock cannot represent the time in
-/// a million years.
-fn seconds() -> impl TypedValueParser<Value = Duration> {
-    value_parser!(u64).range(1..=4_000_000).map(Duration::from_secs)
 }
 
 /// How patient a client is.

@@ -62,7 +62,7 @@ pub struct Config {
 
 /// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`,
 /// connections get `GOAWAY`, open streams end with `UNAVAILABLE`, and calls in
-/// flight finish within [`Limits::drain_timeout`].
+/// flight finish within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// # Errors
 /// Only if the listener cannot be used at all; an error on one connection ends only that
@@ -83,7 +83,7 @@ pub async fn serve(
         .add_service(services::ReflectionV1Alpha(reflection.clone()))
         .add_service(reflection)
         .prepare();
-    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let connections = Connections::new(&limits.connections);
     let server = Arc::new(ServerState {
         routes,
         permits: Arc::new(Semaphore::new(limits.max_calls)),
@@ -92,23 +92,19 @@ pub async fn serve(
         drained: CancellationToken::new(),
     });
     let serve = |stream, _peer| connection(stream, server.clone());
-    let refuse = |stream| refuse(stream, linger_limits(&limits));
+    let refuse = |stream| refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
 
     info!("stopping: no new connections, calls in flight are finished");
     for service in ["", service::NAME] {
         health.set_service_status(service, NotServing).await;
     }
-    if !connections.drain(limits.drain_timeout).await {
-        warn!("calls are still in flight after {:?}: they end", limits.drain_timeout);
+    if !connections.drain(limits.connections.drain_timeout).await {
+        warn!("calls are still in flight after {:?}: they end", limits.connections.drain_timeout);
         server.drained.cancel();
         connections.finish(LAST_WORDS).await;
     }
     Ok(())
-}
-
-fn linger_limits(limits: &Limits) -> LingerLimits {
-    LingerLimits { bytes: limits.linger_bytes, time: limits.linger_time }
 }
 
 /// Sends the client a GOAWAY that says that there are too many connections, and closes.
@@ -164,11 +160,6 @@ async fn first_bytes(stream: &mut TcpStream, server: &ServerState) -> Option<[u8
 
 /// One connection and, side by side on it, all its calls.
 async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
-    // A status is one small write; Nagle's algorithm would hold it back until
-    // the client acknowledges the message before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!("nodelay: {error}");
-    }
     let limits = server.limits.clone();
     let stopping = server.stopping.clone();
     let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
@@ -177,7 +168,7 @@ async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
     };
     let (reader, writer) = stream.into_split();
     let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
-    let socket = Lingering::new(socket, linger_limits(&limits));
+    let socket = Lingering::new(socket, limits.connections.linger());
 
     let state = Arc::new(ConnectionState::default());
     let executor = UntilDeadline::default();

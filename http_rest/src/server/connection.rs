@@ -20,11 +20,6 @@ use crate::limits::Limits;
 
 /// Serves request after request until either side ends the connection.
 pub(crate) async fn run(stream: TcpStream, router: Router, limits: Arc<Limits>, stopping: CancellationToken) {
-    // A response is one small write; Nagle's algorithm would hold it back until the
-    // client acknowledges the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!("nodelay: {error}");
-    }
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.write_timeout));
     let mut connection = http1::Builder::new()
@@ -52,7 +47,7 @@ pub(crate) async fn run(stream: TcpStream, router: Router, limits: Arc<Limits>, 
             }
         }
     }
-    linger(connection.into_parts().io.into_inner(), limits.linger()).await;
+    linger(connection.into_parts().io.into_inner(), limits.connections.linger()).await;
 }
 
 /// The response to a connection over the limit, which gets no HTTP parser.

@@ -66,7 +66,7 @@ fn router(state: AppState) -> Router {
 }
 
 /// Serves until `shutdown` completes, then finishes the requests in flight within
-/// [`Limits::drain_timeout`].
+/// [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// # Errors
 /// Only if the listener can't be used at all; whatever goes wrong on one connection ends
@@ -78,7 +78,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     listener.local_addr()?;
     let limits = Arc::new(limits);
-    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let connections = Connections::new(&limits.connections);
     let router = router(AppState(Arc::new(Shared {
         store: Arc::new(Store::new(limits.live_kept)),
         idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
@@ -88,9 +88,9 @@ pub async fn serve(
     })));
     let serve =
         |stream, _peer| connection::run(stream, router.clone(), limits.clone(), connections.stopping());
-    let refuse = |stream| connection::refuse(stream, limits.linger());
+    let refuse = |stream| connection::refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections, requests in flight are finished");
-    connections.finish(limits.drain_timeout).await;
+    connections.finish(limits.connections.drain_timeout).await;
     Ok(())
 }

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::limits::ConnectionLimits;
+
 /// Pause after a failed accept. Most often the process has no descriptor left, and has
 /// to wait until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -23,14 +25,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// ```no_run
 /// # use std::time::Duration;
-/// # use tcp_socket::base::accept::Connections;
+/// # use tcp_socket::base::{accept::Connections, limits::ConnectionLimits};
 /// # use tokio::{io::AsyncWriteExt, net::{TcpListener, TcpStream}};
 /// async fn greet(mut stream: TcpStream) {
 ///     let _ = stream.write_all(b"hello\n").await;
 /// }
 ///
 /// # async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()>) {
-/// let connections = Connections::new(1_000, 10);
+/// let connections = Connections::new(&ConnectionLimits::default());
 /// let refuse = |stream| async move { drop(stream) };
 /// connections.accept(listener, shutdown, |stream, _peer| greet(stream), refuse).await;
 /// connections.finish(Duration::from_secs(10)).await;
@@ -46,13 +48,14 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Allows `max_connections` at a time. Beyond that, up to `max_refusals` at a time
-    /// are refused politely, and any others are closed at once.
-    pub fn new(max_connections: usize, max_refusals: usize) -> Self {
+    /// Allows [`max_connections`](ConnectionLimits::max_connections) at a time. Beyond that,
+    /// up to [`max_refusals`](ConnectionLimits::max_refusals) at a time are refused politely,
+    /// and any others are closed at once.
+    pub fn new(limits: &ConnectionLimits) -> Self {
         Self {
             tasks: TaskTracker::new(),
-            permits: Arc::new(Semaphore::new(max_connections)),
-            refusal_permits: Arc::new(Semaphore::new(max_refusals)),
+            permits: Arc::new(Semaphore::new(limits.max_connections)),
+            refusal_permits: Arc::new(Semaphore::new(limits.max_refusals)),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
@@ -96,6 +99,11 @@ impl Connections {
                 },
                 () = &mut shutdown => break,
             };
+            // Our servers write whole messages. Nagle's algorithm would hold a small one back
+            // until the peer has acknowledged the one before.
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!("nodelay: {error}");
+            }
             if let Ok(permit) = self.permits.clone().try_acquire_owned() {
                 let connection = serve(stream, peer);
                 let cut = self.cut.child_token();

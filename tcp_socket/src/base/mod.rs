@@ -6,6 +6,7 @@
 //! - [`accept`]: accepting connections up to a limit, refusing others, and ending all of
 //!   them.
 //! - [`linger`]: closing a connection without losing the last message.
+//! - [`limits`]: the limits that all servers share, and how options are read.
 //! - [`json`]: reading objects and integers as a JSON contract describes them.
 //! - [`program`]: what every program needs besides its work: logs, output, the error
 //!   line, and how it ends.
@@ -15,6 +16,7 @@
 
 pub mod accept;
 pub mod json;
+pub mod limits;
 pub mod linger;
 pub mod program;
 pub mod retry;

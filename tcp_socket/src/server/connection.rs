@@ -51,11 +51,6 @@ impl Connection {
 
     /// Serves the connection from its first byte to its last.
     pub(crate) async fn run(mut self, stopping: CancellationToken) {
-        // The task writes answers as soon as it has nothing more to add to them. Nagle's
-        // algorithm would hold them back until the client acknowledges earlier ones.
-        if let Err(error) = self.stream.set_nodelay(true) {
-            debug!("nodelay: {error}");
-        }
         let reason = match self.handshake(&stopping).await {
             Ok(()) => self.serve(&stopping).await.unwrap_or_else(|reason| reason),
             Err(CloseReason::Refused(refusal)) => {
@@ -236,7 +231,7 @@ impl Connection {
     /// Sends the remaining output, and closes so that the client can still read it.
     async fn close(mut self) {
         match self.flush().await {
-            Ok(_) => linger(self.stream, self.state.limits.linger()).await,
+            Ok(_) => linger(self.stream, self.state.limits.connections.linger()).await,
             Err(reason) => debug!("{} did not get the last frame: {reason}", self.peer),
         }
     }

@@ -24,7 +24,7 @@ mod state;
 pub mod store;
 mod watches;
 
-/// Serves until `shutdown` completes. Then each connection has [`Limits::drain_timeout`] to
+/// Serves until `shutdown` completes. Then each connection has [`drain_timeout`](crate::base::limits::ConnectionLimits::drain_timeout) to
 /// answer the frames that it has received, say `GOODBYE`, and close.
 ///
 /// # Errors
@@ -36,9 +36,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let connections = Connections::new(&limits.connections);
     let state = Arc::new(State::new(limits)?);
-    let (drain_timeout, linger_limits) = (state.limits.drain_timeout, state.limits.linger());
+    let (drain_timeout, linger_limits) =
+        (state.limits.connections.drain_timeout, state.limits.connections.linger());
     let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
     let refusal = state.refusal_of_connection(&refusal);
 

@@ -22,7 +22,7 @@ pub(crate) struct State {
 impl State {
     /// Starts with an empty store, and without remembered clients.
     pub(crate) fn new(limits: Limits) -> io::Result<Self> {
-        let replies = Replies::new(limits.max_connections);
+        let replies = Replies::new(limits.connections.max_connections);
         Ok(Self { store: Arc::default(), replies, limits, instance_id: random_id()? })
     }
 

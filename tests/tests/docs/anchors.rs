@@ -1,6 +1,7 @@
 //! Anchors, the `#` part of links.
 
 use std::collections::HashMap;
+use tests::{apply, test};
 
 use crate::links::destination;
 use crate::repository::{REPOSITORY, none};
@@ -25,7 +26,8 @@ fn anchors(headings: &[impl AsRef<str>]) -> Vec<String> {
     slugs.collect()
 }
 
-pub async fn a_slug_is_made_as_github_makes_it() {
+#[apply(test!)]
+async fn a_slug_is_made_as_github_makes_it() {
     let headings = [
         ("Try it", "try-it"),
         ("What goes wrong, and how it shows", "what-goes-wrong-and-how-it-shows"),
@@ -39,7 +41,8 @@ pub async fn a_slug_is_made_as_github_makes_it() {
     assert_eq!(anchors(&headings), expected);
 }
 
-pub async fn every_anchor_is_a_heading() {
+#[apply(test!)]
+async fn every_anchor_is_a_heading() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for link in &document.links {

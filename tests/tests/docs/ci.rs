@@ -2,8 +2,10 @@
 
 use crate::repository::{REPOSITORY, read};
 use crate::shell::commands_in_blocks;
+use tests::{apply, test};
 
-pub async fn the_readme_has_both_commands_that_ci_runs() {
+#[apply(test!)]
+async fn the_readme_has_both_commands_that_ci_runs() {
     let readme = REPOSITORY.documents.iter().find(|document| document.path == "README.md").unwrap();
     let shown = commands_in_blocks(readme);
     let script = read(".ci/run");

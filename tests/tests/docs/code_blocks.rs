@@ -1,6 +1,7 @@
 //! Code that documents show: it is compiled, because it stands in a source file.
 
 use crate::repository::{REPOSITORY, none, read};
+use tests::{apply, test};
 
 /// In a document: here, lines of the file are left out.
 const LEFT_OUT: &str = "// …";
@@ -19,7 +20,8 @@ fn stands_in(shown: &str, source: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub async fn lines_are_found_together_and_in_order() {
+#[apply(test!)]
+async fn lines_are_found_together_and_in_order() {
     let source = "fn a() {\n    one();\n    two();\n}\n\nfn b() {\n    one();\n}\n";
     for good in
         ["one();\ntwo();", "fn a() {\n  one();\n", "fn a() {\n// …\ntwo();\n// …\n  one();", "}\n\nfn b() {"]
@@ -38,7 +40,8 @@ pub async fn lines_are_found_together_and_in_order() {
     }
 }
 
-pub async fn code_in_documents_is_code_of_the_repository() {
+#[apply(test!)]
+async fn code_in_documents_is_code_of_the_repository() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for fence in &document.fences {

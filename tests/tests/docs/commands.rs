@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tests::run_program;
+use tests::{apply, run_program, test};
 
 use crate::repository::{REPOSITORY, none, read};
 use crate::shell::{Command, commands_in_blocks, commands_in_lines};
@@ -108,24 +108,24 @@ impl<'a> Cargo<'a> {
     }
 
     async fn check_test(&self) -> Result<(), String> {
-        let main = |test| {
-            let places = [format!("tests/tests/{test}.rs"), format!("tests/tests/{test}/main.rs")];
-            places.into_iter().find(|place| REPOSITORY.files.contains(place))
+        let is_meant = |path: &str| {
+            let name = path.strip_prefix("tests/tests/").and_then(|rest| rest.split(['/', '.']).next());
+            name.is_some_and(|name| self.test.is_none_or(|test| test == name))
         };
-        let programs = match self.test {
-            Some(test) => vec![main(test).ok_or_else(|| format!("there is no tests/tests/{test}"))?],
-            None => {
-                REPOSITORY.files.iter().filter(|path| path.starts_with("tests/tests/")).cloned().collect()
-            }
-        };
-        let programs: Vec<_> = programs.iter().map(|path| read(path)).collect();
+        let files = REPOSITORY.files.iter().filter(|path| is_meant(path));
+        let sources: Vec<_> = files.map(|path| read(path)).collect();
+        if sources.is_empty() {
+            return Err("there is no such test file".to_owned());
+        }
         // `--ignored` runs the exercises only.
         let ignored = self.arguments.contains(&"--ignored");
         let filter = self.filters.first().unwrap_or(&"");
-        let mut listed = programs.iter().flat_map(|program| program.split("test!(").skip(1));
-        let runs = listed.any(|listed| {
-            let (name, rest) = listed.split_once(')').unwrap();
-            name.contains(filter) && (!ignored || rest.contains(".exercise()"))
+        // The marks of a test are between `#[apply(test!)]` and its name.
+        let mut tests = sources.iter().flat_map(|source| source.split("test!)]").skip(1));
+        let runs = tests.any(|test| {
+            let (marks, rest) = test.split_once("async fn ").unwrap_or((test, ""));
+            let name = rest.split('(').next().unwrap_or_default();
+            name.contains(filter) && (!ignored || marks.contains("#[exercise]"))
         });
         if !runs {
             let kind = if ignored { "exercise" } else { "test" };
@@ -162,7 +162,8 @@ async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-pub async fn commands_in_documents_exist() {
+#[apply(test!)]
+async fn commands_in_documents_exist() {
     let mut violations = Vec::new();
     let mut seen = 0;
     for document in &REPOSITORY.documents {

@@ -1,10 +1,13 @@
 //! Each chapter's programs run from the chapter's own folder too.
 
 use std::path::Path;
+use tests::{apply, test};
 
 use tokio::process::Command;
 
-pub async fn slow_test_each_chapter_runs_from_its_own_folder() {
+#[apply(test!)]
+#[slow]
+async fn slow_test_each_chapter_runs_from_its_own_folder() {
     for chapter in ["tcp_socket", "http_rest", "grpc", "websocket", "message_queue"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(chapter);
         for program in ["server", "client"] {

@@ -2,6 +2,7 @@
 
 use crate::markdown::{Document, Link};
 use crate::repository::{REPOSITORY, none};
+use tests::{apply, test};
 
 /// What a relative link leads to.
 pub struct Destination {
@@ -36,7 +37,8 @@ pub fn destination(document: &Document, link: &Link) -> Option<Destination> {
     Some(Destination { path: path.join("/"), anchor })
 }
 
-pub async fn every_relative_link_leads_to_a_file() {
+#[apply(test!)]
+async fn every_relative_link_leads_to_a_file() {
     let mut violations = Vec::new();
     let mut seen = 0;
     for document in &REPOSITORY.documents {

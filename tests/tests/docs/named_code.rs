@@ -1,6 +1,7 @@
 //! Links whose text is code: it names something that is in the file.
 
 use std::sync::LazyLock;
+use tests::{apply, test};
 
 use regex::Regex;
 
@@ -28,7 +29,8 @@ fn names_something(code: &str, path: &str, text: &str) -> Result<(), String> {
     }
 }
 
-pub async fn a_name_is_looked_for_as_a_word() {
+#[apply(test!)]
+async fn a_name_is_looked_for_as_a_word() {
     let path = "grpc/src/store.rs";
     let text = "/// GET /stations\nimpl Store { fn record(&self) { println!(\"a reading\"); } }";
     let good = [
@@ -61,7 +63,8 @@ pub async fn a_name_is_looked_for_as_a_word() {
     }
 }
 
-pub async fn a_link_whose_text_is_code_names_something_in_its_file() {
+#[apply(test!)]
+async fn a_link_whose_text_is_code_names_something_in_its_file() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for link in &document.links {

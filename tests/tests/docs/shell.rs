@@ -1,6 +1,7 @@
 //! The shell commands that documents show.
 
 use std::sync::LazyLock;
+use tests::{apply, test};
 
 use regex::Regex;
 
@@ -72,7 +73,8 @@ fn parse(text: &str, first: usize, console: bool) -> Vec<Command> {
     commands
 }
 
-pub async fn a_line_is_split_as_the_shell_splits_it() {
+#[apply(test!)]
+async fn a_line_is_split_as_the_shell_splits_it() {
     let found = |text: &str, console| {
         let commands = parse(text, 1, console).into_iter();
         commands

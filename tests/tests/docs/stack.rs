@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
+use tests::{apply, test};
 
 use regex::Regex;
 
@@ -18,7 +19,8 @@ fn sources(folder: &str) -> impl Iterator<Item = (&'static str, String)> {
     files.map(|path| (path.as_str(), COMMENT.replace_all(&read(path), "").into_owned()))
 }
 
-pub async fn the_base_uses_nothing_else_of_its_crate() {
+#[apply(test!)]
+async fn the_base_uses_nothing_else_of_its_crate() {
     let path = Regex::new(r"\b(?:crate|super)(?:::\w+)*").unwrap();
     let mut violations = Vec::new();
     let mut lines = 0;
@@ -36,7 +38,8 @@ pub async fn the_base_uses_nothing_else_of_its_crate() {
     none(&violations);
 }
 
-pub async fn a_chapter_uses_no_other_but_the_base() {
+#[apply(test!)]
+async fn a_chapter_uses_no_other_but_the_base() {
     let path = Regex::new(&format!(r"(?:^|[^:\w])({})::(\{{|\w+)", CHAPTERS.join("|"))).unwrap();
     let dependency = Regex::new(r"(?m)^(\w+)(?:\.workspace)? *=").unwrap();
     let mut violations = Vec::new();
@@ -129,7 +132,8 @@ fn layer(module: &str) -> Option<(usize, &str)> {
     layers.iter().position(|names| names.contains(&top)).map(|layer| (layer, top))
 }
 
-pub async fn imports_inside_a_crate_go_one_way() {
+#[apply(test!)]
+async fn imports_inside_a_crate_go_one_way() {
     let mut violations = Vec::new();
     for name in CHAPTERS.into_iter().chain(["lab"]) {
         let mut imports = imports(name);

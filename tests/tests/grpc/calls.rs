@@ -12,7 +12,7 @@ use grpc::proto::{Metric, Position, Reading, RecordRequest, Threshold, UploadRes
 use grpc::protocol::status::{FELL_BEHIND, SERVER_RESTARTED};
 use grpc::{Client, Error, Options};
 use prost::Message;
-use tests::run_program;
+use tests::{apply, run_program, test};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -26,7 +26,8 @@ pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
     }
 }
 
-pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
+#[apply(test!)]
+async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let wrong = [
@@ -63,7 +64,8 @@ pub async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
 
 /// Values that Protocol Buffers can carry but the contract excludes, in each kind of
 /// call.
-pub async fn every_impossible_value_names_its_field() {
+#[apply(test!)]
+async fn every_impossible_value_names_its_field() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let good = reading("oslo-1", 1.0);
@@ -115,7 +117,8 @@ pub async fn every_impossible_value_names_its_field() {
     server.stop().await;
 }
 
-pub async fn a_full_store_refuses_new_stations_only() {
+#[apply(test!)]
+async fn a_full_store_refuses_new_stations_only() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch: Vec<_> = (0..1000).map(|i| reading(&format!("s{i}"), 1.0)).collect();
@@ -134,7 +137,8 @@ pub async fn a_full_store_refuses_new_stations_only() {
     server.stop().await;
 }
 
-pub async fn watch_resumes_where_it_broke_off() {
+#[apply(test!)]
+async fn watch_resumes_where_it_broke_off() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch: Vec<_> = (0..500).map(|i| reading("oslo-1", f64::from(i) / 10.0)).collect();
@@ -159,7 +163,8 @@ pub async fn watch_resumes_where_it_broke_off() {
     server.stop().await;
 }
 
-pub async fn watch_tells_when_the_place_is_no_longer_kept() {
+#[apply(test!)]
+async fn watch_tells_when_the_place_is_no_longer_kept() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -179,7 +184,8 @@ pub async fn watch_tells_when_the_place_is_no_longer_kept() {
     server.stop().await;
 }
 
-pub async fn upload_counts_what_it_refuses() {
+#[apply(test!)]
+async fn upload_counts_what_it_refuses() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let readings = (0..1000).map(|i| reading("oslo-1", if i % 10 == 3 { 1e9 } else { 1.0 }));
@@ -195,7 +201,8 @@ fn threshold(id: &str, station: &str, bound: Option<Bound>) -> Threshold {
     Threshold { id: id.into(), station: station.into(), metric: Metric::Temperature.into(), bound }
 }
 
-pub async fn monitor_interleaves_alerts_and_acknowledgements() {
+#[apply(test!)]
+async fn monitor_interleaves_alerts_and_acknowledgements() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     client.record(&[reading("oslo-1", 50.0), reading("rome-1", 50.0)]).await.unwrap();
@@ -225,7 +232,8 @@ pub async fn monitor_interleaves_alerts_and_acknowledgements() {
     server.stop().await;
 }
 
-pub async fn monitor_refuses_by_message_and_goes_on() {
+#[apply(test!)]
+async fn monitor_refuses_by_message_and_goes_on() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     client.record(&[reading("oslo-1", 50.0)]).await.unwrap();
@@ -281,7 +289,8 @@ pub async fn monitor_refuses_by_message_and_goes_on() {
 }
 
 /// One for each kind of call that can wait, and one for health.
-pub async fn a_deadline_ends_every_kind_of_call() {
+#[apply(test!)]
+async fn a_deadline_ends_every_kind_of_call() {
     let server = PAIR.serve().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let connection = connect(server.addr()).await;
@@ -325,7 +334,8 @@ pub async fn a_deadline_ends_every_kind_of_call() {
 }
 
 /// Even a stream that always has something to send ends at its deadline.
-pub async fn a_deadline_ends_a_stream_in_full_flow() {
+#[apply(test!)]
+async fn a_deadline_ends_a_stream_in_full_flow() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     for _ in 0..10 {
@@ -349,7 +359,8 @@ pub async fn a_deadline_ends_a_stream_in_full_flow() {
     server.stop().await;
 }
 
-pub async fn compression_is_opt_in_and_bounded() {
+#[apply(test!)]
+async fn compression_is_opt_in_and_bounded() {
     let options = Options { gzip: true, ..Options::default() };
     let plain = PAIR.serve().await;
     let compressing = Client::new(plain.url(), &options).unwrap();
@@ -380,7 +391,8 @@ pub async fn compression_is_opt_in_and_bounded() {
     server.stop().await;
 }
 
-pub async fn a_message_of_another_shape_is_no_crash() {
+#[apply(test!)]
+async fn a_message_of_another_shape_is_no_crash() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let badly_framed = Bytes::from_static(b"\x07\0\0\0\x01\0");

@@ -2,6 +2,7 @@
 //! speak to the server in bytes, since what they ask for is not in the proto yet.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use bytes::{Buf, Bytes, BytesMut};
 use grpc::proto::watch_request::Start;
@@ -41,7 +42,9 @@ fn invalid_field(answer: &Answer) -> Option<String> {
     Some(status.get_details_bad_request()?.field_violations.first()?.field.clone())
 }
 
-pub async fn exercise_latest_answers_with_the_newest_of_each_metric() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_latest_answers_with_the_newest_of_each_metric() {
     let server = PAIR.serve().await;
     let recorded = [
         measured(Metric::Wind, 3.0),
@@ -140,7 +143,9 @@ impl Responses {
     }
 }
 
-pub async fn exercise_a_watch_may_ask_for_some_metrics_only() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_watch_may_ask_for_some_metrics_only() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let wind = Metric::Wind as i32;

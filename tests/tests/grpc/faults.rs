@@ -7,7 +7,7 @@ use grpc::proto::watch_request::Start;
 use grpc::proto::watch_response::Event;
 use grpc::proto::{MonitorRequest, UploadRequest, monitor_request};
 use h2::Reason;
-use tests::Server;
+use tests::{Server, apply, test};
 use tokio::io::AsyncReadExt;
 use tonic::Code;
 
@@ -22,7 +22,8 @@ async fn talkative() -> Server {
 /// The client resets the stream, and then, for each kind, its process dies: the
 /// socket is closed with a reset, as the kernel does for a dead process with
 /// unread input.
-pub async fn a_client_that_vanishes_ends_the_handlers_work() {
+#[apply(test!)]
+async fn a_client_that_vanishes_ends_the_handlers_work() {
     for vanish in ["reset the stream", "lose the connection"] {
         let server = talkative().await;
         client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
@@ -65,7 +66,8 @@ pub async fn a_client_that_vanishes_ends_the_handlers_work() {
     }
 }
 
-pub async fn a_client_process_that_is_killed_is_noticed() {
+#[apply(test!)]
+async fn a_client_process_that_is_killed_is_noticed() {
     let server = talkative().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let mut process = tokio::process::Command::new(PAIR.client)
@@ -89,7 +91,9 @@ pub fn memory(pid: u32) -> u64 {
 }
 
 /// It costs the server one chunk, is told when it comes back, and nobody else waits for it.
-pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
+#[apply(test!)]
+#[alone]
+async fn a_slow_reader_is_told_and_disturbs_nobody() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -147,7 +151,9 @@ pub async fn a_slow_reader_is_told_and_disturbs_nobody() {
 
 /// Even if a client opens its windows wide and then does not read from its socket, the
 /// server's buffer for the call stays bounded.
-pub async fn an_open_window_cannot_fill_the_servers_memory() {
+#[apply(test!)]
+#[alone]
+async fn an_open_window_cannot_fill_the_servers_memory() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -181,7 +187,8 @@ pub async fn an_open_window_cannot_fill_the_servers_memory() {
 }
 
 /// Nothing can be sent, not even the status: the stream is reset.
-pub async fn a_deadline_ends_a_stream_that_nobody_reads() {
+#[apply(test!)]
+async fn a_deadline_ends_a_stream_that_nobody_reads() {
     let server = talkative().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let mut builder = h2::client::Builder::new();
@@ -196,7 +203,9 @@ pub async fn a_deadline_ends_a_stream_that_nobody_reads() {
     server.stop().await;
 }
 
-pub async fn a_thousand_streams_share_one_connection() {
+#[apply(test!)]
+#[alone]
+async fn a_thousand_streams_share_one_connection() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use grpc::proto::RecordRequest;
-use tests::Server;
+use tests::{Server, apply, test};
 
 use crate::faults::memory;
 use crate::support::*;
@@ -54,7 +54,8 @@ fn cpu(pid: u32) -> Duration {
 
 /// RFC 9113, section 3.4: each endpoint is required to send a preface. One that does not
 /// would otherwise hold its connection forever.
-pub async fn silence_and_half_a_preface_are_closed() {
+#[apply(test!)]
+async fn silence_and_half_a_preface_are_closed() {
     let local = Local::start(|config| config.limits.handshake_timeout = Duration::from_millis(200)).await;
     let other = connect(&local.addr).await;
     let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -79,7 +80,8 @@ pub async fn silence_and_half_a_preface_are_closed() {
     local.stop().await;
 }
 
-pub async fn garbage_is_closed() {
+#[apply(test!)]
+async fn garbage_is_closed() {
     let watchdog = Watchdog::start().await;
     for garbage in [
         &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
@@ -110,7 +112,8 @@ pub async fn garbage_is_closed() {
 }
 
 /// The GOAWAY arrives although the peer keeps sending.
-pub async fn a_goaway_is_not_lost_in_unread_input() {
+#[apply(test!)]
+async fn a_goaway_is_not_lost_in_unread_input() {
     let watchdog = Watchdog::start().await;
     for _ in 0..50 {
         let mut raw = Raw::connect(watchdog.addr()).await;
@@ -124,7 +127,8 @@ pub async fn a_goaway_is_not_lost_in_unread_input() {
     watchdog.end(20, Duration::from_secs(5)).await;
 }
 
-pub async fn half_a_frame_is_closed() {
+#[apply(test!)]
+async fn half_a_frame_is_closed() {
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_millis(100);
         config.limits.keepalive_timeout = Duration::from_millis(100);
@@ -139,7 +143,8 @@ pub async fn half_a_frame_is_closed() {
     local.stop().await;
 }
 
-pub async fn oversized_header_lists_are_refused() {
+#[apply(test!)]
+async fn oversized_header_lists_are_refused() {
     let watchdog = Watchdog::start().await;
     // In one frame: the stream is answered 431.
     let mut raw = Raw::connect(watchdog.addr()).await;
@@ -177,7 +182,9 @@ pub async fn oversized_header_lists_are_refused() {
 }
 
 /// CVE-2023-44487, in the two ways in which frames can arrive.
-pub async fn rapid_reset_is_closed() {
+#[apply(test!)]
+#[alone]
+async fn rapid_reset_is_closed() {
     let watchdog = Watchdog::start().await;
     let headers = call_headers(MONITOR);
     let attack = |stream: u32| {
@@ -217,7 +224,9 @@ pub async fn rapid_reset_is_closed() {
 }
 
 /// Frames that cost an answer each, from a peer that does not read the answers.
-pub async fn floods_do_not_grow_the_server() {
+#[apply(test!)]
+#[alone]
+async fn floods_do_not_grow_the_server() {
     let watchdog = Watchdog::start().await;
     for flood in [
         frame(PING, 0, 0, &[0; 8]),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
+use tests::{apply, test};
 
 use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
@@ -16,7 +17,8 @@ use tonic::Code;
 use crate::calls::failure;
 use crate::support::*;
 
-pub async fn an_oversized_message_is_resource_exhausted() {
+#[apply(test!)]
+async fn an_oversized_message_is_resource_exhausted() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     // The prefix alone is enough: the server does not wait for two megabytes.
@@ -47,7 +49,8 @@ pub async fn an_oversized_message_is_resource_exhausted() {
     server.stop().await;
 }
 
-pub async fn sigterm_ends_streams_and_lets_calls_finish() {
+#[apply(test!)]
+async fn sigterm_ends_streams_and_lets_calls_finish() {
     let mut server = PAIR.serve().await;
     let client = client(server.url());
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
@@ -82,8 +85,10 @@ pub async fn sigterm_ends_streams_and_lets_calls_finish() {
     assert!(matches!(client.record(&[reading("oslo-1", 1.0)]).await, Err(Error::Unreachable { .. })));
 }
 
-pub async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
-    let mut local = Local::start(|config| config.limits.drain_timeout = Duration::from_millis(100)).await;
+#[apply(test!)]
+async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
+    let mut local =
+        Local::start(|config| config.limits.connections.drain_timeout = Duration::from_millis(100)).await;
     let connection = connect(&local.addr).await;
     let (upload, _send_upload) = open(&connection, UPLOAD, &[]).await;
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
@@ -107,7 +112,8 @@ pub async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
     assert_eq!(goaway(&silent.read_to_end().await), Some(0));
 }
 
-pub async fn calls_and_streams_are_capped() {
+#[apply(test!)]
+async fn calls_and_streams_are_capped() {
     let local = Local::start(|config| {
         config.limits.max_calls = 3;
         config.limits.max_streams = 2;
@@ -145,8 +151,9 @@ pub async fn calls_and_streams_are_capped() {
     local.stop().await;
 }
 
-pub async fn connections_are_capped() {
-    let local = Local::start(|config| config.limits.max_connections = 2).await;
+#[apply(test!)]
+async fn connections_are_capped() {
+    let local = Local::start(|config| config.limits.connections.max_connections = 2).await;
     let (mut first, second) = (Raw::connect(&local.addr).await, connect(&local.addr).await);
     first.next(SETTINGS).await.unwrap();
     let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
@@ -174,11 +181,12 @@ pub async fn connections_are_capped() {
 }
 
 /// After its last frame, the server still reads input, but only up to a limit.
-pub async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
+#[apply(test!)]
+async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
     for (bytes, time) in [(100_000, Duration::from_secs(3600)), (usize::MAX, Duration::from_millis(200))] {
         let local = Local::start(|config| {
-            config.limits.linger_bytes = bytes;
-            config.limits.linger_time = time;
+            config.limits.connections.linger_bytes = bytes;
+            config.limits.connections.linger_time = time;
         })
         .await;
         let mut raw = Raw::connect(&local.addr).await;
@@ -197,11 +205,12 @@ pub async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
 
 /// Refused connections stay open while the server lingers over them. Their number has a
 /// limit, too.
-pub async fn refusals_are_capped() {
+#[apply(test!)]
+async fn refusals_are_capped() {
     let local = Local::start(|config| {
-        config.limits.max_connections = 1;
-        config.limits.max_refusals = 1;
-        config.limits.linger_time = Duration::from_secs(60);
+        config.limits.connections.max_connections = 1;
+        config.limits.connections.max_refusals = 1;
+        config.limits.connections.linger_time = Duration::from_secs(60);
     })
     .await;
     let mut first = Raw::connect(&local.addr).await;
@@ -218,7 +227,8 @@ pub async fn refusals_are_capped() {
     local.stop().await;
 }
 
-pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
+#[apply(test!)]
+async fn a_peer_that_does_not_answer_pings_is_dropped() {
     // The server drops a client…
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_millis(50);
@@ -256,7 +266,8 @@ pub async fn a_peer_that_does_not_answer_pings_is_dropped() {
     assert!(matches!(within(monitoring.try_next()).await, Err(Error::Broken(_))));
 }
 
-pub async fn idle_connections_and_uploads_are_ended() {
+#[apply(test!)]
+async fn idle_connections_and_uploads_are_ended() {
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_secs(3600); // Would end it, too.
         config.limits.idle_timeout = Duration::from_millis(100);
@@ -290,7 +301,8 @@ pub async fn idle_connections_and_uploads_are_ended() {
 
 /// The server does not read requests whose responses are not taken: the sender's
 /// window stays shut.
-pub async fn back_pressure_reaches_the_sender() {
+#[apply(test!)]
+async fn back_pressure_reaches_the_sender() {
     let server = PAIR.serve().await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0); // Responses may not be sent at all.
@@ -319,7 +331,8 @@ pub async fn back_pressure_reaches_the_sender() {
 
 /// The same for the typed client's upload: it takes no more from its caller than
 /// the server lets it send.
-pub async fn an_upload_takes_readings_as_fast_as_they_are_read() {
+#[apply(test!)]
+async fn an_upload_takes_readings_as_fast_as_they_are_read() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let taken = Arc::new(AtomicUsize::new(0));

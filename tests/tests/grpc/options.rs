@@ -2,19 +2,16 @@
 
 use grpc::Limits;
 use grpc::proto::RecordRequest;
-use tests::{Server, run_program};
+use tests::{Server, apply, limit_fields, run_program, test};
 
 use crate::support::*;
 
 /// The fields of [`Limits`], as options, and whether each is a time.
 fn options() -> Vec<(String, bool)> {
     let limits = format!("{:?}", Limits::default());
-    let fields = limits.strip_prefix("Limits { ").unwrap().strip_suffix(" }").unwrap().split(", ");
-    let option = |field: &str| {
-        let (name, value) = field.split_once(": ").unwrap();
-        (format!("--{}", name.replace('_', "-")), value.ends_with('s'))
-    };
-    fields.map(option).collect()
+    let option =
+        |(name, value): (&str, &str)| (format!("--{}", name.replace('_', "-")), value.ends_with('s'));
+    limit_fields(&limits).into_iter().map(option).collect()
 }
 
 /// Starts a server with every limit set.
@@ -26,8 +23,9 @@ async fn serve(number: &str, seconds: &str) -> Server {
     Server::start(PAIR.server, &args).await
 }
 
-pub async fn every_limit_is_an_option_of_the_server() {
-    let server = serve("2147483647", "31536000").await; // The largest that each accepts.
+#[apply(test!)]
+async fn every_limit_is_an_option_of_the_server() {
+    let server = serve("2147483647", "4000000").await; // The largest that each accepts.
     assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
     server.stop().await;
     serve("1", "0.001").await.stop().await; // And the smallest.
@@ -47,7 +45,8 @@ pub async fn every_limit_is_an_option_of_the_server() {
     server.stop().await;
 }
 
-pub async fn a_limit_that_makes_no_sense_is_refused_at_the_start() {
+#[apply(test!)]
+async fn a_limit_that_makes_no_sense_is_refused_at_the_start() {
     for wrong in [
         "--max-connections=0",
         "--max-calls=-1",

@@ -2,19 +2,21 @@
 
 use grpc::proto::{RecordRequest, RecordResponse};
 use prost::Message;
-use tests::{assert_same, expected_output, run_program};
+use tests::{apply, assert_same, expected_output, run_program, test};
 
 use crate::support::*;
 
 const README: &str = "grpc/README.md";
 
-pub async fn the_minimal_example_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_minimal_example_prints_what_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_grpc-minimal"), &[]).await;
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_same(&output.stdout, &expected_output(README, "cargo run -p grpc --example minimal"));
 }
 
-pub async fn the_pair_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
@@ -23,19 +25,23 @@ pub async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&server.stop().await, &expected_output(README, "cargo run -p grpc --bin server"));
 }
 
-pub async fn a_client_without_a_server_says_how_to_start_one() {
+#[apply(test!)]
+async fn a_client_without_a_server_says_how_to_start_one() {
     PAIR.client_says_how_to_start_a_server("http", &[&[], &["record", "oslo-1", "wind", "3"]]).await;
 }
 
-pub async fn a_server_without_its_port_says_how_to_pick_another() {
+#[apply(test!)]
+async fn a_server_without_its_port_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 
-pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
+#[apply(test!)]
+async fn an_address_of_another_protocol_is_refused_by_the_client() {
     PAIR.client_refuses_another_protocol("http", &[&[], &["monitor"]]).await;
 }
 
-pub async fn the_client_uploads_a_file() {
+#[apply(test!)]
+async fn the_client_uploads_a_file() {
     let server = PAIR.serve().await;
     let file = std::env::temp_dir().join(format!("weather-{}.csv", std::process::id()));
     std::fs::write(
@@ -54,7 +60,8 @@ pub async fn the_client_uploads_a_file() {
     server.stop().await;
 }
 
-pub async fn a_unary_call_on_the_wire() {
+#[apply(test!)]
+async fn a_unary_call_on_the_wire() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", -3.5)] });
@@ -75,7 +82,8 @@ pub async fn a_unary_call_on_the_wire() {
 
 /// The exchange in the README: `> ` and `< ` begin a frame, two spaces continue one, and
 /// a comment follows a bar.
-pub async fn the_bytes_in_the_readme_are_real() {
+#[apply(test!)]
+async fn the_bytes_in_the_readme_are_real() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../grpc/README.md")).unwrap();
     let block = readme.split("```wire\n").nth(1).unwrap().split("```").next().unwrap();
     let mut frames: Vec<(&str, Vec<u8>)> = Vec::new();

@@ -7,7 +7,7 @@ use grpc::proto::{
     WatchResponse, watch_response,
 };
 use http::{HeaderMap, HeaderValue, Response};
-use tests::run_program;
+use tests::{apply, run_program, test};
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -86,7 +86,8 @@ fn answer_to(path: &str) -> (Vec<Bytes>, Status) {
     }
 }
 
-pub async fn the_client_prints_nothing_that_controls_a_terminal() {
+#[apply(test!)]
+async fn the_client_prints_nothing_that_controls_a_terminal() {
     let url = evil_server().await;
     let file = std::env::temp_dir().join(format!("weather-evil-{}.csv", std::process::id()));
     std::fs::write(&file, "oslo-1,temperature,1.5,1\n").unwrap();
@@ -114,7 +115,8 @@ pub async fn the_client_prints_nothing_that_controls_a_terminal() {
     std::fs::remove_file(&file).unwrap();
 }
 
-pub async fn the_server_logs_nothing_that_controls_a_terminal() {
+#[apply(test!)]
+async fn the_server_logs_nothing_that_controls_a_terminal() {
     let server = PAIR.serve().await;
     for (index, text) in
         ["\u{202e}", "\u{9b}31m", "\u{3164}", "\u{1b}[2J", "\r\n", "\u{2028}"].iter().enumerate()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tests::{Output, assert_same, expected_output, run_program};
+use tests::{Output, apply, assert_same, expected_output, run_program, test};
 
 use crate::support::*;
 
@@ -32,7 +32,9 @@ fn readme(script: &str, args: &str) -> String {
     expected_output("grpc/README.md", &command)
 }
 
-pub async fn the_python_client_makes_all_kinds_of_call() {
+#[apply(test!)]
+#[needs(python_client())]
+async fn the_python_client_makes_all_kinds_of_call() {
     let server = PAIR.serve().await;
     let client = python(&["client.py", server.addr()]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
@@ -44,7 +46,9 @@ pub async fn the_python_client_makes_all_kinds_of_call() {
     server.stop().await;
 }
 
-pub async fn a_generic_client_needs_no_proto() {
+#[apply(test!)]
+#[needs(python_client())]
+async fn a_generic_client_needs_no_proto() {
     let server = PAIR.serve().await;
     for (args, shown) in
         [(vec![], ""), (vec!["grpc.health.v1.Health/Check", "{}"], " grpc.health.v1.Health/Check {}")]

@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use grpc::proto::RecordRequest;
-use tests::{Server, run_program};
+use tests::{Server, apply, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -120,7 +120,8 @@ fn line(sequence: u64, value: f64) -> String {
     format!("{sequence}: oslo-1 temperature {value} at 1767225600000")
 }
 
-pub async fn watch_says_what_was_missed() {
+#[apply(test!)]
+async fn watch_says_what_was_missed() {
     let (server, other, empty) = (PAIR.serve().await, PAIR.serve().await, PAIR.serve().await);
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
@@ -178,7 +179,8 @@ pub async fn watch_says_what_was_missed() {
     other.stop().await;
 }
 
-pub async fn a_watch_ends_when_reconnecting_cannot_help() {
+#[apply(test!)]
+async fn a_watch_ends_when_reconnecting_cannot_help() {
     let server = PAIR.serve().await;
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
@@ -206,7 +208,8 @@ pub async fn a_watch_ends_when_reconnecting_cannot_help() {
     strict.stop().await;
 }
 
-pub async fn monitor_adds_its_thresholds_again_after_reconnecting() {
+#[apply(test!)]
+async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     let (server, empty) = (PAIR.serve().await, PAIR.serve().await);
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
@@ -241,7 +244,8 @@ pub async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     empty.stop().await;
 }
 
-pub async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
+#[apply(test!)]
+async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
     // A port that is taken, but not listened on.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -260,7 +264,8 @@ pub async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
 }
 
 /// As in `client … | head -1`, when `head` has read its line.
-pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
+#[apply(test!)]
+async fn every_command_ends_silently_when_nobody_reads_its_output() {
     let server = PAIR.serve().await;
     record(&server, 5, 1.0).await;
     let file = std::env::temp_dir().join(format!("weather-pipe-{}.csv", std::process::id()));
@@ -296,7 +301,8 @@ pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
     server.stop().await;
 }
 
-pub async fn a_second_signal_ends_the_server_at_once() {
+#[apply(test!)]
+async fn a_second_signal_ends_the_server_at_once() {
     for (first, second) in [("INT", "INT"), ("TERM", "INT"), ("INT", "TERM")] {
         let mut server = Running::start(PAIR.server, &["--addr", "127.0.0.1:0"]);
         let listening = within(server.stdout.next_line()).await.unwrap().unwrap();

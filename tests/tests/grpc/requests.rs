@@ -9,6 +9,7 @@ use grpc::{Client, Options};
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request};
 use prost::Message;
+use tests::{apply, test};
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -43,7 +44,8 @@ async fn call_with(
     answer(response).await
 }
 
-pub async fn only_a_post_request_is_a_call() {
+#[apply(test!)]
+async fn only_a_post_request_is_a_call() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     for path in [RECORD, WATCH, UPLOAD, MONITOR, HEALTH, REFLECTION, "/x"] {
@@ -59,7 +61,8 @@ pub async fn only_a_post_request_is_a_call() {
     server.stop().await;
 }
 
-pub async fn other_content_types_are_refused() {
+#[apply(test!)]
+async fn other_content_types_are_refused() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let refused = [
@@ -104,7 +107,8 @@ pub async fn other_content_types_are_refused() {
     server.stop().await;
 }
 
-pub async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
+#[apply(test!)]
+async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
     let server =
         tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open-sesame"]).await;
     let connection = connect(server.addr()).await;
@@ -149,7 +153,8 @@ pub async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
     }
 }
 
-pub async fn metadata_over_the_limit_is_resource_exhausted() {
+#[apply(test!)]
+async fn metadata_over_the_limit_is_resource_exhausted() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let large = "x".repeat(8_000);
@@ -191,7 +196,8 @@ fn header_bytes(answer: &Answer) -> usize {
     list(&answer.headers) + answer.trailers.as_ref().map_or(0, list) + ":status".len() + 3 + 32
 }
 
-pub async fn response_headers_stay_within_what_clients_accept() {
+#[apply(test!)]
+async fn response_headers_stay_within_what_clients_accept() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let batch = |count: usize, station: &str| {
@@ -240,7 +246,8 @@ pub async fn response_headers_stay_within_what_clients_accept() {
     server.stop().await;
 }
 
-pub async fn a_status_says_how_many_violations_it_leaves_out() {
+#[apply(test!)]
+async fn a_status_says_how_many_violations_it_leaves_out() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     for station in ["\u{1}".repeat(60), "\u{202e}".repeat(60), "\u{10ffff}".repeat(60)] {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tests::{apply, test};
 
 use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
@@ -60,7 +61,8 @@ fn status_only(code: &'static str) -> impl Fn(&mut h2::server::SendResponse<Byte
     }
 }
 
-pub async fn a_call_is_tried_again_where_that_is_safe() {
+#[apply(test!)]
+async fn a_call_is_tried_again_where_that_is_safe() {
     let batch = [reading("oslo-1", 1.0)];
     // The server says that it did nothing.
     let (url, calls) = unreliable(2, status_only("14")).await;
@@ -98,14 +100,16 @@ async fn cutting() -> (String, Arc<AtomicUsize>) {
     (url, seen)
 }
 
-pub async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+#[apply(test!)]
+async fn a_call_that_may_have_had_effect_is_not_tried_again() {
     let (url, seen) = cutting().await;
     let failed = within(client(&url).record(&[reading("oslo-1", 1.0)])).await;
     assert!(matches!(failed, Err(Error::Broken(_))), "{failed:?}");
     assert_eq!(seen.load(SeqCst), 1);
 }
 
-pub async fn an_error_says_whether_the_call_may_have_been_executed() {
+#[apply(test!)]
+async fn an_error_says_whether_the_call_may_have_been_executed() {
     let batch = [reading("oslo-1", 1.0)];
     let record = async |url: &str| within(client(url).record(&batch)).await.unwrap_err();
 
@@ -145,7 +149,8 @@ pub async fn an_error_says_whether_the_call_may_have_been_executed() {
     }
 }
 
-pub async fn a_deadline_passes_also_where_nobody_answers() {
+#[apply(test!)]
+async fn a_deadline_passes_also_where_nobody_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let options = Options { deadline: Duration::from_millis(100), ..Options::default() };
@@ -160,7 +165,8 @@ pub async fn a_deadline_passes_also_where_nobody_answers() {
 }
 
 /// An address at which not even the kernel answers: its queue of connections is full.
-pub async fn a_client_gives_up_connecting_in_time() {
+#[apply(test!)]
+async fn a_client_gives_up_connecting_in_time() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -202,7 +208,8 @@ pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc
 
 /// Kill -9, and a new server at the same address: the position belongs to the earlier
 /// run.
-pub async fn a_watch_over_a_restart_is_told_of_it() {
+#[apply(test!)]
+async fn a_watch_over_a_restart_is_told_of_it() {
     let server = PAIR.serve().await;
     let again = PAIR.serve().await;
     for server in [&server, &again] {
@@ -221,7 +228,8 @@ pub async fn a_watch_over_a_restart_is_told_of_it() {
 }
 
 /// A break of the connection alone is bridged: no reading is lost or seen twice.
-pub async fn a_watch_goes_on_after_its_connection_broke() {
+#[apply(test!)]
+async fn a_watch_goes_on_after_its_connection_broke() {
     let server = PAIR.serve().await;
     let batch: Vec<_> = (0..3000).map(|_| reading("oslo-1", 1.0)).collect();
     client(server.url()).record(&batch).await.unwrap();
@@ -266,7 +274,8 @@ async fn silent_once(first_message: Bytes) -> String {
     url
 }
 
-pub async fn a_client_gives_up_an_attempt_to_reconnect_in_time() {
+#[apply(test!)]
+async fn a_client_gives_up_an_attempt_to_reconnect_in_time() {
     let options = Options { deadline: Duration::from_millis(200), ..Options::default() };
     let position = Position { boot_id: 1, sequence: 0 };
     let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };

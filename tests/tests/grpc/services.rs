@@ -6,6 +6,7 @@ use grpc::proto::RecordRequest;
 use grpc::{Client, Options};
 use http::Request;
 use prost::Message;
+use tests::{apply, test};
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
@@ -19,7 +20,8 @@ use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest, Server
 use crate::calls::failure;
 use crate::support::*;
 
-pub async fn a_token_is_asked_for() {
+#[apply(test!)]
+async fn a_token_is_asked_for() {
     let server =
         tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open-sesame"]).await;
     for token in [None, Some("wrong"), Some("open-sesamE"), Some("open-sesame!")] {
@@ -41,7 +43,8 @@ pub async fn a_token_is_asked_for() {
     server.stop().await;
 }
 
-pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
+#[apply(test!)]
+async fn health_is_told_for_each_service_and_turns_before_the_end() {
     let mut server = PAIR.serve().await;
     let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel);
@@ -70,7 +73,8 @@ pub async fn health_is_told_for_each_service_and_turns_before_the_end() {
     server.wait().await;
 }
 
-pub async fn reflection_describes_the_service() {
+#[apply(test!)]
+async fn reflection_describes_the_service() {
     let server = PAIR.serve().await;
     let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
     let mut reflection = ServerReflectionClient::new(channel);
@@ -106,7 +110,8 @@ pub async fn reflection_describes_the_service() {
 
 /// Every request that fails gets a response, and the next one can follow on the same
 /// stream.
-pub async fn reflection_reports_errors_on_the_open_stream() {
+#[apply(test!)]
+async fn reflection_reports_errors_on_the_open_stream() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let weather = MessageRequest::FileContainingSymbol("weather.v1.WeatherService".into());
@@ -155,7 +160,8 @@ pub async fn reflection_reports_errors_on_the_open_stream() {
     server.stop().await;
 }
 
-pub async fn what_is_no_call_is_told_so() {
+#[apply(test!)]
+async fn what_is_no_call_is_told_so() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
@@ -174,7 +180,8 @@ pub async fn what_is_no_call_is_told_so() {
 }
 
 /// Both layers: the bytes of the status details, decoded by hand.
-pub async fn field_violations_travel_in_the_trailers() {
+#[apply(test!)]
+async fn field_violations_travel_in_the_trailers() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 999.0)] });

@@ -1,14 +1,17 @@
 //! Every error arrives in its proper form.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, half_sent, request, rest, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
-pub async fn each_error_is_a_problem_of_its_status() {
+#[apply(test!)]
+async fn each_error_is_a_problem_of_its_status() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let at = server.addr;
     let broken = "{\n  \"readings\": [,]\n}";
@@ -69,7 +72,8 @@ pub async fn each_error_is_a_problem_of_its_status() {
     server.stop().await;
 }
 
-pub async fn what_the_parser_refuses_has_no_body() {
+#[apply(test!)]
+async fn what_the_parser_refuses_has_no_body() {
     let server = Local::start(Limits::default()).await;
     let long_target = format!("GET /{} HTTP/1.1\r\nhost: test\r\n\r\n", "a".repeat(70_000));
     let long_header = format!("GET / HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "a".repeat(500_000));
@@ -85,7 +89,8 @@ pub async fn what_the_parser_refuses_has_no_body() {
     server.stop().await;
 }
 
-pub async fn a_request_has_one_plain_host() {
+#[apply(test!)]
+async fn a_request_has_one_plain_host() {
     let server = Local::start(Limits::default()).await;
     for (host, status) in [
         ("", 400),
@@ -133,7 +138,8 @@ pub async fn a_request_has_one_plain_host() {
     server.stop().await;
 }
 
-pub async fn a_slow_body_is_told_of_its_timeout() {
+#[apply(test!)]
+async fn a_slow_body_is_told_of_its_timeout() {
     let server =
         Local::start(Limits { request_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
@@ -143,8 +149,14 @@ pub async fn a_slow_body_is_told_of_its_timeout() {
     server.stop().await;
 }
 
-pub async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
-    let server = Local::start(Limits { max_in_flight: 1, max_connections: 2, ..Limits::default() }).await;
+#[apply(test!)]
+async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        max_in_flight: 1,
+        ..Limits::default()
+    })
+    .await;
     let body = batch("a", 1);
     let mut first = half_sent(server.addr, &[], &body).await;
     let second = request(server.addr, "GET", "/healthz", &[], "").await;
@@ -175,7 +187,8 @@ pub async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
     server.stop().await;
 }
 
-pub async fn a_request_id_is_kept_or_given() {
+#[apply(test!)]
+async fn a_request_id_is_kept_or_given() {
     let server = Local::start(Limits::default()).await;
     let own = request(server.addr, "GET", "/nowhere", &[("x-request-id", "my-id_1.2")], "").await;
     assert_eq!(own.header("x-request-id"), Some("my-id_1.2"));
@@ -191,7 +204,8 @@ pub async fn a_request_id_is_kept_or_given() {
     server.stop().await;
 }
 
-pub async fn the_description_matches_the_routes() {
+#[apply(test!)]
+async fn the_description_matches_the_routes() {
     let server = Local::start(Limits::default()).await;
     let description = request(server.addr, "GET", "/openapi.json", &[], "").await.json();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1."));

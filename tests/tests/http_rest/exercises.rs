@@ -1,6 +1,7 @@
 //! The exercises of the README: each passes once the reader has solved it.
 
 use std::collections::HashSet;
+use tests::{apply, test};
 
 use http_rest::Limits;
 
@@ -9,7 +10,9 @@ use crate::raw::{Answer, JSON, Local, request};
 const ANY_VERSION: (&str, &str) = ("if-none-match", "*");
 
 /// RFC 9110, section 12: the client says what it can read, the server chooses.
-pub async fn exercise_readings_are_sent_as_csv_on_request() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_readings_are_sent_as_csv_on_request() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let batch = r#"{"readings":[
@@ -79,7 +82,9 @@ pub async fn exercise_readings_are_sent_as_csv_on_request() {
 }
 
 /// RFC 9110, section 13.1.2: `If-None-Match: *` is true if there is nothing yet.
-pub async fn exercise_a_put_creates_what_nobody_created_before() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_put_creates_what_nobody_created_before() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let named =

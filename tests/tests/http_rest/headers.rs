@@ -2,6 +2,7 @@
 
 use http_rest::Limits;
 use http_rest::Station;
+use tests::{apply, test};
 
 use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, request};
 
@@ -29,7 +30,8 @@ async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> 
     answer
 }
 
-pub async fn conditions_count_in_the_order_of_rfc_9110() {
+#[apply(test!)]
+async fn conditions_count_in_the_order_of_rfc_9110() {
     let server = Local::start(Limits::default()).await;
     let (m, n) = ("if-match", "if-none-match");
     let reads: [(Headers<'_>, u16); 12] = [
@@ -78,7 +80,8 @@ pub async fn conditions_count_in_the_order_of_rfc_9110() {
     server.stop().await;
 }
 
-pub async fn a_malformed_condition_is_refused() {
+#[apply(test!)]
+async fn a_malformed_condition_is_refused() {
     let server = Local::start(Limits::default()).await;
     for value in
         ["", ",", "x", "\"x", "x\"", "\"x\"y", "\"x\" \"y\"", "w/\"x\"", "W/", "\"a b\"", "*, \"x\"", "*,*"]
@@ -93,7 +96,8 @@ pub async fn a_malformed_condition_is_refused() {
     server.stop().await;
 }
 
-pub async fn a_resource_without_a_tag_matches_only_the_star() {
+#[apply(test!)]
+async fn a_resource_without_a_tag_matches_only_the_star() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 1)).await;
     for (method, path, body, done) in [
@@ -116,7 +120,8 @@ pub async fn a_resource_without_a_tag_matches_only_the_star() {
     server.stop().await;
 }
 
-pub async fn a_body_with_a_content_coding_is_refused() {
+#[apply(test!)]
+async fn a_body_with_a_content_coding_is_refused() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/stations", &[JSON], STATION).await;
     let readings = batch("a", 1);
@@ -153,7 +158,8 @@ pub async fn a_body_with_a_content_coding_is_refused() {
     server.stop().await;
 }
 
-pub async fn a_media_type_may_have_parameters_and_capitals() {
+#[apply(test!)]
+async fn a_media_type_may_have_parameters_and_capitals() {
     let server = Local::start(Limits::default()).await;
     for (value, status) in [
         ("application/json; charset=utf-8", 200),
@@ -171,7 +177,8 @@ pub async fn a_media_type_may_have_parameters_and_capitals() {
     server.stop().await;
 }
 
-pub async fn a_single_value_header_sent_twice_is_refused() {
+#[apply(test!)]
+async fn a_single_value_header_sent_twice_is_refused() {
     let server = Local::start(Limits::default()).await;
     for (name, first, second) in [
         ("host", "test", "test"),

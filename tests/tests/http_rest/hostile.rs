@@ -1,6 +1,7 @@
 //! Clients that are slow, greedy, or gone, and a server that has to stop.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,8 +11,11 @@ use tokio::time::timeout;
 
 use crate::PAIR;
 use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, head, request, rest, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
-pub async fn oversized_uploads_all_see_413() {
+#[apply(test!)]
+#[alone]
+async fn oversized_uploads_all_see_413() {
     let server = Local::start(Limits::default()).await;
     let body = bytes::Bytes::from(vec![b' '; 8 * 1024 * 1024]);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -33,8 +37,13 @@ pub async fn oversized_uploads_all_see_413() {
     server.stop().await;
 }
 
-pub async fn a_thousand_slow_lorises_stop_nobody() {
-    assert!(Limits::default().max_connections > 1000, "the default cap is above the number of lorises");
+#[apply(test!)]
+#[alone]
+async fn a_thousand_slow_lorises_stop_nobody() {
+    assert!(
+        Limits::default().connections.max_connections > 1000,
+        "the default cap is above the number of lorises"
+    );
     let server = Local::start(Limits::default()).await;
     let mut lorises = Vec::new();
     for _ in 0..1000 {
@@ -51,7 +60,8 @@ pub async fn a_thousand_slow_lorises_stop_nobody() {
 }
 
 /// As `printf … | nc` does.
-pub async fn a_client_that_half_closes_gets_its_responses() {
+#[apply(test!)]
+async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
     let two = "GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2);
     for _ in 0..50 {
@@ -64,7 +74,8 @@ pub async fn a_client_that_half_closes_gets_its_responses() {
     server.stop().await;
 }
 
-pub async fn a_silent_connection_is_closed() {
+#[apply(test!)]
+async fn a_silent_connection_is_closed() {
     let server =
         Local::start(Limits { header_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
@@ -78,10 +89,19 @@ pub async fn a_silent_connection_is_closed() {
     server.stop().await;
 }
 
-pub async fn a_refused_client_cannot_hold_its_connection() {
+#[apply(test!)]
+async fn a_refused_client_cannot_hold_its_connection() {
     let ever = Duration::from_secs(3600);
     for (linger_bytes, linger_time) in [(1000, ever), (usize::MAX, Duration::from_millis(50))] {
-        let limits = Limits { max_connections: 0, linger_bytes, linger_time, ..Limits::default() };
+        let limits = Limits {
+            connections: ConnectionLimits {
+                max_connections: 0,
+                linger_bytes,
+                linger_time,
+                ..Default::default()
+            },
+            ..Limits::default()
+        };
         let server = Local::start(limits).await;
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         until(&mut stream, "too many connections\"}").await;
@@ -91,7 +111,15 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
         server.stop().await;
     }
     // Beyond the cap on refusals, connections are closed without a response.
-    let limits = Limits { max_connections: 0, max_refusals: 1, linger_time: ever, ..Limits::default() };
+    let limits = Limits {
+        connections: ConnectionLimits {
+            max_connections: 0,
+            max_refusals: 1,
+            linger_time: ever,
+            ..Default::default()
+        },
+        ..Limits::default()
+    };
     let server = Local::start(limits).await;
     let mut first = TcpStream::connect(server.addr).await.unwrap();
     until(&mut first, "too many connections\"}").await;
@@ -103,7 +131,8 @@ pub async fn a_refused_client_cannot_hold_its_connection() {
     server.stop().await;
 }
 
-pub async fn a_body_that_is_refused_is_not_read_first() {
+#[apply(test!)]
+async fn a_body_that_is_refused_is_not_read_first() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
@@ -119,9 +148,15 @@ pub async fn a_body_that_is_refused_is_not_read_first() {
     server.stop().await;
 }
 
-pub async fn a_client_that_does_not_read_is_cut_off() {
+#[apply(test!)]
+async fn a_client_that_does_not_read_is_cut_off() {
     let short = Duration::from_millis(50);
-    let server = Local::start(Limits { write_timeout: short, linger_time: short, ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { linger_time: short, ..Default::default() },
+        write_timeout: short,
+        ..Limits::default()
+    })
+    .await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 500)).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let question = b"GET /readings?station=a&limit=500 HTTP/1.1\r\nhost: test\r\n\r\n";
@@ -132,7 +167,9 @@ pub async fn a_client_that_does_not_read_is_cut_off() {
     server.stop().await;
 }
 
-pub async fn sigterm_answers_the_hundred_requests_in_flight() {
+#[apply(test!)]
+#[alone]
+async fn sigterm_answers_the_hundred_requests_in_flight() {
     let mut server = PAIR.serve().await;
     let addr = server.addr().parse().unwrap();
     let body = batch("a", 1);
@@ -155,8 +192,13 @@ pub async fn sigterm_answers_the_hundred_requests_in_flight() {
     server.wait().await; // Exit code 0, or it panics.
 }
 
-pub async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
-    let server = Local::start(Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+#[apply(test!)]
+async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { drain_timeout: Duration::from_millis(50), ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
     server.stop().await;
     assert!(rest(&mut stream).await.is_empty(), "cut, not answered");

@@ -1,6 +1,7 @@
 //! `Idempotency-Key`.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use http_rest::client::ReadingQuery;
@@ -15,7 +16,8 @@ async fn count(server: &Local) -> usize {
     server.client().readings(&query).await.map_or(0, |page| page.items.len())
 }
 
-pub async fn a_repeated_key_gets_the_first_answer_and_no_second_effect() {
+#[apply(test!)]
+async fn a_repeated_key_gets_the_first_answer_and_no_second_effect() {
     let server = Local::start(Limits::default()).await;
     let first = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 3)).await;
     assert_eq!((first.status, first.header("idempotency-replayed")), (200, None));
@@ -35,7 +37,8 @@ pub async fn a_repeated_key_gets_the_first_answer_and_no_second_effect() {
     server.stop().await;
 }
 
-pub async fn a_key_with_another_body_is_refused() {
+#[apply(test!)]
+async fn a_key_with_another_body_is_refused() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 1)).await;
     let other = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 2)).await.problem();
@@ -56,7 +59,8 @@ pub async fn a_key_with_another_body_is_refused() {
     server.stop().await;
 }
 
-pub async fn a_key_still_running_is_a_conflict_until_it_ends() {
+#[apply(test!)]
+async fn a_key_still_running_is_a_conflict_until_it_ends() {
     let server = Local::start(Limits::default()).await;
     let body = batch("a", 1);
     let mut first = half_sent(server.addr, &[KEY], &body).await;
@@ -75,7 +79,8 @@ pub async fn a_key_still_running_is_a_conflict_until_it_ends() {
     server.stop().await;
 }
 
-pub async fn a_failed_request_leaves_its_key_free() {
+#[apply(test!)]
+async fn a_failed_request_leaves_its_key_free() {
     let server = Local::start(Limits::default()).await;
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON, KEY], "{").await.status, 400);
     let corrected = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 1)).await;
@@ -83,7 +88,8 @@ pub async fn a_failed_request_leaves_its_key_free() {
     server.stop().await;
 }
 
-pub async fn a_client_that_leaves_sets_its_key_free() {
+#[apply(test!)]
+async fn a_client_that_leaves_sets_its_key_free() {
     let server = Local::start(Limits::default()).await;
     let body = batch("a", 1);
     drop(half_sent(server.addr, &[KEY], &body).await);
@@ -99,7 +105,8 @@ pub async fn a_client_that_leaves_sets_its_key_free() {
     server.stop().await;
 }
 
-pub async fn keys_are_bounded_in_number_and_time() {
+#[apply(test!)]
+async fn keys_are_bounded_in_number_and_time() {
     let server = Local::start(Limits { max_keys: 2, ..Limits::default() }).await;
     let send = async |key: &str| {
         let headers = [JSON, ("idempotency-key", key)];

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
+use tests::{apply, test};
 
 use futures::StreamExt;
 use http_rest::client::LiveEvent;
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::raw::{JSON, Local, batch, request, until};
+use tcp_socket::base::limits::ConnectionLimits;
 
 fn reading(station: &str, recorded_at: u64) -> Reading {
     Reading { station: station.into(), metric: Metric::Wind, value: 1.0, recorded_at }
@@ -49,7 +51,8 @@ fn id(event: &str) -> &str {
     event.lines().find_map(|line| line.strip_prefix("id: ")).unwrap()
 }
 
-pub async fn a_live_stream_resumes_where_it_broke_off() {
+#[apply(test!)]
+async fn a_live_stream_resumes_where_it_broke_off() {
     let server = Local::start(Limits::default()).await;
     let mut stream = live(server.addr, "", None).await;
     server.client().record(&[reading("a", 1), reading("b", 2)]).await.unwrap();
@@ -77,7 +80,8 @@ pub async fn a_live_stream_resumes_where_it_broke_off() {
     server.stop().await;
 }
 
-pub async fn a_live_stream_tells_of_a_gap() {
+#[apply(test!)]
+async fn a_live_stream_tells_of_a_gap() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let mut stream = live(server.addr, "", None).await;
     server.client().record(&[reading("a", 1)]).await.unwrap();
@@ -98,7 +102,8 @@ pub async fn a_live_stream_tells_of_a_gap() {
     server.stop().await;
 }
 
-pub async fn a_filtered_stream_keeps_up_with_the_others() {
+#[apply(test!)]
+async fn a_filtered_stream_keeps_up_with_the_others() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let record = async |station: &str, count: u64| {
         let readings: Vec<Reading> = (0..count).map(|i| reading(station, i)).collect();
@@ -150,7 +155,8 @@ pub async fn a_filtered_stream_keeps_up_with_the_others() {
     server.stop().await;
 }
 
-pub async fn a_quiet_live_stream_has_a_heartbeat() {
+#[apply(test!)]
+async fn a_quiet_live_stream_has_a_heartbeat() {
     let server = Local::start(Limits { heartbeat: Duration::from_millis(5), ..Limits::default() }).await;
     let mut stream = live(server.addr, "", None).await;
     for _ in 0..3 {
@@ -159,7 +165,8 @@ pub async fn a_quiet_live_stream_has_a_heartbeat() {
     server.stop().await;
 }
 
-pub async fn a_slow_reader_does_not_slow_the_recorder() {
+#[apply(test!)]
+async fn a_slow_reader_does_not_slow_the_recorder() {
     let server = Local::start(Limits { live_kept: 100, ..Limits::default() }).await;
     let mut slow = live(server.addr, "", None).await;
     // 30 MB of events, more than the sockets between them hold: these answers
@@ -174,9 +181,14 @@ pub async fn a_slow_reader_does_not_slow_the_recorder() {
     server.stop().await;
 }
 
-pub async fn a_watch_survives_a_restart_and_reports_it() {
+#[apply(test!)]
+async fn a_watch_survives_a_restart_and_reports_it() {
     // The drain is so long that the stream must end on its own for the server to stop.
-    let server = Local::start(Limits { drain_timeout: Duration::from_secs(3600), ..Limits::default() }).await;
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { drain_timeout: Duration::from_secs(3600), ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let addr = server.addr;
     let mut watch = server.client().watch(Some("a")).await.unwrap();
     server.client().record(&[reading("a", 1)]).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
+use tests::{apply, test};
 
 use http_rest::Limits;
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::raw::{Answer, JSON, Local, SOON, request};
+use tcp_socket::base::limits::ConnectionLimits;
 
 const CASES: u32 = 3000;
 
@@ -156,10 +158,16 @@ fn check(bytes: &[u8], received: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-pub async fn generated_requests_get_proper_answers() {
+#[apply(test!)]
+#[alone]
+async fn generated_requests_get_proper_answers() {
     let short = Duration::from_millis(20);
-    let limits =
-        Limits { header_timeout: short, request_timeout: short, linger_time: short, ..Limits::default() };
+    let limits = Limits {
+        connections: ConnectionLimits { linger_time: short, ..Default::default() },
+        header_timeout: short,
+        request_timeout: short,
+        ..Limits::default()
+    };
     let server = Local::start(limits).await;
     let addr = server.addr;
     request(addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;

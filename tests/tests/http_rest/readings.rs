@@ -4,6 +4,7 @@ use http_rest::Limits;
 use http_rest::client::ReadingQuery;
 use http_rest::limits::READINGS_PER_STATION;
 use http_rest::{Metric, Reading};
+use tests::{apply, test};
 
 use crate::raw::{JSON, Local, batch, request};
 
@@ -11,7 +12,8 @@ fn reading(metric: Metric, recorded_at: u64) -> Reading {
     Reading { station: "s".into(), metric, value: 1.0, recorded_at }
 }
 
-pub async fn every_invalid_reading_is_named_up_to_a_bound() {
+#[apply(test!)]
+async fn every_invalid_reading_is_named_up_to_a_bound() {
     let server = Local::start(Limits::default()).await;
     let good = r#"{"station":"a","metric":"wind","value":1,"recorded_at":1}"#;
     let bad = [
@@ -51,7 +53,8 @@ pub async fn every_invalid_reading_is_named_up_to_a_bound() {
     server.stop().await;
 }
 
-pub async fn a_batch_is_all_or_nothing() {
+#[apply(test!)]
+async fn a_batch_is_all_or_nothing() {
     let server = Local::start(Limits::default()).await;
     for count in [0, 10_001] {
         let answer = request(server.addr, "POST", "/readings", &[JSON], &batch("a", count)).await;
@@ -70,7 +73,8 @@ pub async fn a_batch_is_all_or_nothing() {
     server.stop().await;
 }
 
-pub async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
+#[apply(test!)]
+async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     let all: Vec<Reading> =
@@ -111,7 +115,8 @@ pub async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
     server.stop().await;
 }
 
-pub async fn a_page_from_before_a_restart_is_gone() {
+#[apply(test!)]
+async fn a_page_from_before_a_restart_is_gone() {
     let server = Local::start(Limits::default()).await;
     let query = ReadingQuery { station: "s".into(), limit: Some(1), ..ReadingQuery::default() };
     let two = [reading(Metric::Wind, 0), reading(Metric::Wind, 1)];
@@ -126,7 +131,8 @@ pub async fn a_page_from_before_a_restart_is_gone() {
     server.stop().await;
 }
 
-pub async fn the_newest_readings_push_out_the_oldest() {
+#[apply(test!)]
+async fn the_newest_readings_push_out_the_oldest() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     client.record(&[reading(Metric::Humidity, 0)]).await.unwrap();

@@ -1,6 +1,7 @@
 //! What the client sends again, against servers with a script.
 
 use std::time::{Duration, Instant, SystemTime};
+use tests::{apply, test};
 
 use futures::{FutureExt, StreamExt};
 use http_rest::client::{LiveEvent, ReadingQuery};
@@ -54,7 +55,8 @@ fn reading() -> [Reading; 1] {
     [Reading { station: "a".into(), metric: Metric::Wind, value: 1.0, recorded_at: 0 }]
 }
 
-pub async fn the_client_retries_what_is_safe() {
+#[apply(test!)]
+async fn the_client_retries_what_is_safe() {
     let in_use = r#"{"type":"/problems/idempotency-key-in-use","title":"Conflict","status":409}"#;
     let in_use = answer("409 Conflict", "", "application/problem+json", in_use);
     let (client, served) = scripted(vec![no_answer(), bad_gateway(), in_use, recorded()]).await;
@@ -79,7 +81,8 @@ pub async fn the_client_retries_what_is_safe() {
     assert!(listener.accept().now_or_never().is_none(), "no further attempt");
 }
 
-pub async fn the_client_does_not_repeat_what_may_do_harm() {
+#[apply(test!)]
+async fn the_client_does_not_repeat_what_may_do_harm() {
     let patch = StationPatch { name: Some("B".into()), ..StationPatch::default() };
     for answer in [no_answer(), bad_gateway()] {
         let (client, served) = scripted(vec![answer]).await;
@@ -95,7 +98,8 @@ pub async fn the_client_does_not_repeat_what_may_do_harm() {
     assert!(listener.accept().now_or_never().is_none(), "no second attempt");
 }
 
-pub async fn a_failed_call_says_whether_it_may_have_been_executed() {
+#[apply(test!)]
+async fn a_failed_call_says_whether_it_may_have_been_executed() {
     let problem = |status: &str| answer(status, "", PROBLEM, "{}");
     let page = |status: &str| answer(status, "location: /x\r\n", "text/html", "");
     let garbled = answer("200 OK", "", "application/json", "{");
@@ -143,7 +147,8 @@ fn in_seconds(seconds: u64) -> String {
     httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds))
 }
 
-pub async fn the_client_honors_retry_after() {
+#[apply(test!)]
+async fn the_client_honors_retry_after() {
     let problem = r#"{"title":"Service Unavailable","status":503}"#;
     let in_use = r#"{"type":"/problems/idempotency-key-in-use"}"#;
     let cases = [
@@ -170,7 +175,8 @@ pub async fn the_client_honors_retry_after() {
     futures::future::join_all(waits).await;
 }
 
-pub async fn the_client_does_not_wait_for_longer_than_a_call_may_take() {
+#[apply(test!)]
+async fn the_client_does_not_wait_for_longer_than_a_call_may_take() {
     for after in ["3600", "99999999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
         let busy = answer("503 Service Unavailable", &format!("retry-after: {after}\r\n"), "text/html", "");
         let (client, served) = scripted(vec![busy]).await;
@@ -188,7 +194,8 @@ pub async fn the_client_does_not_wait_for_longer_than_a_call_may_take() {
     }
 }
 
-pub async fn the_client_reads_every_form_of_problem() {
+#[apply(test!)]
+async fn the_client_reads_every_form_of_problem() {
     let full = r##"{"type":"/problems/x","title":"T","status":500,"detail":"D","errors":[{"pointer":"#/a","detail":"E"}],"instance":"/1","balance":30}"##;
     for (media_type, body, shown) in [
         (PROBLEM, full, "422 T: D; #/a E"),
@@ -215,7 +222,8 @@ pub async fn the_client_reads_every_form_of_problem() {
     }
 }
 
-pub async fn the_client_follows_no_redirect() {
+#[apply(test!)]
+async fn the_client_follows_no_redirect() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let there = format!("http://{}/readings", elsewhere.local_addr().unwrap());
     for status in
@@ -243,7 +251,8 @@ pub async fn the_client_follows_no_redirect() {
     served.await.unwrap();
 }
 
-pub async fn the_client_reads_an_event_stream_of_any_spelling() {
+#[apply(test!)]
+async fn the_client_reads_an_event_stream_of_any_spelling() {
     let event = r#"{"station":"a","metric":"wind","value":1.0,"recorded_at":0}"#;
     let body =
         format!(": hello\r\n\r\nevent: other\ndata: x\n\nid: 1-1\n\nevent:reading\r\ndata: {event}\r\n\r\n");
@@ -264,7 +273,8 @@ pub async fn the_client_reads_an_event_stream_of_any_spelling() {
     served.await.unwrap();
 }
 
-pub async fn a_watch_ends_with_an_error_that_would_come_again() {
+#[apply(test!)]
+async fn a_watch_ends_with_an_error_that_would_come_again() {
     let stream = || answer("200 OK", "", "text/event-stream", "id: 1-1\n\n");
     for (refusal, status) in [
         (answer("400 Bad Request", "", PROBLEM, "{}"), 400),
@@ -284,7 +294,8 @@ pub async fn a_watch_ends_with_an_error_that_would_come_again() {
     }
 }
 
-pub async fn the_client_bounds_the_size_of_a_response_and_an_event() {
+#[apply(test!)]
+async fn the_client_bounds_the_size_of_a_response_and_an_event() {
     let long = "x".repeat(2 * MAX_RESPONSE);
     let body = format!(r#"{{"accepted":1,"more":"{long}"}}"#);
     let (client, served) = scripted(vec![answer("200 OK", "", "application/json", &body)]).await;
@@ -307,7 +318,8 @@ pub async fn the_client_bounds_the_size_of_a_response_and_an_event() {
 }
 
 /// Waits for the client's real timeouts. The longest one is [`SILENCE`].
-pub async fn the_client_gives_up_on_a_server_that_says_nothing() {
+#[apply(test!)]
+async fn the_client_gives_up_on_a_server_that_says_nothing() {
     let mute = |answers: Vec<String>| async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();

@@ -1,6 +1,7 @@
 //! JSON whose shape differs from the contract, and the field that each error names.
 
 use http_rest::Limits;
+use tests::{apply, test};
 
 use crate::raw::{JSON, Local, batch, request};
 
@@ -33,7 +34,8 @@ fn reading(fields: &str) -> String {
     format!(r#"{{"readings":[{{"station":"b","metric":"wind","value":1,"recorded_at":0}},{{{fields}}}]}}"#)
 }
 
-pub async fn a_batch_of_another_shape_names_its_field() {
+#[apply(test!)]
+async fn a_batch_of_another_shape_names_its_field() {
     let long = format!(r#"{{"readings":[{{"{}":1}}]}}"#, "x".repeat(1_000_000));
     let long_value = reading(&format!(r#""value":"{}""#, "é".repeat(1_000_000)));
     let cases = [
@@ -87,7 +89,8 @@ pub async fn a_batch_of_another_shape_names_its_field() {
     refused("POST", "/readings", &cases).await;
 }
 
-pub async fn a_station_of_another_shape_names_its_field() {
+#[apply(test!)]
+async fn a_station_of_another_shape_names_its_field() {
     let cases = [
         (r#"["oslo-9","Oslo",59.9,10.7]"#, "#"),
         (r#"[{"id":"a","name":"A"}]"#, "#"),
@@ -120,7 +123,8 @@ pub async fn a_station_of_another_shape_names_its_field() {
     refused("PATCH", "/stations/a", &cases).await;
 }
 
-pub async fn a_value_out_of_its_range_is_refused() {
+#[apply(test!)]
+async fn a_value_out_of_its_range_is_refused() {
     let long = "x".repeat(101);
     let long = format!(r#"{{"id":"a","name":"{long}"}}"#);
     let cases = [
@@ -151,7 +155,8 @@ pub async fn a_value_out_of_its_range_is_refused() {
     refused("POST", "/readings", &cases).await;
 }
 
-pub async fn a_name_that_people_could_misread_is_refused() {
+#[apply(test!)]
+async fn a_name_that_people_could_misread_is_refused() {
     let server = Local::start(Limits::default()).await;
     for (name, accepted) in [
         ("Oslo, Blindern (2)", true),
@@ -195,7 +200,8 @@ pub async fn a_name_that_people_could_misread_is_refused() {
     server.stop().await;
 }
 
-pub async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
+#[apply(test!)]
+async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     let server = Local::start(Limits::default()).await;
     for (written, read) in [("1.0", 1_u64), ("1e3", 1000), ("253402300799999.0", 253_402_300_799_999)] {
         let body = format!(
@@ -208,7 +214,8 @@ pub async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     server.stop().await;
 }
 
-pub async fn an_unknown_parameter_is_refused_everywhere() {
+#[apply(test!)]
+async fn an_unknown_parameter_is_refused_everywhere() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
     for (method, path) in [

@@ -4,6 +4,7 @@ use http_rest::Limits;
 use http_rest::Station;
 use http_rest::client::Error;
 use http_rest::limits::MAX_STATIONS;
+use tests::{apply, test};
 
 use crate::raw::{Headers, JSON, Local, request};
 
@@ -13,7 +14,8 @@ fn station(id: &str, name: &str) -> Station {
     Station { id: id.to_owned(), name: name.to_owned(), latitude: Some(1.0), longitude: None }
 }
 
-pub async fn a_station_is_created_read_replaced_patched_and_deleted() {
+#[apply(test!)]
+async fn a_station_is_created_read_replaced_patched_and_deleted() {
     let server = Local::start(Limits::default()).await;
     let at = server.addr;
     let oslo = r#"{"id":"oslo","name":"Oslo","latitude":59.9}"#;
@@ -56,7 +58,8 @@ pub async fn a_station_is_created_read_replaced_patched_and_deleted() {
     server.stop().await;
 }
 
-pub async fn a_conditional_read_saves_the_body() {
+#[apply(test!)]
+async fn a_conditional_read_saves_the_body() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     let created = client.create_station(&station("a", "A")).await.unwrap();
@@ -78,7 +81,8 @@ pub async fn a_conditional_read_saves_the_body() {
     server.stop().await;
 }
 
-pub async fn a_change_is_checked_in_the_order_of_the_statuses() {
+#[apply(test!)]
+async fn a_change_is_checked_in_the_order_of_the_statuses() {
     let server = Local::start(Limits::default()).await;
     let at = server.addr;
     let etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
@@ -113,7 +117,8 @@ pub async fn a_change_is_checked_in_the_order_of_the_statuses() {
     server.stop().await;
 }
 
-pub async fn a_merge_patch_changes_only_what_it_names() {
+#[apply(test!)]
+async fn a_merge_patch_changes_only_what_it_names() {
     let server = Local::start(Limits::default()).await;
     let mut etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
     for (patch, status, latitude) in [
@@ -137,7 +142,8 @@ pub async fn a_merge_patch_changes_only_what_it_names() {
     server.stop().await;
 }
 
-pub async fn stations_are_listed_page_by_page() {
+#[apply(test!)]
+async fn stations_are_listed_page_by_page() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     for id in ["c", "a", "e", "b", "d"] {
@@ -163,7 +169,9 @@ pub async fn stations_are_listed_page_by_page() {
     server.stop().await;
 }
 
-pub async fn two_writers_lose_no_update() {
+#[apply(test!)]
+#[alone]
+async fn two_writers_lose_no_update() {
     const TRIES_EACH: u32 = 5_000;
     let server = Local::start(Limits::default()).await;
     server.client().create_station(&station("counter", "0")).await.unwrap();
@@ -193,7 +201,8 @@ pub async fn two_writers_lose_no_update() {
     server.stop().await;
 }
 
-pub async fn a_station_too_many_is_refused_whole() {
+#[apply(test!)]
+async fn a_station_too_many_is_refused_whole() {
     let server = Local::start(Limits::default()).await;
     let reading = |i: usize| format!(r#"{{"station":"s{i}","metric":"wind","value":1,"recorded_at":0}}"#);
     let readings: Vec<String> = (1..MAX_STATIONS).map(reading).collect();
@@ -209,7 +218,8 @@ pub async fn a_station_too_many_is_refused_whole() {
     server.stop().await;
 }
 
-pub async fn an_id_cannot_change_the_path() {
+#[apply(test!)]
+async fn an_id_cannot_change_the_path() {
     let server = Local::start(Limits::default()).await;
     for id in ["../healthz", "a/../../healthz", "..\\healthz", "?limit=1", "#", "a b", "é"] {
         let error = server.client().station(id).await.unwrap_err();

@@ -6,10 +6,12 @@ use lab::run::brokers::Brokers;
 use lab::run::placement::Placement;
 use lab::run::proxy::{Bytes, Proxy};
 use lab::run::running_protocol::RunningProtocol;
+use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub async fn the_proxy_counts_what_it_forwards() {
+#[apply(test!)]
+async fn the_proxy_counts_what_it_forwards() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(listener.local_addr().unwrap().to_string()).unwrap();
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
@@ -31,7 +33,8 @@ async fn wire(id: &str, readings: u64) -> Wire {
     count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 
-pub async fn an_echo_is_all_payload() {
+#[apply(test!)]
+async fn an_echo_is_all_payload() {
     // oslo-1 is six bytes, the metric one, value and time eight each.
     assert_eq!(INFORMATION, 6 + 1 + 8 + 8);
     let one = wire("tokio_echo", 1).await;
@@ -41,7 +44,8 @@ pub async fn an_echo_is_all_payload() {
 }
 
 /// Against `tcp_socket/PROTOCOL.md`, sections 3, 5 and 6.
-pub async fn a_tcp_request_is_what_its_layout_says() {
+#[apply(test!)]
+async fn a_tcp_request_is_what_its_layout_says() {
     let header = 2 + 2 + 4 + 4 + 4; // kind, flags, request id, payload length, checksum
     let batch = 8 + 1 + 6 + 2; // batch id, length of the station's id, "oslo-1", number of readings
     let reading = 1 + 8 + 8; // metric, value, time
@@ -58,7 +62,8 @@ pub async fn a_tcp_request_is_what_its_layout_says() {
 
 /// Against RFC 6455, section 5.2: two bytes, two more for a length from 126 on, and
 /// from the client a mask of four.
-pub async fn a_websocket_request_is_what_its_layout_says() {
+#[apply(test!)]
+async fn a_websocket_request_is_what_its_layout_says() {
     let request = concat!(
         r#"{"type":"record","id":99,"readings":[{"station":"oslo-1","metric":"temperature","#,
         r#""value":-3.5,"recorded_at":1767225600000}]}"#

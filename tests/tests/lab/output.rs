@@ -9,6 +9,7 @@ use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
 use lab::report::{comparison, docs, table, tables};
 use serde_json::Value;
+use tests::{apply, test};
 
 /// A run's results with long names, large figures and errors.
 fn sample() -> Results {
@@ -19,7 +20,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-pub async fn tables_fit_the_terminal() {
+#[apply(test!)]
+async fn tables_fit_the_terminal() {
     let tables = tables::tables(&sample());
     assert_eq!(tables.len(), 10);
     for table in tables {
@@ -45,12 +47,14 @@ pub async fn tables_fit_the_terminal() {
     }
 }
 
-pub async fn texts_are_escaped_in_the_report() {
+#[apply(test!)]
+async fn texts_are_escaped_in_the_report() {
     let page = comparison::html(&sample());
     assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
 }
 
-pub async fn times_are_shown_in_utc() {
+#[apply(test!)]
+async fn times_are_shown_in_utc() {
     assert_eq!(utc(0), "1970-01-01 00:00 UTC");
     assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
     assert_eq!(utc(951_868_800), "2000-03-01 00:00 UTC");
@@ -70,7 +74,8 @@ fn fields(value: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
-pub async fn every_field_of_the_results_is_documented() {
+#[apply(test!)]
+async fn every_field_of_the_results_is_documented() {
     let mut all = BTreeSet::new();
     fields(&serde_json::to_value(sample()).unwrap(), &mut all);
     assert!(all.len() > 50, "{all:?}");
@@ -80,7 +85,8 @@ pub async fn every_field_of_the_results_is_documented() {
 }
 
 /// The document asks for the predictions that the figures decide.
-pub async fn the_document_asks_for_each_prediction() {
+#[apply(test!)]
+async fn the_document_asks_for_each_prediction() {
     let document = fs::read_to_string(repository().join("docs/performance_comparison.md")).unwrap();
     for (at, prediction) in PREDICTIONS.iter().enumerate() {
         let asked = format!("\n{}. {}\n", at + 1, prediction.claim);
@@ -89,7 +95,8 @@ pub async fn the_document_asks_for_each_prediction() {
 }
 
 /// Computed by hand from the sample, which lacks gRPC, WebSocket and Redis.
-pub async fn the_predictions_are_decided_by_the_figures() {
+#[apply(test!)]
+async fn the_predictions_are_decided_by_the_figures() {
     let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");
@@ -109,7 +116,8 @@ pub async fn the_predictions_are_decided_by_the_figures() {
 
 /// One row computed by hand: TCP, beside the tokio echo's 8 µs, 7.2 µs of CPU time and
 /// 1,666,731 requests per second.
-pub async fn costs_are_shown_in_multiples_of_the_echo() {
+#[apply(test!)]
+async fn costs_are_shown_in_multiples_of_the_echo() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
@@ -122,7 +130,8 @@ pub async fn costs_are_shown_in_multiples_of_the_echo() {
 }
 
 /// The documents and plots agree with the kept data.
-pub async fn the_documents_hold_the_kept_results() {
+#[apply(test!)]
+async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = Results::parse(&read(docs::KEPT)).unwrap();
     for (name, measured) in docs::DOCUMENTS {

@@ -1,10 +1,11 @@
 //! The command line. A debug build measures nothing.
 
-use tests::run_program;
+use tests::{apply, run_program, test};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
-pub async fn a_debug_build_is_refused_with_the_right_command() {
+#[apply(test!)]
+async fn a_debug_build_is_refused_with_the_right_command() {
     if !cfg!(debug_assertions) {
         return; // A release build would start to measure.
     }
@@ -14,7 +15,8 @@ pub async fn a_debug_build_is_refused_with_the_right_command() {
     assert_eq!(output.stdout, "");
 }
 
-pub async fn an_unknown_protocol_gets_the_list_of_known_ones() {
+#[apply(test!)]
+async fn an_unknown_protocol_gets_the_list_of_known_ones() {
     let output = run_program(LAB, &["--protocols", "http_rest,gopher"]).await;
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("gopher") && output.stderr.contains("tokio_echo"), "{}", output.stderr);

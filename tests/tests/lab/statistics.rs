@@ -13,11 +13,13 @@ use lab::compare::measure::{self, Span};
 use lab::protocols::Recorder;
 use lab::report::statistic::{self, percentile};
 use lab::run::meter::Meter;
+use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-pub async fn the_spread_of_known_values() {
+#[apply(test!)]
+async fn the_spread_of_known_values() {
     assert_eq!(Spread::of(&[3.0]), Spread { median: 3.0, low: 3.0, high: 3.0 });
     assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, low: 1.0, high: 4.0 });
     assert_eq!(Spread::of(&[9.0, 1.0, 2.0]), Spread { median: 2.0, low: 1.0, high: 9.0 });
@@ -28,7 +30,8 @@ pub async fn the_spread_of_known_values() {
     assert!(!Spread::of(&[9.0, 10.0, 11.0]).is_noisy());
 }
 
-pub async fn percentiles_of_known_values() {
+#[apply(test!)]
+async fn percentiles_of_known_values() {
     let mut thousand = statistic::histogram();
     (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
     let near = |found: Option<f64>, expected: f64| {
@@ -94,7 +97,9 @@ fn span(measured: Duration) -> Span {
 
 /// The server stalls once in both measurements. With one request in flight, the stall is one
 /// sample among thousands. At a fixed rate, all requests that were due meanwhile waited, too.
-pub async fn the_stall_shows_at_a_fixed_rate_only() {
+#[apply(test!)]
+#[alone]
+async fn the_stall_shows_at_a_fixed_rate_only() {
     let stall = STALL.as_nanos() as f64;
 
     let server = Stalling::start().await;
@@ -129,7 +134,9 @@ impl Recorder for Slow {
     }
 }
 
-pub async fn a_server_that_is_too_slow_is_reported_as_saturated() {
+#[apply(test!)]
+#[alone]
+async fn a_server_that_is_too_slow_is_reported_as_saturated() {
     let slow: Arc<dyn Recorder> = Arc::new(Slow(Mutex::new(())));
     let offered = 2000.0;
     let measured =
@@ -161,7 +168,8 @@ impl Recorder for Crowd {
     }
 }
 
-pub async fn as_many_requests_as_asked_are_in_flight() {
+#[apply(test!)]
+async fn as_many_requests_as_asked_are_in_flight() {
     for count in [1, 8, 64] {
         let crowd = Arc::new(Crowd::default());
         let recorder: Arc<dyn Recorder> = crowd.clone();
@@ -190,7 +198,8 @@ impl Recorder for Failing {
     }
 }
 
-pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
+#[apply(test!)]
+async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     let recorder = Failing(AtomicU64::new(0), 3);
     let measured =
         measure::one_in_flight(&recorder, span(Duration::from_millis(200)), &Meter::default()).await;
@@ -201,7 +210,8 @@ pub async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert!(measured.histogram.min() >= 1_000_000, "failures are fast, but do not improve the figures");
 }
 
-pub async fn too_many_errors_end_a_measurement_early() {
+#[apply(test!)]
+async fn too_many_errors_end_a_measurement_early() {
     let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
     let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
     let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;

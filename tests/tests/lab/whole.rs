@@ -16,6 +16,7 @@ use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
 use message_queue::brokers::Kind;
+use tests::{apply, test};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -46,12 +47,17 @@ fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Result
     thread::spawn(run).join().unwrap().unwrap()
 }
 
-pub async fn a_run_measures_every_protocol() {
+#[apply(test!)]
+#[alone]
+async fn a_run_measures_every_protocol() {
     check(through_brokers(false));
 }
 
 /// The same through brokers that the lab starts.
-pub async fn a_run_measures_what_goes_through_brokers() {
+#[apply(test!)]
+#[alone]
+#[needs(message_queue::brokers::available())]
+async fn a_run_measures_what_goes_through_brokers() {
     let results = check(through_brokers(true));
     for row in &results.latency.rows {
         let broker = row.broker_cpu.expect("its CPU time").median;
@@ -70,7 +76,8 @@ fn through_brokers(wanted: bool) -> Vec<&'static Protocol> {
     protocols::ALL.into_iter().filter(through).collect()
 }
 
-pub async fn without_a_broker_the_others_run() {
+#[apply(test!)]
+async fn without_a_broker_the_others_run() {
     let (runs, missing) = runnable(&protocols::ALL, |kind| kind == Kind::Redis);
     assert_eq!(runs.len() + missing.len(), protocols::ALL.len());
     let missing: Vec<_> = missing.into_iter().map(|it| (it.name, it.reason, it.command)).collect();
@@ -131,7 +138,8 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     results
 }
 
-pub async fn a_run_that_is_stopped_shows_what_it_has_measured() {
+#[apply(test!)]
+async fn a_run_that_is_stopped_shows_what_it_has_measured() {
     let results = measured(brief(), through_brokers(false), true);
     assert!(results.conditions.interrupted);
     assert!(results.latency.rows.is_empty() && results.bytes.is_empty());
@@ -140,7 +148,8 @@ pub async fn a_run_that_is_stopped_shows_what_it_has_measured() {
 }
 
 /// This also works after kill -9 of the lab, because the pipe to stdin then closes.
-pub async fn a_server_ends_with_its_owner() {
+#[apply(test!)]
+async fn a_server_ends_with_its_owner() {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab-under-test"))
         .args(["serve", "tokio_echo"])
         .stdin(Stdio::piped())

@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use message_queue::brokers::{Broker, Kind, Options};
-use tests::run_program;
+use tests::{apply, run_program};
 
-use crate::support::{BROKERS, Program, eventually, url};
+use crate::support::{BROKERS, Program, broker_test, eventually, url};
 
 /// The processes whose command line names that port, other than ours.
 fn processes(port: &str) -> Vec<String> {
@@ -32,7 +32,9 @@ fn free_port() -> String {
 }
 
 /// kill -9 of the owner, as this user and, if that is root, as another one too.
-pub async fn brokers_end_with_their_owner() {
+#[apply(broker_test!)]
+#[alone]
+async fn brokers_end_with_their_owner() {
     let root = nix_user() == 0;
     for other_user in [false, true] {
         if other_user && !root {
@@ -75,7 +77,8 @@ fn nix_user() -> u32 {
     String::from_utf8(output).unwrap().trim().parse().unwrap()
 }
 
-pub async fn a_taken_port_is_said() {
+#[apply(broker_test!)]
+async fn a_taken_port_is_said() {
     let url = url(Kind::Redis);
     let port = url.rsplit(':').next().unwrap();
     let output = run_program(BROKERS, &["--only", "redis", "--redis-port", port]).await;

@@ -3,16 +3,17 @@
 use std::process::Stdio;
 
 use message_queue::brokers::{Broker, Options};
-use tests::run_program;
+use tests::{apply, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, name, prefix, url};
+use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, broker_test, name, prefix, url};
 
 /// As in `consumer | head -1`: stdout is closed after the first line.
-pub async fn a_closed_stdout_ends_every_command_silently() {
+#[apply(broker_test!)]
+async fn a_closed_stdout_ends_every_command_silently() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];
@@ -57,7 +58,9 @@ pub async fn a_closed_stdout_ends_every_command_silently() {
 }
 
 /// The broker stops, and is started again after a while.
-pub async fn a_subscriber_survives_its_broker() {
+#[apply(broker_test!)]
+#[alone]
+async fn a_subscriber_survives_its_broker() {
     for kind in BOTH {
         let mut broker = Broker::start(kind, Options::default()).unwrap();
         let (url, prefix) = (broker.url(), prefix());

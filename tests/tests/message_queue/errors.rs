@@ -9,13 +9,15 @@ use lapin::protocol::AMQPError;
 use message_queue::brokers::Kind;
 use message_queue::error::Error;
 use message_queue::record::Reason;
-use tests::{Output, run_program};
+use tests::{Output, apply, run_program, test};
 use tokio::io::AsyncWriteExt;
 
 use crate::PAIR;
 use crate::fakes::{close, fake, fake_redis, rewritten};
 use crate::request_reply::{Client, readings};
-use crate::support::{CONSUMER, Folder, LONG, PRODUCER, Program, name, prefix, shared, url as broker};
+use crate::support::{
+    CONSUMER, Folder, LONG, PRODUCER, Program, broker_test, name, prefix, shared, url as broker,
+};
 
 /// Codes and texts as Redis 7 sends them and, for scripts, Redis 6.
 const REDIS_TRANSIENT: [&str; 11] = [
@@ -66,7 +68,8 @@ const RABBITMQ: [(u16, &str, bool); 14] = [
     (540, "NOT_IMPLEMENTED - immediate=true", false),
 ];
 
-pub async fn errors_are_told_apart() {
+#[apply(test!)]
+async fn errors_are_told_apart() {
     let redis = |text: &str| -> Error {
         let value = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
         let redis::Value::ServerError(error) = value else { panic!("{value:?}") };
@@ -90,7 +93,8 @@ pub async fn errors_are_told_apart() {
 }
 
 /// Only what certainly was not executed may be sent again without a thought.
-pub async fn an_error_says_whether_the_request_may_have_been_executed() {
+#[apply(test!)]
+async fn an_error_says_whether_the_request_may_have_been_executed() {
     let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     let refused = AMQPError::from_id(403, "ACCESS_REFUSED".into()).unwrap();
     let refused = lapin::Error::from(lapin::ErrorKind::ProtocolError(refused));
@@ -125,7 +129,8 @@ fn pauses(printed: &str) -> Vec<u64> {
 }
 
 /// Redis accepts each connection and then refuses the work, for a time.
-pub async fn a_producer_tries_again_with_growing_pauses_until_redis_recovers() {
+#[apply(test!)]
+async fn a_producer_tries_again_with_growing_pauses_until_redis_recovers() {
     let cases = REDIS_TRANSIENT.map(|text| async move {
         let count = Arc::new(AtomicUsize::new(0));
         let fake = fake_redis(move |name| {
@@ -152,7 +157,8 @@ pub async fn a_producer_tries_again_with_growing_pauses_until_redis_recovers() {
     join_all(cases).await;
 }
 
-pub async fn a_lasting_error_of_redis_ends_a_producer() {
+#[apply(test!)]
+async fn a_lasting_error_of_redis_ends_a_producer() {
     let cases = REDIS_LASTING.map(|text| async move {
         let fake = fake_redis(move |name| (name == "EVAL").then(|| format!("-{text}\r\n"))).await;
         let url = format!("redis://{}", fake.addr);
@@ -164,7 +170,8 @@ pub async fn a_lasting_error_of_redis_ends_a_producer() {
 }
 
 /// A program starts while its broker accepts connections but does not work yet.
-pub async fn a_broker_that_is_starting_is_waited_for() {
+#[apply(broker_test!)]
+async fn a_broker_that_is_starting_is_waited_for() {
     let count = AtomicUsize::new(0);
     let loading = fake_redis(move |name| match name {
         "XGROUP" if count.fetch_add(1, Ordering::Relaxed) < 3 => Some("-LOADING Redis is loading\r\n".into()),
@@ -197,7 +204,8 @@ fn url_for(kind: Kind, user: &str) -> String {
 }
 
 /// Each program runs as a user who lacks one permission that the program needs.
-pub async fn a_missing_permission_ends_every_program() {
+#[apply(broker_test!)]
+async fn a_missing_permission_ends_every_program() {
     let reading = ["publish", "oslo-1", "wind", "7"];
     let cases: [(&str, &str, &[&str]); 11] = [
         (PRODUCER, "-eval", &["--count", "1"]),
@@ -257,7 +265,8 @@ pub async fn a_missing_permission_ends_every_program() {
 }
 
 /// The permission is taken away while the programs run.
-pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
+#[apply(broker_test!)]
+async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let (user, folder) = (prefix(), Folder::new());
     let prefix = user.as_str();
     redis_cli(&["ACL", "SETUSER", prefix, "on", ">sekret", "~*", "&*", "+@all"]).await;
@@ -322,7 +331,8 @@ pub async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     }
 }
 
-pub async fn an_unusable_broker_is_explained() {
+#[apply(broker_test!)]
+async fn an_unusable_broker_is_explained() {
     let port = |kind| broker(kind).rsplit(':').next().unwrap().to_owned();
     let (rabbitmq, redis_port) = (port(Kind::RabbitMq), port(Kind::Redis));
     let user = prefix();
@@ -441,7 +451,8 @@ pub async fn an_unusable_broker_is_explained() {
 
 /// A user without the permission for HELLO can work all the same. A broker that lacks a
 /// command or an argument is reported as too old.
-pub async fn brokers_that_are_too_old_are_reported() {
+#[apply(broker_test!)]
+async fn brokers_that_are_too_old_are_reported() {
     let no_hello = fake_redis(|name| match name {
         "HELLO" => Some("-NOPERM this user has no permissions to run the 'hello' command\r\n".into()),
         "EVAL" => Some(":1\r\n".into()),
@@ -478,7 +489,8 @@ pub async fn brokers_that_are_too_old_are_reported() {
 }
 
 /// Text from a broker or its other clients is escaped before a person sees it.
-pub async fn text_from_outside_is_printable() {
+#[apply(broker_test!)]
+async fn text_from_outside_is_printable() {
     // The reason why RabbitMQ closes a connection appears in an error and in a log line.
     let nasty = "NOT_ALLOWED - \u{1b}[2J\u{7}\u{202e}\u{9b}";
     let shown = r"NOT_ALLOWED - \u001b[2J\u0007\u202e\u009b";

@@ -5,11 +5,11 @@ use futures::StreamExt;
 use futures::future::join_all;
 use message_queue::brokers::Kind;
 use message_queue::limits::MAX_STATIONS;
-use tests::run_program;
+use tests::{apply, run_program};
 use tokio::time::timeout;
 
 use crate::request_reply::{Client, readings, serve};
-use crate::support::{CONSUMER, LONG, PRODUCER, Program, eventually, keys, prefix, url};
+use crate::support::{CONSUMER, LONG, PRODUCER, Program, broker_test, eventually, keys, prefix, url};
 
 /// Publishes a reading of the wind, one that [`line`] shows.
 async fn publish(url: &str, prefix: &str, station: &str, value: u32) {
@@ -22,7 +22,9 @@ fn line(value: u32) -> String {
     format!("readings.oslo-1.wind {value}")
 }
 
-pub async fn exercise_a_named_subscription_outlives_its_subscriber() {
+#[apply(broker_test!)]
+#[exercise]
+async fn exercise_a_named_subscription_outlives_its_subscriber() {
     let help = run_program(CONSUMER, &["subscribe", "--queue", "storms", "--help"]).await;
     assert!(help.code == Some(0), "`consumer subscribe` has no option --queue yet:\n{}", help.stderr);
 
@@ -65,7 +67,9 @@ pub async fn exercise_a_named_subscription_outlives_its_subscriber() {
     second.stop().await;
 }
 
-pub async fn exercise_redis_servers_share_the_requests() {
+#[apply(broker_test!)]
+#[exercise]
+async fn exercise_redis_servers_share_the_requests() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
     // Who listens to all channels of replies sees how often each request has run.

@@ -1,8 +1,9 @@
 //! Thousands of jobs, and everything that can break breaks.
 
 use message_queue::brokers::{Broker, Kind, Options};
+use tests::apply;
 
-use crate::support::{Folder, Mode, Program, Proxy, eventually, prefix};
+use crate::support::{Folder, Mode, Program, Proxy, broker_test, eventually, prefix};
 
 const JOBS: u64 = 5_000;
 
@@ -10,11 +11,15 @@ const JOBS: u64 = 5_000;
 /// cut.
 const MAX_LENGTH: &str = "1000";
 
-pub async fn rabbitmq_loses_no_confirmed_job() {
+#[apply(broker_test!)]
+#[alone]
+async fn rabbitmq_loses_no_confirmed_job() {
     survive(Kind::RabbitMq, Vec::new()).await;
 }
 
-pub async fn redis_streams_lose_no_confirmed_job() {
+#[apply(broker_test!)]
+#[alone]
+async fn redis_streams_lose_no_confirmed_job() {
     let settings = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from).to_vec();
     survive(Kind::Redis, settings).await;
 }

@@ -18,19 +18,20 @@ use message_queue::model::{Metric, Reading};
 use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::rabbitmq::publish_subscribe as rabbitmq;
 use message_queue::record::Store;
-use tests::run_program;
 use tests::signal::Signal;
+use tests::{apply, run_program, test};
 use tokio::time::timeout;
 
 use crate::PAIR;
 use crate::fakes::fake;
 use crate::request_reply::{Client, readings};
 use crate::support::{
-    BOTH, CONSUMER, LONG, Mode, PRODUCER, Program, Proxy, eventually, keys, name, prefix, shared, topology,
-    url,
+    BOTH, CONSUMER, LONG, Mode, PRODUCER, Program, Proxy, broker_test, eventually, keys, name, prefix,
+    shared, topology, url,
 };
 
-pub async fn options_out_of_range_are_refused() {
+#[apply(test!)]
+async fn options_out_of_range_are_refused() {
     let long = "a".repeat(33);
     for (program, args) in [
         (PRODUCER, &["--prefix", ""][..]),
@@ -52,7 +53,8 @@ pub async fn options_out_of_range_are_refused() {
 }
 
 /// The broker accepts connections and then sends nothing.
-pub async fn a_broker_that_does_not_answer_is_given_up() {
+#[apply(test!)]
+async fn a_broker_that_does_not_answer_is_given_up() {
     let silent = fake(|stream| async move {
         tokio::time::sleep(LONG).await;
         drop(stream);
@@ -70,7 +72,8 @@ pub async fn a_broker_that_does_not_answer_is_given_up() {
     }
 }
 
-pub async fn one_station_keeps_only_the_newest_readings() {
+#[apply(test!)]
+async fn one_station_keeps_only_the_newest_readings() {
     let store = Store::default();
     let batch = readings("oslo-1", MAX_BATCH);
     for _ in 0..READINGS_PER_STATION / MAX_BATCH + 2 {
@@ -80,7 +83,8 @@ pub async fn one_station_keeps_only_the_newest_readings() {
 }
 
 /// A queue without a limit could fill the broker's memory or disk.
-pub async fn every_queue_of_rabbitmq_is_bounded() {
+#[apply(broker_test!)]
+async fn every_queue_of_rabbitmq_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let ours = ["--url", &url, "--prefix", &prefix];
     let mut server = Program::start(PAIR.server, &ours);
@@ -111,7 +115,8 @@ pub async fn every_queue_of_rabbitmq_is_bounded() {
 }
 
 /// Nobody reads the subscription for a while: RabbitMQ drops the oldest.
-pub async fn a_slow_subscribers_queue_is_bounded() {
+#[apply(broker_test!)]
+async fn a_slow_subscribers_queue_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let patterns = ["readings.#".to_owned()];
     let mut subscription = rabbitmq::Subscription::open(&url, topology(&prefix), &patterns).await.unwrap();
@@ -140,7 +145,8 @@ pub async fn a_slow_subscribers_queue_is_bounded() {
 }
 
 /// A publisher waits for confirms before it takes more than its window.
-pub async fn a_publishers_window_is_bounded() {
+#[apply(broker_test!)]
+async fn a_publishers_window_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
     for reading in readings("oslo-1", 100) {
@@ -150,7 +156,8 @@ pub async fn a_publishers_window_is_bounded() {
 }
 
 /// The message stays unroutable, however often everything is declared.
-pub async fn an_unroutable_message_is_an_error() {
+#[apply(broker_test!)]
+async fn an_unroutable_message_is_an_error() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
     let message = Message {
@@ -167,7 +174,8 @@ pub async fn an_unroutable_message_is_an_error() {
 
 /// Calls beyond a client's limit wait, so the servers never see more than the limit at a
 /// time.
-pub async fn calls_in_flight_are_bounded() {
+#[apply(broker_test!)]
+async fn calls_in_flight_are_bounded() {
     let in_flight = message_queue::limits::MAX_IN_FLIGHT;
     assert_eq!(in_flight, message_queue::limits::MAX_IN_FLIGHT);
     let calls = |client: Client| {
@@ -225,7 +233,8 @@ async fn times_out(client: Client) {
 }
 
 /// A stalled server drops the requests beyond its limit.
-pub async fn a_redis_server_drops_requests_beyond_its_bound() {
+#[apply(broker_test!)]
+async fn a_redis_server_drops_requests_beyond_its_bound() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix];
     let mut server = Program::start(PAIR.server, &ours);
@@ -250,7 +259,8 @@ pub async fn a_redis_server_drops_requests_beyond_its_bound() {
 
 /// The network is silent, and no connection is closed. A subscriber notices by its
 /// heartbeat, and a server that is told to stop does not wait for the broker.
-pub async fn a_silent_broker_holds_up_nobody() {
+#[apply(broker_test!)]
+async fn a_silent_broker_holds_up_nobody() {
     for kind in BOTH {
         let (direct, prefix) = (url(kind), prefix());
         let proxy = Proxy::before(&direct).await;

@@ -1,16 +1,17 @@
 //! The programs and what they print.
 
 use message_queue::brokers::Kind;
-use tests::{Server, assert_same, expected_output, run_program};
+use tests::{Server, apply, assert_same, expected_output, run_program, test};
 
 use crate::PAIR;
-use crate::support::{BOTH, CONSUMER, Folder, PRODUCER, Program, name, prefix, url};
+use crate::support::{BOTH, CONSUMER, Folder, PRODUCER, Program, broker_test, name, prefix, url};
 
 const README: &str = "message_queue/README.md";
 
 /// The README's commands use the standard broker; here each gets ours, and names
 /// of its own, which are put back into what it prints.
-pub async fn the_programs_print_what_the_readme_shows() {
+#[apply(broker_test!)]
+async fn the_programs_print_what_the_readme_shows() {
     let (url, prefix, results) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let ours = ["--url", &url, "--prefix", &prefix];
     let as_shown = |text: &str| text.replace(&prefix, "weather").replace(results.path(), "results");
@@ -39,7 +40,8 @@ pub async fn the_programs_print_what_the_readme_shows() {
     assert_same(&as_shown(&letters.stdout), &expected_output(README, command));
 }
 
-pub async fn the_minimal_examples_print_what_the_readme_shows() {
+#[apply(broker_test!)]
+async fn the_minimal_examples_print_what_the_readme_shows() {
     for (kind, variable, program, example) in [
         (
             Kind::RabbitMq,
@@ -56,7 +58,8 @@ pub async fn the_minimal_examples_print_what_the_readme_shows() {
     }
 }
 
-pub async fn the_tour_is_the_same_on_redis() {
+#[apply(broker_test!)]
+async fn the_tour_is_the_same_on_redis() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix];
     let server = Server::start(PAIR.server, &ours).await;
@@ -67,7 +70,8 @@ pub async fn the_tour_is_the_same_on_redis() {
     server.stop().await;
 }
 
-pub async fn a_program_without_a_broker_says_how_to_start_one() {
+#[apply(test!)]
+async fn a_program_without_a_broker_says_how_to_start_one() {
     for program in [PAIR.server, PAIR.client, PRODUCER, CONSUMER] {
         for (kind, url) in [("rabbitmq", "amqp://127.0.0.1:1"), ("redis", "redis://127.0.0.1:1")] {
             let output = run_program(program, &["--broker", kind, "--url", url]).await;
@@ -80,7 +84,8 @@ pub async fn a_program_without_a_broker_says_how_to_start_one() {
     }
 }
 
-pub async fn a_client_without_a_server_says_how_to_start_one() {
+#[apply(broker_test!)]
+async fn a_client_without_a_server_says_how_to_start_one() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
         let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];

@@ -1,6 +1,7 @@
 //! Publish/subscribe, and what each broker forgets.
 
 use std::collections::BTreeSet;
+use tests::apply;
 
 use message_queue::brokers::Kind;
 use message_queue::limits;
@@ -10,7 +11,7 @@ use message_queue::rabbitmq::publish_subscribe as rabbitmq;
 use message_queue::redis::publish_subscribe as redis;
 use tokio::time::timeout;
 
-use crate::support::{LONG, Mode, Proxy, eventually, keys, prefix, topology, url};
+use crate::support::{LONG, Mode, Proxy, broker_test, eventually, keys, prefix, topology, url};
 
 fn reading(station: &str, metric: Metric, second: u64) -> Reading {
     let value = if metric == Metric::Pressure { 1000.0 } else { 3.0 };
@@ -19,7 +20,8 @@ fn reading(station: &str, metric: Metric, second: u64) -> Reading {
 
 /// Four stations with four metrics; each pattern must bring exactly those that a
 /// list here says it should.
-pub async fn patterns_deliver_exactly_what_matches() {
+#[apply(broker_test!)]
+async fn patterns_deliver_exactly_what_matches() {
     let stations = ["oslo-1", "oslo-2", "oslo", "bergen-1"];
     let all: Vec<Reading> =
         stations.iter().flat_map(|station| Metric::ALL.map(|metric| reading(station, metric, 1))).collect();
@@ -101,7 +103,9 @@ pub async fn patterns_deliver_exactly_what_matches() {
 }
 
 /// The README's experiment.
-pub async fn redis_forgets_what_nobody_listens_to() {
+#[apply(broker_test!)]
+#[alone]
+async fn redis_forgets_what_nobody_listens_to() {
     let (url, keys) = (url(Kind::Redis), keys(&prefix()));
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
     let number = |second| [reading("oslo-1", Metric::Wind, second)];
@@ -133,7 +137,8 @@ pub async fn redis_forgets_what_nobody_listens_to() {
     assert_eq!(received(&mut subscription).await, expected(4));
 }
 
-pub async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
+#[apply(broker_test!)]
+async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
     let (url, keys) = (url(Kind::Redis), keys(&prefix()));
     let mut subscription = redis::Subscription::open(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();

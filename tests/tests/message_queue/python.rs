@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use message_queue::job::{Job, Summary};
-use tests::run_program;
+use tests::{apply, run_program};
 
-use crate::support::{BOTH, Folder, Program, eventually, name, prefix, url};
+use crate::support::{BOTH, Folder, Program, broker_test, eventually, name, prefix, url};
 use crate::work_queue::queue_length;
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../message_queue/python/run");
@@ -20,7 +20,9 @@ pub fn virtual_environment() -> Result<(), String> {
     Err("there is no Python environment; make it with: message_queue/python/setup".into())
 }
 
-pub async fn a_python_producer_feeds_a_rust_consumer() {
+#[apply(broker_test!)]
+#[needs(virtual_environment())]
+async fn a_python_producer_feeds_a_rust_consumer() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &[]);
@@ -35,7 +37,9 @@ pub async fn a_python_producer_feeds_a_rust_consumer() {
     }
 }
 
-pub async fn a_rust_producer_feeds_a_python_consumer() {
+#[apply(broker_test!)]
+#[needs(virtual_environment())]
+async fn a_rust_producer_feeds_a_python_consumer() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         Program::producer(kind, &url, &prefix, &["--batch", "rust", "--count", "50"]).success().await;

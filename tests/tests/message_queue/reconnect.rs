@@ -6,10 +6,13 @@ use message_queue::brokers::Kind;
 use message_queue::model::{Metric, Reading};
 use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe::{self, Event, Subscription};
+use tests::apply;
 use tokio::time::timeout;
 
 use crate::request_reply::{Client, serve};
-use crate::support::{BOTH, Folder, LONG, Mode, Program, Proxy, eventually, prefix, shared, topology, url};
+use crate::support::{
+    BOTH, Folder, LONG, Mode, Program, Proxy, broker_test, eventually, prefix, shared, topology, url,
+};
 
 fn reading(second: u64) -> Reading {
     Reading { station: "oslo-1".into(), metric: Metric::Wind, value: 1.0, recorded_at: second }
@@ -17,7 +20,9 @@ fn reading(second: u64) -> Reading {
 
 /// A worker, a producer, a subscriber, a server and its client, all cut by the
 /// operator in the middle of their work.
-pub async fn everything_connects_again_after_the_operator_closed_it() {
+#[apply(broker_test!)]
+#[alone]
+async fn everything_connects_again_after_the_operator_closed_it() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let work = ["--work-time", "2"];
     let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &work);
@@ -54,7 +59,8 @@ pub async fn everything_connects_again_after_the_operator_closed_it() {
     assert!(printed.contains("connecting again"), "{printed}");
 }
 
-pub async fn a_deleted_queue_and_a_channel_error_are_repaired() {
+#[apply(broker_test!)]
+async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -94,7 +100,9 @@ pub async fn a_deleted_queue_and_a_channel_error_are_repaired() {
 }
 
 /// RabbitMQ is told that it has no memory left.
-pub async fn a_blocked_producer_is_told_and_goes_on() {
+#[apply(broker_test!)]
+#[alone]
+async fn a_blocked_producer_is_told_and_goes_on() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let watermark = |value: &str| {
         shared(Kind::RabbitMq).lock().unwrap().rabbitmqctl(&["set_vm_memory_high_watermark", value]).unwrap();
@@ -108,7 +116,8 @@ pub async fn a_blocked_producer_is_told_and_goes_on() {
 }
 
 /// Nothing passes any more, and no connection is closed: only a heartbeat tells.
-pub async fn a_silent_broker_is_noticed() {
+#[apply(broker_test!)]
+async fn a_silent_broker_is_noticed() {
     for kind in BOTH {
         let (direct, prefix, folder) = (url(kind), prefix(), Folder::new());
         let proxy = Proxy::before(&direct).await;

@@ -19,11 +19,11 @@ use message_queue::limits::MAX_STATIONS;
 use message_queue::model::{Metric, Reading};
 use message_queue::record::{Reason, Reply, Store};
 use message_queue::{rabbitmq, redis};
-use tests::Server;
+use tests::{Server, apply, test};
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::support::{BOTH, LONG, eventually, keys, name, prefix, topology, url};
+use crate::support::{BOTH, LONG, broker_test, eventually, keys, name, prefix, topology, url};
 
 pub fn readings(station: &str, count: usize) -> Vec<Reading> {
     let reading = |second| Reading {
@@ -70,7 +70,8 @@ pub async fn serve(kind: Kind, url: &str, prefix: &str) -> Server {
 
 /// Two thousand calls of different sizes from many tasks on one connection; each
 /// answer must be that of its own call.
-pub async fn each_reply_finds_its_call() {
+#[apply(broker_test!)]
+async fn each_reply_finds_its_call() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
         let server = serve(kind, &url, &prefix).await;
@@ -108,7 +109,8 @@ pub async fn each_reply_finds_its_call() {
     }
 }
 
-pub async fn no_server_is_an_immediate_error() {
+#[apply(broker_test!)]
+async fn no_server_is_an_immediate_error() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
         // A timeout of an hour: only an immediate error ends this test in time.
@@ -147,7 +149,8 @@ async fn declare_requests(channel: &Channel, prefix: &str) -> lapin::Consumer {
         .unwrap()
 }
 
-pub async fn no_request_runs_after_its_caller_gave_up() {
+#[apply(broker_test!)]
+async fn no_request_runs_after_its_caller_gave_up() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let (_connection, channel) = channel(&url).await;
     let mut stuck = declare_requests(&channel, &prefix).await;
@@ -172,7 +175,8 @@ pub async fn no_request_runs_after_its_caller_gave_up() {
 
 /// A request that was delivered to a server which died is answered by the next
 /// one, without a second run.
-pub async fn a_request_that_was_interrupted_does_not_run_twice() {
+#[apply(broker_test!)]
+async fn a_request_that_was_interrupted_does_not_run_twice() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let (connection, channel) = channel(&url).await;
     let mut dying = declare_requests(&channel, &prefix).await;
@@ -190,7 +194,8 @@ pub async fn a_request_that_was_interrupted_does_not_run_twice() {
     server.stop().await;
 }
 
-pub async fn a_request_runs_on_every_redis_server() {
+#[apply(broker_test!)]
+async fn a_request_runs_on_every_redis_server() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
     let client = redis::client::Client::connect(&url, keys(&prefix)).await.unwrap();
@@ -201,7 +206,8 @@ pub async fn a_request_runs_on_every_redis_server() {
     }
 }
 
-pub async fn servers_survive_malformed_requests() {
+#[apply(broker_test!)]
+async fn servers_survive_malformed_requests() {
     // RabbitMQ: a body that is no request, no reply address, a strange one.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let server = serve(Kind::RabbitMq, &rabbitmq_url, &prefix).await;
@@ -281,7 +287,8 @@ pub async fn servers_survive_malformed_requests() {
 }
 
 /// A server refuses a body that breaks a limit or has a field of the wrong type.
-pub async fn a_request_of_another_shape_is_refused() {
+#[apply(test!)]
+async fn a_request_of_another_shape_is_refused() {
     let store = Store::default();
     let one = r#"{"station":"oslo-1","metric":"wind","value":1.5,"recorded_at":0}"#;
     let with = |from: &str, to: &str| format!(r#"{{"readings":[{}]}}"#, one.replace(from, to));
@@ -348,7 +355,8 @@ pub async fn a_request_of_another_shape_is_refused() {
 }
 
 /// A publisher refuses a reading with a field out of range.
-pub async fn a_malformed_reading_is_not_published() {
+#[apply(broker_test!)]
+async fn a_malformed_reading_is_not_published() {
     let reading = |station: &str, value| Reading {
         station: station.to_owned(),
         metric: Metric::Wind,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use message_queue::brokers::{Broker, Kind, Options};
@@ -19,6 +19,23 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+
+/// A test that needs both brokers: `#[apply(broker_test!)]`.
+macro_rules! broker_test {
+    ($($test:tt)*) => {
+        ::tests::test! {
+            #[needs($crate::support::available())]
+            $($test)*
+        }
+    };
+}
+pub(crate) use broker_test;
+
+/// Whether both brokers can be started here; otherwise what is lacking. Looks once.
+pub fn available() -> Result<(), String> {
+    static AVAILABLE: LazyLock<Result<(), String>> = LazyLock::new(message_queue::brokers::available);
+    AVAILABLE.clone()
+}
 
 /// Bound on anything that a test waits for.
 pub const LONG: Duration = Duration::from_secs(60);

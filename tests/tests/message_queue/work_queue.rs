@@ -17,17 +17,19 @@ use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
 use message_queue::record::{Reason, Reply, Store};
 use proptest::prelude::*;
-use tests::run_program;
 use tests::signal::Signal;
+use tests::{apply, run_program, test};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    BOTH, CONSUMER, Folder, LONG, Program, eventually, keys, name, peak_memory, prefix, shared, topology, url,
+    BOTH, CONSUMER, Folder, LONG, Program, broker_test, eventually, keys, name, peak_memory, prefix, shared,
+    topology, url,
 };
 
-pub async fn a_day_has_the_summary_that_was_computed_by_hand() {
+#[apply(test!)]
+async fn a_day_has_the_summary_that_was_computed_by_hand() {
     let job = r#"{"id":"j","station":"oslo-1","day":1,"readings":[
         {"station":"oslo-1","metric":"wind","value":1.0,"recorded_at":86400000},
         {"station":"oslo-1","metric":"temperature","value":-4.5,"recorded_at":86400001},
@@ -43,7 +45,8 @@ pub async fn a_day_has_the_summary_that_was_computed_by_hand() {
 }
 
 /// Eight at the same time, many times over: exactly one of each eight has the effect.
-pub async fn a_job_is_done_once_however_many_do_it() {
+#[apply(test!)]
+async fn a_job_is_done_once_however_many_do_it() {
     let folder = Folder::new();
     for number in 0..200 {
         let message = serde_json::to_vec(&Job::example(format!("j-{number}"), number)).unwrap();
@@ -63,7 +66,8 @@ pub async fn a_job_is_done_once_however_many_do_it() {
     assert_eq!(files, 200 + 1, "besides the results and the lock, temporary files are left");
 }
 
-pub async fn what_is_no_job_or_request_is_refused() {
+#[apply(test!)]
+async fn what_is_no_job_or_request_is_refused() {
     let folder = Folder::new();
     let results = folder.results();
     for id in ["../evil", "", "a/b", "A", &"a".repeat(65)] {
@@ -100,7 +104,8 @@ pub async fn what_is_no_job_or_request_is_refused() {
     assert!(folder.done().is_empty());
 }
 
-pub async fn three_workers_share_the_jobs() {
+#[apply(broker_test!)]
+async fn three_workers_share_the_jobs() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let mut workers: Vec<Program> = (0..3)
@@ -125,7 +130,8 @@ pub async fn three_workers_share_the_jobs() {
     }
 }
 
-pub async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
+#[apply(broker_test!)]
+async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         // The poison first: it must not stop those behind it.
@@ -161,7 +167,8 @@ pub async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
 }
 
 /// It never fails, since nobody lives to say so. RabbitMQ counts its deliveries itself.
-pub async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
+#[apply(broker_test!)]
+async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let one = ["--batch", "killer", "--count", "1"];
     Program::producer(Kind::Redis, &url, &prefix, &one).success().await;
@@ -185,7 +192,8 @@ pub async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
 
 /// A slow worker, a queue of 200, and 1,500 jobs: the queue never holds more than
 /// that, the producer is told and waits, and neither process grows with the jobs.
-pub async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
+#[apply(broker_test!)]
+async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let max = ["--max-length", "200"];
@@ -234,7 +242,8 @@ pub async fn queue_length(kind: Kind, url: &str, prefix: &str) -> u32 {
     }
 }
 
-pub async fn ctrl_c_leaves_the_rest_queued() {
+#[apply(broker_test!)]
+async fn ctrl_c_leaves_the_rest_queued() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         Program::producer(kind, &url, &prefix, &["--batch", "rest", "--count", "100"]).success().await;
@@ -254,7 +263,8 @@ pub async fn ctrl_c_leaves_the_rest_queued() {
     }
 }
 
-pub async fn another_declaration_is_explained() {
+#[apply(broker_test!)]
+async fn another_declaration_is_explained() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     Program::producer(Kind::RabbitMq, &url, &prefix, &["--count", "0"]).success().await;
     let args = ["--url", &url, "--prefix", &prefix, "--max-length", "7"];
@@ -273,7 +283,8 @@ pub async fn another_declaration_is_explained() {
 
 /// A worker that gets stuck has no more jobs than it was sent ahead; the others go
 /// on, and get those too when it dies.
-pub async fn a_stuck_worker_holds_only_its_prefetch() {
+#[apply(broker_test!)]
+async fn a_stuck_worker_holds_only_its_prefetch() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let an_hour = ["--prefetch", "3", "--work-time", "3600000"];
     let mut stuck = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &an_hour);
@@ -289,7 +300,8 @@ pub async fn a_stuck_worker_holds_only_its_prefetch() {
 }
 
 /// One job waits for an hour. Behind it comes another, which waits for a moment.
-pub async fn a_long_delay_holds_up_no_short_one() {
+#[apply(broker_test!)]
+async fn a_long_delay_holds_up_no_short_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_secs(3600)];
     let topology = Topology { delays, ..topology(&prefix) };

@@ -25,13 +25,13 @@ use message_queue::redis::worker as streams;
 use message_queue::results::Results;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamInfoConsumersReply, StreamPendingReply};
-use tests::run_program;
 use tests::signal::Signal;
+use tests::{apply, run_program, test};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    BOTH, CONSUMER, Folder, LONG, Program, eventually, keys, name, prefix, shared, topology, url,
+    BOTH, CONSUMER, Folder, LONG, Program, broker_test, eventually, keys, name, prefix, shared, topology, url,
 };
 use crate::work_queue::queue_length;
 
@@ -94,7 +94,8 @@ async fn connect_redis() -> MultiplexedConnection {
 
 /// One fault is repeated more often than a job may be delivered: if each start took the jobs,
 /// they would become dead letters.
-pub async fn a_worker_that_cannot_write_takes_no_job() {
+#[apply(broker_test!)]
+async fn a_worker_that_cannot_write_takes_no_job() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "kept", 3).await;
@@ -132,7 +133,8 @@ pub async fn a_worker_that_cannot_write_takes_no_job() {
 }
 
 /// In each round, a worker takes the jobs, meets the fault, and gives them back.
-pub async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
+#[apply(broker_test!)]
+async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
     for kind in BOTH {
         let prefix = prefix();
         produce(kind, &prefix, "blamed", 5).await;
@@ -167,7 +169,8 @@ pub async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
 }
 
 /// The folder disappears between the attempt and the acknowledgement: its sync fails.
-pub async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
+#[apply(broker_test!)]
+async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
     for kind in BOTH {
         let (prefix, folder, stop) = (prefix(), Folder::new(), CancellationToken::new());
         produce(kind, &prefix, "synced", 1).await;
@@ -193,7 +196,8 @@ pub async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
     assert!(results.sync().is_err(), "what could not be synced is forgotten");
 }
 
-pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
+#[apply(test!)]
+async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
     let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
     let whole = serde_json::to_string(&Job::example("j".into(), 1).summary().unwrap()).unwrap();
     let folder = Folder::new();
@@ -208,7 +212,8 @@ pub async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
 }
 
 /// Another worker holds the lock: it has checked a result's name and not used it yet.
-pub async fn an_attempt_waits_for_the_lock() {
+#[apply(test!)]
+async fn an_attempt_waits_for_the_lock() {
     let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());
     let results = folder.results();
     let lock = fs::File::open(folder.0.join(".lock")).unwrap();
@@ -223,7 +228,8 @@ pub async fn an_attempt_waits_for_the_lock() {
 }
 
 /// Messages that are not valid jobs. The error names the field, if there is one to name.
-pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
+#[apply(test!)]
+async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     let folder = Folder::new();
     let results = folder.results();
     let reading = r#"{"station":"a","metric":"wind","value":1,"recorded_at":86400000}"#;
@@ -282,7 +288,8 @@ pub async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
 }
 
 /// A bad job becomes a dead letter, whatever properties its message has.
-pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
+#[apply(broker_test!)]
+async fn messages_with_strange_properties_end_with_the_dead_letters() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
     let topology = Topology { delays, ..topology(&prefix) };
@@ -352,7 +359,9 @@ pub async fn messages_with_strange_properties_end_with_the_dead_letters() {
 
 /// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
 /// minute unless configured otherwise.
-pub async fn no_job_waits_long_behind_slow_work() {
+#[apply(broker_test!)]
+#[alone]
+async fn no_job_waits_long_behind_slow_work() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let set = |name: &str, milliseconds: u32| {
         let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
@@ -402,7 +411,8 @@ pub async fn no_job_waits_long_behind_slow_work() {
 
 /// While a worker is busy with a long job, the other jobs that were sent to it go back to the
 /// queue, and another worker does them.
-pub async fn jobs_do_not_wait_behind_a_long_one() {
+#[apply(broker_test!)]
+async fn jobs_do_not_wait_behind_a_long_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     produce(Kind::RabbitMq, &prefix, "behind", 20).await;
     let stuck = rabbitmq::Worker {
@@ -428,7 +438,8 @@ pub async fn jobs_do_not_wait_behind_a_long_one() {
 
 /// A finished job is acknowledged although the next one takes long: it waits for the lock of
 /// the results until then.
-pub async fn a_finished_job_does_not_wait_for_the_next_one() {
+#[apply(broker_test!)]
+async fn a_finished_job_does_not_wait_for_the_next_one() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "next", 2).await;
@@ -451,7 +462,8 @@ pub async fn a_finished_job_does_not_wait_for_the_next_one() {
 
 /// An acknowledgement whose future is dropped is on its way all the same. It must neither
 /// be repeated nor count as a lost connection.
-pub async fn an_acknowledgement_is_sent_once() {
+#[apply(broker_test!)]
+async fn an_acknowledgement_is_sent_once() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     produce(Kind::RabbitMq, &prefix, "once", 6).await;
     for after in ["the end", "another message", "another acknowledgement"] {
@@ -472,7 +484,8 @@ pub async fn an_acknowledgement_is_sent_once() {
 }
 
 /// A worker gives its jobs back while the queue has no room for them.
-pub async fn jobs_go_back_into_a_full_queue_too() {
+#[apply(broker_test!)]
+async fn jobs_go_back_into_a_full_queue_too() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let topology = Topology { max_length: 5, ..topology(&prefix) };
     let worker = |results| rabbitmq::Worker {
@@ -507,7 +520,8 @@ pub async fn jobs_go_back_into_a_full_queue_too() {
 }
 
 /// Dead letters that nobody deals with don't fill the memory: the job stays in the queue.
-pub async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
+#[apply(broker_test!)]
+async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let poison = ["--count", "0", "--poison", "1", "--batch", "late"];
     Program::producer(Kind::Redis, &url, &prefix, &poison).success().await;
@@ -566,7 +580,8 @@ async fn consumers(redis: &mut MultiplexedConnection, prefix: &str) -> Vec<(Stri
 }
 
 /// More jobs than a worker takes at a time arrive under its name before it leaves.
-pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
+#[apply(broker_test!)]
+async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let mut redis = connect_redis().await;
     let mut workers =
@@ -607,7 +622,8 @@ pub async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
 
 /// Giving a job back does not count as a try: after four workers have given it back, its next
 /// try is the first.
-pub async fn giving_a_job_back_does_not_count_as_a_try() {
+#[apply(broker_test!)]
+async fn giving_a_job_back_does_not_count_as_a_try() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let poison = ["--batch", "bad", "--count", "1", "--poison", "1"];
@@ -626,7 +642,8 @@ pub async fn giving_a_job_back_does_not_count_as_a_try() {
     }
 }
 
-pub async fn consumers_that_were_killed_are_removed_after_a_day() {
+#[apply(broker_test!)]
+async fn consumers_that_were_killed_are_removed_after_a_day() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let mut redis = connect_redis().await;
     produce(Kind::Redis, &prefix, "taken", 2).await;
@@ -676,7 +693,8 @@ pub async fn consumers_that_were_killed_are_removed_after_a_day() {
 }
 
 /// Permissions that are missing from the start, and one that is taken away later.
-pub async fn a_worker_without_a_permission_ends_with_one_line() {
+#[apply(broker_test!)]
+async fn a_worker_without_a_permission_ends_with_one_line() {
     let mut redis = connect_redis().await;
     let url = url(Kind::Redis).replace("redis://", "redis://app:pw@");
     for missing in ["xautoclaim", "xreadgroup", "eval"] {
@@ -709,7 +727,8 @@ pub async fn a_worker_without_a_permission_ends_with_one_line() {
 }
 
 /// The first Ctrl-C waits for the current job; the second one does not.
-pub async fn a_second_ctrl_c_ends_a_worker_at_once() {
+#[apply(broker_test!)]
+async fn a_second_ctrl_c_ends_a_worker_at_once() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "long", 1).await;

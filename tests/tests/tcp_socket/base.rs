@@ -1,13 +1,15 @@
 //! The module that all chapters share.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use serde::Deserialize;
 use tcp_socket::base::json::{Object, whole_number};
 use tcp_socket::base::retry::Pauses;
 use tcp_socket::base::text::{check_name, lookalike_key, printable};
 
-pub async fn text_from_outside_cannot_control_a_terminal() {
+#[apply(test!)]
+async fn text_from_outside_cannot_control_a_terminal() {
     let cases = [
         ("Oslo, Blindern", "Oslo, Blindern"),
         ("São Paulo – दिल्ली – ไทย", "São Paulo – दिल्ली – ไทย"),
@@ -28,7 +30,8 @@ pub async fn text_from_outside_cannot_control_a_terminal() {
     assert_eq!(serde_json::from_str::<String>(&printable(&json)).unwrap(), "\u{202e}", "no longer JSON");
 }
 
-pub async fn names_follow_the_unicode_standards() {
+#[apply(test!)]
+async fn names_follow_the_unicode_standards() {
     let accepted = [
         "Oslo, Blindern",
         "São Paulo/Congonhas",
@@ -70,7 +73,8 @@ pub async fn names_follow_the_unicode_standards() {
     }
 }
 
-pub async fn names_that_look_alike_have_the_same_key() {
+#[apply(test!)]
+async fn names_that_look_alike_have_the_same_key() {
     for (name, other) in [
         ("anna", "Anna"),
         ("0slo", "Oslo"),
@@ -84,7 +88,8 @@ pub async fn names_that_look_alike_have_the_same_key() {
     assert_ne!(lookalike_key("anna"), lookalike_key("hanna"));
 }
 
-pub async fn pauses_grow_to_their_maximum_and_start_again_when_reset() {
+#[apply(test!)]
+async fn pauses_grow_to_their_maximum_and_start_again_when_reset() {
     let (shortest, longest) = (Duration::from_millis(50), Duration::from_secs(2));
     let mut pauses = Pauses::new(shortest, longest);
     let first: Vec<Duration> = (0..20).map(|_| pauses.next_pause()).collect();
@@ -96,7 +101,8 @@ pub async fn pauses_grow_to_their_maximum_and_start_again_when_reset() {
     assert!(pauses.next_pause() <= 2 * shortest);
 }
 
-pub async fn an_object_is_not_read_from_an_array() {
+#[apply(test!)]
+async fn an_object_is_not_read_from_an_array() {
     #[derive(Debug, PartialEq, Deserialize)]
     struct Batch {
         points: Vec<Object<Point>>,

@@ -9,13 +9,14 @@ use tcp_socket::protocol::frame::{HEADER, kind};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
 use tcp_socket::{Client, Error, Limits};
-use tests::Server;
+use tests::{Server, apply, limit_fields, test};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::PAIR;
 use crate::client::{accept, fake_server, welcome};
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
+use tcp_socket::base::limits::ConnectionLimits;
 
 /// Writes until the other side has closed its socket.
 async fn is_closed(raw: &mut Raw, piece: &[u8]) {
@@ -27,12 +28,38 @@ async fn is_closed(raw: &mut Raw, piece: &[u8]) {
     .await;
 }
 
-pub async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
+#[apply(test!)]
+async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
     let long = Duration::from_secs(600);
     for (limits, piece) in [
-        (Limits { linger_time: Duration::from_millis(200), ..Limits::default() }, 1),
-        (Limits { linger_time: long, linger_bytes: 300_000, ..Limits::default() }, 10_000),
-        (Limits { linger_time: long, linger_bytes: 0, ..Limits::default() }, 1),
+        (
+            Limits {
+                connections: ConnectionLimits {
+                    linger_time: Duration::from_millis(200),
+                    ..Default::default()
+                },
+                ..Limits::default()
+            },
+            1,
+        ),
+        (
+            Limits {
+                connections: ConnectionLimits {
+                    linger_time: long,
+                    linger_bytes: 300_000,
+                    ..Default::default()
+                },
+                ..Limits::default()
+            },
+            10_000,
+        ),
+        (
+            Limits {
+                connections: ConnectionLimits { linger_time: long, linger_bytes: 0, ..Default::default() },
+                ..Limits::default()
+            },
+            1,
+        ),
     ] {
         let server = start(limits).await;
         let mut raw = Raw::open(&server.addr).await;
@@ -42,11 +69,15 @@ pub async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
     }
 }
 
-pub async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
+#[apply(test!)]
+async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
     let limits = Limits {
-        max_connections: 0,
-        max_refusals: 1,
-        linger_time: Duration::from_secs(600),
+        connections: ConnectionLimits {
+            max_connections: 0,
+            max_refusals: 1,
+            linger_time: Duration::from_secs(600),
+            ..Default::default()
+        },
         ..Limits::default()
     };
     let server = start(limits).await;
@@ -61,9 +92,10 @@ pub async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
     assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the server no longer lingers over the first");
 }
 
-pub async fn a_connection_that_cannot_be_drained_is_cut() {
+#[apply(test!)]
+async fn a_connection_that_cannot_be_drained_is_cut() {
     let limits = Limits {
-        drain_timeout: Duration::from_millis(300),
+        connections: ConnectionLimits { drain_timeout: Duration::from_millis(300), ..Default::default() },
         write_timeout: Duration::from_secs(600),
         ..Limits::default()
     };
@@ -75,7 +107,8 @@ pub async fn a_connection_that_cannot_be_drained_is_cut() {
     within(server.ask_to_stop()).await.unwrap().unwrap();
 }
 
-pub async fn a_client_that_reads_late_is_not_mistaken_for_a_silent_one() {
+#[apply(test!)]
+async fn a_client_that_reads_late_is_not_mistaken_for_a_silent_one() {
     let limits = Limits {
         idle_timeout: Duration::from_millis(700),
         write_timeout: Duration::from_secs(60),
@@ -106,7 +139,8 @@ pub async fn a_client_that_reads_late_is_not_mistaken_for_a_silent_one() {
     }
 }
 
-pub async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
+#[apply(test!)]
+async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
@@ -128,7 +162,8 @@ pub async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
     }
 }
 
-pub async fn malformed_payloads_are_not_parsed() {
+#[apply(test!)]
+async fn malformed_payloads_are_not_parsed() {
     let measurement =
         |metric: u8, value: f64, at: u64| [&[metric][..], &value.to_be_bytes(), &at.to_be_bytes()].concat();
     let good = measurement(4, 7.0, 0);
@@ -155,7 +190,8 @@ pub async fn malformed_payloads_are_not_parsed() {
     assert_eq!(payload.len(), 2 + MAX_ERROR_TEXT);
 }
 
-pub async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
+#[apply(test!)]
+async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
     let (listener, addr) = fake_server().await;
     let large = accept(&listener, |welcome| Welcome { max_payload: 524_288, ..welcome });
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
@@ -177,7 +213,8 @@ pub async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
     ping.unwrap();
 }
 
-pub async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
+#[apply(test!)]
+async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
     type Change = fn(Welcome) -> Welcome;
     let changes: [Change; 3] = [
         |welcome| Welcome { window: 255, ..welcome },
@@ -191,7 +228,8 @@ pub async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
     }
 }
 
-pub async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
+#[apply(test!)]
+async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
     let mut too_large = frame(kind::READING, 9, &[0; 65_537]);
     too_large.truncate(HEADER);
     let mut flipped = frame(kind::PONG, 9, b"");
@@ -207,7 +245,8 @@ pub async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
     }
 }
 
-pub async fn a_client_gives_up_on_a_server_that_says_nothing() {
+#[apply(test!)]
+async fn a_client_gives_up_on_a_server_that_says_nothing() {
     let (listener, addr) = fake_server().await;
     let connect = within(Client::connect(&addr)).await;
     assert!(matches!(connect.err(), Some(Error::Unreachable { .. })));
@@ -217,7 +256,8 @@ pub async fn a_client_gives_up_on_a_server_that_says_nothing() {
     within(client.unwrap().close()).await; // though no GOODBYE comes back
 }
 
-pub async fn a_connection_without_any_frame_does_not_reset_the_pauses() {
+#[apply(test!)]
+async fn a_connection_without_any_frame_does_not_reset_the_pauses() {
     let (listener, addr) = fake_server().await;
     let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let _client = client.unwrap();
@@ -230,7 +270,8 @@ pub async fn a_connection_without_any_frame_does_not_reset_the_pauses() {
     assert!(started.elapsed() >= Duration::from_millis(1_500), "{:?}", started.elapsed());
 }
 
-pub async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
+#[apply(test!)]
+async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::open(&server.addr).await;
     for (id, value) in [(1, 71.0), (1, -101.0), (1, f64::NAN)] {
@@ -240,7 +281,8 @@ pub async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
     assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await.accepted(), 1);
 }
 
-pub async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() {
+#[apply(test!)]
+async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() {
     #[derive(Parser)]
     struct Args {
         #[command(flatten)]
@@ -253,9 +295,7 @@ pub async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() 
 
     let defaults = format!("{:?}", Limits::default());
     assert_eq!(parse(&[]), defaults);
-    // Limits { max_payload: 524288, ... }
-    let fields = defaults.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
-    for (name, default) in fields.map(|field| field.split_once(": ").unwrap()) {
+    for (name, default) in limit_fields(&defaults) {
         let option = format!("--{}", name.replace('_', "-"));
         let seconds = if default.ends_with('s') { "s" } else { "" };
         let expected = defaults.replace(&format!("{name}: {default}"), &format!("{name}: 7{seconds}"));

@@ -1,6 +1,7 @@
 //! The client against servers that a test controls.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use bytes::BytesMut;
 use futures::StreamExt;
@@ -52,7 +53,8 @@ pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welc
     raw
 }
 
-pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
+#[apply(test!)]
+async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
     let (listener, addr) = fake_server().await;
     let server = tokio::spawn(async move {
         let mut raw = welcome(&listener, 60_000).await;
@@ -86,7 +88,8 @@ pub async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
     let _still_open = server.await.unwrap();
 }
 
-pub async fn a_call_without_an_answer_ends_and_says_what_that_means() {
+#[apply(test!)]
+async fn a_call_without_an_answer_ends_and_says_what_that_means() {
     let (listener, addr) = fake_server().await;
     let client = Client::connect(&addr);
     let (client, mut raw) = tokio::join!(client, welcome(&listener, 60_000));
@@ -113,7 +116,8 @@ pub async fn a_call_without_an_answer_ends_and_says_what_that_means() {
     client.close().await;
 }
 
-pub async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
+#[apply(test!)]
+async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_millis(300));
@@ -142,7 +146,8 @@ pub async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
     assert_eq!(recorded.unwrap(), 1);
 }
 
-pub async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
+#[apply(test!)]
+async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_secs(2));
@@ -157,7 +162,8 @@ pub async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
     assert!(matches!(error, Error::NotExecuted(_)) && !error.may_have_been_executed(), "{error}");
 }
 
-pub async fn a_client_notices_a_server_that_has_fallen_silent() {
+#[apply(test!)]
+async fn a_client_notices_a_server_that_has_fallen_silent() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 300));
     let client = client.unwrap();
@@ -172,7 +178,8 @@ pub async fn a_client_notices_a_server_that_has_fallen_silent() {
     ping.unwrap();
 }
 
-pub async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
+#[apply(test!)]
+async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 400));
     let client = client.unwrap();
@@ -223,7 +230,8 @@ fn measurements(count: usize) -> Vec<u8> {
     one.repeat(count)
 }
 
-pub async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
+#[apply(test!)]
+async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
     let (listener, addr) = fake_server().await;
     let large = accept(&listener, |welcome| Welcome { max_payload: 500_000, idle_timeout: 300, ..welcome });
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
@@ -243,7 +251,8 @@ pub async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
     }
 }
 
-pub async fn a_client_ignores_frames_that_it_must_not_act_on() {
+#[apply(test!)]
+async fn a_client_ignores_frames_that_it_must_not_act_on() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap();
@@ -270,7 +279,8 @@ pub async fn a_client_ignores_frames_that_it_must_not_act_on() {
     assert_eq!(recorded.unwrap(), 1);
 }
 
-pub async fn a_client_stops_reconnecting_only_when_no_attempt_can_succeed() {
+#[apply(test!)]
+async fn a_client_stops_reconnecting_only_when_no_attempt_can_succeed() {
     for (code, permanent) in [(1, true), (2, true), (3, false), (4, false), (9, false), (15, false)] {
         let (listener, addr) = fake_server().await;
         let (client, raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
@@ -298,7 +308,8 @@ pub async fn a_client_stops_reconnecting_only_when_no_attempt_can_succeed() {
     }
 }
 
-pub async fn addresses_are_understood_in_every_common_form() {
+#[apply(test!)]
+async fn addresses_are_understood_in_every_common_form() {
     for (url, expected) in [
         ("tcp://127.0.0.1:7878", "127.0.0.1:7878"),
         ("127.0.0.1:1", "127.0.0.1:1"),
@@ -336,7 +347,8 @@ pub async fn addresses_are_understood_in_every_common_form() {
     }
 }
 
-pub async fn text_of_a_server_cannot_control_a_terminal() {
+#[apply(test!)]
+async fn text_of_a_server_cannot_control_a_terminal() {
     let refusal = Refusal { code: 3, text: "\x1b[2J\rgone\u{202e}\u{3164}\n".into() };
     let shown = "TooManyConnections (3): \\u001b[2J\\rgone\\u202e\\u3164\\n";
     assert_eq!(refusal.to_string(), shown);
@@ -345,7 +357,8 @@ pub async fn text_of_a_server_cannot_control_a_terminal() {
     assert!(!unknown.to_string().contains(char::is_control));
 }
 
-pub async fn a_refused_client_is_told_why() {
+#[apply(test!)]
+async fn a_refused_client_is_told_why() {
     let (listener, addr) = fake_server().await;
     let refuse = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -374,7 +387,8 @@ pub async fn a_refused_client_is_told_why() {
     assert!(matches!(client.err().unwrap(), Error::Protocol(_)));
 }
 
-pub async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
+#[apply(test!)]
+async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
     let (listener, addr) = fake_server().await;
     let client = async {
         let client = Client::connect(&addr).await.unwrap();
@@ -397,7 +411,8 @@ pub async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
     assert!(matches!(error, Error::NotExecuted("the client is closed")), "{error}");
 }
 
-pub async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again() {
+#[apply(test!)]
+async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again() {
     let (listener, addr) = fake_server().await;
     for remembered in [true, false] {
         let server = async {

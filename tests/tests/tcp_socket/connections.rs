@@ -6,15 +6,21 @@ use tcp_socket::protocol::frame::kind;
 use tcp_socket::protocol::handshake::{Hello, random_id};
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::{Client, Limits};
-use tests::Server;
+use tests::{Server, apply, test};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 use crate::PAIR;
 use crate::support::{Raw, batch, frame, start, within};
+use tcp_socket::base::limits::ConnectionLimits;
 
-pub async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
-    let server = start(Limits { max_connections: 2, ..Limits::default() }).await;
+#[apply(test!)]
+async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
+    let server = start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let (mut first, second) = (Raw::open(&server.addr).await, Raw::open(&server.addr).await);
     let mut third = Raw::connect(&server.addr).await;
     assert_eq!(third.welcome().await.version, 0);
@@ -34,8 +40,14 @@ pub async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
     client.await.ping().await.unwrap();
 }
 
-pub async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
-    let server = start(Limits { max_connections: 10, ..Limits::default() }).await;
+#[apply(test!)]
+#[alone]
+async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
+    let server = start(Limits {
+        connections: ConnectionLimits { max_connections: 10, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut inside = Vec::new();
     for _ in 0..10 {
         inside.push(Raw::open(&server.addr).await);
@@ -63,7 +75,8 @@ pub async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
     }
 }
 
-pub async fn connections_leave_no_task_behind() {
+#[apply(test!)]
+async fn connections_leave_no_task_behind() {
     let server = start(Limits::default()).await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = metrics.num_alive_tasks();
@@ -136,7 +149,9 @@ async fn descriptors_fall_to(server: &Server, expected: usize) {
     .await;
 }
 
-pub async fn ten_thousand_connections_leave_no_descriptor_and_no_memory_behind() {
+#[apply(test!)]
+#[alone]
+async fn ten_thousand_connections_leave_no_descriptor_and_no_memory_behind() {
     let server = PAIR.serve().await;
     let (descriptors, _) = holds(&server);
     use_connections(server.addr(), 1_000).await;

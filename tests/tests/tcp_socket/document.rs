@@ -8,7 +8,7 @@ use tcp_socket::protocol::frame::{FLAG_END, Frame, kind};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{Batch, ErrorCode, Refusal, Update, parse_station};
 use tcp_socket::{Limits, Metric};
-use tests::{Server, run_program};
+use tests::{Server, apply, run_program, test};
 
 use crate::PAIR;
 use crate::support::frame;
@@ -25,7 +25,8 @@ fn examples() -> Vec<(String, Vec<u8>)> {
     blocks.collect()
 }
 
-pub async fn the_examples_of_the_document_are_what_the_crate_speaks() {
+#[apply(test!)]
+async fn the_examples_of_the_document_are_what_the_crate_speaks() {
     let mut seen = Vec::new();
     for (name, bytes) in examples() {
         seen.push(name.clone());
@@ -96,7 +97,8 @@ pub async fn the_examples_of_the_document_are_what_the_crate_speaks() {
 }
 
 /// The document's tables name every code and limit of the crate.
-pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
+#[apply(test!)]
+async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
     let document = include_str!("../../../tcp_socket/PROTOCOL.md");
     for number in 0..=u16::MAX {
         if let Some(code) = ErrorCode::from_number(number) {
@@ -113,7 +115,10 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
         }
     }
     let limits = Limits::default();
-    assert_eq!((limits.max_payload, limits.max_connections, limits.max_watches), (524_288, 4096, 64));
+    assert_eq!(
+        (limits.max_payload, limits.connections.max_connections, limits.max_watches),
+        (524_288, 4096, 64)
+    );
     for row in [
         "| payload to the server | `WELCOME`: 524,288 bytes |",
         "| readings that a watch may lag behind | 10,000 |",
@@ -136,7 +141,9 @@ pub async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
     assert!(document.contains("the last 8192 clients"));
 }
 
-pub async fn a_client_in_python_written_from_the_document_works() {
+#[apply(test!)]
+#[needs(python())]
+async fn a_client_in_python_written_from_the_document_works() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tcp_socket/python/client.py");
     for (listens, host) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "tcp://localhost"), ("[::1]", "[::1]")]
     {

@@ -1,6 +1,7 @@
 //! The bytes that the server sends back for the bytes that it gets.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use bytes::BytesMut;
 use tcp_socket::Limits;
@@ -11,7 +12,8 @@ use tcp_socket::protocol::message::{ErrorCode, Update};
 
 use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
-pub async fn input_that_is_not_a_handshake_gets_the_reason_and_is_never_ignored() {
+#[apply(test!)]
+async fn input_that_is_not_a_handshake_gets_the_reason_and_is_never_ignored() {
     let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start(limits).await;
     let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
@@ -32,7 +34,8 @@ pub async fn input_that_is_not_a_handshake_gets_the_reason_and_is_never_ignored(
     }
 }
 
-pub async fn the_highest_common_version_is_chosen() {
+#[apply(test!)]
+async fn the_highest_common_version_is_chosen() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::connect(&server.addr).await;
     let hello = Hello { lowest: 0, highest: 9, client_id: random_id().unwrap() }.encode();
@@ -51,7 +54,8 @@ pub async fn the_highest_common_version_is_chosen() {
     assert_ne!(raw.welcome().await.instance_id, welcome.instance_id);
 }
 
-pub async fn any_split_and_any_merge_of_the_stream_is_understood() {
+#[apply(test!)]
+async fn any_split_and_any_merge_of_the_stream_is_understood() {
     let server = start(Limits::default()).await;
     let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
     let frames = [
@@ -77,7 +81,8 @@ pub async fn any_split_and_any_merge_of_the_stream_is_understood() {
     }
 }
 
-pub async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
+#[apply(test!)]
+async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
     let server = start(Limits::default()).await;
     let mut other = Raw::open(&server.addr).await;
     let ping = frame(kind::PING, 7, b"");
@@ -106,7 +111,8 @@ pub async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
     other.assert_alive().await;
 }
 
-pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
+#[apply(test!)]
+async fn a_bad_request_is_refused_and_the_connection_goes_on() {
     let server = start(Limits { max_watches: 1, ..Limits::default() }).await;
     let mut raw = Raw::open(&server.addr).await;
     let mut flagged = BytesMut::new();
@@ -176,7 +182,8 @@ pub async fn a_bad_request_is_refused_and_the_connection_goes_on() {
 }
 
 /// Sections 5, 6.7, and 8 of the document.
-pub async fn a_goodbye_with_an_id_a_critical_flag_or_a_payload_is_refused() {
+#[apply(test!)]
+async fn a_goodbye_with_an_id_a_critical_flag_or_a_payload_is_refused() {
     let server = start(Limits::default()).await;
     for (flags, id, payload) in [
         (0, 0, &b"x"[..]),
@@ -200,7 +207,8 @@ pub async fn a_goodbye_with_an_id_a_critical_flag_or_a_payload_is_refused() {
 }
 
 /// Section 6.5: an `ERROR` with the ID of a watch means that the watch is over.
-pub async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
+#[apply(test!)]
+async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
@@ -228,7 +236,8 @@ pub async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
 }
 
 /// Section 5: no other frame may have the ID of an open watch.
-pub async fn the_id_of_an_open_watch_is_refused_before_the_rest_of_the_frame_is_checked() {
+#[apply(test!)]
+async fn the_id_of_an_open_watch_is_refused_before_the_rest_of_the_frame_is_checked() {
     let server = start(Limits::default()).await;
     let good = batch(1, "oslo-1", 1.0);
     for (kind, flags, payload) in [
@@ -257,7 +266,8 @@ pub async fn the_id_of_an_open_watch_is_refused_before_the_rest_of_the_frame_is_
 }
 
 /// Section 6.1: which fault of a batch is reported if it has several.
-pub async fn the_first_fault_of_a_batch_is_reported() {
+#[apply(test!)]
+async fn the_first_fault_of_a_batch_is_reported() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::open(&server.addr).await;
     raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
@@ -291,7 +301,8 @@ pub async fn the_first_fault_of_a_batch_is_reported() {
     );
 }
 
-pub async fn a_batch_is_recorded_whole_or_not_at_all() {
+#[apply(test!)]
+async fn a_batch_is_recorded_whole_or_not_at_all() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::open(&server.addr).await;
     raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
@@ -304,7 +315,8 @@ pub async fn a_batch_is_recorded_whole_or_not_at_all() {
     assert_eq!(values, [2.0]);
 }
 
-pub async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
+#[apply(test!)]
+async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
@@ -325,7 +337,8 @@ pub async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
     assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default()); // the ID is free again
 }
 
-pub async fn a_goodbye_comes_after_all_answers_and_the_end_of_watches() {
+#[apply(test!)]
+async fn a_goodbye_comes_after_all_answers_and_the_end_of_watches() {
     let server = start(Limits::default()).await;
     // A client that closes its direction without a GOODBYE gets the same.
     for polite in [true, false] {

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::{Limits, Reading};
+use tests::{apply, test};
 
 use crate::support::{Raw, Received, batch_of, frame, reading, start};
 
@@ -25,7 +26,9 @@ fn assert_known(answer: &Received, name: &str) {
     assert!(!unknown, "still missing: the server answers {name} with UNKNOWN_KIND");
 }
 
-pub async fn exercise_a_station_is_asked_how_many_readings_it_has() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_station_is_asked_how_many_readings_it_has() {
     assert_described("0006", "COUNT");
     assert_described("0106", "COUNTED");
     let server = start(Limits::default()).await;
@@ -63,7 +66,9 @@ pub async fn exercise_a_station_is_asked_how_many_readings_it_has() {
     server.stop().await;
 }
 
-pub async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() {
     /// Far more than a watch may lag behind, or than the largest payload holds.
     const READINGS: u64 = 50_000;
     /// The largest payload to a client: `PROTOCOL.md`, section 9.

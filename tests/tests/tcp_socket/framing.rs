@@ -14,6 +14,7 @@ use tcp_socket::protocol::message::{Batch, Refusal, Update, parse_station, put_b
 use tcp_socket::protocol::model::Measurement;
 use tcp_socket::server::replies::{DedupWindow, Lookup};
 use tcp_socket::{Metric, Reading};
+use tests::{apply, test};
 
 /// A limit that the arbitrary frames below can come near, and exceed.
 const LIMIT: u32 = 40_000;
@@ -59,7 +60,8 @@ fn receive(stream: &[u8], pieces: impl IntoIterator<Item = usize>) -> Result<Vec
     Ok(frames)
 }
 
-pub async fn frames_survive_any_split_and_merge_of_the_stream() {
+#[apply(test!)]
+async fn frames_survive_any_split_and_merge_of_the_stream() {
     let strategy = (vec(parts(), 0..8), vec(1..3_000usize, 0..40));
     check(300, &strategy, |(frames, pieces)| {
         let mut stream = BytesMut::new();
@@ -71,7 +73,8 @@ pub async fn frames_survive_any_split_and_merge_of_the_stream() {
     });
 }
 
-pub async fn a_stream_byte_by_byte_gives_the_same_frames() {
+#[apply(test!)]
+async fn a_stream_byte_by_byte_gives_the_same_frames() {
     check(30, &vec(parts(), 1..4), |frames| {
         let mut stream = BytesMut::new();
         for frame in &frames {
@@ -82,7 +85,8 @@ pub async fn a_stream_byte_by_byte_gives_the_same_frames() {
     });
 }
 
-pub async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
+#[apply(test!)]
+async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
     check(200, &(parts(), any::<Index>()), |(frame, cut)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
@@ -92,7 +96,8 @@ pub async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
     });
 }
 
-pub async fn a_flipped_bit_never_passes() {
+#[apply(test!)]
+async fn a_flipped_bit_never_passes() {
     check(500, &(parts(), any::<Index>(), 0..8u32), |(frame, at, bit)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
@@ -146,14 +151,16 @@ fn read_everything(bytes: &[u8]) {
     let _ = Hello::may_begin(bytes);
 }
 
-pub async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
+#[apply(test!)]
+async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
     check(2_000, &arbitrary_stream(), |bytes| {
         read_everything(&bytes);
         Ok(())
     });
 }
 
-pub async fn a_header_alone_takes_no_memory_for_its_payload() {
+#[apply(test!)]
+async fn a_header_alone_takes_no_memory_for_its_payload() {
     let mut header = BytesMut::new();
     put_frame(&mut header, kind::RECORD, 0, 1, |_payload| {});
     header[8..12].copy_from_slice(&LIMIT.to_be_bytes());
@@ -180,7 +187,8 @@ fn measurement() -> impl Strategy<Value = Measurement> {
     })
 }
 
-pub async fn batches_come_back_as_they_were() {
+#[apply(test!)]
+async fn batches_come_back_as_they_were() {
     let station = select(vec!["a", "oslo-1", "0123456789abcdefghijklmnopqrstuv"]);
     let reading = (station, measurement()).prop_map(|(station, measurement)| Reading {
         station: station.to_owned(),
@@ -204,7 +212,8 @@ pub async fn batches_come_back_as_they_were() {
     });
 }
 
-pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
+#[apply(test!)]
+async fn updates_errors_and_handshakes_come_back_as_they_were() {
     check(200, &(any::<u64>(), vec(measurement(), 0..40)), |(skipped, readings)| {
         let mut payload = BytesMut::new();
         payload.put_u64(skipped);
@@ -238,7 +247,8 @@ pub async fn updates_errors_and_handshakes_come_back_as_they_were() {
     });
 }
 
-pub async fn the_window_knows_what_a_longer_memory_would_know() {
+#[apply(test!)]
+async fn the_window_knows_what_a_longer_memory_would_know() {
     // IDs that mostly count up, with repetitions, gaps, and a jump now and then.
     let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
     check(200, &vec(step, 0..400), |steps| {
@@ -267,7 +277,8 @@ pub async fn the_window_knows_what_a_longer_memory_would_know() {
     });
 }
 
-pub async fn the_checksum_is_the_one_of_the_document() {
+#[apply(test!)]
+async fn the_checksum_is_the_one_of_the_document() {
     assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     let mut bytes = BytesMut::new();
     put_frame(&mut bytes, kind::PING, 0, 9, |payload| payload.put_slice(b"any"));

@@ -7,12 +7,14 @@ use tcp_socket::protocol::handshake::random_id;
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::server::replies::{Lookup, Replies};
 use tcp_socket::{Client, Error, Limits};
+use tests::{apply, test};
 use tokio::task::JoinSet;
 
 use crate::proxy::{Fault, Proxy};
 use crate::support::{Raw, Running, batch, batch_of, reading, start, within};
 
-pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
+#[apply(test!)]
+async fn the_window_answers_again_and_refuses_what_it_forgot() {
     let server = start(Limits::default()).await;
     let client_id = random_id().unwrap();
     let mut raw = Raw::open_as(&server.addr, client_id).await;
@@ -49,7 +51,8 @@ pub async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
 }
 
-pub async fn no_single_batch_id_shuts_a_client_out() {
+#[apply(test!)]
+async fn no_single_batch_id_shuts_a_client_out() {
     let server = start(Limits::default()).await;
     let (first, jump) = (MAX_FIRST_BATCH, MAX_BATCH_JUMP);
     for (before, refused, accepted) in [
@@ -74,7 +77,8 @@ pub async fn no_single_batch_id_shuts_a_client_out() {
     }
 }
 
-pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
+#[apply(test!)]
+async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
     let id = |number: u64| -> [u8; 16] { u128::from(number).to_be_bytes() };
     let replies = Replies::new(1);
     let (connected, remembered) = replies.of(id(0));
@@ -102,7 +106,8 @@ pub async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_
     assert_eq!(know(0), Lookup::New);
 }
 
-pub async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
+#[apply(test!)]
+async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
     let server = start(Limits::default()).await;
     let proxy = Proxy::start(&server.addr, Fault::ByteByByte).await;
     let client = within(Client::connect(&proxy.addr)).await.unwrap();
@@ -145,7 +150,8 @@ async fn seen_until(server: &str, watcher: &mut Raw, last: f64) -> Vec<f64> {
     seen
 }
 
-pub async fn a_batch_counts_once_when_the_connection_is_cut_after_its_commit() {
+#[apply(test!)]
+async fn a_batch_counts_once_when_the_connection_is_cut_after_its_commit() {
     let (server, mut watcher) = watched_server().await;
     let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
@@ -156,7 +162,8 @@ pub async fn a_batch_counts_once_when_the_connection_is_cut_after_its_commit() {
     assert_eq!(seen_until(&server.addr, &mut watcher, 9.0).await, [1.0, 2.0, 9.0]);
 }
 
-pub async fn a_batch_counts_once_when_the_connection_is_cut_before_it_arrives() {
+#[apply(test!)]
+async fn a_batch_counts_once_when_the_connection_is_cut_before_it_arrives() {
     let (server, mut watcher) = watched_server().await;
     let proxy = Proxy::start(&server.addr, Fault::CutBeforeRequest).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
@@ -165,7 +172,8 @@ pub async fn a_batch_counts_once_when_the_connection_is_cut_before_it_arrives() 
     assert_eq!(seen_until(&server.addr, &mut watcher, 9.0).await, [1.0, 9.0]);
 }
 
-pub async fn many_calls_in_flight_all_count_once_across_a_cut() {
+#[apply(test!)]
+async fn many_calls_in_flight_all_count_once_across_a_cut() {
     let (server, mut watcher) = watched_server().await;
     let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
@@ -186,7 +194,8 @@ pub async fn many_calls_in_flight_all_count_once_across_a_cut() {
     assert_eq!(seen, expected);
 }
 
-pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
+#[apply(test!)]
+async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     let first = start(Limits::default()).await;
     let second = start(Limits::default()).await;
     let proxy = Proxy::start(&first.addr, Fault::CutBeforeReply).await;
@@ -200,7 +209,8 @@ pub async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
 }
 
-pub async fn the_same_batch_at_once_on_many_connections_counts_once() {
+#[apply(test!)]
+async fn the_same_batch_at_once_on_many_connections_counts_once() {
     let (server, mut watcher) = watched_server().await;
     let client_id = random_id().unwrap();
     // Large, so that some arrive while the first is still being recorded, but not so large

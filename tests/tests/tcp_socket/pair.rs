@@ -1,12 +1,13 @@
 //! The pair in two terminals.
 
-use tests::{assert_same, expected_output, run_program};
+use tests::{apply, assert_same, expected_output, run_program, test};
 
 use crate::PAIR;
 
 const README: &str = "tcp_socket/README.md";
 
-pub async fn the_pair_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
@@ -15,13 +16,15 @@ pub async fn the_pair_prints_what_the_readme_shows() {
     assert_same(&printed, &expected_output(README, "cargo run -p tcp_socket --bin server"));
 }
 
-pub async fn the_minimal_example_prints_what_the_readme_shows() {
+#[apply(test!)]
+async fn the_minimal_example_prints_what_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-minimal"), &[]).await;
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_same(&output.stdout, &expected_output(README, "cargo run -p tcp_socket --example minimal"));
 }
 
-pub async fn the_classic_mistake_fails_as_the_readme_shows() {
+#[apply(test!)]
+async fn the_classic_mistake_fails_as_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-without_framing"), &[]).await;
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_same(
@@ -30,7 +33,8 @@ pub async fn the_classic_mistake_fails_as_the_readme_shows() {
     );
 }
 
-pub async fn the_subcommands_do_one_thing_each() {
+#[apply(test!)]
+async fn the_subcommands_do_one_thing_each() {
     let server = PAIR.serve().await;
     let unknown = PAIR.client(&server, &["watch", "oslo-1"]).await;
     assert_eq!(unknown.code, Some(1));
@@ -50,7 +54,8 @@ pub async fn the_subcommands_do_one_thing_each() {
     server.stop().await;
 }
 
-pub async fn a_watch_in_a_terminal_shows_what_another_records() {
+#[apply(test!)]
+async fn a_watch_in_a_terminal_shows_what_another_records() {
     let server = PAIR.serve().await;
     PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
     let watch = PAIR.client(&server, &["watch", "oslo-1", "--count", "1"]);
@@ -70,14 +75,17 @@ pub async fn a_watch_in_a_terminal_shows_what_another_records() {
     server.stop().await;
 }
 
-pub async fn a_client_without_a_server_says_how_to_start_one() {
+#[apply(test!)]
+async fn a_client_without_a_server_says_how_to_start_one() {
     PAIR.client_says_how_to_start_a_server("tcp", &[&[], &["ping"]]).await;
 }
 
-pub async fn a_server_without_its_port_says_how_to_pick_another() {
+#[apply(test!)]
+async fn a_server_without_its_port_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 
-pub async fn an_address_of_another_protocol_is_refused_by_the_client() {
+#[apply(test!)]
+async fn an_address_of_another_protocol_is_refused_by_the_client() {
     PAIR.client_refuses_another_protocol("tcp", &[&[], &["ping"]]).await;
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tcp_socket::base::program;
 use tcp_socket::protocol::frame::kind;
 use tests::signal::{Pid, Signal, kill};
-use tests::{Server, run_program};
+use tests::{Server, apply, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -27,7 +27,8 @@ pub fn log_this(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-pub async fn text_from_outside_cannot_forge_a_log_line() {
+#[apply(test!)]
+async fn text_from_outside_cannot_forge_a_log_line() {
     for text in ["\x1b[2J", "a\rb", "\n2026-01-01T00:00:00Z  INFO forged", "\u{202e}", "\u{9b}31m", "\x07"] {
         let child = Command::new(std::env::current_exe().unwrap()).env(LOG_THIS, text).output();
         let logged = String::from_utf8(within(child).await.unwrap().stderr).unwrap();
@@ -74,7 +75,8 @@ async fn line_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) -> Str
     .await
 }
 
-pub async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains() {
+#[apply(test!)]
+async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains() {
     for (first, second) in [
         (Signal::SIGINT, Signal::SIGINT),
         (Signal::SIGTERM, Signal::SIGINT),
@@ -95,7 +97,8 @@ pub async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains(
     }
 }
 
-pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
+#[apply(test!)]
+async fn every_command_ends_silently_when_nobody_reads_its_output() {
     let server = PAIR.serve().await;
     PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
     for command in [
@@ -123,7 +126,8 @@ pub async fn every_command_ends_silently_when_nobody_reads_its_output() {
     server.stop().await;
 }
 
-pub async fn a_program_whose_errors_nobody_reads_does_not_panic() {
+#[apply(test!)]
+async fn a_program_whose_errors_nobody_reads_does_not_panic() {
     // A server goes on serving, although each of its log lines fails.
     let (mut server, addr, log) = server().await;
     drop(log);
@@ -170,7 +174,8 @@ async fn watching(url: &str) -> (Child, Lines<BufReader<ChildStdout>>, Lines<Buf
     (client, out, notes)
 }
 
-pub async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_missed() {
+#[apply(test!)]
+async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_missed() {
     let server = PAIR.serve().await;
     let record = async |value| drop(PAIR.client(&server, &["record", "oslo-1", "wind", value]).await);
     record("1").await;
@@ -195,7 +200,8 @@ pub async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_
     server.stop().await;
 }
 
-pub async fn a_client_that_closes_its_connection_does_not_log_that_it_reconnects() {
+#[apply(test!)]
+async fn a_client_that_closes_its_connection_does_not_log_that_it_reconnects() {
     let server = PAIR.serve().await;
     let mut client = Command::new(PAIR.client);
     client.args(["ping", "--count", "1", "--url", server.url()]).env("RUST_LOG", "tcp_socket=debug");
@@ -205,7 +211,8 @@ pub async fn a_client_that_closes_its_connection_does_not_log_that_it_reconnects
     server.stop().await;
 }
 
-pub async fn a_watch_outlives_its_server() {
+#[apply(test!)]
+async fn a_watch_outlives_its_server() {
     for kill_it in [false, true] {
         let first = PAIR.serve().await;
         let addr = first.addr().to_owned();
@@ -241,7 +248,8 @@ pub async fn a_watch_outlives_its_server() {
     }
 }
 
-pub async fn the_hint_to_start_a_server_appears_only_when_the_connection_is_refused() {
+#[apply(test!)]
+async fn the_hint_to_start_a_server_appears_only_when_the_connection_is_refused() {
     // A label of a host name has at most 63 characters (RFC 1035), so nobody is asked.
     let host = "x".repeat(64);
     let (address, at_port_1) = (format!("tcp://{host}:1"), format!("error: no server at tcp://{host}:1: "));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use tests::{apply, test};
 
 use futures::StreamExt;
 use tcp_socket::protocol::frame::kind;
@@ -14,7 +15,8 @@ use tokio::sync::Notify;
 
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
 
-pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
+#[apply(test!)]
+async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
     let server = start(Limits::default()).await;
     let client = Client::connect(&server.addr).await.unwrap();
     client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
@@ -45,7 +47,8 @@ pub async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
     assert!(seen + skipped > batches * 300, "{seen} seen, {skipped} skipped");
 }
 
-pub async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
+#[apply(test!)]
+async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     let limits = Limits { idle_timeout: Duration::from_secs(2), ..Limits::default() };
     let server = start(limits).await;
     let client = Client::connect(&server.addr).await.unwrap();
@@ -76,7 +79,8 @@ fn slow_limits() -> Limits {
     Limits { frame_grace: Duration::from_secs(1), min_frame_rate: 2_000, ..Limits::default() }
 }
 
-pub async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
+#[apply(test!)]
+async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
     let server = start(Limits { idle_timeout: Duration::from_secs(1), ..slow_limits() }).await;
     let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 2_000]));
     let pings = frame(kind::PING, 1, b"").repeat(2_000);
@@ -93,7 +97,8 @@ pub async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
     }
 }
 
-pub async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
+#[apply(test!)]
+async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
     let server = start(slow_limits()).await;
     let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50]));
     let ping = frame(kind::PING, 1, b"");
@@ -125,7 +130,8 @@ fn record_length() -> usize {
     frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50])).len()
 }
 
-pub async fn a_client_that_reads_slowly_is_not_cut_off() {
+#[apply(test!)]
+async fn a_client_that_reads_slowly_is_not_cut_off() {
     let limits = Limits { write_timeout: Duration::from_secs(1), ..Limits::default() };
     let server = start(limits).await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -154,7 +160,8 @@ pub async fn a_client_that_reads_slowly_is_not_cut_off() {
     writing.abort();
 }
 
-pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
+#[apply(test!)]
+async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
     let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = start(limits).await;
     let mut raw = Raw::open(&server.addr).await;
@@ -172,7 +179,9 @@ pub async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
     Raw::open(&server.addr).await.assert_alive().await;
 }
 
-pub async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_missed() {
+#[apply(test!)]
+#[alone]
+async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_missed() {
     let limits = Limits { write_timeout: Duration::from_secs(60), ..Limits::default() };
     let server = start(limits).await;
     let mut recorder = Raw::open(&server.addr).await;
@@ -195,7 +204,8 @@ pub async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_mis
     assert!(skipped > 0, "{seen} seen");
 }
 
-pub async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
+#[apply(test!)]
+async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
     let store = Arc::new(Store::default());
     let record = |id, count| {
         let payload = batch_of(id, &vec![reading("oslo-1", 1.0); count]);

@@ -7,15 +7,16 @@ use std::time::Duration;
 use tcp_socket::protocol::frame::{FLAG_END, kind};
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::{Client, Error, Limits};
-use tests::Server;
 use tests::signal::{Pid, Signal, kill};
+use tests::{Server, apply, test};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::PAIR;
 use crate::support::{Raw, batch, frame, reading, start, start_at, within};
 
-pub async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
+#[apply(test!)]
+async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
     let server = start(Limits::default()).await;
     let addr = server.addr.clone();
     let mut silent = Raw::connect(&addr).await;
@@ -35,7 +36,8 @@ pub async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
     TcpStream::connect(&addr).await.expect_err("somebody still listens");
 }
 
-pub async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
+#[apply(test!)]
+async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
     let first = start(Limits::default()).await;
     let addr = first.addr.clone();
     let client = Client::connect(&addr).await.unwrap().with_timeout(Duration::from_secs(60));
@@ -66,7 +68,8 @@ pub async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
     second.stop().await;
 }
 
-pub async fn a_killed_server_leaves_no_call_waiting() {
+#[apply(test!)]
+async fn a_killed_server_leaves_no_call_waiting() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::connect(&addr).await.unwrap().with_timeout(Duration::from_secs(2));

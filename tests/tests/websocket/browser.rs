@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tests::Server;
 use tests::signal::{Pid, Signal, kill, killpg, own_group};
+use tests::{Server, apply, test};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -204,7 +204,10 @@ fn log_has(text: &str) -> String {
     )
 }
 
-pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let mut terminal = Command::new(PAIR.client)
@@ -337,7 +340,10 @@ pub async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
 }
 
 /// Texts that the server would refuse, and texts at the limit that it accepts.
-pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     let server = PAIR.serve().await;
     let mut browser = Browser::start().await;
     let ben = browser.open(server.url(), 390, 844).await;
@@ -498,7 +504,10 @@ pub async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
 }
 
 /// Text from outside is shown as the terminal clients show it.
-pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn the_page_shows_invisible_characters_as_the_terminal_does() {
     let server = PAIR.serve().await;
     let mut browser = Browser::start().await;
     let page = browser.open(server.url(), 1280, 800).await;
@@ -539,7 +548,10 @@ pub async fn the_page_shows_invisible_characters_as_the_terminal_does() {
 }
 
 /// The chart and the raw messages.
-pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown() {
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::new(server.url());
@@ -619,7 +631,10 @@ pub async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown(
 }
 
 /// A browser tells a script only that a handshake failed, not why.
-pub async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let origin = format!("http://weather.test:{}", addr.rsplit_once(':').unwrap().1);

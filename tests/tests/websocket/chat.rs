@@ -1,6 +1,7 @@
 //! Rooms: names, presence, one order, takeover and resume.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use serde_json::{Value, json};
 use websocket::Limits;
@@ -24,7 +25,8 @@ async fn member(server: &Local, name: &str) -> (Raw, Value) {
     (raw, joined)
 }
 
-pub async fn a_name_is_unique_in_its_room_and_presence_is_told() {
+#[apply(test!)]
+async fn a_name_is_unique_in_its_room_and_presence_is_told() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     assert_eq!(joined["present"], json!(["ana"]));
@@ -59,7 +61,8 @@ pub async fn a_name_is_unique_in_its_room_and_presence_is_told() {
     server.stop().await;
 }
 
-pub async fn names_rooms_and_texts_are_checked() {
+#[apply(test!)]
+async fn names_rooms_and_texts_are_checked() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/chat").await;
     let long = "x".repeat(33);
@@ -93,7 +96,8 @@ pub async fn names_rooms_and_texts_are_checked() {
 }
 
 /// Letters of all scripts with their marks, and nothing that looks like something else.
-pub async fn names_follow_the_standards_of_unicode() {
+#[apply(test!)]
+async fn names_follow_the_standards_of_unicode() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/chat").await;
     for name in [
@@ -138,7 +142,8 @@ pub async fn names_follow_the_standards_of_unicode() {
     server.stop().await;
 }
 
-pub async fn names_that_look_alike_are_not_in_a_room_together() {
+#[apply(test!)]
+async fn names_that_look_alike_are_not_in_a_room_together() {
     let server = Local::start(limits()).await;
     for (name, lookalikes) in [
         ("paypal", &["PAYPAL", "paypa1", "\u{440}\u{430}\u{443}\u{440}\u{430}\u{4cf}"][..]),
@@ -164,7 +169,8 @@ pub async fn names_that_look_alike_are_not_in_a_room_together() {
 }
 
 /// `after` says what a client has seen, and a client may say anything.
-pub async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
+#[apply(test!)]
+async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -188,7 +194,8 @@ pub async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
     server.stop().await;
 }
 
-pub async fn bounds_of_rooms_are_told() {
+#[apply(test!)]
+async fn bounds_of_rooms_are_told() {
     let server = Local::start(limits()).await;
     let mut first = Raw::open(server.addr, "/chat").await;
     for room in 0..8 {
@@ -212,7 +219,8 @@ pub async fn bounds_of_rooms_are_told() {
     server.stop().await;
 }
 
-pub async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
+#[apply(test!)]
+async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
     let server = Local::start(Limits { away: Duration::from_secs(600), ..limits() }).await;
     for number in 0..1000 {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -225,7 +233,8 @@ pub async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
     server.stop().await;
 }
 
-pub async fn a_newcomer_is_shown_the_last_hundred_messages() {
+#[apply(test!)]
+async fn a_newcomer_is_shown_the_last_hundred_messages() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
     for number in 0..120 {
@@ -244,7 +253,8 @@ pub async fn a_newcomer_is_shown_the_last_hundred_messages() {
     server.stop().await;
 }
 
-pub async fn a_message_that_is_sent_again_is_stored_once() {
+#[apply(test!)]
+async fn a_message_that_is_sent_again_is_stored_once() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -260,7 +270,8 @@ pub async fn a_message_that_is_sent_again_is_stored_once() {
     server.stop().await;
 }
 
-pub async fn a_token_takes_over_and_brings_what_was_missed() {
+#[apply(test!)]
+async fn a_token_takes_over_and_brings_what_was_missed() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -285,7 +296,8 @@ pub async fn a_token_takes_over_and_brings_what_was_missed() {
     server.stop().await;
 }
 
-pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
+#[apply(test!)]
+async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     let server = Local::start(Limits { away: Duration::from_millis(300), ..limits() }).await;
     let (mut ana, _) = member(&server, "ana").await;
     let (ben, joined) = member(&server, "ben").await;
@@ -317,7 +329,8 @@ pub async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     server.stop().await;
 }
 
-pub async fn a_member_that_comes_back_in_time_has_not_left() {
+#[apply(test!)]
+async fn a_member_that_comes_back_in_time_has_not_left() {
     // The server looks once a second for members that have been away for too long.
     let server = Local::start(Limits { away: Duration::from_secs(60), ..limits() }).await;
     let (ana, joined) = member(&server, "ana").await;
@@ -335,7 +348,8 @@ pub async fn a_member_that_comes_back_in_time_has_not_left() {
 }
 
 /// Messages that were still on their way on the old connection are dropped at the takeover.
-pub async fn a_connection_that_was_taken_over_says_nothing_more() {
+#[apply(test!)]
+async fn a_connection_that_was_taken_over_says_nothing_more() {
     let server = Local::start(limits()).await;
     let (ana, joined) = member(&server, "ana").await;
     let says: Vec<u8> = (0..5000)
@@ -364,7 +378,8 @@ pub async fn a_connection_that_was_taken_over_says_nothing_more() {
 
 /// A room that gave way to another one and is made again does not count from 1:
 /// who comes back would take new events for old ones.
-pub async fn a_room_that_is_made_again_goes_on_counting() {
+#[apply(test!)]
+async fn a_room_that_is_made_again_goes_on_counting() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
     assert_eq!(say(&mut ana, 1, "hello").await["sequence"], 2);
@@ -385,7 +400,8 @@ pub async fn a_room_that_is_made_again_goes_on_counting() {
     server.stop().await;
 }
 
-pub async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
+#[apply(test!)]
+async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
     let server = Local::start(limits()).await;
     let (ben, joined) = member(&server, "ben").await;
     drop(ben.stream);

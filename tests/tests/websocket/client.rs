@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tests::Server;
 use tests::signal::{Pid, Signal, kill};
+use tests::{Server, apply, test};
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional,
 };
@@ -107,7 +107,8 @@ async fn next(events: &mut ChatEvents) -> ChatEvent {
     soon("an event", events.next()).await.expect("an event, not the end").unwrap()
 }
 
-pub async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() {
+#[apply(test!)]
+async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let batch = [reading("a", Metric::Wind, 1.0)];
@@ -132,7 +133,8 @@ pub async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() 
     tokio::join!(serve, calls);
 }
 
-pub async fn a_server_that_falls_silent_is_given_up() {
+#[apply(test!)]
+async fn a_server_that_falls_silent_is_given_up() {
     let (fake, url) = Fake::start().await;
     let timeouts = Timeouts {
         heartbeat: Duration::from_millis(50),
@@ -147,7 +149,8 @@ pub async fn a_server_that_falls_silent_is_given_up() {
 }
 
 /// It answers each ping, and never the request.
-pub async fn a_request_without_an_answer_times_out() {
+#[apply(test!)]
+async fn a_request_without_an_answer_times_out() {
     let (fake, url) = Fake::start().await;
     let answer = Duration::from_millis(50);
     let client = Client::with_timeouts(&url, Timeouts { answer, ..Timeouts::default() });
@@ -165,7 +168,8 @@ pub async fn a_request_without_an_answer_times_out() {
     tokio::join!(mute, call);
 }
 
-pub async fn a_server_that_does_not_speak_websocket_is_recognized() {
+#[apply(test!)]
+async fn a_server_that_does_not_speak_websocket_is_recognized() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
     let serve = async {
@@ -178,7 +182,8 @@ pub async fn a_server_that_does_not_speak_websocket_is_recognized() {
     assert!(matches!(result, Err(Error::Handshake(_))) && !executed, "{result:?}");
 }
 
-pub async fn a_handshake_without_an_answer_times_out() {
+#[apply(test!)]
+async fn a_handshake_without_an_answer_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let timeouts = Timeouts { connect: Duration::from_millis(50), ..Timeouts::default() };
     let client = Client::with_timeouts(&format!("http://{}", listener.local_addr().unwrap()), timeouts);
@@ -189,7 +194,8 @@ pub async fn a_handshake_without_an_answer_times_out() {
 }
 
 /// Calls whose callers have given up make room for others.
-pub async fn abandoned_calls_make_room_for_others() {
+#[apply(test!)]
+async fn abandoned_calls_make_room_for_others() {
     let (fake, url) = Fake::start().await;
     let patient = Duration::from_millis(300);
     let client = Client::with_timeouts(&url, Timeouts { answer: patient, ..Timeouts::default() });
@@ -211,7 +217,8 @@ pub async fn abandoned_calls_make_room_for_others() {
     tokio::join!(serve, calls);
 }
 
-pub async fn a_message_over_the_clients_limit_breaks_the_connection() {
+#[apply(test!)]
+async fn a_message_over_the_clients_limit_breaks_the_connection() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let serve = async {
@@ -226,7 +233,8 @@ pub async fn a_message_over_the_clients_limit_breaks_the_connection() {
 }
 
 /// A full server is asked again, and events that were shown are not shown twice.
-pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
+#[apply(test!)]
+async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
     let (fake, url) = Fake::start().await;
     let joined = |request: &Value, resumed: bool| {
         json!({"type": "joined", "id": request["id"], "room": "r", "name": "ana", "boot_id": "b", "token": "t",
@@ -265,7 +273,8 @@ pub async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
 }
 
 /// The client bounds how much waits for the server: calls, and messages in a room.
-pub async fn requests_in_flight_are_bounded() {
+#[apply(test!)]
+async fn requests_in_flight_are_bounded() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let calls: Vec<_> = (0..1030)
@@ -306,7 +315,8 @@ pub async fn requests_in_flight_are_bounded() {
 }
 
 /// An accepted connection alone is not progress, so the pauses grow.
-pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
+#[apply(test!)]
+async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
     let reconnects = async |is_chat: bool| {
         let (fake, url) = Fake::start().await;
         let agree = async || {
@@ -339,7 +349,8 @@ pub async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
 }
 
 /// Readings that arrive while the client reads back may also be among those read back.
-pub async fn a_reading_that_was_read_back_is_not_shown_twice() {
+#[apply(test!)]
+async fn a_reading_that_was_read_back_is_not_shown_twice() {
     let (fake, url) = Fake::start().await;
     let numbered = |sequence: u64| json!({"sequence": sequence, "station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
     let live_reading = |sequence: u64| {
@@ -382,7 +393,8 @@ pub async fn a_reading_that_was_read_back_is_not_shown_twice() {
     tokio::join!(serve, events);
 }
 
-pub async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
+#[apply(test!)]
+async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::new(server.url());
@@ -417,7 +429,8 @@ pub async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
     server.stop().await;
 }
 
-pub async fn a_subscription_that_was_cut_goes_on_and_shows_what_it_missed() {
+#[apply(test!)]
+async fn a_subscription_that_was_cut_goes_on_and_shows_what_it_missed() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let direct = Client::new(&server.url());
@@ -444,7 +457,8 @@ pub async fn a_subscription_that_was_cut_goes_on_and_shows_what_it_missed() {
     server.stop().await;
 }
 
-pub async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
+#[apply(test!)]
+async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let joined = |request: &Value, resumed: bool| {
@@ -495,7 +509,8 @@ pub async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
     tokio::join!(serve, calls);
 }
 
-pub async fn who_lost_the_name_meanwhile_is_told() {
+#[apply(test!)]
+async fn who_lost_the_name_meanwhile_is_told() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let (_chat, mut events) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();
@@ -516,7 +531,8 @@ pub async fn who_lost_the_name_meanwhile_is_told() {
 }
 
 /// A member can leave without waiting for a server that is gone.
-pub async fn leaving_works_without_a_server_too() {
+#[apply(test!)]
+async fn leaving_works_without_a_server_too() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let client = Client::new(&proxy.url);
@@ -536,7 +552,8 @@ pub async fn leaving_works_without_a_server_too() {
 }
 
 /// Even a member that was away for so long that it has left is shown what it missed.
-pub async fn who_was_away_for_long_is_shown_everything_as_well() {
+#[apply(test!)]
+async fn who_was_away_for_long_is_shown_everything_as_well() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let (chat, mut at_ana) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();
@@ -563,7 +580,8 @@ pub async fn who_was_away_for_long_is_shown_everything_as_well() {
     server.stop().await;
 }
 
-pub async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
+#[apply(test!)]
+async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let (ben, mut at_ben) = client.chat("lobby", "ben").await.unwrap();
@@ -604,7 +622,8 @@ pub async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     server.stop().await;
 }
 
-pub async fn the_live_client_shows_readings_until_it_is_interrupted() {
+#[apply(test!)]
+async fn the_live_client_shows_readings_until_it_is_interrupted() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let mut terminal = Command::new(PAIR.client)
@@ -635,7 +654,8 @@ pub async fn the_live_client_shows_readings_until_it_is_interrupted() {
 }
 
 /// Text from the server cannot control the screen.
-pub async fn the_terminal_client_shows_no_control_characters() {
+#[apply(test!)]
+async fn the_terminal_client_shows_no_control_characters() {
     let (fake, url) = Fake::start().await;
     let mut terminal = Command::new(PAIR.client)
         .args(["chat", "--name", "ana", "--url", &url])
@@ -684,7 +704,8 @@ async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
 }
 
 /// RFC 6455, section 4.1: a client fails the connection.
-pub async fn a_server_that_selects_what_was_not_offered_is_refused() {
+#[apply(test!)]
+async fn a_server_that_selects_what_was_not_offered_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let good = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\
@@ -748,7 +769,8 @@ async fn printed_from_a_hostile_server(args: &[&str]) -> String {
     printed
 }
 
-pub async fn nothing_that_a_server_sends_reaches_the_terminal_raw() {
+#[apply(test!)]
+async fn nothing_that_a_server_sends_reaches_the_terminal_raw() {
     let escaped = r"a\u001b[2J\u0007\r\u009b2J\u202eb";
     let tour = printed_from_a_hostile_server(&[]).await;
     assert!(tour.contains(&format!(r#"   {{"station":"{escaped}","#)), "{tour}");
@@ -780,7 +802,8 @@ fn terminal(args: &[&str], url: &str) -> Child {
         .unwrap()
 }
 
-pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
+#[apply(test!)]
+async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let direct = Client::new(&server.url());
@@ -848,7 +871,8 @@ pub async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     server.stop().await;
 }
 
-pub async fn a_restarted_server_is_noticed_in_the_terminal() {
+#[apply(test!)]
+async fn a_restarted_server_is_noticed_in_the_terminal() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let mut live = terminal(&["live"], server.url());
@@ -880,7 +904,8 @@ pub async fn a_restarted_server_is_noticed_in_the_terminal() {
 }
 
 /// An error that a new connection can't fix ends the program.
-pub async fn live_ends_when_reconnecting_cannot_help() {
+#[apply(test!)]
+async fn live_ends_when_reconnecting_cannot_help() {
     let rejections = [
         "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
@@ -916,7 +941,8 @@ pub async fn live_ends_when_reconnecting_cannot_help() {
 }
 
 /// `client … | head -1`.
-pub async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
+#[apply(test!)]
+async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let batch = vec![reading("a", Metric::Wind, 1.0); 500];
@@ -949,7 +975,8 @@ pub async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
 }
 
 /// The first Ctrl-C starts a close handshake, which this server never completes.
-pub async fn a_second_ctrl_c_ends_the_programs_at_once() {
+#[apply(test!)]
+async fn a_second_ctrl_c_ends_the_programs_at_once() {
     for command in [&["live"][..], &["chat", "--name", "ana"]] {
         let (fake, url) = Fake::start().await;
         let mut program = terminal(command, &url);

@@ -2,6 +2,7 @@
 //! speak to the server in JSON, since what they ask for is not in `message.rs` yet.
 
 use serde_json::{Value, json};
+use tests::{apply, test};
 use websocket::Client;
 use websocket::{Metric, Reading};
 
@@ -32,7 +33,9 @@ fn shown(station: &str, metric: &str, value: f64, sequence: u64) -> Shown {
     (station.to_owned(), metric.to_owned(), value, sequence)
 }
 
-pub async fn exercise_a_subscriber_may_be_given_the_newest_first() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_subscriber_may_be_given_the_newest_first() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let record = async |batch: &[Reading]| assert_eq!(client.record(batch).await.unwrap(), batch.len());
@@ -94,7 +97,9 @@ async fn say(raw: &mut Raw, message_id: &str) -> Value {
     raw.ask(json!({"type": "say", "id": 7, "room": "r", "message_id": message_id, "text": "x"})).await
 }
 
-pub async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
+#[apply(test!)]
+#[exercise]
+async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
     let server = Local::start(limits()).await;
     let mut ana = Raw::open(server.addr, "/chat").await;
     join(&mut ana, "ana").await;

@@ -1,6 +1,7 @@
 //! Readings: recording, subscriptions, slow readers.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -10,12 +11,14 @@ use websocket::protocol::message::ErrorCode;
 use websocket::{Metric, Reading};
 
 use crate::local::{Local, Raw, TEXT, frame, limits, soon};
+use tcp_socket::base::limits::ConnectionLimits;
 
 pub fn reading(station: &str, metric: Metric, value: f64) -> Reading {
     Reading { station: station.to_owned(), metric, value, recorded_at: 1_767_225_600_000 }
 }
 
-pub async fn a_batch_is_recorded_whole_or_not_at_all() {
+#[apply(test!)]
+async fn a_batch_is_recorded_whole_or_not_at_all() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let good = reading("oslo-1", Metric::Temperature, -3.5);
@@ -41,7 +44,8 @@ pub async fn a_batch_is_recorded_whole_or_not_at_all() {
     server.stop().await;
 }
 
-pub async fn stations_are_bounded() {
+#[apply(test!)]
+async fn stations_are_bounded() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let station = |number: usize| reading(&format!("s-{number}"), Metric::Wind, 1.0);
@@ -58,7 +62,8 @@ pub async fn stations_are_bounded() {
     server.stop().await;
 }
 
-pub async fn a_subscription_names_at_most_a_thousand_stations() {
+#[apply(test!)]
+async fn a_subscription_names_at_most_a_thousand_stations() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;
     let stations =
@@ -74,7 +79,8 @@ pub async fn a_subscription_names_at_most_a_thousand_stations() {
     server.stop().await;
 }
 
-pub async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() {
+#[apply(test!)]
+async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     for (station, metric, count) in
@@ -98,8 +104,13 @@ pub async fn a_subscription_is_told_its_stations_and_the_number_of_their_reading
 }
 
 /// Each of many tasks gets its own answer, and they really share one connection.
-pub async fn many_tasks_share_one_connection() {
-    let server = Local::start(Limits { max_connections: 1, ..limits() }).await;
+#[apply(test!)]
+async fn many_tasks_share_one_connection() {
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 1, ..Default::default() },
+        ..limits()
+    })
+    .await;
     let client = Client::new(&server.url());
     let tasks = (1..=100).map(|task| {
         let client = client.clone();
@@ -161,7 +172,8 @@ async fn seen(raw: &mut Raw, client: &Client, value: f64) -> Vec<String> {
     seen
 }
 
-pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
+#[apply(test!)]
+async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let mut raw = Raw::open(server.addr, "/live").await;
@@ -193,7 +205,8 @@ pub async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
 }
 
 /// Earlier readings are not shown, even while the server is still sending them to others.
-pub async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
+#[apply(test!)]
+async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;
     raw.ask(json!({"type": "subscribe", "id": 1, "stations": ["other"]})).await;
@@ -210,7 +223,8 @@ pub async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
     server.stop().await;
 }
 
-pub async fn readings_carry_the_number_that_they_have_in_their_series() {
+#[apply(test!)]
+async fn readings_carry_the_number_that_they_have_in_their_series() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     client.record(&vec![reading("a", Metric::Wind, 1.0); 41]).await.unwrap();
@@ -226,7 +240,8 @@ pub async fn readings_carry_the_number_that_they_have_in_their_series() {
 
 /// Reads nothing while far more is recorded than its buffers take; then every
 /// single reading is either seen or counted as skipped, and the newest is seen.
-pub async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
+#[apply(test!)]
+async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
     const BATCHES: u64 = 40;
     // It is slow, not dead, however long this takes on a busy machine.
     let [heartbeat, dead_after, write_timeout] = [600, 1200, 600].map(Duration::from_secs);

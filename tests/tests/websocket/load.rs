@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use serde_json::{Value, json};
-use tests::Server;
+use tests::{Server, apply, test};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -27,7 +27,9 @@ const CUT: usize = 5;
 
 /// Five of fifty clients lose their connection in the middle; still all see the
 /// same messages in the same order, each message once.
-pub async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
+#[apply(test!)]
+#[alone]
+async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
     let server = PAIR.serve().await;
     let everybody_is_here = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
@@ -98,7 +100,9 @@ fn resident(server: &Server) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-pub async fn five_thousand_idle_connections_take_little_memory() {
+#[apply(test!)]
+#[alone]
+async fn five_thousand_idle_connections_take_little_memory() {
     const CONNECTIONS: usize = 5000;
     let server = PAIR.serve().await;
     let addr = server.addr().parse().unwrap();
@@ -122,7 +126,9 @@ pub async fn five_thousand_idle_connections_take_little_memory() {
 
 /// Ten subscribers that never read: the server keeps nothing for them, and those
 /// who do read are served.
-pub async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
+#[apply(test!)]
+#[alone]
+async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let batch = vec![reading("a", Metric::Wind, 1.0); 10_000];
@@ -158,7 +164,9 @@ pub async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
 
 /// A subscriber that fell behind the ring is sent thousands of readings at once. The memory
 /// that the server needs for that is freed afterwards.
-pub async fn a_reader_that_has_caught_up_gives_its_memory_back() {
+#[apply(test!)]
+#[alone]
+async fn a_reader_that_has_caught_up_gives_its_memory_back() {
     const READERS: usize = 60;
     let server = PAIR.serve().await;
     let client = Client::new(server.url());

@@ -24,7 +24,9 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// The defaults, but for connections that are still open at a test's end: they
 /// need not be waited for.
 pub fn limits() -> Limits {
-    Limits { linger_time: Duration::from_millis(300), ..Limits::default() }
+    let mut limits = Limits::default();
+    limits.connections.linger_time = Duration::from_millis(300);
+    limits
 }
 
 pub struct Local {

@@ -1,6 +1,6 @@
 //! Which requests reach an endpoint at all: `Host`, and the origin of a page.
 
-use tests::{Server, run_program};
+use tests::{Server, apply, run_program, test};
 use tokio::io::AsyncReadExt;
 use websocket::server::origin::{Origin, own_origins};
 
@@ -9,7 +9,8 @@ use crate::local::{Local, Raw, handshake, limits, soon};
 use crate::protocol::status;
 
 /// RFC 9112, section 3.2.
-pub async fn a_request_needs_one_valid_host() {
+#[apply(test!)]
+async fn a_request_needs_one_valid_host() {
     let server = Local::start(limits()).await;
     let requests = |host: &str| {
         let plain = |path: &str| format!("GET {path} HTTP/1.1\r\n{host}\r\n");
@@ -55,7 +56,8 @@ pub async fn a_request_needs_one_valid_host() {
     server.stop().await;
 }
 
-pub async fn origins_are_compared_by_their_parts() {
+#[apply(test!)]
+async fn origins_are_compared_by_their_parts() {
     let origin = |text: &str| -> Origin { text.parse().unwrap() };
     for (text, same) in [
         ("http://host:80", "http://host"),
@@ -106,7 +108,8 @@ pub async fn origins_are_compared_by_their_parts() {
     assert!(!own.contains(&origin("https://localhost")) && !own.contains(&origin("http://localhost:8080")));
 }
 
-pub async fn an_allowed_origin_may_be_written_in_several_ways() {
+#[apply(test!)]
+async fn an_allowed_origin_may_be_written_in_several_ways() {
     let allowed_origins =
         ["https://weather.example:443/", "http://HOST:80"].map(|origin| origin.parse().unwrap());
     let server = Local::allowing(allowed_origins.to_vec(), limits()).await;
@@ -127,7 +130,8 @@ pub async fn an_allowed_origin_may_be_written_in_several_ways() {
     server.stop().await;
 }
 
-pub async fn an_invalid_allow_origin_option_is_refused_at_startup() {
+#[apply(test!)]
+async fn an_invalid_allow_origin_option_is_refused_at_startup() {
     for origin in ["weather.example", "https://weather.example/page", "*", "wss://weather.example"] {
         let server = run_program(PAIR.server, &["--allow-origin", origin]).await;
         assert_eq!(server.code, Some(2), "{origin}");
@@ -141,7 +145,8 @@ pub async fn an_invalid_allow_origin_option_is_refused_at_startup() {
 
 /// The reason is in the log and in the response to a plain request, because a browser does
 /// not show a script the response to its handshake.
-pub async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
+#[apply(test!)]
+async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
     let server = Server::start(PAIR.server, &["--addr", "127.0.0.1:0"]).await;
     let addr = server.addr().parse().unwrap();
     for (origin, what_to_do) in [

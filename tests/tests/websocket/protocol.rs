@@ -1,6 +1,7 @@
 //! What is really on the wire: the handshake, frames, and how connections end.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,8 +10,10 @@ use tokio::time::timeout;
 use websocket::Limits;
 
 use crate::local::{BINARY, CLOSE, KEY, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
+use tcp_socket::base::limits::ConnectionLimits;
 
-pub async fn the_handshake_is_that_of_the_rfc() {
+#[apply(test!)]
+async fn the_handshake_is_that_of_the_rfc() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::tcp(server.addr).await;
     raw.send(handshake("/echo", "Sec-WebSocket-Protocol: other, weather.v1.json\r\n")).await;
@@ -33,7 +36,8 @@ pub async fn the_handshake_is_that_of_the_rfc() {
     server.stop().await;
 }
 
-pub async fn a_frame_glued_to_the_handshake_is_not_lost() {
+#[apply(test!)]
+async fn a_frame_glued_to_the_handshake_is_not_lost() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::tcp(server.addr).await;
     let whole = [handshake("/echo", "").into_bytes(), frame(TEXT, b"early"), frame(BINARY, &[0, 255])];
@@ -52,7 +56,8 @@ pub async fn status(server: &Local, request: String) -> (u16, String) {
     (head[9..12].parse().unwrap(), head)
 }
 
-pub async fn a_bad_handshake_gets_its_status() {
+#[apply(test!)]
+async fn a_bad_handshake_gets_its_status() {
     let server = Local::start(limits()).await;
     let good = handshake("/chat", "");
     assert_eq!(status(&server, good.clone()).await.0, 101);
@@ -82,7 +87,8 @@ pub async fn a_bad_handshake_gets_its_status() {
     server.stop().await;
 }
 
-pub async fn header_names_and_tokens_may_be_written_in_any_case() {
+#[apply(test!)]
+async fn header_names_and_tokens_may_be_written_in_any_case() {
     let server = Local::start(limits()).await;
     let request = handshake("/chat", "")
         .replace("Upgrade: websocket", "UPGRADE: WebSocket")
@@ -91,7 +97,8 @@ pub async fn header_names_and_tokens_may_be_written_in_any_case() {
     server.stop().await;
 }
 
-pub async fn of_the_subprotocols_only_ours_is_spoken() {
+#[apply(test!)]
+async fn of_the_subprotocols_only_ours_is_spoken() {
     let server = Local::start(limits()).await;
     let offer = |lines: &str| handshake("/live", lines);
     let ours = "sec-websocket-protocol: weather.v1.json\r\n";
@@ -108,7 +115,8 @@ pub async fn of_the_subprotocols_only_ours_is_spoken() {
     server.stop().await;
 }
 
-pub async fn pages_from_elsewhere_may_not_connect() {
+#[apply(test!)]
+async fn pages_from_elsewhere_may_not_connect() {
     let allowed_origins = vec!["https://weather.example".parse().unwrap()];
     let server = Local::allowing(allowed_origins, limits()).await;
     let port = server.addr.port();
@@ -138,7 +146,8 @@ pub async fn pages_from_elsewhere_may_not_connect() {
     server.stop().await;
 }
 
-pub async fn a_violation_of_the_protocol_gets_its_close_code() {
+#[apply(test!)]
+async fn a_violation_of_the_protocol_gets_its_close_code() {
     let limits = Limits { max_message: 1000, ..limits() };
     let server = Local::start(limits).await;
     let mut unmasked = frame(TEXT, b"");
@@ -174,7 +183,8 @@ pub async fn a_violation_of_the_protocol_gets_its_close_code() {
     server.stop().await;
 }
 
-pub async fn the_close_frame_arrives_although_its_cause_is_still_being_sent() {
+#[apply(test!)]
+async fn the_close_frame_arrives_although_its_cause_is_still_being_sent() {
     let server = Local::start(Limits { max_message: 1000, ..Limits::default() }).await;
     // Without lingering about half of these see a reset instead.
     for _ in 0..20 {
@@ -185,7 +195,8 @@ pub async fn the_close_frame_arrives_although_its_cause_is_still_being_sent() {
     server.stop().await;
 }
 
-pub async fn frames_may_arrive_byte_by_byte_and_messages_in_fragments() {
+#[apply(test!)]
+async fn frames_may_arrive_byte_by_byte_and_messages_in_fragments() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/echo").await;
     raw.stream.set_nodelay(true).unwrap();
@@ -199,7 +210,8 @@ pub async fn frames_may_arrive_byte_by_byte_and_messages_in_fragments() {
     server.stop().await;
 }
 
-pub async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
+#[apply(test!)]
+async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;
     for (text, id, reason) in [
@@ -253,7 +265,8 @@ pub async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
 
 /// Arrays in place of objects, unknown fields, and fields of another type: each is
 /// refused, and the reason names the field.
-pub async fn a_request_of_another_shape_is_refused() {
+#[apply(test!)]
+async fn a_request_of_another_shape_is_refused() {
     let server = Local::start(limits()).await;
     let mut live = Raw::open(server.addr, "/live").await;
     let mut chat = Raw::open(server.addr, "/chat").await;
@@ -327,7 +340,8 @@ pub async fn a_request_of_another_shape_is_refused() {
 }
 
 /// In JSON Schema, `1.0` and `1e3` are integers.
-pub async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
+#[apply(test!)]
+async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     let server = Local::start(limits()).await;
     let mut live = Raw::open(server.addr, "/live").await;
     let mut chat = Raw::open(server.addr, "/chat").await;
@@ -365,7 +379,8 @@ async fn beating(heartbeat: u64, dead_after: u64) -> Local {
     Local::start(Limits { heartbeat, dead_after, ..limits() }).await
 }
 
-pub async fn the_server_pings_and_sends_heartbeats() {
+#[apply(test!)]
+async fn the_server_pings_and_sends_heartbeats() {
     let server = beating(50, 600_000).await;
     for path in ["/chat", "/live"] {
         let mut raw = Raw::open(server.addr, path).await;
@@ -381,7 +396,8 @@ pub async fn the_server_pings_and_sends_heartbeats() {
 }
 
 /// One that answers is kept for longer than one that is silent.
-pub async fn the_dead_are_closed_and_the_living_are_not() {
+#[apply(test!)]
+async fn the_dead_are_closed_and_the_living_are_not() {
     let server = beating(400, 2500).await;
     let mut alive = Raw::open(server.addr, "/echo").await;
     let mut silent = Raw::open(server.addr, "/echo").await;
@@ -393,7 +409,8 @@ pub async fn the_dead_are_closed_and_the_living_are_not() {
     server.stop().await;
 }
 
-pub async fn a_handshake_that_does_not_come_ends_the_connection() {
+#[apply(test!)]
+async fn a_handshake_that_does_not_come_ends_the_connection() {
     let handshake_timeout = Duration::from_millis(100);
     let server = Local::start(Limits { handshake_timeout, ..limits() }).await;
     for start in ["", "GET /chat HTTP/1.1\r\nHo"] {
@@ -405,8 +422,13 @@ pub async fn a_handshake_that_does_not_come_ends_the_connection() {
     server.stop().await;
 }
 
-pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
-    let server = Local::start(Limits { max_connections: 2, ..Limits::default() }).await;
+#[apply(test!)]
+async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
+    let server = Local::start(Limits {
+        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let mut first = Raw::open(server.addr, "/chat").await;
     let second = Raw::open(server.addr, "/live").await;
     let (code, head) = status(&server, handshake("/chat", "")).await;
@@ -426,8 +448,12 @@ pub async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
 }
 
 /// The connections that are refused with 503 are bounded in number too.
-pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
-    let limits = Limits { max_connections: 0, max_refusals: 1, ..Limits::default() };
+#[apply(test!)]
+async fn beyond_the_refusals_connections_are_closed_without_a_word() {
+    let limits = Limits {
+        connections: ConnectionLimits { max_connections: 0, max_refusals: 1, ..Default::default() },
+        ..Limits::default()
+    };
     let server = Local::start(limits).await;
     let mut told = Raw::tcp(server.addr).await;
     assert!(told.head().await.starts_with("HTTP/1.1 503 "));
@@ -439,13 +465,17 @@ pub async fn beyond_the_refusals_connections_are_closed_without_a_word() {
 }
 
 /// After the close frame, one peer keeps the connection open, and another goes on sending.
-pub async fn lingering_has_an_end() {
+#[apply(test!)]
+async fn lingering_has_an_end() {
     let forever = Duration::from_secs(600);
     let violation = frame(0x83, b"x");
     let limits = |linger_time, linger_bytes| Limits {
-        linger_time,
-        linger_bytes,
-        drain_timeout: forever,
+        connections: ConnectionLimits {
+            linger_time,
+            linger_bytes,
+            drain_timeout: forever,
+            ..Default::default()
+        },
         ..Limits::default()
     };
     let server = Local::start(limits(Duration::from_millis(50), usize::MAX)).await;
@@ -462,7 +492,8 @@ pub async fn lingering_has_an_end() {
     server.stop().await;
 }
 
-pub async fn only_invalid_messages_in_a_row_are_counted() {
+#[apply(test!)]
+async fn only_invalid_messages_in_a_row_are_counted() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/chat").await;
     let say = json!({"type": "say", "id": 1, "room": "r", "message_id": "m", "text": "x"});
@@ -487,7 +518,8 @@ pub async fn only_invalid_messages_in_a_row_are_counted() {
 }
 
 /// The reason quotes only the beginning of the invalid text.
-pub async fn a_refusal_is_short_however_long_the_request_is() {
+#[apply(test!)]
+async fn a_refusal_is_short_however_long_the_request_is() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;
     let long = "x".repeat(100_000);
@@ -513,7 +545,8 @@ pub async fn a_refusal_is_short_however_long_the_request_is() {
     server.stop().await;
 }
 
-pub async fn on_shutdown_everybody_is_closed_with_1001() {
+#[apply(test!)]
+async fn on_shutdown_everybody_is_closed_with_1001() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let mut open = Vec::new();
@@ -535,10 +568,14 @@ pub async fn on_shutdown_everybody_is_closed_with_1001() {
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }
 
-pub async fn shutdown_cuts_who_does_not_let_go() {
+#[apply(test!)]
+async fn shutdown_cuts_who_does_not_let_go() {
     let limits = Limits {
-        linger_time: Duration::from_secs(600),
-        drain_timeout: Duration::from_millis(200),
+        connections: ConnectionLimits {
+            linger_time: Duration::from_secs(600),
+            drain_timeout: Duration::from_millis(200),
+            ..Default::default()
+        },
         ..limits()
     };
     let server = Local::start(limits).await;
@@ -546,7 +583,8 @@ pub async fn shutdown_cuts_who_does_not_let_go() {
     server.stop().await;
 }
 
-pub async fn who_reads_nothing_is_cut() {
+#[apply(test!)]
+async fn who_reads_nothing_is_cut() {
     let limits = Limits {
         heartbeat: Duration::from_secs(600),
         write_timeout: Duration::from_millis(200),
@@ -568,7 +606,8 @@ pub async fn who_reads_nothing_is_cut() {
     server.stop().await;
 }
 
-pub async fn garbage_harms_nobody() {
+#[apply(test!)]
+async fn garbage_harms_nobody() {
     let server = Local::start(limits()).await;
     // A generator that is the same in each run.
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -595,7 +634,8 @@ pub async fn garbage_harms_nobody() {
 }
 
 /// As `printf … | nc` does.
-pub async fn a_client_that_has_said_everything_gets_its_answer() {
+#[apply(test!)]
+async fn a_client_that_has_said_everything_gets_its_answer() {
     let server = Local::start(limits()).await;
     for _ in 0..50 {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
@@ -608,7 +648,8 @@ pub async fn a_client_that_has_said_everything_gets_its_answer() {
     server.stop().await;
 }
 
-pub async fn the_page_and_the_health_route_are_plain_http() {
+#[apply(test!)]
+async fn the_page_and_the_health_route_are_plain_http() {
     let server = Local::start(limits()).await;
     let page = reqwest::get(server.url()).await.unwrap();
     assert_eq!(page.status(), 200);

@@ -3,6 +3,7 @@
 //! are the subject of these tests.
 
 use std::time::Duration;
+use tests::{apply, test};
 
 use futures::SinkExt;
 use serde_json::json;
@@ -54,7 +55,8 @@ async fn send_slowly(stream: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) {
     }
 }
 
-pub async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
+#[apply(test!)]
+async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
     let server = server(100).await;
     let text = "slow".repeat(200);
     for (way, bytes) in ways_to_send(text.as_bytes()) {
@@ -74,7 +76,8 @@ pub async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
 }
 
 /// Nobody holds a half-sent message open with a byte now and then.
-pub async fn a_message_that_arrives_too_slowly_ends_the_connection() {
+#[apply(test!)]
+async fn a_message_that_arrives_too_slowly_ends_the_connection() {
     let server = server(1_000_000).await;
     for (way, bytes) in ways_to_send(&[b'x'; 20_000]) {
         let raw = Raw::open(server.addr, "/echo").await;
@@ -108,7 +111,8 @@ pub async fn a_message_that_arrives_too_slowly_ends_the_connection() {
 }
 
 /// A peer that only answers pings is idle, not slow.
-pub async fn control_frames_are_never_too_slow() {
+#[apply(test!)]
+async fn control_frames_are_never_too_slow() {
     let server = server(1_000_000).await;
     let mut raw = Raw::open(server.addr, "/echo").await;
     send_slowly(&mut raw.stream, &frame(PONG, b"piece by piece").repeat(4)).await;
@@ -126,7 +130,8 @@ pub async fn control_frames_are_never_too_slow() {
 }
 
 /// A control frame that is read together with the end of a message counts once.
-pub async fn a_pong_right_after_a_message_is_harmless() {
+#[apply(test!)]
+async fn a_pong_right_after_a_message_is_harmless() {
     let server = server(1_000_000).await;
     let mut raw = Raw::open(server.addr, "/echo").await;
     let mut pings = 0;
@@ -143,7 +148,8 @@ pub async fn a_pong_right_after_a_message_is_harmless() {
 }
 
 /// The other direction: bytes must keep leaving, but need not all have left in time.
-pub async fn a_peer_that_reads_slowly_is_not_cut() {
+#[apply(test!)]
+async fn a_peer_that_reads_slowly_is_not_cut() {
     const SIZE: usize = 12 << 20;
     // Long enough for a busy machine to read something meanwhile.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -172,7 +178,8 @@ pub async fn a_peer_that_reads_slowly_is_not_cut() {
     server.stop().await;
 }
 
-pub async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
+#[apply(test!)]
+async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
     let timeouts = |min_rate| Timeouts {
         heartbeat: Duration::from_millis(50),
         dead_after: DEAD_AFTER,
@@ -220,7 +227,8 @@ pub async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
 }
 
 /// A call waits for as long as its bytes take at the minimum rate.
-pub async fn a_call_waits_longer_when_it_is_large() {
+#[apply(test!)]
+async fn a_call_waits_longer_when_it_is_large() {
     let answer = Duration::from_millis(50);
     let (fake, url) = Fake::start().await;
     let client = Client::with_timeouts(&url, Timeouts { answer, min_rate: 100, ..Timeouts::default() });

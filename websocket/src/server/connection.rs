@@ -87,8 +87,8 @@ pub(crate) async fn run(
             CloseReason::ConnectionLost(_) => false,
         }
     };
-    if timeout(limits.linger_time, sent).await.unwrap_or(false) {
-        linger(socket.into_inner().into_inner(), limits.linger()).await;
+    if timeout(limits.connections.linger_time, sent).await.unwrap_or(false) {
+        linger(socket.into_inner().into_inner(), limits.connections.linger()).await;
     }
 }
 

@@ -109,7 +109,7 @@ async fn log(request: Request, next: middleware::Next) -> Response {
 }
 
 /// Serves until `shutdown` completes, then closes every connection with code
-/// 1001 within [`Limits::drain_timeout`].
+/// 1001 within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// Besides the server's own page, pages from `allowed_origins` may connect. A page from
 /// another origin gets 403.
@@ -126,7 +126,7 @@ pub async fn serve(
     let shared = Arc::new(Shared::new(listener.local_addr()?, limits, allowed_origins)?);
     let limits = &shared.limits;
     let router = router(shared.clone());
-    let connections = Connections::new(limits.max_connections, limits.max_refusals);
+    let connections = Connections::new(&limits.connections);
     let serve = |stream, _peer| connection(stream, router.clone(), shared.clone(), connections.stopping());
     let refuse = |stream| refuse(stream, shared.clone());
     // Cancel safe: a member is forgotten within one poll, so never halfway.
@@ -135,7 +135,7 @@ pub async fn serve(
         () = forget_absent(&shared) => {}
     }
     info!("stopping: no new connections, those open are closed with 1001");
-    connections.finish(limits.drain_timeout).await;
+    connections.finish(limits.connections.drain_timeout).await;
     Ok(())
 }
 
@@ -152,11 +152,6 @@ async fn forget_absent(shared: &Shared) {
 /// One connection: HTTP, request after request, and then perhaps WebSocket, all
 /// in one task.
 async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stopping: CancellationToken) {
-    // A response is one small write; Nagle's algorithm would hold it back until
-    // the client acknowledges the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!("nodelay: {error}");
-    }
     let upgraded = Upgraded::default();
     // Boxed, so that its kilobytes are not kept for as long as the WebSocket lives.
     let http = Box::pin(http(stream, router, &upgraded, &stopping));
@@ -172,7 +167,7 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stop
             };
             connection::run(path, stream, early, session, &shared.limits, &stopping).await;
         }
-        None => linger(stream, shared.limits.linger()).await,
+        None => linger(stream, shared.limits.connections.linger()).await,
     }
 }
 
@@ -215,12 +210,12 @@ async fn http(
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-/// Tells the peer of a connection beyond [`Limits::max_connections`] why it is closed.
+/// Tells the peer of a connection beyond [`max_connections`](tcp_socket::base::limits::ConnectionLimits::max_connections) why it is closed.
 async fn refuse(mut stream: TcpStream, shared: Arc<Shared>) {
     const RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
-    let limit = shared.limits.linger_time;
+    let limit = shared.limits.connections.linger_time;
     if timeout(limit, stream.write_all(RESPONSE)).await.is_ok_and(|sent| sent.is_ok()) {
-        linger(stream, shared.limits.linger()).await;
+        linger(stream, shared.limits.connections.linger()).await;
     }
 }
