@@ -7,7 +7,7 @@ use super::format::trimmed;
 
 const WIDTH: f64 = 860.0;
 /// Left edge of the rows, to the right of their names.
-const LEFT: f64 = 170.0;
+const LEFT: f64 = 180.0;
 /// Height of a row.
 const ROW: f64 = 26.0;
 /// Height of the legend.
@@ -219,7 +219,7 @@ type Line<'a> = (&'a str, Vec<(f64, f64)>);
 pub(super) fn lines([below, beside]: [&str; 2], lines: &[Line<'_>]) -> Option<Drawing> {
     let (top, bottom) = (20.0, 380.0);
     let points = lines.iter().flat_map(|(_, points)| points.iter().copied());
-    let x = Axis::logarithmic(points.clone().map(|(x, _)| x), 80.0, WIDTH - 190.0)?;
+    let x = Axis::logarithmic(points.clone().map(|(x, _)| x), 80.0, WIDTH - 206.0)?;
     let y = Axis::logarithmic(points.map(|(_, y)| y), bottom, top)?;
     let drawn = lines.iter().enumerate().filter(|(_, (_, points))| !points.is_empty());
     let elements = html! {

@@ -8,21 +8,13 @@ use super::table::Table;
 use crate::protocols::Kind;
 use crate::run::conditions::Conditions;
 
-/// Returns all tables that the results have rows for, except the costs and the claims.
+/// Returns all tables that the results have rows for. [`costs`] and the predictions are only in
+/// the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [
-        with_marks(latency(results), results),
-        with_marks(cpu(results), results),
-        with_marks(throughput(results), results),
-        with_marks(fixed_rate(results), results),
-        with_marks(batch(results), results),
-        with_marks(bytes(results), results),
-        with_marks(set_up(results), results),
-        with_marks(memory(results), results),
-        claims::table(results),
-        not_measured(results),
-    ];
-    all.into_iter().filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
+    let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
+    let figures = figures.into_iter().map(|table| with_marks(table(results), results));
+    let all = figures.chain([claims::table(results), not_measured(results)]);
+    all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
 /// Marks the protocols that could not run, and those whose replies mean less.
@@ -233,7 +225,7 @@ fn bytes(results: &Results) -> Table {
 fn set_up(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Set-up: time to the first reply, in µs; {}", results.set_up.placement),
-        "Connection, handshakes and one request, with a new client each time.",
+        "Connection, handshakes, and one request, with a new client each time.",
         &["protocol", "median", "range", ""],
     );
     for row in &results.set_up.rows {
@@ -288,12 +280,14 @@ pub fn costs(results: &Results) -> Table {
     let figures = |id: &str| [results.latency_of(id), results.cpu_of(id), results.rate_of(id, MANY)];
     for Named { id, name, .. } in &results.protocols {
         let mut row = vec![name.clone()];
-        for ((figure, floor), show) in
+        for ((figure, baseline), show) in
             figures(id).into_iter().zip(figures(BASELINE)).zip([micros, micros, short])
         {
             row.push(figure.map_or(NONE.into(), show));
             row.push(
-                figure.zip(floor).map_or(NONE.into(), |(figure, floor)| format!("{:.1}", figure / floor)),
+                figure
+                    .zip(baseline)
+                    .map_or(NONE.into(), |(figure, baseline)| format!("{:.1}", figure / baseline)),
             );
         }
         row.push(results.bytes_of(id).map_or(NONE.into(), grouped));

@@ -8,12 +8,18 @@ use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
 use lab::report::{comparison, docs, table, tables};
+use regex::Regex;
 use serde_json::Value;
 use tests::{apply, test};
 
 /// A run's results with long names, large figures and errors.
 fn sample() -> Results {
     serde_json::from_str(include_str!("sample.json")).unwrap()
+}
+
+/// The results that the documents quote.
+fn kept() -> Results {
+    Results::parse(&fs::read_to_string(repository().join(docs::KEPT)).unwrap()).unwrap()
 }
 
 fn repository() -> PathBuf {
@@ -51,6 +57,33 @@ async fn tables_fit_the_terminal() {
 async fn texts_are_escaped_in_the_report() {
     let page = comparison::html(&sample());
     assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
+}
+
+/// Assumes that a character is 6.5 pixels wide and 12 pixels high.
+#[apply(test!)]
+async fn texts_in_plots_do_not_overlap() {
+    let text = Regex::new(r#"<text class="([\w ]+)" x="([\d.]+)" y="([\d.]+)">([^<]+)<"#).unwrap();
+    for (name, svg) in docs::images(&sample()).into_iter().chain(docs::images(&kept())) {
+        let texts = text.captures_iter(&svg).map(|found| {
+            let (_, [class, x, y, content]) = found.extract();
+            let (x, width) = (x.parse::<f64>().unwrap(), 6.5 * content.chars().count() as f64);
+            let left = match class {
+                "legend" => x,
+                "tick" | "label" => x - width / 2.0,
+                _ => x - width,
+            };
+            (content, left, left + width, y.parse::<f64>().unwrap())
+        });
+        let texts: Vec<_> = texts.collect();
+        assert!(texts.len() > 10, "{name}: {texts:?}");
+        for (at, one) in texts.iter().enumerate() {
+            assert!(one.1 >= 0.0 && one.2 <= 860.0, "{name}: {one:?} is outside");
+            let over = |other: &&(_, f64, f64, f64)| {
+                one.1 < other.2 && other.1 < one.2 && (one.3 - other.3).abs() < 12.0
+            };
+            assert_eq!(texts[..at].iter().find(over), None, "{name}: {one:?} is over it");
+        }
+    }
 }
 
 #[apply(test!)]
@@ -133,7 +166,7 @@ async fn costs_are_shown_in_multiples_of_the_echo() {
 #[apply(test!)]
 async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
-    let results = Results::parse(&read(docs::KEPT)).unwrap();
+    let results = kept();
     for (name, measured) in docs::DOCUMENTS {
         let document = read(name);
         let rendered = docs::replaced(&document, &measured(&results)).unwrap();
