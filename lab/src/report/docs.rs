@@ -14,8 +14,12 @@ use super::{predictions, tables};
 type Document = (&'static str, fn(&Results) -> String);
 
 /// The documents that quote the kept results.
-pub const DOCUMENTS: [Document; 3] =
-    [("README.md", summary), ("docs/performance_comparison.md", everything), ("docs/use_cases.md", costs)];
+pub const DOCUMENTS: [Document; 4] = [
+    ("README.md", summary),
+    ("README.id.md", summary_in_indonesian),
+    ("docs/performance_comparison.md", everything),
+    ("docs/use_cases.md", costs),
+];
 
 /// The data behind the documents.
 pub const KEPT: &str = "docs/performance_comparison.json";
@@ -88,16 +92,18 @@ fn costs(results: &Results) -> String {
     tables::costs(results).markdown()
 }
 
-/// The table of costs, its conditions, and the first plot.
+/// Renders the small table of the README.
 fn summary(results: &Results) -> String {
-    let mut text = costs(results);
-    let conditions = &results.conditions;
-    text += &format!(
-        "\nMeasured by `{}` on {} cores of {}; medians of {} rounds.\n",
-        conditions.command, conditions.cores, conditions.machine, conditions.rounds
-    );
-    for plot in plots(results).iter().take(1) {
-        text += &format!("\n![{}]({PLOTS}/{}.svg)\n", plot.title, plot.id);
-    }
-    text
+    let columns = ["protocol", "latency, µs", "more than the echo", "CPU time, µs", "more than the echo"];
+    summary_with(results, columns)
+}
+
+/// Renders the same table with Indonesian headers.
+fn summary_in_indonesian(results: &Results) -> String {
+    let columns = ["protokol", "latensi, µs", "di atas echo", "waktu CPU, µs", "di atas echo"];
+    summary_with(results, columns)
+}
+
+fn summary_with(results: &Results, columns: [&'static str; 5]) -> String {
+    format!("{}\n", tables::summary(results, columns).markdown().trim_end())
 }

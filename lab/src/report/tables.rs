@@ -8,8 +8,8 @@ use super::table::Table;
 use crate::protocols::Kind;
 use crate::run::conditions::Conditions;
 
-/// Returns all tables that the results have rows for. [`costs`] and the predictions are only in
-/// the documents.
+/// Returns all tables that the results have rows for. [`costs`], [`summary`], and the predictions
+/// are only in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
     let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
@@ -305,6 +305,25 @@ pub fn costs(results: &Results) -> Table {
             &format!(" Requests/s is the limit of the client, not of the server, for {}.", names.join(", "));
     }
     with_marks(table, results).without_empty_columns()
+}
+
+/// Returns what one request costs over each protocol whose server handles it: latency and CPU
+/// time, each with its difference to the echo.
+pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
+    let mut table = Table::new(String::new(), "", &columns);
+    let figures = |id: &str| [results.latency_of(id), results.cpu_of(id)];
+    let shown = |named: &&Named| named.id == BASELINE || named.kind == Kind::Recorded;
+    for Named { id, name, .. } in results.protocols.iter().filter(shown) {
+        let mut row = vec![name.clone()];
+        for (figure, baseline) in figures(id).into_iter().zip(figures(BASELINE)) {
+            let more =
+                figure.zip(baseline).filter(|_| id != BASELINE).map(|(figure, baseline)| figure - baseline);
+            row.push(figure.map_or(NONE.into(), micros));
+            row.push(more.map_or(NONE.into(), |more| format!("{:+.1}", more / 1000.0)));
+        }
+        table.rows.push(row);
+    }
+    table
 }
 
 /// Requests in flight in the table of costs.

@@ -18,6 +18,7 @@ mod named_code;
 mod repository;
 mod shell;
 mod stack;
+mod translation;
 
 fn main() -> ExitCode {
     run()

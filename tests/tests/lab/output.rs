@@ -162,6 +162,16 @@ async fn costs_are_shown_in_multiples_of_the_echo() {
     );
 }
 
+/// Of the same sample, in differences to the echo: 1.4 µs of latency, 1.26 µs of CPU time.
+#[apply(test!)]
+async fn a_first_look_shows_what_a_protocol_adds_to_the_echo() {
+    let table = tables::summary(&sample(), ["protocol", "latency", "more", "CPU time", "more"]);
+    let row = |name| table.rows.iter().find(|row| row[0] == name).map(|row| row[1..].join(" "));
+    assert_eq!(row("TCP").unwrap(), "9.40 +1.4 8.46 +1.3");
+    assert_eq!(row("tokio TCP echo").unwrap(), "8.00 – 7.20 –");
+    assert_eq!(row("blocking TCP echo"), None, "an echo that nothing is compared with");
+}
+
 /// The documents and plots agree with the kept data.
 #[apply(test!)]
 async fn the_documents_hold_the_kept_results() {
