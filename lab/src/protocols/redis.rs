@@ -3,9 +3,10 @@
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
 use message_queue::brokers;
+use message_queue::client::Client;
 use message_queue::model::Reading;
 use message_queue::redis::names::KeyNames;
-use message_queue::redis::{client::Client, server};
+use message_queue::redis::server;
 use redis::aio::MultiplexedConnection;
 
 use super::batch::{samples, verify_count};
