@@ -1,29 +1,30 @@
-//! Brokers of the lab's own, on the server's core.
+//! Starts brokers for the lab alone, on the server's core.
 
 use std::thread;
 
 use anyhow::{Context, anyhow};
 use message_queue::brokers::{self, Broker, Kind, Options};
+use serde::{Deserialize, Serialize};
 
-use crate::placement::{Placement, pin};
-use crate::protocols::{Protocol, Served};
-use crate::results::Missing;
+use super::placement::{Placement, pin};
+use crate::protocols::Protocol;
 
-/// The command that adds what is missing.
+/// The command that installs missing brokers.
 const INSTALL: &str = "BROKERS=install cargo run --release";
 
-impl Served {
-    /// The broker that it takes.
-    pub fn broker(&self) -> Option<Kind> {
-        match self {
-            Self::Directly(_) => None,
-            Self::ThroughBroker(kind, _) | Self::ByBroker(kind) => Some(*kind),
-        }
-    }
+/// A protocol that did not run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Missing {
+    /// The protocol's name.
+    pub name: String,
+    /// What this machine lacks.
+    pub reason: String,
+    /// The command that adds it.
+    pub command: String,
 }
 
-/// Those protocols that can run on a machine on which `is_installed` tells of each
-/// broker, and what the others lack.
+/// Returns the protocols that can run on this machine, and what the others lack.
+/// `is_installed` says whether the machine has a broker.
 pub fn runnable(
     protocols: &[&'static Protocol],
     is_installed: impl Fn(Kind) -> bool,
@@ -47,20 +48,20 @@ pub fn is_installed(kind: Kind) -> bool {
     kind.program().is_some()
 }
 
-/// Installs both brokers, if `BROKERS=install` asks for it and a protocol takes one.
+/// Installs both brokers if `BROKERS=install` asks for it and a protocol needs one.
 ///
 /// # Errors
-/// If that fails.
+/// If the installation fails.
 pub fn install_if_wanted(protocols: &[&'static Protocol]) -> anyhow::Result<()> {
-    let lacking = protocols.iter().filter_map(|it| it.served.broker()).any(|kind| !is_installed(kind));
-    if lacking && brokers::install_is_wanted() {
+    let mut needed = protocols.iter().filter_map(|protocol| protocol.served.broker());
+    if needed.any(|kind| !is_installed(kind)) && brokers::install_is_wanted() {
         brokers::install()?;
     }
     Ok(())
 }
 
-/// Those that run. RabbitMQ takes seconds to start, so they are kept while the
-/// placement stays.
+/// The running brokers. RabbitMQ takes seconds to start, so they keep running until the
+/// placement changes.
 #[derive(Default)]
 pub struct Brokers {
     core: Option<usize>,
@@ -68,19 +69,20 @@ pub struct Brokers {
 }
 
 impl Brokers {
-    /// Stops those that are on another core than this placement wants.
-    pub fn place(&mut self, placement: Placement) {
+    /// Stops the brokers if this placement needs them on another core.
+    pub(super) fn place(&mut self, placement: Placement) {
         if self.core != placement.server_core() {
             self.running.clear();
             self.core = placement.server_core();
         }
     }
 
-    /// `host:port` and process of the broker, which is started if it doesn't run.
+    /// Returns the `host:port` and process ID of the broker, and starts it first if it isn't
+    /// running.
     ///
     /// # Errors
-    /// If it does not start.
-    pub fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
+    /// If the broker does not start.
+    pub(super) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
         if !self.running.iter().any(|(running, _)| *running == kind) {
             let core = self.core;
             let start = move || {

@@ -1,6 +1,6 @@
-//! Counts what travels: a forwarding proxy between client and server. What it
-//! counts is TCP payload, the bytes that a program writes and reads. Headers of
-//! TCP and IP (on Ethernet 66 bytes a segment, mostly) come on top.
+//! A proxy between client and server that forwards everything and counts the bytes. It
+//! counts TCP payload: the bytes that programs write and read. The headers of Ethernet, IP,
+//! and TCP, usually 66 bytes per segment, come on top.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,22 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::placement::runtime;
-use crate::protocols::Recorder;
-use crate::target::Target;
+use super::placement::runtime;
 
-/// Requests before counting: the connection settles (HTTP/2 remembers headers,
-/// flow control windows are opened).
-const WARM_UP: u32 = 20;
-
-/// Requests that are counted.
-const COUNTED: u32 = 100;
-
-/// A proxy on a port of its own. Dropped, it cuts its connections.
+/// A proxy on a port of its own. Dropping it cuts its connections.
 pub struct Proxy {
     address: String,
     counts: Arc<Counts>,
-    /// Its thread ends when this is dropped.
+    /// The proxy's thread ends when this is dropped.
     _open: oneshot::Sender<()>,
 }
 
@@ -37,7 +28,7 @@ struct Counts {
     received: AtomicU64,
 }
 
-/// Bytes of TCP payload, as the client sees them.
+/// Bytes of TCP payload, seen from the client.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bytes {
     /// From client to server.
@@ -47,10 +38,10 @@ pub struct Bytes {
 }
 
 impl Proxy {
-    /// A proxy in front of the server at `target`.
+    /// Starts a proxy in front of the server at `target`.
     ///
     /// # Errors
-    /// If no port is to be had.
+    /// If no port is available.
     pub fn start(target: String) -> std::io::Result<Self> {
         let runtime = runtime()?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -59,7 +50,8 @@ impl Proxy {
         let counts = Arc::new(Counts::default());
         let (open, dropped) = oneshot::channel::<()>();
         let counted = counts.clone();
-        // A thread of its own: a client that blocks its thread must not block this.
+        // The proxy has a thread of its own, so a client that blocks its thread doesn't block
+        // the proxy.
         thread::spawn(move || {
             runtime.spawn(async { accept(TcpListener::from_std(listener)?, target, counted).await });
             let _ = runtime.block_on(dropped);
@@ -67,12 +59,12 @@ impl Proxy {
         Ok(Self { address, counts, _open: open })
     }
 
-    /// Where it listens.
+    /// Returns the `host:port` that the proxy listens on.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What it has forwarded so far.
+    /// Returns how much the proxy has forwarded so far.
     pub fn count(&self) -> Bytes {
         Bytes { sent: self.counts.sent.load(Relaxed), received: self.counts.received.load(Relaxed) }
     }
@@ -91,7 +83,8 @@ async fn accept(listener: TcpListener, target: String, counts: Arc<Counts>) -> s
     }
 }
 
-/// Counted before it is passed on: whoever has received a byte finds it counted.
+/// Forwards one direction. It counts bytes before it writes them, so every byte that a peer
+/// has received is already counted.
 async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: &AtomicU64) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -101,38 +94,4 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: &Atomic
         }
     }
     let _ = to.shutdown().await;
-}
-
-/// What one request costs on the wire.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Wire {
-    /// Bytes from client to server, mean per request.
-    pub request: f64,
-    /// Bytes from server to client, mean per request.
-    pub response: f64,
-    /// Bytes in both directions that came once, with the connection: handshakes,
-    /// settings, and what the first requests had in excess of later ones.
-    pub set_up: f64,
-}
-
-/// Counts the bytes of a hundred requests through `proxy`, one at a time.
-///
-/// # Errors
-/// If the connection or a request fails.
-pub async fn count_bytes(target: &Target, proxy: &Proxy, readings: u64) -> anyhow::Result<Wire> {
-    let at_first = proxy.count(); // A server through a broker has connected already.
-    let recorder = target.connect(readings).await?;
-    let repeat = async |times: u32, recorder: &dyn Recorder| -> anyhow::Result<Bytes> {
-        for _ in 0..times {
-            recorder.record().await?;
-        }
-        Ok(proxy.count())
-    };
-    let before = repeat(WARM_UP, &*recorder).await?;
-    let after = repeat(COUNTED, &*recorder).await?;
-    let request = (after.sent - before.sent) as f64 / f64::from(COUNTED);
-    let response = (after.received - before.received) as f64 / f64::from(COUNTED);
-    let warm_up = before.sent + before.received - at_first.sent - at_first.received;
-    let set_up = warm_up as f64 - f64::from(WARM_UP) * (request + response);
-    Ok(Wire { request, response, set_up: set_up.max(0.0) })
 }

@@ -1,8 +1,8 @@
-//! Which core runs what.
+//! Chooses the cores on which client and server run.
 //!
-//! Both ends on one core: an exchange is two switches between processes, and the
-//! protocol's own work shows. On separate cores both work at the same time, as on
-//! two machines, but a waiting core sleeps: in a virtual machine, waking it takes
+//! With both ends on one core, an exchange is two switches between processes, and the
+//! protocol's own work is visible. On separate cores both ends work at the same time, as on
+//! two machines, but a core that waits goes to sleep. In a virtual machine, waking it takes
 //! ten times as long as a small exchange, and all protocols look alike.
 
 use std::fmt;
@@ -13,20 +13,20 @@ use core_affinity::CoreId;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
-/// All cores that this process may use. Asked once, before [`pin`] narrows it.
+/// All cores that this process may use. The list is read once, before [`pin`] narrows it.
 static CORES: LazyLock<Vec<CoreId>> = LazyLock::new(|| core_affinity::get_core_ids().unwrap_or_default());
 
-/// Puts the calling thread, and all threads and processes that it starts from
-/// now on, on one core, counted from 0. False where the system has no such
-/// choice, or no such core.
+/// Pins the calling thread, and all threads and processes that it starts from now on, to one
+/// core, counted from 0. Returns false if the system offers no such choice, or has no such
+/// core.
 ///
-/// Call it before a runtime is built, so that the runtime counts its cores right.
+/// Call it before you build a runtime: [`runtime`] counts the cores that are left.
 pub fn pin(core: usize) -> bool {
     CORES.get(core).copied().is_some_and(core_affinity::set_for_current)
 }
 
-/// A runtime with as many threads as the calling thread has cores: after
-/// [`pin`] it is the calling thread alone.
+/// Builds a runtime with as many threads as the calling thread has cores. After [`pin`], that
+/// is the calling thread alone.
 ///
 /// # Errors
 /// If the system refuses what a runtime needs.
@@ -37,7 +37,7 @@ pub fn runtime() -> std::io::Result<Runtime> {
     }
 }
 
-/// Where client and server run. A broker shares the server's core.
+/// The cores on which client and server run. A broker shares the server's core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Placement {
@@ -45,15 +45,15 @@ pub enum Placement {
     Same,
     /// Client and server on a core each.
     Separate,
-    /// Wherever the system puts them, from one moment to the next.
+    /// The system chooses, and may change its choice at any moment.
     Free,
 }
 
 impl Placement {
-    /// What comes nearest to it on this machine.
-    pub fn possible(self) -> Self {
+    /// Returns the nearest placement that this machine allows.
+    pub(crate) fn possible(self) -> Self {
         match CORES.len() {
-            // Elsewhere the call exists, but is a hint or nothing.
+            // On other systems the call exists, but is only a hint or does nothing.
             _ if cfg!(not(target_os = "linux")) => Self::Free,
             0 => Self::Free,
             1 if self == Self::Separate => Self::Same,
@@ -61,13 +61,13 @@ impl Placement {
         }
     }
 
-    /// The client's core.
-    pub fn client_core(self) -> Option<usize> {
+    /// Returns the client's core.
+    pub(crate) fn client_core(self) -> Option<usize> {
         (self != Self::Free).then_some(0)
     }
 
-    /// The core of the server and of its broker.
-    pub fn server_core(self) -> Option<usize> {
+    /// Returns the core of the server and its broker.
+    pub(super) fn server_core(self) -> Option<usize> {
         match self {
             Self::Same => Some(0),
             Self::Separate => Some(1),

@@ -1,17 +1,16 @@
-//! Renders kept results into the documents that quote them, so that these cannot
-//! differ from the data.
+//! Renders kept results into the documents that quote them, so the documents always agree
+//! with the data.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use crate::plot::plots;
-use crate::predictions;
-use crate::results::{Results, SCHEMA};
-use crate::tables;
+use super::plots::plots;
+use super::results::Results;
+use super::{predictions, tables};
 
-/// A document, from the root of the repository, and what it quotes.
+/// A document's path from the root of the repository, and the text that it quotes.
 type Document = (&'static str, fn(&Results) -> String);
 
 /// The documents that quote the kept results.
@@ -22,27 +21,27 @@ pub const DOCUMENTS: [Document; 4] = [
     ("docs/use_cases.md", costs),
 ];
 
-/// The data behind them.
+/// The data behind the documents.
 pub const KEPT: &str = "docs/performance_comparison.json";
 
-/// What is rendered stands between these lines.
+/// The lines around the rendered text.
 const MARKERS: (&str, &str) = ("<!-- measured: begin -->", "<!-- measured: end -->");
 
 /// Folder of the plots, from the root of the repository.
 const PLOTS: &str = "docs/performance_comparison";
 
-/// Keeps `results` as [`KEPT`] and renders it into [`DOCUMENTS`], all in the current
-/// folder: the root of the repository.
+/// Copies `results` to [`KEPT`] and renders it into [`DOCUMENTS`]. The current folder has to
+/// be the root of the repository.
 ///
 /// # Errors
-/// If a file is missing, not of this layout, or cannot be written.
+/// If a file is missing, has another layout, or cannot be written.
 pub fn write(results: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(results).with_context(|| format!("read {}", results.display()))?;
-    let parsed = parse(&text)?;
+    let parsed = Results::parse(&text)?;
     let mut rendered = Vec::new();
     for (path, measured) in DOCUMENTS {
         let document = fs::read_to_string(path)
-            .with_context(|| format!("read {path}; start this at the root of the repository"))?;
+            .with_context(|| format!("read {path}; run this in the root folder of the repository"))?;
         let text = replaced(&document, &measured(&parsed)).with_context(|| path.to_owned())?;
         rendered.push((path.to_owned(), text));
     }
@@ -56,32 +55,24 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a `results.json`.
+/// Returns the document with everything between its markers replaced.
 ///
 /// # Errors
-/// If it has another layout.
-pub fn parse(text: &str) -> anyhow::Result<Results> {
-    let results: Results = serde_json::from_str(text).context("this is no results.json of this version")?;
-    ensure!(results.schema == SCHEMA, "results of layout {}, this is {SCHEMA}", results.schema);
-    Ok(results)
-}
-
-/// The document with everything between its markers replaced.
-///
-/// # Errors
-/// If it has no markers.
+/// If the document lacks a marker.
 pub fn replaced(document: &str, measured: &str) -> anyhow::Result<String> {
-    let (before, rest) = document.split_once(MARKERS.0).context("there is no first marker")?;
-    let (_, after) = rest.split_once(MARKERS.1).context("there is no last marker")?;
+    let (before, rest) =
+        document.split_once(MARKERS.0).with_context(|| format!("the line {} is missing", MARKERS.0))?;
+    let (_, after) =
+        rest.split_once(MARKERS.1).with_context(|| format!("the line {} is missing", MARKERS.1))?;
     Ok(format!("{before}{}\n\n{measured}\n{}{after}", MARKERS.0, MARKERS.1))
 }
 
-/// The plots' files, from the root of the repository.
+/// Returns the path from the root of the repository, and the content, of each plot's file.
 pub fn images(results: &Results) -> Vec<(String, String)> {
     plots(results).into_iter().map(|plot| (format!("{PLOTS}/{}.svg", plot.id), plot.file())).collect()
 }
 
-/// The conditions, all tables and all plots.
+/// The conditions, all tables, and all plots.
 fn everything(results: &Results) -> String {
     let mut text = String::from("| condition | |\n|---|---|\n");
     for (name, value) in tables::conditions(&results.conditions) {
@@ -96,7 +87,7 @@ fn everything(results: &Results) -> String {
     text
 }
 
-/// A row for each protocol.
+/// The table of costs, with a row for each protocol.
 fn costs(results: &Results) -> String {
     tables::costs(results).markdown()
 }

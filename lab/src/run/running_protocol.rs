@@ -1,53 +1,34 @@
-//! A protocol, ready to be measured: whatever must run for it runs.
+//! A protocol that is ready to be measured: everything it needs is running.
 
 use std::sync::Arc;
 
-use crate::broker::Brokers;
-use crate::measure::Meter;
-use crate::placement::Placement;
+use super::brokers::Brokers;
+use super::meter::Meter;
+use super::placement::Placement;
+use super::proxy::Proxy;
+use super::server::Server;
 use crate::protocols::{Protocol, Recorder, Served};
-use crate::proxy::Proxy;
-use crate::server::Server;
 
-/// A protocol with its server and the way to it. Dropped, the server stops.
-pub struct Target {
-    /// Which one.
+/// A protocol with its server and the way to it. Dropping it stops the server.
+pub struct RunningProtocol {
+    /// The protocol.
     pub protocol: &'static Protocol,
-    /// Whose CPU time counts.
+    /// Reads the CPU time of its processes.
     pub meter: Meter,
-    /// What counts the bytes; only after [`Target::start_counted`].
+    /// Counts the bytes, if they are counted.
     pub proxy: Option<Proxy>,
     address: String,
     _server: Option<Server>,
 }
 
-impl Target {
-    /// Starts what it needs, on the server's core.
+impl RunningProtocol {
+    /// Starts what the protocol needs, on the server's core. If `counted`, a proxy counts the
+    /// bytes. It runs in front of the server or, if there is a broker, in front of the broker,
+    /// for both the client and the server.
     ///
     /// # Errors
-    /// If it does not start.
+    /// If the server, its broker, or the proxy does not start.
     pub fn start(
-        protocol: &'static Protocol,
-        placement: Placement,
-        brokers: &mut Brokers,
-    ) -> anyhow::Result<Self> {
-        Self::build(protocol, placement, brokers, false)
-    }
-
-    /// The same, with a proxy where the bytes pass: before the server or, through a
-    /// broker, before the broker, for both the client and the server.
-    ///
-    /// # Errors
-    /// If it does not start.
-    pub fn start_counted(
-        protocol: &'static Protocol,
-        placement: Placement,
-        brokers: &mut Brokers,
-    ) -> anyhow::Result<Self> {
-        Self::build(protocol, placement, brokers, true)
-    }
-
-    fn build(
         protocol: &'static Protocol,
         placement: Placement,
         brokers: &mut Brokers,
@@ -81,19 +62,19 @@ impl Target {
         Ok(Self { protocol, meter, proxy, address, _server: server })
     }
 
-    /// Connects a client that has a batch of so many readings prepared.
+    /// Connects a client that has a batch of this many readings prepared.
     ///
     /// # Errors
-    /// If the protocol's client does.
+    /// If the protocol's client does not connect.
     pub async fn connect(&self, readings: u64) -> anyhow::Result<Arc<dyn Recorder>> {
         (self.protocol.connect)(self.address.clone(), usize::try_from(readings)?).await
     }
 
-    /// A client whose connection is certainly open: it has had a reply.
+    /// Connects a client and waits for its first reply, so its connection is certainly open.
     ///
     /// # Errors
-    /// If there is none.
-    pub async fn connected(&self) -> anyhow::Result<Arc<dyn Recorder>> {
+    /// If the client does not connect, or its request fails.
+    pub async fn connect_and_record(&self) -> anyhow::Result<Arc<dyn Recorder>> {
         let recorder = self.connect(1).await?;
         recorder.record().await?;
         Ok(recorder)

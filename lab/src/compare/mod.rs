@@ -1,48 +1,44 @@
-//! Decides what is measured when: servers are started for one kind of
-//! measurement, then rounds go through the protocols in turn (A B C, A B C), so
-//! that a machine that grows slower does so for all.
+//! Compares the protocols: decides what is measured, in which order, and on which cores.
+//!
+//! Read [`plan`] first: what a run measures, and for how long. [`measure`] has the loops that
+//! all protocols go through.
+
+pub mod bytes;
+pub mod measure;
+pub mod plan;
+mod rounds;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::ProgressBar;
-use tokio::runtime::Runtime;
-use tokio::time::sleep;
 
-use crate::broker::{Brokers, is_installed, runnable};
-use crate::measure::{self, Errors, Latencies, percentile};
-use crate::placement::{Placement, pin, runtime};
-use crate::plan::Plan;
+use self::bytes::{Wire, count_bytes};
+use self::measure::Latencies;
+use self::plan::Plan;
+use self::rounds::{BYTES, Comparison, Row};
 use crate::protocols::{INFORMATION, Protocol};
-use crate::proxy::{Wire, count_bytes};
-use crate::results::{
-    Batch, Bytes, Conditions, Failure, FixedRate, Latency, Measured, Memory, Named, Results, SCHEMA, SetUp,
-    Throughput,
+use crate::report::results::{
+    Batch, Bytes, FixedRate, Latency, Measured, Memory, Named, Results, SCHEMA, SetUp, Throughput,
 };
-use crate::spread::Spread;
-use crate::target::Target;
+use crate::report::statistic::{Spread, percentile};
+use crate::run::brokers::{Brokers, is_installed, runnable};
+use crate::run::conditions::Conditions;
+use crate::run::meter::Cpu;
+use crate::run::placement::{Placement, pin, runtime};
 
-/// A rate of which less than this share comes back is too high.
+/// Share of a fixed rate that must come back. With less, the protocol is saturated.
 const KEPT_UP: f64 = 0.95;
 
-/// Longest wait for the first reply through a broker.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-
-/// Pause between two attempts to get it.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
-
-/// The measurement that goes through a proxy.
-const BYTES: &str = "bytes";
-
-/// Measures the protocols by the plan and returns what came of it; if `stop`
-/// becomes true, what there is by then.
+/// Measures the protocols by the plan and returns the results. If `stop` becomes true, it
+/// returns what it has measured by then.
 ///
-/// Pins the calling thread. `placement` overrides the choice for each measurement.
+/// Pins the calling thread. `placement` replaces the usual choice for every measurement.
 ///
 /// # Errors
-/// If the machine refuses what every measurement needs. What fails for one
-/// protocol is a [`Failure`] in the results.
+/// If the machine refuses what every measurement needs. If a measurement fails for one
+/// protocol only, the results list it in [`Results::failures`].
 pub fn compare(
     plan: &Plan,
     protocols: &[&'static Protocol],
@@ -60,7 +56,7 @@ pub fn compare(
     if let Some(core) = same.client_core() {
         pin(core);
     }
-    let mut lab = Lab {
+    let mut comparison = Comparison {
         plan,
         protocols,
         runtime: runtime().context("no runtime")?,
@@ -69,15 +65,15 @@ pub fn compare(
         brokers: Brokers::default(),
         failures: Vec::new(),
     };
-    // One placement after the other: the brokers are started anew for each. Memory first,
-    // before a broker keeps anything.
-    let memory = lab.memory(same);
-    let latency = lab.latency(same);
-    let batch = lab.batch(same);
-    let set_up = lab.set_up(same);
-    let bytes = lab.bytes(same);
-    let throughput = lab.throughput(separate);
-    let fixed_rate = lab.fixed_rate(separate);
+    // Measurements with the same placement are together, because the brokers restart when it
+    // changes. Memory comes first, while the brokers are still empty.
+    let memory = comparison.memory(same);
+    let latency = comparison.latency(same);
+    let batch = comparison.batch(same);
+    let set_up = comparison.set_up(same);
+    let bytes = comparison.bytes(same);
+    let throughput = comparison.throughput(separate);
+    let fixed_rate = comparison.fixed_rate(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -93,7 +89,7 @@ pub fn compare(
         },
         protocols: protocols.iter().map(named).collect(),
         missing,
-        failures: lab.failures,
+        failures: comparison.failures,
         latency,
         throughput,
         fixed_rate,
@@ -104,111 +100,21 @@ pub fn compare(
     })
 }
 
-struct Lab<'a> {
-    plan: &'a Plan,
-    protocols: &'a [&'static Protocol],
-    runtime: Runtime,
-    progress: &'a ProgressBar,
-    stop: &'a AtomicBool,
-    brokers: Brokers,
-    failures: Vec<Failure>,
-}
-
-/// What the rounds of one protocol at one level gave.
-struct Row<T> {
-    protocol: String,
-    level: u64,
-    rounds: Vec<T>,
-}
-
-impl<T> Row<T> {
-    fn spread(&self, figure: impl Fn(&T) -> f64) -> Spread {
-        Spread::of(&self.rounds.iter().map(figure).collect::<Vec<_>>())
-    }
-
-    fn maybe(&self, figure: impl Fn(&T) -> Option<f64>) -> Option<Spread> {
-        Spread::of_all(self.rounds.iter().map(figure))
-    }
-
-    fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
-        self.rounds.iter().map(count).sum()
-    }
-}
-
-impl Lab<'_> {
-    /// Starts all servers and goes through rounds, levels and protocols. A slot
-    /// that returns `None` has nothing to measure.
-    fn rounds<T>(
-        &mut self,
-        name: &str,
-        placement: Placement,
-        (rounds, levels): (usize, &[u64]),
-        mut slot: impl AsyncFnMut(&Target, u64) -> anyhow::Result<Option<T>>,
-    ) -> Vec<Row<T>> {
-        let mut rows = Vec::new();
-        if levels.is_empty() {
-            return rows;
-        }
-        let mut targets = Vec::new();
-        for &protocol in self.protocols {
-            let start = if name == BYTES { Target::start_counted } else { Target::start };
-            let started = start(protocol, placement, &mut self.brokers).and_then(|target| {
-                self.runtime.block_on(ready(&target))?;
-                Ok(target)
-            });
-            match started {
-                Ok(target) => targets.push(Some(target)),
-                Err(error) => {
-                    self.failed(protocol, name, &error);
-                    targets.push(None);
-                }
-            }
-            let row = |&level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
-            rows.extend(levels.iter().map(row));
-        }
-        for _ in 0..rounds {
-            for (at_level, &level) in levels.iter().enumerate() {
-                for (at, target) in targets.iter_mut().enumerate() {
-                    if self.stop.load(Relaxed) {
-                        break;
-                    }
-                    if let Some(running) = target {
-                        let protocol = running.protocol;
-                        self.progress.set_message(format!("{name}: {}", protocol.name));
-                        match self.runtime.block_on(slot(running, level)) {
-                            Ok(outcome) => rows[at * levels.len() + at_level].rounds.extend(outcome),
-                            Err(error) => {
-                                self.failed(protocol, name, &error);
-                                *target = None;
-                            }
-                        }
-                    }
-                    self.progress.inc(1);
-                }
-            }
-        }
-        rows.retain(|row| !row.rounds.is_empty());
-        rows
-    }
-
-    fn failed(&mut self, protocol: &Protocol, measurement: &str, error: &anyhow::Error) {
-        self.failures.push(Failure {
-            name: protocol.name.into(),
-            measurement: measurement.into(),
-            error: format!("{error:#}"),
-        });
-    }
-
+impl Comparison<'_> {
     fn latency(&mut self, placement: Placement) -> Measured<Latency> {
         let span = self.plan.latency;
         let rows = self.rounds("one in flight", placement, (self.plan.rounds, &[1]), async |target, _| {
             let recorder = target.connect(1).await?;
-            some(measure::one_in_flight(&*recorder, span, &target.meter).await, |it| &it.errors)
+            let measured = measure::one_in_flight(&*recorder, span, &target.meter).await;
+            measured.errors.ensure_few()?;
+            Ok(Some(measured))
         });
         let latency = |row: Row<Latencies>| {
-            let at = |share| row.maybe(|round| percentile(&round.histogram, share));
-            let cpu = |time: fn(&measure::Cpu) -> Option<Duration>| {
-                row.maybe(|round| Some(time(&round.cpu)?.as_nanos() as f64 / round.histogram.len() as f64))
+            let at = |share| row.spread_if_all(|round| percentile(&round.histogram, share));
+            let cpu = |time: fn(&Cpu) -> Option<Duration>| {
+                row.spread_if_all(|round| {
+                    Some(time(&round.cpu)?.as_nanos() as f64 / round.histogram.len() as f64)
+                })
             };
             Latency {
                 protocol: row.protocol.clone(),
@@ -235,11 +141,13 @@ impl Lab<'_> {
                 return Ok(None);
             }
             let recorder = target.connect(1).await?;
-            some(measure::in_flight(&recorder, in_flight, span, &target.meter).await, |it| &it.errors)
+            let measured = measure::in_flight(&recorder, in_flight, span, &target.meter).await;
+            measured.errors.ensure_few()?;
+            Ok(Some(measured))
         });
         let throughput = |row: Row<measure::Throughput>| {
-            let busy = |time: fn(&measure::Cpu) -> Option<Duration>| {
-                row.maybe(|round| Some(time(&round.cpu)?.as_secs_f64() / round.elapsed.as_secs_f64()))
+            let busy = |time: fn(&Cpu) -> Option<Duration>| {
+                row.spread_if_all(|round| Some(time(&round.cpu)?.as_secs_f64() / round.elapsed.as_secs_f64()))
             };
             Throughput {
                 protocol: row.protocol.clone(),
@@ -258,7 +166,7 @@ impl Lab<'_> {
         let span = self.plan.fixed_rate;
         let levels = (self.plan.rounds, self.plan.rates.as_slice());
         let lowest = self.plan.rates.first().copied();
-        // The protocols that did not keep up with the rate before, in this round.
+        // The protocols that did not keep up with a lower rate in this round.
         let mut saturated: Vec<&str> = Vec::new();
         let rows = self.rounds("fixed rate", placement, levels, async |target, rate| {
             if Some(rate) == lowest {
@@ -272,10 +180,11 @@ impl Lab<'_> {
             if measured.achieved() < KEPT_UP * rate as f64 {
                 saturated.push(target.protocol.id);
             }
-            some(measured, |it| &it.latencies.errors)
+            measured.latencies.errors.ensure_few()?;
+            Ok(Some(measured))
         });
         let fixed_rate = |row: Row<measure::FixedRate>| {
-            let at = |share| row.maybe(|round| percentile(&round.latencies.histogram, share));
+            let at = |share| row.spread_if_all(|round| percentile(&round.latencies.histogram, share));
             let achieved = row.spread(measure::FixedRate::achieved);
             FixedRate {
                 protocol: row.protocol.clone(),
@@ -283,7 +192,7 @@ impl Lab<'_> {
                 p50: at(0.5),
                 p99: at(0.99),
                 p999: at(0.999),
-                lateness_p99: row.maybe(|round| percentile(&round.lateness, 0.99)),
+                lateness_p99: row.spread_if_all(|round| percentile(&round.lateness, 0.99)),
                 errors: row.sum(|round| round.latencies.errors.count),
                 unsent: row.sum(|round| round.unsent),
                 saturated: achieved.low < KEPT_UP * row.level as f64,
@@ -298,12 +207,14 @@ impl Lab<'_> {
         let levels = (self.plan.rounds, self.plan.readings.as_slice());
         let rows = self.rounds("batches", placement, levels, async |target, readings| {
             let recorder = target.connect(readings).await?;
-            some(measure::one_in_flight(&*recorder, span, &target.meter).await, |it| &it.errors)
+            let measured = measure::one_in_flight(&*recorder, span, &target.meter).await;
+            measured.errors.ensure_few()?;
+            Ok(Some(measured))
         });
         let batch = |row: Row<Latencies>| Batch {
             protocol: row.protocol.clone(),
             readings: row.level,
-            p50: row.maybe(|round| percentile(&round.histogram, 0.5)),
+            p50: row.spread_if_all(|round| percentile(&round.histogram, 0.5)),
             errors: row.sum(|round| round.errors.count),
         };
         Measured { placement, rows: rows.into_iter().map(batch).collect() }
@@ -316,12 +227,13 @@ impl Lab<'_> {
             let mut times = Vec::with_capacity(count);
             for _ in 0..count {
                 let started = Instant::now();
-                target.connected().await?;
+                target.connect_and_record().await?;
                 times.push(started.elapsed().as_nanos() as f64);
             }
             Ok(Some(Spread::of(&times).median))
         });
-        let set_up = |row: Row<f64>| SetUp { protocol: row.protocol.clone(), median: row.spread(|&it| it) };
+        let set_up =
+            |row: Row<f64>| SetUp { protocol: row.protocol.clone(), median: row.spread(|&median| median) };
         Measured { placement, rows: rows.into_iter().map(set_up).collect() }
     }
 
@@ -348,11 +260,11 @@ impl Lab<'_> {
         let levels: &[u64] = if count > 0 { &[1] } else { &[] };
         let rows = self.rounds("memory", placement, (1, levels), async |target, _| {
             let at_rest = target.meter.memory()?;
-            // The first connection also pays for what all of them share.
-            let mut open = vec![target.connected().await?];
+            // The first connection also allocates what all of them share.
+            let mut open = vec![target.connect_and_record().await?];
             let before = target.meter.memory()?;
             for _ in 0..count {
-                open.push(target.connected().await?);
+                open.push(target.connect_and_record().await?);
             }
             let grown = target.meter.memory()?.saturating_sub(before);
             Ok(Some((at_rest, grown as f64 / count as f64)))
@@ -366,29 +278,5 @@ impl Lab<'_> {
             })
         };
         rows.into_iter().flat_map(memory).collect()
-    }
-}
-
-/// Waits for the first reply through a broker: one that has just started takes its
-/// time, and a queue its election.
-async fn ready(target: &Target) -> anyhow::Result<()> {
-    let started = Instant::now();
-    while target.protocol.served.broker().is_some() {
-        match target.connected().await {
-            Ok(_) => break,
-            Err(error) if started.elapsed() > READY_WITHIN => return Err(error),
-            Err(_) => sleep(ASK_AGAIN_AFTER).await,
-        }
-    }
-    Ok(())
-}
-
-/// What was measured, unless nothing but errors came of it.
-fn some<T>(measured: T, errors: impl Fn(&T) -> &Errors) -> anyhow::Result<Option<T>> {
-    match errors(&measured) {
-        Errors { count, first: Some(first) } if *count >= measure::TOO_MANY_ERRORS => {
-            anyhow::bail!("{count} errors, of which the first: {first}")
-        }
-        _ => Ok(Some(measured)),
     }
 }

@@ -2,31 +2,30 @@
 
 use std::time::Duration;
 
-use crate::measure::Span;
+use super::measure::Span;
 
 /// What to measure, and for how long.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How often each measurement is repeated.
+    /// Number of times that each measurement is made.
     pub rounds: usize,
-    /// One in flight.
+    /// Time with one request in flight.
     pub latency: Span,
-    /// Many in flight.
+    /// Time with many requests in flight.
     pub throughput: Span,
-    /// How many.
+    /// Numbers of requests in flight.
     pub in_flight: Vec<u64>,
-    /// Fixed rates.
+    /// Time at each fixed rate.
     pub fixed_rate: Span,
-    /// Requests per second, in rising order; none skips the measurement.
+    /// Requests per second, in rising order. An empty list skips the measurement.
     pub rates: Vec<u64>,
-    /// One batch in flight.
+    /// Time with one batch in flight.
     pub batch: Span,
-    /// Readings in a batch; none skips the measurement.
+    /// Readings in a batch. An empty list skips the measurement.
     pub readings: Vec<u64>,
-    /// Connections made one after the other in a round; 0 skips the measurement.
+    /// Connections made one after the other in a round. 0 skips the measurement.
     pub set_ups: usize,
-    /// Idle connections that are held to see what memory they take; 0 skips the
-    /// measurement.
+    /// Idle connections that are held open to measure their memory. 0 skips the measurement.
     pub idle_connections: usize,
 }
 
@@ -35,7 +34,7 @@ fn span(warm_up: u64, measured: u64) -> Span {
 }
 
 impl Plan {
-    /// About a minute.
+    /// The plan of the default run, which takes about a minute.
     pub fn quick() -> Self {
         Self {
             rounds: 3,
@@ -51,7 +50,7 @@ impl Plan {
         }
     }
 
-    /// Everything, longer and more often.
+    /// The plan of `--full`: everything, longer and with more rounds.
     pub fn full() -> Self {
         Self {
             rounds: 5,
@@ -67,7 +66,7 @@ impl Plan {
         }
     }
 
-    /// How many steps the progress bar has for so many protocols.
+    /// Returns the number of steps that the progress bar has for this many protocols.
     pub fn steps(&self, protocols: usize) -> u64 {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);

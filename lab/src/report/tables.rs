@@ -1,32 +1,26 @@
 //! The tables that the results are shown as.
 
-use crate::conditions::utc;
+use super::claims;
+use super::format::{NONE, digits, grouped, micros, short, utc};
+use super::results::{BASELINE, Memory, Named, Results, Throughput};
+use super::statistic::{NOISY, Spread};
+use super::table::Table;
 use crate::protocols::Kind;
-use crate::results::{Conditions, Memory, Named, Results, Throughput};
-use crate::spread::{NOISY, Spread};
-use crate::table::{NONE, Table, digits, grouped, micros, short};
-use crate::words::ORIGINAL;
+use crate::run::conditions::Conditions;
 
-/// All tables that the results have rows for.
+/// Returns all tables that the results have rows for. [`costs`], [`summary`], and the predictions
+/// are only in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [
-        with_marks(latency(results), results),
-        with_marks(cpu(results), results),
-        with_marks(throughput(results), results),
-        with_marks(fixed_rate(results), results),
-        with_marks(batch(results), results),
-        with_marks(bytes(results), results),
-        with_marks(set_up(results), results),
-        with_marks(memory(results), results),
-        words(results),
-        lacking(results),
-    ];
-    all.into_iter().filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
+    let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
+    let figures = figures.into_iter().map(|table| with_marks(table(results), results));
+    let all = figures.chain([claims::table(results), not_measured(results)]);
+    all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
-/// Marks those that could not run, and those of which a reply means less.
+/// Marks the protocols that could not run, and those whose replies mean less.
 fn with_marks(mut table: Table, results: &Results) -> Table {
-    let accepted: Vec<_> = results.protocols.iter().filter(|it| it.kind == Kind::Accepted).collect();
+    let accepted: Vec<_> =
+        results.protocols.iter().filter(|protocol| protocol.kind == Kind::Accepted).collect();
     if !table.rows.is_empty() && !accepted.is_empty() {
         let names: Vec<_> = accepted.iter().map(|protocol| protocol.name.as_str()).collect();
         table.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(", "));
@@ -42,7 +36,7 @@ fn with_marks(mut table: Table, results: &Results) -> Table {
     table
 }
 
-/// The conditions, a line each.
+/// Returns the name and value of each condition.
 pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
     let versions: Vec<_> =
         conditions.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
@@ -81,7 +75,7 @@ fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
     spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
 }
 
-/// What a row's last column says: nothing, if all is well.
+/// Returns the content of a row's last column, which is empty if all is well.
 fn remark(spread: Option<Spread>, errors: u64) -> String {
     let noisy = spread.is_some_and(|spread| spread.is_noisy());
     let errors = (errors > 0).then(|| format!("{errors} errors"));
@@ -92,7 +86,7 @@ fn latency(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency with one request in flight, in µs; {}", results.latency.placement),
         &format!(
-            "Medians over the rounds; beside p50 its range. {NONE}: fewer than ten samples beyond. \
+            "Medians over the rounds, with the range of p50 beside it. {NONE}: fewer than ten samples beyond. \
              noisy: the range of p50 is wider than {:.0} percent of it.",
             NOISY * 100.0
         ),
@@ -117,7 +111,7 @@ fn latency(results: &Results) -> Table {
 fn cpu(results: &Results) -> Table {
     let mut table = Table::new(
         format!("CPU time per request with one in flight, in µs; {}", results.latency.placement),
-        "User and kernel mode, by the scheduler's account. The client's includes the measuring loop.",
+        "User and kernel mode, as the scheduler counts it. The client's time includes the measuring loop.",
         &["protocol", "client", "server", "range", "broker", "together", ""],
     );
     for row in results.latency.rows.iter().filter(|row| row.client_cpu.is_some()) {
@@ -138,14 +132,15 @@ fn throughput(results: &Results) -> Table {
     let placement = results.throughput.placement;
     let mut table = Table::new(
         format!("Requests per second by number in flight; {placement}"),
-        "client, server, broker: CPU time per second of the clock, 100 % is one core. saturated: the side that \
-         had none left; the rate is that side's limit, and says nothing about the other side. none: each \
-         waited part of the time, for another side or for a disk.",
+        "client, server, broker: CPU time per second of the clock; 100 % is one core. saturated: the side that \
+         had no CPU time left. The rate is that side's limit, and says nothing about the other side. none: each \
+         side waited part of the time, for another side or for a disk.",
         &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
-        let busy =
-            |spread: Option<Spread>| spread.map_or(NONE.into(), |it| format!("{:.0} %", it.median * 100.0));
+        let busy = |spread: Option<Spread>| {
+            spread.map_or(NONE.into(), |busy| format!("{:.0} %", busy.median * 100.0))
+        };
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             row.in_flight.to_string(),
@@ -164,14 +159,14 @@ fn throughput(results: &Results) -> Table {
 fn fixed_rate(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency at fixed rates, from the intended moment, in µs; {}", results.fixed_rate.placement),
-        "Each protocol up to the first rate that it did not keep up with. late: 99 percent of the requests \
-         were noticed to be due no later than this, which is part of their times.",
+        "Each protocol runs up to the first rate that it cannot keep up with. late: p99 of the sender's own delay, \
+         which is part of the times.",
         &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "late", "unsent", ""],
     );
     for row in &results.fixed_rate.rows {
         let saturated = if row.saturated { "saturated".to_owned() } else { String::new() };
         let remarks = [remark(row.p50, row.errors), saturated];
-        let micros = |spread: Option<Spread>| spread.map_or(NONE.into(), |it| short(it.median / 1000.0));
+        let micros = |spread: Option<Spread>| spread.map_or(NONE.into(), |time| short(time.median / 1000.0));
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             short(row.offered as f64),
@@ -181,7 +176,7 @@ fn fixed_rate(results: &Results) -> Table {
             micros(row.p999),
             micros(row.lateness_p99),
             if row.unsent > 0 { short(row.unsent as f64) } else { String::new() },
-            remarks.into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(", "),
+            remarks.into_iter().filter(|remark| !remark.is_empty()).collect::<Vec<_>>().join(", "),
         ]);
     }
     table
@@ -189,8 +184,8 @@ fn fixed_rate(results: &Results) -> Table {
 
 fn batch(results: &Results) -> Table {
     let mut table = Table::new(
-        format!("Growth with the batch, one in flight, p50 in µs; {}", results.batch.placement),
-        "What a batch costs once is shared by all of its readings.",
+        format!("Time by size of the batch, one in flight, p50 in µs; {}", results.batch.placement),
+        "All readings of a batch share what the batch costs once.",
         &["protocol", "readings", "per batch", "range", "per reading", ""],
     );
     for row in &results.batch.rows {
@@ -209,8 +204,8 @@ fn batch(results: &Results) -> Table {
 fn bytes(results: &Results) -> Table {
     let mut table = Table::new(
         "Bytes on the wire: one request with one reading, and set-up".into(),
-        "TCP payload, counted by a forwarding proxy in an untimed run; through a broker both hops together. \
-         Payload: the information of the reading. Set-up comes once per connection.",
+        "TCP payload, counted by a forwarding proxy in an untimed run. Through a broker, it is the sum of both \
+         hops. Payload: the information in the reading. Set-up happens once per connection.",
         &["protocol", "request", "response", "together", "payload", "share", "set-up"],
     );
     for row in &results.bytes {
@@ -229,8 +224,8 @@ fn bytes(results: &Results) -> Table {
 
 fn set_up(results: &Results) -> Table {
     let mut table = Table::new(
-        format!("Set-up: from nothing to the first reply, in µs; {}", results.set_up.placement),
-        "Connection, handshakes and one request, with a new client each time.",
+        format!("Set-up: time to the first reply, in µs; {}", results.set_up.placement),
+        "Connection, handshakes, and one request, with a new client each time.",
         &["protocol", "median", "range", ""],
     );
     for row in &results.set_up.rows {
@@ -247,8 +242,8 @@ fn set_up(results: &Results) -> Table {
 fn memory(results: &Results) -> Table {
     let mut table = Table::new(
         "The server's memory, in kB".into(),
-        "Pages in RAM, without the kernel's buffers. A connection is idle after one request. –: less than the \
-         process's memory varies by itself.",
+        "Memory in RAM, without the kernel's buffers. Each idle connection has made one request. –: less than the \
+         process's memory varies on its own.",
         &["protocol", "at rest", "per idle connection"],
     );
     for row in &results.memory {
@@ -258,15 +253,15 @@ fn memory(results: &Results) -> Table {
     table
 }
 
-/// What each protocol costs, a row each: the figures that a choice needs.
+/// Returns what each protocol costs, in the figures that a reader needs to choose one.
 pub fn costs(results: &Results) -> Table {
     let mut table = Table::new(
         "What each protocol costs".into(),
         &format!(
-            "Latency: p50 with one request in flight; CPU time per request of all sides; requests per second \
-             with {MANY} in flight; bytes per request and reply; set-up: from nothing to the first reply; memory \
-             of the server for an idle connection. ×: times the bare tokio TCP echo. Latency, CPU time and \
-             set-up: {}; requests per second: {}.",
+            "Latency: p50 with one request in flight. CPU: time of all sides per request. Requests/s: with {MANY} in \
+             flight. Bytes: one request and its reply. Set-up: time to the first reply. kB/connection: the server's \
+             memory for an idle connection. ×: how many times the figure of the bare tokio TCP echo. Latency, CPU, \
+             and set-up: {}; requests/s: {}.",
             results.latency.placement, results.throughput.placement
         ),
         &[
@@ -285,11 +280,14 @@ pub fn costs(results: &Results) -> Table {
     let figures = |id: &str| [results.latency_of(id), results.cpu_of(id), results.rate_of(id, MANY)];
     for Named { id, name, .. } in &results.protocols {
         let mut row = vec![name.clone()];
-        for ((figure, floor), show) in figures(id).into_iter().zip(figures(ECHO)).zip([micros, micros, short])
+        for ((figure, baseline), show) in
+            figures(id).into_iter().zip(figures(BASELINE)).zip([micros, micros, short])
         {
             row.push(figure.map_or(NONE.into(), show));
             row.push(
-                figure.zip(floor).map_or(NONE.into(), |(figure, floor)| format!("{:.1}", figure / floor)),
+                figure
+                    .zip(baseline)
+                    .map_or(NONE.into(), |(figure, baseline)| format!("{:.1}", figure / baseline)),
             );
         }
         row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
@@ -303,10 +301,8 @@ pub fn costs(results: &Results) -> Table {
     let names: Vec<_> =
         throughput.rows.iter().filter(client).map(|row| results.name(&row.protocol)).collect();
     if !names.is_empty() {
-        table.note += &format!(
-            " The requests per second are its client's limit, not its server's: {}.",
-            names.join(", ")
-        );
+        table.note +=
+            &format!(" Requests/s is the limit of the client, not of the server, for {}.", names.join(", "));
     }
     with_marks(table, results).without_empty_columns()
 }
@@ -316,11 +312,12 @@ pub fn costs(results: &Results) -> Table {
 pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
     let mut table = Table::new(String::new(), "", &columns);
     let figures = |id: &str| [results.latency_of(id), results.cpu_of(id)];
-    let shown = |named: &&Named| named.id == ECHO || named.kind == Kind::Recorded;
+    let shown = |named: &&Named| named.id == BASELINE || named.kind == Kind::Recorded;
     for Named { id, name, .. } in results.protocols.iter().filter(shown) {
         let mut row = vec![name.clone()];
-        for (figure, floor) in figures(id).into_iter().zip(figures(ECHO)) {
-            let more = figure.zip(floor).filter(|_| id != ECHO).map(|(figure, floor)| figure - floor);
+        for (figure, baseline) in figures(id).into_iter().zip(figures(BASELINE)) {
+            let more =
+                figure.zip(baseline).filter(|_| id != BASELINE).map(|(figure, baseline)| figure - baseline);
             row.push(figure.map_or(NONE.into(), micros));
             row.push(more.map_or(NONE.into(), |more| format!("{:+.1}", more / 1000.0)));
         }
@@ -329,52 +326,17 @@ pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
     table
 }
 
-/// The row that others are held against.
-const ECHO: &str = "tokio_echo";
-
-/// How many in flight are many.
+/// Requests in flight in the table of costs.
 const MANY: u64 = 64;
 
-/// Of an idle connection, in kB.
+/// Memory of an idle connection, in kB.
 fn per_connection(row: &Memory) -> String {
     if row.per_connection > 0.0 { digits(row.per_connection / 1000.0) } else { NONE.into() }
 }
 
-/// The original's words beside what was measured.
-fn words(results: &Results) -> Table {
-    let mut table = Table::new(
-        "The original's words beside the figures".into(),
-        "Latency: p50 with one in flight, in µs, and times the tokio echo's. Throughput: the highest of the table. \
-         Overhead: bytes on the wire beyond the information.",
-        &["protocol", "latency", "said", "requests/s", "said", "overhead", "said"],
-    );
-    let floor = results.latency_of(ECHO);
-    for words in &ORIGINAL {
-        for id in words.ids.iter().filter(|id| results.protocols.iter().any(|protocol| protocol.id == **id)) {
-            let p50 = results.latency_of(id);
-            let times = p50.zip(floor).map(|(time, floor)| format!(" (×{:.1})", time / floor));
-            let of = |row: &&Throughput| row.protocol == *id;
-            let most =
-                results.throughput.rows.iter().filter(of).map(|row| row.per_second.median).reduce(f64::max);
-            let wire = results.bytes.iter().find(|row| row.protocol == *id);
-            table.rows.push(vec![
-                results.name(id).into(),
-                p50.map_or(NONE.into(), micros) + &times.unwrap_or_default(),
-                words.latency.into(),
-                most.map_or(NONE.into(), grouped),
-                words.throughput.into(),
-                wire.map_or(NONE.into(), |row| grouped(row.total() - row.payload as f64)),
-                words.overhead.into(),
-            ]);
-        }
-    }
-    table
-}
-
-/// What did not run, or failed.
-fn lacking(results: &Results) -> Table {
-    let mut table =
-        Table::new("Not measured".into(), "", &["protocol", "what", "why", "what would change it"]);
+/// Protocols that did not run, and measurements that failed.
+fn not_measured(results: &Results) -> Table {
+    let mut table = Table::new("Not measured".into(), "", &["protocol", "what", "why", "how to change it"]);
     for missing in &results.missing {
         table.rows.push(vec![
             missing.name.clone(),

@@ -1,22 +1,61 @@
-//! Under which conditions a run is made: printed beside every result.
+//! Records the conditions of a run, which are shown beside every result.
 
 use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::results::Conditions;
+use serde::{Deserialize, Serialize};
 
-/// Libraries whose versions are told.
+/// Libraries whose versions are reported.
 const LIBRARIES: [&str; 7] = ["tokio", "axum", "reqwest", "tokio-tungstenite", "tonic", "lapin", "redis"];
 
-/// How long the machine is watched before a run.
+/// Time for which the machine is watched before a run.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// The versions that this very build is made of.
-const LOCK: &str = include_str!("../../Cargo.lock");
+/// Share of the cores' time above which other programs make a machine busy.
+const BUSY: f64 = 0.1;
 
-/// What is known before the run. Call it before any thread is pinned.
+/// The versions of the libraries in this build.
+const LOCK: &str = include_str!("../../../Cargo.lock");
+
+/// Where, when, and how a run measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Conditions {
+    /// The command.
+    pub command: String,
+    /// When the run began, in seconds since the Unix epoch.
+    pub started_at: u64,
+    /// How long the run took, in seconds.
+    pub duration_seconds: f64,
+    /// The run was stopped early, so it has fewer rounds than planned, or none.
+    pub interrupted: bool,
+    /// Rounds planned.
+    pub rounds: usize,
+    /// The processor, and whether the machine is virtual.
+    pub machine: String,
+    /// Cores that the lab may use.
+    pub cores: usize,
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// The system's name and its kernel's release.
+    pub system: String,
+    /// Share of all cores' time that other programs used just before the run, 0 to 1.
+    pub busy_before: Option<f64>,
+    /// The compiler.
+    pub rustc: String,
+    /// Versions of the libraries and brokers that did the work.
+    pub versions: Vec<(String, String)>,
+}
+
+impl Conditions {
+    /// Whether other programs used so much of the machine that the figures are noisy.
+    pub fn was_busy(&self) -> bool {
+        self.busy_before.is_some_and(|share| share > BUSY)
+    }
+}
+
+/// Returns what is known before the run. Call it before any thread is pinned.
 pub fn conditions(rounds: usize) -> Conditions {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let separator = if arguments.is_empty() { "" } else { " -- " };
@@ -40,9 +79,9 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The share of all cores' time that others use while this program sleeps, what a
-/// hypervisor takes away included (proc_stat(5)). The load average would not do: it
-/// still holds the build that has just ended.
+/// Returns the share of all cores' time that others use while this program sleeps, including
+/// what a hypervisor takes away (proc_stat(5)). The load average is no substitute, because it
+/// still includes the build that has just ended.
 fn busy() -> Option<f64> {
     let (idle, all) = core_time()?;
     std::thread::sleep(WATCHED);
@@ -50,11 +89,11 @@ fn busy() -> Option<f64> {
     Some(1.0 - (idle_after - idle) / (all_after - all))
 }
 
-/// Of all cores: the time that passed idle, and all time.
+/// Returns the idle time of all cores, and their whole time.
 fn core_time() -> Option<(f64, f64)> {
     let stat = read("/proc/stat")?;
     let fields = stat.lines().next()?.split_whitespace().skip(1);
-    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of these.
+    // user, nice, system, idle, iowait, irq, softirq, steal. The fields after these are part of them.
     let times: Vec<f64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
     Some((times.get(3)? + times.get(4)?, times.iter().sum()))
 }
@@ -89,7 +128,7 @@ fn system() -> String {
     format!("{}, kernel {}", name.as_deref().unwrap_or(std::env::consts::OS), kernel.trim())
 }
 
-/// The compiler on this machine; `cargo run` has just used it.
+/// Returns the version of the compiler that `cargo run` has just used.
 fn rustc() -> String {
     let output = Command::new("rustc").arg("--version").output();
     let version = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
@@ -101,14 +140,14 @@ fn library(name: &str) -> Option<(String, String)> {
     Some((name.to_owned(), entry.split_once('"')?.0.to_owned()))
 }
 
-/// The brokers that are installed, where that is quick to tell.
+/// Returns the versions of the installed brokers, as far as they can be read quickly.
 fn brokers() -> Vec<(String, String)> {
     let printed = Command::new("redis-server").arg("--version").output().ok();
     let redis = printed.and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
         Some(("redis-server".to_owned(), text.split_once("v=")?.1.split(' ').next()?.to_owned()))
     });
-    // The name of a folder, since to ask the program takes seconds.
+    // The folder's name has the version too, and asking the program would take seconds.
     let folders = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
     let mut names = folders.filter_map(|folder| folder.file_name().into_string().ok());
     let rabbitmq = names.find_map(|name| {
@@ -116,20 +155,4 @@ fn brokers() -> Vec<(String, String)> {
         Some(("rabbitmq-server".to_owned(), version.to_owned()))
     });
     redis.into_iter().chain(rabbitmq).collect()
-}
-
-/// A moment, given in seconds since the Unix epoch, as `2026-01-31 13:59 UTC`.
-pub fn utc(seconds: u64) -> String {
-    let (days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
-    // Years that begin in March end with the leap day: one formula for all months
-    // (Howard Hinnant, "chrono-compatible low-level date algorithms").
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
