@@ -11,18 +11,15 @@
 //! now and then (a *slow loris*).
 //!
 //! The WebSocket library reports only whole messages. So a [`MeteredStream`] below it
-//! counts the bytes of its TCP connection.
+//! counts the bytes of its connection.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio_util::io::{InspectReader, InspectWriter};
 
 /// How patient one end of a connection is with the other.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +147,14 @@ impl Meter {
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
+
+    /// Wraps a stream so that its bytes are counted here.
+    pub(crate) fn attach<S: AsyncRead + AsyncWrite>(self: &Arc<Self>, stream: S) -> MeteredStream<S> {
+        let (received, sent) = (self.clone(), self.clone());
+        let on_read: OnBytes = Box::new(move |bytes| add(&received.received, bytes.len()));
+        let on_write: OnBytes = Box::new(move |bytes| add(&sent.sent, bytes.len()));
+        InspectWriter::new(InspectReader::new(stream, on_read), on_write)
+    }
 }
 
 /// Adds to a count. Only one task at a time changes it, so no atomic addition is needed.
@@ -157,56 +162,8 @@ fn add(count: &AtomicU64, more: usize) {
     count.store(count.load(Ordering::Relaxed) + more as u64, Ordering::Relaxed);
 }
 
-/// A TCP connection that counts its bytes.
-#[derive(Debug)]
-pub(crate) struct MeteredStream {
-    stream: TcpStream,
-    meter: Arc<Meter>,
-}
+/// A stream whose bytes are counted.
+pub(crate) type MeteredStream<S> = InspectWriter<InspectReader<S, OnBytes>, OnBytes>;
 
-impl MeteredStream {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, meter: Arc::default() }
-    }
-
-    pub(crate) fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-
-    pub(crate) fn get_ref(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    pub(crate) fn into_inner(self) -> TcpStream {
-        self.stream
-    }
-}
-
-impl AsyncRead for MeteredStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        add(&self.meter.received, buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for MeteredStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        add(&self.meter.sent, count);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+/// Is shown the bytes of each read or write.
+type OnBytes = Box<dyn FnMut(&[u8]) + Send + Sync>;

@@ -8,9 +8,10 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use message_queue::brokers;
+use message_queue::client::Client;
 use message_queue::model::Reading;
+use message_queue::rabbitmq::server;
 use message_queue::rabbitmq::topology::Topology;
-use message_queue::rabbitmq::{client::Client, server};
 
 use super::message_queue::{reading, until_owner_is_gone};
 use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
 use message_queue::brokers;
+use message_queue::client::Client;
 use message_queue::model::Reading;
 use message_queue::redis::names::KeyNames;
-use message_queue::redis::{client::Client, server};
+use message_queue::redis::server;
 use redis::aio::MultiplexedConnection;
 
 use super::message_queue::{reading, until_owner_is_gone};

@@ -17,7 +17,7 @@ use websocket::Metric;
 use websocket::client::{ChatEvent, Client};
 
 use crate::PAIR;
-use crate::client::Proxy;
+use crate::fake::Proxy;
 use crate::live::reading;
 use crate::local::{Raw, TEXT, soon};
 

@@ -6,12 +6,20 @@ mod browser;
 mod chat;
 mod client;
 mod exercises;
+mod fake;
+mod handshake;
+mod lifecycle;
 mod live;
 mod load;
 mod local;
+mod names;
 mod origins;
+mod page;
+mod page_chat;
 mod protocol;
+mod reconnect;
 mod slow;
+mod terminal;
 
 use std::process::ExitCode;
 

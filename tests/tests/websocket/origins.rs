@@ -5,8 +5,8 @@ use tokio::io::AsyncReadExt;
 use websocket::server::origin::{Origin, own_origins};
 
 use crate::PAIR;
+use crate::handshake::status;
 use crate::local::{Local, Raw, handshake, limits, soon};
-use crate::protocol::status;
 
 /// RFC 9112, section 3.2.
 #[apply(test!)]

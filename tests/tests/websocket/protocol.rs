@@ -1,150 +1,11 @@
-//! What is really on the wire: the handshake, frames, and how connections end.
-
-use std::time::Duration;
-use tests::{apply, test};
+//! Frames and messages on the wire, right and wrong.
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tests::{apply, test};
+use tokio::io::AsyncWriteExt;
 use websocket::Limits;
 
-use crate::local::{BINARY, CLOSE, KEY, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
-use tcp_socket::base::limits::ConnectionLimits;
-
-#[apply(test!)]
-async fn the_handshake_is_that_of_the_rfc() {
-    let server = Local::start(limits()).await;
-    let mut raw = Raw::tcp(server.addr).await;
-    raw.send(handshake("/echo", "Sec-WebSocket-Protocol: other, weather.v1.json\r\n")).await;
-    let head = raw.head().await;
-    let lines: Vec<&str> = head.lines().filter(|line| !line.starts_with("date: ")).collect();
-    let expected = [
-        "HTTP/1.1 101 Switching Protocols",
-        "upgrade: websocket",
-        "connection: upgrade",
-        "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
-        "sec-websocket-protocol: weather.v1.json",
-        "",
-    ];
-    assert_eq!(lines, expected);
-    // The frames that the README shows.
-    raw.send([0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]).await;
-    assert_eq!(raw.frame().await.unwrap(), (TEXT, b"Hello".to_vec()));
-    raw.send([0x88, 0x82, 0x37, 0xfa, 0x21, 0x3d, 0x34, 0x12]).await;
-    assert_eq!(raw.closed().await.0, 1000);
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn a_frame_glued_to_the_handshake_is_not_lost() {
-    let server = Local::start(limits()).await;
-    let mut raw = Raw::tcp(server.addr).await;
-    let whole = [handshake("/echo", "").into_bytes(), frame(TEXT, b"early"), frame(BINARY, &[0, 255])];
-    raw.send(whole.concat()).await;
-    raw.head().await;
-    assert_eq!(raw.frame().await.unwrap(), (TEXT, b"early".to_vec()));
-    assert_eq!(raw.frame().await.unwrap(), (BINARY, vec![0, 255]));
-    server.stop().await;
-}
-
-/// The status that a request gets.
-pub async fn status(server: &Local, request: String) -> (u16, String) {
-    let mut raw = Raw::tcp(server.addr).await;
-    raw.send(request).await;
-    let head = raw.head().await;
-    (head[9..12].parse().unwrap(), head)
-}
-
-#[apply(test!)]
-async fn a_bad_handshake_gets_its_status() {
-    let server = Local::start(limits()).await;
-    let good = handshake("/chat", "");
-    assert_eq!(status(&server, good.clone()).await.0, 101);
-    let cases = [
-        (good.replace("GET", "POST"), 405, "allow: GET"),
-        (good.replace("HTTP/1.1", "HTTP/1.0"), 400, ""),
-        (good.replace("Upgrade: websocket", "Upgrade: h2c"), 426, "upgrade: websocket"),
-        (good.replace("Connection: Upgrade", "Connection: keep-alive"), 426, "upgrade: websocket"),
-        (good.replace("Version: 13", "Version: 8"), 426, "sec-websocket-version: 13"),
-        (good.replace("Sec-WebSocket-Version: 13\r\n", ""), 426, "sec-websocket-version: 13"),
-        (good.replace(KEY, "c2hvcnQ="), 400, ""),
-        (good.replace(KEY, "c2hvcnQ=="), 400, ""),
-        (good.replace(KEY, "dGhlIHNhbXBsZSBub25jZXM=="), 400, ""),
-        (good.replace(KEY, "dGhlIHNhbXBsZSBub25j!!=="), 400, ""),
-        (good.replace("Sec-WebSocket-Key", "X-Key"), 400, ""),
-        (handshake("/chat", &format!("Sec-WebSocket-Key: {KEY}\r\n")), 400, ""),
-        (handshake("/chat", "Content-Length: 5\r\n"), 400, ""),
-        (handshake("/chat", "Transfer-Encoding: chunked\r\n"), 400, ""),
-        (handshake("/nowhere", ""), 404, ""),
-        ("GET /chat HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "upgrade: websocket"),
-    ];
-    for (request, expected, header) in cases {
-        let (status, head) = status(&server, request.clone()).await;
-        assert_eq!(status, expected, "{request}");
-        assert!(head.contains(header), "{request}{head}");
-    }
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn header_names_and_tokens_may_be_written_in_any_case() {
-    let server = Local::start(limits()).await;
-    let request = handshake("/chat", "")
-        .replace("Upgrade: websocket", "UPGRADE: WebSocket")
-        .replace("Connection: Upgrade", "connection: keep-alive, UPGRADE");
-    assert_eq!(status(&server, request).await.0, 101);
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn of_the_subprotocols_only_ours_is_spoken() {
-    let server = Local::start(limits()).await;
-    let offer = |lines: &str| handshake("/live", lines);
-    let ours = "sec-websocket-protocol: weather.v1.json\r\n";
-    let (code, head) = status(&server, offer("")).await;
-    assert!(code == 101 && !head.contains("sec-websocket-protocol"), "{head}");
-    let (code, head) =
-        status(&server, offer("Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b,weather.v1.json\r\n"))
-            .await;
-    assert!(code == 101 && head.contains(ours), "{head}");
-    for unknown in ["weather.v2.json", "WEATHER.V1.JSON", ""] {
-        let (code, head) = status(&server, offer(&format!("Sec-WebSocket-Protocol: {unknown}\r\n"))).await;
-        assert_eq!(code, 400, "{unknown} {head}");
-    }
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn pages_from_elsewhere_may_not_connect() {
-    let allowed_origins = vec!["https://weather.example".parse().unwrap()];
-    let server = Local::allowing(allowed_origins, limits()).await;
-    let port = server.addr.port();
-    let from = |origin: &str| handshake("/chat", &format!("Origin: {origin}\r\n"));
-    for own in [
-        format!("http://127.0.0.1:{port}"),
-        format!("http://localhost:{port}"),
-        "https://weather.example".to_owned(),
-    ] {
-        assert_eq!(status(&server, from(&own)).await.0, 101, "{own}");
-    }
-    for foreign in [
-        "https://evil.example".to_owned(),
-        "null".to_owned(),
-        "http://127.0.0.1".to_owned(),
-        format!("https://127.0.0.1:{port}"),
-        "https://weather.example.evil.example".to_owned(),
-    ] {
-        assert_eq!(status(&server, from(&foreign)).await.0, 403, "{foreign}");
-    }
-    // A name that was made to resolve to this machine is a foreign page's, too.
-    let rebound = from(&format!("http://evil.example:{port}"))
-        .replace("Host: 127.0.0.1", &format!("Host: evil.example:{port}"));
-    assert_eq!(status(&server, rebound).await.0, 403);
-    let twice = from("https://weather.example").replace("Origin:", "Origin: https://evil.example\r\nOrigin:");
-    assert_eq!(status(&server, twice).await.0, 403);
-    server.stop().await;
-}
+use crate::local::{BINARY, CLOSE, Local, PING, PONG, Raw, TEXT, frame, limits};
 
 #[apply(test!)]
 async fn a_violation_of_the_protocol_gets_its_close_code() {
@@ -309,6 +170,10 @@ async fn a_request_of_another_shape_is_refused() {
             r#"{"type":"readings","type":"readings","id":5,"station":"a","limit":1}"#.to_owned(),
             "duplicate field `type`",
         ),
+        (
+            r#"{"type":"readings","id":5,"type":"record","station":"a","limit":1}"#.to_owned(),
+            "duplicate field `type`",
+        ),
         (r#"{"type":7,"id":5}"#.to_owned(), "type: invalid type"),
     ];
     let chat_cases = [
@@ -373,125 +238,6 @@ async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     server.stop().await;
 }
 
-/// A server of which only the heartbeat is as given.
-async fn beating(heartbeat: u64, dead_after: u64) -> Local {
-    let [heartbeat, dead_after] = [heartbeat, dead_after].map(Duration::from_millis);
-    Local::start(Limits { heartbeat, dead_after, ..limits() }).await
-}
-
-#[apply(test!)]
-async fn the_server_pings_and_sends_heartbeats() {
-    let server = beating(50, 600_000).await;
-    for path in ["/chat", "/live"] {
-        let mut raw = Raw::open(server.addr, path).await;
-        for _ in 0..3 {
-            assert_eq!(raw.frame().await.unwrap().0, PING);
-            let (first, text) = raw.frame().await.unwrap();
-            assert_eq!(first, TEXT);
-            let heartbeat: serde_json::Value = serde_json::from_slice(&text).unwrap();
-            assert_eq!(heartbeat, json!({"type": "heartbeat", "next_within_ms": 50}));
-        }
-    }
-    server.stop().await;
-}
-
-/// One that answers is kept for longer than one that is silent.
-#[apply(test!)]
-async fn the_dead_are_closed_and_the_living_are_not() {
-    let server = beating(400, 2500).await;
-    let mut alive = Raw::open(server.addr, "/echo").await;
-    let mut silent = Raw::open(server.addr, "/echo").await;
-    for _ in 0..9 {
-        assert_eq!(alive.frame().await.unwrap().0, PING);
-        alive.send(frame(PONG, b"")).await;
-    }
-    assert_eq!(silent.closed().await, (1008, "no sign of life".to_owned()));
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn a_handshake_that_does_not_come_ends_the_connection() {
-    let handshake_timeout = Duration::from_millis(100);
-    let server = Local::start(Limits { handshake_timeout, ..limits() }).await;
-    for start in ["", "GET /chat HTTP/1.1\r\nHo"] {
-        let mut raw = Raw::tcp(server.addr).await;
-        raw.send(start).await;
-        let mut rest = Vec::new();
-        soon("the end", raw.stream.read_to_end(&mut rest)).await.unwrap();
-    }
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
-    let server = Local::start(Limits {
-        connections: ConnectionLimits { max_connections: 2, ..Default::default() },
-        ..Limits::default()
-    })
-    .await;
-    let mut first = Raw::open(server.addr, "/chat").await;
-    let second = Raw::open(server.addr, "/live").await;
-    let (code, head) = status(&server, handshake("/chat", "")).await;
-    assert_eq!(code, 503, "{head}");
-    first.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
-    assert_eq!(first.closed().await.0, 1000);
-    drop(first);
-    // Its place is free as soon as the server has seen it go.
-    let again = async {
-        while status(&server, handshake("/chat", "")).await.0 == 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a free place", again).await;
-    drop(second);
-    server.stop().await;
-}
-
-/// The connections that are refused with 503 are bounded in number too.
-#[apply(test!)]
-async fn beyond_the_refusals_connections_are_closed_without_a_word() {
-    let limits = Limits {
-        connections: ConnectionLimits { max_connections: 0, max_refusals: 1, ..Default::default() },
-        ..Limits::default()
-    };
-    let server = Local::start(limits).await;
-    let mut told = Raw::tcp(server.addr).await;
-    assert!(told.head().await.starts_with("HTTP/1.1 503 "));
-    let mut not_told = Raw::tcp(server.addr).await;
-    let mut answer = Vec::new();
-    let _ = soon("the end", not_told.stream.read_to_end(&mut answer)).await; // Or a reset.
-    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
-    server.stop().await;
-}
-
-/// After the close frame, one peer keeps the connection open, and another goes on sending.
-#[apply(test!)]
-async fn lingering_has_an_end() {
-    let forever = Duration::from_secs(600);
-    let violation = frame(0x83, b"x");
-    let limits = |linger_time, linger_bytes| Limits {
-        connections: ConnectionLimits {
-            linger_time,
-            linger_bytes,
-            drain_timeout: forever,
-            ..Default::default()
-        },
-        ..Limits::default()
-    };
-    let server = Local::start(limits(Duration::from_millis(50), usize::MAX)).await;
-    let mut holds_on = Raw::open(server.addr, "/chat").await;
-    holds_on.send(&violation).await;
-    assert_eq!(holds_on.closed().await.0, 1002);
-    server.stop().await; // It waits for its connections.
-
-    let server = Local::start(limits(forever, 1_000_000)).await;
-    let mut sends_on = Raw::open(server.addr, "/chat").await;
-    sends_on.send(&violation).await;
-    let sent = async { while sends_on.stream.write_all(&[0; 10_000]).await.is_ok() {} };
-    soon("the end", sent).await;
-    server.stop().await;
-}
-
 #[apply(test!)]
 async fn only_invalid_messages_in_a_row_are_counted() {
     let server = Local::start(limits()).await;
@@ -546,67 +292,6 @@ async fn a_refusal_is_short_however_long_the_request_is() {
 }
 
 #[apply(test!)]
-async fn on_shutdown_everybody_is_closed_with_1001() {
-    let server = Local::start(Limits::default()).await;
-    let addr = server.addr;
-    let mut open = Vec::new();
-    for path in ["/chat", "/live", "/echo"] {
-        open.push(Raw::open(addr, path).await);
-    }
-    // What was asked before is answered before the end.
-    open[2].send(frame(TEXT, b"last words")).await;
-    assert_eq!(open[2].frame().await.unwrap(), (TEXT, b"last words".to_vec()));
-    let mut stopping = server.terminate();
-    for raw in &mut open {
-        assert_eq!(raw.closed().await, (1001, "the server is stopping".to_owned()));
-    }
-    // It waits for the connections, which are still open on our side.
-    let waited = timeout(Duration::from_millis(300), &mut stopping).await;
-    assert!(waited.is_err(), "it did not wait for upgraded connections");
-    drop(open);
-    soon("the end", stopping).await.unwrap().unwrap();
-    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
-}
-
-#[apply(test!)]
-async fn shutdown_cuts_who_does_not_let_go() {
-    let limits = Limits {
-        connections: ConnectionLimits {
-            linger_time: Duration::from_secs(600),
-            drain_timeout: Duration::from_millis(200),
-            ..Default::default()
-        },
-        ..limits()
-    };
-    let server = Local::start(limits).await;
-    let _holds_on = Raw::open(server.addr, "/chat").await;
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn who_reads_nothing_is_cut() {
-    let limits = Limits {
-        heartbeat: Duration::from_secs(600),
-        write_timeout: Duration::from_millis(200),
-        max_message: 16 << 20,
-        ..limits()
-    };
-    let server = Local::start(limits).await;
-    let mut raw = Raw::open(server.addr, "/echo").await;
-    let big = frame(BINARY, &vec![0; 16 << 20]);
-    let sent = async {
-        // More than the kernels' buffers take: the echo of the first is never read.
-        loop {
-            if raw.stream.write_all(&big).await.is_err() {
-                break;
-            }
-        }
-    };
-    soon("a reset", sent).await;
-    server.stop().await;
-}
-
-#[apply(test!)]
 async fn garbage_harms_nobody() {
     let server = Local::start(limits()).await;
     // A generator that is the same in each run.
@@ -630,36 +315,5 @@ async fn garbage_harms_nobody() {
     let mut raw = Raw::open(server.addr, "/echo").await;
     raw.send(frame(TEXT, b"still there?")).await;
     assert_eq!(raw.frame().await.unwrap(), (TEXT, b"still there?".to_vec()));
-    server.stop().await;
-}
-
-/// As `printf … | nc` does.
-#[apply(test!)]
-async fn a_client_that_has_said_everything_gets_its_answer() {
-    let server = Local::start(limits()).await;
-    for _ in 0..50 {
-        let mut stream = TcpStream::connect(server.addr).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = String::new();
-        soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    }
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn the_page_and_the_health_route_are_plain_http() {
-    let server = Local::start(limits()).await;
-    let page = reqwest::get(server.url()).await.unwrap();
-    assert_eq!(page.status(), 200);
-    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
-    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
-    let nonce = policy.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0;
-    let html = page.text().await.unwrap();
-    assert!(html.contains(&format!("<script nonce=\"{nonce}\">")) && !html.contains("NONCE"));
-    assert!(!html.contains("http://") || !html.contains("src=\"http"), "nothing is loaded from elsewhere");
-    let health = reqwest::get(format!("{}/healthz", server.url())).await.unwrap();
-    assert_eq!((health.status().as_u16(), health.text().await.unwrap().as_str()), (200, "ok\n"));
     server.stop().await;
 }

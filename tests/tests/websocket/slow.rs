@@ -15,7 +15,7 @@ use websocket::Metric;
 use websocket::client::{Client, Error};
 use websocket::limits::Timeouts;
 
-use crate::client::{Fake, request};
+use crate::fake::{Fake, request};
 use crate::live::reading;
 use crate::local::{BINARY, CLOSE, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
 

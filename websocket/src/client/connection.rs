@@ -25,7 +25,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::error::Error;
 use crate::limits::{CLOSE_TIMEOUT, MAX_SERVER_MESSAGE, Timeouts};
-use crate::liveness::{GiveUp, Heartbeat, MeteredStream, Patience};
+use crate::liveness::{GiveUp, Heartbeat, Meter, MeteredStream, Patience};
 use crate::protocol::SUBPROTOCOL;
 use crate::protocol::message::ServerMessage;
 
@@ -36,9 +36,13 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
 }
 
+/// What the WebSocket stands on: a TCP connection, which [`connect`] makes. TLS would come
+/// between the two there.
+type Transport = MeteredStream<TcpStream>;
+
 /// A connection with its heartbeat and the messages that wait to be sent.
 pub(super) struct Connection {
-    socket: WebSocketStream<MeteredStream>,
+    socket: WebSocketStream<Transport>,
     heartbeat: Heartbeat,
     /// Bounded by the owners of the connection, which bound their requests in flight.
     outgoing: VecDeque<Message>,
@@ -60,7 +64,8 @@ impl Connection {
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(MAX_SERVER_MESSAGE))
             .max_frame_size(Some(MAX_SERVER_MESSAGE));
-        let connect = connect(request, config);
+        let meter = Arc::<Meter>::default();
+        let connect = connect(request, config, &meter);
         let socket = timeout(timeouts.connect, connect).await.unwrap_or_else(|elapsed| {
             Err(WebSocketError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)))
         });
@@ -70,7 +75,7 @@ impl Connection {
         })?;
         let &Timeouts { heartbeat, dead_after, min_rate, .. } = timeouts;
         let patience = Patience { heartbeat, dead_after, min_rate };
-        let heartbeat = Heartbeat::new(patience, false, socket.get_ref().meter().clone());
+        let heartbeat = Heartbeat::new(patience, false, meter);
         Ok(Self { socket, heartbeat, outgoing: VecDeque::new(), unflushed: false })
     }
 
@@ -142,13 +147,14 @@ impl Connection {
 async fn connect(
     request: Request,
     config: WebSocketConfig,
-) -> Result<WebSocketStream<MeteredStream>, WebSocketError> {
+    meter: &Arc<Meter>,
+) -> Result<WebSocketStream<Transport>, WebSocketError> {
     let host = request.uri().host().unwrap_or_default();
     let port = request.uri().port_u16().unwrap_or(80);
     let stream = TcpStream::connect(format!("{host}:{port}")).await?;
     stream.set_nodelay(true)?;
-    let (socket, response) =
-        client_async_with_config(request, MeteredStream::new(stream), Some(config)).await?;
+    let stream = meter.attach(stream);
+    let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
     check_response(&response)?;
     Ok(socket)
 }
@@ -167,7 +173,7 @@ fn check_response(response: &Response) -> Result<(), WebSocketError> {
 }
 
 fn exchange(
-    socket: &mut WebSocketStream<MeteredStream>,
+    socket: &mut WebSocketStream<Transport>,
     outgoing: &mut VecDeque<Message>,
     unflushed: &mut bool,
     cx: &mut Context<'_>,

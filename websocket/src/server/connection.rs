@@ -9,9 +9,12 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt, poll};
 use tcp_socket::base::linger::linger;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, timeout};
@@ -42,8 +45,8 @@ pub(crate) enum Session {
 }
 
 /// One connection from the end of its handshake on.
-struct Connection<'a> {
-    socket: WebSocketStream<MeteredStream>,
+struct Connection<'a, S> {
+    socket: WebSocketStream<MeteredStream<S>>,
     session: Session,
     heartbeat: Heartbeat,
     /// Number of invalid messages in a row.
@@ -52,21 +55,23 @@ struct Connection<'a> {
 }
 
 /// Runs a connection from the end of its handshake to its own; `early` is what the
-/// peer had already sent after the handshake.
-pub(crate) async fn run(
+/// peer had already sent after the handshake. `tcp` returns the TCP connection below the stream.
+pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     path: &str,
-    stream: TcpStream,
+    stream: S,
+    tcp: fn(&S) -> &TcpStream,
     early: Vec<u8>,
     session: Session,
     limits: &Limits,
     stopping: &CancellationToken,
 ) {
     let started = Instant::now();
-    let stream = MeteredStream::new(stream);
+    let meter = Arc::<Meter>::default();
     let &Limits { heartbeat, dead_after, min_rate, .. } = limits;
     let patience = Patience { heartbeat, dead_after, min_rate };
-    let heartbeat = Heartbeat::new(patience, true, stream.meter().clone());
+    let heartbeat = Heartbeat::new(patience, true, meter.clone());
     let config = Some(config(limits));
+    let stream = meter.attach(stream);
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     let mut connection = Connection { socket, session, heartbeat, invalid: 0, limits };
     let Err(reason) = connection.exchange(stopping).await;
@@ -81,14 +86,14 @@ pub(crate) async fn run(
             CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
             CloseReason::WriteTimeout => {
                 // The kernel discards what it still holds for the peer.
-                let _ = socket.get_ref().get_ref().set_zero_linger();
+                let _ = tcp(socket.get_ref().get_ref().get_ref()).set_zero_linger();
                 false
             }
             CloseReason::ConnectionLost(_) => false,
         }
     };
     if timeout(limits.connections.linger_time, sent).await.unwrap_or(false) {
-        linger(socket.into_inner().into_inner(), limits.connections.linger()).await;
+        linger(socket.into_inner(), limits.connections.linger()).await;
     }
 }
 
@@ -103,7 +108,7 @@ fn config(limits: &Limits) -> WebSocketConfig {
         .max_frame_size(Some(limits.max_message))
 }
 
-impl Connection<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     /// The loop: ends only with the connection.
     async fn exchange(&mut self, stopping: &CancellationToken) -> Result<Infallible, CloseReason> {
         let mut events = Vec::new();
@@ -182,6 +187,10 @@ async fn with_write_timeout(
     limits: &Limits,
 ) -> Result<(), CloseReason> {
     let mut write = pin!(write);
+    // Most writes only fill the queue. They shouldn't pay for a timer and a look at the clock.
+    if let Poll::Ready(written) = poll!(&mut write) {
+        return written.map_err(CloseReason::from);
+    }
     loop {
         let before = meter.sent();
         match timeout(limits.write_timeout, &mut write).await {

@@ -30,7 +30,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::linger;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::time::{Instant, sleep, timeout};
@@ -127,7 +127,8 @@ pub async fn serve(
     let limits = &shared.limits;
     let router = router(shared.clone());
     let connections = Connections::new(&limits.connections);
-    let serve = |stream, _peer| connection(stream, router.clone(), shared.clone(), connections.stopping());
+    let serve =
+        |stream, _peer| connection(stream, |tcp| tcp, router.clone(), shared.clone(), connections.stopping());
     let refuse = |stream| refuse(stream, shared.clone());
     // Cancel safe: a member is forgotten within one poll, so never halfway.
     select! {
@@ -149,9 +150,15 @@ async fn forget_absent(shared: &Shared) {
     }
 }
 
-/// One connection: HTTP, request after request, and then perhaps WebSocket, all
-/// in one task.
-async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stopping: CancellationToken) {
+/// One connection: HTTP, request after request, and then perhaps WebSocket, all in one task.
+/// `tcp` returns the TCP connection below the stream, which with TLS is not the same.
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    tcp: fn(&S) -> &TcpStream,
+    router: Router,
+    shared: Arc<Shared>,
+    stopping: CancellationToken,
+) {
     let upgraded = Upgraded::default();
     // Boxed, so that its kilobytes are not kept for as long as the WebSocket lives.
     let http = Box::pin(http(stream, router, &upgraded, &stopping));
@@ -165,7 +172,7 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stop
                 "/live" => Session::Live(LiveSession::new(shared.live.clone())),
                 _ => Session::Echo,
             };
-            connection::run(path, stream, early, session, &shared.limits, &stopping).await;
+            connection::run(path, stream, tcp, early, session, &shared.limits, &stopping).await;
         }
         None => linger(stream, shared.limits.connections.linger()).await,
     }
@@ -173,12 +180,12 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, stop
 
 /// Serves the HTTP on a connection. Returns the stream and the bytes that were read after the
 /// HTTP: a client need not wait for the server's 101 before it sends frames.
-async fn http(
-    stream: TcpStream,
+async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     router: Router,
     upgraded: &Upgraded,
     stopping: &CancellationToken,
-) -> Option<(TcpStream, Vec<u8>)> {
+) -> Option<(S, Vec<u8>)> {
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(upgraded.clone());
         let router = router.clone();
@@ -210,8 +217,10 @@ async fn http(
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-/// Tells the peer of a connection beyond [`max_connections`](tcp_socket::base::limits::ConnectionLimits::max_connections) why it is closed.
-async fn refuse(mut stream: TcpStream, shared: Arc<Shared>) {
+/// Tells the peer of a connection beyond
+/// [`max_connections`](tcp_socket::base::limits::ConnectionLimits::max_connections) why it is
+/// closed.
+async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     const RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
     let limit = shared.limits.connections.linger_time;

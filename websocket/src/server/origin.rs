@@ -20,15 +20,11 @@ use crate::protocol::model::shorten;
 
 /// An origin, such as `https://weather.example`.
 ///
-/// Origins are compared part by part, not as text. Upper and lower case are the same in the
+/// It is kept in one form, so that it can be compared. Upper and lower case are the same in the
 /// scheme and the host. A port that is left out is the scheme's default, which browsers always
 /// leave out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    scheme: String,
-    host: String,
-    port: Option<u16>,
-}
+pub struct Origin(String);
 
 /// A text that is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -42,28 +38,23 @@ impl FromStr for Origin {
 
     /// Accepts a slash at the end, but no other path.
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
-        let url: Url = text.parse().map_err(|_not_a_url| InvalidOrigin)?;
-        let host =
-            url.host_str().filter(|host| !host.is_empty() && !host.contains('*')).ok_or(InvalidOrigin)?;
+        let url: Url = text.to_ascii_lowercase().parse().map_err(|_not_a_url| InvalidOrigin)?;
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty() && !host.contains('*'));
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
         // No page has an origin with one of these schemes and a host, so it would never match.
         let of_pages = !matches!(url.scheme(), "ws" | "wss" | "ftp" | "file");
-        if !(bare && anonymous && of_pages && text.contains("://")) {
+        if !(has_host && bare && anonymous && of_pages && text.contains("://")) {
             return Err(InvalidOrigin);
         }
-        let (scheme, host) = (url.scheme().to_owned(), host.to_ascii_lowercase());
-        Ok(Self { scheme, host, port: url.port_or_known_default() })
+        // The parser has put the host and the port into their usual forms.
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.host)?;
-        match (self.scheme.as_str(), self.port) {
-            ("http", Some(80)) | ("https", Some(443)) | (_, None) => Ok(()),
-            (_, Some(port)) => write!(f, ":{port}"),
-        }
+        f.write_str(&self.0)
     }
 }
 
