@@ -18,6 +18,12 @@ pub(crate) const MAX_STATION_ID: usize = 32;
 /// Maximum length of a station's name, in characters.
 pub(crate) const MAX_NAME: usize = 100;
 
+/// Northernmost latitude, in degrees; the southernmost is its negative.
+pub(crate) const MAX_LATITUDE: f64 = 90.0;
+
+/// Easternmost longitude, in degrees; the westernmost is its negative.
+pub(crate) const MAX_LONGITUDE: f64 = 180.0;
+
 /// Maximum number of readings in one batch.
 pub(crate) const MAX_BATCH: usize = 10_000;
 

@@ -14,9 +14,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use lab::measure::{self, Meter, Span};
-use lab::protocols::{self, by_id};
-use lab::{Server, Spread, pin, role, runtime};
+use lab::compare::measure::{self, Span};
+use lab::protocols::by_id;
+use lab::run::meter::Meter;
+use lab::{Server, Spread, pin, role, runtime, serve};
 
 const ROUNDS: usize = 5;
 const SECONDS_EACH: u64 = 2;
@@ -37,7 +38,7 @@ end
 
 fn main() -> anyhow::Result<()> {
     match role() {
-        Some(role) => runtime()?.block_on(protocols::serve(&role)),
+        Some(role) => runtime()?.block_on(serve(&role)),
         None => compare(),
     }
 }

@@ -20,13 +20,13 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::limits::rabbitmq::WINDOW;
-use message_queue::rabbitmq::deliveries::Deliveries;
+use message_queue::rabbitmq::connection::Deliveries;
 use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::{names::KeyNames, publish_subscribe};
 use redis::aio::MultiplexedConnection;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 15;
 const MESSAGES: usize = 20_000;
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 const QUEUE: &str = "bench";

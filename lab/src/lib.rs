@@ -1,34 +1,33 @@
-//! The lab: the same work over every protocol, measured side by side.
+//! # The lab
+//!
+//! The lab runs the same work over every protocol and measures the protocols side by side:
 //!
 //! ```sh
 //! cargo run --release
 //! ```
 //!
-//! Read [`protocols`] first, a short file for each protocol; then [`measure`], the
-//! loops that all of them go through; then [`compare`], which decides what runs
-//! when. [`results`] is what comes out, and [`tables`], [`plot`] and [`report`] show
-//! it. `lab/README.md` tells how each figure is made and what it does not say.
+//! Read in this order:
+//!
+//! 1. `src/protocols/tcp_socket.rs`: one protocol, as the lab sees it.
+//! 2. [`compare::measure`]: the loops that all protocols go through.
+//! 3. `src/compare/mod.rs`: what is measured, in which order.
+//! 4. [`report::results`]: what comes out.
+//!
+//! Then, folder by folder. Each uses only those before it:
+//!
+//! - [`protocols`]: how to serve each protocol, and how to connect to it.
+//! - [`run`]: what has to run for a measurement: server processes, brokers, a proxy that
+//!   counts bytes, and the cores they run on.
+//! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
+//! - [`compare`]: the comparison.
+//!
+//! `lab/README.md` explains how each figure is made and what it does not say.
 
-pub mod broker;
 pub mod compare;
-pub mod conditions;
-pub mod docs;
-pub mod measure;
-pub mod placement;
-pub mod plan;
-pub mod plot;
-pub mod predictions;
 pub mod protocols;
-pub mod proxy;
 pub mod report;
-pub mod results;
-pub mod server;
-pub mod spread;
-pub mod table;
-pub mod tables;
-pub mod target;
-pub mod words;
+pub mod run;
 
-pub use placement::{pin, runtime};
-pub use server::{Server, owner_is_gone, role};
-pub use spread::Spread;
+pub use report::statistic::Spread;
+pub use run::placement::{pin, runtime};
+pub use run::server::{Server, owner_is_gone, role, serve};

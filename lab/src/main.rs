@@ -1,4 +1,5 @@
-//! The lab: the same work over every protocol, side by side.
+//! The lab's command line. It runs the same work over every protocol and measures the protocols
+//! side by side.
 //!
 //! ```sh
 //! cargo run --release                 # about a minute
@@ -7,7 +8,7 @@
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,49 +17,52 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
-use lab::conditions::conditions;
-use lab::placement::Placement;
-use lab::plan::Plan;
+use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
-use lab::{broker, docs, report, runtime, tables};
+use lab::report::results::Results;
+use lab::report::{comparison, docs, tables};
+use lab::run::brokers;
+use lab::run::conditions::conditions;
+use lab::run::placement::Placement;
+use lab::{runtime, serve};
 
 /// Measures the protocols side by side on this machine.
 ///
-/// Each server is a process of its own. Prints tables, and writes report.html and
-/// results.json. Ctrl-C ends early, with what was measured so far.
+/// Each server runs in a process of its own. The lab prints tables and writes report.html and
+/// results.json. Ctrl-C stops it early and keeps what it has measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
-    /// Latency, one level of throughput, CPU time and bytes, in about a minute: the default
+    /// Measure latency, one level of throughput, CPU time, and bytes, in about a minute (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also fixed rates, batches, set-up and memory, with more rounds: a quarter of an hour
+    /// Also measure fixed rates, batches, set-up, and memory, in more rounds: about a quarter of an hour
     #[arg(long)]
     full: bool,
-    /// Only these, by their ids in results.json and separated by commas
+    /// Measure only these protocols: their IDs in results.json, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = protocol)]
     protocols: Vec<&'static Protocol>,
-    /// The same placement on cores for all measurements [default: same for latency
-    /// and CPU time, separate for throughput and fixed rates]
+    /// Use this placement on cores for all measurements [default: separate for throughput and
+    /// fixed rates, same for everything else]
     #[arg(long)]
     placement: Option<Placement>,
-    /// Where report.html and results.json go
+    /// Folder for report.html and results.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Measures nothing: keeps this results.json as docs/performance_comparison.json and
-    /// renders it into the documents; without a path, renders the one that is kept
+    /// Measure nothing: copy this results.json to docs/performance_comparison.json and render it
+    /// into the documents. Without a path, render the kept file again
     #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = docs::KEPT)]
     write_docs: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Mode {
-    /// A server for the lab itself; stops when its stdin ends
+    /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
     Serve {
-        /// The protocol's id
+        /// The protocol's ID
         protocol: String,
     },
 }
@@ -66,7 +70,7 @@ enum Mode {
 fn protocol(id: &str) -> Result<&'static Protocol, String> {
     protocols::by_id(id).ok_or_else(|| {
         let ids: Vec<_> = protocols::ALL.iter().map(|protocol| protocol.id).collect();
-        format!("there are {}", ids.join(", "))
+        format!("use one of {}", ids.join(", "))
     })
 }
 
@@ -82,51 +86,58 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(Mode::Serve { protocol }) = &args.command {
-        return runtime()?.block_on(protocols::serve(protocol));
+        return runtime()?.block_on(serve(protocol));
     }
     if let Some(results) = &args.write_docs {
         return docs::write(results);
     }
     if cfg!(debug_assertions) {
-        bail!("a debug build measures the compiler's haste; use: cargo run --release");
+        bail!("refusing to benchmark a debug build; use `cargo run --release`");
     }
-    // 256 connections and their other ends need more than the usual 1024.
+    let results = measure(args)?;
+    print(&results)?;
+    write_files(&results, &args.out)
+}
+
+fn measure(args: &Args) -> anyhow::Result<Results> {
+    // 256 connections with both their ends need more than the usual 1,024 descriptors.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        writeln!(stderr(), "the descriptor limit stays as it is: {error}")?;
+        writeln!(stderr(), "could not raise the limit of open files: {error}")?;
     }
     let plan = if args.full { Plan::full() } else { Plan::quick() };
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
-    broker::install_if_wanted(&protocols)?;
-    for missing in broker::runnable(&protocols, broker::is_installed).1 {
-        writeln!(stderr(), "{}: {}; to add it: {}", missing.name, missing.reason, missing.command)?;
+    brokers::install_if_wanted(&protocols)?;
+    for missing in brokers::runnable(&protocols, brokers::is_installed).1 {
+        writeln!(stderr(), "{}: {}; to add it, run {}", missing.name, missing.reason, missing.command)?;
     }
     let conditions = conditions(plan.rounds);
     if conditions.was_busy() {
-        writeln!(stderr(), "other programs keep this machine busy: expect noise")?;
+        writeln!(stderr(), "other programs keep this machine busy, so expect noise")?;
     }
     let stop = stop_on_interrupt()?;
-    let results = compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)?;
+    compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)
+}
 
+fn print(results: &Results) -> anyhow::Result<()> {
     let mut out = stdout();
     for (name, value) in tables::conditions(&results.conditions) {
         writeln!(out, "{name:<12} {value}")?;
     }
-    for table in tables::tables(&results) {
+    for table in tables::tables(results) {
         writeln!(out, "\n{}", table.terminal().trim_end())?;
     }
-    fs::create_dir_all(&args.out).with_context(|| format!("make the folder {}", args.out.display()))?;
-    for (name, text) in [
-        ("results.json", serde_json::to_string_pretty(&results)? + "\n"),
-        ("report.html", report::html(&results)),
-    ] {
-        let path = args.out.join(name);
+    Ok(())
+}
+
+fn write_files(results: &Results, folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create the folder {}", folder.display()))?;
+    let json = serde_json::to_string_pretty(results)? + "\n";
+    for (label, name, text) in
+        [("\nwritten:", "results.json", json), ("        ", "report.html", comparison::html(results))]
+    {
+        let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        writeln!(
-            out,
-            "{}{}",
-            if name == "results.json" { "\nwritten: " } else { "         " },
-            path.display()
-        )?;
+        writeln!(stdout(), "{label} {}", path.display())?;
     }
     Ok(())
 }
@@ -136,19 +147,19 @@ fn progress_bar() -> anyhow::Result<ProgressBar> {
     Ok(ProgressBar::no_length().with_style(style))
 }
 
-/// Becomes true at the first Ctrl-C; the second ends the process at once.
+/// Returns a flag that the first Ctrl-C sets. The second Ctrl-C ends the process at once.
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let told = stop.clone();
+    let interrupted = stop.clone();
     let runtime = runtime()?;
-    // A thread of its own: it sleeps until then, and costs the measurements nothing.
+    // The thread sleeps until Ctrl-C, so it doesn't disturb the measurements.
     std::thread::spawn(move || {
         runtime.block_on(async {
             while tokio::signal::ctrl_c().await.is_ok() {
-                if told.swap(true, Relaxed) {
+                if interrupted.swap(true, Relaxed) {
                     std::process::exit(130);
                 }
-                let _ = writeln!(stderr(), "\nending early; once more to end at once");
+                let _ = writeln!(stderr(), "\nstopping early; press Ctrl-C again to stop at once");
             }
         });
     });

@@ -4,7 +4,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
 use crate::limits::redis::MIN_VERSION;
-use crate::record::{Reason, Reply};
+use crate::record::Reason;
 use crate::results::Fault;
 
 /// The error of this chapter's library.
@@ -91,6 +91,12 @@ impl From<Fault> for Error {
     }
 }
 
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Io(error.into())
+    }
+}
+
 impl From<lapin::Error> for Error {
     fn from(error: lapin::Error) -> Self {
         Self::RabbitMq(error)
@@ -128,15 +134,6 @@ impl Error {
             Self::Redis(error) => redis_may_recover(error),
             _ => false,
         }
-    }
-}
-
-/// Returns the accepted count, or the refusal as an error.
-pub(crate) fn accepted(reply: Reply) -> Result<usize, Error> {
-    match reply {
-        Reply::Accepted(count) => Ok(count),
-        Reply::Refused { reason: Reason::Interrupted, .. } => Err(Error::OutcomeUnknown),
-        Reply::Refused { reason, detail } => Err(Error::Refused { reason, detail }),
     }
 }
 

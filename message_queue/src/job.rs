@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::MAX_BATCH;
-use crate::limits::{MAX_JOB, MAX_JOB_ID, TRIES};
+use crate::limits::{MAX_BATCH, MAX_JOB, MAX_JOB_ID, TRIES};
 use crate::model::{Metric, Reading, is_id, objects, whole_number};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -148,6 +147,17 @@ impl Job {
         }
         Ok(Summary { job: self.id.clone(), station: self.station.clone(), day: self.day, metrics })
     }
+}
+
+/// A job that failed for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The job's id, as far as the message has one.
+    pub id: String,
+    /// Why it failed the last time.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
 /// The outcome of an attempt that did not fail.

@@ -15,24 +15,26 @@
 //!
 //! 1. [`results`]: how the effect of a job happens once.
 //! 2. [`rabbitmq::topology`]: the queues, and why each is as it is.
-//! 3. [`rabbitmq::deliveries`]: consuming and acknowledging.
+//! 3. [`worker`]: what a worker does with a job, and when it acknowledges.
 //!
-//! Then read one idea at a time. Most files have the same name for [`rabbitmq`] and [`redis`]: a
-//! worker, a producer that loses nothing, publish/subscribe, the client and the server of
-//! request/reply, and a connection that ends. Both share [`job`] (what a worker does),
-//! [`record`] (what a request means), [`model`] (the readings), [`reconnect`] (when to try
-//! again), [`error`], [`address`], and [`cli`] (what the binaries share). Every limit is in
-//! [`limits`]. Where brokers come from is in [`brokers`].
+//! Then read one idea at a time. What both brokers share is in one file, such as [`client`], and
+//! each broker's part has a file of that name below [`rabbitmq`] and [`redis`]. Both also share
+//! [`job`] (what a job is), [`record`] (what a request means), [`model`] (the readings),
+//! [`reconnect`] (when to try again), [`error`], [`address`], and [`cli`] (what the binaries
+//! share). Every limit is in [`limits`]. Where brokers come from is in [`brokers`].
 
 pub mod address;
 pub mod brokers;
 pub mod cli;
+pub mod client;
 pub mod error;
 pub mod job;
 pub mod limits;
 pub mod model;
+pub mod publish_subscribe;
 pub mod rabbitmq;
 pub mod reconnect;
 pub mod record;
 pub mod redis;
 pub mod results;
+pub mod worker;

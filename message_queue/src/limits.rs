@@ -27,6 +27,9 @@ pub const MAX_JOB: usize = 2 * 1024 * 1024;
 /// How many times a job is tried before it is put with the dead letters.
 pub const TRIES: u32 = 3;
 
+/// Maximum number of jobs acknowledged together.
+pub const ACK_BATCH: usize = 16;
+
 /// Longest time that an acknowledgement waits for others to join it.
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
@@ -39,10 +42,6 @@ pub(crate) const LARGEST_RESULT: usize = 1_000;
 
 /// Maximum number of stations; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
-
-/// Readings kept for each station; newer ones replace the oldest. At 24 bytes per reading,
-/// a full store takes 2.4 GB.
-pub const READINGS_PER_STATION: usize = 100_000;
 
 /// Maximum size of a request, in bytes; 10,000 readings take about 1.1 MB.
 pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
@@ -99,9 +98,6 @@ pub mod rabbitmq {
     /// Jobs sent to a worker ahead of their acknowledgement.
     pub const PREFETCH: u16 = 32;
 
-    /// Jobs acknowledged together, at most.
-    pub const ACK_BATCH: usize = 16;
-
     /// Time after which a message that was sent ahead is given back, because the ones before
     /// it take long.
     ///
@@ -118,14 +114,11 @@ pub mod rabbitmq {
     /// dropped.
     pub const MAX_BACKLOG: u32 = 10_000;
 
-    /// Readings sent ahead of their acknowledgement.
-    pub(crate) const SUBSCRIBER_PREFETCH: u16 = 256;
+    /// Readings sent to a subscriber, or requests to a server, ahead of their acknowledgement.
+    pub(crate) const MESSAGE_PREFETCH: u16 = 256;
 
     /// Longest pattern, in bytes: AMQP's limit for a routing key.
     pub const MAX_PATTERN: usize = 255;
-
-    /// Requests sent to a server ahead of their acknowledgement.
-    pub(crate) const SERVER_PREFETCH: u16 = 256;
 
     /// Requests acknowledged together, at most.
     pub(crate) const SERVER_ACK_BATCH: usize = 64;
@@ -154,10 +147,7 @@ pub mod redis {
     /// Jobs that a producer sends together.
     pub const PIPELINE: usize = 100;
 
-    /// Longest pause between two attempts to add jobs to a full stream.
-    pub const FULL_MAX_PAUSE: Duration = Duration::from_secs(1);
-
-    /// Jobs that a worker takes at a time, and acknowledges together.
+    /// Jobs that a worker takes at a time.
     pub const BATCH: usize = 16;
 
     /// Silence of a worker after which its jobs are given to another one.
@@ -192,16 +182,13 @@ pub mod redis {
     pub const MAX_DEAD_LETTERS: usize = 10_000;
 
     /// Readings that wait to be taken from a
-    /// [`Subscription`](crate::redis::publish_subscribe::Subscription); more are dropped.
+    /// [subscription](crate::redis::publish_subscribe::subscribe); more are dropped.
     pub const MAX_BACKLOG: usize = 10_000;
 
-    /// Maximum number of replies taken at a time.
-    pub(crate) const REPLY_BATCH: usize = 64;
+    /// Maximum number of requests, or of replies, handled at a time.
+    pub(crate) const MESSAGE_BATCH: usize = 64;
 
     /// Maximum number of requests that wait in a server. More are dropped, and their callers
     /// time out.
     pub const MAX_WAITING_REQUESTS: usize = 4_096;
-
-    /// Maximum number of requests answered at a time.
-    pub(crate) const REQUEST_BATCH: usize = 64;
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tcp_socket::base::retry::Pauses;
+use tokio::select;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::error::Error;
@@ -34,6 +36,11 @@ impl Retry {
         if error.is_transient() { Ok(self.0.next_pause()) } else { Err(error) }
     }
 
+    /// Waits as after an error, for a broker that has no room.
+    pub(crate) async fn pause(&mut self) {
+        sleep(self.0.next_pause()).await;
+    }
+
     /// Logs an error and waits until it is time for the next attempt.
     ///
     /// # Errors
@@ -53,7 +60,7 @@ impl Retry {
     /// The first error that no further attempt can cure.
     pub(crate) async fn retry_connect<T, F: Future<Output = Result<T, Error>>>(
         &mut self,
-        mut attempt: impl FnMut() -> F,
+        attempt: impl Fn() -> F,
     ) -> Result<T, Error> {
         loop {
             match attempt().await {
@@ -63,26 +70,45 @@ impl Retry {
         }
     }
 
-    /// [`Retry::after`], then [`Retry::retry_connect`].
-    pub(crate) async fn reconnect<T, F: Future<Output = Result<T, Error>>>(
-        &mut self,
-        error: Error,
-        attempt: impl FnMut() -> F,
-    ) -> Result<T, Error> {
-        self.after(error).await?;
-        self.retry_connect(attempt).await
-    }
-
     /// [`Retry::retry_connect`] for a program that starts. Without any broker it
     /// fails at once: the person who started it may have to start the broker too.
     pub(crate) async fn first<T, F: Future<Output = Result<T, Error>>>(
         &mut self,
-        mut attempt: impl FnMut() -> F,
+        attempt: impl Fn() -> F,
     ) -> Result<T, Error> {
         match attempt().await {
-            Err(error @ Error::NoBroker { .. }) => Err(error),
-            Err(error) => self.reconnect(error, attempt).await,
-            Ok(connected) => Ok(connected),
+            Ok(connected) => return Ok(connected),
+            Err(error @ Error::NoBroker { .. }) => return Err(error),
+            Err(error) => self.after(error).await?,
+        }
+        self.retry_connect(attempt).await
+    }
+
+    /// Connects again after a session has ended, or returns `None` if the program is done: the
+    /// session returned `Ok`, or `shutdown` came. A shutdown does not wait for a connection, as
+    /// without one there is nothing to finish.
+    ///
+    /// # Errors
+    /// The first error that no further attempt can cure.
+    pub(crate) async fn next<C, F: Future<Output = Result<C, Error>>>(
+        &mut self,
+        ended: Result<(), Error>,
+        attempt: impl Fn() -> F,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<C>, Error> {
+        let Err(error) = ended else { return Ok(None) };
+        if shutdown.is_cancelled() && error.is_transient() {
+            return Ok(None);
+        }
+        let reconnected = async {
+            self.after(error).await?;
+            self.retry_connect(attempt).await
+        };
+        // Cancel safe: nothing is held while there is no connection.
+        select! {
+            biased; // An error that ends the program counts more than the shutdown.
+            connected = reconnected => connected.map(Some),
+            () = shutdown.cancelled() => Ok(None),
         }
     }
 }

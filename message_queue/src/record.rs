@@ -1,18 +1,23 @@
 //! `record`, whichever broker carries it: the request, the reply, and what the
 //! server keeps in memory, bounded, until it stops.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::MAX_BATCH;
-use crate::limits::{MAX_REQUEST, MAX_STATIONS, READINGS_PER_STATION};
-use crate::model::{Metric, Reading, from_json, objects};
+use crate::limits::{MAX_BATCH, MAX_REQUEST, MAX_STATIONS};
+use crate::model::{Reading, from_json, objects, whole_number};
 
-/// A request as the client writes it.
+/// A request as the client writes it. Where to reply is in the message's properties on RabbitMQ;
+/// Redis has none, so there it is part of the request.
 #[derive(Serialize)]
 pub(crate) struct Request<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reply_to: Option<&'a str>,
     pub(crate) readings: &'a [Reading],
 }
 
@@ -22,6 +27,32 @@ pub(crate) struct Request<'a> {
 struct Received {
     #[serde(deserialize_with = "objects")]
     readings: Vec<Reading>,
+}
+
+/// The same on Redis.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Addressed {
+    #[serde(deserialize_with = "whole_number")]
+    id: u64,
+    reply_to: String,
+    #[serde(deserialize_with = "objects")]
+    readings: Vec<Reading>,
+}
+
+/// Where to reply on Redis. This much is also read of a request that is refused.
+#[derive(Deserialize)]
+pub(crate) struct Address {
+    #[serde(deserialize_with = "whole_number")]
+    pub(crate) id: u64,
+    pub(crate) reply_to: String,
+}
+
+/// A reply on Redis.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AddressedReply {
+    pub(crate) id: u64,
+    pub(crate) answer: Reply,
 }
 
 /// The reply.
@@ -58,34 +89,31 @@ impl Reply {
     }
 }
 
-/// The stations' readings.
+/// The stations, and how many readings of each were recorded. The readings themselves are not
+/// kept: this chapter is about their way to the server, and queries are in the other chapters.
 ///
 /// A plain mutex: each operation is short and waits for nothing while it holds it.
 #[derive(Default)]
 pub struct Store {
-    stations: Mutex<BTreeMap<String, VecDeque<StoredReading>>>,
-}
-
-/// A reading without its station's id, which the map already holds.
-#[expect(
-    dead_code,
-    reason = "this chapter is about the way to the server; queries are in the other chapters"
-)]
-struct StoredReading {
-    metric: Metric,
-    value: f64,
-    recorded_at: u64,
+    stations: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Store {
     /// Executes a request.
     pub fn answer(&self, request: &[u8]) -> Reply {
-        if request.len() > MAX_REQUEST {
-            return Reply::refused(Reason::Invalid, format!("longer than {MAX_REQUEST} bytes"));
-        }
-        match from_json(request) {
+        match parse(request) {
             Ok(Received { readings }) => self.record(readings),
-            Err(error) => Reply::refused(Reason::Invalid, error),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Executes a request that says where to reply. Returns `None` if it does not.
+    pub(crate) fn answer_addressed(&self, request: &[u8]) -> Option<(Address, Reply)> {
+        match parse(request) {
+            Ok(Addressed { id, reply_to, readings }) => {
+                Some((Address { id, reply_to }, self.record(readings)))
+            }
+            Err(refused) => Some((from_json(request).ok()?, refused)),
         }
     }
 
@@ -111,18 +139,22 @@ impl Store {
             );
         }
         let accepted = batch.len();
-        for Reading { station, metric, value, recorded_at } in batch {
-            let kept = stations.entry(station).or_default();
-            if kept.len() == READINGS_PER_STATION {
-                kept.pop_front();
-            }
-            kept.push_back(StoredReading { metric, value, recorded_at });
+        for reading in batch {
+            *stations.entry(reading.station).or_default() += 1;
         }
         Reply::Accepted(accepted)
     }
 
-    /// Returns how many readings of a station are kept.
+    /// Returns how many readings of a station were recorded.
     pub fn count(&self, station: &str) -> usize {
-        self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(station).map_or(0, VecDeque::len)
+        self.stations.lock().unwrap_or_else(PoisonError::into_inner).get(station).copied().unwrap_or_default()
     }
+}
+
+/// Reads a request, or returns the reply that refuses it.
+fn parse<T: DeserializeOwned>(request: &[u8]) -> Result<T, Reply> {
+    if request.len() > MAX_REQUEST {
+        return Err(Reply::refused(Reason::Invalid, format!("longer than {MAX_REQUEST} bytes")));
+    }
+    from_json(request).map_err(|error| Reply::refused(Reason::Invalid, error))
 }

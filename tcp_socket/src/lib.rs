@@ -7,10 +7,9 @@
 //!
 //! Read `examples/minimal.rs` first: the whole idea in one file. Then, in this order:
 //!
-//! 1. [`protocol::frame`]: where one message ends and the next begins.
-//! 2. [`protocol::frame_buffer`]: how frames are collected from a stream that arrives in
-//!    arbitrary pieces.
-//! 3. `server/requests.rs`: what each kind of frame asks the server to do, and the answer.
+//! 1. [`protocol::frame`]: where one message ends and the next begins, and how frames are
+//!    collected from a stream that arrives in arbitrary pieces.
+//! 2. `server/requests.rs`: what each kind of frame asks the server to do, and the answer.
 //!
 //! Each other file holds one idea, for the [`server`], for the [`client`], or for both
 //! ([`protocol`]). All limits are in [`limits`].

@@ -52,9 +52,6 @@ pub const MAX_BATCH_JUMP: u64 = 1 << 32;
 /// With this much unsent output, in bytes, a connection handles no more input.
 pub(crate) const OUTPUT: usize = 64 * 1024;
 
-/// Number of attempts to write within [`Limits::write_timeout`].
-pub(crate) const WRITE_ATTEMPTS: u32 = 8;
-
 /// Maximum number of readings in one `READING`.
 pub(crate) const READINGS_PER_FRAME: usize = 256;
 
@@ -137,6 +134,9 @@ pub const WATCH_QUEUE: usize = 64;
 /// either direction. A frame may take the server's idle timeout plus its length divided by
 /// this rate.
 pub(crate) const MIN_FRAME_RATE: u32 = 4_000;
+
+/// Maximum time in which the server must read some of what the client sends.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause before the first attempt to reconnect. It doubles with each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);

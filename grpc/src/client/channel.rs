@@ -92,6 +92,8 @@ impl Channel {
             .http2_keep_alive_interval(options.keepalive_interval)
             .keep_alive_timeout(options.keepalive_timeout)
             .keep_alive_while_idle(true);
+        // A connection other than TCP, such as TLS over TCP, would be made by a connector here:
+        // `connect_with_connector_lazy`.
         let transport: Transport = MapResponse::new(endpoint.connect_lazy(), explain_431);
         let mut stub = WeatherServiceClient::new(transport);
         if options.gzip {

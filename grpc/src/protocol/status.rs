@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use heck::ToShoutySnakeCase;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use tonic::{Code, Status};
@@ -90,45 +91,31 @@ pub(crate) fn stopping() -> Status {
     Status::unavailable("the server is stopping")
 }
 
-/// The code as the specification writes it.
-pub(crate) fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
+/// Returns the code as the specification writes it, such as `NOT_FOUND`.
+pub(crate) fn name(code: Code) -> String {
+    format!("{code:?}").to_shouty_snake_case()
 }
 
-/// The server's translation, on the headers or trailers that hold the status.
-/// No handler of this chapter uses the codes that tonic gives here.
+/// Translates the status in the headers or trailers of a response. Returns its code, if
+/// there is one.
 ///
-/// - It refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for
-///   reading past the end of something; other implementations say
-///   `RESOURCE_EXHAUSTED`.
-/// - A request that broke off ends in `UNKNOWN`. By then only the log shows it, and it
+/// No handler of this chapter uses these two codes:
+///
+/// - tonic refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for reading
+///   past the end of something; other implementations say `RESOURCE_EXHAUSTED`.
+/// - A request that broke off ends in `ABORTED`. By then only the log shows it, and it
 ///   should say what happened: the client left.
-pub(crate) fn translate(headers: &mut HeaderMap) {
-    if let Some(code) = headers.get_mut(Status::GRPC_STATUS) {
-        match code.as_bytes() {
-            b"11" => *code = HeaderValue::from_static("8"),
-            b"2" => *code = HeaderValue::from_static("1"),
-            _ => {}
-        }
-    }
+pub(crate) fn translate(headers: &mut HeaderMap) -> Option<Code> {
+    let value = headers.get_mut(Status::GRPC_STATUS)?;
+    let code = match Code::from_bytes(value.as_bytes()) {
+        Code::Ok => return Some(Code::Ok),
+        Code::OutOfRange => Code::ResourceExhausted,
+        Code::Aborted => Code::Cancelled,
+        code => code,
+    };
+    *value = HeaderValue::from(code as i32);
+    limit_message(headers);
+    Some(code)
 }
 
 /// Shortens a long status message, which could make the response larger than clients
@@ -136,7 +123,7 @@ pub(crate) fn translate(headers: &mut HeaderMap) {
 ///
 /// The libraries that this server uses quote unknown encodings and symbols in full,
 /// however long they are.
-pub(crate) fn limit_message(headers: &mut HeaderMap) {
+fn limit_message(headers: &mut HeaderMap) {
     // Percent-encoding writes at most three bytes for one.
     if headers.get(Status::GRPC_MESSAGE).is_none_or(|message| message.len() <= 3 * MAX_MESSAGE) {
         return;
@@ -149,9 +136,4 @@ pub(crate) fn limit_message(headers: &mut HeaderMap) {
     {
         headers.insert(Status::GRPC_MESSAGE, message);
     }
-}
-
-/// The code in headers or trailers, if there is one.
-pub(crate) fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }

@@ -1,15 +1,19 @@
 //! The server: accept connections, serve calls on them, stop in good order.
 //!
-//! tonic can run a server on its own (`tonic::transport::Server`). Here its
-//! services run on hyper, the HTTP/2 library below it, because a deadline has to
-//! end a stream with the right status, a silent connection has to be closed, and
-//! a shutdown has to end: see `call.rs` and [`serve`].
+//! tonic can run a server on its own (`tonic::transport::Server`). Here its services run on
+//! hyper, the HTTP/2 library below it, since tonic's server can do neither of two things
+//! that tests ask for:
+//!
+//! - end a stream at its deadline while the client takes nothing
+//!   (`a_deadline_ends_a_stream_that_nobody_reads`);
+//! - say GOAWAY to a connection without calls (`idle_connections_and_uploads_are_ended`).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -18,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::Semaphore;
@@ -29,7 +33,8 @@ use tonic_health::server::HealthReporter;
 use tracing::{debug, info, warn};
 
 use crate::limits::{LAST_WORDS, Limits, MAX_SEND_BUFFER};
-use call::{ConnectionState, ServerState, call, deadline};
+use call::{Call, ConnectionState, ServerState};
+use service::Services;
 
 mod call;
 mod monitor;
@@ -75,17 +80,11 @@ pub async fn serve(
     listener.local_addr()?;
     let Config { limits, token, gzip } = config;
     let health = HealthReporter::new();
-    let reflection = services::reflection(limits.max_message).map_err(io::Error::other)?;
     health.set_service_status(service::NAME, Serving).await;
-
-    let routes = service::weather(&limits, token, gzip)
-        .add_service(services::health(health.clone(), limits.max_message))
-        .add_service(services::ReflectionV1Alpha(reflection.clone()))
-        .add_service(reflection)
-        .prepare();
+    let services = Services::new(&limits, token, gzip, health.clone()).map_err(io::Error::other)?;
     let connections = Connections::new(&limits.connections);
     let server = Arc::new(ServerState {
-        routes,
+        services,
         permits: Arc::new(Semaphore::new(limits.max_calls)),
         limits: limits.clone(),
         stopping: connections.stopping(),
@@ -115,39 +114,36 @@ async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
     }
 }
 
-/// Runs each call as a task that ends soon after the call's deadline.
-///
-/// Usually, [`call`] has ended the call by then. But while a client accepts none of what
-/// was sent, hyper does not ask for more, and would not notice the end. Such a stream is
-/// reset.
-#[derive(Clone, Default)]
-struct UntilDeadline {
-    /// hyper calls the service, which sets this, and right after it the executor, which
-    /// takes it.
-    next: Arc<Mutex<Option<Instant>>>,
+thread_local! {
+    /// When the next call that is given to [`UntilDeadline`] must end. hyper calls the
+    /// service, which sets this, and right after it the executor, which takes it.
+    static NEXT_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-impl UntilDeadline {
-    fn set(&self, deadline: Option<Instant>) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-    }
-}
+/// Runs each call as a task that ends soon after the call's deadline.
+///
+/// Usually, [`Call::run`] has ended the call by then. But while a client accepts none of
+/// what was sent, hyper does not ask for more, and would not notice the end. Such a stream
+/// is reset.
+#[derive(Clone)]
+struct UntilDeadline;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
     fn execute(&self, call: F) {
-        match self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            None => tokio::spawn(call),
-            Some(deadline) => tokio::spawn(async move {
-                let end = deadline.checked_add(LAST_WORDS).unwrap_or(deadline);
-                let _ = timeout_at(end, call).await;
-            }),
+        let Some(deadline) = NEXT_DEADLINE.take() else {
+            tokio::spawn(call);
+            return;
         };
+        tokio::spawn(timeout_at(deadline.checked_add(LAST_WORDS).unwrap_or(deadline), call));
     }
 }
 
 /// Reads the first bytes of a connection, for which the HTTP/2 library would wait without
 /// a limit. Returns `None` if they don't come in time.
-async fn first_bytes(stream: &mut TcpStream, server: &ServerState) -> Option<[u8; FIRST_BYTES]> {
+async fn first_bytes<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    server: &ServerState,
+) -> Option<[u8; FIRST_BYTES]> {
     let mut bytes = [0; FIRST_BYTES];
     // A read that is dropped may have taken some of the bytes, but then nobody reads on.
     select! {
@@ -159,31 +155,30 @@ async fn first_bytes(stream: &mut TcpStream, server: &ServerState) -> Option<[u8
 }
 
 /// One connection and, side by side on it, all its calls.
-async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
-    let limits = server.limits.clone();
-    let stopping = server.stopping.clone();
+async fn connection<S>(mut stream: S, server: Arc<ServerState>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (limits, stopping) = (server.limits.clone(), server.stopping.clone());
     let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
         debug!("the client's first bytes did not come");
         return;
     };
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = tokio::io::split(stream);
     let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
     let socket = Lingering::new(socket, limits.connections.linger());
 
     let state = Arc::new(ConnectionState::default());
-    let executor = UntilDeadline::default();
     let service = service_fn({
-        let (state, next) = (state.clone(), executor.clone());
+        let state = state.clone();
         move |request: hyper::Request<Incoming>| {
-            let deadline = deadline(request.headers());
-            // The response to a Record is a few bytes and no stream: not worth a timer.
-            let is_stream = request.uri().path() != "/weather.v1.WeatherService/Record";
-            next.set(deadline.as_ref().ok().copied().flatten().filter(|_| is_stream));
-            call(server.clone(), state.clone(), request, deadline)
+            let call = Call::new(server.clone(), state.clone(), &request);
+            NEXT_DEADLINE.set(call.stream_deadline());
+            call.run(request)
         }
     });
     let mut connection = pin!(
-        http2::Builder::new(executor)
+        http2::Builder::new(UntilDeadline)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .initial_stream_window_size(limits.stream_window)
@@ -212,22 +207,20 @@ async fn connection(mut stream: TcpStream, server: Arc<ServerState>) {
                 debug!("connection closed");
                 return;
             }
-            () = stopping.cancelled(), if !draining => {
-                connection.as_mut().graceful_shutdown();
-                (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
-            }
+            () = stopping.cancelled(), if !draining => {}
             _ = idle.tick() => {
                 let calls = state.total.load(Relaxed);
                 let is_quiet = calls == calls_before && state.open.load(Relaxed) == 0;
                 calls_before = calls;
-                if is_quiet && draining {
-                    return; // The peer does not close its side.
+                if !is_quiet {
+                    continue;
                 }
-                if is_quiet {
-                    connection.as_mut().graceful_shutdown();
-                    (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+                if draining {
+                    return; // The peer does not close its side.
                 }
             }
         }
+        connection.as_mut().graceful_shutdown();
+        (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
     }
 }

@@ -5,19 +5,9 @@
 //!   the "gRPC Health Checking Protocol" asks. tonic ends the call with `NOT_FOUND`.
 //! - If a reflection request fails, the response is an `error_response`, and the next
 //!   request can follow on the same stream. tonic ends the call.
-//! - Reflection also has its earlier name v1alpha, which Postman, grpcui, and Evans use.
-//!   The messages are the same.
-
-use std::convert::Infallible;
-use std::task::{Context, Poll};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use hyper::Uri;
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::codegen::http;
-use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -126,32 +116,5 @@ impl ServerReflection for Reflection {
             }
         });
         Ok(Response::new(responses.boxed()))
-    }
-}
-
-/// The reflection service under the name v1alpha. It passes calls on to the service named
-/// v1.
-#[derive(Clone)]
-pub(super) struct ReflectionV1Alpha(pub(super) ServerReflectionServer<Reflection>);
-
-impl NamedService for ReflectionV1Alpha {
-    const NAME: &'static str = v1alpha::server_reflection_server::SERVICE_NAME;
-}
-
-impl Service<http::Request<Body>> for ReflectionV1Alpha {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = <ServerReflectionServer<Reflection> as Service<http::Request<Body>>>::Future;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() == "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" {
-            *request.uri_mut() =
-                Uri::from_static("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
-        }
-        self.0.call(request)
     }
 }

@@ -41,32 +41,26 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     fn record(&mut self, request: UploadRequest) {
-        let rejected = self.summary.rejected;
-        match request.reading {
-            None => self.reject("reading", "is missing".to_owned()),
-            Some(reading) => {
-                let mut wrong = None;
-                check(&reading, |field, text| {
-                    wrong.get_or_insert((field, text));
-                });
-                match wrong {
-                    Some((field, text)) => self.reject(field, text),
-                    None => match self.station(&reading.station) {
-                        Some(station) => station.push(std::slice::from_ref(&reading)),
-                        None => {
-                            self.reject(
-                                "station",
-                                format!("this server keeps at most {MAX_STATIONS} stations"),
-                            );
-                        }
-                    },
-                }
-            }
-        }
-        if self.summary.rejected == rejected {
-            self.summary.accepted += 1;
+        match self.keep(request) {
+            Ok(()) => self.summary.accepted += 1,
+            Err((field, description)) => self.reject(field, description),
         }
         self.index += 1;
+    }
+
+    fn keep(&mut self, request: UploadRequest) -> Result<(), (String, String)> {
+        let reading = request.reading.ok_or_else(|| ("reading".to_owned(), "is missing".to_owned()))?;
+        let mut wrong = None;
+        check(&reading, |field, text| {
+            wrong.get_or_insert((format!("reading.{field}"), text));
+        });
+        wrong.map_or(Ok(()), Err)?;
+        let station = self.station(&reading.station).ok_or_else(|| {
+            let full = format!("this server keeps at most {MAX_STATIONS} stations");
+            ("reading.station".to_owned(), full)
+        })?;
+        station.push(std::slice::from_ref(&reading));
+        Ok(())
     }
 
     fn station(&mut self, id: &str) -> Option<&Station> {
@@ -76,10 +70,9 @@ impl Upload<'_> {
         self.station.as_deref()
     }
 
-    fn reject(&mut self, field: &str, description: String) {
+    fn reject(&mut self, field: String, description: String) {
         self.summary.rejected += 1;
         if self.summary.rejections.len() < MAX_VIOLATIONS {
-            let field = if field == "reading" { field.to_owned() } else { format!("reading.{field}") };
             self.summary.rejections.push(Rejection { index: self.index, field, description });
         }
     }

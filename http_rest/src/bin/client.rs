@@ -150,7 +150,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
             Ok(writeln!(out, "accepted {accepted}")?)
         }
         Some(Command::Readings { station, metric, from, to, limit }) => {
-            let query = ReadingQuery { station, metric, from, to, limit: Some(limit.clamp(1, MAX_LIMIT)) };
+            let limit_of_page = Some(limit.clamp(1, MAX_LIMIT));
+            let query = ReadingQuery { station, metric, from, to, limit: limit_of_page, cursor: None };
             let first = client.readings(&query).await?;
             pages(out, first, limit, async |next| client.more_readings(&next).await).await
         }

@@ -6,9 +6,9 @@ mod transport;
 mod watch;
 
 use futures::stream::BoxStream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::error::Error;
@@ -17,9 +17,8 @@ use self::transport::{Response, Transport};
 pub use self::watch::LiveEvent;
 use self::watch::Watch;
 use crate::protocol::headers::{IDEMPOTENCY_KEY, MERGE_PATCH};
-use crate::protocol::model::{
-    Batch, Metric, Reading, ReadingList, Recorded, Station, StationList, StationPatch,
-};
+pub use crate::protocol::model::ReadingQuery;
+use crate::protocol::model::{Batch, Reading, ReadingList, Recorded, Station, StationList, StationPatch};
 
 /// A client of one server. Clones share their connections, and calls may run at the same
 /// time. HTTP/1.1 pairs responses with requests by their order, so each call in flight needs
@@ -45,21 +44,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The link to the next page; `None` on the last.
     pub next: Option<String>,
-}
-
-/// Which readings to ask for.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct ReadingQuery {
-    /// The station's ID.
-    pub station: String,
-    /// Only this metric.
-    pub metric: Option<Metric>,
-    /// Earliest `recorded_at`, in ms since the Unix epoch.
-    pub from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
-    pub to: Option<u64>,
-    /// Maximum number of readings on a page, 1 to 500.
-    pub limit: Option<usize>,
 }
 
 impl Client {
@@ -118,7 +102,7 @@ impl Client {
         &self,
         station: Option<&str>,
     ) -> Result<BoxStream<'static, Result<LiveEvent, Error>>, Error> {
-        Ok(Watch::start(self.transport.clone(), station).await?.into_stream())
+        Watch::start(self.transport.clone(), station).await
     }
 
     /// Returns the first page of stations, in the order of their IDs; `limit` is 1 to 500.
@@ -239,8 +223,6 @@ fn new_key() -> String {
 
 /// Escapes what an ID can't contain, so that `a/b` cannot change the path.
 fn station_path(id: &str) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
-    let id: String =
-        id.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
-    format!("/stations/{id}")
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-');
+    format!("/stations/{}", utf8_percent_encode(id, ESCAPED))
 }

@@ -1,13 +1,14 @@
 //! A live stream that outlives its connection: it reads server-sent events and, when the
 //! connection ends, comes back with the ID of the last one.
 
-use std::collections::VecDeque;
+use std::io;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::{Method, Response};
-use serde::de::DeserializeOwned;
 use tcp_socket::base::retry::Pauses;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 
 use super::error::Error;
 use super::retry::{Repeat, may_pass, retry};
@@ -35,66 +36,75 @@ pub enum LiveEvent {
     NothingMissed,
 }
 
+/// The lines of a response.
+type Lines = BoxStream<'static, Result<String, LinesCodecError>>;
+
 /// The state of a live stream.
 pub(super) struct Watch {
     transport: Transport,
     station: Option<String>,
     last_id: Option<String>,
-    response: Option<Response>,
+    /// What has come of the next event.
+    event: Event,
     connected_at: Instant,
     /// Whether the connection was lost and the next one has brought no event yet.
     returning: bool,
     pauses: Pauses,
-    parser: Parser,
 }
 
 impl Watch {
-    pub(super) async fn start(transport: Transport, station: Option<&str>) -> Result<Self, Error> {
+    /// Connects, and returns the events. The stream ends after an error.
+    ///
+    /// Its `next` is cancel safe: what `Watch::next` has begun is kept in the stream.
+    pub(super) async fn start(
+        transport: Transport,
+        station: Option<&str>,
+    ) -> Result<BoxStream<'static, Result<LiveEvent, Error>>, Error> {
         let mut watch = Self {
             transport,
             station: station.map(str::to_owned),
             last_id: None,
-            response: None,
+            event: Event::default(),
             connected_at: Instant::now(),
             returning: false,
             pauses: Pauses::new(MIN_RECONNECT_PAUSE, MAX_RECONNECT_PAUSE),
-            parser: Parser::default(),
         };
         let response = retry(Repeat::Idempotent, || watch.connect()).await?;
-        watch.connected(response);
-        Ok(watch)
-    }
-
-    /// Returns the events. The stream ends after an error.
-    ///
-    /// Its `next` is cancel safe: what `Watch::next` has begun is kept in the stream.
-    pub(super) fn into_stream(self) -> BoxStream<'static, Result<LiveEvent, Error>> {
-        stream::try_unfold(self, async |mut watch| Ok(Some((watch.next().await?, watch)))).boxed()
+        let lines = Some(watch.connected(response));
+        let events = stream::try_unfold((watch, lines), async |(mut watch, mut lines)| {
+            Ok(Some((watch.next(&mut lines).await?, (watch, lines))))
+        });
+        Ok(events.boxed())
     }
 
     /// Waits for the next event. If the connection ends or falls silent, it reconnects for
     /// as long as it takes, unless the server responds with an error that another attempt
-    /// would get too.
-    async fn next(&mut self) -> Result<LiveEvent, Error> {
+    /// would get too. `lines` is `None` while there is no connection.
+    async fn next(&mut self, lines: &mut Option<Lines>) -> Result<LiveEvent, Error> {
         loop {
-            while let Some(event) = self.parser.events.pop_front() {
-                if let Some(event) = self.interpret(&event) {
+            let Some(connected) = lines else {
+                *lines = self.reconnect().await?;
+                continue;
+            };
+            let reason = match timeout(SILENCE, connected.next()).await {
+                Ok(Some(Ok(line))) if line.is_empty() => {
+                    let event = std::mem::take(&mut self.event);
+                    let Some(event) = self.interpret(event) else { continue };
                     self.returning = false;
                     return Ok(event);
                 }
-            }
-            let Some(response) = &mut self.response else {
-                self.reconnect().await?;
-                continue;
-            };
-            let reason = match timeout(SILENCE, response.chunk()).await {
-                Ok(Ok(Some(bytes))) if self.parser.feed(&bytes) => continue,
-                Ok(Ok(Some(_))) => format!("the server sent an event of more than {MAX_EVENT} bytes"),
-                Ok(Ok(None)) => "the server ended the stream".to_owned(),
-                Ok(Err(error)) => root_cause(&error),
+                Ok(Some(Ok(line))) if self.event.data.len() + line.len() <= MAX_EVENT => {
+                    self.event.add(&line);
+                    continue;
+                }
+                Ok(Some(Ok(_) | Err(LinesCodecError::MaxLineLengthExceeded))) => {
+                    format!("the server sent an event of more than {MAX_EVENT} bytes")
+                }
+                Ok(Some(Err(LinesCodecError::Io(error)))) => root_cause(&error),
+                Ok(None) => "the server ended the stream".to_owned(),
                 Err(_elapsed) => format!("nothing came for {SILENCE:?}"),
             };
-            self.response = None;
+            *lines = None;
             if self.connected_at.elapsed() > MAX_RECONNECT_PAUSE {
                 self.pauses.reset();
             }
@@ -105,22 +115,27 @@ impl Watch {
     }
 
     /// Makes one attempt after a pause, which grows from attempt to attempt.
-    async fn reconnect(&mut self) -> Result<(), Error> {
+    async fn reconnect(&mut self) -> Result<Option<Lines>, Error> {
         sleep(self.pauses.next_pause()).await;
         match timeout(ATTEMPT_TIMEOUT, self.connect()).await.unwrap_or(Err(Error::TimedOut)) {
-            Ok(response) => self.connected(response),
+            Ok(response) => Ok(Some(self.connected(response))),
             Err(error) if may_pass(&error, Repeat::Idempotent) || matches!(error, Error::TimedOut) => {
                 sleep(error.retry_after().unwrap_or_default().min(TOTAL_TIMEOUT)).await;
+                Ok(None)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
-    fn connected(&mut self, response: Response) {
-        self.parser = Parser::default(); // Half an event of the old connection is lost with it.
-        self.response = Some(response);
+    fn connected(&mut self, response: Response) -> Lines {
+        self.event = Event::default(); // Half an event of the old connection is lost with it.
         self.connected_at = Instant::now();
+        let bytes = stream::try_unfold(response, async |mut response| {
+            let chunk = response.chunk().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(chunk.map(|chunk| (chunk, response)))
+        });
+        let reader = StreamReader::new(Box::pin(bytes));
+        FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_EVENT)).boxed()
     }
 
     async fn connect(&self) -> Result<Response, Error> {
@@ -139,23 +154,20 @@ impl Watch {
     }
 
     /// Returns what an event means, or `None` if it is of a kind that this client doesn't
-    /// know yet.
-    fn interpret(&mut self, event: &Event) -> Option<LiveEvent> {
-        fn parsed<T: DeserializeOwned>(event: &Event) -> Option<T> {
-            serde_json::from_str(&event.data).ok()
-        }
+    /// know yet, or only a comment.
+    fn interpret(&mut self, event: Event) -> Option<LiveEvent> {
+        let id_alone = event.data.is_empty() && !event.id.is_empty();
         if !event.id.is_empty() {
-            self.last_id = Some(event.id.clone());
+            self.last_id = Some(event.id);
         }
         match event.kind.as_str() {
             "reading" => {
                 self.pauses.reset();
-                parsed(event).map(LiveEvent::Reading)
+                serde_json::from_str(&event.data).ok().map(LiveEvent::Reading)
             }
-            "gap" => parsed(event).map(LiveEvent::Gap),
-            // An ID alone: the server has nothing more to send at the moment.
-            _ if event.data.is_empty() => self.returning.then_some(LiveEvent::NothingMissed),
-            _ => None,
+            "gap" => serde_json::from_str(&event.data).ok().map(LiveEvent::Gap),
+            // The server has nothing more to send at the moment.
+            _ => (id_alone && self.returning).then_some(LiveEvent::NothingMissed),
         }
     }
 }
@@ -169,7 +181,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// One event: a block of lines that ends with an empty one.
+/// One event: a block of lines that ends with an empty one (HTML standard, section 9.2.6).
 #[derive(Debug, Default)]
 struct Event {
     id: String,
@@ -177,52 +189,15 @@ struct Event {
     data: String,
 }
 
-/// Splits a stream of bytes into events (HTML standard, section 9.2.6). Lines end with LF
-/// or CRLF; a lone CR, which the standard also allows, is not used here.
-#[derive(Debug, Default)]
-struct Parser {
-    line: Vec<u8>,
-    event: Event,
-    events: VecDeque<Event>,
-}
-
-impl Parser {
-    /// Adds bytes, however they are cut. Returns false if an event is too long.
-    fn feed(&mut self, bytes: &[u8]) -> bool {
-        for part in bytes.split_inclusive(|b| *b == b'\n') {
-            self.line.extend_from_slice(part);
-            if self.line.len() + self.event.data.len() > MAX_EVENT {
-                return false;
-            }
-            if self.line.ends_with(b"\n") {
-                self.end_of_line();
-            }
-        }
-        true
-    }
-
-    fn end_of_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end_matches(['\n', '\r']);
-        if line.is_empty() {
-            // A block with only an ID is kept too: it moves the place to resume from.
-            let event = std::mem::take(&mut self.event);
-            if !event.data.is_empty() || !event.id.is_empty() {
-                self.events.push_back(event);
-            }
-            return;
-        }
+impl Event {
+    /// Adds a line that is not empty.
+    fn add(&mut self, line: &str) {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "id" => value.clone_into(&mut self.event.id),
-            "event" => value.clone_into(&mut self.event.kind),
-            "data" if self.event.data.is_empty() => value.clone_into(&mut self.event.data),
-            "data" => {
-                self.event.data.push('\n');
-                self.event.data.push_str(value);
-            }
+            "id" => value.clone_into(&mut self.id),
+            "event" => value.clone_into(&mut self.kind),
+            "data" => self.data.extend([value, "\n"]),
             _ => {} // A comment (an empty field name), or `retry`.
         }
     }

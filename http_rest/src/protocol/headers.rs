@@ -1,19 +1,19 @@
 //! The header fields and media types that both sides use, apart from those that the
 //! crate `http` names.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 /// Makes a `POST` safe to repeat (draft-ietf-httpapi-idempotency-key-header).
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Says that a response was given before, to an earlier request with the same key.
-pub(crate) const REPLAYED: &str = "idempotency-replayed";
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Names the event after which a live stream resumes (HTML standard, section 9.2.4).
-pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Names a request in both sides' logs. A client may choose it; the response repeats it.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The media type of every body except errors, patches, and live streams.
 pub(crate) const JSON: &str = "application/json";

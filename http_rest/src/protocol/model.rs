@@ -1,7 +1,7 @@
 //! What travels: weather stations and their readings, as JSON.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// What a reading measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -51,7 +51,6 @@ impl Metric {
 #[schema(example = json!({"station": "oslo-1", "metric": "temperature", "value": -3.5, "recorded_at": 1_767_225_600_000_u64}))]
 pub struct Reading {
     /// The station's ID, `[a-z0-9-]{1,32}`.
-    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub station: String,
     /// What was measured.
     pub metric: Metric,
@@ -59,7 +58,6 @@ pub struct Reading {
     /// 1100 hPa; wind: 0 to 120 m/s.
     pub value: f64,
     /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
-    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
     pub recorded_at: u64,
 }
 
@@ -68,7 +66,6 @@ pub struct Reading {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Batch<'a> {
     /// All of them are recorded, or none.
-    #[schema(min_items = 1, max_items = 10_000)]
     pub(crate) readings: &'a [Reading],
 }
 
@@ -77,6 +74,30 @@ pub(crate) struct Batch<'a> {
 pub(crate) struct Recorded {
     /// How many readings were accepted: all of the batch.
     pub(crate) accepted: usize,
+}
+
+/// Which readings to ask for: the query string of `GET /readings`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ReadingQuery {
+    /// Whose readings.
+    pub station: String,
+    /// Only this metric.
+    #[param(nullable = false)]
+    pub metric: Option<Metric>,
+    /// Earliest `recorded_at`, in ms since the Unix epoch.
+    #[param(nullable = false)]
+    pub from: Option<u64>,
+    /// Latest `recorded_at`, itself not included.
+    #[param(nullable = false)]
+    pub to: Option<u64>,
+    /// Maximum number of readings on this page; 100 if not given.
+    #[param(nullable = false)]
+    pub limit: Option<usize>,
+    /// From the `Link` header of the page before.
+    #[param(nullable = false, pattern = "^[0-9a-f]{16}-[0-9a-f]{1,16}$")]
+    pub cursor: Option<String>,
 }
 
 /// The response to `GET /readings`.
@@ -92,17 +113,13 @@ pub(crate) struct ReadingList {
 #[schema(example = json!({"id": "oslo-1", "name": "Oslo, Blindern", "latitude": 59.94, "longitude": 10.72}))]
 pub struct Station {
     /// The client chooses it; it never changes.
-    #[schema(pattern = "^[a-z0-9-]{1,32}$")]
     pub id: String,
     /// Name for people. It contains only characters that a nickname may have (RFC 8266), and does
     /// not mix scripts that look alike (Unicode Technical Standard 39, section 5.2).
-    #[schema(min_length = 1, max_length = 100)]
     pub name: String,
     /// Degrees north, -90 to 90; `null` if it is not known.
-    #[schema(minimum = -90, maximum = 90)]
     pub latitude: Option<f64>,
     /// Degrees east, -180 to 180; `null` if it is not known.
-    #[schema(minimum = -180, maximum = 180)]
     pub longitude: Option<f64>,
 }
 
@@ -113,15 +130,15 @@ pub struct Station {
 pub struct StationPatch {
     /// A new name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 100, nullable = false)]
+    #[schema(nullable = false)]
     pub name: Option<String>,
     /// Another latitude; `null` (in Rust `Some(None)`) removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<f64>, minimum = -90, maximum = 90)]
+    #[schema(value_type = Option<f64>)]
     pub latitude: Option<Option<f64>>,
     /// Another longitude; `null` (in Rust `Some(None)`) removes it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<f64>, minimum = -180, maximum = 180)]
+    #[schema(value_type = Option<f64>)]
     pub longitude: Option<Option<f64>>,
 }
 

@@ -1,6 +1,7 @@
 //! From the bytes of a body to a value that is known to be valid. If it is not, the
 //! response names every wrong field.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::error::Category;
@@ -10,7 +11,9 @@ use tcp_socket::base::text::check_name;
 
 use super::model::{Metric, Reading, Station};
 use super::problem::{FieldError, Problem};
-use crate::limits::{MAX_BATCH, MAX_DETAIL, MAX_NAME, MAX_QUOTE, MAX_RECORDED_AT, MAX_STATION_ID};
+use crate::limits::{
+    MAX_BATCH, MAX_DETAIL, MAX_LATITUDE, MAX_LONGITUDE, MAX_NAME, MAX_QUOTE, MAX_RECORDED_AT, MAX_STATION_ID,
+};
 
 /// Reads the object in a body. Returns 400 if it is not JSON, and 422 with a pointer to the
 /// field if it is JSON of another shape, both with line and column.
@@ -73,15 +76,9 @@ fn pointer(path: &Path, detail: &str) -> String {
 /// Appends a field's name. The client can give an unknown field any name, so every
 /// character that a pointer can't contain is escaped.
 fn push_name(pointer: &mut String, name: &str) {
-    pointer.push('/');
-    for byte in shorten(name).bytes() {
-        match byte {
-            b'~' => pointer.push_str("~0"),
-            b'/' => pointer.push_str("~1"),
-            b if b.is_ascii_alphanumeric() || b"-._".contains(&b) => pointer.push(char::from(b)),
-            b => *pointer += &format!("%{b:02X}"),
-        }
-    }
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let name = shorten(name).replace('~', "~0").replace('/', "~1");
+    *pointer += &format!("/{}", utf8_percent_encode(&name, ESCAPED));
 }
 
 /// The body of `POST /readings` as it arrives: JSON of the right shape, not yet checked.
@@ -172,11 +169,11 @@ impl Station {
         } else if let Err(reason) = check_name(&self.name) {
             wrong("#/name", format!("{:?}: {reason}", shorten(&self.name)));
         }
-        if self.latitude.is_some_and(|degrees| !(-90.0..=90.0).contains(&degrees)) {
-            wrong("#/latitude", "degrees north are -90 to 90".to_owned());
+        if self.latitude.is_some_and(|degrees| degrees.abs() > MAX_LATITUDE) {
+            wrong("#/latitude", format!("degrees north are -{MAX_LATITUDE} to {MAX_LATITUDE}"));
         }
-        if self.longitude.is_some_and(|degrees| !(-180.0..=180.0).contains(&degrees)) {
-            wrong("#/longitude", "degrees east are -180 to 180".to_owned());
+        if self.longitude.is_some_and(|degrees| degrees.abs() > MAX_LONGITUDE) {
+            wrong("#/longitude", format!("degrees east are -{MAX_LONGITUDE} to {MAX_LONGITUDE}"));
         }
         if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
     }

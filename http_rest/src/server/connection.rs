@@ -1,53 +1,58 @@
 //! One TCP connection: from its first request to a close that does not lose the last
 //! response.
 
-use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tcp_socket::base::linger::{LingerLimits, linger};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::limits::Limits;
+use super::request_layer::Requests;
 
 /// Serves request after request until either side ends the connection.
-pub(crate) async fn run(stream: TcpStream, router: Router, limits: Arc<Limits>, stopping: CancellationToken) {
+pub(crate) async fn run(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    requests: Arc<Requests>,
+    stopping: CancellationToken,
+) {
+    let limits = &requests.limits;
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.write_timeout));
-    let mut connection = http1::Builder::new()
+    // hyper shuts the stream down at the end, which lingers.
+    let stream = Lingering::new(Box::pin(stream), limits.connections.linger());
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         // A client that has sent everything still waits for the responses: a FIN closes
         // one direction only (RFC 9293, section 3.6).
         .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
-    let mut draining = false;
-    loop {
-        // Cancel safe: polling only borrows the connection, which keeps its state.
-        select! {
-            // hyper itself responds to what it can't parse, with an empty body: 400, 414
-            // for a long target, 431 for a long header.
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-                if let Err(error) = ended {
-                    debug!("connection ended: {error}");
-                }
-                break;
-            }
-            () = stopping.cancelled(), if !draining => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                draining = true;
-            }
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|request| requests.respond(router.clone(), request)),
+        );
+    let mut connection = pin!(connection);
+    // Cancel safe: polling only borrows the connection, which keeps its state.
+    let ended = select! {
+        // hyper itself responds to what it can't parse, with an empty body: 400, 414
+        // for a long target, 431 for a long header.
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
+    };
+    if let Err(error) = ended {
+        debug!("connection ended: {error}");
     }
-    linger(connection.into_parts().io.into_inner(), limits.connections.linger()).await;
 }
 
 /// The response to a connection over the limit, which gets no HTTP parser.
@@ -60,7 +65,10 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}";
 
 /// Refuses a connection. The response fits into the buffer of any new socket.
-pub(crate) async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
+pub(crate) async fn refuse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: LingerLimits,
+) {
     if stream.write_all(REFUSAL.as_bytes()).await.is_ok() {
         linger(stream, limits).await;
     }

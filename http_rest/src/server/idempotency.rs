@@ -34,20 +34,14 @@ pub(crate) struct IdempotencyStore {
 
 #[derive(Default)]
 struct Inner {
-    entries: HashMap<Scope, Entry>,
+    /// `None` while the first request is being handled.
+    entries: HashMap<Scope, Option<Finished>>,
     /// The finished ones in the order in which they expire.
     finished: VecDeque<(Instant, Scope)>,
 }
 
 /// Path and key: the same key on another path is another key.
 type Scope = (String, String);
-
-enum Entry {
-    /// The first request is still being handled.
-    Running,
-    /// It was executed.
-    Finished(Finished),
-}
 
 /// An executed request. Only successes are kept: after an error nothing has happened, and
 /// the client may correct its request under the same key.
@@ -85,7 +79,7 @@ impl IdempotencyStore {
             inner.forget_oldest();
         }
         match inner.entries.get(&scope) {
-            Some(Entry::Running) => Err(Problem {
+            Some(None) => Err(Problem {
                 kind: KEY_IN_USE.into(),
                 retry_after: Some(Duration::from_secs(1)),
                 ..Problem::new(
@@ -93,9 +87,9 @@ impl IdempotencyStore {
                     "the first request with this Idempotency-Key is still running",
                 )
             }),
-            Some(Entry::Finished(finished)) => Ok(Claim::Finished(finished.clone())),
+            Some(Some(finished)) => Ok(Claim::Finished(finished.clone())),
             None => {
-                inner.entries.insert(scope.clone(), Entry::Running);
+                inner.entries.insert(scope.clone(), None);
                 Ok(Claim::New(Guard { store: self, scope: Some(scope) }))
             }
         }
@@ -119,7 +113,7 @@ impl Guard<'_> {
         let Some(scope) = self.scope.take() else { return };
         let mut inner = self.store.lock();
         inner.finished.push_back((Instant::now() + self.store.lifetime, scope.clone()));
-        inner.entries.insert(scope, Entry::Finished(finished));
+        inner.entries.insert(scope, Some(finished));
         if inner.finished.len() > self.store.capacity {
             inner.forget_oldest();
         }

@@ -38,7 +38,7 @@ use crate::protocol::validation::is_station_id;
 #[serde(deny_unknown_fields)]
 pub(crate) struct LiveFilter {
     /// Only this station's readings; without it those of all stations.
-    #[param(pattern = "^[a-z0-9-]{1,32}$", nullable = false)]
+    #[param(nullable = false)]
     station: Option<String>,
 }
 
@@ -52,8 +52,7 @@ pub(crate) struct LiveFilter {
         (status = 200, description = "An endless stream", content_type = "text/event-stream", body = String,
             example = "event: reading\nid: 5be3f0d1c2a49687-1f\ndata: {\"station\":\"oslo-1\",\"metric\":\"temperature\",\"value\":-3.5,\"recorded_at\":1767225600000}\n\n"),
         (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
-        (status = 400, description = "Not an event ID of this service, or an unknown or invalid parameter"),
-        (status = 412, description = "If-Match is false")))]
+        (status = 400, description = "Not an event ID of this service, or an unknown or invalid parameter")))]
 pub(crate) async fn live(
     State(store): State<Arc<Store>>,
     State(limits): State<Arc<Limits>>,

@@ -61,7 +61,6 @@ fn router(state: AppState) -> Router {
         .fallback(async |request: Request| {
             Problem::new(StatusCode::NOT_FOUND, format!("there is no resource at {}", request.uri().path()))
         })
-        .layer(from_fn_with_state(state.clone(), request_layer::request_layer))
         .with_state(state)
 }
 
@@ -82,12 +81,12 @@ pub async fn serve(
     let router = router(AppState(Arc::new(Shared {
         store: Arc::new(Store::new(limits.live_kept)),
         idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
-        requests: Arc::new(Requests::new(limits.max_in_flight)),
         limits: limits.clone(),
         stopping: connections.stopping(),
     })));
+    let requests = Arc::new(Requests::new(limits.clone()));
     let serve =
-        |stream, _peer| connection::run(stream, router.clone(), limits.clone(), connections.stopping());
+        |stream, _peer| connection::run(stream, router.clone(), requests.clone(), connections.stopping());
     let refuse = |stream| connection::refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections, requests in flight are finished");

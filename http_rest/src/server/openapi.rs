@@ -1,23 +1,28 @@
 //! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It consists of
-//! the handlers' own descriptions. This file adds the parts that all of them share.
+//! the handlers' own descriptions. This file adds the errors that all of them share, and
+//! the limits.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
-use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::openapi::path::{Operation, Parameter, PathItem};
+use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Schema};
+use utoipa::{Number, PartialSchema, ToSchema};
 
+use crate::limits::{
+    MAX_BATCH, MAX_KEY, MAX_LATITUDE, MAX_LIMIT, MAX_LONGITUDE, MAX_NAME, MAX_RECORDED_AT, MAX_STATION_ID,
+};
 use crate::protocol::headers::PROBLEM_JSON;
 use crate::protocol::model::Gap;
 use crate::protocol::problem::Problem;
 
 /// The errors that any request may get.
-const COMMON: [(StatusCode, &str); 3] = [
+const COMMON: [(StatusCode, &str); 4] = [
     (
         StatusCode::BAD_REQUEST,
         "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
     ),
+    (StatusCode::PRECONDITION_FAILED, "If-Match is false, or for a change If-None-Match"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
@@ -43,9 +48,19 @@ pub(crate) fn route<S: Clone + Send + Sync + 'static>(mut description: OpenApi) 
     let mut schemas = vec![(Problem::name().into(), Problem::schema()), (Gap::name().into(), Gap::schema())];
     Problem::schemas(&mut schemas);
     components.schemas.extend(schemas);
-    for item in description.paths.paths.values_mut() {
+    for (owner, schema) in &mut components.schemas {
+        if let RefOr::T(Schema::Object(object)) = schema {
+            object.properties.iter_mut().for_each(|(name, field)| describe_limits(owner, name, field));
+        }
+    }
+    for (path, item) in &mut description.paths.paths {
         for operation in operations(item) {
             describe_errors(operation);
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(Parameter { name, schema: Some(schema), .. }) = parameter {
+                    describe_limits(path, name, schema);
+                }
+            }
         }
     }
     get(async move || Json(description))
@@ -69,5 +84,34 @@ fn describe_errors(operation: &mut Operation) {
             content.example = serde_json::to_value(Problem::new(status, response.description.as_str())).ok();
             response.content.insert(PROBLEM_JSON.to_owned(), RefOr::T(content));
         }
+    }
+}
+
+/// Adds to a field of a schema, or to a parameter of a path, the limits that the server checks.
+fn describe_limits(owner: &str, name: &str, schema: &mut RefOr<Schema>) {
+    let object = match schema {
+        RefOr::T(Schema::Object(object)) => object,
+        RefOr::T(Schema::Array(array)) if owner == "Batch" => {
+            (array.min_items, array.max_items) = (Some(1), Some(MAX_BATCH));
+            return;
+        }
+        _ => return,
+    };
+    let mut range = |minimum: Number, maximum: Number| {
+        (object.minimum, object.maximum) = (Some(minimum), Some(maximum));
+    };
+    match (owner, name) {
+        (_, "id" | "station") | ("/stations", "cursor") => {
+            object.pattern = Some(format!("^[a-z0-9-]{{1,{MAX_STATION_ID}}}$"));
+        }
+        (_, "Idempotency-Key") => object.pattern = Some(format!("^[!-~]{{1,{MAX_KEY}}}$")),
+        ("Station" | "StationPatch", "name") => {
+            (object.min_length, object.max_length) = (Some(1), Some(MAX_NAME));
+        }
+        (_, "limit") => range(1.into(), MAX_LIMIT.into()),
+        (_, "recorded_at" | "from" | "to") => range(0.into(), MAX_RECORDED_AT.into()),
+        (_, "latitude") => range((-MAX_LATITUDE).into(), MAX_LATITUDE.into()),
+        (_, "longitude") => range((-MAX_LONGITUDE).into(), MAX_LONGITUDE.into()),
+        _ => {}
     }
 }

@@ -15,12 +15,13 @@ pub(crate) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     Err(Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}, not {limit}")))
 }
 
-/// Returns `Link: <…>; rel="next"` (RFC 8288), or no header after the last page.
-pub(crate) fn next_link(next: Option<String>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let link = next.and_then(|target| HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok());
-    if let Some(link) = link {
-        headers.insert(header::LINK, link);
-    }
-    headers
+/// Cuts a list to a page. One entry more than fits shows that there is a next page. Returns its
+/// `Link: <…>; rel="next"` (RFC 8288), to the address that `next` makes from this page's last
+/// entry, or no header after the last page.
+pub(crate) fn cut<T>(entries: &mut Vec<T>, limit: usize, next: impl FnOnce(&T) -> String) -> HeaderMap {
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    let target = entries.last().filter(|_| more).map(next);
+    let link = target.and_then(|target| HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok());
+    link.map(|link| (header::LINK, link)).into_iter().collect()
 }

@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::conditional::Conditions;
 use super::pagination;
 use super::stations::not_found;
-use super::store::{EventId, ReadingFilter, Store};
-use crate::protocol::model::{Batch, Metric, ReadingList, Recorded};
+use super::store::{EventId, Store};
+use crate::protocol::model::{Batch, ReadingList, ReadingQuery, Recorded};
 use crate::protocol::problem::Problem;
 use crate::protocol::validation::{UncheckedBatch, parse};
 
@@ -26,11 +25,10 @@ use crate::protocol::validation::{UncheckedBatch, parse};
 // `Location` could name (RFC 9110, section 15.3.2).
 #[utoipa::path(post, path = "/readings", operation_id = "record_readings", tag = "readings", request_body = Batch<'_>,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request safe to repeat",
-        nullable = false, pattern = "^[!-~]{1,128}$")),
+        nullable = false)),
     responses(
         (status = 200, description = "Recorded", body = Recorded, example = json!({"accepted": 1})),
         (status = 409, description = "The first request with this key still runs"),
-        (status = 412, description = "If-Match or If-None-Match is false"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Recorded>, Problem> {
@@ -40,75 +38,39 @@ pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Resu
     Ok(Json(Recorded { accepted }))
 }
 
-/// The query string of `GET /readings`.
-#[derive(Deserialize, IntoParams, FromRequestParts)]
-#[from_request(via(Query), rejection(Problem))]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
-    /// Whose readings.
-    #[param(pattern = "^[a-z0-9-]{1,32}$")]
-    station: String,
-    /// Only this metric.
-    #[param(nullable = false)]
-    metric: Option<Metric>,
-    /// Earliest `recorded_at`, in ms since the Unix epoch.
-    #[param(nullable = false, maximum = 253_402_300_799_999_i64)]
-    from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
-    #[param(nullable = false, maximum = 253_402_300_799_999_i64)]
-    to: Option<u64>,
-    /// Maximum number of readings on this page; 100 if not given.
-    #[param(minimum = 1, maximum = 500, nullable = false)]
-    limit: Option<usize>,
-    /// From the `Link` header of the page before.
-    #[param(nullable = false, pattern = "^[0-9a-f]{16}-[0-9a-f]{1,16}$")]
-    cursor: Option<String>,
-}
-
 /// Read a station's readings, the latest recorded first
-#[utoipa::path(get, path = "/readings", operation_id = "list_readings", tag = "readings", params(Filter), responses(
+#[utoipa::path(get, path = "/readings", operation_id = "list_readings", tag = "readings", params(ReadingQuery), responses(
     (status = 200, description = "A page", body = ReadingList,
         headers(("Link" = String, description = "The next page, if there is one: `<…>; rel=\"next\"`"))),
     (status = 304, description = "If-None-Match is `*`, which matches every existing resource"),
     (status = 400, description = "A parameter is missing, unknown, or invalid"),
-    (status = 404, description = "No such station, or the page was lost when the server was restarted"),
-    (status = 412, description = "If-Match is false")))]
+    (status = 404, description = "No such station, or the page was lost when the server was restarted")))]
 pub(crate) async fn list(
     State(store): State<Arc<Store>>,
-    filter: Filter,
-    headers: HeaderMap,
+    query: Result<Query<ReadingQuery>, QueryRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let limit = pagination::limit(filter.limit)?;
-    let cursor = filter.cursor.as_deref().map(|text| match EventId::parse(text) {
-        None => Err(Problem::bad_request("unknown cursor: use the one from the Link header")),
-        Some(id) if id.instance_id == store.instance_id => Ok(id.sequence),
-        Some(_) => {
-            Err(Problem::new(StatusCode::NOT_FOUND, "this page was lost when the server was restarted"))
+    let Query(query) = query?;
+    let limit = pagination::limit(query.limit)?;
+    let before = match query.cursor.as_deref().map(EventId::parse) {
+        None => None,
+        Some(Some(id)) if id.instance_id == store.instance_id => Some(id.sequence),
+        Some(Some(_)) => {
+            let detail = "this page was lost when the server was restarted";
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         }
-    });
-    let Filter { station, metric, from, to, .. } = filter;
-    let filter = ReadingFilter { metric, from, to, before: cursor.transpose()?, limit: limit + 1 };
-    let mut found = store.readings(&station, &filter).ok_or_else(|| not_found(&station))?;
-    if Conditions::of(&headers)?.not_modified(None)? {
+        Some(None) => return Err(Problem::bad_request("unknown cursor: use the one from the Link header")),
+    };
+    let mut found = store.readings(&query, before, limit + 1).ok_or_else(|| not_found(&query.station))?;
+    if Conditions::of(request.headers())?.not_modified(None)? {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|(sequence, _)| {
-        let mut next = format!("/readings?station={station}&limit={limit}");
-        let optional = [
-            ("metric", metric.map(|m| m.name().to_owned())),
-            ("from", from.map(|f| f.to_string())),
-            ("to", to.map(|t| t.to_string())),
-        ];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                next += &format!("&{name}={value}");
-            }
-        }
-        next + &format!("&cursor={}", EventId { instance_id: store.instance_id, sequence: *sequence })
+    let link = pagination::cut(&mut found, limit, |(sequence, _)| {
+        let cursor = EventId { instance_id: store.instance_id, sequence: *sequence }.to_string();
+        let next = ReadingQuery { limit: Some(limit), cursor: Some(cursor), ..query };
+        // Strings and numbers always have a form in a query string.
+        format!("/readings?{}", serde_urlencoded::to_string(next).unwrap_or_default())
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();
-    Ok((pagination::next_link(next), Json(ReadingList { readings })).into_response())
+    Ok((link, Json(ReadingList { readings })).into_response())
 }

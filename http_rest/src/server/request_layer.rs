@@ -2,23 +2,26 @@
 //! header, a permit to be handled, a time limit, a line in the log. Below that are the
 //! checks that handlers choose: no query string, the media type, the length of the body.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::extract::FromRequestParts;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
+use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use tower::Service;
 use tracing::info;
 
 use crate::limits::{Limits, MAX_REQUEST_ID};
@@ -27,6 +30,7 @@ use crate::protocol::problem::Problem;
 
 /// The requests of all connections.
 pub(crate) struct Requests {
+    pub(crate) limits: Arc<Limits>,
     /// One for each request that may be handled at the same time.
     permits: Semaphore,
     /// How many requests got an ID from this server.
@@ -34,9 +38,52 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Allows `max_in_flight` requests at a time.
-    pub(crate) fn new(max_in_flight: usize) -> Self {
-        Self { permits: Semaphore::new(max_in_flight), numbered: AtomicU64::new(0) }
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self { permits: Semaphore::new(limits.max_in_flight), numbered: AtomicU64::new(0), limits }
+    }
+
+    /// Responds to a request by its route.
+    //
+    // An axum middleware (`from_fn`) would do the same, but would put the request into two more
+    // boxes on the heap.
+    pub(crate) async fn respond(
+        &self,
+        router: Router,
+        request: Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        let started = Instant::now();
+        let id = self.id(request.headers());
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let mut response = self.handle(router, request).await.unwrap_or_else(IntoResponse::into_response);
+        let status = response.status();
+        if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+            // The rest of the body is still to come, so this connection can't be used again.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        info!(
+            "{method} {uri} {} in {:.1?} id={}",
+            status.as_u16(),
+            started.elapsed(),
+            id.to_str().unwrap_or_default()
+        );
+        response.headers_mut().insert(REQUEST_ID, id);
+        Ok(response)
+    }
+
+    async fn handle(&self, mut router: Router, request: Request<Incoming>) -> Result<Response, Problem> {
+        check_single(request.headers())?;
+        check_host(&request)?;
+        let _permit = self.permits.try_acquire().map_err(|_none_left| Problem {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
+        })?;
+        match timeout(self.limits.request_timeout, router.call(request)).await {
+            Ok(Ok(response)) => Ok(response), // A router has no other errors than responses.
+            Err(_elapsed) => Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request took too long to arrive or to be answered",
+            )),
+        }
     }
 
     /// Returns the client's own ID if it is short and plain, or else the next number.
@@ -52,60 +99,11 @@ impl Requests {
     }
 }
 
-/// Wraps all routes.
-pub(crate) async fn request_layer(
-    State(requests): State<Arc<Requests>>,
-    State(limits): State<Arc<Limits>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let id = requests.id(request.headers());
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let response = handle(&requests, limits.request_timeout, request, next).await;
-    let mut response = response.unwrap_or_else(IntoResponse::into_response);
-    let status = response.status();
-    if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-        // The rest of the body is still to come, so this connection can't be used again.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    info!(
-        "{method} {uri} {} in {:.1?} id={}",
-        status.as_u16(),
-        started.elapsed(),
-        id.to_str().unwrap_or_default()
-    );
-    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id);
-    response
-}
-
-async fn handle(
-    requests: &Requests,
-    request_timeout: Duration,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    check_single(request.headers())?;
-    check_host(&request)?;
-    let _permit = requests.permits.try_acquire().map_err(|_none_left| Problem {
-        retry_after: Some(Duration::from_secs(1)),
-        ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
-    })?;
-    timeout(request_timeout, next.run(request)).await.map_err(|_elapsed| {
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive or to be answered")
-    })
-}
-
 /// Header fields that may appear only once. If there were two, a proxy could believe one
 /// and this server the other, which is how requests are smuggled past a proxy. hyper checks
 /// `Content-Length`, and fields whose values are lists may come in several lines.
-const SINGLE: [HeaderName; 5] = [
-    header::HOST,
-    header::CONTENT_TYPE,
-    HeaderName::from_static(IDEMPOTENCY_KEY),
-    HeaderName::from_static(LAST_EVENT_ID),
-    HeaderName::from_static(REQUEST_ID),
-];
+const SINGLE: [HeaderName; 5] =
+    [header::HOST, header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID, REQUEST_ID];
 
 /// Returns 400 if a field of [`SINGLE`] appears more than once (RFC 9110, section 5.3).
 fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
@@ -120,38 +118,34 @@ fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Returns 400 unless there is a valid `Host` (RFC 9112, section 3.2). HTTP/1.0 may leave it
 /// out. If the request's target names a host as well, that must be valid too.
-fn check_host(request: &Request) -> Result<(), Problem> {
+fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let host = request.headers().get(header::HOST);
     let present = host.is_some() || request.version() < Version::HTTP_11;
-    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let mut named = host.map(HeaderValue::as_bytes).into_iter().chain(target);
-    if present && named.all(is_host) {
+    let target = request.uri().authority().map(Authority::as_str);
+    if present && host.is_none_or(|host| host.to_str().is_ok_and(is_host)) && target.is_none_or(is_host) {
         return Ok(());
     }
     Err(Problem::bad_request("send one Host header with a host and, if needed, a port"))
 }
 
-/// Returns whether this is `host` or `host:port` (RFC 3986, section 3.2), without a user.
-fn is_host(value: &[u8]) -> bool {
-    // Most hosts are plain names or IPv4 addresses, and need no parser.
-    let (name, port) = value.split_at(value.iter().position(|b| *b == b':').unwrap_or(value.len()));
-    if !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')) {
-        return is_port(port);
-    }
-    let Ok(authority) = Authority::try_from(value) else { return false };
-    let host = authority.host();
-    let Some(port) = authority.as_str().strip_prefix(host) else { return false };
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    !host.is_empty()
-        && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
-        && is_port(port.as_bytes())
-}
-
-/// Returns whether this is nothing, or a colon and perhaps a port.
-fn is_port(text: &[u8]) -> bool {
-    let Some(digits) = text.strip_prefix(b":") else { return text.is_empty() };
-    let number = || str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
-    digits.iter().all(u8::is_ascii_digit) && (digits.is_empty() || number().is_some())
+/// Returns whether this is a name or an address, perhaps with a port, but without a user
+/// (RFC 3986, section 3.2).
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""), // The last colon, if there is one, is part of an IPv6 address.
+    };
+    let is_name_byte = |b: u8| {
+        b.is_ascii_alphanumeric()
+            || matches!(b, b'.' | b'-' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=')
+    };
+    let valid_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_name_byte),
+    };
+    // A port may be empty. Rust would accept `+80`.
+    let valid_port = port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    valid_host && (port.is_empty() || valid_port)
 }
 
 /// Refuses a query string with 400, on resources that have no parameters. A misplaced
@@ -181,10 +175,9 @@ pub(crate) fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Prob
     if !is_type(headers, wanted) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {wanted}")));
     }
-    let plain = headers.get_all(header::CONTENT_ENCODING).iter().all(|codings| {
-        let mut codings = codings.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(IDENTITY.as_bytes()))
-    });
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    let plain = codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(IDENTITY.as_bytes()));
     if plain {
         return Ok(());
     }

@@ -7,7 +7,6 @@ use axum::extract::FromRef;
 use tokio_util::sync::CancellationToken;
 
 use super::idempotency::IdempotencyStore;
-use super::request_layer::Requests;
 use super::store::Store;
 use crate::limits::Limits;
 
@@ -20,7 +19,6 @@ pub(crate) struct AppState(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) idempotency: Arc<IdempotencyStore>,
-    pub(crate) requests: Arc<Requests>,
     pub(crate) limits: Arc<Limits>,
     /// Canceled when the server stops; ends the live streams.
     pub(crate) stopping: CancellationToken,
@@ -37,4 +35,4 @@ macro_rules! parts {
     )*};
 }
 
-parts!(store: Arc<Store>, idempotency: Arc<IdempotencyStore>, requests: Arc<Requests>, limits: Arc<Limits>, stopping: CancellationToken);
+parts!(store: Arc<Store>, idempotency: Arc<IdempotencyStore>, limits: Arc<Limits>, stopping: CancellationToken);

@@ -8,11 +8,12 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::body::Bytes;
 use tokio::sync::watch;
 
 use super::conditional::ETag;
 use crate::limits::{CHUNK, MAX_STATIONS, READINGS_PER_STATION};
-use crate::protocol::model::{Metric, Reading, Station};
+use crate::protocol::model::{Metric, Reading, ReadingQuery, Station};
 
 /// Stations and their readings.
 ///
@@ -39,8 +40,23 @@ struct Inner {
 
 struct StationEntry {
     station: Station,
-    version: u64,
+    shown: Representation,
     readings: VecDeque<StoredReading>,
+}
+
+/// A station as a `GET` returns it. It is made once for each version.
+#[derive(Clone)]
+pub(crate) struct Representation {
+    pub(crate) tag: ETag,
+    pub(crate) json: Bytes,
+}
+
+impl Representation {
+    fn new(station: &Station, instance_id: u64, version: u64) -> Self {
+        // Strings and finite numbers always have a form in JSON.
+        let json = serde_json::to_vec(station).unwrap_or_default().into();
+        Self { tag: ETag::new(instance_id, version), json }
+    }
 }
 
 /// A reading without its station's ID, which the map already holds.
@@ -49,19 +65,6 @@ struct StoredReading {
     metric: Metric,
     value: f64,
     recorded_at: u64,
-}
-
-/// Which readings [`Store::readings`] returns.
-#[derive(Default)]
-pub(crate) struct ReadingFilter {
-    pub(crate) metric: Option<Metric>,
-    /// Earliest `recorded_at`.
-    pub(crate) from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
-    pub(crate) to: Option<u64>,
-    /// Only readings that were recorded before the one of this sequence number.
-    pub(crate) before: Option<u64>,
-    pub(crate) limit: usize,
 }
 
 /// Why a station was not created.
@@ -89,7 +92,8 @@ impl Store {
             return Err(CreateError::Full);
         }
         for id in new {
-            inner.insert(Station { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None });
+            let station = Station { id: id.to_owned(), name: id.to_owned(), latitude: None, longitude: None };
+            inner.insert(station, self.instance_id);
         }
         let Inner { stations, sequence, .. } = &mut *inner;
         for reading in &batch {
@@ -112,20 +116,26 @@ impl Store {
     }
 
     /// Returns a station's readings, the latest recorded first, each with its sequence
-    /// number, or `None` if there is no such station.
-    pub(crate) fn readings(&self, station: &str, filter: &ReadingFilter) -> Option<Vec<(u64, Reading)>> {
+    /// number, or `None` if there is no such station. They are those recorded before the one
+    /// with the sequence number `before`, at most `count`.
+    pub(crate) fn readings(
+        &self,
+        query: &ReadingQuery,
+        before: Option<u64>,
+        count: usize,
+    ) -> Option<Vec<(u64, Reading)>> {
         let inner = self.lock();
-        let kept = &inner.stations.get(station)?.readings;
-        let end = filter.before.map_or(kept.len(), |before| kept.partition_point(|r| r.sequence < before));
+        let kept = &inner.stations.get(query.station.as_str())?.readings;
+        let end = before.map_or(kept.len(), |before| kept.partition_point(|r| r.sequence < before));
         let found = kept
             .range(..end)
             .rev()
-            .filter(|r| filter.metric.is_none_or(|metric| r.metric == metric))
-            .filter(|r| filter.from.is_none_or(|from| r.recorded_at >= from))
-            .filter(|r| filter.to.is_none_or(|to| r.recorded_at < to))
-            .take(filter.limit)
+            .filter(|r| query.metric.is_none_or(|metric| r.metric == metric))
+            .filter(|r| query.from.is_none_or(|from| r.recorded_at >= from))
+            .filter(|r| query.to.is_none_or(|to| r.recorded_at < to))
+            .take(count)
             .map(|r| {
-                let station = station.to_owned();
+                let station = query.station.clone();
                 (
                     r.sequence,
                     Reading { station, metric: r.metric, value: r.value, recorded_at: r.recorded_at },
@@ -155,13 +165,13 @@ impl Store {
             .collect()
     }
 
-    /// Returns a station and its version.
-    pub(crate) fn station(&self, id: &str) -> Option<(Station, ETag)> {
-        self.lock().stations.get(id).map(|entry| (entry.station.clone(), self.tag(entry.version)))
+    /// Returns a station.
+    pub(crate) fn station(&self, id: &str) -> Option<Representation> {
+        self.lock().stations.get(id).map(|entry| entry.shown.clone())
     }
 
     /// Creates a station.
-    pub(crate) fn create(&self, station: Station) -> Result<ETag, CreateError> {
+    pub(crate) fn create(&self, station: Station) -> Result<Representation, CreateError> {
         let mut inner = self.lock();
         if inner.stations.contains_key(station.id.as_str()) {
             return Err(CreateError::Exists);
@@ -169,7 +179,7 @@ impl Store {
         if inner.stations.len() >= MAX_STATIONS {
             return Err(CreateError::Full);
         }
-        Ok(self.tag(inner.insert(station)))
+        Ok(inner.insert(station, self.instance_id))
     }
 
     /// Replaces a station with what `change` returns, or returns `None` if there is no such
@@ -178,17 +188,17 @@ impl Store {
     pub(crate) fn update<E>(
         &self,
         id: &str,
-        change: impl FnOnce(&Station, ETag) -> Result<Station, E>,
-    ) -> Option<Result<(Station, ETag), E>> {
+        change: impl FnOnce(&Station, &ETag) -> Result<Station, E>,
+    ) -> Option<Result<Representation, E>> {
         let mut inner = self.lock();
         let Inner { stations, version, .. } = &mut *inner;
         let entry = stations.get_mut(id)?;
-        let changed = change(&entry.station, self.tag(entry.version));
+        let changed = change(&entry.station, &entry.shown.tag);
         Some(changed.map(|station| {
             *version += 1;
-            entry.station = station.clone();
-            entry.version = *version;
-            (station, self.tag(*version))
+            entry.shown = Representation::new(&station, self.instance_id, *version);
+            entry.station = station;
+            entry.shown.clone()
         }))
     }
 
@@ -196,15 +206,11 @@ impl Store {
     pub(crate) fn remove<E>(
         &self,
         id: &str,
-        allow: impl FnOnce(ETag) -> Result<(), E>,
+        allow: impl FnOnce(&ETag) -> Result<(), E>,
     ) -> Option<Result<(), E>> {
         let mut inner = self.lock();
-        let version = inner.stations.get(id)?.version;
-        Some(allow(self.tag(version)).map(|()| drop(inner.stations.remove(id))))
-    }
-
-    fn tag(&self, version: u64) -> ETag {
-        ETag { instance_id: self.instance_id, version }
+        let allowed = allow(&inner.stations.get(id)?.shown.tag);
+        Some(allowed.map(|()| drop(inner.stations.remove(id))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -214,11 +220,12 @@ impl Store {
 }
 
 impl Inner {
-    fn insert(&mut self, station: Station) -> u64 {
+    fn insert(&mut self, station: Station, instance_id: u64) -> Representation {
         self.version += 1;
         let id = Arc::from(station.id.as_str());
-        self.stations.insert(id, StationEntry { station, version: self.version, readings: VecDeque::new() });
-        self.version
+        let shown = Representation::new(&station, instance_id, self.version);
+        self.stations.insert(id, StationEntry { station, shown: shown.clone(), readings: VecDeque::new() });
+        shown
     }
 }
 

@@ -1,22 +1,23 @@
-//! Floor: an echo over blocking TCP, a thread for each connection, no runtime.
+//! Baseline: an echo over blocking TCP, with a thread for each connection and no runtime.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{Connected, Kind, Protocol, Recorder, Served, accept_each, information, verify_echo};
+use super::echo::{accept_each, information, verify_echo};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "blocking_echo",
     name: "blocking TCP echo",
     kind: Kind::Floor,
     one_at_a_time: true,
-    served: Served::Directly(|listener| {
-        accept_each(listener, |stream| {
+    served: Served::Directly(|listener, shutdown| {
+        accept_each(listener, shutdown, |stream| {
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
             thread::spawn(move || echo(stream));
@@ -28,17 +29,17 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         async move {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
             let message = information(readings);
             let buffers = Mutex::new((stream, vec![0; message.len()]));
-            Ok(Arc::new(Echo { message, buffers }) as Arc<dyn Recorder>)
+            connected(Echo { message, buffers })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 
-/// Longest wait for a reply.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time after which a missing reply is an error.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn echo(mut stream: TcpStream) {
     let mut buffer = vec![0; 8 * 1024];
@@ -51,7 +52,7 @@ fn echo(mut stream: TcpStream) {
 
 struct Echo {
     message: Vec<u8>,
-    /// The connection and the reply.
+    /// The connection, and the buffer for its reply.
     buffers: Mutex<(TcpStream, Vec<u8>)>,
 }
 

@@ -1,44 +1,33 @@
-//! gRPC: `Record` with protobuf, and `Upload`, which streams. All calls share one
-//! HTTP/2 connection, on which each is a stream of its own.
-
-use std::sync::Arc;
+//! gRPC: `Record` with protobuf, and `Upload`, which streams. All calls share one HTTP/2
+//! connection, and each is a stream of its own.
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream;
-use grpc::Config;
 use grpc::proto::{Metric, Reading};
-use grpc::{Client, Options};
-use tokio::net::TcpListener;
+use grpc::{Client, Config, Options};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
-use crate::server::owner_is_gone;
+use super::batch::{STATION, Sample, samples, verify_count};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
-/// One message with the whole batch, and one reply.
+/// One message with the whole batch, and one response.
 pub(super) const UNARY: Protocol = Protocol {
     id: "grpc_unary",
     name: "gRPC unary",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::Directly(serve),
-    connect: |address, readings| {
-        async move { Ok(Arc::new(Unary(Grpc::new(&address, readings)?)) as Arc<dyn Recorder>) }.boxed()
-    },
+    served: Served::Directly(|listener, shutdown| {
+        async { Ok(grpc::serve(listener, Config::default(), shutdown.cancelled_owned()).await?) }.boxed()
+    }),
+    connect: |address, readings| async move { connected(Unary(Grpc::new(&address, readings)?)) }.boxed(),
 };
 
-/// A call for each batch: a message for each reading, and one reply.
+/// A call for each batch, with one message for each reading and one response.
 pub(super) const STREAM: Protocol = Protocol {
     id: "grpc_stream",
     name: "gRPC stream",
-    connect: |address, readings| {
-        async move { Ok(Arc::new(Stream(Grpc::new(&address, readings)?)) as Arc<dyn Recorder>) }.boxed()
-            as BoxFuture<'static, Connected>
-    },
+    connect: |address, readings| async move { connected(Stream(Grpc::new(&address, readings)?)) }.boxed(),
     ..UNARY
 };
-
-fn serve(listener: TcpListener) -> BoxFuture<'static, anyhow::Result<()>> {
-    async { Ok(grpc::serve(listener, Config::default(), owner_is_gone()).await?) }.boxed()
-}
 
 struct Grpc {
     client: Client,

@@ -1,31 +1,26 @@
-//! HTTP/REST: `POST /readings` with JSON. Each call in flight has a connection
-//! of its own, kept for the next call.
-
-use std::sync::Arc;
+//! HTTP/REST: `POST /readings` with JSON. Each call in flight has a connection of its
+//! own, which the client keeps for the next call.
 
 use futures::future::{BoxFuture, FutureExt};
-use http_rest::Client;
-use http_rest::Limits;
-use http_rest::{Metric, Reading};
+use http_rest::{Client, Limits, Metric, Reading};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
-use crate::server::owner_is_gone;
+use super::batch::{STATION, Sample, samples, verify_count};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "http_rest",
     name: "HTTP/REST",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::Directly(|listener| {
-        async { Ok(http_rest::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+    served: Served::Directly(|listener, shutdown| {
+        async { Ok(http_rest::serve(listener, Limits::default(), shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {
             let client = Client::new(&format!("http://{address}"))?;
-            Ok(Arc::new(Http { client, batch: samples(readings).map(reading).collect() })
-                as Arc<dyn Recorder>)
+            connected(Http { client, batch: samples(readings).map(reading).collect() })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 

@@ -1,19 +1,19 @@
 //! RabbitMQ: request and reply through the broker, and publishing alone.
 
-use std::sync::Arc;
-
 use anyhow::bail;
 use futures::future::{BoxFuture, FutureExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use message_queue::brokers;
+use message_queue::client::Client;
 use message_queue::model::Reading;
+use message_queue::rabbitmq::server;
 use message_queue::rabbitmq::topology::Topology;
-use message_queue::rabbitmq::{client::Client, server};
 
-use super::message_queue::{reading, until_owner_is_gone};
-use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};
+use super::batch::{samples, verify_count};
+use super::message_queue::reading;
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 /// A request to the server through a queue, and its reply through direct reply-to.
 pub(super) const REQUEST_REPLY: Protocol = Protocol {
@@ -21,10 +21,9 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     name: "RabbitMQ request/reply",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::ThroughBroker(brokers::Kind::RabbitMq, |address, listening| {
+    served: Served::ThroughBroker(brokers::Kind::RabbitMq, |address, shutdown, listening| {
         async move {
             let topology = Topology::default();
-            let shutdown = until_owner_is_gone();
             Ok(server::serve(&url(&address), &topology, &shutdown, listening).await?)
         }
         .boxed()
@@ -33,13 +32,13 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
         async move {
             let client = Client::connect(&url(&address), Topology::default()).await?;
             let batch = samples(readings).map(reading).collect();
-            Ok(Arc::new(RequestReply { client, batch }) as Arc<dyn Recorder>)
+            connected(RequestReply { client, batch })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 
-/// A message into a durable quorum queue, confirmed when it is on disk.
+/// A message to a durable quorum queue. The broker confirms it when it is on disk.
 pub(super) const PUBLISH: Protocol = Protocol {
     id: "rabbitmq_publish",
     name: "RabbitMQ publish",
@@ -47,8 +46,7 @@ pub(super) const PUBLISH: Protocol = Protocol {
     one_at_a_time: false,
     served: Served::ByBroker(brokers::Kind::RabbitMq),
     connect: |address, readings| {
-        async move { Ok(Arc::new(Publish::connect(&address, readings).await?) as Arc<dyn Recorder>) }.boxed()
-            as BoxFuture<'static, Connected>
+        async move { connected(Publish::connect(&address, readings).await?) }.boxed()
     },
 };
 
@@ -68,7 +66,7 @@ impl Recorder for RequestReply {
 }
 
 struct Publish {
-    /// Dropped, it is closed.
+    /// Closes when it is dropped.
     _connection: Connection,
     channel: Channel,
     batch: Vec<Reading>,
@@ -76,7 +74,7 @@ struct Publish {
 
 const QUEUE: &str = "lab.published";
 
-/// Messages kept: nobody takes them, so the oldest give way.
+/// Maximum length of the queue. No program consumes the messages, so the broker drops the oldest.
 const KEPT: i32 = 1_000;
 
 impl Publish {
@@ -99,13 +97,13 @@ impl Recorder for Publish {
         async {
             let payload = serde_json::to_vec(&self.batch)?;
             let persistent = BasicProperties::default().with_delivery_mode(2);
-            // Mandatory: without the queue it would be confirmed, too.
+            // Mandatory, because the broker would also confirm a message for a queue that doesn't exist.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let published =
                 self.channel.basic_publish("".into(), QUEUE.into(), options, &payload, persistent).await?;
             match published.await? {
                 Confirmation::Ack(None) => Ok(()),
-                other => bail!("not accepted: {other:?}"),
+                other => bail!("the broker did not accept the message: {other:?}"),
             }
         }
         .boxed()

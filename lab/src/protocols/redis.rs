@@ -1,17 +1,17 @@
 //! Redis: request and reply over Pub/Sub, and appending to a stream alone.
 
-use std::sync::Arc;
-
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
 use message_queue::brokers;
+use message_queue::client::Client;
 use message_queue::model::Reading;
 use message_queue::redis::names::KeyNames;
-use message_queue::redis::{client::Client, server};
+use message_queue::redis::server;
 use redis::aio::MultiplexedConnection;
 
-use super::message_queue::{reading, until_owner_is_gone};
-use super::{Connected, Kind, Protocol, Recorder, Served, samples, verify_count};
+use super::batch::{samples, verify_count};
+use super::message_queue::reading;
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 /// A request to the server on a channel, and its reply on the client's own.
 pub(super) const REQUEST_REPLY: Protocol = Protocol {
@@ -19,24 +19,21 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     name: "Redis request/reply",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::ThroughBroker(brokers::Kind::Redis, |address, listening| {
-        async move {
-            let shutdown = until_owner_is_gone();
-            Ok(server::serve(&url(&address), &KeyNames::default(), &shutdown, listening).await?)
-        }
-        .boxed()
+    served: Served::ThroughBroker(brokers::Kind::Redis, |address, shutdown, listening| {
+        async move { Ok(server::serve(&url(&address), &KeyNames::default(), &shutdown, listening).await?) }
+            .boxed()
     }),
     connect: |address, readings| {
         async move {
             let client = Client::connect(&url(&address), KeyNames::default()).await?;
             let batch = samples(readings).map(reading).collect();
-            Ok(Arc::new(RequestReply { client, batch }) as Arc<dyn Recorder>)
+            connected(RequestReply { client, batch })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 
-/// An entry in a stream, in memory only.
+/// An entry in a stream, which Redis keeps in memory only.
 pub(super) const APPEND: Protocol = Protocol {
     id: "redis_append",
     name: "Redis stream append",
@@ -48,9 +45,9 @@ pub(super) const APPEND: Protocol = Protocol {
             let client = redis::Client::open(url(&address))?;
             let connection = client.get_multiplexed_async_connection().await?;
             let batch = samples(readings).map(reading).collect();
-            Ok(Arc::new(Append { connection, batch }) as Arc<dyn Recorder>)
+            connected(Append { connection, batch })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 
@@ -70,12 +67,13 @@ impl Recorder for RequestReply {
 }
 
 struct Append {
-    /// Its clones share the connection, and send what is queued with one write.
+    /// Its clones share one connection, which sends everything that is queued with one write.
     connection: MultiplexedConnection,
     batch: Vec<Reading>,
 }
 
-/// Entries kept, about: nobody takes them, so the oldest give way.
+/// Approximate maximum length of the stream. No program reads the entries, so Redis drops the
+/// oldest.
 const KEPT: u32 = 1_000;
 
 impl Recorder for Append {
@@ -92,7 +90,7 @@ impl Recorder for Append {
                 .arg("readings")
                 .arg(payload);
             let id: String = command.query_async(&mut self.connection.clone()).await?;
-            ensure!(id.contains('-'), "{id:?} is no entry's id");
+            ensure!(id.contains('-'), "{id:?} is not the ID of a stream entry");
             Ok(())
         }
         .boxed()

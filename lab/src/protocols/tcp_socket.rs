@@ -1,28 +1,27 @@
-//! TCP: this repository's binary protocol. All calls share one connection; a reply
-//! carries its request's id.
-
-use std::sync::Arc;
+//! TCP: this repository's binary protocol. All calls share one connection, and each
+//! response carries the ID of its request.
 
 use futures::future::{BoxFuture, FutureExt};
 use tcp_socket::{Client, Limits, Metric, Reading};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
-use crate::server::owner_is_gone;
+use super::batch::{STATION, Sample, samples, verify_count};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "tcp_socket",
     name: "TCP",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::Directly(|listener| {
-        async { Ok(tcp_socket::serve(listener, Limits::default(), owner_is_gone()).await?) }.boxed()
+    served: Served::Directly(|listener, shutdown| {
+        async { Ok(tcp_socket::serve(listener, Limits::default(), shutdown.cancelled_owned()).await?) }
+            .boxed()
     }),
     connect: |address, readings| {
         async move {
             let client = Client::connect(&address).await?;
-            Ok(Arc::new(Tcp { client, batch: samples(readings).map(reading).collect() }) as Arc<dyn Recorder>)
+            connected(Tcp { client, batch: samples(readings).map(reading).collect() })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 

@@ -1,20 +1,22 @@
-//! Floor: an echo over tokio's TCP, a task for each connection.
+//! Baseline: an echo over tokio's TCP, with a task for each connection.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Connected, Kind, Protocol, Recorder, Served, accept_each, information, verify_echo};
+use super::batch::INFORMATION;
+use super::echo::{accept_each, information, verify_echo};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "tokio_echo",
     name: "tokio TCP echo",
     kind: Kind::Floor,
     one_at_a_time: false,
-    served: Served::Directly(|listener| {
-        accept_each(listener, |stream| {
+    served: Served::Directly(|listener, shutdown| {
+        accept_each(listener, shutdown, |stream| {
             tokio::spawn(echo(stream));
             Ok(())
         })
@@ -22,11 +24,11 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     }),
     connect: |address, readings| {
         async move {
-            let first = connect(&address, readings * super::INFORMATION).await?;
+            let first = connect(&address, readings * INFORMATION).await?;
             let idle = Mutex::new(vec![first]);
-            Ok(Arc::new(Echo { address, message: information(readings), idle }) as Arc<dyn Recorder>)
+            connected(Echo { address, message: information(readings), idle })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 
@@ -39,15 +41,15 @@ async fn echo(mut stream: TcpStream) {
     }
 }
 
-/// An echo has nothing that tells which reply is whose, so each call in flight
-/// has a connection of its own, kept for the next call.
+/// A reply of an echo doesn't say which request it belongs to. So each call in flight has a
+/// connection of its own, which the client keeps for the next call.
 struct Echo {
     address: String,
     message: Vec<u8>,
     idle: Mutex<Vec<Connection>>,
 }
 
-/// A connection and the room for its reply.
+/// A connection, and the buffer for its reply.
 type Connection = (TcpStream, Vec<u8>);
 
 async fn connect(address: &str, reply: usize) -> anyhow::Result<Connection> {

@@ -1,32 +1,30 @@
-//! WebSocket: JSON in text messages. All calls share one connection; a reply
-//! carries its request's id.
-
-use std::sync::Arc;
+//! WebSocket: JSON in text messages. All calls share one connection, and each response
+//! carries the ID of its request.
 
 use futures::future::{BoxFuture, FutureExt};
-use websocket::Client;
-use websocket::Limits;
-use websocket::{Metric, Reading};
+use websocket::{Client, Limits, Metric, Reading};
 
-use super::{Connected, Kind, Protocol, Recorder, STATION, Sample, Served, samples, verify_count};
-use crate::server::owner_is_gone;
+use super::batch::{STATION, Sample, samples, verify_count};
+use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "websocket",
     name: "WebSocket",
     kind: Kind::Recorded,
     one_at_a_time: false,
-    served: Served::Directly(|listener| {
-        async { Ok(websocket::serve(listener, Limits::default(), Vec::new(), owner_is_gone()).await?) }
-            .boxed()
+    served: Served::Directly(|listener, shutdown| {
+        let origins = Vec::new();
+        async {
+            Ok(websocket::serve(listener, Limits::default(), origins, shutdown.cancelled_owned()).await?)
+        }
+        .boxed()
     }),
     connect: |address, readings| {
         async move {
             let client = Client::new(&format!("http://{address}"));
-            let batch = samples(readings).map(reading).collect();
-            Ok(Arc::new(WebSocket { client, batch }) as Arc<dyn Recorder>)
+            connected(WebSocket { client, batch: samples(readings).map(reading).collect() })
         }
-        .boxed() as BoxFuture<'static, Connected>
+        .boxed()
     },
 };
 

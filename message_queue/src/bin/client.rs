@@ -12,9 +12,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
+use message_queue::client::Client;
 use message_queue::error::Error;
 use message_queue::model::{Metric, Reading};
-use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::output;
 use tcp_socket::base::text::printable;
 
@@ -48,30 +48,14 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
     Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
 }
 
-/// The client of either broker.
-#[derive(Clone)]
-enum Client {
-    RabbitMq(rabbitmq::client::Client),
-    Redis(redis::client::Client),
-}
-
-impl Client {
-    async fn connect(args: &BrokerArgs, prefix_suffix: &str) -> Result<Self, Error> {
-        let (mut topology, mut keys) = (args.topology(), args.keys());
-        topology.prefix.push_str(prefix_suffix);
-        keys.prefix.push_str(prefix_suffix);
-        let url = args.url();
-        Ok(match args.broker {
-            Kind::RabbitMq => Self::RabbitMq(rabbitmq::client::Client::connect(&url, topology).await?),
-            Kind::Redis => Self::Redis(redis::client::Client::connect(&url, keys).await?),
-        })
-    }
-
-    async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        match self {
-            Self::RabbitMq(client) => client.record(readings).await,
-            Self::Redis(client) => client.record(readings).await,
-        }
+/// Connects to a broker. With a suffix, the names on it are other ones.
+async fn connect(args: &BrokerArgs, suffix: &str) -> Result<Client, Error> {
+    let (mut topology, mut keys) = (args.topology(), args.keys());
+    topology.prefix.push_str(suffix);
+    keys.prefix.push_str(suffix);
+    match args.broker {
+        Kind::RabbitMq => Client::connect(&args.url(), topology).await,
+        Kind::Redis => Client::connect(&args.url(), keys).await,
     }
 }
 
@@ -83,7 +67,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     logs()?;
-    let client = Client::connect(&args.broker, "").await?;
+    let client = connect(&args.broker, "").await?;
     let out = &mut output();
     match &args.command {
         None => tour(&args.broker, &client, out).await,
@@ -133,7 +117,7 @@ async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyho
     }
 
     writeln!(out, "4. the same to a queue that no server listens to: no need to wait for the timeout")?;
-    match Client::connect(args, "-nobody").await?.record(&[reading(Metric::Wind, 1.0, 3)]).await {
+    match connect(args, "-nobody").await?.record(&[reading(Metric::Wind, 1.0, 3)]).await {
         Err(no_server @ Error::NoServer(_)) => writeln!(out, "   {no_server}")?,
         Err(other) => return Err(other.into()),
         Ok(_) => anyhow::bail!("somebody answered"),

@@ -11,12 +11,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use futures::StreamExt;
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
-use message_queue::job::Outcome;
-use message_queue::job::{Attempt, Job};
-use message_queue::model::Reading;
+use message_queue::job::{Attempt, DeadLetter, Outcome};
+use message_queue::publish_subscribe::Event;
 use message_queue::results::Results;
+use message_queue::worker::Worker;
 use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
@@ -114,19 +115,18 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     };
     match args.broker.broker {
         Kind::RabbitMq => {
-            let queue = topology.jobs();
-            let (prefetch, max_wait) = (args.prefetch, message_queue::limits::rabbitmq::MAX_WAIT);
-            let worker = rabbitmq::worker::Worker { url, topology, prefetch, max_wait, results, work_time };
-            worker.run(shutdown, || ready(&queue), report).await?;
+            let (name, prefetch) = (topology.jobs(), args.prefetch);
+            let max_wait = message_queue::limits::rabbitmq::MAX_WAIT;
+            let queue = rabbitmq::worker::WorkQueue { url, topology, prefetch, max_wait };
+            Worker { queue, results, work_time }.run(shutdown, || ready(&name), report).await?;
         }
         Kind::Redis => {
-            let queue = keys.jobs();
+            let jobs = keys.jobs();
             let name = redis::worker::random_name()?;
             let claim_after = Duration::from_millis(args.claim_after);
             let remove_idle_after = message_queue::limits::redis::REMOVE_IDLE_AFTER;
-            let worker =
-                redis::worker::Worker { url, keys, name, claim_after, remove_idle_after, results, work_time };
-            worker.run(shutdown, || ready(&queue), report).await?;
+            let queue = redis::worker::WorkQueue { url, keys, name, claim_after, remove_idle_after };
+            Worker { queue, results, work_time }.run(shutdown, || ready(&jobs), report).await?;
         }
     }
     Ok(writeln!(output(), "stopped: {done} done, {duplicates} duplicates, {failed} failed attempts")?)
@@ -144,66 +144,45 @@ fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
     let url = args.broker.url();
     let mut out = output();
-    let show = |name: &str, reading: &Reading| writeln!(output(), "{} {}", printable(name), reading.value);
-    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Stderr may be closed.
-    let lost = |reason: &str| say(&format!("connection lost: {reason}; reconnecting"));
-    let back = || say("connected again; what was published meanwhile is lost");
     let everything = [match args.broker.broker {
         Kind::RabbitMq => "readings.#".to_owned(),
         Kind::Redis => "*".to_owned(),
     }];
     let patterns = if patterns.is_empty() { &everything } else { patterns };
-    match args.broker.broker {
+    let mut events = match args.broker.broker {
         Kind::RabbitMq => {
-            use rabbitmq::publish_subscribe::{Event, Subscription};
-            let mut subscription = Subscription::open(&url, args.broker.topology(), patterns).await?;
-            writeln!(out, "subscribed to {}", patterns.join(" "))?;
-            loop {
-                match subscription.next().await? {
-                    Event::Reading { routing_key, reading } => show(&routing_key, &reading)?,
-                    Event::Disconnected(reason) => lost(&reason),
-                    Event::Reconnected => back(),
-                }
-            }
+            rabbitmq::publish_subscribe::subscribe(&url, args.broker.topology(), patterns).await?
         }
-        Kind::Redis => {
-            use redis::publish_subscribe::{Event, Subscription};
-            let mut subscription = Subscription::open(&url, &args.broker.keys(), patterns).await?;
-            writeln!(out, "subscribed to {}", patterns.join(" "))?;
-            loop {
-                match subscription.next().await? {
-                    Event::Reading { channel, reading } => show(&channel, &reading)?,
-                    Event::Disconnected(reason) => lost(&reason),
-                    Event::Reconnected => back(),
-                    Event::Missed(count) => {
-                        say(&format!("this subscriber is too slow: {count} readings were missed"));
-                    }
-                }
+        Kind::Redis => redis::publish_subscribe::subscribe(&url, &args.broker.keys(), patterns).await?,
+    };
+    writeln!(out, "subscribed to {}", patterns.join(" "))?;
+    let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Stderr may be closed.
+    while let Some(event) = events.next().await {
+        match event? {
+            Event::Reading { topic, reading } => writeln!(out, "{} {}", printable(&topic), reading.value)?,
+            Event::Disconnected { reason } => say(&format!("connection lost: {reason}; reconnecting")),
+            Event::Reconnected => say("connected again; what was published meanwhile is lost"),
+            Event::Missed(count) => {
+                say(&format!("this subscriber is too slow: {count} readings were missed"));
             }
         }
     }
+    Ok(())
 }
 
 async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
     let url = args.broker.url();
-    let line = |id: &str, attempts: u32, error: &str| -> io::Result<()> {
+    let show = |letter: &DeadLetter| {
+        let DeadLetter { id, error, attempts } = letter;
         writeln!(output(), "{} failed {attempts} times: {}", printable(id), printable(error))
     };
     let count = match args.broker.broker {
         Kind::RabbitMq => {
             let mut topology = args.broker.topology();
             topology.max_length = args.max_length.unwrap_or(topology.max_length);
-            rabbitmq::worker::dead_letters(&url, &topology, redrive, |letter| {
-                line(&letter.id, letter.attempts, &letter.error)
-            })
-            .await?
+            rabbitmq::worker::dead_letters(&url, &topology, redrive, show).await?
         }
-        Kind::Redis => {
-            redis::producer::dead_letters(&url, &args.broker.keys(), redrive, |job, error, attempts| {
-                line(&Job::parse(job).map_or_else(|_| "(no id)".into(), |job| job.id), attempts, error)
-            })
-            .await?
-        }
+        Kind::Redis => redis::worker::dead_letters(&url, &args.broker.keys(), redrive, show).await?,
     };
     let what = if redrive { "put back into the work queue" } else { "in all" };
     Ok(writeln!(output(), "{count} {what}")?)

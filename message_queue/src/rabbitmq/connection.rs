@@ -1,4 +1,4 @@
-//! One connection to RabbitMQ.
+//! One connection to RabbitMQ, and the messages that come over it.
 //!
 //! Everything that uses a connection does so in a loop: connect, declare, work until an
 //! error, and all of it again. That covers every way in which a connection ends: a
@@ -6,10 +6,13 @@
 //! that RabbitMQ closed because of a mistake. [`reconnect`](crate::reconnect) decides
 //! whether and when it goes on.
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer, ErrorKind, Event};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -107,4 +110,110 @@ fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
         }
         _ => error.into(),
     }
+}
+
+/// The messages of one queue, on one session.
+///
+/// One acknowledgement may cover all messages up to it (`multiple`). That is safe
+/// here because messages are finished in the order of their delivery: when one is
+/// done, so are those before it. The price is that after a crash up to a batch of
+/// finished messages is delivered again.
+pub struct Deliveries {
+    session: Session,
+    consumer: Consumer,
+    batch: usize,
+    /// How many messages are finished and not yet acknowledged.
+    finished: usize,
+    /// The last of them.
+    last_tag: u64,
+}
+
+impl Deliveries {
+    /// Connects and consumes a queue that is there already.
+    ///
+    /// At most `prefetch` messages are sent ahead of their acknowledgement, so that one
+    /// consumer does not get the whole queue; `batch` of them are acknowledged together, or
+    /// all when none is waiting.
+    ///
+    /// # Errors
+    /// If there is no broker or no such queue.
+    pub async fn open(url: &str, queue: &str, prefetch: u16, batch: usize) -> Result<Self, Error> {
+        Self::start(connect(url).await?, queue.into(), prefetch, batch).await
+    }
+
+    pub(crate) async fn start(
+        session: Session,
+        queue: ShortString,
+        prefetch: u16,
+        batch: usize,
+    ) -> Result<Self, Error> {
+        let consumer = consume(&session.channel, queue, prefetch).await?;
+        let batch = batch.clamp(1, usize::from(prefetch).max(1));
+        Ok(Self { session, consumer, batch, finished: 0, last_tag: 0 })
+    }
+
+    /// Waits for the next message. Cancel safe: if dropped early, it loses no message.
+    ///
+    /// # Errors
+    /// If the connection, the channel or the queue is gone.
+    pub async fn next(&mut self) -> Result<Delivery, Error> {
+        let next = match self.consumer.next().now_or_never() {
+            Some(ready) => ready,
+            None => {
+                self.acknowledge().await?;
+                self.consumer.next().await
+            }
+        };
+        Ok(next.ok_or(Error::Disconnected)??)
+    }
+
+    /// Marks this message, and so all before it, as finished.
+    ///
+    /// # Errors
+    /// If the connection is gone: the message will be delivered again.
+    pub async fn done(&mut self, delivery: Delivery) -> Result<(), Error> {
+        self.finished += 1;
+        self.last_tag = delivery.delivery_tag;
+        if self.finished >= self.batch {
+            self.acknowledge().await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the finished messages. Cancel safe: the first poll sends the
+    /// acknowledgement, and a second one for the same messages would be an error.
+    async fn acknowledge(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.finished) > 0 {
+            acknowledge(&self.session.channel, self.last_tag).await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the finished messages and closes the connection. The broker redelivers the
+    /// others, which it had sent ahead.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        self.acknowledge().await?;
+        Ok(self.session.connection.close(200, "done".into()).await?)
+    }
+
+    /// The channel, for other commands.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.session.channel
+    }
+}
+
+/// Starts a consumer. `basic.qos` applies only to consumers that start after it, and
+/// quorum queues support no limit for the whole channel.
+pub(crate) async fn consume(channel: &Channel, queue: ShortString, prefetch: u16) -> Result<Consumer, Error> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    Ok(channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?)
+}
+
+/// Acknowledges this message and all before it.
+pub(crate) async fn acknowledge(channel: &Channel, tag: u64) -> Result<(), Error> {
+    Ok(channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?)
 }

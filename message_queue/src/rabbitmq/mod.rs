@@ -4,7 +4,6 @@
 
 pub mod client;
 pub mod connection;
-pub mod deliveries;
 pub mod producer;
 pub mod publish_subscribe;
 pub mod server;

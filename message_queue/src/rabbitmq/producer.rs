@@ -3,21 +3,19 @@
 //! away before.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use futures::FutureExt;
+use futures::future::{BoxFuture, FutureExt, ready};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Confirmation, PublisherConfirm};
-use tcp_socket::base::retry::Pauses;
-use tokio::time::sleep;
+use lapin::{BasicProperties, Confirmation};
 use tracing::{info, warn};
 
 use super::connection::{Session, connect};
 use super::topology::Topology;
 use crate::error::Error;
 use crate::limits::rabbitmq::MAX_DECLARATIONS;
-use crate::limits::{MAX_PAUSE, MIN_PAUSE};
 use crate::reconnect::Retry;
 
 /// A message and where it goes.
@@ -44,16 +42,14 @@ pub struct Publisher {
     url: String,
     topology: Topology,
     window: usize,
-    session: Option<Session>,
+    session: Option<Arc<Session>>,
     /// To be published, now that they are first in line.
-    waiting: VecDeque<Message>,
-    /// Published on this session, in order.
-    unconfirmed: VecDeque<(Message, PublisherConfirm)>,
+    waiting: VecDeque<Arc<Message>>,
+    /// Published on this session, in order, each with its confirm.
+    unconfirmed: VecDeque<(Arc<Message>, BoxFuture<'static, lapin::Result<Confirmation>>)>,
     /// Refused or returned by the broker; published again after a pause, when nothing
     /// is unconfirmed any more.
-    refused: VecDeque<Message>,
-    /// The pauses between two attempts to publish refused messages.
-    pauses: Pauses,
+    refused: VecDeque<Arc<Message>>,
     /// Whether the log has already said that the queue is full.
     told_full: bool,
     retry: Retry,
@@ -75,11 +71,10 @@ impl Publisher {
             url: url.to_owned(),
             topology,
             window: window.max(1),
-            session: Some(session),
+            session: Some(Arc::new(session)),
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             refused: VecDeque::new(),
-            pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE),
             told_full: false,
             retry,
             returned: false,
@@ -99,7 +94,7 @@ impl Publisher {
     /// # Errors
     /// Only what no repetition can cure.
     pub async fn publish(&mut self, message: Message) -> Result<(), Error> {
-        self.waiting.push_back(message);
+        self.waiting.push_back(Arc::new(message));
         self.send_waiting().await?;
         while self.unconfirmed.len() + self.refused.len() >= self.window {
             self.settle_one().await?;
@@ -120,31 +115,20 @@ impl Publisher {
 
     /// Publishes what waits, on a new session if need be.
     async fn send_waiting(&mut self) -> Result<(), Error> {
-        while let Some(message) = self.waiting.front() {
-            let session = match &self.session {
-                Some(session) => session,
-                None => {
-                    let session = self.retry.retry_connect(|| open(&self.url, &self.topology)).await?;
-                    info!("connected again; {} messages to publish once more", self.waiting.len());
-                    self.session.insert(session)
-                }
-            };
-            let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
-            let published = session.channel.basic_publish(
-                message.exchange.clone(),
-                message.routing_key.clone(),
-                options,
-                &message.payload,
-                message.properties.clone(),
-            );
-            match published.await {
-                Ok(confirm) => {
-                    if let Some(message) = self.waiting.pop_front() {
-                        self.unconfirmed.push_back((message, confirm));
-                    }
-                }
-                Err(error) => self.on_disconnect(error.into()).await?,
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let session = match &self.session {
+            Some(session) => session,
+            None => {
+                let session = self.retry.retry_connect(|| open(&self.url, &self.topology)).await?;
+                info!("connected again; {} messages to publish once more", self.waiting.len());
+                self.session.insert(Arc::new(session))
             }
+        };
+        for message in self.waiting.drain(..) {
+            let confirm = publish(session.clone(), message.clone());
+            self.unconfirmed.push_back((message, confirm));
         }
         Ok(())
     }
@@ -163,7 +147,6 @@ impl Publisher {
         match confirmation {
             Confirmation::Ack(None) | Confirmation::NotRequested => {
                 self.confirmed += 1;
-                self.pauses.reset();
                 self.retry.progress();
                 self.told_full = false;
                 self.declarations = 0;
@@ -185,7 +168,7 @@ impl Publisher {
     fn on_return(&mut self, returned: Option<BasicReturnMessage>) {
         if let Some(returned) = returned {
             self.returned = true;
-            self.refused.push_back(from_return(returned));
+            self.refused.push_back(Arc::new(from_return(returned)));
         }
     }
 
@@ -205,7 +188,7 @@ impl Publisher {
             }
             self.returned = false;
         }
-        sleep(self.pauses.next_pause()).await;
+        self.retry.pause().await;
         self.waiting.append(&mut self.refused);
         Ok(())
     }
@@ -223,6 +206,26 @@ impl Publisher {
             self.waiting.push_front(message);
         }
         self.retry.after(error).await
+    }
+}
+
+/// Publishes a message, and returns the future of its confirm.
+///
+/// The first poll of that future hands the message over to lapin's thread, which writes it to
+/// the socket. Nobody waits until it has: that would cost a switch between two threads and back
+/// for each message, and each would be a packet of its own.
+fn publish(session: Arc<Session>, message: Arc<Message>) -> BoxFuture<'static, lapin::Result<Confirmation>> {
+    let published = async move {
+        let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+        let (exchange, key) = (message.exchange.clone(), message.routing_key.clone());
+        let properties = message.properties.clone();
+        session.channel.basic_publish(exchange, key, options, &message.payload, properties).await?.await
+    };
+    // Fused: `on_disconnect` asks it once more after its end.
+    let mut confirm = published.fuse().boxed();
+    match (&mut confirm).now_or_never() {
+        Some(failed) => ready(failed).fuse().boxed(),
+        None => confirm,
     }
 }
 

@@ -1,20 +1,18 @@
 //! Publish/subscribe: a topic exchange copies each reading to the queue of every
 //! subscriber with a pattern that matches its routing key.
 
+use futures::stream::BoxStream;
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
 use lapin::types::{FieldTable, ShortString};
-use tokio::time::{Instant, sleep_until};
-use tracing::warn;
 
-use super::connection::connect;
-use super::deliveries::Deliveries;
+use super::connection::{Deliveries, connect};
 use super::producer::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
-use crate::limits::rabbitmq::{MAX_BACKLOG, MAX_PATTERN, SUBSCRIBER_PREFETCH};
-use crate::model::{Reading, from_json};
-use crate::reconnect::Retry;
+use crate::limits::rabbitmq::{MAX_BACKLOG, MAX_PATTERN, MESSAGE_PREFETCH};
+use crate::model::Reading;
+use crate::publish_subscribe::{Event, Source};
 
 /// A reading as a message: its routing key is `readings.<station>.<metric>`, and it
 /// is dropped if nobody subscribes.
@@ -28,107 +26,57 @@ pub fn message(topology: &Topology, reading: &Reading) -> Result<Message, Error>
         routing_key: format!("readings.{}.{}", reading.station, reading.metric.name()).into(),
         mandatory: false,
         properties: BasicProperties::default().with_content_type("application/json".into()),
-        payload: serde_json::to_vec(reading).map_err(std::io::Error::from)?,
+        payload: serde_json::to_vec(reading)?,
     })
 }
 
-/// What a subscriber gets.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A reading that matches.
-    Reading {
-        /// Its routing key.
-        routing_key: String,
-        /// The reading.
-        reading: Reading,
-    },
-    /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
-    Disconnected(String),
-    /// The connection is back. Messages published in the meantime are lost: this subscriber
-    /// had no queue then.
-    Reconnected,
+/// Subscribes to patterns of routing keys: `*` stands for one word, `#` for any
+/// number of words. The stream connects again on its own.
+///
+/// # Errors
+/// If there is no broker, or a pattern is longer than [`MAX_PATTERN`].
+pub async fn subscribe(
+    url: &str,
+    topology: Topology,
+    patterns: &[String],
+) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
+    let shorten = |pattern: &String| {
+        ShortString::try_new(pattern.as_str())
+            .map_err(|_| Error::Unexpected(format!("a pattern of over {MAX_PATTERN} bytes")))
+    };
+    let patterns = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
+    Patterns { url: url.to_owned(), topology, patterns }.subscribe().await
 }
 
-/// A subscription that connects again on its own.
-pub struct Subscription {
+struct Patterns {
     url: String,
     topology: Topology,
     patterns: Vec<ShortString>,
-    deliveries: Option<Deliveries>,
-    retry: Retry,
-    /// While there is no connection: when to try again.
-    next_attempt: Instant,
 }
 
-impl Subscription {
-    /// Subscribes to patterns of routing keys: `*` stands for one word, `#` for any
-    /// number of words.
-    ///
-    /// # Errors
-    /// If there is no broker, or a pattern is longer than [`MAX_PATTERN`].
-    pub async fn open(url: &str, topology: Topology, patterns: &[String]) -> Result<Self, Error> {
-        let shorten = |pattern: &String| {
-            ShortString::try_new(pattern.as_str())
-                .map_err(|_| Error::Unexpected(format!("a pattern of over {MAX_PATTERN} bytes")))
-        };
-        let patterns: Vec<_> = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
-        let mut retry = Retry::new();
-        let deliveries = Some(retry.first(|| bind(url, &topology, &patterns)).await?);
-        let url = url.to_owned();
-        Ok(Self { url, topology, patterns, deliveries, retry, next_attempt: Instant::now() })
-    }
+impl Source for Patterns {
+    type Connection = Deliveries;
 
-    /// The next event. Cancel safe.
-    ///
-    /// # Errors
-    /// Only an error that a new connection can't cure.
-    pub async fn next(&mut self) -> Result<Event, Error> {
-        loop {
-            let Some(deliveries) = &mut self.deliveries else {
-                sleep_until(self.next_attempt).await;
-                match bind(&self.url, &self.topology, &self.patterns).await {
-                    Ok(deliveries) => {
-                        self.deliveries = Some(deliveries);
-                        return Ok(Event::Reconnected);
-                    }
-                    Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
-                }
-                continue;
-            };
-            let delivery = match deliveries.next().await {
-                Ok(delivery) => delivery,
-                Err(error) => return self.on_disconnect(error),
-            };
-            self.retry.progress();
-            let reading = from_json(&delivery.data);
-            let routing_key = delivery.routing_key.to_string();
-            // Acknowledged when the next one is asked for, or with its batch. A lost
-            // acknowledgement does no harm: the queue goes with the connection, whose
-            // end the next call notices.
-            let _ = deliveries.done(delivery).await;
-            match reading {
-                Ok(reading) => return Ok(Event::Reading { routing_key, reading }),
-                Err(error) => warn!("{routing_key}: not a reading: {error}"),
-            }
-        }
-    }
-
-    fn on_disconnect(&mut self, error: Error) -> Result<Event, Error> {
-        self.deliveries = None;
-        let reason = error.to_string();
-        self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
-        Ok(Event::Disconnected(reason))
-    }
-}
-
-async fn bind(url: &str, topology: &Topology, patterns: &[ShortString]) -> Result<Deliveries, Error> {
-    let session = connect(url).await?;
-    topology.declare(&session.channel).await?;
-    let queue = own_queue(&session.channel, MAX_BACKLOG).await?;
-    for pattern in patterns {
-        let (exchange, options) = (topology.readings().into(), QueueBindOptions::default());
+    async fn connect(&self) -> Result<Deliveries, Error> {
+        let session = connect(&self.url).await?;
         let channel = &session.channel;
-        channel.queue_bind(queue.clone(), exchange, pattern.clone(), options, FieldTable::default()).await?;
+        self.topology.declare(channel).await?;
+        let queue = own_queue(channel, MAX_BACKLOG).await?;
+        for pattern in &self.patterns {
+            let (exchange, options) = (self.topology.readings().into(), QueueBindOptions::default());
+            let table = FieldTable::default();
+            channel.queue_bind(queue.clone(), exchange, pattern.clone(), options, table).await?;
+        }
+        Deliveries::start(session, queue, MESSAGE_PREFETCH, usize::from(MESSAGE_PREFETCH) / 2).await
     }
-    Deliveries::start(session, queue, SUBSCRIBER_PREFETCH, usize::from(SUBSCRIBER_PREFETCH) / 2).await
+
+    async fn next(deliveries: &mut Deliveries) -> Result<Option<Event>, Error> {
+        let delivery = deliveries.next().await?;
+        let event = Event::from_message(delivery.routing_key.to_string(), &delivery.data);
+        // Acknowledged when the next one is asked for, or with its batch. A lost
+        // acknowledgement does no harm: the queue goes with the connection, whose
+        // end the next call notices.
+        let _ = deliveries.done(delivery).await;
+        Ok(event)
+    }
 }

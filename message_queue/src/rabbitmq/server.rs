@@ -1,19 +1,19 @@
 //! The server's side of request/reply: takes requests from the queue, and replies to
 //! each where it says.
 
-use lapin::BasicProperties;
+use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel};
 use tokio::select;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::connection::connect;
-use super::deliveries::Deliveries;
+use super::connection::{Deliveries, connect};
 use super::topology::{REPLY_TO, Topology};
 use crate::error::Error;
-use crate::limits::rabbitmq::{SERVER_ACK_BATCH, SERVER_DRAIN_TIMEOUT, SERVER_PREFETCH};
+use crate::limits::rabbitmq::{MESSAGE_PREFETCH, SERVER_ACK_BATCH, SERVER_DRAIN_TIMEOUT};
 use crate::reconnect::Retry;
 use crate::record::{Reason, Reply, Store};
 
@@ -32,20 +32,16 @@ pub async fn serve(
     let open = async || {
         let session = connect(url).await?;
         topology.declare_requests(&session.channel).await?;
-        Deliveries::start(session, topology.requests().into(), SERVER_PREFETCH, SERVER_ACK_BATCH).await
+        Deliveries::start(session, topology.requests().into(), MESSAGE_PREFETCH, SERVER_ACK_BATCH).await
     };
     let mut retry = Retry::new();
-    let mut deliveries = retry.first(&open).await?;
+    let mut next = Some(retry.first(&open).await?);
     listening();
-    loop {
+    while let Some(deliveries) = next {
         let ended = answer_all(deliveries, &store, &mut retry, shutdown).await;
-        let Err(error) = ended else { return Ok(()) };
-        // Cancel safe: nothing is held while there is no connection.
-        select! {
-            connected = retry.reconnect(error, &open) => deliveries = connected?,
-            () = shutdown.cancelled() => return Ok(()),
-        }
+        next = retry.next(ended, &open, shutdown).await?;
     }
+    Ok(())
 }
 
 async fn answer_all(
@@ -73,7 +69,7 @@ async fn answer_all(
             && reply_to.as_str().starts_with(REPLY_TO)
         {
             let correlation = request.properties.correlation_id().clone().unwrap_or_default();
-            reply(&deliveries, reply_to.clone(), correlation, &answer).await?;
+            reply(deliveries.channel(), reply_to.clone(), correlation, &answer)?;
         }
         deliveries.done(request).await?;
         retry.progress();
@@ -86,18 +82,21 @@ async fn answer_all(
     }
 }
 
-async fn reply(
-    deliveries: &Deliveries,
+/// Gives a reply to lapin's thread, which writes it to the socket. Waiting until it has would
+/// cost a switch between two threads for each reply. If it can't, the connection is lost, and so
+/// is the next acknowledgement.
+fn reply(
+    channel: &Channel,
     reply_to: ShortString,
     correlation: ShortString,
     answer: &Reply,
 ) -> Result<(), Error> {
-    let body = serde_json::to_vec(answer).map_err(std::io::Error::from)?;
+    let body = serde_json::to_vec(answer)?;
     let properties = BasicProperties::default()
         .with_correlation_id(correlation)
         .with_content_type("application/json".into());
     // Not mandatory: a caller that has left needs no reply.
     let options = BasicPublishOptions::default();
-    deliveries.channel().basic_publish("".into(), reply_to, options, &body, properties).await?;
+    channel.basic_publish("".into(), reply_to, options, &body, properties).now_or_never().transpose()?;
     Ok(())
 }

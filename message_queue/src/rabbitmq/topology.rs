@@ -149,23 +149,17 @@ async fn queue(
     declared.map(drop).map_err(|error| explain(name, error))
 }
 
+/// Says why RabbitMQ refused a declaration.
 fn explain(name: &str, error: lapin::Error) -> Error {
-    match error.kind() {
-        ErrorKind::ProtocolError(reason) => {
-            explain_refusal(name, reason.get_message().as_str()).unwrap_or_else(|| error.into())
-        }
-        _ => error.into(),
-    }
-}
-
-/// Returns why RabbitMQ refused a declaration, if its answer says so.
-fn explain_refusal(name: &str, answer: &str) -> Option<Error> {
-    let detail = answer.strip_prefix("PRECONDITION_FAILED - ")?;
+    let ErrorKind::ProtocolError(reason) = error.kind() else { return error.into() };
+    let Some(detail) = reason.get_message().as_str().strip_prefix("PRECONDITION_FAILED - ") else {
+        return error.into();
+    };
     // What an old RabbitMQ answers to arguments that its quorum queues don't have yet.
     if detail.starts_with("invalid arg ") {
-        return Some(Error::Unusable(format!(
+        return Error::Unusable(format!(
             "RabbitMQ can't make {name}: {detail}. This program needs RabbitMQ {MIN_VERSION} or newer"
-        )));
+        ));
     }
-    Some(Error::PreconditionFailed { name: name.to_owned(), detail: detail.to_owned() })
+    Error::PreconditionFailed { name: name.to_owned(), detail: detail.to_owned() }
 }

@@ -1,28 +1,27 @@
 //! The work queue: each job goes to one of the workers, and comes back until one
 //! of them has acknowledged it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use lapin::BasicProperties;
+use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Consumer};
 use tokio::select;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::connection::connect;
-use super::deliveries::Deliveries;
+use super::connection::{Session, acknowledge, connect, consume};
 use super::producer::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::job::{Attempt, Failed, Job};
-use crate::limits::DRAIN_TIMEOUT;
+use crate::job::{Attempt, DeadLetter, Failed, Job};
 use crate::limits::TRIES;
-use crate::limits::rabbitmq::{ACK_BATCH, GIVE_BACK_WITHIN};
-use crate::reconnect::Retry;
-use crate::results::Results;
+use crate::limits::rabbitmq::GIVE_BACK_WITHIN;
+use crate::worker::{Jobs, Queue};
 
 /// Header with the number of the try, from 1 on.
 const ATTEMPT: &str = "x-attempt";
@@ -35,7 +34,7 @@ const ERROR: &str = "x-error";
 /// # Errors
 /// If it can't be written as JSON.
 pub fn message(topology: &Topology, job: &Job) -> Result<Message, Error> {
-    let payload = serde_json::to_vec(job).map_err(std::io::Error::from)?;
+    let payload = serde_json::to_vec(job)?;
     let properties = BasicProperties::default()
         .with_message_id(job.id.as_str().into())
         .with_content_type("application/json".into())
@@ -49,9 +48,9 @@ pub fn message(topology: &Topology, job: &Job) -> Result<Message, Error> {
     })
 }
 
-/// How a worker works.
+/// The work queue, as one worker uses it.
 #[derive(Debug, Clone)]
-pub struct Worker {
+pub struct WorkQueue {
     /// The broker.
     pub url: String,
     /// The queues.
@@ -61,167 +60,168 @@ pub struct Worker {
     /// Time after which a job that was sent ahead goes back, because the work is slow;
     /// [`MAX_WAIT`](crate::limits::rabbitmq::MAX_WAIT).
     pub max_wait: Duration,
-    /// Where the results go.
-    pub results: Results,
-    /// Added to each attempt, to pretend that a job is long.
-    pub work_time: Duration,
 }
 
-impl Worker {
-    /// Works until `shutdown`, then finishes its current job, acknowledges, and
-    /// leaves the rest queued. `ready` is called when it is connected; `report` is told
-    /// of each attempt.
-    ///
-    /// # Errors
-    /// If there is no broker at first, after an error that a new connection can't cure, or if
-    /// `report` fails.
-    pub async fn run(
-        &self,
-        shutdown: &CancellationToken,
-        ready: impl FnOnce(),
-        mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        // Retries go over a connection of their own; see `Publisher`.
+impl Queue for WorkQueue {
+    type Jobs = Consuming;
+
+    async fn open(&self) -> Result<Consuming, Error> {
+        // This also declares the queues.
         let window = usize::from(self.prefetch);
-        let mut retries = Publisher::connect(&self.url, self.topology.clone(), window).await?;
-        let mut retry = Retry::new();
-        let mut deliveries = retry.first(|| self.consume()).await?;
-        ready();
-        let until_stopped = async {
-            loop {
-                let session = self.session(deliveries, &mut retries, shutdown, &mut retry, &mut report);
-                let Err(error) = session.await else { return Ok(()) };
-                // Without a connection there is no job to finish: a shutdown waits for nothing.
-                if shutdown.is_cancelled() && error.is_transient() {
-                    return Ok(());
+        let retries = Publisher::connect(&self.url, self.topology.clone(), window).await?;
+        let session = connect(&self.url).await?;
+        let consumer = Some(consume(&session.channel, self.topology.jobs().into(), self.prefetch).await?);
+        let (queue, ahead, waiting) = (self.clone(), self.prefetch, VecDeque::new());
+        Ok(Consuming { queue, session, retries, consumer, ahead, waiting, taken: None })
+    }
+}
+
+/// A worker's consumer, and the jobs that were sent to it ahead.
+pub struct Consuming {
+    queue: WorkQueue,
+    session: Session,
+    /// Retries go over a connection of their own; see [`Publisher`].
+    retries: Publisher,
+    /// `None` after a stop; [`Jobs::wait`] starts another one.
+    consumer: Option<Consumer>,
+    /// Largest number of unacknowledged jobs for the next consumer: 1 while the work is slow.
+    /// (RabbitMQ can't change it for a consumer that has started.)
+    ahead: u16,
+    /// Delivered and not yet begun, each with the time of its arrival.
+    waiting: VecDeque<(Instant, Delivery)>,
+    /// When the current job was taken.
+    taken: Option<Instant>,
+}
+
+impl Jobs for Consuming {
+    type Job = Delivery;
+
+    async fn ready(&mut self) -> Result<Option<Delivery>, Error> {
+        let quick = |taken: Instant| taken.elapsed() * u32::from(self.queue.prefetch) < self.queue.max_wait;
+        if self.ahead < self.queue.prefetch && self.taken.is_some_and(quick) {
+            self.ahead = self.queue.prefetch;
+            self.stop().await?;
+        }
+        let next = match self.waiting.pop_front() {
+            Some((_, job)) => Some(job),
+            None => delivered(&mut self.consumer).now_or_never().transpose()?,
+        };
+        self.taken = next.is_some().then(Instant::now);
+        Ok(next)
+    }
+
+    async fn wait(&mut self, shutdown: &CancellationToken) -> Result<Option<Delivery>, Error> {
+        if self.consumer.is_none() {
+            let queue = self.queue.topology.jobs().into();
+            self.consumer = Some(consume(&self.session.channel, queue, self.ahead).await?);
+        }
+        // Cancel safe, both.
+        let next = select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(None),
+            next = delivered(&mut self.consumer) => next?,
+        };
+        self.taken = Some(Instant::now());
+        Ok(Some(next))
+    }
+
+    fn message(job: &Delivery) -> Result<Vec<u8>, Failed> {
+        Ok(job.data.clone())
+    }
+
+    /// Returns when a job has waited for `max_wait`.
+    async fn until_due(&mut self) -> Result<(), Error> {
+        loop {
+            let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.queue.max_wait);
+            // Cancel safe, both. If none is enabled, there is nothing to do.
+            select! {
+                () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => return Ok(()),
+                job = delivered(&mut self.consumer), if self.consumer.is_some() => {
+                    self.waiting.push_back((Instant::now(), job?));
                 }
-                select! {
-                    biased; // An error that ends the worker counts more than the shutdown.
-                    connected = retry.reconnect(error, || self.consume()) => deliveries = connected?,
-                    () = shutdown.cancelled() => return Ok(()),
-                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn tend(&mut self, _current: &Delivery) -> Result<(), Error> {
+        self.ahead = 1;
+        self.stop().await?;
+        info!("the work is slow: {} jobs that were sent ahead go back to the queue", self.waiting.len());
+        self.give_back(Vec::new()).await
+    }
+
+    /// One acknowledgement covers all jobs up to the last one (`multiple`).
+    async fn acknowledge(&mut self, finished: &[Delivery]) -> Result<(), Error> {
+        let Some(last) = finished.last() else { return Ok(()) };
+        acknowledge(&self.session.channel, last.delivery_tag).await
+    }
+
+    /// Publishes a failed job where it waits for its next try, or with the dead
+    /// letters. Only when that is confirmed is the job acknowledged; a crash in
+    /// between makes it two jobs with one id, which is harmless.
+    async fn retry_or_dead_letter(&mut self, job: &Delivery, error: Failed) -> Result<Attempt, Error> {
+        let attempt = attempt_of(job);
+        let delay = self.queue.topology.delays.get(attempt as usize - 1).copied().filter(|_| attempt < TRIES);
+        let mut headers = FieldTable::default();
+        let queue = match delay {
+            Some(delay) => {
+                headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt + 1));
+                self.queue.topology.retry(delay)
+            }
+            None => {
+                headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt));
+                headers.insert(ERROR.into(), AMQPValue::LongString(error.to_string().into()));
+                self.queue.topology.dead_letters()
             }
         };
-        // Dropping the work at the end of the time loses nothing: what is not
-        // acknowledged is delivered again.
-        select! {
-            ended = until_stopped => ended,
-            () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
+        self.retries.publish(copy_of(job, queue, headers)).await?;
+        self.retries.flush().await?;
+        self.session.channel.basic_ack(job.delivery_tag, BasicAckOptions::default()).await?;
+        Ok(Attempt::Failed { id: Job::id_in(&job.data), attempt, error, again_in: delay })
+    }
+
+    async fn leave(mut self, held: Vec<Delivery>) {
+        let left = async {
+            self.stop().await?;
+            self.give_back(held).await?;
+            Ok::<_, Error>(self.session.connection.close(200, "done".into()).await?)
+        };
+        if let Err(error) = left.await {
+            warn!(
+                "{error}; RabbitMQ redelivers this worker's jobs, which counts towards their delivery limit"
+            );
         }
     }
+}
 
-    async fn consume(&self) -> Result<Deliveries, Error> {
-        let session = connect(&self.url).await?;
-        self.topology.declare(&session.channel).await?;
-        let queue = self.topology.jobs().into();
-        let deliveries = Deliveries::start(session, queue, self.prefetch, ACK_BATCH).await?;
-        Ok(deliveries.for_work(self.results.clone(), self.max_wait))
-    }
-
-    async fn session(
-        &self,
-        mut deliveries: Deliveries,
-        retries: &mut Publisher,
-        shutdown: &CancellationToken,
-        retry: &mut Retry,
-        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let mut ended = self.work(&mut deliveries, retries, shutdown, retry, report).await;
-        if ended.is_ok() {
-            ended = deliveries.acknowledge().await;
+impl Consuming {
+    /// Stops the consumer. The jobs that it had received stay in `waiting`.
+    async fn stop(&mut self) -> Result<(), Error> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        self.session.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        while let Some(job) = consumer.next().await {
+            self.waiting.push_back((Instant::now(), job?));
         }
-        if matches!(ended, Ok(()) | Err(Error::Machine(_))) {
-            let left = async {
-                let jobs = deliveries.release().await?;
-                self.give_back(retries, jobs).await?;
-                deliveries.finish().await
-            };
-            if let Err(error) = left.await {
-                warn!(
-                    "{error}; RabbitMQ redelivers this worker's jobs, which counts towards their delivery limit"
-                );
-            }
-        }
-        ended
+        Ok(())
     }
 
-    async fn work(
-        &self,
-        deliveries: &mut Deliveries,
-        retries: &mut Publisher,
-        shutdown: &CancellationToken,
-        retry: &mut Retry,
-        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        loop {
-            // Cancel safe, both: see `Deliveries::next`.
-            let delivery = select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(()),
-                next = deliveries.next() => next?,
-            };
-            if deliveries.has_acknowledged() {
-                retry.progress(); // The broker accepted the acknowledgement: it still delivers.
-            }
-            let message = delivery.data.clone();
-            let mut attempt = std::pin::pin!(async {
-                sleep(self.work_time).await;
-                self.results.attempt_in_background(message).await
-            });
-            // If the connection fails meanwhile, the session ends, but only after the
-            // attempt.
-            let mut tended = Ok(());
-            let outcome = loop {
-                // Cancel safe, both: the attempt goes on in the next round.
-                select! {
-                    biased;
-                    outcome = &mut attempt => break outcome,
-                    overdue = deliveries.tend(), if tended.is_ok() => tended = match overdue {
-                        Ok(()) => self.give_back_waiting(deliveries, retries).await,
-                        Err(error) => Err(error),
-                    },
-                }
-            };
-            let attempt = match outcome {
-                Ok(Ok(outcome)) => Attempt::Finished(outcome),
-                Ok(Err(failed)) => self.retry_or_dead_letter(retries, &delivery, failed).await?,
-                Err(fault) => {
-                    deliveries.not_done(delivery);
-                    return Err(fault.into());
-                }
-            };
-            report(&attempt)?;
-            // First among the finished ones: if those can't be acknowledged, it goes back with them.
-            let done = deliveries.done(delivery).await;
-            tended.and(done)?;
-        }
-    }
-
-    async fn give_back_waiting(
-        &self,
-        deliveries: &mut Deliveries,
-        retries: &mut Publisher,
-    ) -> Result<(), Error> {
-        deliveries.acknowledge().await?;
-        let jobs = deliveries.release().await?;
-        info!("the work is slow: {} jobs that were sent ahead go back to the queue", jobs.len());
-        self.give_back(retries, jobs).await
-    }
-
-    /// Puts jobs back into the queue without counting that against them.
+    /// Puts `held` and the jobs in `waiting` back into the queue without counting that against
+    /// them.
     ///
     /// RabbitMQ counts each return of a message (`basic.nack`, or a connection that
     /// closes) towards [`DELIVERY_LIMIT`](crate::limits::rabbitmq::DELIVERY_LIMIT); from 4.3
     /// on, it no longer counts a nack. So this publishes each job again and then acknowledges
     /// the original. A crash in between leaves two jobs with one id, which is harmless.
-    async fn give_back(&self, retries: &mut Publisher, jobs: Vec<Delivery>) -> Result<(), Error> {
+    async fn give_back(&mut self, held: Vec<Delivery>) -> Result<(), Error> {
+        let jobs: Vec<_> = held.into_iter().chain(self.waiting.drain(..).map(|(_, job)| job)).collect();
         let publish = async {
             for job in &jobs {
                 let mut headers = FieldTable::default();
                 headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt_of(job)));
-                retries.publish(copy_of(job, self.topology.jobs(), headers)).await?;
+                self.retries.publish(copy_of(job, self.queue.topology.jobs(), headers)).await?;
             }
-            retries.flush().await
+            self.retries.flush().await
         };
         // A full queue accepts no job in time. Then they are nacked, which counts before
         // RabbitMQ 4.3.
@@ -240,34 +240,15 @@ impl Worker {
         }
         Ok(())
     }
+}
 
-    /// Publishes a failed job where it waits for its next try, or with the dead
-    /// letters. Only when that is confirmed may the job be acknowledged; a crash in
-    /// between makes it two jobs with one id, which is harmless.
-    async fn retry_or_dead_letter(
-        &self,
-        retries: &mut Publisher,
-        delivery: &Delivery,
-        error: Failed,
-    ) -> Result<Attempt, Error> {
-        let attempt = attempt_of(delivery);
-        let delay = self.topology.delays.get(attempt as usize - 1).copied().filter(|_| attempt < TRIES);
-        let mut headers = FieldTable::default();
-        let queue = match delay {
-            Some(delay) => {
-                headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt + 1));
-                self.topology.retry(delay)
-            }
-            None => {
-                headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(attempt));
-                headers.insert(ERROR.into(), AMQPValue::LongString(error.to_string().into()));
-                self.topology.dead_letters()
-            }
-        };
-        retries.publish(copy_of(delivery, queue, headers)).await?;
-        retries.flush().await?;
-        Ok(Attempt::Failed { id: Job::id_in(&delivery.data), attempt, error, again_in: delay })
-    }
+/// The next message of a consumer.
+async fn delivered(consumer: &mut Option<Consumer>) -> Result<Delivery, Error> {
+    let next = match consumer {
+        Some(consumer) => consumer.next().await,
+        None => std::future::pending().await,
+    };
+    Ok(next.ok_or(Error::Disconnected)??)
 }
 
 /// Returns which try of a job this is, from 1 on. The header may hold anything, since anyone
@@ -289,17 +270,6 @@ fn copy_of(delivery: &Delivery, queue: String, headers: FieldTable) -> Message {
     }
     let payload = delivery.data.clone();
     Message { exchange: "".into(), routing_key: queue.into(), mandatory: true, properties, payload }
-}
-
-/// A job that failed for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The message's id.
-    pub id: String,
-    /// Why it failed the last time.
-    pub error: String,
-    /// How often it was tried.
-    pub attempts: u32,
 }
 
 /// Lists the dead letters and, with `redrive`, moves them back to the work queue as

@@ -7,7 +7,6 @@ pub mod client;
 pub mod connection;
 pub mod names;
 pub mod producer;
-mod protocol;
 pub mod publish_subscribe;
 pub mod server;
 pub mod worker;

@@ -1,18 +1,14 @@
-//! Puts jobs into the stream: new ones, and dead letters that are redriven.
+//! Puts jobs into the stream.
 
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
-use redis::streams::StreamRangeReply;
-use tcp_socket::base::retry::Pauses;
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connection::open_group;
 use super::names::KeyNames;
 use crate::error::Error;
 use crate::job::Job;
-use crate::limits::MIN_PAUSE;
-use crate::limits::redis::{FULL_MAX_PAUSE, MAX_LENGTH, PIPELINE};
+use crate::limits::redis::PIPELINE;
 use crate::reconnect::Retry;
 
 /// Adds jobs as long as there is room, and returns how many. A script runs as one
@@ -26,13 +22,6 @@ const ADD: &str = "
         added = added + 1
     end
     return added";
-
-/// Moves a dead letter back to the jobs, as one step, if there is room.
-const REDRIVE: &str = "
-    if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
-    redis.call('XADD', KEYS[1], '*', 'job', ARGV[3])
-    redis.call('XDEL', KEYS[2], ARGV[2])
-    return 1";
 
 /// Adds jobs, in batches.
 pub struct Producer {
@@ -69,7 +58,7 @@ impl Producer {
     /// # Errors
     /// Only an error that another attempt can't cure.
     pub async fn publish(&mut self, job: &Job) -> Result<(), Error> {
-        self.unconfirmed.push(serde_json::to_vec(job).map_err(std::io::Error::from)?);
+        self.unconfirmed.push(serde_json::to_vec(job)?);
         if self.unconfirmed.len() >= PIPELINE { self.flush().await } else { Ok(()) }
     }
 
@@ -78,7 +67,7 @@ impl Producer {
     /// # Errors
     /// Only an error that another attempt can't cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        let (mut pauses, mut told) = (Pauses::new(MIN_PAUSE, FULL_MAX_PAUSE), false);
+        let mut told = false;
         while !self.unconfirmed.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
@@ -95,14 +84,13 @@ impl Producer {
                     self.confirmed += added as u64;
                     self.unconfirmed.drain(..added.min(self.unconfirmed.len()));
                     if added > 0 {
-                        pauses.reset();
                         self.retry.progress();
                     }
                     if !self.unconfirmed.is_empty() {
                         if !std::mem::replace(&mut told, true) {
                             warn!("{} is full: waiting for consumers", self.keys.jobs());
                         }
-                        sleep(pauses.next_pause()).await;
+                        self.retry.pause().await;
                     }
                 }
                 Err(error) => {
@@ -112,43 +100,5 @@ impl Producer {
             }
         }
         Ok(())
-    }
-}
-
-/// Lists the dead letters, as `show(job, error, attempts)`, and with `redrive` moves
-/// them back to the jobs as if they were new. Returns how many.
-///
-/// # Errors
-/// If there is no broker, or the connection is lost: what was not moved is still there.
-pub async fn dead_letters(
-    url: &str,
-    keys: &KeyNames,
-    redrive: bool,
-    mut show: impl FnMut(&[u8], &str, u32) -> std::io::Result<()>,
-) -> Result<usize, Error> {
-    let mut connection = open_group(url, keys).await?;
-    let (mut count, mut after) = (0, "-".to_owned());
-    loop {
-        let mut range = cmd("XRANGE");
-        range.arg(keys.dead_letters()).arg(&after).arg("+").arg("COUNT").arg(PIPELINE);
-        let page: StreamRangeReply = range.query_async(&mut connection).await?;
-        let Some(last) = page.ids.last() else { return Ok(count) };
-        after = format!("({}", last.id);
-        for letter in &page.ids {
-            let job: Vec<u8> = letter.get("job").unwrap_or_default();
-            let error: String = letter.get("error").unwrap_or_default();
-            show(&job, &error, letter.get("attempts").unwrap_or(1))?;
-            count += 1;
-            if redrive {
-                let mut back = cmd("EVAL");
-                back.arg(REDRIVE).arg(2).arg(keys.jobs()).arg(keys.dead_letters());
-                let moved: bool =
-                    back.arg(MAX_LENGTH).arg(&letter.id).arg(job).query_async(&mut connection).await?;
-                if !moved {
-                    warn!("{} is full; the rest stays", keys.jobs());
-                    return Ok(count - 1);
-                }
-            }
-        }
     }
 }

@@ -4,15 +4,15 @@
 
 use std::sync::atomic::Ordering;
 
-use redis::PushInfo;
+use futures::stream::BoxStream;
 use redis::aio::MultiplexedConnection;
-use tokio::time::{Instant, sleep_until};
 
 use super::connection::{Subscriber, connect, message};
 use super::names::KeyNames;
 use crate::error::Error;
 use crate::limits::redis::{MAX_BACKLOG, PIPELINE};
-use crate::model::{Reading, from_json};
+use crate::model::Reading;
+use crate::publish_subscribe::{Event, Source};
 use crate::reconnect::Retry;
 
 /// Publishes readings.
@@ -46,7 +46,7 @@ impl Publisher {
             for reading in readings {
                 reading.check().map_err(Error::Invalid)?;
                 let channel = self.keys.readings(&format!("{}:{}", reading.station, reading.metric.name()));
-                messages.push((channel, serde_json::to_vec(reading).map_err(std::io::Error::from)?));
+                messages.push((channel, serde_json::to_vec(reading)?));
             }
             heard.extend(self.publish_raw(messages.iter().map(|(c, m)| (c.as_str(), m.as_slice()))).await?);
         }
@@ -70,94 +70,48 @@ impl Publisher {
     }
 }
 
-/// What a subscriber gets.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A reading that matches.
-    Reading {
-        /// Its channel.
-        channel: String,
-        /// The reading.
-        reading: Reading,
-    },
-    /// The connection was lost, for this reason. The next event is [`Event::Reconnected`].
-    Disconnected(String),
-    /// The connection is back. Messages published in the meantime are lost.
-    Reconnected,
-    /// This many readings were dropped, because they were not taken fast enough.
-    Missed(u64),
+/// Subscribes to `<station>:<metric>`, or to patterns of it: `*` stands for any
+/// characters, `?` for one, `[ab]` for one of these. The stream connects again on its own.
+///
+/// # Errors
+/// If there is no broker.
+pub async fn subscribe(
+    url: &str,
+    keys: &KeyNames,
+    patterns: &[String],
+) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
+    let channels = patterns.iter().map(|pattern| keys.readings(pattern)).collect();
+    Channels { url: url.to_owned(), channels }.subscribe().await
 }
 
-/// A subscription that connects again on its own.
-pub struct Subscription {
+struct Channels {
     url: String,
     channels: Vec<String>,
-    subscriber: Option<Subscriber>,
-    pushes: Vec<PushInfo>,
-    retry: Retry,
-    /// While there is no connection: when to try again.
-    next_attempt: Instant,
 }
 
-impl Subscription {
-    /// Subscribes to `<station>:<metric>`, or to patterns of it: `*` stands for any
-    /// characters, `?` for one, `[ab]` for one of these.
-    ///
-    /// # Errors
-    /// If there is no broker.
-    pub async fn open(url: &str, keys: &KeyNames, patterns: &[String]) -> Result<Self, Error> {
-        let channels: Vec<_> = patterns.iter().map(|pattern| keys.readings(pattern)).collect();
-        let mut retry = Retry::new();
-        let subscriber = Some(retry.first(|| subscribe(url, &channels)).await?);
-        let (url, pushes, next_attempt) = (url.to_owned(), Vec::with_capacity(1), Instant::now());
-        Ok(Self { url, channels, subscriber, pushes, retry, next_attempt })
-    }
+impl Source for Channels {
+    type Connection = Subscriber;
 
-    /// The next event. Cancel safe.
-    ///
-    /// # Errors
-    /// Only an error that a new connection can't cure.
-    pub async fn next(&mut self) -> Result<Event, Error> {
-        loop {
-            let Some(subscriber) = &mut self.subscriber else {
-                sleep_until(self.next_attempt).await;
-                match subscribe(&self.url, &self.channels).await {
-                    Ok(subscriber) => {
-                        self.subscriber = Some(subscriber);
-                        return Ok(Event::Reconnected);
-                    }
-                    Err(error) => self.next_attempt = Instant::now() + self.retry.pause_after(error)?,
-                }
-                continue;
-            };
-            match subscriber.missed.swap(0, Ordering::Relaxed) {
-                0 => {}
-                missed => return Ok(Event::Missed(missed)),
-            }
-            if let Err(error) = subscriber.receive(&mut self.pushes, 1).await {
-                self.subscriber = None;
-                let reason = error.to_string();
-                self.next_attempt = Instant::now() + self.retry.pause_after(error)?;
-                return Ok(Event::Disconnected(reason));
-            }
-            let Some((channel, message)) = self.pushes.pop().and_then(message) else { continue };
-            self.retry.progress();
-            match from_json(&message) {
-                Ok(reading) => return Ok(Event::Reading { channel, reading }),
-                Err(error) => tracing::warn!("{channel}: not a reading: {error}"),
+    async fn connect(&self) -> Result<Subscriber, Error> {
+        let mut subscriber = Subscriber::connect(&self.url, MAX_BACKLOG).await?;
+        for channel in &self.channels {
+            if channel.contains(['*', '?', '[']) {
+                subscriber.connection.psubscribe(channel).await?;
+            } else {
+                subscriber.connection.subscribe(channel).await?;
             }
         }
+        Ok(subscriber)
     }
-}
 
-async fn subscribe(url: &str, channels: &[String]) -> Result<Subscriber, Error> {
-    let mut subscriber = Subscriber::connect(url, MAX_BACKLOG).await?;
-    for channel in channels {
-        if channel.contains(['*', '?', '[']) {
-            subscriber.connection.psubscribe(channel).await?;
-        } else {
-            subscriber.connection.subscribe(channel).await?;
+    async fn next(subscriber: &mut Subscriber) -> Result<Option<Event>, Error> {
+        match subscriber.missed.swap(0, Ordering::Relaxed) {
+            0 => {}
+            missed => return Ok(Some(Event::Missed(missed))),
         }
+        let mut pushes = Vec::with_capacity(1);
+        subscriber.receive(&mut pushes, 1).await?;
+        let message = pushes.pop().and_then(message);
+        Ok(message.and_then(|(channel, message)| Event::from_message(channel, &message)))
     }
-    Ok(subscriber)
 }

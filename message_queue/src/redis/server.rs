@@ -11,13 +11,10 @@ use tracing::{info, warn};
 
 use super::connection::{Subscriber, message};
 use super::names::KeyNames;
-use super::protocol::{Address, Received, ReplyMessage};
 use crate::error::Error;
-use crate::limits::MAX_REQUEST;
-use crate::limits::redis::{MAX_WAITING_REQUESTS, REQUEST_BATCH};
-use crate::model::from_json;
+use crate::limits::redis::{MAX_WAITING_REQUESTS, MESSAGE_BATCH};
 use crate::reconnect::Retry;
-use crate::record::{Reason, Reply, Store};
+use crate::record::{Address, AddressedReply, Store};
 
 /// Serves requests until `shutdown`. `listening` is called when the first one can
 /// be taken.
@@ -38,17 +35,13 @@ pub async fn serve(
         Ok(subscriber)
     };
     let mut retry = Retry::new();
-    let mut subscriber = retry.first(&open).await?;
+    let mut next = Some(retry.first(&open).await?);
     listening();
-    loop {
+    while let Some(subscriber) = next {
         let ended = answer_all(subscriber, keys, &store, &mut retry, shutdown).await;
-        let Err(error) = ended else { return Ok(()) };
-        // Cancel safe: nothing is held while there is no connection.
-        select! {
-            connected = retry.reconnect(error, &open) => subscriber = connected?,
-            () = shutdown.cancelled() => return Ok(()),
-        }
+        next = retry.next(ended, &open, shutdown).await?;
     }
+    Ok(())
 }
 
 async fn answer_all(
@@ -58,13 +51,13 @@ async fn answer_all(
     retry: &mut Retry,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut pushes = Vec::with_capacity(REQUEST_BATCH);
+    let mut pushes = Vec::with_capacity(MESSAGE_BATCH);
     loop {
         // Cancel safe, both: see `Subscriber::receive`.
         select! {
             biased;
             () = shutdown.cancelled() => break,
-            received = subscriber.receive(&mut pushes, REQUEST_BATCH) => received?,
+            received = subscriber.receive(&mut pushes, MESSAGE_BATCH) => received?,
         }
         if answer(&mut subscriber.connection, keys, store, pushes.drain(..)).await? {
             retry.progress();
@@ -92,10 +85,10 @@ async fn answer(
 ) -> Result<bool, Error> {
     let mut replies = redis::pipe();
     for (_, request) in pushes.filter_map(message) {
-        let Some((Address { id, reply_to }, answer)) = execute(store, &request) else { continue };
+        let Some((Address { id, reply_to }, answer)) = store.answer_addressed(&request) else { continue };
         // Replies go only to clients' channels, whatever else a request names.
         if reply_to.starts_with(&keys.replies())
-            && let Ok(reply) = serde_json::to_vec(&ReplyMessage { id, answer })
+            && let Ok(reply) = serde_json::to_vec(&AddressedReply { id, answer })
         {
             replies.cmd("PUBLISH").arg(reply_to).arg(reply).ignore();
         }
@@ -105,16 +98,4 @@ async fn answer(
     }
     replies.exec_async(connection).await?;
     Ok(true)
-}
-
-fn execute(store: &Store, request: &[u8]) -> Option<(Address, Reply)> {
-    let received = if request.len() > MAX_REQUEST {
-        Err(format!("longer than {MAX_REQUEST} bytes"))
-    } else {
-        from_json(request)
-    };
-    match received {
-        Ok(Received { id, reply_to, readings }) => Some((Address { id, reply_to }, store.record(readings))),
-        Err(error) => Some((from_json(request).ok()?, Reply::refused(Reason::Invalid, error))),
-    }
 }

@@ -9,29 +9,28 @@
 //! | the receiver dies | lost | another one claims it |
 //! | the receiver is too slow | is disconnected, or drops | the stream grows up to its cap |
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamAutoClaimReply, StreamId, StreamPendingCountReply, StreamReadReply};
+use redis::streams::{
+    StreamAutoClaimReply, StreamId, StreamPendingCountReply, StreamRangeReply, StreamReadReply,
+};
 use redis::{Value, cmd};
-use tokio::select;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::connection::{GROUP, open_group};
 use super::names::KeyNames;
 use crate::error::Error;
-use crate::job::{Attempt, Failed, Job};
-use crate::limits::ACK_WITHIN;
-use crate::limits::DRAIN_TIMEOUT;
+use crate::job::{Attempt, DeadLetter, Failed, Job};
 use crate::limits::TRIES;
 use crate::limits::redis::{
-    AT_ONCE, BATCH, BLOCK, CLAIM_EVERY, DELAYS, DELIVERY_LIMIT, MAX_DEAD_LETTERS, REMOVE_EVERY,
+    AT_ONCE, BATCH, BLOCK, CLAIM_EVERY, DELAYS, DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_LENGTH, PIPELINE,
+    REMOVE_EVERY,
 };
-use crate::reconnect::Retry;
-use crate::results::Results;
+use crate::worker::{Jobs, Queue};
 
 /// A consumer of the group that has no worker. Its jobs wait to be claimed, after a failure or
 /// after their worker was told to stop.
@@ -43,6 +42,13 @@ const DEAD_LETTER_SCRIPT: &str = "
     redis.call('XADD', KEYS[2], '*', 'job', ARGV[4], 'error', ARGV[5], 'attempts', ARGV[6])
     redis.call('XACK', KEYS[1], ARGV[2], ARGV[3])
     redis.call('XDEL', KEYS[1], ARGV[3])
+    return 1";
+
+/// Moves a dead letter back to the jobs, as one step, if there is room.
+const REDRIVE: &str = "
+    if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+    redis.call('XADD', KEYS[1], '*', 'job', ARGV[3])
+    redis.call('XDEL', KEYS[2], ARGV[2])
     return 1";
 
 /// Hands up to a thousand jobs of a worker to [`RETRY`], where any worker can claim them at
@@ -72,9 +78,9 @@ const REMOVE_IDLE: &str = "
     end
     return removed";
 
-/// How a worker works.
+/// The work queue, as one worker uses it.
 #[derive(Debug, Clone)]
-pub struct Worker {
+pub struct WorkQueue {
     /// The broker.
     pub url: String,
     /// The streams.
@@ -86,10 +92,24 @@ pub struct Worker {
     /// Time after which an idle consumer that holds nothing is removed;
     /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
-    /// Where the results go.
-    pub results: Results,
-    /// Added to each attempt, to pretend that a job is long.
-    pub work_time: Duration,
+}
+
+impl Queue for WorkQueue {
+    type Jobs = Claiming;
+
+    async fn open(&self) -> Result<Claiming, Error> {
+        let connection = open_group(&self.url, &self.keys).await?;
+        info!("this worker is {} in the consumer group", self.name);
+        Ok(Claiming {
+            queue: self.clone(),
+            connection,
+            waiting: VecDeque::new(),
+            renewed: Instant::now(),
+            last_claim: None,
+            last_removal: None,
+            cursor: "0-0".to_owned(),
+        })
+    }
 }
 
 /// Returns a random name, which no other worker has. A process ID is not enough: it is often
@@ -103,293 +123,232 @@ pub fn random_name() -> std::io::Result<String> {
 }
 
 /// A job that this worker holds.
-struct Entry {
+pub struct Entry {
     id: String,
-    job: Arc<Vec<u8>>,
+    job: Vec<u8>,
     /// Which delivery this is, from 1 on.
     delivery: usize,
 }
 
-impl Worker {
-    /// Works until `shutdown`, then finishes its current job, acknowledges, and
-    /// leaves the rest to others. `ready` is called when it is connected; `report` is
-    /// told of each attempt.
-    ///
-    /// # Errors
-    /// If there is no broker at first, after an error that a new connection can't cure, or if
-    /// `report` fails.
-    pub async fn run(
-        &self,
-        shutdown: &CancellationToken,
-        ready: impl FnOnce(),
-        mut report: impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let mut retry = Retry::new();
-        let mut connection = retry.first(|| open_group(&self.url, &self.keys)).await?;
-        info!("this worker is {} in the consumer group", self.name);
-        ready();
-        let until_stopped = async {
-            loop {
-                let session = self.session(&mut connection, shutdown, &mut retry, &mut report);
-                let Err(error) = session.await else { return Ok(()) };
-                // Without a connection there is no job to finish: a shutdown waits for nothing.
-                if shutdown.is_cancelled() && error.is_transient() {
-                    return Ok(());
-                }
-                select! {
-                    biased; // An error that ends the worker counts more than the shutdown.
-                    connected = retry.reconnect(error, || open_group(&self.url, &self.keys)) => connection = connected?,
-                    () = shutdown.cancelled() => return Ok(()),
-                }
-            }
-        };
-        // Dropping the work at the end of the time loses nothing: what is not
-        // acknowledged is claimed.
-        select! {
-            ended = until_stopped => ended,
-            () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
-        }
+/// A worker's place in the group, and the jobs that it has taken.
+pub struct Claiming {
+    queue: WorkQueue,
+    connection: MultiplexedConnection,
+    /// Taken and not yet begun.
+    waiting: VecDeque<Entry>,
+    /// When the worker last said that its jobs are its own.
+    renewed: Instant,
+    last_claim: Option<Instant>,
+    last_removal: Option<Instant>,
+    /// Where the next claim goes on.
+    cursor: String,
+}
+
+impl Jobs for Claiming {
+    type Job = Entry;
+
+    async fn ready(&mut self) -> Result<Option<Entry>, Error> {
+        Ok(self.waiting.pop_front())
     }
 
-    async fn session(
-        &self,
-        connection: &mut MultiplexedConnection,
-        shutdown: &CancellationToken,
-        retry: &mut Retry,
-        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let ended = self.until_shutdown(connection, shutdown, retry, report).await;
-        match &ended {
-            Ok(()) => self.leave(connection).await?,
-            Err(Error::Machine(_)) => {
-                if let Err(error) = self.leave(connection).await {
-                    warn!("{error}; others get the jobs of this worker after {:?}", self.claim_after);
-                }
-            }
-            Err(_) => {}
-        }
-        ended
-    }
-
-    async fn until_shutdown(
-        &self,
-        connection: &mut MultiplexedConnection,
-        shutdown: &CancellationToken,
-        retry: &mut Retry,
-        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let (mut last_claim, mut last_removal) = (None::<Instant>, None::<Instant>);
-        let mut cursor = "0-0".to_owned();
+    async fn wait(&mut self, shutdown: &CancellationToken) -> Result<Option<Entry>, Error> {
         while !shutdown.is_cancelled() {
-            if last_removal.is_none_or(|last| last.elapsed() >= REMOVE_EVERY) {
-                self.remove_idle(connection).await?;
-                last_removal = Some(Instant::now());
+            if let Some(entry) = self.waiting.pop_front() {
+                return Ok(Some(entry));
             }
-            let mut entries = Vec::new();
-            if last_claim.is_none_or(|last| last.elapsed() >= CLAIM_EVERY) {
-                entries = self.claim(connection, &mut cursor).await?;
-                if cursor == "0-0" {
-                    last_claim = Some(Instant::now());
+            if self.last_removal.is_none_or(|last| last.elapsed() >= REMOVE_EVERY) {
+                self.remove_idle().await?;
+                self.last_removal = Some(Instant::now());
+            }
+            if self.last_claim.is_none_or(|last| last.elapsed() >= CLAIM_EVERY) {
+                self.claim().await?;
+                if self.cursor == "0-0" {
+                    self.last_claim = Some(Instant::now());
                 }
             }
-            if entries.is_empty() {
+            if self.waiting.is_empty() {
                 // Not cut short at a shutdown: Redis may just be handing out jobs.
-                entries = self.read(connection).await?;
+                self.read().await?;
             }
-            let any = !entries.is_empty();
-            self.work(connection, entries, shutdown, report).await?;
-            if any {
-                retry.progress();
-            }
+            self.renewed = Instant::now();
         }
+        Ok(None)
+    }
+
+    fn message(entry: &Entry) -> Result<Vec<u8>, Failed> {
+        if entry.delivery > DELIVERY_LIMIT {
+            return Err(Failed::DeliveryLimitExceeded(DELIVERY_LIMIT)); // Before it kills this one too.
+        }
+        Ok(entry.job.clone())
+    }
+
+    async fn until_due(&mut self) -> Result<(), Error> {
+        sleep_until(self.renewed + self.queue.claim_after / 3).await;
         Ok(())
     }
 
-    /// Takes new jobs.
-    async fn read(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Entry>, Error> {
-        let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(&self.name).arg("COUNT").arg(BATCH);
-        read.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS").arg(self.keys.jobs()).arg(">");
-        let reply: Option<StreamReadReply> = read.query_async(connection).await?;
-        let ids = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
-        Ok(ids.filter_map(|id| entry(id, 1)).collect())
+    /// Claims the worker's jobs again, so that no other worker does.
+    async fn tend(&mut self, current: &Entry) -> Result<(), Error> {
+        let ids: Vec<_> = [current].into_iter().chain(&self.waiting).map(|entry| entry.id.clone()).collect();
+        self.renewed = Instant::now();
+        let name = self.queue.name.clone();
+        self.claim_for(&name, &ids, Duration::ZERO).await
     }
 
-    /// Takes jobs that others have left.
-    async fn claim(
-        &self,
-        connection: &mut MultiplexedConnection,
-        cursor: &mut String,
-    ) -> Result<Vec<Entry>, Error> {
-        let mut claim = cmd("XAUTOCLAIM");
-        claim.arg(self.keys.jobs()).arg(GROUP).arg(&self.name).arg(self.claim_after.as_millis() as u64);
-        claim.arg(&*cursor).arg("COUNT").arg(BATCH);
-        let reply: StreamAutoClaimReply = claim.query_async(connection).await?;
-        *cursor = reply.next_stream_id;
-        if reply.claimed.is_empty() {
-            return Ok(Vec::new());
-        }
-        // XAUTOCLAIM does not return how often each job has been delivered.
-        let mut pipeline = redis::pipe();
-        for id in &reply.claimed {
-            pipeline.cmd("XPENDING").arg(self.keys.jobs()).arg(GROUP).arg(&id.id).arg(&id.id).arg(1);
-        }
-        let counts: Vec<StreamPendingCountReply> = pipeline.query_async(connection).await?;
-        let count =
-            |reply: &StreamPendingCountReply| reply.ids.first().map_or(1, |id| id.times_delivered.max(1));
-        Ok(reply.claimed.into_iter().zip(&counts).filter_map(|(id, reply)| entry(id, count(reply))).collect())
-    }
-
-    async fn work(
-        &self,
-        connection: &mut MultiplexedConnection,
-        entries: Vec<Entry>,
-        shutdown: &CancellationToken,
-        report: &mut impl FnMut(&Attempt) -> std::io::Result<()>,
-    ) -> Result<(), Error> {
-        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-        let (mut finished, mut since) = (Vec::new(), Instant::now());
-        let mut renewed = Instant::now();
-        for (index, entry) in entries.into_iter().enumerate() {
-            if shutdown.is_cancelled() {
-                break;
-            }
-            let mut attempt = std::pin::pin!(async {
-                if entry.delivery > DELIVERY_LIMIT {
-                    return Ok(Err(Failed::DeliveryLimitExceeded(DELIVERY_LIMIT))); // Before it kills this one too.
-                }
-                sleep(self.work_time).await;
-                self.results.attempt_in_background(entry.job.to_vec()).await
-            });
-            // If the connection fails meanwhile, the work ends, but only after the attempt.
-            let mut tended = Ok(());
-            let outcome = loop {
-                // Cancel safe, all three: the attempt goes on in the next round.
-                select! {
-                    biased;
-                    outcome = &mut attempt => break outcome,
-                    () = sleep_until(since + ACK_WITHIN), if tended.is_ok() && !finished.is_empty() => {
-                        tended = self.acknowledge(connection, &mut finished).await;
-                    }
-                    () = sleep_until(renewed + self.claim_after / 3), if tended.is_ok() => {
-                        tended = self.claim_for(connection, &self.name, &ids[index..], Duration::ZERO).await;
-                        renewed = Instant::now();
-                    }
-                }
-            };
-            let attempt = match outcome? {
-                Ok(outcome) => Attempt::Finished(outcome),
-                Err(failed) => self.retry_or_dead_letter(connection, &entry, failed).await?,
-            };
-            report(&attempt)?;
-            tended?;
-            if matches!(attempt, Attempt::Finished(_)) {
-                if finished.is_empty() {
-                    since = Instant::now();
-                }
-                finished.push(entry.id);
-            }
-            if !finished.is_empty() && since.elapsed() > ACK_WITHIN {
-                self.acknowledge(connection, &mut finished).await?;
-            }
-        }
-        self.acknowledge(connection, &mut finished).await
-    }
-
-    /// Waits until the results are on disk, then acknowledges the jobs and deletes them in
-    /// one step. A job that was acknowledged but not deleted would count towards the stream's
-    /// length, and no worker would ever get it.
-    async fn acknowledge(
-        &self,
-        connection: &mut MultiplexedConnection,
-        finished: &mut Vec<String>,
-    ) -> Result<(), Error> {
-        if finished.is_empty() {
-            return Ok(());
-        }
-        self.results.sync_in_background().await?;
+    /// Acknowledges the jobs and deletes them in one step. A job that was acknowledged but not
+    /// deleted would count towards the stream's length, and no worker would ever get it.
+    async fn acknowledge(&mut self, finished: &[Entry]) -> Result<(), Error> {
+        let ids: Vec<_> = finished.iter().map(|entry| &entry.id).collect();
+        let jobs = self.queue.keys.jobs();
         let mut pipeline = redis::pipe();
         pipeline.atomic();
-        pipeline.cmd("XACK").arg(self.keys.jobs()).arg(GROUP).arg(&*finished).ignore();
-        pipeline.cmd("XDEL").arg(self.keys.jobs()).arg(&*finished).ignore();
-        pipeline.exec_async(connection).await?;
-        finished.clear();
-        Ok(())
-    }
-
-    /// Gives jobs to a consumer, and records this idle time for them.
-    async fn claim_for(
-        &self,
-        connection: &mut MultiplexedConnection,
-        consumer: &str,
-        ids: &[String],
-        idle: Duration,
-    ) -> Result<(), Error> {
-        let mut claim = cmd("XCLAIM");
-        claim.arg(self.keys.jobs()).arg(GROUP).arg(consumer).arg(0).arg(ids);
-        // JUSTID: not counted as a delivery.
-        claim.arg("IDLE").arg(idle.as_millis() as u64).arg("JUSTID");
-        Ok(claim.exec_async(connection).await?)
+        pipeline.cmd("XACK").arg(&jobs).arg(GROUP).arg(&ids).ignore();
+        pipeline.cmd("XDEL").arg(&jobs).arg(&ids).ignore();
+        Ok(pipeline.exec_async(&mut self.connection).await?)
     }
 
     /// Leaves a failed job to be claimed after its delay, or puts it with the dead
     /// letters.
-    async fn retry_or_dead_letter(
-        &self,
-        connection: &mut MultiplexedConnection,
-        entry: &Entry,
-        error: Failed,
-    ) -> Result<Attempt, Error> {
+    async fn retry_or_dead_letter(&mut self, entry: &Entry, error: Failed) -> Result<Attempt, Error> {
         let attempt = u32::try_from(entry.delivery).unwrap_or(u32::MAX);
         let delay = DELAYS.get(entry.delivery - 1).copied().filter(|_| attempt < TRIES);
         if let Some(delay) = delay {
-            let idle = self.claim_after.saturating_sub(delay);
-            self.claim_for(connection, RETRY, std::slice::from_ref(&entry.id), idle).await?;
+            let idle = self.queue.claim_after.saturating_sub(delay);
+            self.claim_for(RETRY, std::slice::from_ref(&entry.id), idle).await?;
         } else {
+            let (jobs, dead) = (self.queue.keys.jobs(), self.queue.keys.dead_letters());
             let mut move_away = cmd("EVAL");
-            move_away.arg(DEAD_LETTER_SCRIPT).arg(2).arg(self.keys.jobs()).arg(self.keys.dead_letters());
-            move_away.arg(MAX_DEAD_LETTERS).arg(GROUP).arg(&entry.id).arg(&**entry.job);
-            let moved: bool = move_away.arg(error.to_string()).arg(attempt).query_async(connection).await?;
+            move_away.arg(DEAD_LETTER_SCRIPT).arg(2).arg(jobs).arg(&dead);
+            move_away.arg(MAX_DEAD_LETTERS).arg(GROUP).arg(&entry.id).arg(&entry.job);
+            move_away.arg(error.to_string()).arg(attempt);
+            let moved: bool = move_away.query_async(&mut self.connection).await?;
             if !moved {
-                warn!("{} is full; the job stays where it is", self.keys.dead_letters());
+                warn!("{dead} is full; the job stays where it is");
             }
         }
         Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, again_in: delay })
     }
 
     /// Leaves the group: other workers can claim its jobs at once.
-    async fn leave(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+    async fn leave(mut self, _held: Vec<Entry>) {
         loop {
             let mut leave = cmd("EVAL");
-            leave.arg(LEAVE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name).arg(RETRY);
-            let held: usize = leave.arg(AT_ONCE.as_millis() as u64).query_async(connection).await?;
-            if held == 0 {
-                return Ok(());
+            leave.arg(LEAVE).arg(1).arg(self.queue.keys.jobs()).arg(GROUP).arg(&self.queue.name);
+            leave.arg(RETRY).arg(AT_ONCE.as_millis() as u64);
+            match leave.query_async::<usize>(&mut self.connection).await {
+                Ok(0) => return,
+                Ok(_held) => {}
+                Err(error) => {
+                    let (error, after) = (Error::from(error), self.queue.claim_after);
+                    return warn!("{error}; others get the jobs of this worker after {after:?}");
+                }
             }
         }
     }
+}
+
+impl Claiming {
+    /// Takes new jobs.
+    async fn read(&mut self) -> Result<(), Error> {
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg(&self.queue.name).arg("COUNT").arg(BATCH);
+        read.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS").arg(self.queue.keys.jobs()).arg(">");
+        let reply: Option<StreamReadReply> = read.query_async(&mut self.connection).await?;
+        let ids = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
+        self.waiting.extend(ids.map(|id| entry(id, 1)));
+        Ok(())
+    }
+
+    /// Takes jobs that others have left.
+    async fn claim(&mut self) -> Result<(), Error> {
+        let WorkQueue { keys, name, claim_after, .. } = &self.queue;
+        let mut claim = cmd("XAUTOCLAIM");
+        claim.arg(keys.jobs()).arg(GROUP).arg(name).arg(claim_after.as_millis() as u64);
+        claim.arg(&self.cursor).arg("COUNT").arg(BATCH);
+        let reply: StreamAutoClaimReply = claim.query_async(&mut self.connection).await?;
+        self.cursor = reply.next_stream_id;
+        if reply.claimed.is_empty() {
+            return Ok(());
+        }
+        // XAUTOCLAIM does not return how often each job has been delivered.
+        let mut pipeline = redis::pipe();
+        for id in &reply.claimed {
+            pipeline.cmd("XPENDING").arg(keys.jobs()).arg(GROUP).arg(&id.id).arg(&id.id).arg(1);
+        }
+        let counts: Vec<StreamPendingCountReply> = pipeline.query_async(&mut self.connection).await?;
+        let count =
+            |reply: &StreamPendingCountReply| reply.ids.first().map_or(1, |id| id.times_delivered.max(1));
+        self.waiting
+            .extend(reply.claimed.into_iter().zip(&counts).map(|(id, reply)| entry(id, count(reply))));
+        Ok(())
+    }
+
+    /// Gives jobs to a consumer, and records this idle time for them.
+    async fn claim_for(&mut self, consumer: &str, ids: &[String], idle: Duration) -> Result<(), Error> {
+        let mut claim = cmd("XCLAIM");
+        claim.arg(self.queue.keys.jobs()).arg(GROUP).arg(consumer).arg(0).arg(ids);
+        // JUSTID: not counted as a delivery.
+        claim.arg("IDLE").arg(idle.as_millis() as u64).arg("JUSTID");
+        Ok(claim.exec_async(&mut self.connection).await?)
+    }
 
     /// Removes consumers that were killed, once they hold no jobs.
-    async fn remove_idle(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+    async fn remove_idle(&mut self) -> Result<(), Error> {
+        let WorkQueue { keys, name, remove_idle_after: idle, .. } = &self.queue;
         let mut remove = cmd("EVAL");
-        remove.arg(REMOVE_IDLE).arg(1).arg(self.keys.jobs()).arg(GROUP).arg(&self.name);
-        let idle = self.remove_idle_after.as_millis() as u64;
-        let removed: usize = remove.arg(idle).query_async(connection).await?;
+        remove.arg(REMOVE_IDLE).arg(1).arg(keys.jobs()).arg(GROUP).arg(name).arg(idle.as_millis() as u64);
+        let removed: usize = remove.query_async(&mut self.connection).await?;
         if removed > 0 {
-            info!(
-                "removed {removed} consumers that held nothing and were idle for {:?}",
-                self.remove_idle_after
-            );
+            info!("removed {removed} consumers that held nothing and were idle for {idle:?}");
         }
         Ok(())
     }
 }
 
-fn entry(mut id: StreamId, delivery: usize) -> Option<Entry> {
+fn entry(mut id: StreamId, delivery: usize) -> Entry {
     // An entry without the field, from another program, fails as a job and becomes a dead letter.
     let job = match id.map.remove("job") {
         Some(Value::BulkString(job)) => job,
         _ => Vec::new(),
     };
-    Some(Entry { id: id.id, job: Arc::new(job), delivery })
+    Entry { id: id.id, job, delivery }
+}
+
+/// Lists the dead letters and, with `redrive`, moves them back to the jobs as if they were
+/// new. Returns how many.
+///
+/// # Errors
+/// If there is no broker, or the connection is lost: what was not moved is still there.
+pub async fn dead_letters(
+    url: &str,
+    keys: &KeyNames,
+    redrive: bool,
+    mut show: impl FnMut(&DeadLetter) -> std::io::Result<()>,
+) -> Result<usize, Error> {
+    let mut connection = open_group(url, keys).await?;
+    let (mut count, mut after) = (0, "-".to_owned());
+    loop {
+        let mut range = cmd("XRANGE");
+        range.arg(keys.dead_letters()).arg(&after).arg("+").arg("COUNT").arg(PIPELINE);
+        let page: StreamRangeReply = range.query_async(&mut connection).await?;
+        let Some(last) = page.ids.last() else { return Ok(count) };
+        after = format!("({}", last.id);
+        for letter in &page.ids {
+            let job: Vec<u8> = letter.get("job").unwrap_or_default();
+            let id = Job::parse(&job).map_or_else(|_| "(no id)".into(), |job| job.id);
+            let (error, attempts) = (letter.get("error"), letter.get("attempts"));
+            show(&DeadLetter { id, error: error.unwrap_or_default(), attempts: attempts.unwrap_or(1) })?;
+            count += 1;
+            if redrive {
+                let mut back = cmd("EVAL");
+                back.arg(REDRIVE).arg(2).arg(keys.jobs()).arg(keys.dead_letters());
+                back.arg(MAX_LENGTH).arg(&letter.id).arg(job);
+                let moved: bool = back.query_async(&mut connection).await?;
+                if !moved {
+                    warn!("{} is full; the rest stays", keys.jobs());
+                    return Ok(count - 1);
+                }
+            }
+        }
+    }
 }

@@ -5,8 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcp_socket::protocol::frame::{Frame, HEADER, put_frame};
-use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::frame::{Frame, FrameBuffer, HEADER, put_frame};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{Batch, Refusal, Update, parse_station};
 

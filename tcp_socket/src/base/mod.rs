@@ -13,6 +13,7 @@
 //! - [`retry`]: how long to pause between two attempts.
 //! - [`text`]: how to show text that came from the other side, and which names to
 //!   accept.
+//! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;
 pub mod json;
@@ -21,3 +22,4 @@ pub mod linger;
 pub mod program;
 pub mod retry;
 pub mod text;
+pub mod write_timeout;

@@ -1,231 +1,399 @@
-//! The client's connection: one task that writes queued frames, hands out the answers,
-//! sends heartbeats, and reconnects.
+//! The task of a client: it owns the connection and the calls in flight, and it reconnects
+//! when the connection is lost.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use bytes::BytesMut;
+use futures::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::select;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
 use crate::base::retry::Pauses;
-use crate::client::address::server_addr;
-use crate::client::calls::Calls;
+use crate::client::connector::{Connection, Connector, Transport};
 use crate::client::error::{DisconnectReason, Error};
-use crate::limits::{
-    CLOSE_TIMEOUT, CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_PAUSE, MAX_SERVER_PAYLOAD, MIN_FRAME_RATE, MIN_PAUSE,
+use crate::limits::{CALL_TIMEOUT, CLOSE_TIMEOUT, MAX_PAUSE, MIN_FRAME_RATE, MIN_PAUSE};
+use crate::protocol::frame::{
+    CRITICAL_FLAGS, FLAG_END, Frame, FrameBuffer, HEADER, kind, put_frame, write_out,
 };
-use crate::protocol::frame::{HEADER, kind, put_frame};
-use crate::protocol::frame_buffer::FrameBuffer;
-use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
-use crate::protocol::message::Refusal;
+use crate::protocol::handshake::{Id, Welcome};
+use crate::protocol::message::{Refusal, Update};
 use crate::protocol::pace::Pace;
 
-/// A connection after its handshake.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    input: FrameBuffer,
-    /// Frames that were taken from the queue and are not yet written.
-    writing: BytesMut,
-    welcome: Welcome,
-    /// Whether a whole frame has arrived on it. Only then do the pauses start over.
-    useful: bool,
+/// What the clones of a client tell the task.
+pub(crate) enum Command {
+    Call(Call),
+    /// Nobody reads the watch with this request ID any more.
+    Cancel(u32),
+    Close,
 }
 
-/// How to connect.
-pub(crate) struct Connector {
-    addr: String,
-    hello: Hello,
+/// A request. It stays with the task until it is answered, even if its caller has given up.
+pub(crate) struct Call {
+    pub(crate) kind: u16,
+    pub(crate) payload: BytesMut,
+    pub(crate) deadline: Instant,
+    /// Takes the number of accepted readings, or a watch's request ID; `None` after that.
+    pub(crate) outcome: Option<oneshot::Sender<Result<u32, Error>>>,
+    /// For a `WATCH`: where its readings go.
+    pub(crate) updates: Option<Updates>,
+    /// Whether it was sent on this connection.
+    pub(crate) sent: bool,
+    /// Whether it may have been executed on an earlier connection.
+    pub(crate) maybe_executed: bool,
+    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
-impl Connector {
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let addr = server_addr(url)?;
-        let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
-        Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
+pub(crate) type Updates = mpsc::Sender<Result<Update, Error>>;
+
+/// The server's instance ID while there is a connection, and an error after the task's end.
+pub(crate) type Status = Option<Result<Id, Error>>;
+
+impl Call {
+    /// Returns whether the caller still waited for it.
+    fn end(&mut self, outcome: Result<u32, Error>) -> bool {
+        self.outcome.take().is_some_and(|caller| caller.send(outcome).is_ok())
     }
+}
 
-    /// Connects and does the handshake, within [`CONNECT_TIMEOUT`].
-    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
-        let unreachable = |source| unreachable(&self.addr, source);
-        match timeout(CONNECT_TIMEOUT, self.handshake(unreachable)).await {
-            Ok(connection) => connection,
-            Err(_elapsed) => Err(unreachable(io::ErrorKind::TimedOut.into())),
+/// The state of the task.
+pub(crate) struct Task {
+    commands: mpsc::UnboundedReceiver<Command>,
+    status: watch::Sender<Status>,
+    calls: BTreeMap<u32, Call>,
+    /// The open watches, with the number of readings that each has skipped.
+    watches: BTreeMap<u32, (Updates, u64)>,
+    last_id: u32,
+    /// Whether a call may wait to be sent.
+    has_unsent: bool,
+    /// Frames that are not yet written.
+    output: BytesMut,
+    /// Fires when the time of a call is over or a heartbeat is due, or before.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Task {
+    pub(crate) fn new(commands: mpsc::UnboundedReceiver<Command>, status: watch::Sender<Status>) -> Self {
+        Self {
+            commands,
+            status,
+            calls: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            last_id: 0,
+            has_unsent: false,
+            output: BytesMut::new(),
+            timer: Box::pin(sleep(CALL_TIMEOUT)),
         }
     }
 
-    async fn handshake(&self, unreachable: impl Fn(io::Error) -> Error) -> Result<Connection, Error> {
-        let mut stream = TcpStream::connect(&self.addr).await.map_err(&unreachable)?;
-        // Otherwise a request could wait for the acknowledgement of the one before.
-        stream.set_nodelay(true).map_err(&unreachable)?;
-        // A full server may have said so and closed already: read its answer anyway.
-        let _ = stream.write_all(&self.hello.encode()).await;
-        let mut bytes = [0; WELCOME];
-        stream.read_exact(&mut bytes).await.map_err(&unreachable)?;
-        let welcome =
-            Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("its answer is not WELCOME".into()))?;
-        let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
-        match welcome.version {
-            // With fewer replies, the server could have forgotten a batch that is sent again.
-            VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
-                Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
+    /// Keeps a connection until the client is closed.
+    pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection<Transport>) {
+        let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
+        let mut last_instance = None;
+        let error = loop {
+            let Welcome { instance_id, remembered, .. } = connection.welcome;
+            if last_instance.replace(instance_id) != Some(instance_id) || !remembered {
+                self.end_batches("the server was restarted, or has forgotten this client");
             }
-            VERSION => Ok(Connection { stream, input, writing: BytesMut::new(), welcome, useful: false }),
-            0 => loop {
-                let frame = input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;
-                if let Some(refusal) = frame.and_then(|frame| Refusal::parse(frame.payload)) {
-                    return Err(Error::Refused(refusal));
-                }
-                if input.read_from(&mut stream).await.map_err(&unreachable)? == 0 {
-                    return Err(Error::Protocol("it refuses the connection and does not say why".into()));
-                }
-            },
-            other => Err(Error::Protocol(format!("it chose version {other}"))),
-        }
-    }
-}
-
-fn unreachable(addr: &str, source: io::Error) -> Error {
-    Error::Unreachable { url: format!("tcp://{addr}"), source }
-}
-
-/// Keeps a connection until the client is closed.
-pub(crate) async fn run(
-    calls: Arc<Calls>,
-    connector: Connector,
-    first: Connection,
-    closing: CancellationToken,
-) {
-    let mut connection = first;
-    let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
-    loop {
-        calls.on_connect(connection.welcome);
-        let reason = run_connection(&calls, &mut connection, &closing).await;
-        if connection.useful {
-            pauses.reset();
-        }
-        if !closing.is_cancelled() {
+            self.status.send_replace(Some(Ok(instance_id)));
+            let lost = self.exchange(&mut connection).await;
+            let reason = lost.err().unwrap_or(DisconnectReason::ClosedByUs);
+            self.on_disconnect(&reason);
+            if matches!(reason, DisconnectReason::ClosedByUs) {
+                break Error::NotExecuted("the client is closed");
+            }
             debug!("connection lost: {reason}; reconnecting");
-        }
-        calls.on_disconnect(&reason);
-        drop(connection);
-        // Cancel safe: an attempt that is dropped leaves nothing behind.
-        match closing.run_until_cancelled(reconnect(&connector, &mut pauses)).await {
-            Some(Ok(next)) => connection = next,
-            Some(Err(error)) => return calls.close(Some(error)),
-            None => return calls.close(None),
-        }
+            if connection.useful {
+                pauses.reset();
+            }
+            drop(connection);
+            match self.wait_for(connector.reconnect(&mut pauses)).await {
+                Ok(next) => connection = next,
+                Err(error) => break error,
+            }
+        };
+        self.end_batches("the client ended before the answer came");
+        // The other calls end when the task drops them.
+        self.status.send_replace(Some(Err(error)));
     }
-}
 
-/// Connects, however many attempts it takes. An error means that no further attempt can
-/// succeed.
-async fn reconnect(connector: &Connector, pauses: &mut Pauses) -> Result<Connection, Error> {
-    loop {
-        sleep(pauses.next_pause()).await;
-        match connector.connect().await {
-            Ok(connection) => return Ok(connection),
-            Err(error) if error.is_permanent() => return Err(error),
-            Err(error) => debug!("connect: {error}"),
-        }
-    }
-}
-
-/// Uses one connection until it is lost or closed. Returns why it ended.
-async fn run_connection(
-    calls: &Calls,
-    connection: &mut Connection,
-    closing: &CancellationToken,
-) -> DisconnectReason {
-    match exchange(calls, connection, closing).await {
-        Ok(()) => {
-            let _ = timeout(CLOSE_TIMEOUT, close_gracefully(calls, connection)).await;
-            DisconnectReason::ClosedByUs
-        }
-        Err(reason) => reason,
-    }
-}
-
-/// Writes and reads until `closing`.
-async fn exchange(
-    calls: &Calls,
-    connection: &mut Connection,
-    closing: &CancellationToken,
-) -> Result<(), DisconnectReason> {
-    let Connection { stream, input, writing, welcome, useful } = connection;
-    let (mut reader, writer) = stream.split();
-    let silence = Duration::from_millis(welcome.idle_timeout.into());
-    let interval = (silence / 3).max(Duration::from_millis(10));
-    let mut pace = Pace::new(silence, silence, MIN_FRAME_RATE);
-    // Bytes written since the last byte arrived, at most those of one largest frame. The server
-    // may answer only when a whole frame has arrived, so the client waits longer for it.
-    let mut unconfirmed = 0;
-    let mut heartbeat = pin!(sleep(interval));
-    let mut closing = pin!(closing.cancelled());
-    loop {
-        if !writing.has_remaining() {
-            calls.take_output(writing);
-        }
-        while writing.has_remaining() {
-            match writer.try_write(writing) {
-                Ok(count) => {
-                    writing.advance(count);
-                    unconfirmed = (unconfirmed + count).min(HEADER + welcome.max_payload as usize);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
+    /// Waits for the next connection, and collects calls meanwhile. An error means that there
+    /// will be none.
+    async fn wait_for<C>(&mut self, next: impl Future<Output = Result<C, Error>>) -> Result<C, Error> {
+        let mut next = pin!(next);
+        loop {
+            // Cancel safe: `recv` leaves in the channel what it has not returned, and the others
+            // are only waited for again.
+            select! {
+                next = &mut next => return next,
+                command = self.commands.recv() => if !self.handle_commands(command) {
+                    return Err(Error::NotExecuted("the client is closed"));
+                },
+                () = &mut self.timer => self.expire(),
             }
         }
-        // Cancel safe: `read_from` keeps the bytes that it has read, `notified` keeps a
-        // notification that nobody waits for, and the others only wait for a state.
-        select! {
-            count = input.read_from(&mut reader) => {
-                if count? == 0 {
-                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                }
-                pace.on_bytes();
-                unconfirmed = 0;
-                let handled = calls.handle_frames(input)?;
-                *useful |= handled;
-                pace.on_frames(handled, input.rest().len());
+    }
+
+    /// Writes and reads until the client is closed. An error says why the connection is lost.
+    async fn exchange<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Connection { stream, input, welcome, useful } = connection;
+        let (mut reader, mut writer) = split(stream);
+        let silence = Duration::from_millis(welcome.idle_timeout.into());
+        let interval = (silence / 3).max(Duration::from_millis(10));
+        let mut pace = Pace::new(silence, silence, MIN_FRAME_RATE);
+        // Number of bytes that are being written.
+        let mut writing = 0;
+        // Bytes written since the last byte arrived, at most those of one largest frame. The
+        // server may answer only when a whole frame has arrived, so the client waits longer
+        // for it.
+        let mut unconfirmed = 0;
+        let mut heartbeat = Instant::now() + interval;
+        loop {
+            if writing == 0 {
+                self.put_requests(welcome.max_payload);
+                writing = self.output.len();
             }
-            ready = writer.writable(), if writing.has_remaining() => {
-                ready?;
-                pace.on_bytes(); // There is room again: the other side acknowledged some bytes.
+            // Usually there is room at once.
+            if writing > 0
+                && let Some(written) = write_out(&mut writer, &mut self.output).now_or_never()
+            {
+                written?;
+                unconfirmed = (unconfirmed + writing).min(HEADER + welcome.max_payload as usize);
+                writing = 0;
             }
-            () = calls.queued.notified(), if !writing.has_remaining() => {}
-            () = &mut heartbeat => {
-                let now = Instant::now();
-                if pace.slow().is_some_and(|slow| now > slow) {
-                    return Err(DisconnectReason::Slow);
+            self.wake_by(heartbeat);
+            // Cancel safe: `write_out` and `read_from` leave what they have not done in their
+            // buffers, `recv` leaves it in the channel, and the others only wait for a time.
+            select! {
+                written = write_out(&mut writer, &mut self.output), if writing > 0 => {
+                    written?; // Counted at the next round.
                 }
-                let sending = Duration::from_millis(unconfirmed as u64 * 1000 / u64::from(MIN_FRAME_RATE));
-                if now > pace.deadline() + sending {
-                    return Err(DisconnectReason::Silence);
+                count = input.read_from(&mut reader) => {
+                    if count? == 0 {
+                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                    }
+                    pace.on_bytes();
+                    unconfirmed = 0;
+                    let handled = self.handle_frames(input)?;
+                    *useful |= handled;
+                    pace.on_frames(handled, input.rest().len());
                 }
-                calls.put_heartbeat();
-                heartbeat.as_mut().reset(Instant::now() + interval);
+                command = self.commands.recv() => if !self.handle_commands(command) {
+                    break;
+                },
+                () = &mut self.timer => {
+                    self.expire();
+                    let now = Instant::now();
+                    if now < heartbeat {
+                        continue;
+                    }
+                    if pace.slow().is_some_and(|slow| now > slow) {
+                        return Err(DisconnectReason::Slow);
+                    }
+                    let sending = unconfirmed as u64 * 1000 / u64::from(MIN_FRAME_RATE);
+                    if writing > 0 {
+                        pace.on_bytes(); // If the server does not read, the write fails in time.
+                    } else if now > pace.deadline() + Duration::from_millis(sending) {
+                        return Err(DisconnectReason::Silence);
+                    }
+                    let id = self.next_id();
+                    put_frame(&mut self.output, kind::PING, 0, id, |_payload| {});
+                    heartbeat = now + interval;
+                }
             }
-            () = &mut closing => return Ok(()),
+        }
+        let _ = timeout(CLOSE_TIMEOUT, self.close_gracefully(connection)).await;
+        Ok(())
+    }
+
+    /// Sends what is queued and `GOODBYE`, and reads until the server closes.
+    async fn close_gracefully<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.put_requests(connection.welcome.max_payload);
+        put_frame(&mut self.output, kind::GOODBYE, 0, 0, |_payload| {});
+        write_out(&mut connection.stream, &mut self.output).await?;
+        while connection.input.read_from(&mut connection.stream).await? > 0 {
+            self.handle_frames(&mut connection.input)?;
+        }
+        Ok(())
+    }
+
+    /// Handles the commands that wait. Returns whether the client is still open.
+    fn handle_commands(&mut self, mut next: Option<Command>) -> bool {
+        while let Some(command) = next {
+            match command {
+                Command::Call(call) => {
+                    self.wake_by(call.deadline);
+                    let id = self.next_id();
+                    self.calls.insert(id, call);
+                    self.has_unsent = true;
+                }
+                Command::Cancel(id) => self.cancel(id),
+                Command::Close => return false,
+            }
+            next = match self.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(_none) => return true,
+            };
+        }
+        false // The last clone was dropped.
+    }
+
+    fn wake_by(&mut self, time: Instant) {
+        if time < self.timer.deadline() {
+            self.timer.as_mut().reset(time);
         }
     }
-}
 
-/// Sends the queued frames and `GOODBYE`, and reads until the server closes.
-async fn close_gracefully(calls: &Calls, connection: &mut Connection) -> Result<(), DisconnectReason> {
-    connection.stream.write_all(&connection.writing).await?;
-    connection.writing.clear();
-    calls.take_output(&mut connection.writing);
-    put_frame(&mut connection.writing, kind::GOODBYE, 0, 0, |_payload| {});
-    connection.stream.write_all(&connection.writing).await?;
-    while connection.input.read_from(&mut connection.stream).await? > 0 {
-        calls.handle_frames(&mut connection.input)?;
+    fn next_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            let id = self.last_id;
+            if id != 0 && !self.calls.contains_key(&id) && !self.watches.contains_key(&id) {
+                return id; // An old watch may still have one.
+            }
+        }
     }
-    Ok(())
+
+    /// Appends the frames of the calls that wait to be sent.
+    fn put_requests(&mut self, max_payload: u32) {
+        if !std::mem::take(&mut self.has_unsent) {
+            return;
+        }
+        self.calls.retain(|id, call| {
+            if !call.sent && call.payload.len() > max_payload as usize {
+                let text = format!("this server accepts payloads of up to {max_payload} bytes");
+                call.end(Err(Error::Invalid(text)));
+            } else if !call.sent && call.outcome.as_ref().is_some_and(|caller| !caller.is_closed()) {
+                put_frame(&mut self.output, call.kind, 0, *id, |into| into.extend_from_slice(&call.payload));
+                call.sent = true;
+            }
+            call.sent
+        });
+    }
+
+    /// Handles the whole frames that have arrived. Returns whether there was at least one.
+    fn handle_frames(&mut self, input: &mut FrameBuffer) -> Result<bool, DisconnectReason> {
+        let mut handled = false;
+        while let Some(frame) = input.next_frame().map_err(|_bad| DisconnectReason::ProtocolError)? {
+            self.handle_frame(&frame)?;
+            handled = true;
+        }
+        Ok(handled)
+    }
+
+    fn handle_frame(&mut self, frame: &Frame<'_>) -> Result<(), DisconnectReason> {
+        use DisconnectReason::{Goodbye, ProtocolError, Refused};
+        let id = frame.request_id;
+        let known = if frame.kind == kind::READING { FLAG_END } else { 0 };
+        match frame.kind {
+            // With an unknown critical flag, the frame may mean something else.
+            _ if frame.flags & CRITICAL_FLAGS & !known != 0 => {}
+            kind::GOODBYE if id == 0 && frame.payload.is_empty() => return Err(Goodbye),
+            kind::READING => self.on_reading(id, Update::parse(frame.payload).ok_or(ProtocolError)?),
+            kind::ERROR => match Refusal::parse(frame.payload).ok_or(ProtocolError)? {
+                refusal if id == 0 => return Err(Refused(refusal)),
+                refusal => self.answer(id, Err(Error::Refused(refusal))),
+            },
+            kind::RECORDED => {
+                let accepted = frame.payload.try_into().map_err(|_length| ProtocolError)?;
+                self.answer(id, Ok(u32::from_be_bytes(accepted)));
+            }
+            kind::PONG => self.answer(id, Ok(0)),
+            // A newer server may have kinds that this client does not need to know.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: u32, outcome: Result<u32, Error>) {
+        if let Some(mut call) = self.calls.remove(&id) {
+            call.end(outcome);
+        }
+    }
+
+    fn on_reading(&mut self, id: u32, mut update: Update) {
+        if let Some((updates, skipped)) = self.watches.get_mut(&id) {
+            update.skipped += std::mem::take(skipped);
+            // Never waits for one watcher: all other answers would have to wait, too. One place
+            // is kept for the reason why the watch ends.
+            if updates.capacity() <= 1 {
+                *skipped = update.skipped + update.readings.len() as u64;
+            } else if update != Update::default() {
+                let _ = updates.try_send(Ok(update));
+            }
+        } else if let Some(call) = self.calls.get_mut(&id)
+            && let Some(updates) = call.updates.take()
+        {
+            // The first one only says that the watch has begun.
+            self.watches.insert(id, (updates, 0));
+            let wanted = call.end(Ok(id));
+            self.calls.remove(&id);
+            if !wanted {
+                self.cancel(id);
+            }
+        }
+    }
+
+    fn cancel(&mut self, watch: u32) {
+        if self.watches.remove(&watch).is_some() {
+            put_frame(&mut self.output, kind::CANCEL, 0, watch, |_payload| {});
+        }
+    }
+
+    /// Gives up the calls whose time is over.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let mut next = now + CALL_TIMEOUT;
+        self.calls.retain(|_id, call| {
+            if call.deadline <= now {
+                call.end(Err(if call.sent || call.maybe_executed {
+                    Error::OutcomeUnknown("it was sent, but no answer came in time")
+                } else {
+                    Error::NotExecuted("no connection in time")
+                }));
+            } else {
+                next = next.min(call.deadline);
+            }
+            call.sent || call.outcome.is_some()
+        });
+        self.timer.as_mut().reset(next);
+    }
+
+    /// Ends the watches. The calls wait for the next connection.
+    fn on_disconnect(&mut self, reason: &DisconnectReason) {
+        self.status.send_replace(None);
+        for (updates, _skipped) in std::mem::take(&mut self.watches).into_values() {
+            let _ = updates.try_send(Err(Error::Disconnected(reason.to_string())));
+        }
+        self.calls.retain(|_id, call| {
+            // Before its GOODBYE, the server answers all that it has executed.
+            call.maybe_executed |= call.sent && !matches!(reason, DisconnectReason::Goodbye);
+            call.sent = false;
+            call.outcome.is_some()
+        });
+        self.has_unsent = true;
+        self.output.clear();
+    }
+
+    /// Ends the batches that may have been executed, and must not be sent again.
+    fn end_batches(&mut self, reason: &'static str) {
+        self.calls.retain(|_id, call| {
+            let unknown = call.kind == kind::RECORD && call.maybe_executed;
+            if unknown {
+                call.end(Err(Error::OutcomeUnknown(reason)));
+            }
+            !unknown
+        });
+    }
 }

@@ -1,13 +1,14 @@
 //! The errors of a call, and whether the request may have been executed.
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use crate::protocol::message::{ErrorCode, Refusal};
 
 /// Why a call failed.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum Error {
     /// Not the address of a server.
     #[error("{url:?} is not of the form tcp://host:port")]
@@ -22,7 +23,7 @@ pub enum Error {
         url: String,
         /// The error of the connection attempt.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The server answered, with an error.
     #[error("{0}")]

@@ -1,31 +1,29 @@
 //! The client: many calls at a time over one connection.
 //!
-//! A call puts its frame into a queue and waits for the answer with the same request ID
-//! (`calls.rs`). The task of the connection (`connection.rs`) writes all queued frames at
-//! once, hands each answer to the call that waits for it, and reconnects when the connection
-//! is lost.
+//! A call hands its request to a task and waits for the outcome. The task (`connection.rs`)
+//! writes all waiting requests at once, gives each answer to the call with the same request
+//! ID, and reconnects when the connection is lost.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
-use crate::limits::{CALL_TIMEOUT, MAX_BATCH, MAX_STATION_ID, WATCH_QUEUE};
+use crate::limits::{CALL_TIMEOUT, MAX_BATCH, MAX_IN_FLIGHT, MAX_STATION_ID, WATCH_QUEUE};
 use crate::protocol::frame::kind;
 use crate::protocol::handshake::Id;
-use crate::protocol::message::{Update, put_batch};
+use crate::protocol::message::put_batch;
 use crate::protocol::model::{Reading, is_station_id};
 
-use calls::{Calls, NotQueued, Outcome};
-use connection::Connector;
+use connection::{Call, Command, Status, Task, Updates};
+use connector::Connector;
 
 mod address;
-mod calls;
 mod connection;
+mod connector;
 mod error;
 mod watch;
 
@@ -37,13 +35,12 @@ pub use watch::Watch;
 /// When the last clone is dropped, the connection is closed.
 #[derive(Clone)]
 pub struct Client {
-    calls: Arc<Calls>,
+    /// To the task. The permits limit the number of calls in it.
+    commands: mpsc::UnboundedSender<Command>,
+    permits: Arc<Semaphore>,
+    status: tokio::sync::watch::Receiver<Status>,
+    last_batch: Arc<AtomicU64>,
     timeout: Duration,
-    /// The task of the connection.
-    task: TaskTracker,
-    closing: CancellationToken,
-    /// Ends the task with the last clone.
-    _open: Arc<DropGuard>,
 }
 
 impl Client {
@@ -58,18 +55,21 @@ impl Client {
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let connector = Connector::new(url)?;
         let first = connector.connect().await?;
-        let calls = Arc::new(Calls::default());
-        let closing = CancellationToken::new();
-        let task = TaskTracker::new();
-        task.spawn(connection::run(calls.clone(), connector, first, closing.clone()));
-        task.close();
-        let open = Arc::new(closing.clone().drop_guard());
-        Ok(Self { calls, timeout: CALL_TIMEOUT, task, closing, _open: open })
+        let (commands, received) = mpsc::unbounded_channel();
+        let (status_sender, status) = tokio::sync::watch::channel(Some(Ok(first.welcome.instance_id)));
+        tokio::spawn(Task::new(received, status_sender).run(connector, first));
+        Ok(Self {
+            commands,
+            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            status,
+            last_batch: Arc::default(),
+            timeout: CALL_TIMEOUT,
+        })
     }
 
     /// Returns the same client, with another time limit for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(Duration::from_secs(u32::MAX.into())); // More could overflow the clock.
         self
     }
 
@@ -95,7 +95,12 @@ impl Client {
                 "a station ID has up to {MAX_STATION_ID} bytes: {reading:?}"
             )));
         }
-        let put = |payload: &mut BytesMut, batch_id| put_batch(payload, batch_id, readings);
+        let put = |payload: &mut BytesMut| {
+            // A batch gets its number when its turn has come, and keeps its permit until it is
+            // answered. So it never grows older than the server's window.
+            let batch_id = self.last_batch.fetch_add(1, Ordering::Relaxed) + 1;
+            put_batch(payload, batch_id, readings);
+        };
         Ok(self.call(kind::RECORD, None, put).await? as usize)
     }
 
@@ -105,7 +110,7 @@ impl Client {
     /// As [`Client::record`].
     pub async fn ping(&self) -> Result<Duration, Error> {
         let started = Instant::now();
-        self.call(kind::PING, None, |_payload, _batch_id| {}).await?;
+        self.call(kind::PING, None, |_payload| {}).await?;
         Ok(started.elapsed())
     }
 
@@ -121,19 +126,10 @@ impl Client {
                 "{station:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
             )));
         }
-        let (updates, received) = mpsc::channel(WATCH_QUEUE);
-        let put = |payload: &mut BytesMut, _batch_id| payload.extend_from_slice(station.as_bytes());
-        let before = self.calls.disconnects();
-        let request_id = self.call(kind::WATCH, Some(updates), put).await?;
-        let calls = self.calls.clone();
-        let disconnected = async move { calls.disconnected_since(before).await };
-        Ok(Watch {
-            request_id,
-            updates: received,
-            calls: self.calls.clone(),
-            disconnected: Some(Box::pin(disconnected)),
-            _open: self._open.clone(),
-        })
+        let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // One more, for the reason of its end.
+        let put = |payload: &mut BytesMut| payload.extend_from_slice(station.as_bytes());
+        let request_id = self.call(kind::WATCH, Some(sender), put).await?;
+        Ok(Watch { request_id, updates, commands: self.commands.clone() })
     }
 
     /// Waits until there is a connection, and returns the server's instance ID. If it has
@@ -143,72 +139,53 @@ impl Client {
     /// [`Error::Refused`] or [`Error::Protocol`] if the client has given up reconnecting;
     /// [`Error::NotExecuted`] if it is closed.
     pub async fn connected(&self) -> Result<Id, Error> {
-        self.calls.server().await.map(|(_session_epoch, instance_id)| instance_id)
+        let mut status = self.status.clone();
+        let status = status.wait_for(Option::is_some).await;
+        status.ok().and_then(|status| status.clone()).unwrap_or_else(|| Err(self.closed()))
     }
 
     /// Says `GOODBYE`, waits for the server's, and closes the connection. New calls of other
     /// clones fail. Calls in flight still get the answers that arrive until then.
     pub async fn close(self) {
-        self.calls.close(None);
-        self.closing.cancel();
-        self.task.wait().await;
+        let _ = self.commands.send(Command::Close); // It may be closed already.
+        self.commands.closed().await;
     }
 
-    /// Sends one request and waits for its answer. If the connection is lost, it sends the
-    /// request again as long as there is time, but a batch only to a server that remembers the
-    /// first time. `put` appends the payload; it gets the batch ID, or 0 for other requests.
+    /// Returns the reason why the task has ended.
+    fn closed(&self) -> Error {
+        match &*self.status.borrow() {
+            Some(Err(error)) => error.clone(),
+            _ => Error::OutcomeUnknown("the client's task has ended"),
+        }
+    }
+
+    /// Sends one request and waits for its answer. If the connection is lost, the task sends
+    /// the request again as long as there is time, but a batch only to a server that remembers
+    /// the first time. `put` appends the payload.
     async fn call(
         &self,
         kind: u16,
-        updates: Option<mpsc::Sender<Update>>,
-        put: impl Fn(&mut BytesMut, u64),
+        updates: Option<Updates>,
+        put: impl FnOnce(&mut BytesMut),
     ) -> Result<u32, Error> {
-        // The session in which the server may have executed it.
-        let mut sent_to: Option<u64> = None;
-        let attempts = async {
-            let mut permit = self.calls.permit().await?;
-            // A batch gets its number when its turn has come, and keeps its permit until it is
-            // answered. So it never grows older than the server's window.
-            let is_batch = kind == kind::RECORD;
-            let batch_id = if is_batch { self.calls.next_batch_id() } else { 0 };
-            loop {
-                let (session_epoch, _instance_id) = self.calls.server().await?;
-                if is_batch && sent_to.is_some_and(|epoch| epoch != session_epoch) {
-                    return Err(Error::OutcomeUnknown(
-                        "the server was restarted, or has forgotten this client",
-                    ));
-                }
-                let put = |payload: &mut BytesMut| put(payload, batch_id);
-                let outcome = match self.calls.submit(session_epoch, permit, kind, updates.clone(), put) {
-                    Ok(outcome) => outcome,
-                    Err(NotQueued::Disconnected(kept)) => {
-                        permit = kept;
-                        continue;
-                    }
-                    Err(NotQueued::TooLarge(limit)) => {
-                        let text = format!("this server accepts payloads of up to {limit} bytes");
-                        return Err(Error::Invalid(text));
-                    }
-                };
-                let before = sent_to.replace(session_epoch);
-                permit = match outcome.await {
-                    Ok(Outcome::Done(number)) => return Ok(number),
-                    Ok(Outcome::Refused(refusal)) => return Err(Error::Refused(refusal)),
-                    Ok(Outcome::NotExecuted(permit)) => {
-                        sent_to = before;
-                        permit
-                    }
-                    Ok(Outcome::Unknown(permit)) => permit,
-                    Err(_never) => return Err(Error::OutcomeUnknown("the client's task has ended")),
-                };
-            }
+        let deadline = Instant::now() + self.timeout;
+        let Ok(Ok(permit)) = timeout_at(deadline, self.permits.clone().acquire_owned()).await else {
+            return Err(Error::NotExecuted("too many other calls wait for their answers"));
         };
-        let result = timeout(self.timeout, attempts).await;
-        match result.unwrap_or(Err(Error::NotExecuted("no connection in time"))) {
-            Err(Error::NotExecuted(_)) if sent_to.is_some() => {
-                Err(Error::OutcomeUnknown("it was sent, but no answer came in time"))
-            }
-            other => other,
-        }
+        let mut payload = BytesMut::with_capacity(64); // Room for a batch of one reading.
+        put(&mut payload);
+        let (outcome, answer) = oneshot::channel();
+        let call = Call {
+            kind,
+            payload,
+            deadline,
+            outcome: Some(outcome),
+            updates,
+            sent: false,
+            maybe_executed: false,
+            _permit: permit,
+        };
+        let _ = self.commands.send(Command::Call(call)); // Fails after the task has ended.
+        answer.await.unwrap_or_else(|_never| Err(self.closed()))
     }
 }

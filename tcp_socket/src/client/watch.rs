@@ -1,15 +1,12 @@
 //! A subscription: the readings of one station as they are recorded.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures::Stream;
-use futures::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
 
-use crate::client::calls::Calls;
+use crate::client::connection::Command;
 use crate::client::error::Error;
 use crate::protocol::message::Update;
 
@@ -20,31 +17,21 @@ use crate::protocol::message::Update;
 /// in between.
 pub struct Watch {
     pub(super) request_id: u32,
-    pub(super) updates: mpsc::Receiver<Update>,
-    pub(super) calls: Arc<Calls>,
-    /// Waits for the end of the connection; `None` after it.
-    pub(super) disconnected: Option<BoxFuture<'static, String>>,
-    /// Keeps the connection open.
-    pub(super) _open: Arc<DropGuard>,
+    pub(super) updates: mpsc::Receiver<Result<Update, Error>>,
+    /// As long as it has this, the client is open.
+    pub(super) commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Stream for Watch {
     type Item = Result<Update, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(update) = ready!(self.updates.poll_recv(cx)) {
-            return Poll::Ready(Some(Ok(update)));
-        }
-        // A watch can end before the reason is known: wait for it.
-        let Some(disconnected) = &mut self.disconnected else { return Poll::Ready(None) };
-        let reason = ready!(disconnected.as_mut().poll(cx));
-        self.disconnected = None;
-        Poll::Ready(Some(Err(Error::Disconnected(reason))))
+        self.updates.poll_recv(cx)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.calls.cancel(self.request_id);
+        let _ = self.commands.send(Command::Cancel(self.request_id));
     }
 }

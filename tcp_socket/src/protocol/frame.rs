@@ -3,7 +3,8 @@
 //! TCP delivers a stream of bytes. One side may write two pieces, and the other may read
 //! them as one, or as seven. So every message is a *frame*: a header of
 //! fixed size that says how long the payload is, then the payload. The receiver
-//! collects bytes until a whole frame is there: [`crate::protocol::frame_buffer`].
+//! collects bytes, in whatever pieces they arrive, until a whole frame is there:
+//! [`FrameBuffer`].
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -16,9 +17,12 @@
 //! assert_eq!((frame.kind, frame.request_id), (kind::PING, 7));
 //! ```
 
+use std::io;
+
 use bytes::{Buf, BufMut, BytesMut};
 use crc32c::{crc32c, crc32c_append};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes in a header: kind 2, flags 2, request ID 4, payload length 4, checksum 4.
 /// All numbers are big-endian, as is the custom in network protocols.
@@ -155,4 +159,105 @@ pub fn put_frame(
     fields.put_u32(payload.len() as u32);
     let checksum = checksum(header, payload);
     header[CHECKSUM_AT..].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Writes all of `output`, and flushes the stream. Cancel safe: bytes that were written are no
+/// longer in `output`.
+pub(crate) async fn write_out(to: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> io::Result<()> {
+    to.write_all_buf(output).await?;
+    to.flush().await
+}
+
+/// Number of bytes to read at a time, unless the next frame needs fewer.
+pub const READ: usize = 8 * 1024;
+
+/// Bytes that have arrived and have not been handed out as frames yet.
+///
+/// The buffer grows only with the bytes that have arrived, never because a header announces
+/// them. It holds at most one frame of the largest size (or [`READ`] bytes, if that is more).
+/// So a peer that announces much and sends little costs little memory.
+#[derive(Debug)]
+pub struct FrameBuffer {
+    bytes: BytesMut,
+    /// Length of the frame that was handed out last; it is still at the front.
+    taken: usize,
+    max_payload: u32,
+}
+
+impl FrameBuffer {
+    /// An empty buffer for frames with payloads of up to `max_payload` bytes.
+    pub fn new(max_payload: u32) -> Self {
+        Self { bytes: BytesMut::with_capacity(READ), taken: 0, max_payload }
+    }
+
+    /// Waits for more bytes, and returns how many came; 0 means that the peer will send no
+    /// more. Cancel safe: bytes that were read are in the buffer.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn read_from(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        self.make_room();
+        from.read_buf(&mut self.bytes).await
+    }
+
+    /// Adds bytes that did not come through [`FrameBuffer::read_from`]. Returns how many of
+    /// them fitted.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        self.make_room();
+        let count = bytes.len().min(self.bytes.capacity() - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..count]);
+        count
+    }
+
+    /// Returns the next whole frame, if there is one. It stays in the buffer until the next
+    /// call, so that nothing is copied.
+    ///
+    /// # Errors
+    /// [`BadFrame`]; after it, nothing more can be read from this stream.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
+        self.bytes.advance(std::mem::take(&mut self.taken));
+        let frame = Frame::parse(&self.bytes, self.max_payload)?;
+        if let Some(frame) = &frame {
+            self.taken = frame.wire_len();
+        }
+        Ok(frame)
+    }
+
+    /// Returns the bytes that were not handed out: those of an incomplete frame, once
+    /// [`FrameBuffer::next_frame`] has returned `None`.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    /// Removes and returns the first `COUNT` bytes if they are there. For the handshake, before
+    /// the first frame.
+    pub(crate) fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
+        let bytes = *self.bytes.first_chunk::<COUNT>()?;
+        self.bytes.advance(COUNT);
+        Some(bytes)
+    }
+
+    /// Returns how many bytes the buffer can hold without another allocation.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Makes room for at least one byte, without going beyond one largest frame.
+    fn make_room(&mut self) {
+        self.bytes.advance(std::mem::take(&mut self.taken));
+        let length = self.bytes.len();
+        let largest = (HEADER + self.max_payload as usize).max(READ);
+        // After `next_frame` has returned `None`, the buffer holds less than one frame.
+        let missing = match payload_length(&self.bytes, self.max_payload) {
+            Ok(Some(payload)) => (HEADER + payload).saturating_sub(length),
+            _ => READ.min(largest.saturating_sub(length)),
+        };
+        if self.bytes.try_reclaim(missing.clamp(1, READ)) {
+            return;
+        }
+        // Not `reserve`, which would double the capacity whatever the limit is.
+        let mut larger = BytesMut::with_capacity((2 * length).clamp(READ, largest));
+        larger.extend_from_slice(&self.bytes);
+        self.bytes = larger;
+    }
 }

@@ -1,7 +1,6 @@
 //! The bytes on the wire and their checks, for client and server.
 
 pub mod frame;
-pub mod frame_buffer;
 pub mod handshake;
 pub mod message;
 pub mod model;

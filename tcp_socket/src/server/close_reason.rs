@@ -20,8 +20,6 @@ pub(crate) enum CloseReason {
     Stopping,
     #[error("refused: {0}")]
     Refused(Refusal),
-    #[error("cut: the client does not read")]
-    WriteTimeout,
     #[error("broken: {0}")]
     ConnectionLost(#[from] io::Error),
 }

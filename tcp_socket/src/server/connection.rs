@@ -12,18 +12,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
-use socket2::SockRef;
-use tokio::net::TcpStream;
+use bytes::{BufMut, BytesMut};
+use futures::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::select;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::base::linger::linger;
-use crate::limits::{Limits, OUTPUT, WRITE_ATTEMPTS};
-use crate::protocol::frame::{kind, put_frame};
-use crate::protocol::frame_buffer::FrameBuffer;
+use crate::limits::{Limits, OUTPUT};
+use crate::protocol::frame::{FrameBuffer, kind, put_frame, write_out};
 use crate::protocol::handshake::{HELLO, Hello, VERSION};
 use crate::protocol::message::{ErrorCode, Refusal};
 use crate::protocol::pace::Pace;
@@ -32,8 +31,8 @@ use crate::server::requests::Requests;
 use crate::server::state::State;
 
 /// One connection and what belongs to it.
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<S> {
+    stream: S,
     peer: SocketAddr,
     state: Arc<State>,
     input: FrameBuffer,
@@ -42,8 +41,8 @@ pub(crate) struct Connection {
     requests: Requests,
 }
 
-impl Connection {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, state: Arc<State>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(crate) fn new(stream: S, peer: SocketAddr, state: Arc<State>) -> Self {
         let input = FrameBuffer::new(state.limits.max_payload);
         let requests = Requests::new(state.store.clone(), state.limits.max_watches);
         Self { stream, peer, state, input, output: BytesMut::new(), requests }
@@ -68,7 +67,7 @@ impl Connection {
                 self.requests.watches.end(&mut self.output);
                 put_frame(&mut self.output, kind::GOODBYE, 0, 0, |_payload| {});
             }
-            CloseReason::Truncated | CloseReason::WriteTimeout | CloseReason::ConnectionLost(_) => return,
+            CloseReason::Truncated | CloseReason::ConnectionLost(_) => return,
         }
         self.close().await;
     }
@@ -121,6 +120,8 @@ impl Connection {
         let mut pace = Pace::new(idle_timeout, frame_grace, min_frame_rate);
         let mut late = pin!(sleep_until(pace.deadline()));
         let notify = self.requests.watches.notify.clone();
+        // The waits that outlast many frames are set up once, since that costs, too.
+        let mut notified = pin!(notify.notified());
         let mut stop = pin!(stopping.cancelled());
         let mut has_readings = false;
         loop {
@@ -143,9 +144,11 @@ impl Connection {
             if deadline < late.deadline() {
                 late.as_mut().reset(deadline);
             }
-            // Cancel safe: `read_from` keeps the bytes that it has read, `notified` keeps a
-            // notification that nobody waits for, and the others only wait for a state.
+            // Cancel safe: `read_from` keeps the bytes that it has read, and the others are only
+            // waited for again. `biased` asks them in this order. Bytes come most often, and
+            // the others matter only when none are there or the task has used up its turn.
             select! {
+                biased;
                 count = self.input.read_from(&mut self.stream) => {
                     if count? == 0 {
                         let whole = self.input.rest().is_empty();
@@ -153,7 +156,10 @@ impl Connection {
                     }
                     pace.on_bytes();
                 }
-                () = notify.notified() => has_readings = true,
+                () = &mut notified => {
+                    has_readings = true;
+                    notified.set(notify.notified());
+                }
                 () = &mut late => {
                     let now = Instant::now();
                     if pace.slow().is_some_and(|slow| now >= slow) {
@@ -186,46 +192,16 @@ impl Connection {
         Ok(handled)
     }
 
-    /// Writes all output, usually without waiting. Returns how long it had to wait.
-    async fn flush(&mut self) -> Result<Duration, CloseReason> {
-        let mut waited = Duration::ZERO;
-        while self.output.has_remaining() {
-            match self.stream.try_write(&self.output) {
-                Ok(count) => self.output.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let started = Instant::now();
-                    self.wait_until_writable().await?;
-                    waited += started.elapsed();
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// Writes all output. Returns how long it had to wait for the client to read.
+    async fn flush(&mut self) -> io::Result<Duration> {
+        let mut written = pin!(write_out(&mut self.stream, &mut self.output));
+        // Usually there is room at once, and no need to look at the clock.
+        if let Some(result) = written.as_mut().now_or_never() {
+            return result.map(|()| Duration::ZERO);
         }
-        Ok(waited)
-    }
-
-    /// Waits until the socket is writable. Gives up when the client has read nothing for
-    /// [`Limits::write_timeout`].
-    async fn wait_until_writable(&mut self) -> Result<(), CloseReason> {
-        let limit = self.state.limits.write_timeout;
-        let mut progress = Instant::now();
-        while self.output.has_remaining() {
-            if let Ok(ready) = timeout(limit / WRITE_ATTEMPTS, self.stream.writable()).await {
-                return Ok(ready?);
-            }
-            // Linux reports a socket as writable only when a third of its buffer is free, which
-            // may be hundreds of kilobytes. A slow client needs long to read that much, but a
-            // smaller write succeeds earlier.
-            match SockRef::from(&self.stream).send(&self.output) {
-                Ok(count) => {
-                    self.output.advance(count);
-                    progress = Instant::now();
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
-                Err(_) if progress.elapsed() >= limit => return Err(CloseReason::WriteTimeout),
-                Err(_) => {}
-            }
-        }
-        Ok(())
+        let started = Instant::now();
+        written.await?;
+        Ok(started.elapsed())
     }
 
     /// Sends the remaining output, and closes so that the client can still read it.

@@ -10,6 +10,7 @@ use tracing::info;
 
 use crate::base::accept::Connections;
 use crate::base::linger::linger;
+use crate::base::write_timeout::WriteTimeout;
 use crate::limits::Limits;
 use crate::protocol::message::{ErrorCode, Refusal};
 
@@ -43,7 +44,10 @@ pub async fn serve(
     let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
     let refusal = state.refusal_of_connection(&refusal);
 
-    let serve = |stream, peer| Connection::new(stream, peer, state.clone()).run(connections.stopping());
+    let serve = |stream, peer| {
+        let stream = WriteTimeout::new(stream, state.limits.write_timeout);
+        Connection::new(stream, peer, state.clone()).run(connections.stopping())
+    };
     // Every refused client is told at once. The server lingers only for those that `accept`
     // still has room for.
     let refuse = |stream| {

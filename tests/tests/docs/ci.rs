@@ -1,4 +1,4 @@
-//! What a newcomer runs first is what `.ci/run` runs.
+//! A newcomer's first two commands are those that `.ci/run` runs.
 
 use crate::repository::{REPOSITORY, read};
 use crate::shell::commands_in_blocks;

@@ -1,19 +1,19 @@
-//! Code that documents show: it is compiled, because it stands in a source file.
+//! Code in documents comes from a source file, so it is known to compile.
 
 use crate::repository::{REPOSITORY, none, read};
 use tests::{apply, test};
 
-/// In a document: here, lines of the file are left out.
+/// In a document, this line stands for lines of the file that are left out.
 const LEFT_OUT: &str = "// …";
 
-/// Whether the lines of `shown` stand together and in this order in `source`,
-/// whatever their indentation. The error is the first line of those that do not.
-fn stands_in(shown: &str, source: &str) -> Result<(), String> {
+/// Checks that `source` has the lines of `shown` together and in this order, whatever their
+/// indentation. The error is the first of the lines that it does not have.
+fn is_in(shown: &str, source: &str) -> Result<(), String> {
     let source: Vec<_> = source.lines().map(str::trim).collect();
     let shown: Vec<_> = shown.lines().map(str::trim).collect();
     let mut rest = source.as_slice();
     for part in shown.split(|line| *line == LEFT_OUT).filter(|part| !part.is_empty()) {
-        // The earliest place leaves the most for the parts that follow.
+        // The earliest place leaves the most lines for the parts that follow.
         let at = rest.windows(part.len()).position(|lines| lines == part);
         rest = &rest[at.ok_or(part[0])? + part.len()..];
     }
@@ -26,7 +26,7 @@ async fn lines_are_found_together_and_in_order() {
     for good in
         ["one();\ntwo();", "fn a() {\n  one();\n", "fn a() {\n// …\ntwo();\n// …\n  one();", "}\n\nfn b() {"]
     {
-        assert_eq!(stands_in(good, source), Ok(()), "{good}");
+        assert_eq!(is_in(good, source), Ok(()), "{good}");
     }
     let bad = [
         ("one", "one"),
@@ -36,7 +36,7 @@ async fn lines_are_found_together_and_in_order() {
         ("}\nfn b() {", "}"),
     ];
     for (bad, first) in bad {
-        assert_eq!(stands_in(bad, source), Err(first.to_owned()), "{bad}");
+        assert_eq!(is_in(bad, source), Err(first.to_owned()), "{bad}");
     }
 }
 
@@ -54,7 +54,7 @@ async fn code_in_documents_is_code_of_the_repository() {
                 format!("name the file: ```{language} <path from the root>")
             } else if !REPOSITORY.files.contains(path) {
                 format!("{path:?} is not in the repository")
-            } else if let Err(line) = stands_in(&fence.text, &read(path)) {
+            } else if let Err(line) = is_in(&fence.text, &read(path)) {
                 format!("{path} does not have these lines together: {line:?} and those that follow")
             } else {
                 continue;

@@ -1,5 +1,5 @@
-//! The commands that documents show: the files, packages and tests that they name
-//! exist, and the chapters' programs accept their arguments.
+//! Commands in documents: the files, packages, and tests that they name exist, and the
+//! chapters' programs accept their arguments.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use tests::{apply, run_program, test};
 use crate::repository::{REPOSITORY, none, read};
 use crate::shell::{Command, commands_in_blocks, commands_in_lines};
 
-/// The options without a value that documents use; any other is held for a mistake.
+/// The options without a value that documents use; any other is considered a mistake.
 const FLAGS: [&str; 8] =
     ["--all", "--all-targets", "--check", "--doc", "--locked", "--no-deps", "--release", "--workspace"];
 
-/// `cargo` with what the check needs to know of its arguments.
+/// The arguments of a `cargo` command, as far as the checks need them.
 #[derive(Default)]
 struct Cargo<'a> {
     subcommand: &'a str,
@@ -21,7 +21,7 @@ struct Cargo<'a> {
     example: Option<&'a str>,
     bench: Option<&'a str>,
     test: Option<&'a str>,
-    /// Before the `--`: what the names of tests contain.
+    /// Before the `--`: parts of the names of tests.
     filters: Vec<&'a str>,
     /// After the `--`.
     arguments: Vec<&'a str>,
@@ -32,7 +32,7 @@ impl<'a> Cargo<'a> {
         let mut words = command.words[1..].iter().map(String::as_str).peekable();
         words.next_if(|word| word.starts_with('+')); // the toolchain
         let subcommand = words.next().ok_or("cargo without a subcommand")?;
-        // A `cd` into the clone itself has no folder of that name here.
+        // After a `cd` into the clone itself, there is no folder of that name.
         let package = Some(command.folder.as_str()).filter(|to| !to.is_empty() && REPOSITORY.has_folder(to));
         let mut cargo = Self { subcommand, package, ..Self::default() };
         while let Some(word) = words.next() {
@@ -48,7 +48,7 @@ impl<'a> Cargo<'a> {
                 "--test" => &mut cargo.test,
                 _ if FLAGS.contains(&word) => continue,
                 _ if word.starts_with('-') => {
-                    return Err(format!("{word} is none of the options that documents use"));
+                    return Err(format!("{word} is not among the options that documents use"));
                 }
                 _ => {
                     cargo.filters.push(word);
@@ -77,16 +77,16 @@ impl<'a> Cargo<'a> {
                 (Some(package), ["run", target]) => {
                     in_repository(&format!("{package}/fuzz/fuzz_targets/{target}.rs"))
                 }
-                _ => Err("`cargo fuzz run <target>` is run in a chapter's folder".to_owned()),
+                _ => Err("run `cargo fuzz run <target>` in a chapter's folder".to_owned()),
             },
             "build" | "clippy" | "doc" | "fmt" | "install" => Ok(()),
-            other => Err(format!("`cargo {other}` is none of the subcommands that documents use")),
+            other => Err(format!("`cargo {other}` is not among the subcommands that documents use")),
         }
     }
 
     async fn check_run(&self) -> Result<(), String> {
         if let [extra, ..] = self.filters[..] {
-            return Err(format!("{extra:?} belongs behind `--`"));
+            return Err(format!("{extra:?} belongs after `--`"));
         }
         let package = self.package.unwrap_or("lab");
         if let Some(example) = self.example {
@@ -100,9 +100,9 @@ impl<'a> Cargo<'a> {
                     .or_else(|_| in_repository(&format!("{path}/main.rs")))?;
                 format!("{package}-{bin}")
             }
-            (_, None) => return Err(format!("{package} has several binaries: which one?")),
+            (_, None) => return Err(format!("{package} has several binaries: name one with --bin")),
         };
-        // They are all in one folder.
+        // All programs of the tests are in one folder.
         let program = Path::new(env!("CARGO_BIN_EXE_lab-under-test")).with_file_name(copy);
         accepts(&program, &self.arguments).await
     }
@@ -131,7 +131,7 @@ impl<'a> Cargo<'a> {
             let kind = if ignored { "exercise" } else { "test" };
             return Err(format!("no {kind} has {filter:?} in its name"));
         }
-        // Every test program takes the same arguments as this one.
+        // Every test program accepts the same arguments as this one.
         accepts(&std::env::current_exe().unwrap(), &self.arguments).await
     }
 }
@@ -140,8 +140,8 @@ fn in_repository(path: &str) -> Result<(), String> {
     if REPOSITORY.files.contains(path) { Ok(()) } else { Err(format!("there is no {path}")) }
 }
 
-/// A path into a folder of the repository leads to something; a hidden folder
-/// there, such as `.venv`, is made by a program.
+/// Checks that a path into a folder of the repository leads to something. It may also lead to
+/// a hidden folder, such as `.venv`, which a program makes.
 fn exists_if_ours(word: &str) -> Result<(), String> {
     let ours = |(folder, _): (&str, &str)| !folder.is_empty() && REPOSITORY.has_folder(folder);
     let is_there =
@@ -149,8 +149,8 @@ fn exists_if_ours(word: &str) -> Result<(), String> {
     if is_there { Ok(()) } else { in_repository(word) }
 }
 
-/// Whether the program takes these arguments: with `--help` behind them it does
-/// nothing, but only after it has understood what stands before.
+/// Checks that the program accepts these arguments. If `--help` follows them, it does nothing,
+/// but only after it has parsed them.
 async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     if !program.exists() {
         return Err(format!("tests/Cargo.toml has no binary {}", program.file_name().unwrap().display()));
@@ -158,7 +158,7 @@ async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     let output = run_program(program.to_str().unwrap(), &[arguments, &["--help"]].concat()).await;
     match output.code {
         Some(0) => Ok(()),
-        _ => Err(output.stderr.lines().next().unwrap_or("fails without a word").to_owned()),
+        _ => Err(output.stderr.lines().next().unwrap_or("fails without a message").to_owned()),
     }
 }
 

@@ -1,56 +1,70 @@
-//! Where links lead.
+//! Where links lead: to a file or folder of the repository and, after a `#`, to a heading.
+
+use std::collections::HashMap;
+
+use tests::{apply, test};
+use url::Url;
 
 use crate::markdown::{Document, Link};
 use crate::repository::{REPOSITORY, none};
-use tests::{apply, test};
 
-/// What a relative link leads to.
-pub struct Destination {
-    /// From the root of the repository; that of the document itself for `#anchor`.
-    pub path: String,
-    /// What follows the `#`.
-    pub anchor: Option<String>,
+/// Returns the path that a link leads to, from the root of the repository, or `None` for
+/// another site. A path above the root keeps its first `/`, and so is no file's.
+pub fn destination(document: &Document, link: &Link) -> Option<String> {
+    let base = Url::parse("file:///root/").unwrap().join(&document.path).unwrap();
+    let to = base.join(&link.target).ok().filter(|to| to.scheme() == "file")?;
+    let inside = to.path().strip_prefix("/root").map(|path| path.trim_matches('/'));
+    Some(inside.unwrap_or(to.path()).to_owned())
 }
 
-/// `None` if the link leads out of the repository.
-pub fn destination(document: &Document, link: &Link) -> Option<Destination> {
-    if link.target.contains("://") || link.target.starts_with("mailto:") {
-        return None;
-    }
-    let (target, anchor) = match link.target.split_once('#') {
-        Some((target, anchor)) => (target, Some(anchor.to_owned())),
-        None => (link.target.as_str(), None),
-    };
-    if target.is_empty() {
-        return Some(Destination { path: document.path.clone(), anchor });
-    }
-    let mut path: Vec<_> = document.path.split('/').collect();
-    path.pop();
-    for part in target.trim_end_matches('/').split('/') {
-        match part {
-            "." => {}
-            // Above the root it stays, and is no file's path.
-            ".." if path.last().is_some_and(|last| *last != "..") => _ = path.pop(),
-            _ => path.push(part),
-        }
-    }
-    Some(Destination { path: path.join("/"), anchor })
+/// Returns the anchors that GitHub gives to the headings of a document: in lower case, only
+/// letters, digits, `_`, `-` and spaces; spaces become `-`; a repeated one gets a number.
+fn anchors(headings: &[impl AsRef<str>]) -> Vec<String> {
+    let mut times = HashMap::new();
+    let slugs = headings.iter().map(|heading| {
+        let lower = heading.as_ref().to_lowercase().replace(' ', "-");
+        let slug: String = lower.chars().filter(|c| c.is_alphanumeric() || "_-".contains(*c)).collect();
+        let before = times.entry(slug.clone()).and_modify(|times| *times += 1).or_insert(0);
+        if *before == 0 { slug } else { format!("{slug}-{before}") }
+    });
+    slugs.collect()
 }
 
 #[apply(test!)]
-async fn every_relative_link_leads_to_a_file() {
+async fn anchors_are_made_as_github_makes_them() {
+    let headings = [
+        "Try it",
+        "What, and how",
+        "`a::b` of a_b-c",
+        "RabbitMQ & Redis",
+        "Größe in °C",
+        "Try it!",
+        "TRY IT",
+    ];
+    let expected =
+        ["try-it", "what-and-how", "ab-of-a_b-c", "rabbitmq--redis", "größe-in-c", "try-it-1", "try-it-2"];
+    assert_eq!(anchors(&headings), expected);
+}
+
+#[apply(test!)]
+async fn every_relative_link_leads_to_a_file_or_heading() {
+    assert!(REPOSITORY.documents.iter().any(|document| !document.links.is_empty()));
     let mut violations = Vec::new();
-    let mut seen = 0;
     for document in &REPOSITORY.documents {
         for link in &document.links {
-            let Some(Destination { path, .. }) = destination(document, link) else { continue };
-            seen += 1;
-            if !REPOSITORY.files.contains(&path) && !REPOSITORY.has_folder(&path) {
-                let (from, line) = (&document.path, link.line);
-                violations.push(format!("{from}:{line}: {path:?} is not in the repository"));
-            }
+            let Some(path) = destination(document, link) else { continue };
+            let anchor = link.target.split_once('#').map(|(_, anchor)| anchor.to_owned());
+            let other = REPOSITORY.documents.iter().find(|document| document.path == path);
+            let reason = match (anchor, other) {
+                _ if !REPOSITORY.files.contains(&path) && !REPOSITORY.has_folder(&path) => {
+                    format!("{path:?} is not in the repository")
+                }
+                (None, _) => continue,
+                (Some(anchor), Some(other)) if anchors(&other.headings).contains(&anchor) => continue,
+                (Some(anchor), _) => format!("{path} has no heading for #{anchor}"),
+            };
+            violations.push(format!("{}:{}: {reason}", document.path, link.line));
         }
     }
-    assert!(seen > 0);
     none(&violations);
 }

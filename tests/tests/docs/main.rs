@@ -1,5 +1,5 @@
-//! Every Markdown file of the repository held against what it speaks of: links,
-//! names, code and commands. And which part of the repository uses which.
+//! Compares every Markdown file with the repository: links, names, code, and commands. Also
+//! checks which part of the repository uses which.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use tests::run;
 
-mod anchors;
 mod ci;
 mod code_blocks;
 mod commands;

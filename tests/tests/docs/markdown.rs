@@ -1,19 +1,19 @@
 //! What the rules look at in a Markdown document.
 
-use std::sync::LazyLock;
-
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
+#[derive(Default)]
 pub struct Document {
     /// From the root of the repository.
     pub path: String,
     /// The text of each.
     pub headings: Vec<String>,
     pub links: Vec<Link>,
-    pub fences: Vec<Fence>,
+    /// Fenced blocks.
+    pub fences: Vec<Code>,
     /// Code within a line.
-    pub spans: Vec<Span>,
+    pub spans: Vec<Code>,
 }
 
 /// A link, or an image.
@@ -24,55 +24,43 @@ pub struct Link {
     pub code: Option<String>,
 }
 
-/// A fenced block of code.
-pub struct Fence {
-    /// Of its first line inside.
+pub struct Code {
+    /// Of the first line of the text.
     pub line: usize,
-    /// What stands behind the opening backticks.
+    /// What follows the opening backticks of a block.
     pub info: String,
-    pub text: String,
-}
-
-pub struct Span {
-    pub line: usize,
     pub text: String,
 }
 
 impl Document {
     pub fn parse(path: &str, text: &str) -> Self {
-        static HTML_LINK: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r#"\b(?:src|href)\s*=\s*["']([^"']*)"#).unwrap());
-
-        let mut document =
-            Self { path: path.to_owned(), headings: vec![], links: vec![], fences: vec![], spans: vec![] };
+        let html_link = Regex::new(r#"\b(?:src|href)\s*=\s*["']([^"']*)"#).unwrap();
+        let mut document = Self { path: path.to_owned(), ..Self::default() };
         let options = Options::ENABLE_TABLES | Options::ENABLE_FOOTNOTES | Options::ENABLE_TASKLISTS;
         let (events, ranges): (Vec<_>, Vec<_>) = Parser::new_ext(text, options).into_offset_iter().unzip();
-        for (at, range) in ranges.iter().enumerate() {
+        for (event, (at, range)) in events.iter().zip(ranges.iter().enumerate()) {
             let line = 1 + text[..range.start].matches('\n').count();
-            match &events[at..] {
-                [Event::Start(Tag::Link { dest_url, .. }), rest @ ..] => {
+            let rest = &events[at + 1..];
+            match event {
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     let code = match rest {
                         [Event::Code(code), Event::End(TagEnd::Link), ..] => Some(code.to_string()),
                         _ => None,
                     };
                     document.links.push(Link { line, target: dest_url.to_string(), code });
                 }
-                [Event::Start(Tag::Image { dest_url, .. }), ..] => {
-                    document.links.push(Link { line, target: dest_url.to_string(), code: None });
+                Event::Html(html) | Event::InlineHtml(html) => {
+                    let found = html_link.captures_iter(html).map(|found| found[1].to_owned());
+                    document.links.extend(found.map(|target| Link { line, target, code: None }));
                 }
-                [Event::Html(html) | Event::InlineHtml(html), ..] => {
-                    for found in HTML_LINK.captures_iter(html) {
-                        document.links.push(Link { line, target: found[1].to_owned(), code: None });
-                    }
+                Event::Start(Tag::Heading { .. }) => document.headings.push(text_of(rest)),
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
+                    let code = Code { line: line + 1, info: info.to_string(), text: text_of(rest) };
+                    document.fences.push(code);
                 }
-                [Event::Start(Tag::Heading { .. }), rest @ ..] => {
-                    document.headings.push(text_until(rest, |end| matches!(end, TagEnd::Heading(_))));
+                Event::Code(text) => {
+                    document.spans.push(Code { line, info: String::new(), text: text.to_string() });
                 }
-                [Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))), rest @ ..] => {
-                    let text = text_until(rest, |end| *end == TagEnd::CodeBlock);
-                    document.fences.push(Fence { line: line + 1, info: info.to_string(), text });
-                }
-                [Event::Code(code), ..] => document.spans.push(Span { line, text: code.to_string() }),
                 _ => {}
             }
         }
@@ -80,11 +68,12 @@ impl Document {
     }
 }
 
-fn text_until(events: &[Event<'_>], is_end: impl Fn(&TagEnd) -> bool) -> String {
-    let inside = events.iter().take_while(|event| !matches!(event, Event::End(end) if is_end(end)));
-    let texts = inside.filter_map(|event| match event {
+/// Returns the text up to the end of a heading or a block of code.
+fn text_of(events: &[Event<'_>]) -> String {
+    let texts = events.iter().map_while(|event| match event {
+        Event::End(TagEnd::Heading(_) | TagEnd::CodeBlock) => None,
         Event::Text(text) | Event::Code(text) => Some(text.as_ref()),
-        _ => None,
+        _ => Some(""),
     });
     texts.collect()
 }

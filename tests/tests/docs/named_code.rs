@@ -1,4 +1,4 @@
-//! Links whose text is code: it names something that is in the file.
+//! The text of a link, if it is code, names something in the file that the link leads to.
 
 use std::sync::LazyLock;
 use tests::{apply, test};
@@ -8,7 +8,7 @@ use regex::Regex;
 use crate::links::destination;
 use crate::repository::{REPOSITORY, none, read};
 
-/// Whether the code names the file itself, or something in its text.
+/// Checks that the code names the file itself, or something in its text.
 fn names_something(code: &str, path: &str, text: &str) -> Result<(), String> {
     static NAME: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^(?:\w+::)*([A-Za-z_]\w*)(?:!|\(\))?$").unwrap());
@@ -68,13 +68,13 @@ async fn a_link_whose_text_is_code_names_something_in_its_file() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for link in &document.links {
-            let (Some(code), Some(to)) = (&link.code, destination(document, link)) else { continue };
-            // A folder holds many files, a document's text many words; and what is
-            // missing is told by `every_relative_link_leads_to_a_file`.
-            if !REPOSITORY.files.contains(&to.path) || to.path.ends_with(".md") {
+            let (Some(code), Some(path)) = (&link.code, destination(document, link)) else { continue };
+            // A folder has many files, and a document many words. If the file is missing,
+            // `every_relative_link_leads_to_a_file_or_heading` reports it.
+            if !REPOSITORY.files.contains(&path) || path.ends_with(".md") {
                 continue;
             }
-            if let Err(reason) = names_something(code, &to.path, &read(&to.path)) {
+            if let Err(reason) = names_something(code, &path, &read(&path)) {
                 violations.push(format!("{}:{}: {reason}", document.path, link.line));
             }
         }

@@ -14,7 +14,7 @@ pub struct Repository {
 }
 
 pub static REPOSITORY: LazyLock<Repository> = LazyLock::new(|| {
-    // Its lines are plain names, no patterns.
+    // Its lines are plain names, not patterns.
     let ignored = read(".gitignore");
     let ignored: Vec<_> = ignored.lines().map(|name| name.trim_matches('/')).collect();
     assert!(ignored.contains(&"target"), "{ignored:?}");
@@ -58,7 +58,7 @@ fn walk(folder: &str, ignored: &[&str], files: &mut BTreeSet<String>) {
     }
 }
 
-/// Panics with all of them, unless there are none.
+/// Panics with all violations, unless the list is empty.
 pub fn none(violations: &[String]) {
     assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
 }

@@ -18,7 +18,7 @@ pub struct Command {
     pub folder: String,
 }
 
-/// Those of `sh`, `bash` and `console` blocks.
+/// Returns the commands in blocks of `sh`, `bash`, and `console`.
 pub fn commands_in_blocks(document: &Document) -> Vec<Command> {
     let mut commands = Vec::new();
     for fence in &document.fences {
@@ -30,7 +30,7 @@ pub fn commands_in_blocks(document: &Document) -> Vec<Command> {
     commands
 }
 
-/// The calls of cargo within a line, unless they hold a `<placeholder>`.
+/// Returns the calls of cargo within a line, except those with a `<placeholder>`.
 pub fn commands_in_lines(document: &Document) -> Vec<Command> {
     static CARGO: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^([A-Z_]+=\S+ )*cargo [^<]*$").unwrap());
 
@@ -38,8 +38,7 @@ pub fn commands_in_lines(document: &Document) -> Vec<Command> {
     calls.flat_map(|span| parse(&span.text, span.line, false)).collect()
 }
 
-/// In a console the commands are the lines that begin with `$ `; the others are
-/// what they print.
+/// In a console, the lines that begin with `$ ` are commands, and the others are their output.
 fn parse(text: &str, first: usize, console: bool) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut folder = String::new();

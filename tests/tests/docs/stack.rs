@@ -10,9 +10,6 @@ use crate::repository::{REPOSITORY, none, read};
 
 const CHAPTERS: [&str; 5] = ["grpc", "http_rest", "message_queue", "tcp_socket", "websocket"];
 
-/// Crates whose modules are not in these layers yet, and may have circles of imports.
-const NOT_LAYERED_YET: [&str; 1] = ["lab"];
-
 /// The Rust files in a folder, without their comments.
 fn sources(folder: &str) -> impl Iterator<Item = (&'static str, String)> {
     static COMMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?m)(?:^|\s)//.*$").unwrap());
@@ -91,11 +88,11 @@ fn imports(name: &str) -> BTreeMap<String, BTreeSet<String>> {
                 ("crate", path) => format!("::{path}"),
                 ("super", path) => format!("{parent}::{path}"),
                 ("self", path) => format!("{module}::{path}"),
-                _ => format!("{module}::{path}"), // A module below this one, or none of ours.
+                _ => format!("{module}::{path}"), // A module below this one, or another crate.
             };
             let path = path.trim_start_matches("::");
             let parents = std::iter::successors(Some(path), |path| Some(path.rsplit_once("::")?.0));
-            // What is in no module's file is in the root's.
+            // Whatever is in none of the modules' files is in that of the root.
             Some(parents.into_iter().find(|path| texts.contains_key(*path)).unwrap_or("").to_owned())
         });
         (module.clone(), targets.filter(|target| target != module).collect())
@@ -128,7 +125,7 @@ fn expand(prefix: &str, rest: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// Where a module is in the stack of its crate, and the one below which it is.
+/// Returns the layer of a module in its crate, counted from the bottom, and its top module.
 fn layer(module: &str) -> Option<(usize, &str)> {
     let top = module.split("::").next()?;
     let layers = [&["limits"][..], &["protocol"], &["client", "server"]];
@@ -138,7 +135,7 @@ fn layer(module: &str) -> Option<(usize, &str)> {
 #[apply(test!)]
 async fn imports_inside_a_crate_go_one_way() {
     let mut violations = Vec::new();
-    for name in CHAPTERS.into_iter().chain(["lab"]).filter(|name| !NOT_LAYERED_YET.contains(name)) {
+    for name in CHAPTERS.into_iter().chain(["lab"]) {
         let mut imports = imports(name);
         assert!(imports.values().any(|targets| !targets.is_empty()), "{name}");
         for (module, target) in imports.iter().flat_map(|(module, to)| to.iter().map(move |to| (module, to)))
@@ -148,7 +145,7 @@ async fn imports_inside_a_crate_go_one_way() {
                 violations.push(format!("{name}: {module} imports {target}"));
             }
         }
-        // Without those that import no other, or are imported by none, the circles remain.
+        // Remove modules that import no other, or that no other imports: the circles remain.
         loop {
             let imported: BTreeSet<_> = imports.values().flatten().cloned().collect();
             let before = imports.len();

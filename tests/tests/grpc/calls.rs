@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
+use grpc::Error;
 use grpc::client::Failure;
 use grpc::proto::monitor_response::Event;
 use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Position, Reading, RecordRequest, Threshold, UploadResponse};
+use grpc::proto::{Metric, Position, Reading, Threshold, UploadResponse};
 use grpc::protocol::status::{FELL_BEHIND, SERVER_RESTARTED};
-use grpc::{Client, Error, Options};
 use prost::Message;
-use tests::{apply, run_program, test};
+use tests::{apply, test};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -296,7 +296,7 @@ async fn a_deadline_ends_every_kind_of_call() {
     let connection = connect(server.addr()).await;
     let watch = prefixed(&watch_of("oslo-1", None));
     let empty = prefixed(&());
-    let half = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] }).slice(..20);
+    let half = record_one().slice(..20);
     for (path, body, end) in [
         (RECORD, half, false), // A unary call whose request never comes to its end.
         (WATCH, watch, true),
@@ -323,13 +323,11 @@ async fn a_deadline_ends_every_kind_of_call() {
         ("123456789m", "3"),
         ("+5S", "3"),
     ] {
-        let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-        let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], request).await;
+        let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], record_one()).await;
         assert_eq!(answer.code(), code, "{timeout:?}");
     }
     let twice = [("grpc-timeout", "1H"); 2];
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&connection, RECORD, &twice, request).await.code(), "3", "{twice:?}");
+    assert_eq!(unary(&connection, RECORD, &twice, record_one()).await.code(), "3", "{twice:?}");
     server.stop().await;
 }
 
@@ -342,10 +340,7 @@ async fn a_deadline_ends_a_stream_in_full_flow() {
         client.record(&vec![reading("oslo-1", 1.0); 10_000]).await.unwrap();
     }
     let connection = connect(server.addr()).await;
-    let request = watch_request(100_000);
-    let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "200m")]).await;
-    send.send_data(request, true).unwrap();
-    let mut body = within(response).await.unwrap().into_body();
+    let mut body = open_watch(&connection, 100_000, &[("grpc-timeout", "200m")]).await;
     // Taken in small steps, so that the stream is never without a reading to send.
     let mut bytes = 0;
     while let Some(data) = within(body.data()).await {
@@ -356,62 +351,5 @@ async fn a_deadline_ends_a_stream_in_full_flow() {
     }
     assert_eq!(within(body.trailers()).await.unwrap().unwrap()["grpc-status"], "4");
     assert!(bytes < 1_000_000, "all of it came before the deadline");
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn compression_is_opt_in_and_bounded() {
-    let options = Options { gzip: true, ..Options::default() };
-    let plain = PAIR.serve().await;
-    let compressing = Client::new(plain.url(), &options).unwrap();
-    assert_eq!(failure(compressing.record(&[reading("oslo-1", 1.0)]).await).code, Code::Unimplemented);
-    plain.stop().await;
-
-    let server = tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--gzip"]).await;
-    let compressing = Client::new(server.url(), &options).unwrap();
-    assert_eq!(compressing.record(&vec![reading("oslo-1", 1.0); 5000]).await.unwrap(), 5000);
-    assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
-    let connection = connect(server.addr()).await;
-    let request = watch_request(1);
-    let metadata = [("grpc-accept-encoding", "gzip"), ("grpc-timeout", "100m")];
-    let answer = unary(&connection, WATCH, &metadata, request).await;
-    assert_eq!(answer.headers["grpc-encoding"], "gzip");
-    assert_eq!(answer.messages[0], 1, "the first byte of a message says that it is compressed");
-
-    // 20 KB of gzip that become 20 MB.
-    let zeros = run_program("sh", &["-c", "head -c 20000000 /dev/zero | gzip -9 | od -An -v -tx1"]).await;
-    let bomb: Vec<u8> =
-        zeros.stdout.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    let mut request = BytesMut::new();
-    request.put_u8(1);
-    request.put_u32(bomb.len().try_into().unwrap());
-    request.put_slice(&bomb);
-    let answer = unary(&connection, RECORD, &[("grpc-encoding", "gzip")], request.freeze()).await;
-    assert_eq!(answer.code(), "8");
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn a_message_of_another_shape_is_no_crash() {
-    let server = PAIR.serve().await;
-    let connection = connect(server.addr()).await;
-    let badly_framed = Bytes::from_static(b"\x07\0\0\0\x01\0");
-    let not_protobuf = Bytes::from_static(b"\0\0\0\0\x03\xff\xff\xff");
-    let cut_off = Bytes::from_static(b"\0\0\0\0\x30\x0a");
-    for body in [badly_framed, not_protobuf, cut_off] {
-        assert_eq!(unary(&connection, RECORD, &[], body).await.code(), "13");
-    }
-    let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
-    assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
-    // A message whose decoded form would be far larger than its bytes does not get around
-    // the limit.
-    let dense: Vec<u8> = b"\x0a\0".repeat(500_000);
-    let mut request = BytesMut::new();
-    request.put_u8(0);
-    request.put_u32(dense.len().try_into().unwrap());
-    request.put_slice(&dense);
-    let (response, mut send) = open(&connection, RECORD, &[]).await;
-    send_all(&mut send, request.freeze()).await;
-    assert_eq!(answer(response).await.code(), "3");
     server.stop().await;
 }

@@ -101,9 +101,7 @@ async fn a_slow_reader_is_told_and_disturbs_nobody() {
     let mut slow = Vec::new();
     for _ in 0..20 {
         let connection = connect(server.addr()).await;
-        let (response, mut send) = open(&connection, WATCH, &[]).await;
-        send.send_data(watch_request(10_000), true).unwrap();
-        let mut body = within(response).await.unwrap().into_body();
+        let mut body = open_watch(&connection, 10_000, &[]).await;
         let first = within(body.data()).await.unwrap().unwrap();
         slow.push((connection, body, first)); // Nothing is released: 64 KiB and no more.
     }
@@ -194,9 +192,7 @@ async fn a_deadline_ends_a_stream_that_nobody_reads() {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0);
     let connection = connect_with(server.addr(), &builder).await;
-    let (response, mut send) = open(&connection, WATCH, &[("grpc-timeout", "100m")]).await;
-    send.send_data(watch_request(1), true).unwrap();
-    let mut body = within(response).await.unwrap().into_body();
+    let mut body = open_watch(&connection, 1, &[("grpc-timeout", "100m")]).await;
     let reset = within(body.data()).await.unwrap().unwrap_err();
     assert_eq!(reset.reason(), Some(Reason::CANCEL));
     server.has_printed("no longer watching oslo-1").await;

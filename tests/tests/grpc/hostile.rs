@@ -4,7 +4,6 @@
 use std::fs;
 use std::time::Duration;
 
-use grpc::proto::RecordRequest;
 use tests::{Server, apply, test};
 
 use crate::faults::memory;
@@ -74,8 +73,7 @@ async fn silence_and_half_a_preface_are_closed() {
     }
     assert!(slow.next(HEADERS).await.is_none());
     // Having said hello in time, a connection stays.
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&other, RECORD, &[], request).await.code(), "0");
+    assert_eq!(unary(&other, RECORD, &[], record_one()).await.code(), "0");
     drop(other);
     local.stop().await;
 }
@@ -200,7 +198,7 @@ async fn rapid_reset_is_closed() {
 
     // One by one, each after the server had time to begin with it: a PING answered in between.
     raw = Raw::connect(watchdog.addr()).await;
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    let request = record_one();
     let mut opened = 0;
     for i in 0..10_000u32 {
         let stream = 2 * i + 1;

@@ -8,10 +8,9 @@ use tests::{apply, test};
 
 use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
-use grpc::proto::{MonitorRequest, RecordRequest, UploadRequest, monitor_request};
+use grpc::proto::{MonitorRequest, UploadRequest, monitor_request};
 use grpc::{Client, Error, Options};
-use http::{HeaderMap, HeaderValue, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::calls::failure;
@@ -44,8 +43,7 @@ async fn an_oversized_message_is_resource_exhausted() {
     assert_eq!(answer(response).await.code(), "8");
     within(sending).await.unwrap();
     // The connection goes on.
-    let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&connection, RECORD, &[], request).await.code(), "0");
+    assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
     server.stop().await;
 }
 
@@ -55,20 +53,17 @@ async fn sigterm_ends_streams_and_lets_calls_finish() {
     let client = client(server.url());
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let connection = connect(server.addr()).await;
-    let (watch, mut send_watch) = open(&connection, WATCH, &[]).await;
-    send_watch.send_data(watch_request(1), true).unwrap();
-    let watch = within(watch).await.unwrap().into_body();
+    let watch = open_watch(&connection, 1, &[]).await;
     let (monitor, _send_monitor) = open(&connection, MONITOR, &[]).await;
     let monitor = within(monitor).await.unwrap().into_body();
     let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
     let one = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
     send_upload.send_data(one.clone(), false).unwrap();
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
-    let mut request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+    let mut request = record_one();
     send_record.send_data(request.split_to(10), false).unwrap();
     // A round trip after all of that: the server has it.
-    let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
+    assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
 
     server.terminate();
     assert_eq!(rest(watch).await.1.unwrap()["grpc-status"], "14");
@@ -93,8 +88,7 @@ async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
     let (upload, _send_upload) = open(&connection, UPLOAD, &[]).await;
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
     send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
-    let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
+    assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
     // A peer that does not take part in the goodbye at all.
     let mut silent = Raw::connect(&local.addr).await;
     silent.next(SETTINGS).await.unwrap();
@@ -102,9 +96,7 @@ async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0);
     let stalled = connect_with(&local.addr, &builder).await;
-    let (watch, mut send_watch) = open(&stalled, WATCH, &[]).await;
-    send_watch.send_data(watch_request(1), true).unwrap();
-    let _watch = within(watch).await.unwrap();
+    let _watch = open_watch(&stalled, 1, &[]).await;
     local.terminate();
     assert_eq!(answer(upload).await.code(), "14");
     assert_eq!(answer(record).await.code(), "14");
@@ -145,8 +137,7 @@ async fn calls_and_streams_are_capped() {
     drop((monitor, send));
     drop(first);
     // Places become free when the server has noticed.
-    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    within(async { while unary(&second, RECORD, &[], request()).await.code() != "0" {} }).await;
+    within(async { while unary(&second, RECORD, &[], record_one()).await.code() != "0" {} }).await;
     drop(second);
     local.stop().await;
 }
@@ -156,8 +147,7 @@ async fn connections_are_capped() {
     let local = Local::start(|config| config.limits.connections.max_connections = 2).await;
     let (mut first, second) = (Raw::connect(&local.addr).await, connect(&local.addr).await);
     first.next(SETTINGS).await.unwrap();
-    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-    assert_eq!(unary(&second, RECORD, &[], request()).await.code(), "0");
+    assert_eq!(unary(&second, RECORD, &[], record_one()).await.code(), "0");
     let mut third = Raw::connect(&local.addr).await;
     let refused = third.read_to_end().await;
     assert_eq!(goaway(&refused), Some(11), "ENHANCE_YOUR_CALM");
@@ -172,7 +162,7 @@ async fn connections_are_capped() {
         }
     };
     assert_eq!(within(refused).await.code, Code::ResourceExhausted);
-    assert_eq!(unary(&second, RECORD, &[], request()).await.code(), "0");
+    assert_eq!(unary(&second, RECORD, &[], record_one()).await.code(), "0");
     drop(first);
     // Its place becomes free when the server has noticed.
     within(async { while client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.is_err() {} }).await;
@@ -244,15 +234,12 @@ async fn a_peer_that_does_not_answer_pings_is_dropped() {
     local.stop().await;
 
     // …and a client its server.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
         let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
-        let mut response = Response::new(());
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        let _body = respond.send_response(response, false).unwrap();
+        let _body = respond.send_response(response_headers(), false).unwrap();
         // Once around, so that this is sent; then never again.
         std::future::poll_fn(|cx| Poll::Ready(connection.poll_accept(cx).is_ready())).await;
         std::future::pending::<()>().await;
@@ -287,15 +274,30 @@ async fn idle_connections_and_uploads_are_ended() {
     // A connection with a call on it is not idle, however quiet.
     client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let watching = connect(&local.addr).await;
-    let (response, mut send) = open(&watching, WATCH, &[]).await;
-    send.send_data(watch_request(1), true).unwrap();
-    let mut body = within(response).await.unwrap().into_body();
+    let mut body = open_watch(&watching, 1, &[]).await;
     within(body.data()).await.unwrap().unwrap();
     let mut more = Raw::connect(&local.addr).await;
     assert!(more.next(GOAWAY).await.is_some());
     client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     within(body.data()).await.unwrap().unwrap();
     drop((connection, watching, body));
+    local.stop().await;
+}
+
+/// `request_timeout` is for calls with one request. A stream of requests has its own limit.
+#[apply(test!)]
+async fn an_upload_may_take_longer_than_other_calls() {
+    let local = Local::start(|config| config.limits.request_timeout = Duration::from_millis(100)).await;
+    let connection = connect(&local.addr).await;
+    let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
+    // A call that began later has ended for its slowness.
+    let (record, mut send_record) = open(&connection, RECORD, &[]).await;
+    send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
+    assert_eq!(answer(record).await.code(), "4");
+    let one = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
+    send_upload.send_data(one, true).unwrap();
+    assert_eq!(answer(upload).await.code(), "0");
+    drop(connection);
     local.stop().await;
 }
 
@@ -333,8 +335,7 @@ async fn back_pressure_reaches_the_sender() {
 /// the server lets it send.
 #[apply(test!)]
 async fn an_upload_takes_readings_as_fast_as_they_are_read() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = taken.clone();
     let endless = stream::repeat_with(move || {
@@ -362,11 +363,7 @@ async fn an_upload_takes_readings_as_fast_as_they_are_read() {
         read += within(body.data()).await.unwrap().unwrap().len();
     }
     assert!(taken.load(SeqCst) > readings, "and goes on when it opens");
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("14"));
-    let mut response = Response::new(());
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    respond.send_response(response, false).unwrap().send_trailers(trailers).unwrap();
+    respond.send_response(response_headers(), false).unwrap().send_trailers(status_trailers("14")).unwrap();
     assert_eq!(failure(within(uploading).await.unwrap()).code, Code::Unavailable);
     serving.abort();
 }

@@ -20,6 +20,8 @@ async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, include_str!("tour.txt"));
+    // The document shows parts of it: a line `...` stands for any others.
     assert_same(&client.stdout, &expected_output(README, "cargo run -p grpc --bin client"));
     server.has_printed("CANCELLED").await;
     assert_same(&server.stop().await, &expected_output(README, "cargo run -p grpc --bin server"));
@@ -80,8 +82,8 @@ async fn a_unary_call_on_the_wire() {
     server.stop().await;
 }
 
-/// The exchange in the README: `> ` and `< ` begin a frame, two spaces continue one, and
-/// a comment follows a bar.
+/// The exchange in the README: `> ` and `< ` begin a frame, two spaces continue one, the
+/// fields are in hexadecimal, and a comment follows a bar.
 #[apply(test!)]
 async fn the_bytes_in_the_readme_are_real() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../grpc/README.md")).unwrap();
@@ -89,8 +91,9 @@ async fn the_bytes_in_the_readme_are_real() {
     let mut frames: Vec<(&str, Vec<u8>)> = Vec::new();
     for line in block.lines() {
         let (side, text) = line.split_at(2);
-        let hex = text.split('|').next().unwrap().split_whitespace();
-        let bytes = hex.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        let fields = text.split('|').next().unwrap().split_whitespace();
+        let digits = fields.flat_map(|field| field.as_bytes().chunks(2));
+        let bytes = digits.map(|byte| u8::from_str_radix(str::from_utf8(byte).unwrap(), 16).unwrap());
         match side.trim() {
             "" => frames.last_mut().unwrap().1.extend(bytes),
             side => frames.push((side, bytes.collect())),

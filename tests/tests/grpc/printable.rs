@@ -6,9 +6,8 @@ use grpc::proto::{
     Alert, MonitorResponse, Position, Reading, RecordedReading, Refusal, Rejection, UploadResponse,
     WatchResponse, watch_response,
 };
-use http::{HeaderMap, HeaderValue, Response};
+use http::HeaderMap;
 use tests::{apply, run_program, test};
-use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -26,19 +25,14 @@ fn assert_printable(text: &str, context: &str) {
 
 /// Starts a server that puts [`EVIL`] into every text of its responses.
 async fn evil_server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let mut response = Response::new(());
-                    response
-                        .headers_mut()
-                        .insert("content-type", HeaderValue::from_static("application/grpc"));
-                    let mut body = respond.send_response(response, false).unwrap();
+                    let mut body = respond.send_response(response_headers(), false).unwrap();
                     let (messages, status) = answer_to(request.uri().path());
                     for message in messages {
                         body.send_data(message, false).unwrap();

@@ -3,10 +3,9 @@
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use grpc::proto::RecordRequest;
 use tests::{Server, apply, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::Notify;
 
@@ -21,8 +20,7 @@ struct Gate {
 
 impl Gate {
     async fn to(server: &Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (listener, url) = listen().await;
         let target = Arc::new(Mutex::new(Some(server.addr().to_owned())));
         let cut = Arc::new(Notify::new());
         let (current, cuts) = (target.clone(), cut.clone());
@@ -309,10 +307,9 @@ async fn a_second_signal_ends_the_server_at_once() {
         let connection = connect(listening.strip_prefix("listening on http://").unwrap()).await;
         // Half a request keeps the server from stopping.
         let (_response, mut send) = open(&connection, RECORD, &[]).await;
-        let mut request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
+        let mut request = record_one();
         send.send_data(request.split_to(10), false).unwrap();
-        let marker = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
-        assert_eq!(unary(&connection, RECORD, &[], marker).await.code(), "0");
+        assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
         server.signal(first).await;
         loop {
             let line = within(server.stderr.next_line()).await.unwrap().unwrap();

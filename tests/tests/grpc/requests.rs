@@ -1,4 +1,5 @@
-//! Which requests are calls, and how large headers may become on both sides.
+//! Which requests are calls, how large headers may become on both sides, and messages that
+//! are compressed or malformed.
 
 use bytes::Bytes;
 use grpc::limits::MAX_RESPONSE_HEADERS;
@@ -9,7 +10,7 @@ use grpc::{Client, Options};
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request};
 use prost::Message;
-use tests::{apply, test};
+use tests::{apply, run_program, test};
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -20,10 +21,6 @@ use crate::support::*;
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-
-fn record_one() -> Bytes {
-    prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] })
-}
 
 /// Makes a call with only the given headers.
 async fn call_with(
@@ -145,7 +142,7 @@ async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
     // The server's command line and the client library refuse a token that no header
     // could carry.
     for token in ["", " x", "x y", "x\ty", "ø"] {
-        let server = tests::run_program(PAIR.server, &["--addr", "127.0.0.1:0", "--token", token]).await;
+        let server = run_program(PAIR.server, &["--addr", "127.0.0.1:0", "--token", token]).await;
         assert_eq!(server.code, Some(2), "{token:?}");
         let options = Options { token: Some(token.to_owned()), ..Options::default() };
         let refused = Client::new("http://127.0.0.1:1", &options).unwrap_err();
@@ -266,5 +263,54 @@ async fn a_status_says_how_many_violations_it_leaves_out() {
     let summary = unary(&connection, UPLOAD, &[], wrong).await;
     let summary = UploadResponse::decode(&summary.messages[5..]).unwrap();
     assert!(summary.rejections[0].description.contains("(14961 more bytes)"), "{summary:?}");
+    server.stop().await;
+}
+
+#[apply(test!)]
+async fn compression_is_opt_in_and_bounded() {
+    let options = Options { gzip: true, ..Options::default() };
+    let plain = PAIR.serve().await;
+    let compressing = Client::new(plain.url(), &options).unwrap();
+    assert_eq!(failure(compressing.record(&[reading("oslo-1", 1.0)]).await).code, Code::Unimplemented);
+    plain.stop().await;
+
+    let server = tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--gzip"]).await;
+    let compressing = Client::new(server.url(), &options).unwrap();
+    assert_eq!(compressing.record(&vec![reading("oslo-1", 1.0); 5000]).await.unwrap(), 5000);
+    assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
+    let connection = connect(server.addr()).await;
+    let metadata = [("grpc-accept-encoding", "gzip"), ("grpc-timeout", "100m")];
+    let answer = unary(&connection, WATCH, &metadata, watch_request(1)).await;
+    assert_eq!(answer.headers["grpc-encoding"], "gzip");
+    assert_eq!(answer.messages[0], 1, "the first byte of a message says that it is compressed");
+
+    // 20 KB of gzip that become 20 MB.
+    let zeros = run_program("sh", &["-c", "head -c 20000000 /dev/zero | gzip -9 | od -An -v -tx1"]).await;
+    let bomb: Vec<u8> =
+        zeros.stdout.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let request = framed(true, &bomb);
+    let answer = unary(&connection, RECORD, &[("grpc-encoding", "gzip")], request).await;
+    assert_eq!(answer.code(), "8");
+    server.stop().await;
+}
+
+#[apply(test!)]
+async fn a_message_of_another_shape_is_no_crash() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    let badly_framed = Bytes::from_static(b"\x07\0\0\0\x01\0");
+    let not_protobuf = Bytes::from_static(b"\0\0\0\0\x03\xff\xff\xff");
+    let cut_off = Bytes::from_static(b"\0\0\0\0\x30\x0a");
+    for body in [badly_framed, not_protobuf, cut_off] {
+        assert_eq!(unary(&connection, RECORD, &[], body).await.code(), "13");
+    }
+    let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
+    assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
+    // A message whose decoded form would be far larger than its bytes does not get around
+    // the limit.
+    let request = framed(false, &b"\x0a\0".repeat(500_000));
+    let (response, mut send) = open(&connection, RECORD, &[]).await;
+    send_all(&mut send, request).await;
+    assert_eq!(answer(response).await.code(), "3");
     server.stop().await;
 }

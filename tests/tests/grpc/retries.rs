@@ -12,7 +12,7 @@ use grpc::proto::watch_request::Start;
 use grpc::proto::{Position, WatchResponse, watch_response};
 use grpc::{Client, Error, Options};
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Response};
+use http::HeaderValue;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
@@ -26,8 +26,7 @@ pub async fn unreliable(
     calls: usize,
     bad: impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static,
 ) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     tokio::spawn(async move {
@@ -39,13 +38,9 @@ pub async fn unreliable(
                     bad(&mut respond);
                     continue;
                 }
-                let mut response = Response::new(());
-                response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-                let mut body = respond.send_response(response, false).unwrap();
+                let mut body = respond.send_response(response_headers(), false).unwrap();
                 body.send_data(Bytes::from_static(b"\0\0\0\0\x02\x08\x01"), false).unwrap();
-                let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                body.send_trailers(trailers).unwrap();
+                body.send_trailers(status_trailers("0")).unwrap();
             }
         }
     });
@@ -54,8 +49,7 @@ pub async fn unreliable(
 
 fn status_only(code: &'static str) -> impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static {
     move |respond| {
-        let mut response = Response::new(());
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        let mut response = response_headers();
         response.headers_mut().insert("grpc-status", HeaderValue::from_static(code));
         respond.send_response(response, true).unwrap();
     }
@@ -84,8 +78,7 @@ async fn a_call_is_tried_again_where_that_is_safe() {
 
 /// A server that closes each connection after its first call. Counts the calls.
 async fn cutting() -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     tokio::spawn(async move {
@@ -151,8 +144,7 @@ async fn an_error_says_whether_the_call_may_have_been_executed() {
 
 #[apply(test!)]
 async fn a_deadline_passes_also_where_nobody_answers() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (_listener, url) = listen().await;
     let options = Options { deadline: Duration::from_millis(100), ..Options::default() };
     // The kernel accepts the connection; nobody ever reads from it.
     let client = Client::new(&url, &options).unwrap();
@@ -184,8 +176,7 @@ async fn a_client_gives_up_connecting_in_time() {
 /// A proxy that cuts each connection after this many bytes to the client, and counts
 /// them. The address behind it can change.
 pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     let target = Arc::new(Mutex::new(target.to_owned()));
     let cuts = Arc::new(AtomicUsize::new(0));
     let (current, counter) = (target.clone(), cuts.clone());
@@ -246,8 +237,7 @@ async fn a_watch_goes_on_after_its_connection_broke() {
 /// A server whose calls all stay on one good connection. The first one ends with
 /// UNAVAILABLE, the second never gets an answer, and the others stay open.
 async fn silent_once(first_message: Bytes) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -258,14 +248,10 @@ async fn silent_once(first_message: Bytes) -> String {
                 silent.push(respond);
                 continue;
             }
-            let mut response = Response::new(());
-            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-            let mut body = respond.send_response(response, false).unwrap();
+            let mut body = respond.send_response(response_headers(), false).unwrap();
             body.send_data(first_message.clone(), false).unwrap();
             if calls == 1 {
-                let mut trailers = HeaderMap::new();
-                trailers.insert("grpc-status", HeaderValue::from_static("14"));
-                body.send_trailers(trailers).unwrap();
+                body.send_trailers(status_trailers("14")).unwrap();
             } else {
                 open.push(body);
             }

@@ -164,9 +164,8 @@ async fn reflection_reports_errors_on_the_open_stream() {
 async fn what_is_no_call_is_told_so() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
-    let request = || prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] });
     for path in ["/weather.v1.WeatherService/Forecast", "/weather.v2.WeatherService/Record", "/", "/x"] {
-        let answer = unary(&connection, path, &[], request()).await;
+        let answer = unary(&connection, path, &[], record_one()).await;
         assert_eq!((answer.http_status, answer.code()), (200, "12"), "{path}");
     }
     let plain = Request::post(format!("http://localhost{RECORD}")).header("content-type", "application/json");

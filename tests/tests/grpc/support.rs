@@ -5,18 +5,18 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use grpc::proto::watch_request::Start;
-use grpc::proto::{Metric, Reading, WatchRequest, WatchResponse};
+use grpc::proto::{Metric, Reading, RecordRequest, WatchRequest, WatchResponse};
 use grpc::{Client, Options};
 use grpc::{Config, serve};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use prost::Message;
 use tests::{Pair, pair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ impl Local {
     pub async fn start(configure: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         configure(&mut config);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(listener, config, async {
@@ -81,13 +81,20 @@ impl Local {
     }
 }
 
-/// A message behind its five bytes: not compressed, and its length.
+/// A message behind its five bytes.
 pub fn prefixed(message: &impl Message) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(0);
-    bytes.put_u32(message.encoded_len().try_into().unwrap());
-    message.encode(&mut bytes).unwrap();
-    bytes.freeze()
+    framed(false, &message.encode_to_vec())
+}
+
+/// The five bytes, whether the message is compressed and its length, and then the message.
+pub fn framed(is_compressed: bool, message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[is_compressed.into()], &length[..], message].concat().into()
+}
+
+/// The request of a `Record` of one valid reading.
+pub fn record_one() -> Bytes {
+    prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] })
 }
 
 /// An HTTP/2 connection; its calls are made with [`open`].
@@ -190,6 +197,17 @@ pub fn watch_request(newest: u32) -> Bytes {
     prefixed(&watch_of("oslo-1", Some(Start::Newest(newest))))
 }
 
+/// Opens a `Watch` of the newest readings. Returns the body of its response.
+pub async fn open_watch(
+    connection: &SendRequest<Bytes>,
+    newest: u32,
+    metadata: &[(&str, &str)],
+) -> RecvStream {
+    let (response, mut send) = open(connection, WATCH, metadata).await;
+    send.send_data(watch_request(newest), true).unwrap();
+    within(response).await.unwrap().into_body()
+}
+
 /// The messages of a Watch's response.
 pub fn messages(bytes: Bytes) -> Vec<WatchResponse> {
     decode_all(bytes)
@@ -204,6 +222,23 @@ pub fn decode_all<M: Message + Default>(mut bytes: Bytes) -> Vec<M> {
         bytes = bytes.slice(5 + length..);
     }
     messages
+}
+
+/// A listener for a server that the test itself plays, and its URL.
+pub async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+/// The headers of such a server's response.
+pub fn response_headers() -> Response<()> {
+    Response::builder().header("content-type", "application/grpc").body(()).unwrap()
+}
+
+/// The trailers of such a server's response.
+pub fn status_trailers(code: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static(code))])
 }
 
 // Frame types of RFC 9113, section 6.

@@ -260,3 +260,61 @@ async fn the_description_matches_the_routes() {
     }
     server.stop().await;
 }
+
+/// For each limit in the description, the server accepts the last value within it and refuses the
+/// next one.
+#[apply(test!)]
+async fn the_described_limits_are_those_that_are_checked() {
+    let server = Local::start(Limits::default()).await;
+    let description = request(server.addr, "GET", "/openapi.json", &[], "").await.json();
+    let limit = |pointer: &str| {
+        let value = description.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+        // A pattern such as `^[a-z]{1,32}$` limits the length.
+        let length =
+            value.as_str().map(|pattern| pattern.rsplit([',', '}']).nth(1).unwrap().parse().unwrap());
+        length.unwrap_or_else(|| value.as_i64().unwrap())
+    };
+    let field = |schema: &str, field: &str, key: &str| {
+        limit(&format!("/components/schemas/{schema}/properties/{field}/{key}"))
+    };
+    let parameter = |path: &str, method: &str, name: &str, key: &str| {
+        let pointer = format!("/paths/{}/{method}/parameters", path.replace('/', "~1"));
+        let all = description.pointer(&pointer).unwrap().as_array().unwrap();
+        let index = all.iter().position(|parameter| parameter["name"] == name).unwrap();
+        limit(&format!("{pointer}/{index}/schema/{key}"))
+    };
+    let check = async |method, path: &str, headers: &[(&str, &str)], body: &str, accepted: bool| {
+        let answer = request(server.addr, method, path, headers, body).await;
+        assert_eq!(answer.status < 400, accepted, "{method} {path} {headers:?} {body}: {answer:?}");
+    };
+    let text = |length: i64| "x".repeat(usize::try_from(length).unwrap());
+    request(server.addr, "POST", "/readings", &[JSON], &batch("a", 1)).await;
+    for (over, accepted) in [(0, true), (1, false)] {
+        let id = text(field("Station", "id", "pattern") + over);
+        check("POST", "/stations", &[JSON], &format!(r#"{{"id":"{id}","name":"A"}}"#), accepted).await;
+        let put = async |fields: String| {
+            let body = format!(r#"{{"id":"a",{fields}}}"#);
+            check("PUT", "/stations/a", &[JSON, ("if-match", "*")], &body, accepted).await;
+        };
+        put(format!(r#""name":"{}""#, text(field("Station", "name", "maxLength") + over))).await;
+        put(format!(r#""name":"{}""#, text(field("Station", "name", "minLength") - over))).await;
+        for name in ["latitude", "longitude"] {
+            put(format!(r#""name":"A","{name}":{}"#, field("Station", name, "maximum") + over)).await;
+            put(format!(r#""name":"A","{name}":{}"#, field("Station", name, "minimum") - over)).await;
+        }
+        let recorded_at = field("Reading", "recorded_at", "maximum") + over;
+        let body = batch("a", 1).replace(r#""recorded_at":0"#, &format!(r#""recorded_at":{recorded_at}"#));
+        check("POST", "/readings", &[JSON], &body, accepted).await;
+        let count = usize::try_from(field("Batch", "readings", "maxItems") + over).unwrap();
+        check("POST", "/readings", &[JSON], &batch("a", count), accepted).await;
+        let key = text(parameter("/readings", "post", "Idempotency-Key", "pattern") + over);
+        check("POST", "/readings", &[JSON, ("idempotency-key", &key)], &batch("a", 1), accepted).await;
+        for (path, query) in [("/stations", "?"), ("/readings", "?station=a&")] {
+            let most = parameter(path, "get", "limit", "maximum") + over;
+            check("GET", &format!("{path}{query}limit={most}"), &[], "", accepted).await;
+            let fewest = parameter(path, "get", "limit", "minimum") - over;
+            check("GET", &format!("{path}{query}limit={fewest}"), &[], "", accepted).await;
+        }
+    }
+    server.stop().await;
+}

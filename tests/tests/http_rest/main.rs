@@ -19,6 +19,7 @@ mod readings;
 mod retries;
 mod shapes;
 mod stations;
+mod wire;
 
 const PAIR: Pair = tests::pair!("http_rest");
 

@@ -21,6 +21,8 @@ async fn the_pair_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, include_str!("tour.txt"));
+    // The document shows parts of it: a line `...` stands for any others.
     assert_same(
         &client.stdout,
         &expected_output("http_rest/README.md", "cargo run -p http_rest --bin client"),

@@ -1,10 +1,11 @@
-//! Bytes on the wire, against what the layout of each protocol says.
+//! The bytes on the wire agree with the layout of each protocol.
 
-use lab::broker::Brokers;
-use lab::placement::Placement;
+use lab::compare::bytes::{Wire, count_bytes};
 use lab::protocols::{self, INFORMATION};
-use lab::proxy::{Bytes, Proxy, count_bytes};
-use lab::target::Target;
+use lab::run::brokers::Brokers;
+use lab::run::placement::Placement;
+use lab::run::proxy::{Bytes, Proxy};
+use lab::run::running_protocol::RunningProtocol;
 use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,14 +22,14 @@ async fn the_proxy_counts_what_it_forwards() {
     client.read_exact(&mut [0; 7]).await.unwrap();
     assert_eq!(proxy.count(), Bytes { sent: 100_000, received: 7 });
     drop(client);
-    assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the end is forwarded, too");
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the proxy also forwards the end");
     drop(proxy);
 }
 
-/// What one request of a protocol takes, with one reading or more.
-async fn wire(id: &str, readings: u64) -> lab::proxy::Wire {
+/// Counts the bytes of one request with this many readings.
+async fn wire(id: &str, readings: u64) -> Wire {
     let protocol = protocols::by_id(id).unwrap();
-    let target = Target::start_counted(protocol, Placement::Free, &mut Brokers::default()).unwrap();
+    let target = RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), true).unwrap();
     count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 

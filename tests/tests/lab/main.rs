@@ -15,7 +15,7 @@ mod whole;
 fn main() -> ExitCode {
     // The lab starts its servers as this very program.
     if let Some(protocol) = lab::role() {
-        lab::runtime().unwrap().block_on(lab::protocols::serve(&protocol)).unwrap();
+        lab::runtime().unwrap().block_on(lab::serve(&protocol)).unwrap();
         return ExitCode::SUCCESS;
     }
     run()

@@ -1,19 +1,25 @@
-//! What is shown of the results.
+//! The results as tables, documents, and a page.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tests::{apply, test};
 
-use lab::conditions::utc;
-use lab::predictions::PREDICTIONS;
-use lab::results::Results;
-use lab::{docs, report, table, tables};
+use lab::report::format::utc;
+use lab::report::predictions::{self, PREDICTIONS};
+use lab::report::results::Results;
+use lab::report::{comparison, docs, table, tables};
+use regex::Regex;
 use serde_json::Value;
+use tests::{apply, test};
 
 /// A run's results with long names, large figures and errors.
 fn sample() -> Results {
     serde_json::from_str(include_str!("sample.json")).unwrap()
+}
+
+/// The results that the documents quote.
+fn kept() -> Results {
+    Results::parse(&fs::read_to_string(repository().join(docs::KEPT)).unwrap()).unwrap()
 }
 
 fn repository() -> PathBuf {
@@ -49,12 +55,39 @@ async fn tables_fit_the_terminal() {
 
 #[apply(test!)]
 async fn texts_are_escaped_in_the_report() {
-    let page = report::html(&sample());
+    let page = comparison::html(&sample());
     assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
 }
 
+/// Assumes that a character is 6.5 pixels wide and 12 pixels high.
 #[apply(test!)]
-async fn moments_in_utc() {
+async fn texts_in_plots_do_not_overlap() {
+    let text = Regex::new(r#"<text class="([\w ]+)" x="([\d.]+)" y="([\d.]+)">([^<]+)<"#).unwrap();
+    for (name, svg) in docs::images(&sample()).into_iter().chain(docs::images(&kept())) {
+        let texts = text.captures_iter(&svg).map(|found| {
+            let (_, [class, x, y, content]) = found.extract();
+            let (x, width) = (x.parse::<f64>().unwrap(), 6.5 * content.chars().count() as f64);
+            let left = match class {
+                "legend" => x,
+                "tick" | "label" => x - width / 2.0,
+                _ => x - width,
+            };
+            (content, left, left + width, y.parse::<f64>().unwrap())
+        });
+        let texts: Vec<_> = texts.collect();
+        assert!(texts.len() > 10, "{name}: {texts:?}");
+        for (at, one) in texts.iter().enumerate() {
+            assert!(one.1 >= 0.0 && one.2 <= 860.0, "{name}: {one:?} is outside");
+            let over = |other: &&(_, f64, f64, f64)| {
+                one.1 < other.2 && other.1 < one.2 && (one.3 - other.3).abs() < 12.0
+            };
+            assert_eq!(texts[..at].iter().find(over), None, "{name}: {one:?} is over it");
+        }
+    }
+}
+
+#[apply(test!)]
+async fn times_are_shown_in_utc() {
     assert_eq!(utc(0), "1970-01-01 00:00 UTC");
     assert_eq!(utc(951_782_400), "2000-02-29 00:00 UTC");
     assert_eq!(utc(951_868_800), "2000-03-01 00:00 UTC");
@@ -62,7 +95,7 @@ async fn moments_in_utc() {
     assert_eq!(utc(1_767_225_600), "2026-01-01 00:00 UTC");
 }
 
-/// All names of fields anywhere in it.
+/// Collects the names of all fields in `value`.
 fn fields(value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) => {
@@ -84,7 +117,7 @@ async fn every_field_of_the_results_is_documented() {
     assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
 }
 
-/// What the reader is to predict is what the figures then decide.
+/// The document asks for the predictions that the figures decide.
 #[apply(test!)]
 async fn the_document_asks_for_each_prediction() {
     let document = fs::read_to_string(repository().join("docs/performance_comparison.md")).unwrap();
@@ -97,7 +130,7 @@ async fn the_document_asks_for_each_prediction() {
 /// Computed by hand from the sample, which lacks gRPC, WebSocket and Redis.
 #[apply(test!)]
 async fn the_predictions_are_decided_by_the_figures() {
-    let decided = lab::predictions::table(&sample()).rows;
+    let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");
     let expected = [
@@ -117,12 +150,16 @@ async fn the_predictions_are_decided_by_the_figures() {
 /// One row computed by hand: TCP, beside the tokio echo's 8 µs, 7.2 µs of CPU time and
 /// 1,666,731 requests per second.
 #[apply(test!)]
-async fn what_a_protocol_costs_is_told_in_multiples_of_the_echo() {
+async fn costs_are_shown_in_multiples_of_the_echo() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
     // In the sample every client is full, and every server is not.
-    assert!(table.note.contains("its client's limit, not its server's: tokio TCP echo, "), "{}", table.note);
+    assert!(
+        table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
+        "{}",
+        table.note
+    );
 }
 
 /// Of the same sample, in differences to the echo: 1.4 µs of latency, 1.26 µs of CPU time.
@@ -135,16 +172,16 @@ async fn a_first_look_shows_what_a_protocol_adds_to_the_echo() {
     assert_eq!(row("blocking TCP echo"), None, "an echo that nothing is compared with");
 }
 
-/// The documents are what the kept data render to, and so are the plots.
+/// The documents and plots agree with the kept data.
 #[apply(test!)]
 async fn the_documents_hold_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
-    let results = docs::parse(&read(docs::KEPT)).unwrap();
+    let results = kept();
     for (name, measured) in docs::DOCUMENTS {
         let document = read(name);
         let rendered = docs::replaced(&document, &measured(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
-        // What is rendered is replaced whole.
+        // Rendering replaces everything between the markers.
         let other = docs::replaced(&document, &measured(&sample())).unwrap();
         assert!(other != document && docs::replaced(&other, &measured(&results)).unwrap() == document);
     }

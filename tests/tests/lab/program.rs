@@ -1,4 +1,4 @@
-//! The program itself. A debug build measures nothing.
+//! The command line. A debug build measures nothing.
 
 use tests::{apply, run_program, test};
 
@@ -7,7 +7,7 @@ const LAB: &str = env!("CARGO_BIN_EXE_lab-under-test");
 #[apply(test!)]
 async fn a_debug_build_is_refused_with_the_right_command() {
     if !cfg!(debug_assertions) {
-        return; // It would really measure.
+        return; // A release build would start to measure.
     }
     let output = run_program(LAB, &[]).await;
     assert_eq!(output.code, Some(1));
@@ -16,7 +16,7 @@ async fn a_debug_build_is_refused_with_the_right_command() {
 }
 
 #[apply(test!)]
-async fn an_unknown_protocol_is_told_the_known_ones() {
+async fn an_unknown_protocol_gets_the_list_of_known_ones() {
     let output = run_program(LAB, &["--protocols", "http_rest,gopher"]).await;
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("gopher") && output.stderr.contains("tokio_echo"), "{}", output.stderr);

@@ -1,4 +1,4 @@
-//! The loops and the figures, on inputs of which the answer is known.
+//! The measuring loops and statistics, with inputs whose results are known.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
-use tests::{apply, test};
 
 use futures::future::{BoxFuture, FutureExt};
 use lab::Spread;
-use lab::measure::{self, Meter, Span, percentile};
+use lab::compare::measure::{self, Span};
 use lab::protocols::Recorder;
+use lab::report::statistic::{self, percentile};
+use lab::run::meter::Meter;
+use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -30,7 +32,7 @@ async fn the_spread_of_known_values() {
 
 #[apply(test!)]
 async fn percentiles_of_known_values() {
-    let mut thousand = measure::histogram();
+    let mut thousand = statistic::histogram();
     (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
     let near = |found: Option<f64>, expected: f64| {
         let found = found.expect("enough samples");
@@ -42,13 +44,13 @@ async fn percentiles_of_known_values() {
     assert_eq!(percentile(&thousand, 0.999), None, "one sample is beyond");
     thousand.record(5).unwrap();
     near(percentile(&thousand, 0.99), 990_000.0);
-    let mut few = measure::histogram();
+    let mut few = statistic::histogram();
     (1..=19).for_each(|time| few.record(time).unwrap());
     assert_eq!(percentile(&few, 0.5), None, "nine and a half are beyond");
 }
 
-/// One connection to a server that answers each byte with a byte, but not for a
-/// while after the hundredth.
+/// A connection to a server that answers each byte with a byte, but stalls once before the
+/// hundredth.
 struct Stalling(Mutex<TcpStream>);
 
 const STALL: Duration = Duration::from_millis(400);
@@ -93,9 +95,8 @@ fn span(measured: Duration) -> Span {
     Span { warm_up: Duration::ZERO, measured }
 }
 
-/// The same stall of the same server: one request in flight meets it once and
-/// waits, so that it is one sample of thousands. At a fixed rate all that were due
-/// meanwhile have waited, too.
+/// The server stalls once in both measurements. With one request in flight, the stall is one
+/// sample among thousands. At a fixed rate, all requests that were due meanwhile waited, too.
 #[apply(test!)]
 #[alone]
 async fn the_stall_shows_at_a_fixed_rate_only() {
@@ -103,7 +104,7 @@ async fn the_stall_shows_at_a_fixed_rate_only() {
 
     let server = Stalling::start().await;
     let alone = measure::one_in_flight(&*server, span(5 * STALL), &Meter::default()).await;
-    assert!(alone.histogram.max() as f64 > 0.99 * stall, "it was there");
+    assert!(alone.histogram.max() as f64 > 0.99 * stall, "the server stalled");
     let p99 = percentile(&alone.histogram, 0.99).expect("a thousand requests");
     assert!(p99 < stall / 4.0, "one in flight: p99 {p99} ns");
 
@@ -119,7 +120,7 @@ async fn the_stall_shows_at_a_fixed_rate_only() {
     assert!(waited >= 300, "{waited} requests waited for at least a fifth of it");
 }
 
-/// Answers one at a time, each after a while.
+/// Answers one request at a time, each after 5 ms.
 struct Slow(Mutex<()>);
 
 impl Recorder for Slow {
@@ -135,7 +136,7 @@ impl Recorder for Slow {
 
 #[apply(test!)]
 #[alone]
-async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
+async fn a_server_that_is_too_slow_is_reported_as_saturated() {
     let slow: Arc<dyn Recorder> = Arc::new(Slow(Mutex::new(())));
     let offered = 2000.0;
     let measured =
@@ -143,10 +144,10 @@ async fn a_server_that_is_too_slow_is_seen_to_be_saturated() {
     assert!(measured.achieved() < 201.0, "{} per second, at 5 ms each", measured.achieved());
     assert!(measured.unsent > 0);
     let sent = measured.latencies.histogram.len() + measured.latencies.errors.count;
-    assert_eq!(sent + measured.unsent, 600, "none is dropped from the account");
+    assert_eq!(sent + measured.unsent, 600, "every request is accounted for");
 }
 
-/// Notes how many calls there are at once.
+/// Counts how many calls run at the same time.
 #[derive(Default)]
 struct Crowd {
     now: AtomicU64,
@@ -168,20 +169,20 @@ impl Recorder for Crowd {
 }
 
 #[apply(test!)]
-async fn so_many_are_in_flight() {
+async fn as_many_requests_as_asked_are_in_flight() {
     for count in [1, 8, 64] {
         let crowd = Arc::new(Crowd::default());
         let recorder: Arc<dyn Recorder> = crowd.clone();
         let span = span(Duration::from_millis(200));
         let measured = measure::in_flight(&recorder, count, span, &Meter::default()).await;
         assert_eq!(crowd.most.load(Relaxed), count);
-        assert_eq!(crowd.now.load(Relaxed), 0, "all have come back");
+        assert_eq!(crowd.now.load(Relaxed), 0, "every call has returned");
         let calls = crowd.calls.load(Relaxed);
         assert!(measured.completed > 0 && measured.completed <= calls, "{} of {calls}", measured.completed);
     }
 }
 
-/// Fails every third time; each success takes a little.
+/// Counts its calls, and fails every n-th one. A success takes 1 ms.
 #[derive(Default)]
 struct Failing(AtomicU64, u64);
 
@@ -206,11 +207,11 @@ async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert_eq!(measured.errors.count, calls / 3);
     assert_eq!(measured.histogram.len(), calls - calls / 3);
     assert_eq!(measured.errors.first.as_deref(), Some("call 2 failed"));
-    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, and must not flatter");
+    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, but do not improve the figures");
 }
 
 #[apply(test!)]
-async fn where_nothing_works_no_time_is_wasted() {
+async fn too_many_errors_end_a_measurement_early() {
     let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
     let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
     let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;

@@ -1,26 +1,26 @@
-//! A whole run, short: real servers, each a process of its own.
+//! Short but complete runs, with real servers in processes of their own.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
-use tests::{apply, test};
 
 use indicatif::ProgressBar;
-use lab::broker::runnable;
 use lab::compare::compare;
-use lab::conditions::conditions;
-use lab::measure::Span;
-use lab::plan::Plan;
+use lab::compare::measure::Span;
+use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
-use lab::results::Results;
-use lab::{docs, report, tables};
+use lab::report::results::Results;
+use lab::report::{comparison, tables};
+use lab::run::brokers::runnable;
+use lab::run::conditions::conditions;
 use message_queue::brokers::Kind;
+use tests::{apply, test};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Everything once or twice, and briefly.
+/// Measures everything once or twice, and briefly.
 fn brief() -> Plan {
     let span = Span { warm_up: Duration::from_millis(20), measured: Duration::from_millis(60) };
     Plan {
@@ -37,7 +37,7 @@ fn brief() -> Plan {
     }
 }
 
-/// On a thread of its own, which the lab pins to a core.
+/// Measures on a thread of its own, because the lab pins its thread to a core.
 fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Results {
     let conditions = conditions(plan.rounds);
     let run = move || {
@@ -53,7 +53,7 @@ async fn a_run_measures_every_protocol() {
     check(through_brokers(false));
 }
 
-/// The same through brokers of the lab's own.
+/// The same through brokers that the lab starts.
 #[apply(test!)]
 #[alone]
 #[needs(message_queue::brokers::available())]
@@ -65,7 +65,7 @@ async fn a_run_measures_what_goes_through_brokers() {
         let accepted = ["redis_append", "rabbitmq_publish"].contains(&row.protocol.as_str());
         assert_eq!(row.server_cpu.is_none(), accepted, "{}", row.protocol);
     }
-    // Each hop carries the reading at least: client to broker to server, and back.
+    // Two hops carry at least the reading: client to broker, and broker to server.
     let request = results.bytes.iter().find(|row| row.protocol == "rabbitmq").unwrap();
     let publish = results.bytes.iter().find(|row| row.protocol == "rabbitmq_publish").unwrap();
     assert!(request.total() > 1.5 * publish.total(), "{request:?}, {publish:?}");
@@ -89,7 +89,7 @@ async fn without_a_broker_the_others_run() {
     assert!(runs.iter().any(|protocol| protocol.id == "redis"));
 }
 
-/// A brief run has all rows, and is written and shown whole.
+/// Checks that a brief run has all rows, and that they are written and shown.
 fn check(protocols: Vec<&'static Protocol>) -> Results {
     let results = measured(brief(), protocols.clone(), false);
     assert!(results.failures.is_empty(), "{:?}", results.failures);
@@ -110,7 +110,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
             assert!(server.median > 100.0, "{}: {server} ns of server CPU for a request", row.protocol);
         }
     }
-    // On a busy machine a single one may have stood still for all of its time.
+    // On a busy machine, a single protocol may get no CPU time.
     assert!(results.throughput.rows.iter().all(|row| row.errors == 0));
     assert!(results.throughput.rows.iter().any(|row| row.per_second.median > 0.0));
     if cfg!(target_os = "linux") {
@@ -120,17 +120,17 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         assert!(results.memory.iter().all(|row| row.at_rest > 1_000_000), "{:?}", results.memory);
     }
 
-    // What is written can be read, and says the same.
+    // What is written can be read again, and shows the same.
     let text = serde_json::to_string(&results).unwrap();
-    let again = docs::parse(&text).unwrap();
-    let page = report::html(&again);
-    assert!(page == report::html(&results));
+    let again = Results::parse(&text).unwrap();
+    let page = comparison::html(&again);
+    assert!(page == comparison::html(&results));
     for protocol in protocols {
         assert!(page.contains(protocol.name), "{}", protocol.name);
     }
     assert!(!page.contains("NaN") && !page.contains(">inf"), "{page}");
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-    // Latency against load may lack its p99, which takes a thousand samples.
+    // Latency against load may lack its p99, which needs a thousand samples.
     assert!(matches!(page.matches("<svg").count(), 5 | 6));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(!outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("), "offline");
@@ -139,15 +139,15 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
 }
 
 #[apply(test!)]
-async fn a_run_that_is_stopped_shows_what_there_is() {
+async fn a_run_that_is_stopped_shows_what_it_has_measured() {
     let results = measured(brief(), through_brokers(false), true);
     assert!(results.conditions.interrupted);
     assert!(results.latency.rows.is_empty() && results.bytes.is_empty());
-    assert!(report::html(&results).contains("ended early"));
-    docs::parse(&serde_json::to_string(&results).unwrap()).unwrap();
+    assert!(comparison::html(&results).contains("ended early"));
+    Results::parse(&serde_json::to_string(&results).unwrap()).unwrap();
 }
 
-/// Also after kill -9 of the lab: the pipe to its stdin then closes.
+/// This also works after kill -9 of the lab, because the pipe to stdin then closes.
 #[apply(test!)]
 async fn a_server_ends_with_its_owner() {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab-under-test"))

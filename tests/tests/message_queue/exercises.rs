@@ -8,7 +8,7 @@ use message_queue::limits::MAX_STATIONS;
 use tests::{apply, run_program};
 use tokio::time::timeout;
 
-use crate::request_reply::{Client, readings, serve};
+use crate::request_reply::{connect, readings, serve};
 use crate::support::{CONSUMER, LONG, PRODUCER, Program, broker_test, eventually, keys, prefix, url};
 
 /// Publishes a reading of the wind, one that [`line`] shows.
@@ -78,7 +78,7 @@ async fn exercise_redis_servers_share_the_requests() {
     listener.psubscribe(format!("{}*", keys(&prefix).replies())).await.unwrap();
 
     // One station more than one server keeps, each in a request of its own.
-    let client = Client::connect(Kind::Redis, &url, &prefix, LONG).await;
+    let client = connect(Kind::Redis, &url, &prefix, LONG).await;
     let requests = MAX_STATIONS + 1;
     let calls = (0..requests).map(|number| {
         let client = client.clone();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::{Pair, run};
 
+mod bad_jobs;
 mod brokers;
 mod ends;
 mod errors;
@@ -14,11 +15,15 @@ mod fakes;
 mod faults;
 mod limits;
 mod pair;
+mod permissions;
 mod publish_subscribe;
 mod python;
 mod reconnect;
 mod request_reply;
+mod results;
+mod slow_work;
 mod support;
+mod unusable;
 mod work_queue;
 mod workers;
 

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use tests::apply;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use message_queue::brokers::Kind;
+use message_queue::error::Error;
 use message_queue::limits;
 use message_queue::model::{Metric, Reading};
+use message_queue::publish_subscribe::Event;
 use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::publish_subscribe as rabbitmq;
 use message_queue::redis::publish_subscribe as redis;
@@ -46,8 +50,7 @@ async fn patterns_deliver_exactly_what_matches() {
     let mut subscriptions = Vec::new();
     for (patterns, _) in &cases {
         let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-        subscriptions
-            .push(rabbitmq::Subscription::open(&rabbitmq_url, topology(&prefix), &patterns).await.unwrap());
+        subscriptions.push(rabbitmq::subscribe(&rabbitmq_url, topology(&prefix), &patterns).await.unwrap());
     }
     let mut publisher = Publisher::connect(&rabbitmq_url, topology(&prefix), 10).await.unwrap();
     for reading in all.iter().chain([&last("end")]) {
@@ -57,9 +60,9 @@ async fn patterns_deliver_exactly_what_matches() {
     for ((patterns, expected), subscription) in cases.iter().zip(&mut subscriptions) {
         let mut got = Vec::new();
         loop {
-            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
-            let rabbitmq::Event::Reading { routing_key, reading } = event else { panic!("a gap") };
-            assert_eq!(routing_key, format!("readings.{}", key(&reading)));
+            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap();
+            let Event::Reading { topic, reading } = event else { panic!("{event:?}") };
+            assert_eq!(topic, format!("readings.{}", key(&reading)));
             if reading.recorded_at == 99 {
                 break;
             }
@@ -82,16 +85,16 @@ async fn patterns_deliver_exactly_what_matches() {
     let mut subscriptions = Vec::new();
     for (patterns, _) in &cases {
         let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-        subscriptions.push(redis::Subscription::open(&redis_url, &keys, &patterns).await.unwrap());
+        subscriptions.push(redis::subscribe(&redis_url, &keys, &patterns).await.unwrap());
     }
     publisher.publish(&all).await.unwrap();
     assert_eq!(publisher.publish(&[last("end")]).await.unwrap(), [5], "all five heard the last one");
     for ((patterns, expected), subscription) in cases.iter().zip(&mut subscriptions) {
         let mut got = Vec::new();
         loop {
-            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
-            let redis::Event::Reading { channel, reading } = event else { panic!("{event:?}") };
-            assert_eq!(channel, keys.readings(&key(&reading).replace('.', ":")));
+            let event = timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap();
+            let Event::Reading { topic, reading } = event else { panic!("{event:?}") };
+            assert_eq!(topic, keys.readings(&key(&reading).replace('.', ":")));
             if reading.recorded_at == 99 {
                 break;
             }
@@ -114,24 +117,23 @@ async fn redis_forgets_what_nobody_listens_to() {
     assert_eq!(publisher.publish(&number(1)).await.unwrap(), [0]);
     let proxy = Proxy::before(&url).await;
     let through_proxy = format!("redis://127.0.0.1:{}", proxy.port);
-    let mut subscription =
-        redis::Subscription::open(&through_proxy, &keys, &["*:wind".to_owned()]).await.unwrap();
+    let mut subscription = redis::subscribe(&through_proxy, &keys, &["*:wind".to_owned()]).await.unwrap();
     assert_eq!(publisher.publish(&number(2)).await.unwrap(), [1]);
-    let received = async |subscription: &mut redis::Subscription| {
-        timeout(LONG, subscription.next()).await.unwrap().unwrap()
+    let received = async |subscription: &mut BoxStream<'static, Result<Event, Error>>| {
+        timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap()
     };
     let expected = |second| {
         let [reading] = number(second);
-        redis::Event::Reading { channel: keys.readings("oslo-1:wind"), reading }
+        Event::Reading { topic: keys.readings("oslo-1:wind"), reading }
     };
     assert_eq!(received(&mut subscription).await, expected(2));
 
     // The subscriber is away for a moment.
     proxy.set(Mode::Cut);
-    assert!(matches!(received(&mut subscription).await, redis::Event::Disconnected(_)));
+    assert!(matches!(received(&mut subscription).await, Event::Disconnected { .. }));
     eventually("Redis has noticed", async || publisher.publish(&number(3)).await.unwrap() == [0]).await;
     proxy.set(Mode::Open);
-    assert_eq!(received(&mut subscription).await, redis::Event::Reconnected);
+    assert_eq!(received(&mut subscription).await, Event::Reconnected);
     // Whatever is heard by somebody again must arrive; 3 never does.
     eventually("subscribed again", async || publisher.publish(&number(4)).await.unwrap() == [1]).await;
     assert_eq!(received(&mut subscription).await, expected(4));
@@ -140,7 +142,7 @@ async fn redis_forgets_what_nobody_listens_to() {
 #[apply(broker_test!)]
 async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
     let (url, keys) = (url(Kind::Redis), keys(&prefix()));
-    let mut subscription = redis::Subscription::open(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
+    let mut subscription = redis::subscribe(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
     // Far more than the bound, so that it does not matter how much is still on its way.
     let count = 10 * limits::redis::MAX_BACKLOG as u64;
@@ -150,8 +152,8 @@ async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
     // What was dropped is only known when it has arrived: marks until all is counted.
     while got + missed < count + marks {
         match timeout(std::time::Duration::from_millis(200), subscription.next()).await {
-            Ok(Ok(redis::Event::Reading { .. })) => got += 1,
-            Ok(Ok(redis::Event::Missed(number))) => missed += number,
+            Ok(Some(Ok(Event::Reading { .. }))) => got += 1,
+            Ok(Some(Ok(Event::Missed(number)))) => missed += number,
             Ok(other) => panic!("{other:?}"),
             Err(_) => {
                 assert_eq!(publisher.publish(&readings[..1]).await.unwrap(), [1]);

@@ -1,15 +1,17 @@
 //! Connections that end, and what goes on.
 
+use futures::StreamExt;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::model::{Metric, Reading};
+use message_queue::publish_subscribe::Event;
 use message_queue::rabbitmq::producer::Publisher;
-use message_queue::rabbitmq::publish_subscribe::{self, Event, Subscription};
+use message_queue::rabbitmq::publish_subscribe;
 use tests::apply;
 use tokio::time::timeout;
 
-use crate::request_reply::{Client, serve};
+use crate::request_reply::{connect, serve};
 use crate::support::{
     BOTH, Folder, LONG, Mode, Program, Proxy, broker_test, eventually, prefix, shared, topology, url,
 };
@@ -28,9 +30,9 @@ async fn everything_connects_again_after_the_operator_closed_it() {
     let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &work);
     worker.shows("jobs come from", 1).await;
     let server = serve(Kind::RabbitMq, &url, &prefix).await;
-    let client = Client::connect(Kind::RabbitMq, &url, &prefix, LONG).await;
+    let client = connect(Kind::RabbitMq, &url, &prefix, LONG).await;
     let patterns = ["readings.#".to_owned()];
-    let mut subscription = Subscription::open(&url, topology(&prefix), &patterns).await.unwrap();
+    let mut subscription = publish_subscribe::subscribe(&url, topology(&prefix), &patterns).await.unwrap();
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
     let jobs = ["--batch", "cut", "--count", "2000"];
     let mut producer = Program::producer(Kind::RabbitMq, &url, &prefix, &jobs);
@@ -45,14 +47,17 @@ async fn everything_connects_again_after_the_operator_closed_it() {
     folder.assert_done("cut", 2_000);
     worker.stop().await;
     // The subscriber says that there was a gap, and goes on; the publisher too.
-    assert!(matches!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Disconnected(_)));
-    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap(), Event::Reconnected);
+    assert!(matches!(
+        timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap(),
+        Event::Disconnected { .. }
+    ));
+    assert_eq!(timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap(), Event::Reconnected);
     let message = publish_subscribe::message(&topology(&prefix), &reading(7)).unwrap();
     publisher.publish(message).await.unwrap();
     publisher.flush().await.unwrap();
-    let event = timeout(LONG, subscription.next()).await.unwrap().unwrap();
+    let event = timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap();
     let routing_key = "readings.oslo-1.wind".to_owned();
-    assert_eq!(event, Event::Reading { routing_key, reading: reading(7) });
+    assert_eq!(event, Event::Reading { topic: routing_key, reading: reading(7) });
     // The server may need a moment; meanwhile its client says that there is none.
     eventually("the server is back", async || client.record(&[reading(1)]).await.is_ok()).await;
     let printed = server.stop().await;

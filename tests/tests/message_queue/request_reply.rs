@@ -12,6 +12,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
+use message_queue::client::Client;
 use message_queue::error::Error;
 use message_queue::limits::MAX_BATCH;
 use message_queue::limits::MAX_REQUEST;
@@ -36,32 +37,12 @@ pub fn readings(station: &str, count: usize) -> Vec<Reading> {
 }
 
 /// A client of either broker.
-#[derive(Clone)]
-pub enum Client {
-    RabbitMq(rabbitmq::client::Client),
-    Redis(redis::client::Client),
-}
-
-impl Client {
-    pub async fn connect(kind: Kind, url: &str, prefix: &str, timeout: Duration) -> Self {
-        match kind {
-            Kind::RabbitMq => {
-                let client = rabbitmq::client::Client::connect(url, topology(prefix)).await.unwrap();
-                Self::RabbitMq(client.with_timeout(timeout))
-            }
-            Kind::Redis => {
-                let client = redis::client::Client::connect(url, keys(prefix)).await.unwrap();
-                Self::Redis(client.with_timeout(timeout))
-            }
-        }
-    }
-
-    pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        match self {
-            Self::RabbitMq(client) => client.record(readings).await,
-            Self::Redis(client) => client.record(readings).await,
-        }
-    }
+pub async fn connect(kind: Kind, url: &str, prefix: &str, timeout: Duration) -> Client {
+    let client = match kind {
+        Kind::RabbitMq => Client::connect(url, topology(prefix)).await,
+        Kind::Redis => Client::connect(url, keys(prefix)).await,
+    };
+    client.unwrap().with_timeout(timeout)
 }
 
 pub async fn serve(kind: Kind, url: &str, prefix: &str) -> Server {
@@ -75,7 +56,7 @@ async fn each_reply_finds_its_call() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
         let server = serve(kind, &url, &prefix).await;
-        let client = Client::connect(kind, &url, &prefix, LONG).await;
+        let client = connect(kind, &url, &prefix, LONG).await;
         let all = Arc::new(readings("oslo-1", 400));
         let calls = (0..2_000_usize).map(|number| {
             let (client, all) = (client.clone(), all.clone());
@@ -114,7 +95,7 @@ async fn no_server_is_an_immediate_error() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
         // A timeout of an hour: only an immediate error ends this test in time.
-        let client = Client::connect(kind, &url, &prefix, Duration::from_secs(3600)).await;
+        let client = connect(kind, &url, &prefix, Duration::from_secs(3600)).await;
         let no_server = async || {
             let answer = timeout(LONG, client.record(&readings("oslo-1", 1))).await.unwrap();
             assert!(matches!(answer, Err(Error::NoServer(_))), "{answer:?}");
@@ -154,7 +135,7 @@ async fn no_request_runs_after_its_caller_gave_up() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let (_connection, channel) = channel(&url).await;
     let mut stuck = declare_requests(&channel, &prefix).await;
-    let client = Client::connect(Kind::RabbitMq, &url, &prefix, Duration::from_millis(500)).await;
+    let client = connect(Kind::RabbitMq, &url, &prefix, Duration::from_millis(500)).await;
     // The first is in the hands of the stuck server, the others wait behind it.
     let calls = join_all((0..5).map(|_| client.record(&[]))).await;
     assert!(calls.iter().all(|call| matches!(call, Err(Error::TimedOut))), "{calls:?}");
@@ -181,7 +162,7 @@ async fn a_request_that_was_interrupted_does_not_run_twice() {
     let (connection, channel) = channel(&url).await;
     let mut dying = declare_requests(&channel, &prefix).await;
     let server = serve(Kind::RabbitMq, &url, &prefix).await;
-    let client = Client::connect(Kind::RabbitMq, &url, &prefix, LONG).await;
+    let client = connect(Kind::RabbitMq, &url, &prefix, LONG).await;
     let batch = readings("oslo-1", 3);
     // Of two consumers, each gets every other request: one answers, one is stuck.
     let calls = tokio::spawn(async move { join_all([client.record(&batch), client.record(&batch)]).await });
@@ -198,9 +179,17 @@ async fn a_request_that_was_interrupted_does_not_run_twice() {
 async fn a_request_runs_on_every_redis_server() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
-    let client = redis::client::Client::connect(&url, keys(&prefix)).await.unwrap();
-    let recorded = client.record_and_count(&readings("oslo-1", 2)).await.unwrap();
-    assert_eq!((recorded.accepted, recorded.servers), (2, 2));
+    let redis = ::redis::Client::open(url.as_str()).unwrap();
+    let mut listener = redis.get_async_pubsub().await.unwrap();
+    listener.psubscribe(format!("{}*", keys(&prefix).replies())).await.unwrap();
+    let client = connect(Kind::Redis, &url, &prefix, LONG).await;
+    assert_eq!(client.record(&readings("oslo-1", 2)).await.unwrap(), 2);
+    // Each server replies to the one request.
+    let mut replies = listener.on_message();
+    for _ in &servers {
+        let reply: String = timeout(LONG, replies.next()).await.unwrap().unwrap().get_payload().unwrap();
+        assert_eq!(reply, r#"{"id":1,"answer":{"accepted":2}}"#);
+    }
     for server in servers {
         server.stop().await;
     }
@@ -240,7 +229,7 @@ async fn servers_survive_malformed_requests() {
     }
     let stray = channel.basic_get(spied_on.into(), BasicGetOptions::default()).await.unwrap();
     assert!(stray.is_none(), "a request made the server write into another queue");
-    let client = Client::connect(Kind::RabbitMq, &rabbitmq_url, &prefix, LONG).await;
+    let client = connect(Kind::RabbitMq, &rabbitmq_url, &prefix, LONG).await;
     assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
     server.stop().await;
 
@@ -281,7 +270,7 @@ async fn servers_survive_malformed_requests() {
         let begins = format!(r#"{{"id":{id},"answer":{{"refused":{{"reason":"invalid","detail":"{detail}"#);
         assert!(text.starts_with(&begins), "{text}");
     }
-    let client = Client::connect(Kind::Redis, &redis_url, &prefix, LONG).await;
+    let client = connect(Kind::Redis, &redis_url, &prefix, LONG).await;
     assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
     server.stop().await;
 }

@@ -16,6 +16,7 @@ use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
 use message_queue::record::{Reason, Reply, Store};
+use message_queue::worker::Worker;
 use proptest::prelude::*;
 use tests::signal::Signal;
 use tests::{apply, run_program, test};
@@ -305,11 +306,13 @@ async fn a_long_delay_holds_up_no_short_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_secs(3600)];
     let topology = Topology { delays, ..topology(&prefix) };
-    let worker = rabbitmq::Worker {
-        url: url.clone(),
-        topology: topology.clone(),
-        prefetch: limits::rabbitmq::PREFETCH,
-        max_wait: MAX_WAIT,
+    let worker = Worker {
+        queue: rabbitmq::WorkQueue {
+            url: url.clone(),
+            topology: topology.clone(),
+            prefetch: limits::rabbitmq::PREFETCH,
+            max_wait: MAX_WAIT,
+        },
         results: folder.results(),
         work_time: Duration::ZERO,
     };

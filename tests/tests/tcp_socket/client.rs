@@ -7,8 +7,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use tcp_socket::client::server_addr;
 use tcp_socket::limits::MAX_IN_FLIGHT;
-use tcp_socket::protocol::frame::{FLAG_END, kind};
-use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::frame::{FLAG_END, FrameBuffer, kind};
 use tcp_socket::protocol::handshake::{HELLO, Hello, VERSION, Welcome};
 use tcp_socket::protocol::message::Refusal;
 use tcp_socket::{Client, Error};
@@ -160,6 +159,41 @@ async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
     let (error, ()) = tokio::join!(client.record(&record), server);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::NotExecuted(_)) && !error.may_have_been_executed(), "{error}");
+}
+
+#[apply(test!)]
+async fn a_goodbye_promises_nothing_about_an_earlier_connection() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut first) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap().with_timeout(Duration::from_secs(2));
+    let record = [reading("oslo-1", 1.0)];
+    let server = async {
+        let sent = first.receive().await;
+        drop(first); // Perhaps it was executed.
+        let mut second = welcome(&listener, 60_000).await;
+        assert_eq!(second.receive().await.payload, sent.payload);
+        second.send(kind::GOODBYE, 0, b"").await;
+        drop(listener);
+    };
+    let (error, ()) = tokio::join!(client.record(&record), server);
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
+}
+
+#[apply(test!)]
+async fn a_client_that_is_closed_says_which_calls_may_have_been_executed() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap();
+    let record = [reading("oslo-1", 1.0)];
+    let close = async {
+        assert_eq!(raw.receive().await.kind, kind::RECORD);
+        client.clone().close().await; // without an answer
+    };
+    let (error, ()) = within(async { tokio::join!(client.record(&record), close) }).await;
+    assert!(matches!(error, Err(Error::OutcomeUnknown(_))), "{error:?}");
+    let error = within(client.record(&record)).await.unwrap_err();
+    assert!(matches!(error, Error::NotExecuted("the client is closed")), "{error}");
 }
 
 #[apply(test!)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::{apply, test};
 
 use futures::StreamExt;
-use tcp_socket::protocol::frame::kind;
+use tcp_socket::protocol::frame::{FrameBuffer, kind};
 use tcp_socket::protocol::handshake::Hello;
 use tcp_socket::protocol::message::{Batch, ErrorCode};
 use tcp_socket::server::store::Store;
@@ -138,7 +138,7 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
     // Small, so that the server soon notices how slowly this client reads.
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let stream = within(socket.connect(server.addr.parse().unwrap())).await.unwrap();
-    let mut raw = Raw { stream, input: tcp_socket::protocol::frame_buffer::FrameBuffer::new(1024) };
+    let mut raw = Raw { stream, input: FrameBuffer::new(1024) };
     let hello = Hello { lowest: 1, highest: 1, client_id: [7; 16] };
     raw.write(&hello.encode()).await;
     raw.welcome().await;

@@ -5,8 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tcp_socket::protocol::frame::{kind, put_frame};
-use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::frame::{FrameBuffer, kind, put_frame};
 use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::protocol::message::{ErrorCode, Refusal, Update, put_batch};
 use tcp_socket::{Limits, Metric, Reading};

@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
 use tcp_socket::client::{Error, server_addr};
-use tcp_socket::protocol::frame::{kind, put_frame};
-use tcp_socket::protocol::frame_buffer::FrameBuffer;
+use tcp_socket::protocol::frame::{FrameBuffer, kind, put_frame};
 use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::protocol::message::put_batch;
 use tcp_socket::protocol::model::{Metric, Reading};
@@ -98,7 +97,7 @@ impl Wire {
         let addr = server_addr(url)?;
         let stream = TcpStream::connect(&addr)
             .await
-            .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source })?;
+            .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source: source.into() })?;
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
     }
 

@@ -1,0 +1,76 @@
+//! What a run measures, and for how long.
+
+use std::time::Duration;
+
+use super::measure::Span;
+
+/// What to measure, and for how long.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Number of times that each measurement is made.
+    pub rounds: usize,
+    /// Time with one request in flight.
+    pub latency: Span,
+    /// Time with many requests in flight.
+    pub throughput: Span,
+    /// Numbers of requests in flight.
+    pub in_flight: Vec<u64>,
+    /// Time at each fixed rate.
+    pub fixed_rate: Span,
+    /// Requests per second, in rising order. An empty list skips the measurement.
+    pub rates: Vec<u64>,
+    /// Time with one batch in flight.
+    pub batch: Span,
+    /// Readings in a batch. An empty list skips the measurement.
+    pub readings: Vec<u64>,
+    /// Connections made one after the other in a round. 0 skips the measurement.
+    pub set_ups: usize,
+    /// Idle connections that are held open to measure their memory. 0 skips the measurement.
+    pub idle_connections: usize,
+}
+
+fn span(warm_up: u64, measured: u64) -> Span {
+    Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
+}
+
+impl Plan {
+    /// The plan of the default run, which takes about a minute.
+    pub fn quick() -> Self {
+        Self {
+            rounds: 3,
+            latency: span(150, 500),
+            throughput: span(150, 500),
+            in_flight: vec![64],
+            fixed_rate: span(0, 0),
+            rates: vec![],
+            batch: span(0, 0),
+            readings: vec![],
+            set_ups: 0,
+            idle_connections: 0,
+        }
+    }
+
+    /// The plan of `--full`: everything, longer and with more rounds.
+    pub fn full() -> Self {
+        Self {
+            rounds: 5,
+            latency: span(300, 2000),
+            throughput: span(300, 1000),
+            in_flight: vec![1, 8, 64, 256],
+            fixed_rate: span(200, 1000),
+            rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
+            batch: span(100, 400),
+            readings: vec![1, 10, 100, 1000],
+            set_ups: 50,
+            idle_connections: 100,
+        }
+    }
+
+    /// Returns the number of steps that the progress bar has for this many protocols.
+    pub fn steps(&self, protocols: usize) -> u64 {
+        let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
+        let rounds = rounds + usize::from(self.set_ups > 0);
+        let once = 1 + usize::from(self.idle_connections > 0);
+        ((rounds * self.rounds + once) * protocols) as u64
+    }
+}

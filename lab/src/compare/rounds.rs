@@ -1,0 +1,143 @@
+//! Starts the servers for one kind of measurement, then goes through the protocols in turn,
+//! round after round (A B C, A B C). If the machine slows down, all protocols are affected
+//! alike.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use tokio::runtime::Runtime;
+use tokio::time::sleep;
+
+use super::plan::Plan;
+use crate::protocols::Protocol;
+use crate::report::results::Failure;
+use crate::report::statistic::Spread;
+use crate::run::brokers::Brokers;
+use crate::run::placement::Placement;
+use crate::run::running_protocol::RunningProtocol;
+
+/// Time after which a missing first reply through a broker is an error.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause before the next attempt to get that reply.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// The measurement that goes through a proxy.
+pub(super) const BYTES: &str = "bytes";
+
+/// What all measurements of a run share.
+pub(super) struct Comparison<'a> {
+    pub plan: &'a Plan,
+    pub protocols: &'a [&'static Protocol],
+    pub runtime: Runtime,
+    pub progress: &'a ProgressBar,
+    pub stop: &'a AtomicBool,
+    pub brokers: Brokers,
+    pub failures: Vec<Failure>,
+}
+
+/// The rounds of one protocol at one level.
+pub(super) struct Row<T> {
+    pub protocol: String,
+    pub level: u64,
+    pub rounds: Vec<T>,
+}
+
+impl<T> Row<T> {
+    pub fn spread(&self, figure: impl Fn(&T) -> f64) -> Spread {
+        Spread::of(&self.rounds.iter().map(figure).collect::<Vec<_>>())
+    }
+
+    /// Returns the spread, if every round has the figure.
+    pub fn spread_if_all(&self, figure: impl Fn(&T) -> Option<f64>) -> Option<Spread> {
+        Spread::of_all(self.rounds.iter().map(figure))
+    }
+
+    pub fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
+        self.rounds.iter().map(count).sum()
+    }
+}
+
+impl Comparison<'_> {
+    /// Starts all servers, then calls `measure` for each round, level, and protocol. It
+    /// returns `None` if the protocol has nothing to measure at that level.
+    pub fn rounds<T>(
+        &mut self,
+        name: &str,
+        placement: Placement,
+        (rounds, levels): (usize, &[u64]),
+        mut measure: impl AsyncFnMut(&RunningProtocol, u64) -> anyhow::Result<Option<T>>,
+    ) -> Vec<Row<T>> {
+        if levels.is_empty() {
+            return Vec::new();
+        }
+        let mut running = self.start_all(name, placement);
+        let row =
+            |protocol: &Protocol, level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
+        let mut rows: Vec<_> = self
+            .protocols
+            .iter()
+            .flat_map(|protocol| levels.iter().map(move |&level| row(protocol, level)))
+            .collect();
+        for _ in 0..rounds {
+            for (at_level, &level) in levels.iter().enumerate() {
+                for (at, slot) in running.iter_mut().enumerate() {
+                    if self.stop.load(Relaxed) {
+                        break;
+                    }
+                    if let Some(target) = slot {
+                        let protocol = target.protocol;
+                        self.progress.set_message(format!("{name}: {}", protocol.name));
+                        match self.runtime.block_on(measure(target, level)) {
+                            Ok(outcome) => rows[at * levels.len() + at_level].rounds.extend(outcome),
+                            Err(error) => {
+                                self.failed(protocol, name, &error);
+                                *slot = None;
+                            }
+                        }
+                    }
+                    self.progress.inc(1);
+                }
+            }
+        }
+        rows.retain(|row| !row.rounds.is_empty());
+        rows
+    }
+
+    /// Starts each protocol, in the order of `self.protocols`. One that fails is `None`.
+    fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
+        let mut running = Vec::new();
+        for &protocol in self.protocols {
+            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, name == BYTES);
+            let started = started.and_then(|target| {
+                self.runtime.block_on(ready(&target))?;
+                Ok(target)
+            });
+            running.push(started.inspect_err(|error| self.failed(protocol, name, error)).ok());
+        }
+        running
+    }
+
+    fn failed(&mut self, protocol: &Protocol, measurement: &str, error: &anyhow::Error) {
+        self.failures.push(Failure {
+            name: protocol.name.into(),
+            measurement: measurement.into(),
+            error: format!("{error:#}"),
+        });
+    }
+}
+
+/// Waits for the first reply through a broker. A broker that has just started needs time, and
+/// a quorum queue first elects its leader.
+async fn ready(target: &RunningProtocol) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while target.protocol.served.broker().is_some() {
+        match target.connect_and_record().await {
+            Ok(_) => break,
+            Err(error) if started.elapsed() > READY_WITHIN => return Err(error),
+            Err(_) => sleep(RETRY_AFTER).await,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The batch that every protocol records.
+
+/// The station that sends all readings.
+pub const STATION: &str = "oslo-1";
+
+/// Bytes of information in a reading of [`STATION`]: its ID, one byte for the metric, and
+/// eight each for value and time. Everything else that a protocol sends is overhead.
+pub const INFORMATION: usize = STATION.len() + 1 + 8 + 8;
+
+/// A reading before a protocol turns it into its own type.
+#[derive(Clone, Copy)]
+pub(super) struct Sample {
+    /// Air temperature in °C.
+    pub temperature: f64,
+    /// In ms since the Unix epoch.
+    pub recorded_at: u64,
+}
+
+/// Returns `count` samples, taken one second apart.
+pub(super) fn samples(count: usize) -> impl Iterator<Item = Sample> {
+    (0..count as u64).map(|index| Sample {
+        temperature: ((index % 100) as f64 - 35.0) / 10.0,
+        recorded_at: 1_767_225_600_000 + 1000 * index,
+    })
+}
+
+/// Checks that the server accepted all readings of the batch.
+pub(super) fn verify_count(accepted: usize, sent: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(accepted == sent, "the server accepted {accepted} of {sent} readings");
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! What the course's original claimed about each protocol, in words instead of figures.
+
+use super::format::{NONE, grouped, micros};
+use super::results::{BASELINE, Results};
+use super::table::Table;
+
+/// The original's table: IDs of protocols, and what it claimed about their latency, throughput,
+/// and overhead.
+const ORIGINAL: [(&[&str], [&str; 3]); 5] = [
+    (&["http_rest"], ["medium", "medium", "high"]),
+    (&["grpc_unary", "grpc_stream"], ["low", "high", "low"]),
+    (&["websocket"], ["low", "high", "low"]),
+    (&["rabbitmq", "redis", "rabbitmq_publish", "redis_append"], ["medium", "very high", "medium"]),
+    (&["tcp_socket"], ["very low", "very high", "very low"]),
+];
+
+/// Returns the original's claims beside what was measured.
+pub(super) fn table(results: &Results) -> Table {
+    let mut table = Table::new(
+        "The original's claims beside the figures".into(),
+        "Latency: p50 with one in flight, in µs, and (×) how many times the tokio echo's. Requests/s: the highest \
+         in the table. Overhead: bytes on the wire beyond the information.",
+        &["protocol", "latency", "claimed", "requests/s", "claimed", "overhead", "claimed"],
+    );
+    let ran = |id: &&&str| results.protocols.iter().any(|protocol| protocol.id == **id);
+    for (ids, [latency, throughput, overhead]) in ORIGINAL {
+        for id in ids.iter().filter(ran) {
+            let p50 = results.latency_of(id);
+            let times =
+                p50.zip(results.latency_of(BASELINE)).map(|(p50, echo)| format!(" (×{:.1})", p50 / echo));
+            let rates = results.throughput.rows.iter().filter(|row| row.protocol == *id);
+            let highest = rates.map(|row| row.per_second.median).reduce(f64::max);
+            let wire = results.bytes.iter().find(|row| row.protocol == *id);
+            table.rows.push(vec![
+                results.name(id).into(),
+                p50.map_or(NONE.into(), micros) + &times.unwrap_or_default(),
+                latency.into(),
+                highest.map_or(NONE.into(), grouped),
+                throughput.into(),
+                wire.map_or(NONE.into(), |row| grouped(row.total() - row.payload as f64)),
+                overhead.into(),
+            ]);
+        }
+    }
+    table
+}

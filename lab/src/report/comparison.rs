@@ -1,0 +1,29 @@
+//! The page of the comparison: `report.html`.
+
+use maud::html;
+
+use super::page::{figure, page};
+use super::plots::plots;
+use super::results::Results;
+use super::table::Table;
+use super::tables::{conditions, tables};
+
+/// Returns the whole page.
+pub fn html(results: &Results) -> String {
+    let content = html! {
+        p {
+            "The lab does the same work over every protocol: it records one reading of a weather station, all of it "
+            "or nothing, and gets back how many readings were accepted. The baselines are bare TCP echoes of the "
+            "reading's 23 bytes of information."
+        }
+        h2 { "Conditions" }
+        table.conditions {
+            @for (name, value) in conditions(&results.conditions) { tr { th { (name) } td { (value) } } }
+        }
+        h2 { "Plots" }
+        @for plot in plots(results) { (figure(&plot.title, &plot.inline(), "")) }
+        h2 { "Figures" }
+        @for table in tables(results) { (Table::html(&table)) }
+    };
+    page("Protocols side by side", &content)
+}

@@ -1,0 +1,109 @@
+//! Renders kept results into the documents that quote them, so the documents always agree
+//! with the data.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::plots::plots;
+use super::results::Results;
+use super::{predictions, tables};
+
+/// A document's path from the root of the repository, and the text that it quotes.
+type Document = (&'static str, fn(&Results) -> String);
+
+/// The documents that quote the kept results.
+pub const DOCUMENTS: [Document; 4] = [
+    ("README.md", summary),
+    ("README.id.md", summary_in_indonesian),
+    ("docs/performance_comparison.md", everything),
+    ("docs/use_cases.md", costs),
+];
+
+/// The data behind the documents.
+pub const KEPT: &str = "docs/performance_comparison.json";
+
+/// The lines around the rendered text.
+const MARKERS: (&str, &str) = ("<!-- measured: begin -->", "<!-- measured: end -->");
+
+/// Folder of the plots, from the root of the repository.
+const PLOTS: &str = "docs/performance_comparison";
+
+/// Copies `results` to [`KEPT`] and renders it into [`DOCUMENTS`]. The current folder has to
+/// be the root of the repository.
+///
+/// # Errors
+/// If a file is missing, has another layout, or cannot be written.
+pub fn write(results: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string(results).with_context(|| format!("read {}", results.display()))?;
+    let parsed = Results::parse(&text)?;
+    let mut rendered = Vec::new();
+    for (path, measured) in DOCUMENTS {
+        let document = fs::read_to_string(path)
+            .with_context(|| format!("read {path}; run this in the root folder of the repository"))?;
+        let text = replaced(&document, &measured(&parsed)).with_context(|| path.to_owned())?;
+        rendered.push((path.to_owned(), text));
+    }
+    if results != Path::new(KEPT) {
+        fs::write(KEPT, text)?;
+    }
+    fs::create_dir_all(PLOTS)?;
+    for (path, text) in rendered.into_iter().chain(images(&parsed)) {
+        fs::write(&path, text).with_context(|| format!("write {path}"))?;
+    }
+    Ok(())
+}
+
+/// Returns the document with everything between its markers replaced.
+///
+/// # Errors
+/// If the document lacks a marker.
+pub fn replaced(document: &str, measured: &str) -> anyhow::Result<String> {
+    let (before, rest) =
+        document.split_once(MARKERS.0).with_context(|| format!("the line {} is missing", MARKERS.0))?;
+    let (_, after) =
+        rest.split_once(MARKERS.1).with_context(|| format!("the line {} is missing", MARKERS.1))?;
+    Ok(format!("{before}{}\n\n{measured}\n{}{after}", MARKERS.0, MARKERS.1))
+}
+
+/// Returns the path from the root of the repository, and the content, of each plot's file.
+pub fn images(results: &Results) -> Vec<(String, String)> {
+    plots(results).into_iter().map(|plot| (format!("{PLOTS}/{}.svg", plot.id), plot.file())).collect()
+}
+
+/// The conditions, all tables, and all plots.
+fn everything(results: &Results) -> String {
+    let mut text = String::from("| condition | |\n|---|---|\n");
+    for (name, value) in tables::conditions(&results.conditions) {
+        text += &format!("| {name} | {value} |\n");
+    }
+    for table in tables::tables(results).into_iter().chain([predictions::table(results)]) {
+        text += &format!("\n### {}\n\n{}", table.title, table.markdown());
+    }
+    for plot in plots(results) {
+        text += &format!("\n![{}](performance_comparison/{}.svg)\n", plot.title, plot.id);
+    }
+    text
+}
+
+/// The table of costs, with a row for each protocol.
+fn costs(results: &Results) -> String {
+    tables::costs(results).markdown()
+}
+
+/// Renders the small table of the README.
+fn summary(results: &Results) -> String {
+    let columns = ["protocol", "latency, µs", "more than the echo", "CPU time, µs", "more than the echo"];
+    summary_with(results, columns)
+}
+
+/// Renders the same table with Indonesian headers.
+fn summary_in_indonesian(results: &Results) -> String {
+    let columns = ["protokol", "latensi, µs", "di atas echo", "waktu CPU, µs", "di atas echo"];
+    summary_with(results, columns)
+}
+
+fn summary_with(results: &Results, columns: [&'static str; 5]) -> String {
+    format!("{}\n", tables::summary(results, columns).markdown().trim_end())
+}

@@ -1,0 +1,15 @@
+//! What comes out of a run: `results.json`, tables, plots, an HTML page, and the figures in
+//! the documents.
+
+mod claims;
+pub mod comparison;
+pub mod docs;
+pub mod format;
+mod page;
+mod plot;
+mod plots;
+pub mod predictions;
+pub mod results;
+pub mod statistic;
+pub mod table;
+pub mod tables;

@@ -1,0 +1,39 @@
+//! The HTML pages of the lab. Each is one file that opens offline: its style is inside, and it
+//! needs no script. maud escapes every text.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+/// Colors, plots, and layout: the one style of all pages. It covers light and dark
+/// surroundings, print, and narrow screens.
+const STYLE: &str = concat!(include_str!("plot.css"), include_str!("page.css"));
+
+/// Returns a whole page with this title, which is also its heading.
+pub fn page(title: &str, content: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (title) }
+                (content)
+            }
+        }
+    };
+    page.into_string()
+}
+
+/// Returns a figure with its caption. On a narrow screen, `content` scrolls sideways.
+pub fn figure(caption: &str, content: &Markup, note: &str) -> Markup {
+    html! {
+        figure {
+            figcaption { (caption) }
+            div.wide { (content) }
+            @if !note.is_empty() { p.note { (note) } }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The plots that the results are shown as.
+
+use std::collections::BTreeSet;
+
+use super::plot::{Drawing, Plot, bars, dots, lines};
+use super::results::Results;
+use super::statistic::Spread;
+
+/// Returns all plots that the results have rows for.
+pub fn plots(results: &Results) -> Vec<Plot> {
+    let (latency_placement, load_placement) = (results.latency.placement, results.fixed_rate.placement);
+    let all = [
+        ("latency", format!("Latency with one in flight; {latency_placement}"), latency(results)),
+        ("throughput", format!("Throughput; {}", results.throughput.placement), throughput(results)),
+        ("fixed_rate", format!("Latency against offered load, p99; {load_placement}"), fixed_rate(results)),
+        ("bytes", "Bytes per request, one reading, both directions".to_owned(), bytes(results)),
+        ("cpu", format!("CPU time per request; {latency_placement}"), cpu(results)),
+        ("batch", format!("Time per reading by batch; {}", results.batch.placement), batch(results)),
+    ];
+    all.into_iter().filter_map(|(id, title, drawing)| Some(Plot { id, title, drawing: drawing? })).collect()
+}
+
+/// The median in µs, or 0, which is not drawn.
+fn micros(spread: Option<Spread>) -> f64 {
+    spread.map_or(0.0, |spread| spread.median / 1000.0)
+}
+
+fn latency(results: &Results) -> Option<Drawing> {
+    let rows = results.latency.rows.iter().map(|row| {
+        let points = [row.p50, row.p90, row.p99, row.p999, Some(row.max)];
+        (results.name(&row.protocol), points.map(micros).to_vec())
+    });
+    let legend = ["p50", "p90", "p99", "p99.9", "max"];
+    dots("time in µs, logarithmic", &legend, &rows.collect::<Vec<_>>())
+}
+
+fn throughput(results: &Results) -> Option<Drawing> {
+    let levels: BTreeSet<u64> = results.throughput.rows.iter().map(|row| row.in_flight).collect();
+    let rows = results.protocols.iter().map(|protocol| {
+        let points = levels.iter().map(|&level| results.rate_of(&protocol.id, level).unwrap_or(0.0));
+        (protocol.name.as_str(), points.collect())
+    });
+    let legend: Vec<_> = levels.iter().map(|level| format!("{level} in flight")).collect();
+    let legend: Vec<_> = legend.iter().map(String::as_str).collect();
+    dots("requests per second, logarithmic", &legend, &rows.collect::<Vec<_>>())
+}
+
+fn fixed_rate(results: &Results) -> Option<Drawing> {
+    let series = results.protocols.iter().map(|protocol| {
+        let rows = results.fixed_rate.rows.iter().filter(|row| row.protocol == protocol.id);
+        let points = rows.filter_map(|row| Some((row.offered as f64, row.p99?.median / 1000.0)));
+        (protocol.name.as_str(), points.collect())
+    });
+    let axes =
+        ["offered requests per second, logarithmic", "p99 in µs from the intended moment, logarithmic"];
+    lines(axes, &series.collect::<Vec<_>>())
+}
+
+fn batch(results: &Results) -> Option<Drawing> {
+    let series = results.protocols.iter().map(|protocol| {
+        let rows = results.batch.rows.iter().filter(|row| row.protocol == protocol.id);
+        let sizes = rows.map(|row| (row.readings as f64, row.p50));
+        let points = sizes.filter_map(|(size, p50)| Some((size, p50?.median / 1000.0 / size)));
+        (protocol.name.as_str(), points.collect())
+    });
+    lines(
+        ["readings in a batch, logarithmic", "p50 per reading in µs, logarithmic"],
+        &series.collect::<Vec<_>>(),
+    )
+}
+
+fn bytes(results: &Results) -> Option<Drawing> {
+    let rows = results.bytes.iter().map(|row| {
+        // An echo sends its payload twice; the second time is overhead.
+        let payload = row.payload as f64;
+        (results.name(&row.protocol), vec![payload, row.total() - payload])
+    });
+    bars("bytes of TCP payload", &["payload", "overhead"], &rows.collect::<Vec<_>>())
+}
+
+fn cpu(results: &Results) -> Option<Drawing> {
+    let rows = results.latency.rows.iter().filter(|row| row.client_cpu.is_some()).map(|row| {
+        let parts = [row.client_cpu, row.server_cpu, row.broker_cpu];
+        (results.name(&row.protocol), parts.map(micros).to_vec())
+    });
+    bars("CPU time in µs", &["client", "server", "broker"], &rows.collect::<Vec<_>>())
+}

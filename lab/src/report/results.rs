@@ -1,0 +1,299 @@
+//! The content of `results.json`. Each figure is a [`Spread`] over the rounds: median, lowest,
+//! highest. `null` means that the figure is not available.
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::statistic::Spread;
+use crate::protocols::Kind;
+use crate::run::brokers::Missing;
+use crate::run::conditions::Conditions;
+use crate::run::placement::Placement;
+
+/// Version of this layout. The lab reads no other version.
+pub const SCHEMA: u32 = 1;
+
+/// The ID of the baseline that the other protocols are compared with.
+pub(super) const BASELINE: &str = "tokio_echo";
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Where, when, and how the run measured.
+    pub conditions: Conditions,
+    /// The protocols that ran, in the order of the tables.
+    pub protocols: Vec<Named>,
+    /// The protocols that should have run and could not.
+    pub missing: Vec<Missing>,
+    /// The measurements that failed altogether, so their figures are missing.
+    pub failures: Vec<Failure>,
+    /// One request in flight: time and CPU per request.
+    pub latency: Measured<Latency>,
+    /// Many requests in flight.
+    pub throughput: Measured<Throughput>,
+    /// Latency at fixed rates (`--full`).
+    pub fixed_rate: Measured<FixedRate>,
+    /// Time by size of the batch, with one request in flight (`--full`).
+    pub batch: Measured<Batch>,
+    /// Bytes on the wire.
+    pub bytes: Vec<Bytes>,
+    /// Connection set-up (`--full`).
+    pub set_up: Measured<SetUp>,
+    /// The server's memory (`--full`).
+    pub memory: Vec<Memory>,
+}
+
+/// A protocol.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Named {
+    /// Its name in `--protocols` and in every row's `protocol`.
+    pub id: String,
+    /// Its name in the tables.
+    pub name: String,
+    /// What a reply means.
+    pub kind: Kind,
+}
+
+/// A measurement that ended with an error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// The protocol's name.
+    pub name: String,
+    /// The measurement.
+    pub measurement: String,
+    /// Why it failed.
+    pub error: String,
+}
+
+/// Rows measured with one placement on cores.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measured<T> {
+    /// The cores of client and server.
+    pub placement: Placement,
+    /// One row per protocol or, if there are levels, per protocol and level.
+    pub rows: Vec<T>,
+}
+
+/// One request in flight. Times in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Latency {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Requests that succeeded, over all rounds.
+    pub requests: u64,
+    /// Requests that failed, over all rounds.
+    pub errors: u64,
+    /// Median. A percentile with fewer than ten samples beyond it in some round is `null`.
+    pub p50: Option<Spread>,
+    /// 90th percentile.
+    pub p90: Option<Spread>,
+    /// 99th percentile.
+    pub p99: Option<Spread>,
+    /// 99.9th percentile.
+    pub p999: Option<Spread>,
+    /// The longest time in a round.
+    pub max: Spread,
+    /// The client's CPU time per request, including the measuring loop.
+    pub client_cpu: Option<Spread>,
+    /// The server's CPU time per request.
+    pub server_cpu: Option<Spread>,
+    /// The broker's CPU time per request.
+    pub broker_cpu: Option<Spread>,
+}
+
+/// Many requests in flight.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Throughput {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Requests per second that succeeded.
+    pub per_second: Spread,
+    /// Requests that failed, over all rounds.
+    pub errors: u64,
+    /// The client's CPU time per second of the clock: 1 is one core.
+    pub client_busy: Option<Spread>,
+    /// The server's CPU time per second of the clock.
+    pub server_busy: Option<Spread>,
+    /// The broker's CPU time per second of the clock.
+    pub broker_busy: Option<Spread>,
+}
+
+/// Requests at a fixed rate. Times in nanoseconds, from the intended moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FixedRate {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Requests per second that were due.
+    pub offered: u64,
+    /// Replies per second.
+    pub achieved: Spread,
+    /// Median.
+    pub p50: Option<Spread>,
+    /// 99th percentile.
+    pub p99: Option<Spread>,
+    /// 99.9th percentile.
+    pub p999: Option<Spread>,
+    /// 99th percentile of the sender's own delay: how long after a request was due the sender
+    /// noticed it. The delay is part of the times.
+    pub lateness_p99: Option<Spread>,
+    /// Requests that failed, over all rounds.
+    pub errors: u64,
+    /// Requests that were due and never sent, over all rounds.
+    pub unsent: u64,
+    /// In some round, fewer replies came back than 95 percent of the offered rate. That round
+    /// then skipped the higher rates.
+    pub saturated: bool,
+}
+
+/// One batch in flight. Times in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Batch {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Readings in the batch.
+    pub readings: u64,
+    /// Median time of a batch.
+    pub p50: Option<Spread>,
+    /// Batches that failed, over all rounds.
+    pub errors: u64,
+}
+
+/// TCP payload of one request with one reading, in bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bytes {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// From client to server, mean of 100 requests. Through a broker, it is the sum of both
+    /// hops.
+    pub request: f64,
+    /// From server to client, likewise.
+    pub response: f64,
+    /// Once per connection, in both directions.
+    pub set_up: f64,
+    /// Size of the reading's information, in bytes.
+    pub payload: u64,
+}
+
+/// Time to the first verified reply, in nanoseconds: connection, handshakes, and one request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetUp {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Median of the connections in a round.
+    pub median: Spread,
+}
+
+/// Memory in RAM, in bytes, without the kernel's buffers. It is the server's memory or,
+/// through a broker, the broker's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Memory {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Memory before the first request or, through a broker, after one.
+    pub at_rest: u64,
+    /// What each open, idle connection adds. Each has made one request.
+    pub per_connection: f64,
+}
+
+impl Results {
+    /// Reads a `results.json`.
+    ///
+    /// # Errors
+    /// If it has another layout.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let results: Self = serde_json::from_str(text).context(
+            "not a results.json of this version of the lab; measure again with cargo run --release",
+        )?;
+        let schema = results.schema;
+        ensure!(schema == SCHEMA, "results.json has layout {schema}, but this lab reads layout {SCHEMA}");
+        Ok(results)
+    }
+
+    /// Returns a protocol's name in tables.
+    pub(super) fn name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.protocols.iter().find(|protocol| protocol.id == id).map_or(id, |protocol| &protocol.name)
+    }
+}
+
+/// Medians of one protocol, named by its ID, to compare with another's.
+impl Results {
+    /// p50 with one in flight, in nanoseconds.
+    pub(super) fn latency_of(&self, id: &str) -> Option<f64> {
+        self.latency.rows.iter().find(|row| row.protocol == id)?.p50.map(|spread| spread.median)
+    }
+
+    /// CPU time per request of all sides, in nanoseconds.
+    pub(super) fn cpu_of(&self, id: &str) -> Option<f64> {
+        self.latency.rows.iter().find(|row| row.protocol == id)?.cpu()
+    }
+
+    /// Requests per second with this many in flight.
+    pub(super) fn rate_of(&self, id: &str, in_flight: u64) -> Option<f64> {
+        let mut rows = self.throughput.rows.iter();
+        rows.find(|row| row.protocol == id && row.in_flight == in_flight).map(|row| row.per_second.median)
+    }
+
+    /// Bytes per request, in both directions.
+    pub(super) fn bytes_of(&self, id: &str) -> Option<f64> {
+        self.bytes.iter().find(|row| row.protocol == id).map(Bytes::total)
+    }
+
+    /// p50 of a batch of this many readings, in nanoseconds.
+    pub(super) fn batch_of(&self, id: &str, readings: u64) -> Option<f64> {
+        let mut rows = self.batch.rows.iter();
+        rows.find(|row| row.protocol == id && row.readings == readings)?.p50.map(|spread| spread.median)
+    }
+
+    /// Time to the first reply, in nanoseconds.
+    pub(super) fn set_up_of(&self, id: &str) -> Option<f64> {
+        self.set_up.rows.iter().find(|row| row.protocol == id).map(|row| row.median.median)
+    }
+}
+
+impl Latency {
+    /// CPU time of all sides per request, in nanoseconds, or `None` if it is not available.
+    pub(super) fn cpu(&self) -> Option<f64> {
+        let others = [self.server_cpu, self.broker_cpu].into_iter().flatten();
+        Some(self.client_cpu?.median + others.map(|spread| spread.median).sum::<f64>())
+    }
+}
+
+impl Bytes {
+    /// Bytes in both directions.
+    pub fn total(&self) -> f64 {
+        self.request + self.response
+    }
+
+    /// The share of all bytes that is information, 0 to 1. (The echoes return the information,
+    /// so theirs is at most one half.)
+    pub(super) fn share(&self) -> f64 {
+        self.payload as f64 / self.total()
+    }
+}
+
+impl Throughput {
+    /// Names the side that had no CPU time left. With "none", each side waited part of the time,
+    /// for another side or for a disk.
+    pub(super) fn saturated(&self, placement: Placement) -> &'static str {
+        const FULL: f64 = 0.9;
+        let busy = |spread: Option<Spread>| spread.map_or(0.0, |spread| spread.median);
+        let (client, server) = (busy(self.client_busy), busy(self.server_busy) + busy(self.broker_busy));
+        if self.client_busy.is_none() {
+            return "unknown";
+        }
+        if placement == Placement::Same {
+            return if client + server >= FULL { "the shared core" } else { "none" };
+        }
+        match (client >= FULL, server >= FULL) {
+            (true, true) => "both",
+            (true, false) => "client",
+            (false, true) if busy(self.broker_busy) > busy(self.server_busy) => "broker",
+            (false, true) => "server",
+            (false, false) => "none",
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The tables that the results are shown as.
+
+use super::claims;
+use super::format::{NONE, digits, grouped, micros, short, utc};
+use super::results::{BASELINE, Memory, Named, Results, Throughput};
+use super::statistic::{NOISY, Spread};
+use super::table::Table;
+use crate::protocols::Kind;
+use crate::run::conditions::Conditions;
+
+/// Returns all tables that the results have rows for. [`costs`], [`summary`], and the predictions
+/// are only in the documents.
+pub fn tables(results: &Results) -> Vec<Table> {
+    let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
+    let figures = figures.into_iter().map(|table| with_marks(table(results), results));
+    let all = figures.chain([claims::table(results), not_measured(results)]);
+    all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
+}
+
+/// Marks the protocols that could not run, and those whose replies mean less.
+fn with_marks(mut table: Table, results: &Results) -> Table {
+    let accepted: Vec<_> =
+        results.protocols.iter().filter(|protocol| protocol.kind == Kind::Accepted).collect();
+    if !table.rows.is_empty() && !accepted.is_empty() {
+        let names: Vec<_> = accepted.iter().map(|protocol| protocol.name.as_str()).collect();
+        table.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(", "));
+    }
+    if !table.rows.is_empty() {
+        for missing in &results.missing {
+            let mut row = vec![NONE.to_owned(); table.columns.len()];
+            row[0].clone_from(&missing.name);
+            row[table.columns.len() - 1] = "missing".into();
+            table.rows.push(row);
+        }
+    }
+    table
+}
+
+/// Returns the name and value of each condition.
+pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
+    let versions: Vec<_> =
+        conditions.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let mut lines = vec![
+        ("command", conditions.command.clone()),
+        ("started", utc(conditions.started_at)),
+        ("took", format!("{:.0} s", conditions.duration_seconds)),
+        ("rounds", format!("{}, the protocols in turn in each", conditions.rounds)),
+        ("machine", conditions.machine.clone()),
+        ("cores", conditions.cores.to_string()),
+        (
+            "memory",
+            conditions.memory_bytes.map_or(NONE.into(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB)),
+        ),
+        ("system", conditions.system.clone()),
+        ("compiler", conditions.rustc.clone()),
+        ("versions", versions.join(", ")),
+    ];
+    if let Some(share) = conditions.busy_before {
+        let busy = if conditions.was_busy() { ": the machine was busy, expect noise" } else { "" };
+        lines.push(("used before", format!("{:.0} % of the cores' time{busy}", share * 100.0)));
+    }
+    if conditions.interrupted {
+        lines.push(("interrupted", "ended early: fewer rounds than planned, or none".into()));
+    }
+    lines
+}
+
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+fn maybe(spread: Option<Spread>) -> String {
+    spread.map_or(NONE.into(), |spread| micros(spread.median))
+}
+
+fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
+    spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
+}
+
+/// Returns the content of a row's last column, which is empty if all is well.
+fn remark(spread: Option<Spread>, errors: u64) -> String {
+    let noisy = spread.is_some_and(|spread| spread.is_noisy());
+    let errors = (errors > 0).then(|| format!("{errors} errors"));
+    [noisy.then(|| "noisy".to_owned()), errors].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn latency(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Latency with one request in flight, in µs; {}", results.latency.placement),
+        &format!(
+            "Medians over the rounds, with the range of p50 beside it. {NONE}: fewer than ten samples beyond. \
+             noisy: the range of p50 is wider than {:.0} percent of it.",
+            NOISY * 100.0
+        ),
+        &["protocol", "p50", "range", "p90", "p99", "p99.9", "max", "requests", ""],
+    );
+    for row in &results.latency.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            maybe(row.p50),
+            range(row.p50, micros),
+            maybe(row.p90),
+            maybe(row.p99),
+            maybe(row.p999),
+            micros(row.max.median),
+            grouped(row.requests as f64),
+            remark(row.p50, row.errors),
+        ]);
+    }
+    table
+}
+
+fn cpu(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("CPU time per request with one in flight, in µs; {}", results.latency.placement),
+        "User and kernel mode, as the scheduler counts it. The client's time includes the measuring loop.",
+        &["protocol", "client", "server", "range", "broker", "together", ""],
+    );
+    for row in results.latency.rows.iter().filter(|row| row.client_cpu.is_some()) {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            maybe(row.client_cpu),
+            maybe(row.server_cpu),
+            range(row.server_cpu, micros),
+            maybe(row.broker_cpu),
+            row.cpu().map_or(NONE.into(), micros),
+            remark(row.server_cpu, 0),
+        ]);
+    }
+    table
+}
+
+fn throughput(results: &Results) -> Table {
+    let placement = results.throughput.placement;
+    let mut table = Table::new(
+        format!("Requests per second by number in flight; {placement}"),
+        "client, server, broker: CPU time per second of the clock; 100 % is one core. saturated: the side that \
+         had no CPU time left. The rate is that side's limit, and says nothing about the other side. none: each \
+         side waited part of the time, for another side or for a disk.",
+        &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
+    );
+    for row in &results.throughput.rows {
+        let busy = |spread: Option<Spread>| {
+            spread.map_or(NONE.into(), |busy| format!("{:.0} %", busy.median * 100.0))
+        };
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            row.in_flight.to_string(),
+            short(row.per_second.median),
+            range(Some(row.per_second), short),
+            busy(row.client_busy),
+            busy(row.server_busy),
+            busy(row.broker_busy),
+            row.saturated(placement).into(),
+            remark(Some(row.per_second), row.errors),
+        ]);
+    }
+    table
+}
+
+fn fixed_rate(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Latency at fixed rates, from the intended moment, in µs; {}", results.fixed_rate.placement),
+        "Each protocol runs up to the first rate that it cannot keep up with. late: p99 of the sender's own delay, \
+         which is part of the times.",
+        &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "late", "unsent", ""],
+    );
+    for row in &results.fixed_rate.rows {
+        let saturated = if row.saturated { "saturated".to_owned() } else { String::new() };
+        let remarks = [remark(row.p50, row.errors), saturated];
+        let micros = |spread: Option<Spread>| spread.map_or(NONE.into(), |time| short(time.median / 1000.0));
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            short(row.offered as f64),
+            short(row.achieved.median),
+            micros(row.p50),
+            micros(row.p99),
+            micros(row.p999),
+            micros(row.lateness_p99),
+            if row.unsent > 0 { short(row.unsent as f64) } else { String::new() },
+            remarks.into_iter().filter(|remark| !remark.is_empty()).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+fn batch(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Time by size of the batch, one in flight, p50 in µs; {}", results.batch.placement),
+        "All readings of a batch share what the batch costs once.",
+        &["protocol", "readings", "per batch", "range", "per reading", ""],
+    );
+    for row in &results.batch.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.readings as f64),
+            maybe(row.p50),
+            range(row.p50, micros),
+            maybe(row.p50.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            remark(row.p50, row.errors),
+        ]);
+    }
+    table
+}
+
+fn bytes(results: &Results) -> Table {
+    let mut table = Table::new(
+        "Bytes on the wire: one request with one reading, and set-up".into(),
+        "TCP payload, counted by a forwarding proxy in an untimed run. Through a broker, it is the sum of both \
+         hops. Payload: the information in the reading. Set-up happens once per connection.",
+        &["protocol", "request", "response", "together", "payload", "share", "set-up"],
+    );
+    for row in &results.bytes {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.request),
+            grouped(row.response),
+            grouped(row.total()),
+            row.payload.to_string(),
+            format!("{:.0} %", row.share() * 100.0),
+            grouped(row.set_up),
+        ]);
+    }
+    table
+}
+
+fn set_up(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Set-up: time to the first reply, in µs; {}", results.set_up.placement),
+        "Connection, handshakes, and one request, with a new client each time.",
+        &["protocol", "median", "range", ""],
+    );
+    for row in &results.set_up.rows {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            micros(row.median.median),
+            range(Some(row.median), micros),
+            remark(Some(row.median), 0),
+        ]);
+    }
+    table
+}
+
+fn memory(results: &Results) -> Table {
+    let mut table = Table::new(
+        "The server's memory, in kB".into(),
+        "Memory in RAM, without the kernel's buffers. Each idle connection has made one request. –: less than the \
+         process's memory varies on its own.",
+        &["protocol", "at rest", "per idle connection"],
+    );
+    for row in &results.memory {
+        let name = results.name(&row.protocol).into();
+        table.rows.push(vec![name, grouped(row.at_rest as f64 / 1000.0), per_connection(row)]);
+    }
+    table
+}
+
+/// Returns what each protocol costs, in the figures that a reader needs to choose one.
+pub fn costs(results: &Results) -> Table {
+    let mut table = Table::new(
+        "What each protocol costs".into(),
+        &format!(
+            "Latency: p50 with one request in flight. CPU: time of all sides per request. Requests/s: with {MANY} in \
+             flight. Bytes: one request and its reply. Set-up: time to the first reply. kB/connection: the server's \
+             memory for an idle connection. ×: how many times the figure of the bare tokio TCP echo. Latency, CPU, \
+             and set-up: {}; requests/s: {}.",
+            results.latency.placement, results.throughput.placement
+        ),
+        &[
+            "protocol",
+            "latency µs",
+            "×",
+            "CPU µs",
+            "×",
+            "requests/s",
+            "×",
+            "bytes",
+            "set-up µs",
+            "kB/connection",
+        ],
+    );
+    let figures = |id: &str| [results.latency_of(id), results.cpu_of(id), results.rate_of(id, MANY)];
+    for Named { id, name, .. } in &results.protocols {
+        let mut row = vec![name.clone()];
+        for ((figure, baseline), show) in
+            figures(id).into_iter().zip(figures(BASELINE)).zip([micros, micros, short])
+        {
+            row.push(figure.map_or(NONE.into(), show));
+            row.push(
+                figure
+                    .zip(baseline)
+                    .map_or(NONE.into(), |(figure, baseline)| format!("{:.1}", figure / baseline)),
+            );
+        }
+        row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
+        row.push(results.set_up_of(id).map_or(NONE.into(), micros));
+        let memory = results.memory.iter().find(|row| row.protocol == *id);
+        row.push(memory.map_or(NONE.into(), per_connection));
+        table.rows.push(row);
+    }
+    let throughput = &results.throughput;
+    let client = |row: &&Throughput| row.in_flight == MANY && row.saturated(throughput.placement) == "client";
+    let names: Vec<_> =
+        throughput.rows.iter().filter(client).map(|row| results.name(&row.protocol)).collect();
+    if !names.is_empty() {
+        table.note +=
+            &format!(" Requests/s is the limit of the client, not of the server, for {}.", names.join(", "));
+    }
+    with_marks(table, results).without_empty_columns()
+}
+
+/// Returns what one request costs over each protocol whose server handles it: latency and CPU
+/// time, each with its difference to the echo.
+pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
+    let mut table = Table::new(String::new(), "", &columns);
+    let figures = |id: &str| [results.latency_of(id), results.cpu_of(id)];
+    let shown = |named: &&Named| named.id == BASELINE || named.kind == Kind::Recorded;
+    for Named { id, name, .. } in results.protocols.iter().filter(shown) {
+        let mut row = vec![name.clone()];
+        for (figure, baseline) in figures(id).into_iter().zip(figures(BASELINE)) {
+            let more =
+                figure.zip(baseline).filter(|_| id != BASELINE).map(|(figure, baseline)| figure - baseline);
+            row.push(figure.map_or(NONE.into(), micros));
+            row.push(more.map_or(NONE.into(), |more| format!("{:+.1}", more / 1000.0)));
+        }
+        table.rows.push(row);
+    }
+    table
+}
+
+/// Requests in flight in the table of costs.
+const MANY: u64 = 64;
+
+/// Memory of an idle connection, in kB.
+fn per_connection(row: &Memory) -> String {
+    if row.per_connection > 0.0 { digits(row.per_connection / 1000.0) } else { NONE.into() }
+}
+
+/// Protocols that did not run, and measurements that failed.
+fn not_measured(results: &Results) -> Table {
+    let mut table = Table::new("Not measured".into(), "", &["protocol", "what", "why", "how to change it"]);
+    for missing in &results.missing {
+        table.rows.push(vec![
+            missing.name.clone(),
+            "all".into(),
+            missing.reason.clone(),
+            missing.command.clone(),
+        ]);
+    }
+    for failure in &results.failures {
+        table.rows.push(vec![
+            failure.name.clone(),
+            failure.measurement.clone(),
+            failure.error.clone(),
+            String::new(),
+        ]);
+    }
+    table
+}

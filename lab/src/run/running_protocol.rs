@@ -1,0 +1,82 @@
+//! A protocol that is ready to be measured: everything it needs is running.
+
+use std::sync::Arc;
+
+use super::brokers::Brokers;
+use super::meter::Meter;
+use super::placement::Placement;
+use super::proxy::Proxy;
+use super::server::Server;
+use crate::protocols::{Protocol, Recorder, Served};
+
+/// A protocol with its server and the way to it. Dropping it stops the server.
+pub struct RunningProtocol {
+    /// The protocol.
+    pub protocol: &'static Protocol,
+    /// Reads the CPU time of its processes.
+    pub meter: Meter,
+    /// Counts the bytes, if they are counted.
+    pub proxy: Option<Proxy>,
+    address: String,
+    _server: Option<Server>,
+}
+
+impl RunningProtocol {
+    /// Starts what the protocol needs, on the server's core. If `counted`, a proxy counts the
+    /// bytes. It runs in front of the server or, if there is a broker, in front of the broker,
+    /// for both the client and the server.
+    ///
+    /// # Errors
+    /// If the server, its broker, or the proxy does not start.
+    pub fn start(
+        protocol: &'static Protocol,
+        placement: Placement,
+        brokers: &mut Brokers,
+        counted: bool,
+    ) -> anyhow::Result<Self> {
+        let core = placement.server_core();
+        brokers.place(placement);
+        let broker = protocol.served.broker().map(|kind| brokers.get(kind)).transpose()?;
+        let broker_process = broker.as_ref().and_then(|(_, process)| *process);
+        let mut proxy = None;
+        let mut counting = |address: String| -> anyhow::Result<String> {
+            if !counted {
+                return Ok(address);
+            }
+            let started = proxy.insert(Proxy::start(address)?);
+            Ok(started.address().to_owned())
+        };
+        let (address, server) = match (&protocol.served, broker) {
+            (Served::ThroughBroker(..), Some((broker, _))) => {
+                let broker = counting(broker)?;
+                let server = Server::start(&format!("{}@{broker}", protocol.id), core)?;
+                (broker, Some(server))
+            }
+            (_, Some((broker, _))) => (counting(broker)?, None),
+            (_, None) => {
+                let server = Server::start(protocol.id, core)?;
+                (counting(server.address().to_owned())?, Some(server))
+            }
+        };
+        let meter = Meter { server: server.as_ref().map(Server::process), broker: broker_process };
+        Ok(Self { protocol, meter, proxy, address, _server: server })
+    }
+
+    /// Connects a client that has a batch of this many readings prepared.
+    ///
+    /// # Errors
+    /// If the protocol's client does not connect.
+    pub async fn connect(&self, readings: u64) -> anyhow::Result<Arc<dyn Recorder>> {
+        (self.protocol.connect)(self.address.clone(), usize::try_from(readings)?).await
+    }
+
+    /// Connects a client and waits for its first reply, so its connection is certainly open.
+    ///
+    /// # Errors
+    /// If the client does not connect, or its request fails.
+    pub async fn connect_and_record(&self) -> anyhow::Result<Arc<dyn Recorder>> {
+        let recorder = self.connect(1).await?;
+        recorder.record().await?;
+        Ok(recorder)
+    }
+}

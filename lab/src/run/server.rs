@@ -1,0 +1,124 @@
+//! Servers as processes of their own.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::meter::cpu_time;
+use super::placement::pin;
+use crate::protocols::{Served, by_id};
+
+/// A second process of this same program, which runs as a server.
+///
+/// It gets the arguments `serve <role>`. Its `main` asks [`role`], listens, prints
+/// `listening on <address>`, and serves until [`owner_is_gone`]. Dropping this value kills
+/// the process.
+pub struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    /// Starts the process on this core, counted from 0, or, with `None`, on the cores of the
+    /// caller.
+    ///
+    /// # Errors
+    /// If the process does not start, or ends before it listens.
+    pub fn start(role: &str, core: Option<usize>) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", role]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Ctrl-C in a terminal reaches every process of the group. The lab decides when its
+        // servers stop, so they get a group of their own.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let spawn = move || {
+            // A child inherits the cores of the thread that starts it.
+            if let Some(core) = core {
+                ensure!(pin(core), "core {core} is not available");
+            }
+            command.spawn().context("start the server")
+        };
+        let mut child =
+            thread::spawn(spawn).join().map_err(|_| anyhow::anyhow!("the spawning thread panicked"))??;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("the server's output")?).read_line(&mut line)?;
+        let address =
+            line.trim().strip_prefix("listening on ").context("the server did not start")?.to_owned();
+        Ok(Self { child, address })
+    }
+
+    /// Returns what the server printed after `listening on`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns the process ID.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns the CPU time that the process has used so far. Threads that have ended are not
+    /// included.
+    ///
+    /// # Errors
+    /// If there is no `/proc/<pid>/task/*/schedstat` (not Linux).
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        cpu_time(self.child.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The server holds nothing that is still needed. A graceful shutdown would only take
+        // the time that it allows its connections to finish.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the role that [`Server::start`] gave this process, or `None` if a person started it.
+pub fn role() -> Option<String> {
+    std::env::args().skip_while(|argument| argument != "serve").nth(1)
+}
+
+/// Completes when the process that started this one has ended or dropped its [`Server`]. The
+/// pipe to stdin then closes, even if that process was killed.
+pub async fn owner_is_gone() {
+    let end = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    let _ = end.await;
+}
+
+/// Runs a protocol's server in the process that [`Server::start`] made. `role` is the
+/// protocol's ID. If the requests come through a broker, `@` and the broker's `host:port`
+/// follow, and the server prints that as its address.
+///
+/// # Errors
+/// If there is no such protocol, or it cannot listen.
+pub async fn serve(role: &str) -> anyhow::Result<()> {
+    let (id, broker) =
+        role.split_once('@').map_or((role, None), |(id, broker)| (id, Some(broker.to_owned())));
+    let protocol = by_id(id).with_context(|| format!("no protocol {id:?}"))?;
+    let shutdown = CancellationToken::new();
+    let cancelled = shutdown.clone();
+    tokio::spawn(async move {
+        owner_is_gone().await;
+        cancelled.cancel();
+    });
+    match (&protocol.served, broker) {
+        (Served::Directly(serve), None) => {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            println!("listening on {}", listener.local_addr()?);
+            serve(listener, shutdown).await
+        }
+        (Served::ThroughBroker(_, serve), Some(broker)) => {
+            let address = broker.clone();
+            serve(broker, shutdown, Box::new(move || println!("listening on {address}"))).await
+        }
+        _ => bail!("{role:?} is not a server"),
+    }
+}

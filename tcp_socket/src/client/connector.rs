@@ -1,0 +1,105 @@
+//! How the client connects: TCP, then the handshake.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::base::retry::Pauses;
+use crate::base::write_timeout::WriteTimeout;
+use crate::client::address::server_addr;
+use crate::client::error::Error;
+use crate::limits::{CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_SERVER_PAYLOAD, WRITE_TIMEOUT};
+use crate::protocol::frame::FrameBuffer;
+use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
+use crate::protocol::message::Refusal;
+
+/// What a client's frames travel on. The rest of the client takes any stream.
+pub(crate) type Transport = WriteTimeout;
+
+/// A connection after its handshake.
+pub(crate) struct Connection<S> {
+    pub(crate) stream: S,
+    pub(crate) input: FrameBuffer,
+    pub(crate) welcome: Welcome,
+    /// Whether a whole frame has arrived on it. Only then do the pauses start over.
+    pub(crate) useful: bool,
+}
+
+/// How to connect.
+pub(crate) struct Connector {
+    addr: String,
+    hello: Hello,
+}
+
+impl Connector {
+    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+        let addr = server_addr(url)?;
+        let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
+        Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
+    }
+
+    /// Connects and does the handshake, within [`CONNECT_TIMEOUT`].
+    pub(crate) async fn connect(&self) -> Result<Connection<Transport>, Error> {
+        let unreachable = |source| unreachable(&self.addr, source);
+        let connect = async {
+            let stream = TcpStream::connect(&self.addr).await.map_err(unreachable)?;
+            // Otherwise a request could wait for the acknowledgement of the one before.
+            stream.set_nodelay(true).map_err(unreachable)?;
+            handshake(WriteTimeout::new(stream, WRITE_TIMEOUT), &self.hello, unreachable).await
+        };
+        timeout(CONNECT_TIMEOUT, connect)
+            .await
+            .unwrap_or_else(|_elapsed| Err(unreachable(io::ErrorKind::TimedOut.into())))
+    }
+
+    /// Connects, however many attempts it takes. An error means that no further attempt can
+    /// succeed.
+    pub(crate) async fn reconnect(&self, pauses: &mut Pauses) -> Result<Connection<Transport>, Error> {
+        loop {
+            sleep(pauses.next_pause()).await;
+            match self.connect().await {
+                Err(error) if !error.is_permanent() => debug!("connect: {error}"),
+                result => return result,
+            }
+        }
+    }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    hello: &Hello,
+    unreachable: impl Fn(io::Error) -> Error,
+) -> Result<Connection<S>, Error> {
+    // A full server may have said so and closed already: read its answer anyway.
+    let _ = stream.write_all(&hello.encode()).await;
+    let _ = stream.flush().await;
+    let mut bytes = [0; WELCOME];
+    stream.read_exact(&mut bytes).await.map_err(&unreachable)?;
+    let welcome =
+        Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("its answer is not WELCOME".into()))?;
+    let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
+    match welcome.version {
+        // With fewer replies, the server could have forgotten a batch that is sent again.
+        VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
+            Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
+        }
+        VERSION => Ok(Connection { stream, input, welcome, useful: false }),
+        0 => loop {
+            let frame = input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;
+            if let Some(refusal) = frame.and_then(|frame| Refusal::parse(frame.payload)) {
+                return Err(Error::Refused(refusal));
+            }
+            if input.read_from(&mut stream).await.map_err(&unreachable)? == 0 {
+                return Err(Error::Protocol("it refuses the connection and does not say why".into()));
+            }
+        },
+        other => Err(Error::Protocol(format!("it chose version {other}"))),
+    }
+}
+
+fn unreachable(addr: &str, source: io::Error) -> Error {
+    Error::Unreachable { url: format!("tcp://{addr}"), source: source.into() }
+}
