@@ -15,7 +15,7 @@ pub(super) enum Repeat {
     Idempotent,
     /// A POST that the server recognizes by its `Idempotency-Key`.
     Keyed,
-    /// It might do harm: repeat it only if it certainly was not executed.
+    /// A second execution might do harm: repeat it only if it certainly was not executed.
     Harmful,
 }
 
@@ -52,7 +52,7 @@ where
     })
 }
 
-/// Returns whether the same request may be sent once more, and may then succeed.
+/// Returns whether the same request may be sent again, and may then succeed.
 pub(super) fn may_pass(error: &Error, repeat: Repeat) -> bool {
     match error {
         Error::Unreachable { .. } => true, // It was never sent.
