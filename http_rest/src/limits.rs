@@ -44,7 +44,7 @@ pub(crate) const MAX_KEY: usize = 128;
 pub(crate) const MAX_REQUEST_ID: usize = 64;
 
 /// Maximum number of entries in a problem's `errors`. Without it, the response to 10,000
-/// invalid readings would have about a megabyte.
+/// invalid readings would be about a megabyte long.
 pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 
 /// Maximum number of characters that a problem quotes from a request.
@@ -63,7 +63,7 @@ pub struct Limits {
     /// take about 1.1 MB)
     #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_body: usize,
-    /// Time that a request's header may take to arrive; after it, the server closes the
+    /// Time that a request's header may take to arrive; after that, the server closes the
     /// connection
     ///
     /// The time starts with the connection or, on a reused one, after the previous response.
@@ -71,10 +71,10 @@ pub struct Limits {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub header_timeout: Duration,
     /// Time from the end of a request's header to the response, including the body's
-    /// arrival; after it, the client gets 408
+    /// arrival; after that, the client gets 408
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
-    /// Time that a write may wait for a client that isn't reading; after it, the server
+    /// Time that a write may wait for a client that isn't reading; after that, the server
     /// closes the connection
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub write_timeout: Duration,

@@ -98,7 +98,7 @@ enum Stations {
         name: Option<String>,
         #[command(flatten)]
         position: Position,
-        /// ETag of the version that you have seen; without it, the current one
+        /// ETag of the version that you have seen; by default, the current one
         #[arg(long)]
         etag: Option<String>,
     },
@@ -106,7 +106,7 @@ enum Stations {
     Delete {
         /// The station's ID
         id: String,
-        /// ETag of the version that you have seen; without it, the current one
+        /// ETag of the version that you have seen; by default, the current one
         #[arg(long)]
         etag: Option<String>,
     },
@@ -160,7 +160,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Prints readings to stdout, and changes of the connection to stderr.
+/// Prints readings to stdout, and notes about the connection to stderr.
 async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watch = client.watch(station).await?;
     let mut returning = false;
@@ -254,7 +254,7 @@ async fn pages<T: Serialize, F: Future<Output = Result<Page<T>, Error>>>(
     }
 }
 
-/// The tour. The README shows its output, and a test compares the two.
+/// The tour. The README shows parts of its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     // An earlier tour may have been interrupted.
     match client.station("oslo-1").await {

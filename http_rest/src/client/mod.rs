@@ -1,4 +1,4 @@
-//! The client: a method for each request to the server.
+//! The client: one method for each kind of request.
 
 mod error;
 mod retry;

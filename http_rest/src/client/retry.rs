@@ -19,7 +19,7 @@ pub(super) enum Repeat {
     Harmful,
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or time or attempts run out.
+/// Calls `attempt` until it succeeds or fails for good, or until time or attempts run out.
 ///
 /// The error is that of the last attempt. If that was not executed but an earlier one may
 /// have been, the error says so.

@@ -57,7 +57,7 @@ pub struct Reading {
     /// Temperature: -100 to 70 °C; humidity: 0 to 100 percent; pressure: 800 to
     /// 1100 hPa; wind: 0 to 120 m/s.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
+    /// When it was measured, in ms since the Unix epoch, up to the end of the year 9999.
     pub recorded_at: u64,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Recorded {
 pub struct ReadingQuery {
     /// ID of the station whose readings to return.
     pub station: String,
-    /// Only this metric.
+    /// Only readings of this metric.
     #[param(nullable = false)]
     pub metric: Option<Metric>,
     /// Earliest `recorded_at`, in ms since the Unix epoch.

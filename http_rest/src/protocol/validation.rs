@@ -1,5 +1,5 @@
-//! Turns the bytes of a body into a value that is known to be valid. Otherwise, the error
-//! says which fields are wrong.
+//! Turns the bytes of a body into a value that is known to be valid. If they are not valid,
+//! the error says which fields are wrong.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;

@@ -81,7 +81,7 @@ fn failed(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, detail)
 }
 
-/// Entity tags as a client sent them, whether or not this server made them, or only `*`.
+/// The entity tags in a client's condition, whether or not this server made them, or only `*`.
 struct Tags<'a>(Vec<&'a [u8]>);
 
 impl<'a> Tags<'a> {

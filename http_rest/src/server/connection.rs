@@ -64,7 +64,8 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     \r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}";
 
-/// Refuses a connection. The response fits into the buffer of any new socket.
+/// Refuses a connection. Writing the response doesn't wait: it fits into the buffer of any
+/// new socket.
 pub(crate) async fn refuse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: LingerLimits,

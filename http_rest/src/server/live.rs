@@ -37,7 +37,7 @@ use crate::protocol::validation::is_station_id;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LiveFilter {
-    /// ID of the station whose readings to send; by default those of all stations.
+    /// ID of the only station whose readings to send; by default, all stations.
     #[param(nullable = false)]
     station: Option<String>,
 }

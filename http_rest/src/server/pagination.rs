@@ -15,9 +15,9 @@ pub(crate) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     Err(Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}, not {limit}")))
 }
 
-/// Cuts a list to one page. If the list has more entries than fit, there is a next page. Then the
-/// result is the header `Link: <…>; rel="next"` (RFC 8288), with the address that `next` makes
-/// from this page's last entry.
+/// Cuts a list to one page. If the list has more entries than fit, returns the header
+/// `Link: <…>; rel="next"` (RFC 8288). Its address comes from `next`, which makes it from this
+/// page's last entry.
 pub(crate) fn cut<T>(entries: &mut Vec<T>, limit: usize, next: impl FnOnce(&T) -> String) -> HeaderMap {
     let more = entries.len() > limit;
     entries.truncate(limit);

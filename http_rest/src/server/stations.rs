@@ -109,7 +109,7 @@ pub(crate) async fn read(
     params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to replace",
         pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
     responses(
-        (status = 200, description = "The replaced station", body = Station,
+        (status = 200, description = "The station after the change", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
         (status = 404, description = "No such station: PUT does not create one"),
         (status = 428, description = "If-Match is missing")))]
@@ -128,7 +128,7 @@ pub(crate) async fn replace(
     params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to change",
         pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
     responses(
-        (status = 200, description = "The changed station", body = Station,
+        (status = 200, description = "The station after the change", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
         (status = 404, description = "No such station"),
         (status = 428, description = "If-Match is missing")))]
@@ -200,7 +200,7 @@ async fn change(
     Ok(changed.ok_or_else(|| not_found(id))??.into_response())
 }
 
-/// A station's ID from the path. Returns 404 for anything else.
+/// A station's ID from the path. A path with anything else gets 404.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(crate) struct StationId {

@@ -146,8 +146,7 @@ impl Store {
         Some(found.collect())
     }
 
-    /// Counts the kept readings of a station whose sequence number is above `seen` and at
-    /// most `last`.
+    /// Counts the stored readings of a station with sequence numbers from `seen + 1` to `last`.
     pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
         let inner = self.lock();
         let Some(entry) = inner.stations.get(station) else { return 0 };

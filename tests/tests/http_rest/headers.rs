@@ -13,7 +13,7 @@ const STATION: &str = r#"{"id":"a","name":"A"}"#;
 /// is replaced by the station's ETag.
 async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> Response {
     let station = Station { id: "a".into(), name: "A".into(), latitude: None, longitude: None };
-    let _ = server.client().create_station(&station).await; // An earlier one may have deleted it.
+    let _ = server.client().create_station(&station).await; // An earlier request may have deleted it.
     let tag = server.client().station("a").await.unwrap().etag;
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.replace("TAG", &tag))).collect();
     let mut all: Headers<'_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

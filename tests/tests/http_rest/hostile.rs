@@ -59,7 +59,7 @@ async fn a_thousand_slow_lorises_do_not_block_other_clients() {
     server.stop().await;
 }
 
-/// As `printf … | nc` does.
+/// `printf … | nc` half-closes its connection in this way.
 #[apply(test!)]
 async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
