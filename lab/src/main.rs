@@ -28,17 +28,17 @@ use lab::{runtime, serve};
 
 /// Measures the protocols side by side on this machine.
 ///
-/// Each server runs in a process of its own. The lab prints tables and writes report.html and
-/// results.json. Ctrl-C stops it early and keeps what it has measured so far.
+/// Each server runs in its own process. The lab prints tables and writes report.html and
+/// results.json. Ctrl-C ends the run early and keeps what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
-    /// Measure latency, one level of throughput, CPU time, and bytes, in about a minute (the default)
+    /// Measure latency, throughput at one level, CPU time, and bytes: about a minute (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, and memory, in more rounds: about a quarter of an hour
+    /// Also measure fixed rates, batches, set-up, and memory, with more rounds: about 15 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json

@@ -39,8 +39,8 @@ use process::unused_address;
 pub use process::{Output, Pair, Server, run_program};
 pub use readme::{assert_same, expected_output};
 
-/// Time after which a test fails, because it hangs. It is far longer than the slowest test takes
-/// on a busy machine.
+/// Time after which a test counts as hanging, and fails. It is far longer than the slowest test
+/// takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(300);
 
 /// Time after which a [slow](Test::slow) test fails.

@@ -96,8 +96,8 @@ pub async fn run_program(program: &str, args: &[&str]) -> Output {
     }
 }
 
-/// A server process. If its test panics before it was stopped, it is killed, and what it printed
-/// is shown.
+/// A server process. If its test panics before stopping it, the server is killed, and what it
+/// printed is shown.
 pub struct Server {
     program: String,
     child: Child,
@@ -160,8 +160,8 @@ impl Server {
         self.wait().await
     }
 
-    /// Waits until the server has stopped, after [`Server::terminate`], and returns what it printed,
-    /// as [`Server::stop`] does.
+    /// Waits until the server has stopped after [`Server::terminate`]. Returns what it printed, like
+    /// [`Server::stop`].
     pub async fn wait(&mut self) -> String {
         let status = timeout(STOP, self.child.wait()).await;
         let status =

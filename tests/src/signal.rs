@@ -1,5 +1,5 @@
-//! Signals and process groups, if the system has them. On other systems the tests still compile, but
-//! each is reported as ignored with [`NEEDS_UNIX`].
+//! Signals and process groups, if the system has them. On other systems, the tests still compile,
+//! but each is reported as ignored with [`NEEDS_UNIX`].
 
 #[cfg(unix)]
 pub use nix::{

@@ -18,8 +18,8 @@ pub struct Wire {
     pub request: f64,
     /// Bytes from server to client, mean per request.
     pub response: f64,
-    /// Bytes in both directions that a connection costs once: handshakes, settings, and
-    /// whatever the first requests need more than later ones.
+    /// Bytes in both directions that a connection costs once: handshakes, settings, and the extra
+    /// bytes of its first requests.
     pub set_up: f64,
 }
 

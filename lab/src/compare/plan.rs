@@ -7,7 +7,7 @@ use super::measure::Span;
 /// The measurements of a run, and how long each takes.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Number of times each measurement is repeated.
+    /// Number of rounds of each measurement. Bytes and memory are measured only once.
     pub rounds: usize,
     /// Duration of a measurement with one request in flight.
     pub latency: Span,

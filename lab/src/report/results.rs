@@ -269,7 +269,7 @@ impl Bytes {
         self.request + self.response
     }
 
-    /// Returns which share of all bytes is information, from 0 to 1. An echo sends the information
+    /// Returns what share of all bytes is information, from 0 to 1. An echo sends the information
     /// twice, so its share is one half.
     pub(super) fn share(&self) -> f64 {
         self.payload as f64 / self.total()

@@ -9,7 +9,7 @@ use super::page::figure;
 /// Maximum width of a table in the terminal, in characters.
 pub const WIDTH: u16 = 100;
 
-/// Maximum width up to which a column never wraps, in characters.
+/// Width up to which a column never wraps, in characters.
 const WHOLE: usize = 24;
 
 /// Draws lines above and below the header, and below the last row.

@@ -44,7 +44,7 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
         ("duration", format!("{:.0} s", conditions.duration_seconds)),
-        ("rounds", format!("{}, each with the protocols in turn", conditions.rounds)),
+        ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
         (
@@ -63,7 +63,7 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ));
     }
     if conditions.interrupted {
-        lines.push(("interrupted", "stopped early, so with fewer rounds than planned, or none".into()));
+        lines.push(("interrupted", "stopped early: fewer rounds than planned, or none".into()));
     }
     lines
 }

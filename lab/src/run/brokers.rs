@@ -98,7 +98,7 @@ impl Brokers {
             .running
             .iter()
             .find(|(running, _)| *running == kind)
-            .context("the broker has just started")?;
+            .context("the broker that was just started is missing")?;
         let url = broker.url();
         let address = url.split_once("://").map_or(url.as_str(), |(_scheme, address)| address);
         Ok((address.to_owned(), broker.pid()))

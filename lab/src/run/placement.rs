@@ -43,7 +43,7 @@ pub fn runtime() -> std::io::Result<Runtime> {
 pub enum Placement {
     /// Client and server on the same core.
     Same,
-    /// Client and server on a core each.
+    /// Client and server on separate cores.
     Separate,
     /// The system chooses, and may change its choice at any time.
     Free,
@@ -80,7 +80,7 @@ impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Same => "client and server on the same core",
-            Self::Separate => "client and server on a core each",
+            Self::Separate => "client and server on separate cores",
             Self::Free => "cores chosen by the system: expect noise",
         })
     }

@@ -1,4 +1,4 @@
-//! The first two commands in the README are also those that `.ci/run` runs.
+//! Checks that `.ci/run` runs the first two commands of the README.
 
 use crate::repository::{REPOSITORY, read};
 use crate::shell::commands_in_blocks;

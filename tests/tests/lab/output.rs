@@ -126,7 +126,7 @@ async fn the_document_lists_every_prediction_word_for_word() {
     }
 }
 
-/// The expected values are computed by hand from the sample, which lacks gRPC, WebSocket, and Redis.
+/// The expected values are computed by hand from the sample. It lacks gRPC, WebSocket, and Redis.
 #[apply(test!)]
 async fn the_figures_decide_the_predictions() {
     let decided = predictions::table(&sample()).rows;

@@ -112,7 +112,7 @@ async fn the_stall_shows_only_at_a_fixed_rate() {
     let paced = measure::fixed_rate(&server, 1000.0, span(5 * STALL), &Meter::default()).await;
     let times = paced.latencies.histogram;
     assert_eq!((times.len(), paced.unsent, paced.latencies.errors.count), (2000, 0, 0));
-    // 400 requests were due during the stall, and the first 320 of these waited for at least a fifth
+    // 400 requests were due during the stall, and the first 320 of them waited for at least a fifth
     // of it. Only 256 can be in flight. The others had to wait to be sent, and that wait counts.
     let p99 = percentile(&times, 0.99).expect("enough samples");
     assert!(p99 > 0.8 * stall, "fixed rate: p99 {p99} ns");
