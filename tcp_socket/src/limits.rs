@@ -71,13 +71,13 @@ pub struct Limits {
     /// together.
     #[arg(long, value_name = "BYTES", default_value = "524288")]
     pub max_payload: u32,
-    /// Time for a new connection to send its `HELLO`; a later one gets `HANDSHAKE_TIMEOUT`
+    /// Time for a new connection to send its `HELLO`; after that, it gets `HANDSHAKE_TIMEOUT`
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Close a connection on which no byte arrives for this many seconds
     ///
-    /// The client gets `IDLE_TIMEOUT`. To stay connected, a client that has nothing else to
-    /// send sends a `PING` now and then.
+    /// The client gets `IDLE_TIMEOUT`. A client that has nothing else to send can stay
+    /// connected with a `PING` now and then.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub idle_timeout: Duration,
     /// Time that a frame may take to arrive, however slow it is
@@ -93,8 +93,8 @@ pub struct Limits {
     pub min_frame_rate: u32,
     /// Time in which a client must read some of what the server sends
     ///
-    /// After that, the server cuts the connection. It sends no `ERROR`, as there is no room for
-    /// one.
+    /// After that, the server cuts the connection, without an `ERROR` that the client would not
+    /// read either.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub write_timeout: Duration,
     /// Maximum number of watches of one connection; further ones get `TOO_MANY_WATCHES`
@@ -102,7 +102,7 @@ pub struct Limits {
     pub max_watches: usize,
     /// Maximum number of readings that a watch may lag behind
     ///
-    /// The server skips older ones, and tells the watcher how many.
+    /// The server skips older ones and tells the client how many.
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub watch_backlog: usize,
 }
@@ -140,7 +140,8 @@ pub(crate) const MIN_FRAME_RATE: u32 = 4_000;
 /// Time in which the server must read some of what the client sends.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Shortest pause before an attempt to reconnect. It doubles with each further attempt.
+/// Pause before the first attempt to reconnect, without its random part. It doubles with each
+/// further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum pause between two attempts to reconnect.

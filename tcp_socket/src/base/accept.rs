@@ -48,9 +48,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Allows [`max_connections`](ConnectionLimits::max_connections) at a time. Beyond that,
-    /// it handles up to [`max_refusals`](ConnectionLimits::max_refusals) refusals at a time,
-    /// and closes any further connections at once.
+    /// Allows [`max_connections`](ConnectionLimits::max_connections) at a time, and
+    /// [`max_refusals`](ConnectionLimits::max_refusals) more that are being refused. Any
+    /// further connections are closed at once.
     pub fn new(limits: &ConnectionLimits) -> Self {
         Self {
             tasks: TaskTracker::new(),

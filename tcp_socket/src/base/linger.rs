@@ -94,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         let mut scratch = [0; 8 * 1024];
         while limits.bytes > 0 && until.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);
-            // On an error, the peer is gone and will send nothing more, either.
+            // After an error, the peer is gone and sends nothing more.
             let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf));
             let count = buf.filled().len();
             if read.is_err() || count == 0 {

@@ -1,5 +1,5 @@
-//! What every program needs besides its actual work: logs, shutdown signals, a listener,
-//! output, error messages, and exit codes.
+//! Logs, shutdown signals, a listener, output, error messages, and exit codes: every program
+//! needs them besides its actual work.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -19,9 +19,9 @@ use super::text::{is_unsafe, printable};
 /// Exit code after a second signal: 128 plus the number of SIGINT, as a shell would report it.
 const INTERRUPTED: i32 = 130;
 
-/// Sends logs to stderr. The variable `RUST_LOG` selects them, such as `info`; if it is not
-/// set, `default` does. All messages and fields are made [`printable`], since they may quote
-/// text from outside.
+/// Sends logs to stderr. The environment variable `RUST_LOG` selects them (for example, `info`);
+/// if it is not set, `default` does. All messages and fields are made [`printable`], since they
+/// may quote text from outside.
 ///
 /// # Errors
 /// If `RUST_LOG` is not a list of levels and targets.
@@ -47,8 +47,8 @@ pub fn start_logs(default: &str) -> anyhow::Result<()> {
 /// Returns a token that is canceled by Ctrl-C or, on Unix, by SIGTERM. A second signal
 /// ends the program at once, whatever it is waiting for.
 ///
-/// Call this before the program reports that it is ready: a signal that arrives earlier
-/// ends the program without cleanup.
+/// Call this before the program reports that it is ready: until then, a signal ends the
+/// program without cleanup.
 ///
 /// # Errors
 /// If the signal handlers or their thread cannot be set up.

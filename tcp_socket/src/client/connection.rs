@@ -122,8 +122,8 @@ impl Task {
         self.status.send_replace(Some(Err(error)));
     }
 
-    /// Waits for the next connection, and meanwhile collects calls. An error means that the
-    /// client stops for good.
+    /// Waits for the next connection and collects calls in the meantime. An error means that
+    /// the client stops for good.
     async fn wait_for<C>(&mut self, next: impl Future<Output = Result<C, Error>>) -> Result<C, Error> {
         let mut next = pin!(next);
         loop {

@@ -45,8 +45,8 @@ async fn the_highest_common_version_is_chosen() {
     let mut again = Raw::connect(&server.addr).await;
     again.write(&hello).await;
     assert!(again.welcome().await.remembered);
-    let told = (welcome.version, welcome.max_payload, welcome.window as usize, welcome.max_watches);
-    assert_eq!(told, (1, 512 * 1024, REPLIES_KEPT, 64));
+    let limits = (welcome.max_payload, welcome.window as usize, welcome.max_watches);
+    assert_eq!((welcome.version, limits), (1, (512 * 1024, REPLIES_KEPT, 64)));
     assert_eq!(welcome.idle_timeout, 60_000);
     let other = start(Limits::default()).await;
     let mut raw = Raw::connect(&other.addr).await;
@@ -222,7 +222,7 @@ async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
         let mut raw = Raw::open(&server.addr).await;
         let cancel = flagged_frame(kind::CANCEL, flags, 7, payload);
         raw.write(&cancel).await;
-        raw.assert_alive().await; // There is no response, as there is no such watch.
+        raw.assert_alive().await; // No response comes without such a watch.
         raw.ask(kind::WATCH, 7, b"oslo-1").await;
         raw.write(&cancel).await;
         let response = raw.receive().await;
@@ -332,7 +332,7 @@ async fn a_watch_sees_what_others_record_until_it_is_canceled() {
     let end = watcher.ask(kind::CANCEL, 7, b"").await;
     assert_eq!((end.kind, end.flags), (kind::READING, FLAG_END));
     recorder.ask(kind::RECORD, 3, &batch(3, "a", 9.0)).await;
-    watcher.send(kind::CANCEL, 7, b"").await; // There is no such watch, so no response comes.
+    watcher.send(kind::CANCEL, 7, b"").await; // The watch is over, so no response comes.
     watcher.assert_alive().await; // 9.0 did not arrive, either.
     // The ID is free again.
     assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
