@@ -62,7 +62,7 @@ impl Connector {
         loop {
             sleep(pauses.next_pause()).await;
             match self.connect().await {
-                Err(error) if !error.is_permanent() => debug!("connect: {error}"),
+                Err(error) if !error.is_permanent() => debug!("cannot connect: {error}"),
                 result => return result,
             }
         }
@@ -86,7 +86,8 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     match welcome.version {
         // With fewer replies, the server could have forgotten a batch by the time it is resent.
         VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
-            Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
+            let text = format!("it keeps {} replies, but this client needs {MAX_IN_FLIGHT}", welcome.window);
+            Err(Error::Protocol(text))
         }
         VERSION => Ok(Connection { stream, input, welcome, useful: false }),
         0 => loop {

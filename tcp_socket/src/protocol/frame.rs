@@ -48,7 +48,7 @@ pub mod kind {
     pub const READING: u16 = 0x0102;
     /// Server: the response to a `PING`.
     pub const PONG: u16 = 0x0104;
-    /// Server: the request failed, or with request ID 0 the connection did.
+    /// Server: the request failed or, with request ID 0, the connection.
     pub const ERROR: u16 = 0x01ff;
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The readings of a station are also the queue for all of its watchers. A watch is only a
 //! number: the position of the next reading to send. So a slow watcher costs no memory and
-//! delays no client that records. It falls behind, and the distance says how much it missed.
+//! delays no client that records. It falls behind, and the distance shows how much it missed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

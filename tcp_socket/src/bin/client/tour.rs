@@ -173,8 +173,8 @@ impl Wire {
     }
 }
 
-fn show(out: &mut impl Write, who: &str, fields: &[Field]) -> anyhow::Result<()> {
-    writeln!(out, "   {who} sends {} bytes", describe::length(fields))?;
+fn show(out: &mut impl Write, sender: &str, fields: &[Field]) -> anyhow::Result<()> {
+    writeln!(out, "   {sender} sends {} bytes", describe::length(fields))?;
     for field in fields {
         writeln!(out, "     {field}")?;
     }
