@@ -19,7 +19,7 @@ use state::State;
 
 mod close_reason;
 mod connection;
-pub mod replies;
+pub mod dedup;
 mod requests;
 mod state;
 pub mod store;

@@ -8,7 +8,7 @@ use crate::limits::MAX_STATIONS;
 use crate::protocol::frame::{CRITICAL_FLAGS, Frame, kind, put_frame};
 use crate::protocol::message::{Batch, ErrorCode, Refusal, parse_station};
 use crate::server::close_reason::CloseReason;
-use crate::server::replies::{DedupWindow, Lookup, SharedWindow};
+use crate::server::dedup::{DedupWindow, Lookup, SharedWindow};
 use crate::server::store::{Full, Store};
 use crate::server::watches::{Watches, put_last_reading};
 

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use crate::limits::{Limits, REPLIES_KEPT};
 use crate::protocol::handshake::{Id, Welcome, random_id};
 use crate::protocol::message::Refusal;
-use crate::server::replies::Replies;
+use crate::server::dedup::Replies;
 use crate::server::store::Store;
 
 /// What all connections of a server share.

@@ -11,7 +11,7 @@ use tcp_socket::protocol::frame::{BadFrame, Frame, FrameBuffer, HEADER, READ, ki
 use tcp_socket::protocol::handshake::{HELLO, Hello, WELCOME, Welcome};
 use tcp_socket::protocol::message::{Batch, Refusal, Update, parse_station, put_batch, put_measurement};
 use tcp_socket::protocol::model::Measurement;
-use tcp_socket::server::replies::{DedupWindow, Lookup};
+use tcp_socket::server::dedup::{DedupWindow, Lookup};
 use tcp_socket::{Metric, Reading};
 use tests::{apply, test};
 

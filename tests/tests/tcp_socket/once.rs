@@ -5,7 +5,7 @@ use tcp_socket::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH, RE
 use tcp_socket::protocol::frame::kind;
 use tcp_socket::protocol::handshake::random_id;
 use tcp_socket::protocol::message::ErrorCode;
-use tcp_socket::server::replies::{Lookup, Replies};
+use tcp_socket::server::dedup::{Lookup, Replies};
 use tcp_socket::{Client, Error, Limits};
 use tests::{apply, test};
 use tokio::task::JoinSet;
