@@ -97,9 +97,9 @@ impl ServerReflection for Reflection {
             async move {
                 let question = question?;
                 let asked = stream::iter([question.clone()]);
-                let answer =
+                let response =
                     async { service.server_reflection_info(asked).await?.into_inner().message().await };
-                let error = match answer.await {
+                let error = match response.await {
                     Ok(Some(response)) => return Ok(response),
                     Ok(None) => Status::internal("the reflection service sent no response"),
                     Err(status) => status,
