@@ -17,75 +17,76 @@ use tcp_socket::base::limits::{ConnectionLimits, defaults, seconds};
 #[command(mut_arg("max_connections", |max| max.default_value("1024")))]
 #[command(mut_arg("drain_timeout", |time| time.default_value("8")))]
 pub struct Limits {
-    /// Limits of every connection, which all chapters share.
+    /// Limits on connections, which all chapters share.
     #[command(flatten)]
     pub connections: ConnectionLimits,
-    /// Maximum bytes in one message, decompressed; a larger one gets RESOURCE_EXHAUSTED.
+    /// Maximum number of bytes in one message, decompressed; a larger one gets
+    /// RESOURCE_EXHAUSTED.
     ///
     /// 10,000 readings take at most 0.55 MB.
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<usize>)]
     pub max_message: usize,
-    /// Maximum bytes in the header list of a call; a larger one gets RESOURCE_EXHAUSTED.
+    /// Maximum number of bytes in a call's header list; a larger one gets
+    /// RESOURCE_EXHAUSTED.
     ///
     /// Counted as in RFC 9113, section 6.5.2. The document "gRPC over HTTP2" suggests
     /// 8 KiB.
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024, value_parser = number::<u32>)]
     pub max_header_list: u32,
-    /// Maximum bytes in a header list that the HTTP/2 library passes on.
+    /// Maximum number of bytes in a header list that the HTTP/2 library passes on.
     ///
     /// It refuses a larger one on its own, with HTTP status 431 and no gRPC status. If
     /// the list keeps growing, it closes the connection.
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024, value_parser = number::<u32>)]
     pub max_kept_header_list: u32,
-    /// Maximum bytes of one call that may arrive before its handler reads them.
+    /// Maximum number of bytes of one call that may arrive before its handler reads them.
     ///
     /// Beyond it, HTTP/2 flow control makes the sender wait.
     #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024, value_parser = number::<u32>)]
     pub stream_window: u32,
-    /// Maximum unread bytes of all calls on a connection together.
+    /// Maximum number of unread bytes of all calls on a connection together.
     ///
     /// The default is many times that of one call, so unread calls do not hold up the
     /// others.
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<u32>)]
     pub connection_window: u32,
-    /// Maximum calls in flight on one connection.
+    /// Maximum number of calls in flight on one connection.
     ///
     /// Beyond it, a client waits, or the server refuses its stream with REFUSED_STREAM.
     /// Such a call is safe to retry.
     #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = number::<u32>)]
     pub max_streams: u32,
-    /// Maximum calls in flight on all connections; more get RESOURCE_EXHAUSTED.
+    /// Maximum number of calls in flight on all connections; more get RESOURCE_EXHAUSTED.
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = number::<usize>)]
     pub max_calls: usize,
-    /// Maximum abandoned calls on a connection, minus the completed ones.
+    /// Maximum number of abandoned calls on a connection, minus the completed ones.
     ///
     /// Beyond it, the server closes the connection. A client that opens streams and
     /// resets them at once (rapid reset, CVE-2023-44487) makes the server work without
     /// ever having many streams open.
     #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = number::<usize>)]
     pub max_abandoned: usize,
-    /// Seconds within which a new connection must deliver its first bytes.
+    /// Time that a new connection has to deliver its first bytes.
     ///
     /// These are the client's preface and the header of its first frame. If they are
     /// late, the server closes the connection.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Maximum seconds from a call's headers to its response; then DEADLINE_EXCEEDED.
+    /// Maximum time from a call's headers to its response; then DEADLINE_EXCEEDED.
     ///
     /// Upload is exempt. This limit ends calls whose clients send a request byte by byte.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
-    /// Maximum seconds of silence in an Upload; then DEADLINE_EXCEEDED.
+    /// Maximum time of silence in an Upload; then DEADLINE_EXCEEDED.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub upload_idle_timeout: Duration,
-    /// Seconds without calls after which a connection is closed; it can take twice as
-    /// long.
+    /// Time without calls after which a connection is closed; it can take twice as long.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub idle_timeout: Duration,
-    /// Seconds without input after which the server sends a PING.
+    /// Time without input after which the server sends a PING.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub keepalive_interval: Duration,
-    /// Seconds to wait for the acknowledgement of a PING; then the connection is closed.
+    /// Time to wait for the acknowledgement of a PING; then the connection is closed.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keepalive_timeout: Duration,
 }
@@ -105,62 +106,62 @@ fn number<T: TryFrom<u32>>(text: &str) -> Result<T, String> {
 
 const MAX_NUMBER: u32 = (1 << 31) - 1;
 
-/// Maximum bytes in the ID of a station or a threshold.
+/// Maximum number of bytes in the ID of a station or a threshold.
 pub(crate) const MAX_ID: usize = 32;
 
-/// Maximum readings in one batch.
+/// Maximum number of readings in one batch.
 pub(crate) const MAX_BATCH: usize = 10_000;
 
 /// Latest accepted `recorded_at`: the last millisecond of the year 9999.
 pub(crate) const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
-/// Maximum stations kept; a batch that would create more is refused.
+/// Maximum number of stations kept; a batch that would create more is refused.
 pub(crate) const MAX_STATIONS: usize = 1_000;
 
-/// Maximum readings kept for each station; beyond it, the oldest are dropped. A reading
-/// takes 24 bytes, and the capacity of each station's queue grows to 131,072, so a full
-/// store takes 3.1 GB.
+/// Maximum number of readings kept for each station; beyond it, the oldest are dropped. A
+/// reading takes 24 bytes, and the capacity of each station's queue grows to 131,072, so
+/// a full store takes 3.1 GB.
 pub(crate) const READINGS_PER_STATION: usize = 100_000;
 
-/// Maximum thresholds in one `Monitor`.
+/// Maximum number of thresholds in one `Monitor`.
 pub(crate) const MAX_THRESHOLDS: usize = 100;
 
-/// Maximum field violations in one response; a batch of 10,000 invalid readings would
-/// otherwise get a response of a megabyte.
+/// Maximum number of field violations in one response; a batch of 10,000 invalid readings
+/// would otherwise get a response of a megabyte.
 pub(crate) const MAX_VIOLATIONS: usize = 50;
 
-/// Maximum bytes of a response's header list, including its trailers, counted as in RFC
-/// 9113, section 6.5.2. By default, grpc-java accepts no more.
+/// Maximum number of bytes in a response's header list, including its trailers, counted
+/// as in RFC 9113, section 6.5.2. By default, grpc-java accepts no more.
 pub const MAX_RESPONSE_HEADERS: usize = 8 * 1024;
 
-/// Maximum bytes of the field violations in a status. `grpc-status-details-bin` holds
-/// them in base64, which adds a third. The rest of [`MAX_RESPONSE_HEADERS`] is for the
-/// status message, which is sent both in `grpc-message` and in the details, and for the
-/// other header fields.
+/// Maximum number of bytes for the field violations in a status.
+/// `grpc-status-details-bin` holds them in base64, which adds a third. The rest of
+/// [`MAX_RESPONSE_HEADERS`] is for the status message, which is sent both in
+/// `grpc-message` and in the details, and for the other header fields.
 pub(crate) const MAX_VIOLATION_BYTES: usize = 5_000;
 
-/// Maximum bytes of a status message, which percent-encoding can triple. Only messages
-/// from the libraries that this server uses are ever longer.
+/// Maximum number of bytes in a status message, which percent-encoding can triple. Only
+/// messages from the libraries that this server uses are ever longer.
 pub(crate) const MAX_MESSAGE: usize = 400;
 
-/// Maximum bytes of an invalid ID that an error quotes.
+/// Maximum number of bytes that an error quotes of an invalid ID.
 pub(crate) const MAX_QUOTED: usize = 40;
 
-/// Maximum bytes of a request ID and of a method name in the log.
+/// Maximum number of bytes of a request ID and of a method name in the log.
 pub(crate) const MAX_LOGGED: usize = 100;
 
-/// Maximum bytes of one call that wait to be written to the socket.
+/// Maximum number of bytes of one call that wait to be written to the socket.
 pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// Time allowed for sending the last responses, and for a peer to close its connection
 /// after a GOAWAY.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Maximum readings copied out of the store at once: enough to make the lock cheap, and
-/// few enough to keep a stream small.
+/// Maximum number of readings copied out of the store at once: enough to make the lock
+/// cheap, and few enough to keep a stream small.
 pub(crate) const CHUNK: usize = 64;
 
-/// Maximum retries of the client after its first attempt.
+/// Maximum number of retries of the client after its first attempt.
 pub const MAX_RETRIES: usize = 4;
 
 /// Pause of the client before the first retry. It doubles with each further retry. A
@@ -175,5 +176,6 @@ pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// two clocks do not start at the same moment.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
-/// Maximum requests of a `Monitor` that wait to be sent; beyond it, the caller waits.
+/// Maximum number of requests of a `Monitor` that wait to be sent; beyond it, the caller
+/// waits.
 pub(crate) const REQUESTS_AHEAD: usize = 16;

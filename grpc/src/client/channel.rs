@@ -121,7 +121,7 @@ impl Channel {
         // The letter distinguishes the ID from a number in a log.
         let id = format!("c{:08x}{:07x}", shared.id, shared.calls.fetch_add(1, Relaxed));
         if let Ok(mut id) = id.parse::<MetadataValue<Ascii>>() {
-            // HPACK remembers header fields, so that it can send a number next time. It
+            // HPACK remembers header fields, so that it can send an index next time. It
             // should not remember one that is never sent again.
             id.set_sensitive(true);
             request.metadata_mut().insert(REQUEST_ID, id);

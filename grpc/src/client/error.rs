@@ -70,7 +70,7 @@ impl Error {
     }
 
     /// Returns the reason if the connection was lost or the server is unavailable, and
-    /// `None` for any other error. With a reason, a new connection may help.
+    /// `None` for any other error. If there is a reason, a new connection may help.
     pub fn disconnect_reason(&self) -> Option<String> {
         match self {
             Self::Unreachable { source, .. } => Some(root_cause(source)),

@@ -42,7 +42,8 @@ impl Client {
     /// were accepted. Retries while that is safe.
     ///
     /// # Errors
-    /// [`Error::Status`] with `INVALID_ARGUMENT` names each invalid field.
+    /// [`Error::Status`] with `INVALID_ARGUMENT` if the batch is invalid; it names the
+    /// first invalid fields.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let deadline = Instant::now() + self.channel.deadline;
         let attempt = async || {

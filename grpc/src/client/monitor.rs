@@ -23,8 +23,9 @@ use crate::protocol::status::deadline_exceeded;
 /// The client's side of a `Monitor`: a stream of acknowledgements and alerts. It ends
 /// when the call ends with `OK`. Dropping it cancels the call.
 ///
-/// The server forgets the thresholds when the call ends. If that was because the
-/// connection broke ([`Error::Broken`]), [`Monitoring::reconnect`] adds them again.
+/// The server forgets the thresholds when the call ends. After an error with a
+/// [disconnect reason](Error::disconnect_reason), [`Monitoring::reconnect`] adds them
+/// again.
 #[derive(Debug)]
 pub struct Monitoring {
     channel: Channel,

@@ -41,9 +41,9 @@ pub(super) struct ServerState {
     pub(super) limits: Limits,
     /// [`Limits::max_calls`] permits, one for each call in flight.
     pub(super) permits: Arc<Semaphore>,
-    /// Canceled when the server begins to stop: open response streams end.
+    /// Canceled when the server begins to stop, which ends open response streams.
     pub(super) stopping: CancellationToken,
-    /// Canceled when the drain time is over: calls without a response get one.
+    /// Canceled when the drain time is over, which ends calls that have no response yet.
     pub(super) drained: CancellationToken,
 }
 

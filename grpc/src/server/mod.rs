@@ -56,7 +56,7 @@ const FIRST_BYTES: usize = 24 + 9;
 const TOO_MANY_CONNECTIONS: &[u8] =
     b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
 
-/// How the server works.
+/// The server's configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Every limit.

@@ -175,7 +175,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        debug!("no longer monitoring {} stations", self.watched.len());
+        debug!("no longer monitoring; stations with thresholds: {}", self.watched.len());
     }
 }
 

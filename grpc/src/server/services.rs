@@ -24,7 +24,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use crate::protocol::model::shorten;
 use crate::protocol::proto::DESCRIPTORS;
 
-/// Maximum bytes of an error's text in a response of the reflection service.
+/// Maximum number of bytes of an error's text in a response of the reflection service.
 const MAX_ERROR: usize = 400;
 
 /// tonic's health service, with a `Watch` that accepts unknown services.

@@ -80,6 +80,6 @@ impl Upload<'_> {
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        debug!("no longer uploading, after {} readings", self.index);
+        debug!("no longer uploading; readings received: {}", self.index);
     }
 }

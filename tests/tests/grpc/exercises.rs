@@ -1,5 +1,5 @@
 //! The README's tested exercises. Each test fails until its exercise is solved. It sends
-//! the server bytes, since the proto does not have the new call or field yet.
+//! raw bytes, since the proto does not have the new call or field yet.
 
 use std::time::Duration;
 use tests::{apply, test};

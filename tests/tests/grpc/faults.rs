@@ -36,8 +36,8 @@ async fn a_client_that_vanishes_ends_the_handlers_work() {
         let monitor = prefixed(&MonitorRequest { action: Some(monitor_request::Action::Add(add)) });
         for (path, body, ended) in [
             (WATCH, watch_request(1), "no longer watching oslo-1"),
-            (UPLOAD, upload, "no longer uploading, after 1 readings"),
-            (MONITOR, monitor, "no longer monitoring 1 stations"),
+            (UPLOAD, upload, "no longer uploading; readings received: 1"),
+            (MONITOR, monitor, "no longer monitoring; stations with thresholds: 1"),
         ] {
             let mut raw = Raw::connect(server.addr()).await;
             raw.send(&frame(HEADERS, END_HEADERS, 1, &call_headers(path))).await;

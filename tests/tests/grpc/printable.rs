@@ -13,7 +13,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::support::*;
 
-/// Clears the screen, rings the bell, overwrites a line, forges one, and so on.
+/// A text that clears the screen, rings the bell, overwrites a line, forges one, and so
+/// on.
 const EVIL: &str = "\u{1b}[2J\u{7}\r\nerror: forged\u{9b}31m\u{202e}\u{2066}\u{200b}\u{3164}\u{2028}";
 
 fn assert_printable(text: &str, context: &str) {

@@ -70,7 +70,7 @@ async fn a_call_is_retried_when_that_is_safe() {
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
     assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
-    // A retry would get the other codes again.
+    // After other codes, a retry would fail again.
     let (url, calls) = unreliable(100, status_only("8")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);
     assert_eq!(calls.load(SeqCst), 1);
