@@ -1,5 +1,5 @@
-//! Compiles the protos at build time. protox is a protobuf compiler written in
-//! Rust, so that no `protoc` has to be installed.
+//! Compiles the protos at build time. protox is a protobuf compiler written in Rust, so
+//! you don't need to install `protoc`.
 
 use std::env;
 use std::error::Error;

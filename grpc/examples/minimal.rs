@@ -1,9 +1,9 @@
 //! The whole idea of this chapter in one file.
 //!
-//! The functions that a client can call are written down in a *contract*,
-//! `protos/weather/v1/weather.proto`. From it the build generates the messages, a
-//! trait for the server to implement, and a client whose methods look like local
-//! functions. A call can also return a stream of responses.
+//! A *contract*, `protos/weather/v1/weather.proto`, lists the functions that a client can
+//! call. From it, the build generates the messages, a trait for the server to implement,
+//! and a client whose methods look like local functions. A call can also return a stream
+//! of responses.
 //!
 //! ```sh
 //! cargo run -p grpc --example minimal
@@ -25,14 +25,14 @@ use tonic::{Request, Response, Result, Status, Streaming};
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0: any free one.
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0 picks a free one.
     let url = format!("http://{}", listener.local_addr()?);
     let server = Server::builder().add_service(WeatherServiceServer::new(Weather::default()));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     call(url).await
 }
 
-/// The server: implements the trait that was generated from the contract.
+/// The server. It implements the trait that was generated from the contract.
 #[derive(Default)]
 struct Weather {
     readings: Mutex<Vec<Reading>>,
@@ -74,7 +74,7 @@ impl WeatherService for Weather {
     }
 }
 
-/// The client: calls the server's functions and prints what comes back.
+/// The client. It calls the server's functions and prints what they return.
 async fn call(url: String) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut client = WeatherServiceClient::connect(url).await?;
     for station in ["oslo-1", ""] {

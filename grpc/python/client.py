@@ -1,4 +1,4 @@
-"""All four kinds of call to the weather server, from Python.
+"""Makes all four kinds of call to the weather server.
 
     grpc/python/setup
     grpc/python/.venv/bin/python grpc/python/client.py 127.0.0.1:50051
@@ -14,12 +14,12 @@ from grpc_status import rpc_status
 from weather.v1 import weather_pb2 as weather
 from weather.v1.weather_pb2_grpc import WeatherServiceStub
 
-# The end of every call here, so that nothing waits forever.
+# The timeout of each call, so that none waits forever.
 SECONDS = 20
 
 
 def show(text):
-    """Prints a line with escapes for the characters that a terminal would obey or hide."""
+    """Prints a line, with escapes for the characters that a terminal would obey or hide."""
     print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
@@ -56,7 +56,7 @@ def upload(stub):
 
 
 def monitor(stub):
-    requests = queue.SimpleQueue()  # None ends it
+    requests = queue.SimpleQueue()  # None ends the stream
     responses = stub.Monitor(iter(requests.get, None), timeout=SECONDS)
     hot = weather.Threshold(id="hot", station="rome-1", metric=weather.METRIC_TEMPERATURE, above=30)
     requests.put(weather.MonitorRequest(add=hot))

@@ -1,7 +1,7 @@
-"""A generic client: it has no proto file, and asks the server for it.
+"""A generic client. It has no proto file, so it asks the server for the contract.
 
-    reflect.py 127.0.0.1:50051                            what there is
-    reflect.py 127.0.0.1:50051 SERVICE/METHOD '{"…": …}'  one unary call, in JSON
+    reflect.py 127.0.0.1:50051                            list the services
+    reflect.py 127.0.0.1:50051 SERVICE/METHOD '{"…": …}'  make one unary call, in JSON
 """
 
 import sys
@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict, Parse
 from google.protobuf.message_factory import GetMessageClass
 
-# grpcio ships the messages of v1alpha, which are those of v1 in all but the name.
+# grpcio ships the messages of v1alpha, which differ from those of v1 only in their names.
 from grpc_reflection.v1alpha import reflection_pb2 as reflection
 
 SECONDS = 20

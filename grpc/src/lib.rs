@@ -12,17 +12,18 @@
 //! 3. `src/server/record.rs`: a unary call.
 //! 4. `src/server/watch.rs`: a server-streaming call without a queue.
 //!
-//! Then, one idea a file:
+//! Then, one idea per file:
 //!
-//! - [`protocol`]: what travels. `model` says what a valid reading is, and [`status`]
-//!   what each status code means.
+//! - [`protocol`]: the messages and statuses. `model` says what a valid reading is, and
+//!   [`status`] says what each status code means.
 //! - [`server`]: connections, services, and stopping. `upload` (client streaming,
-//!   backpressure) and `monitor` (both directions at once) are calls, `call` is around
-//!   every call (deadlines, cancellation, shutdown), and `store` is what is kept.
-//! - [`client`]: the other end. `channel` is what all calls share, `error` says what may
-//!   have been executed, `retry` when a client may retry, and `watch` how a stream
-//!   outlives its connection.
-//! - [`limits`]: every bound in one place.
+//!   backpressure) and `monitor` (both directions at once) are the other two kinds of
+//!   call. `call` surrounds every call (deadlines, cancellation, shutdown), and `store`
+//!   keeps the readings.
+//! - [`client`]: the other side. `channel` holds what all calls share, `error` says
+//!   whether a call may have been executed, `retry` decides when to retry, and `watch`
+//!   shows how a stream outlives its connection.
+//! - [`limits`]: every limit in one place.
 //!
 //! [`status`]: protocol::status
 

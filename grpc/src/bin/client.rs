@@ -1,4 +1,4 @@
-//! The client of the gRPC chapter: a guided tour, or one thing at a time.
+//! The client of the gRPC chapter: a guided tour, or one call at a time.
 //!
 //! ```sh
 //! cargo run -p grpc --bin server     # terminal 1
@@ -27,18 +27,18 @@ use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Talks to the weather server over gRPC. Without a subcommand it takes you on
-/// a tour of the four kinds of call: what is sent, and what comes back.
+/// Calls the weather server over gRPC. Without a subcommand, it runs a short guided tour
+/// of the four kinds of call and exits.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
     /// Address of the server
     #[arg(long, default_value = "http://127.0.0.1:50051", global = true)]
     url: String,
-    /// Sent as the metadata "authorization: Bearer TOKEN"
+    /// Token to send as the metadata "authorization: Bearer TOKEN"
     #[arg(long, global = true)]
     token: Option<String>,
-    /// Compress; the server must have been started with --gzip, too
+    /// Compress messages; start the server with --gzip, too
     #[arg(long, global = true)]
     gzip: bool,
     #[command(subcommand)]
@@ -47,14 +47,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Record one reading, taken now
+    /// Record one reading, with the current time
     Record {
-        /// The station's ID: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 characters of a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// Value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
@@ -69,24 +69,25 @@ enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         deadline: Option<u32>,
     },
-    /// Record a file, as one stream
+    /// Upload the readings in a file, as one stream
     Upload {
-        /// One reading per line: station,metric,value,recorded_at (ms since 1970)
+        /// File with one reading per line: station,metric,value,recorded_at (ms since
+        /// 1970)
         file: PathBuf,
     },
-    /// Print alerts. Reads lines from stdin, such as "add hot oslo-1 temperature above
-    /// 30" and "remove hot", until it ends
+    /// Read commands from stdin, such as "add hot oslo-1 temperature above 30" and
+    /// "remove hot", and print alerts
     Monitor,
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
-        // Only the last of the transport's causes says something new.
+        // Only the last cause in the transport's chain says anything new.
         Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
             Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
             _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
@@ -95,13 +96,14 @@ async fn main() -> ExitCode {
     }))
 }
 
-/// Returns whether the host refused the connection: no program listens on the port.
+/// Returns whether the host refused the connection, which means that no program listens
+/// on the port.
 fn is_refused(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Prints on stderr what happens to the connection, because stdout is for data.
+/// Reports on stderr what happens to the connection, since stdout is for data.
 fn note(text: &str) {
     // `eprintln!` would panic if nobody reads stderr anymore.
     let _ = writeln!(stderr(), "{}", printable(text));
@@ -114,7 +116,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
-            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at =
+                std::time::UNIX_EPOCH.elapsed().context("the system clock is set to a time before 1970")?;
             let recorded_at = u64::try_from(recorded_at.as_millis())?;
             let accepted =
                 client.record(&[Reading { station, metric: metric.into(), value, recorded_at }]).await?;
@@ -142,8 +145,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let file = BufReader::new(File::open(path).with_context(|| path.display().to_string())?);
-    // The stream has no place for an error. The first one ends it, is kept here, and is
-    // reported after the summary of what was sent before.
+    // The stream cannot carry an error. So the first invalid line ends it, and its error
+    // is kept here until the summary of the lines before it has been printed.
     let wrong = Arc::new(Mutex::new(None));
     let found = wrong.clone();
     let readings = file.lines().enumerate().map_while(move |(index, line)| {
@@ -158,16 +161,16 @@ async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::R
     let summary = client.upload(stream::iter(readings), None).await?;
     show_summary(out, "", &summary)?;
     match wrong.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        Some(error) => Err(error.context(format!("{} was sent up to here", path.display()))),
+        Some(error) => Err(error.context(format!("stopped sending {}", path.display()))),
         None => Ok(()),
     }
 }
 
-/// A line `station,metric,value,recorded_at`. The server checks the values.
+/// Parses a line `station,metric,value,recorded_at`. The server checks the values.
 fn parse(line: &str) -> anyhow::Result<Reading> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     let [station, name, value, recorded_at] = fields[..] else {
-        bail!("{} fields instead of station,metric,value,recorded_at", fields.len());
+        bail!("expected the 4 fields station,metric,value,recorded_at, but found {}", fields.len());
     };
     Ok(Reading {
         station: station.to_owned(),
@@ -179,7 +182,7 @@ fn parse(line: &str) -> anyhow::Result<Reading> {
 
 async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Result<()> {
     let (send, mut lines) = mpsc::channel(1);
-    // Reading a terminal blocks, which must not hold up the alerts.
+    // Reading from a terminal blocks. On its own thread, it does not hold up the alerts.
     std::thread::spawn(move || {
         for line in stdin().lines().map_while(Result::ok) {
             if send.blocking_send(line).is_err() {
@@ -189,7 +192,8 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
     });
     let mut open = true;
     loop {
-        // Cancel safe: what is not received stays in its channel or stream.
+        // Cancel safe: a line or event that is not received stays in its channel or
+        // stream.
         select! {
             line = lines.recv(), if open => match line.as_deref() {
                 None => {
@@ -199,33 +203,34 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                 Some(line) => match line.split_whitespace().collect::<Vec<_>>()[..] {
                     ["add", id, station, name, above_or_below, bound] => {
                         match threshold(id, station, name, above_or_below, bound) {
-                            Ok(threshold) => or_lost(monitoring.add(threshold).await)?,
+                            Ok(threshold) => ignore_ended(monitoring.add(threshold).await)?,
                             Err(error) => writeln!(out, "{error:#}")?,
                         }
                     }
-                    ["remove", id] => or_lost(monitoring.remove(id).await)?,
+                    ["remove", id] => ignore_ended(monitoring.remove(id).await)?,
                     [] => {}
-                    _ => writeln!(out, "add ID STATION METRIC above|below VALUE, or remove ID")?,
+                    _ => writeln!(out, "use: add ID STATION METRIC above|below VALUE, or: remove ID")?,
                 },
             },
             event = monitoring.try_next() => match event {
                 Ok(Some(event)) => show_event(out, "", &event)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    // If stdin has ended, the call was about to end, too: no reconnecting
-                    // then.
+                    // If stdin has ended, the call was about to end, too, so the client
+                    // does not reconnect.
                     let reason = error.disconnect_reason().filter(|_| open).ok_or(error)?;
                     note(&format!("connection lost: {reason}; reconnecting"));
                     monitoring.reconnect().await?;
-                    note("connected again; what was recorded meanwhile is lost");
+                    note("connected again; alerts in the meantime were missed");
                 }
             },
         }
     }
 }
 
-/// Ignores that the call has ended: `Monitoring::reconnect` sends the request again.
-fn or_lost(sent: Result<(), Error>) -> Result<(), Error> {
+/// Ignores the error that the call has ended: `Monitoring::reconnect` sends the request
+/// again.
+fn ignore_ended(sent: Result<(), Error>) -> Result<(), Error> {
     match sent {
         Err(Error::Ended) => Ok(()),
         other => other,
@@ -233,31 +238,31 @@ fn or_lost(sent: Result<(), Error>) -> Result<(), Error> {
 }
 
 fn threshold(id: &str, station: &str, name: &str, side: &str, bound: &str) -> anyhow::Result<Threshold> {
-    let value = bound.parse().context("the bound")?;
+    let value = bound.parse().context("bound")?;
     let bound = match side {
         "above" => Bound::Above(value),
         "below" => Bound::Below(value),
-        _ => bail!("above or below, not {side}"),
+        _ => bail!("use above or below, not {side}"),
     };
     let metric = metric(name).map_err(anyhow::Error::msg).context("metric")?.into();
     Ok(Threshold { id: id.to_owned(), station: station.to_owned(), metric, bound: Some(bound) })
 }
 
-/// The tour. The README shows its output, and a test compares the two.
+/// Runs the tour. The README shows its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric: Metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),
         metric: metric.into(),
         value,
-        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and later
     };
 
     let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    let accepted = client.record(&batch).await?; // Without a server no step is announced.
+    let accepted = client.record(&batch).await?; // Announce nothing if there is no server.
     writeln!(out, "1. Record, unary: a batch of two")?;
     writeln!(out, "   OK: accepted {accepted}")?;
 
-    writeln!(out, "2. Watch, server streaming: the two newest, then what comes")?;
+    writeln!(out, "2. Watch, server streaming: the two newest readings, then new ones")?;
     let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;
     client.record(&[reading(Metric::Temperature, -3.4, 2)]).await?;
     for _ in 0..3 {
@@ -286,19 +291,19 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     while monitoring.try_next().await?.is_some() {}
     writeln!(out, "   OK")?;
 
-    writeln!(out, "5. Record: a batch with an impossible value; nothing of it is kept")?;
+    writeln!(out, "5. Record: a batch with an impossible value, so none of it is kept")?;
     let batch = [reading(Metric::Temperature, 1.0, 8), reading(Metric::Humidity, 130.0, 8)];
     show_failure(out, client.record(&batch).await)?;
 
-    writeln!(out, "6. Watch: a station that nobody has heard of")?;
+    writeln!(out, "6. Watch: a station that the server does not know")?;
     show_failure(out, client.watch("atlantis", None, None).await)?;
 
-    writeln!(out, "7. Watch: with a deadline of 200 ms, and no reading comes")?;
+    writeln!(out, "7. Watch: a deadline of 200 ms, and no reading arrives")?;
     let deadline = Instant::now() + Duration::from_millis(200);
     let mut quiet = client.watch("oslo-1", None, Some(deadline)).await?;
     show_failure(out, quiet.next_reading().await)?;
 
-    writeln!(out, "8. Watch of step 2: dropped here, cancelled there")?;
+    writeln!(out, "8. The Watch of step 2: the client drops it, which cancels the call")?;
     drop(watching);
     Ok(())
 }
@@ -340,11 +345,11 @@ fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Resu
     Ok(())
 }
 
-/// Prints the status that a deliberate mistake got; anything else ends the tour.
-fn show_failure<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
-    match answer {
+/// Prints the status that a deliberate mistake leads to. Any other result ends the tour.
+fn show_failure<T>(out: &mut impl Write, result: Result<T, Error>) -> anyhow::Result<()> {
+    match result {
         Err(Error::Status(failure)) => Ok(writeln!(out, "   {failure}")?),
         Err(other) => Err(other.into()),
-        Ok(_) => bail!("the server accepted what it should refuse"),
+        Ok(_) => bail!("the server accepted a call that it should have refused"),
     }
 }

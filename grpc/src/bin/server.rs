@@ -15,19 +15,19 @@ use grpc::protocol::is_token;
 use grpc::{Config, Limits};
 use tcp_socket::base::program;
 
-/// Keeps the readings of weather stations and serves them over gRPC.
-/// Ctrl-C stops it after the calls in flight are answered.
+/// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it lets
+/// the calls in flight finish and then stops.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:50051")]
     addr: SocketAddr,
-    /// Refuse calls without the metadata "authorization: Bearer TOKEN"; other
-    /// users of the machine can read it in the list of processes
+    /// Refuse calls without the metadata "authorization: Bearer TOKEN"; other users of
+    /// this machine can see TOKEN in the list of processes
     #[arg(long, value_parser = token)]
     token: Option<String>,
-    /// Accept gzip from clients, and compress for those that accept it
+    /// Accept gzip from clients, and compress responses for clients that accept it
     #[arg(long)]
     gzip: bool,
     #[command(flatten)]
@@ -41,16 +41,17 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    // Handlers first: a signal that comes after the line below must find them.
+    // Install the handlers first: a signal can arrive as soon as the line below is
+    // printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "grpc").await?;
     writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
     let config = Config { limits: args.limits, token: args.token, gzip: args.gzip };
-    grpc::serve(listener, config, shutdown.cancelled_owned()).await.context("serve")
+    grpc::serve(listener, config, shutdown.cancelled_owned()).await.context("cannot serve")
 }
 
 fn token(text: &str) -> Result<String, &'static str> {
     is_token(text)
         .then(|| text.to_owned())
-        .ok_or("a token may contain only visible ASCII characters, and no spaces")
+        .ok_or("a token must be one or more visible ASCII characters, without spaces")
 }

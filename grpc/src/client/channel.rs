@@ -1,5 +1,5 @@
-//! How calls are made: the connection, which connects when it is needed, and what every
-//! call carries besides its messages.
+//! What all calls share: the connection, which is opened when a call needs it, and what
+//! every call carries besides its messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,22 +18,23 @@ use super::error::Error;
 use crate::protocol::proto::weather_service_client::WeatherServiceClient;
 use crate::protocol::{REQUEST_ID, is_token};
 
-/// How to talk to a server.
+/// How to connect to a server and call it.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Maximum time to wait for a connection.
     pub connect_timeout: Duration,
-    /// Maximum time for a `Record`, all attempts together, and for opening a stream. A
-    /// `Record` tells the server what is left of it.
+    /// Maximum time for a `Record`, including its retries, and for opening a stream. Each
+    /// attempt of a `Record` sends the server what is left of it.
     pub deadline: Duration,
     /// Time without input after which the client sends a `PING`.
     pub keepalive_interval: Duration,
-    /// Maximum time to wait for the answer to a `PING`; then the connection is given up.
+    /// Maximum time to wait for the acknowledgement of a `PING`; then the connection is
+    /// closed.
     pub keepalive_timeout: Duration,
-    /// Sent as `authorization: Bearer <token>`.
+    /// Token to send as `authorization: Bearer <token>`.
     pub token: Option<String>,
-    /// Compress requests, and accept compressed responses. The server must have
-    /// been started with it.
+    /// Compress requests, and accept compressed responses. The server must have been
+    /// started with `--gzip`, too.
     pub gzip: bool,
 }
 
@@ -53,8 +54,9 @@ impl Default for Options {
 /// The connection. It passes each response through [`explain_431`].
 type Transport = MapResponse<transport::Channel, fn(http::Response<Body>) -> http::Response<Body>>;
 
-/// Adds a gRPC status to a response with HTTP status 431. HTTP/2 libraries send one on
-/// their own when the metadata is too large, and tonic would turn it into UNKNOWN.
+/// Adds a gRPC status to a response with HTTP status 431. HTTP/2 libraries send such a
+/// response on their own when the metadata is too large, and tonic would turn it into
+/// UNKNOWN.
 fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
     let has_status = response.headers().contains_key(Status::GRPC_STATUS);
     if response.status() == http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE && !has_status {
@@ -75,13 +77,13 @@ pub(super) struct Channel {
 struct Shared {
     url: String,
     authorization: Option<MetadataValue<Ascii>>,
-    /// The first half of every request ID. `calls` is the second.
+    /// The first half of every request ID; `calls` is the second.
     id: u32,
     calls: AtomicU64,
 }
 
 impl Channel {
-    /// As [`Client::new`](super::Client::new).
+    /// See [`Client::new`](super::Client::new).
     pub(super) fn new(url: &str, options: &Options) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .ok()
@@ -92,7 +94,7 @@ impl Channel {
             .http2_keep_alive_interval(options.keepalive_interval)
             .keep_alive_timeout(options.keepalive_timeout)
             .keep_alive_while_idle(true);
-        // A connection other than TCP, such as TLS over TCP, would be made by a connector here:
+        // To use anything other than plain TCP, such as TLS, pass a connector here:
         // `connect_with_connector_lazy`.
         let transport: Transport = MapResponse::new(endpoint.connect_lazy(), explain_431);
         let mut stub = WeatherServiceClient::new(transport);
@@ -105,22 +107,22 @@ impl Channel {
         let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
         let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;
         if let Some(secret) = &mut authorization {
-            secret.set_sensitive(true); // Not to be kept in HPACK's table, either (RFC 7541, section 7.1).
+            secret.set_sensitive(true); // This also keeps it out of HPACK's table (RFC 7541, section 7.1).
         }
         let shared =
             Shared { url: url.to_owned(), authorization, id: fastrand::u32(..), calls: AtomicU64::new(0) };
         Ok(Self { stub, deadline: options.deadline, shared: Arc::new(shared) })
     }
 
-    /// A message with its metadata: the request ID, the token, the deadline.
+    /// Returns a request: the message and its metadata (request ID, token, deadline).
     pub(super) fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
         let mut request = Request::new(message);
         let shared = &self.shared;
-        // The letter distinguishes it from a number in a log.
+        // The letter distinguishes the ID from a number in a log.
         let id = format!("c{:08x}{:07x}", shared.id, shared.calls.fetch_add(1, Relaxed));
         if let Ok(mut id) = id.parse::<MetadataValue<Ascii>>() {
-            // HPACK remembers header fields, to send a number next time. It should not
-            // remember one that is never sent again.
+            // HPACK remembers header fields, so that it can send an index next time. It
+            // should not remember one that is never sent again.
             id.set_sensitive(true);
             request.metadata_mut().insert(REQUEST_ID, id);
         }
@@ -128,7 +130,7 @@ impl Channel {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         if let Some(deadline) = deadline {
-            // In whole milliseconds, rounded up: most calls then have the same text here,
+            // Whole milliseconds, rounded up: then most calls have the same value here,
             // which HPACK sends as an index.
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
             request.set_timeout(Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)));

@@ -13,16 +13,16 @@ use crate::protocol::status::{deadline_exceeded, name};
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Not the address of a server.
+    /// The URL is not the address of a server.
     #[error("{url:?} is not of the form http://host:port")]
     Address {
-        /// What was given.
+        /// The URL that was given.
         url: String,
     },
-    /// Not a token: metadata cannot carry it.
-    #[error("a token may contain only visible ASCII characters, and no spaces")]
+    /// The token cannot be sent as metadata.
+    #[error("a token must be one or more visible ASCII characters, without spaces")]
     Token,
-    /// No connection: the request was never sent.
+    /// There was no connection, so the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
@@ -34,10 +34,10 @@ pub enum Error {
     /// The call ended with this status.
     #[error("{0}")]
     Status(Box<Failure>),
-    /// The stream on which something should be sent has ended.
+    /// The call has ended, so nothing more can be sent on it.
     #[error("the call has ended")]
     Ended,
-    /// The connection broke. [`Error::may_have_been_executed`] tells whether the server
+    /// The connection broke. [`Error::may_have_been_executed`] says whether the server
     /// may have executed the call.
     #[error("the connection broke ({}); the call {}", root_cause(.0), outcome(.0))]
     Broken(Box<Status>),
@@ -56,11 +56,11 @@ impl Error {
         }
     }
 
-    /// Returns whether the server may have executed the call. If so, nobody on this side
-    /// knows whether it did, and a second `Record` may store the readings twice.
+    /// Returns whether the server may have executed the call. If so, the client cannot
+    /// know whether it did, and a second `Record` may store the readings twice.
     ///
-    /// An `Upload` is not executed as a whole: whatever the error, the readings that the
-    /// server received before may be kept.
+    /// An `Upload` is not executed as a whole: after any error, the server may have kept
+    /// the readings that it received before.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Token | Self::Unreachable { .. } | Self::Ended => false,
@@ -69,8 +69,8 @@ impl Error {
         }
     }
 
-    /// Returns why the connection was lost or the server unavailable, if that is the
-    /// error. A new connection may then help.
+    /// Returns the reason if the connection was lost or the server is unavailable, and
+    /// `None` for any other error. If there is a reason, a new connection may help.
     pub fn disconnect_reason(&self) -> Option<String> {
         match self {
             Self::Unreachable { source, .. } => Some(root_cause(source)),
@@ -81,12 +81,12 @@ impl Error {
     }
 }
 
-/// Returns whether nobody on this side knows what the server did with the call.
+/// Returns whether the client cannot know what the server did with the call.
 fn is_unknown(status: &Status) -> bool {
     match local_cause(status) {
         Some(LocalCause::NotConnected | LocalCause::NotProcessed) => false,
         Some(LocalCause::Broken | LocalCause::Deadline | LocalCause::Other) => true,
-        // In this contract the server's other codes say that it did nothing.
+        // In this contract, the server's other codes mean that it did nothing.
         None => matches!(
             status.code(),
             Code::Cancelled
@@ -113,11 +113,11 @@ fn root_cause(status: &Status) -> String {
 /// A status that is not `OK`, and its details.
 #[derive(Debug)]
 pub struct Failure {
-    /// What kind of failure.
+    /// The kind of failure.
     pub code: Code,
-    /// In words, for a person.
+    /// An explanation, for a person.
     pub message: String,
-    /// With `INVALID_ARGUMENT`: which fields are wrong, and how.
+    /// With `INVALID_ARGUMENT`: the invalid fields, and what is wrong with each.
     pub violations: Vec<FieldViolation>,
     /// The reason in `google.rpc.ErrorInfo`, such as
     /// [`FELL_BEHIND`](crate::protocol::status::FELL_BEHIND), for a program.
@@ -148,24 +148,24 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What happened to a call whose status comes from this side's own libraries, not from
+/// What happened to a call whose status comes from the client's own libraries, not from
 /// the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalCause {
     /// There was no connection to send it on.
     NotConnected,
-    /// The request did not reach a handler: the server says so, or it was never sent.
-    /// Sending it again is safe.
+    /// The request did not reach a handler: the server said so, or it was never sent. A
+    /// retry is safe.
     NotProcessed,
-    /// The connection broke or fell silent. Nobody knows what the server did.
+    /// The connection broke or fell silent. The client cannot know what the server did.
     Broken,
-    /// The deadline passed on this side.
+    /// The deadline passed by the client's clock.
     Deadline,
     /// Something else, which its code describes well enough.
     Other,
 }
 
-/// Returns why a status was made on this side; `None` if the server sent it.
+/// Returns why the client's libraries made this status, or `None` if the server sent it.
 ///
 /// tonic keeps the cause as the status's source: a status that came over the
 /// wire has none.
@@ -184,7 +184,7 @@ pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
             return Some(LocalCause::NotProcessed);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-            return Some(LocalCause::Broken); // No answer to a PING.
+            return Some(LocalCause::Broken); // A PING was not acknowledged.
         }
         if let Some(http2) = error.downcast_ref::<h2::Error>() {
             return Some(of_http2(http2));
@@ -194,7 +194,7 @@ pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
         }
         cause = error.source();
     }
-    // tonic's code for a transport error that it cannot name.
+    // UNKNOWN is tonic's code for a transport error that it cannot name.
     Some(if status.code() == Code::Unknown { LocalCause::Broken } else { LocalCause::Other })
 }
 
@@ -203,8 +203,8 @@ fn of_http2(error: &h2::Error) -> LocalCause {
         // RFC 9113, section 8.7: "the stream is being closed prior to any
         // processing having occurred".
         Some(h2::Reason::REFUSED_STREAM) => LocalCause::NotProcessed,
-        // Section 6.8: a stream above the last one that the GOAWAY names was
-        // not processed, and only for those h2 reports it.
+        // Section 6.8: streams above the last one that the GOAWAY names were not
+        // processed. h2 reports NO_ERROR only for those.
         Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => LocalCause::NotProcessed,
         None => LocalCause::Broken,
         Some(_) if error.is_go_away() && !error.is_remote() => LocalCause::Broken,

@@ -19,17 +19,17 @@ pub use error::{Error, Failure};
 pub use monitor::Monitoring;
 pub use watch::{Event, Missed, Watching};
 
-/// A client of one server. Clones share its connection; calls may run side by
-/// side, each on an HTTP/2 stream of its own.
+/// A client of one server. Clones share its connection. Calls can run at the same time,
+/// each on its own HTTP/2 stream.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
 }
 
 impl Client {
-    /// A client of the server at `url`, such as `http://127.0.0.1:50051`. The
-    /// first call connects, and so does the first after a connection broke.
-    /// Needs a tokio runtime.
+    /// Returns a client of the server at `url`, such as `http://127.0.0.1:50051`. It
+    /// connects at its first call, and again at the first call after the connection
+    /// broke. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if metadata
@@ -42,7 +42,8 @@ impl Client {
     /// were accepted. Retries while that is safe.
     ///
     /// # Errors
-    /// [`Error::Status`] with `INVALID_ARGUMENT` names each invalid field.
+    /// [`Error::Status`] with `INVALID_ARGUMENT` if the batch is invalid; it names the
+    /// first invalid fields.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let deadline = Instant::now() + self.channel.deadline;
         let attempt = async || {
@@ -54,10 +55,11 @@ impl Client {
     }
 
     /// Streams readings to the server, no faster than it accepts them, and returns its
-    /// summary, by `deadline` if there is one. Never retries: part of them may be kept.
+    /// summary. Gives up at `deadline`, if there is one. Never retries, since the server
+    /// may have kept some of the readings.
     ///
     /// # Errors
-    /// [`Error::Broken`] if the connection does; what was received stays kept.
+    /// [`Error::Broken`] if the connection breaks; the server keeps what it has received.
     pub async fn upload(
         &self,
         readings: impl Stream<Item = Reading> + Send + 'static,
@@ -68,12 +70,12 @@ impl Client {
         Ok(response.map_err(|status| self.channel.error(status))?.into_inner())
     }
 
-    /// Watches a station's readings until `deadline`, or without end.
+    /// Watches a station's readings until `deadline`, or indefinitely.
     ///
     /// # Errors
     /// [`Error::Status`] with `NOT_FOUND` if there is no such station, and with
-    /// `FAILED_PRECONDITION` or `RESOURCE_EXHAUSTED` if `start` is a position
-    /// that the server cannot go on from.
+    /// `FAILED_PRECONDITION` or `RESOURCE_EXHAUSTED` if the server cannot go on from the
+    /// position in `start`.
     pub async fn watch(
         &self,
         station: &str,
@@ -83,7 +85,7 @@ impl Client {
         Watching::open(self.channel.clone(), station, start, deadline).await
     }
 
-    /// Opens a stream on which thresholds go out and alerts come in.
+    /// Opens a stream that sends thresholds and receives alerts.
     ///
     /// # Errors
     /// [`Error::Unreachable`] if there is no server.

@@ -20,11 +20,12 @@ use crate::protocol::proto::monitor_response::Event;
 use crate::protocol::proto::{MonitorRequest, MonitorResponse, Threshold};
 use crate::protocol::status::deadline_exceeded;
 
-/// The client's end of a `Monitor`, which is a stream of acknowledgements and alerts. It
-/// ends when the call ended with `OK`. Dropping it cancels the call.
+/// The client's side of a `Monitor`: a stream of acknowledgements and alerts. It ends
+/// when the call ends with `OK`. Dropping it cancels the call.
 ///
-/// [`Error::Broken`] says that the connection broke: thresholds live no longer than the
-/// call. [`Monitoring::reconnect`] adds them again.
+/// The server forgets the thresholds when the call ends. After an error with a
+/// [disconnect reason](Error::disconnect_reason), [`Monitoring::reconnect`] adds them
+/// again.
 #[derive(Debug)]
 pub struct Monitoring {
     channel: Channel,
@@ -32,8 +33,8 @@ pub struct Monitoring {
     responses: Streaming<MonitorResponse>,
     /// The thresholds that the server has acknowledged.
     thresholds: Vec<Threshold>,
-    /// The requests that wait for an acknowledgement, in the order in which it will come,
-    /// and whether the caller is to see it.
+    /// The requests that wait for an acknowledgement, oldest first, and whether the
+    /// caller should see it.
     pending: VecDeque<(Action, bool)>,
     pauses: Pauses,
 }
@@ -62,19 +63,19 @@ impl Monitoring {
         })
     }
 
-    /// Asks to be alerted of readings beyond a threshold. The acknowledgement arrives on
+    /// Asks for alerts about readings beyond a threshold. The acknowledgement arrives on
     /// the stream.
     ///
     /// # Errors
-    /// [`Error::Ended`] if the call has; the stream says why.
+    /// [`Error::Ended`] if the call has ended; the stream says why.
     pub async fn add(&mut self, threshold: Threshold) -> Result<(), Error> {
         self.send(Action::Add(threshold)).await
     }
 
-    /// Asks the server to forget the threshold of this ID.
+    /// Asks the server to remove the threshold with this ID.
     ///
     /// # Errors
-    /// [`Error::Ended`] if the call has; the stream says why.
+    /// [`Error::Ended`] if the call has ended; the stream says why.
     pub async fn remove(&mut self, id: &str) -> Result<(), Error> {
         self.send(Action::Remove(id.to_owned())).await
     }
@@ -89,14 +90,14 @@ impl Monitoring {
         requests.send(MonitorRequest { action: Some(action) }).await.map_err(|_closed| Error::Ended)
     }
 
-    /// Says that there will be no more requests; the server then ends the call.
+    /// Tells the server that there are no more requests; it then ends the call.
     pub fn finish(&mut self) {
         self.requests = None;
     }
 
-    /// Returns the event of a response, unless the caller need not see it.
+    /// Returns the event in a response, unless the caller should not see it.
     fn event(&mut self, response: MonitorResponse) -> Option<Event> {
-        let event = response.event?; // An event that this client does not know is skipped.
+        let event = response.event?; // Skips an event that this client does not know.
         if matches!(event, Event::Alert(_)) {
             return Some(event);
         }
@@ -112,11 +113,11 @@ impl Monitoring {
 
     /// Opens the call again, however many attempts it takes, and adds its thresholds
     /// again. Alerts in the meantime are lost. A server that does not know a threshold's
-    /// station, such as one that restarted, refuses it: the stream yields the refusal,
-    /// and the threshold is gone.
+    /// station, for example after a restart, refuses the threshold: the stream yields the
+    /// refusal, and the threshold is gone.
     ///
     /// # Errors
-    /// An error that another attempt would not cure.
+    /// An error that another attempt would not fix.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         loop {
             sleep(self.pauses.next_pause()).await;

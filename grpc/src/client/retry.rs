@@ -1,10 +1,10 @@
-//! When to retry a call: only if the client may send it twice.
+//! When to retry a call: only if the first attempt certainly had no effect.
 //!
-//! `UNAVAILABLE` invites a retry, but a `Record` that is sent twice may be kept twice. It
-//! is safe only if it is known that the first one had no effect: there was no connection,
-//! or the server refused the stream unprocessed, or the server itself sent `UNAVAILABLE`,
-//! which in this contract means just that. When a connection breaks after the request was
-//! sent, the client cannot know.
+//! `UNAVAILABLE` invites a retry, but a `Record` that is sent twice may be stored twice.
+//! A retry is safe only if there was no connection, if the server refused the stream
+//! unprocessed, or if the server itself sent `UNAVAILABLE`, which in this contract means
+//! that it did nothing. When a connection breaks after the request was sent, the client
+//! cannot know.
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
@@ -22,7 +22,8 @@ pub(super) fn is_safe(status: &Status) -> bool {
     }
 }
 
-/// Makes attempts until one succeeds, fails for good, or `deadline` passes.
+/// Tries until an attempt succeeds, a retry is not safe, all retries are used, or
+/// `deadline` passes.
 pub(super) async fn retry<T, F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,

@@ -18,31 +18,31 @@ use crate::protocol::proto::watch_request::Start;
 use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse, watch_response};
 use crate::protocol::status::{FELL_BEHIND, deadline_exceeded};
 
-/// The client's end of a `Watch`, which is a stream of [`Event`]s. When the connection
-/// breaks or the server stops, it reconnects and goes on after the last reading seen.
+/// The client's side of a `Watch`: a stream of [`Event`]s. When the connection breaks or
+/// the server stops, it reconnects and goes on after the last reading seen.
 ///
 /// The stream ends when the server ends the call with `OK`, and after an error that a new
-/// connection cannot cure: [`Error::Status`] with `DEADLINE_EXCEEDED` when the deadline
-/// passed, with `RESOURCE_EXHAUSTED` when this reader fell behind. Dropping it cancels
+/// connection cannot fix: [`Error::Status`] with `DEADLINE_EXCEEDED` if the deadline
+/// passed, or with `RESOURCE_EXHAUSTED` if this reader fell behind. Dropping it cancels
 /// the call.
 pub struct Watching {
     events: BoxStream<'static, Result<(Event, Position), Error>>,
     position: Position,
 }
 
-/// What happens in a [`Watching`].
+/// An item of the stream [`Watching`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A reading was recorded.
     Recorded(RecordedReading),
-    /// The connection was lost for this reason. The stream reconnects when it is polled
-    /// next.
+    /// The connection was lost for this reason. The stream reconnects when it is next
+    /// polled.
     Disconnected(String),
     /// The connection is back.
     Reconnected(Missed),
 }
 
-/// The fate of the readings that were recorded while the connection was lost.
+/// What happened to the readings that were recorded while the connection was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
     /// There were none.
@@ -92,16 +92,16 @@ impl Watching {
         Ok(Watching { events: events.boxed(), position })
     }
 
-    /// Returns the place after which the stream goes on: that of the last reading seen.
+    /// Returns the position of the last reading seen. The stream goes on after it.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Returns the next reading, or `None` at the end of the stream. Silently reconnects after
-    /// a lost connection. Cancel safe.
+    /// Returns the next reading, or `None` at the end of the stream. Silently reconnects
+    /// when the connection is lost. Cancel safe.
     ///
     /// # Errors
-    /// Those of the stream.
+    /// The errors of the stream: see [`Watching`].
     pub async fn next_reading(&mut self) -> Result<Option<RecordedReading>, Error> {
         while let Some(event) = self.try_next().await? {
             if let Event::Recorded(recorded) = event {
@@ -130,8 +130,7 @@ impl fmt::Debug for Watching {
 }
 
 impl Channel {
-    /// A `Watch` up to and with its first response. Asking for readings changes nothing
-    /// on the server, so a retry is safe.
+    /// Opens a `Watch` and waits for its first response. Retries while that is safe.
     async fn open_watch(
         &self,
         station: &str,
@@ -155,12 +154,12 @@ impl Channel {
         let mut responses = response.into_inner();
         match responses.message().await?.and_then(|response| response.event) {
             Some(watch_response::Event::Started(position)) => Ok((responses, position)),
-            _ => Err(Status::internal("the first response of Watch says where it starts")),
+            _ => Err(Status::internal("the first response of Watch does not say where the stream starts")),
         }
     }
 }
 
-/// What a [`Watching`] knows between two events.
+/// The state of a [`Watching`] between two events.
 struct Subscription {
     channel: Channel,
     station: String,
@@ -169,7 +168,7 @@ struct Subscription {
     position: Position,
     deadline: Option<Instant>,
     pauses: Pauses,
-    /// Whether [`Event::Disconnected`] was reported and [`Event::Reconnected`] was not yet.
+    /// Whether [`Event::Disconnected`] was reported, but not yet [`Event::Reconnected`].
     disconnected: bool,
 }
 
@@ -189,7 +188,7 @@ impl Subscription {
                     self.pauses.reset();
                     return Ok(Some(Event::Recorded(recorded)));
                 }
-                Ok(Some(_)) => {} // An event that this client does not know.
+                Ok(Some(_)) => {} // Skips an event that this client does not know.
                 Err(status) => {
                     let error = self.channel.error(status);
                     let reason = error.disconnect_reason().ok_or(error)?;
@@ -207,7 +206,7 @@ impl Subscription {
         let attempt = async {
             sleep(pause).await;
             let resumed = timeout(self.channel.deadline, self.resume()).await;
-            resumed.unwrap_or_else(|_elapsed| Err(Status::unavailable("the server does not answer")))
+            resumed.unwrap_or_else(|_elapsed| Err(Status::unavailable("the server does not respond")))
         };
         let resumed = match self.deadline {
             None => attempt.await,
@@ -221,8 +220,8 @@ impl Subscription {
                 (self.responses, self.position) = (Some(responses), position);
                 Ok(std::mem::take(&mut self.disconnected).then_some(Event::Reconnected(missed)))
             }
-            // The station had readings before, so the server has restarted. Ask again
-            // until it has readings of this station, too.
+            // The station had readings before, so the server has restarted. Keep asking
+            // until it has readings of this station again.
             Err(status) if status.code() == Code::NotFound => {
                 self.position = Position::default();
                 Ok(std::mem::take(&mut self.disconnected).then_some(Event::Reconnected(Missed::Restarted)))
@@ -245,7 +244,7 @@ impl Subscription {
     async fn resume(&self) -> Result<(Streaming<WatchResponse>, Position, Missed), Status> {
         let open = async |start| self.channel.try_watch(&self.station, start, self.deadline).await;
         // A stream that starts after the newest reading reports that reading's number and
-        // the server's instance ID, which says whether older numbers still count.
+        // the server's instance ID, which says whether older numbers are still valid.
         let (_, newest) = open(None).await?;
         let restarted = newest.boot_id != self.position.boot_id;
         let mut position = if restarted { Position { sequence: 0, ..newest } } else { self.position };

@@ -1,4 +1,4 @@
-//! What travels: the messages, the statuses, and what a valid reading is.
+//! The protocol: the messages, the statuses, and what a valid reading is.
 
 pub(crate) mod model;
 #[allow(missing_docs, clippy::all, clippy::missing_errors_doc, reason = "generated")]
@@ -8,5 +8,5 @@ pub mod status;
 
 pub use model::is_token;
 
-/// The metadata that names a call in the logs of both sides.
+/// Key of the metadata that identifies a call in the server's log.
 pub(crate) const REQUEST_ID: &str = "x-request-id";

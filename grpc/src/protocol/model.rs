@@ -9,7 +9,7 @@ use super::proto::{Metric, Reading};
 use crate::limits::{MAX_ID, MAX_QUOTED, MAX_RECORDED_AT, MAX_VIOLATIONS};
 
 impl Metric {
-    /// The name in a command line or a CSV file.
+    /// Returns the metric's name on a command line or in a CSV file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unspecified => "unspecified",
@@ -20,14 +20,14 @@ impl Metric {
         }
     }
 
-    /// The metric of that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind]
             .into_iter()
             .find(|metric| metric.name() == name)
     }
 
-    /// The lowest and the highest value accepted, in the metric's unit.
+    /// Returns the lowest and the highest accepted value, in the metric's unit.
     pub(crate) fn range(self) -> (f64, f64) {
         match self {
             Self::Unspecified => (f64::NAN, f64::NAN),
@@ -39,11 +39,11 @@ impl Metric {
     }
 }
 
-/// Returns the metric of that number. An enum field holds any 32-bit number: a newer
+/// Returns the metric with this number. An enum field can hold any 32-bit number: a newer
 /// client may know metrics that this server does not.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A description of what is wrong with it.
 pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
     match Metric::try_from(number) {
         Ok(Metric::Unspecified) => Err("is missing".to_owned()),
@@ -55,7 +55,7 @@ pub(crate) fn check_metric(number: i32) -> Result<Metric, String> {
 /// Checks the ID of a station or threshold.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A description of what is wrong with it.
 pub(crate) fn check_id(id: &str) -> Result<(), String> {
     let valid = (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -66,8 +66,8 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
     }
 }
 
-/// Calls `violation` for every field of the reading that is invalid, with its name.
-/// A valid reading costs no allocation.
+/// Calls `violation` for every invalid field, with its name and what is wrong with it. A
+/// valid reading costs no allocation.
 pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, String)) {
     if let Err(wrong) = check_id(&reading.station) {
         violation("station", wrong);
@@ -86,7 +86,8 @@ pub(crate) fn check(reading: &Reading, mut violation: impl FnMut(&'static str, S
     }
 }
 
-/// Returns the violations of a batch: the first [`MAX_VIOLATIONS`], and how many there are.
+/// Returns the first [`MAX_VIOLATIONS`] violations of a batch, and how many there are in
+/// all.
 pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) {
     let mut violations = Vec::new();
     let mut total = 0;
@@ -101,8 +102,8 @@ pub(crate) fn check_batch(readings: &[Reading]) -> (Vec<FieldViolation>, usize) 
     (violations, total)
 }
 
-/// Shortens a text that is quoted back to its sender: up to `max` bytes of it, then the
-/// number of bytes left out.
+/// Shortens a text that is quoted back to its sender. Returns up to `max` bytes of it,
+/// followed by the number of bytes left out.
 pub(crate) fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
         return text.into();

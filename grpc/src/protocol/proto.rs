@@ -1,5 +1,5 @@
-//! What the build script generated from `weather.proto`: messages, the service as a
-//! trait, and a client stub.
+//! The code that the build script generates from `weather.proto`: the messages, the
+//! service as a trait, and a client stub.
 
 tonic::include_proto!("weather.v1");
 

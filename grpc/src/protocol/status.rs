@@ -1,6 +1,5 @@
-//! What each status code means in this chapter, in one file: the statuses that the server
-//! makes, and those of the libraries below whose meaning differs from gRPC's, which are
-//! translated here.
+//! What each status code means in this chapter: the statuses that the server makes, and a
+//! translation of those that its libraries use differently from gRPC.
 
 use std::collections::HashMap;
 
@@ -16,14 +15,16 @@ use crate::limits::{MAX_MESSAGE, MAX_STATIONS, MAX_VIOLATION_BYTES};
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "weather.v1";
 
-/// Reason: sequence numbers of another instance ID mean nothing here.
+/// Reason: the position has another instance ID, so its sequence number means nothing
+/// here.
 pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";
 
 /// Reason: the next reading to send is no longer kept.
 pub const FELL_BEHIND: &str = "FELL_BEHIND";
 
-/// The request is wrong, whatever the state of the server: sending it again
-/// does not help. `google.rpc.BadRequest` names the fields, the first of `total`.
+/// Returns the status of a request that is wrong whatever the state of the server, so
+/// resending it does not help. `google.rpc.BadRequest` names the first of the `total`
+/// invalid fields.
 pub(crate) fn invalid(mut violations: Vec<FieldViolation>, total: usize) -> Status {
     let mut bytes = 0;
     let fits = |violation: &&FieldViolation| {
@@ -55,7 +56,7 @@ pub(crate) fn restarted(instance_id: u64) -> Status {
     let metadata = HashMap::from([("boot_id".to_owned(), format!("{instance_id:016x}"))]);
     let details = ErrorDetails::with_error_info(SERVER_RESTARTED, DOMAIN, metadata);
     let message =
-        "the position has another instance ID: the server restarted, and has forgotten earlier readings";
+        "the position has another instance ID: the server restarted and has forgotten earlier readings";
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn restarted(instance_id: u64) -> Status {
 pub(crate) fn fell_behind(oldest: u64) -> Status {
     let metadata = HashMap::from([("oldest".to_owned(), oldest.to_string())]);
     let details = ErrorDetails::with_error_info(FELL_BEHIND, DOMAIN, metadata);
-    let message = format!("fell behind: the oldest reading kept is number {oldest}");
+    let message = format!("the reader fell behind: the oldest reading still kept is number {oldest}");
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn too_much_metadata(max: u32) -> Status {
 }
 
 pub(crate) fn busy() -> Status {
-    Status::resource_exhausted("too many calls in flight")
+    Status::resource_exhausted("too many calls in flight; try again later")
 }
 
 pub(crate) fn deadline_exceeded() -> Status {
@@ -97,14 +98,14 @@ pub(crate) fn name(code: Code) -> String {
 }
 
 /// Translates the status in the headers or trailers of a response. Returns its code, if
-/// there is one.
+/// there is a status.
 ///
-/// No handler of this chapter uses these two codes:
+/// The handlers of this chapter never use the two codes that it changes:
 ///
-/// - tonic refuses an oversized message with `OUT_OF_RANGE`, which gRPC has for reading
-///   past the end of something; other implementations say `RESOURCE_EXHAUSTED`.
-/// - A request that broke off ends in `ABORTED`. By then only the log shows it, and it
-///   should say what happened: the client left.
+/// - tonic refuses an oversized message with `OUT_OF_RANGE`, which gRPC defines for
+///   reading past the end of something. Other implementations send `RESOURCE_EXHAUSTED`.
+/// - A call whose request broke off ends with `ABORTED`. Only the log still shows the
+///   code, and it should say what happened: the client left.
 pub(crate) fn translate(headers: &mut HeaderMap) -> Option<Code> {
     let value = headers.get_mut(Status::GRPC_STATUS)?;
     let code = match Code::from_bytes(value.as_bytes()) {
@@ -124,7 +125,7 @@ pub(crate) fn translate(headers: &mut HeaderMap) -> Option<Code> {
 /// The libraries that this server uses quote unknown encodings and symbols in full,
 /// however long they are.
 fn limit_message(headers: &mut HeaderMap) {
-    // Percent-encoding writes at most three bytes for one.
+    // Percent-encoding turns a byte into at most three.
     if headers.get(Status::GRPC_MESSAGE).is_none_or(|message| message.len() <= 3 * MAX_MESSAGE) {
         return;
     }

@@ -1,11 +1,11 @@
-//! What surrounds every call, whichever service it is for: its deadline, its end at a
-//! shutdown, its place among the calls in flight, and its line in the log.
+//! What surrounds every call of every service: its deadline, its end at a shutdown, its
+//! permit among the calls in flight, and its line in the log.
 //!
-//! A gRPC call is one HTTP/2 stream: a request whose headers name the method and
-//! the deadline, and a response whose *trailers*, sent after the last message,
-//! hold the status. So all this is done to an HTTP request and response, and the
-//! handlers know nothing of it. When a call ends early, its handler's future or
-//! its response stream is dropped, and what the handler did ends there.
+//! A gRPC call is one HTTP/2 stream: a request whose headers name the method and the
+//! deadline, and a response whose *trailers*, sent after the last message, hold the
+//! status. So this module works on HTTP requests and responses, and the handlers know
+//! nothing about it. When a call ends early, its handler's future or response stream is
+//! dropped, which ends the handler's work.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -35,33 +35,32 @@ use crate::protocol::status::{
     busy, deadline_exceeded, name, stopping, too_much_metadata, too_slow, translate,
 };
 
-/// What the calls of a server share.
+/// What all calls of a server share.
 pub(super) struct ServerState {
     pub(super) services: Services,
     pub(super) limits: Limits,
-    /// [`Limits::max_calls`] of them.
+    /// [`Limits::max_calls`] permits, one for each call in flight.
     pub(super) permits: Arc<Semaphore>,
-    /// The server is stopping: open response streams end.
+    /// Canceled when the server begins to stop, which ends open response streams.
     pub(super) stopping: CancellationToken,
-    /// The drain time is over: calls without a response get one.
+    /// Canceled when the drain time is over, which ends calls that have no response yet.
     pub(super) drained: CancellationToken,
 }
 
-/// What the calls of one connection share.
+/// What all calls on one connection share.
 #[derive(Default)]
 pub(super) struct ConnectionState {
     /// Calls in flight.
     pub(super) open: AtomicUsize,
-    /// Calls ever made.
+    /// Calls made so far.
     pub(super) total: AtomicUsize,
     /// See [`Limits::max_abandoned`].
     pub(super) abandoned: AtomicIsize,
-    /// Canceled when the connection is to be closed at once.
+    /// Canceled when the connection must be closed at once.
     pub(super) close: CancellationToken,
 }
 
-/// A call's place among those in flight. However the call ends, this is
-/// dropped with it.
+/// A call in flight. It is dropped when the call ends, however it ends.
 pub(super) struct Call {
     server: Arc<ServerState>,
     connection: Arc<ConnectionState>,
@@ -74,7 +73,7 @@ pub(super) struct Call {
     deadline: Result<Option<Instant>, MalformedTimeout>,
     permit: Option<OwnedSemaphorePermit>,
     log: Option<LogEntry>,
-    /// The response, or its beginning, was handed to the connection.
+    /// Whether the response, or its beginning, was handed to the connection.
     responded: bool,
 }
 
@@ -92,7 +91,7 @@ impl Call {
         connection.open.fetch_add(1, Relaxed);
         connection.total.fetch_add(1, Relaxed);
         let path = request.uri().path();
-        // Those of the methods that are not in the proto, health and reflection, may be streams.
+        // Methods that are not in the proto (health and reflection) may be streams.
         let (_, is_upload, is_stream) =
             METHODS.iter().find(|(method, ..)| *method == path).copied().unwrap_or(("", false, true));
         let started = Instant::now();
@@ -115,7 +114,7 @@ impl Call {
         }
     }
 
-    /// Returns when the client stops waiting, if it said so.
+    /// Returns when the client stops waiting, if it has set a deadline.
     fn deadline(&self) -> Option<Instant> {
         self.deadline.ok().flatten()
     }
@@ -124,8 +123,8 @@ impl Call {
         self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Returns the deadline of a stream. The response to a unary call is few bytes, and not
-    /// worth a timer.
+    /// Returns the deadline if the call is a stream. A unary call's response has few
+    /// bytes, so it is not worth a timer.
     pub(super) fn stream_deadline(&self) -> Option<Instant> {
         self.deadline().filter(|_| !self.is_unary)
     }
@@ -140,9 +139,9 @@ impl Call {
             let server = &self.server;
             let too_slow_at = (!self.is_upload).then(|| self.started + server.limits.request_timeout);
             let end = [self.deadline(), too_slow_at].into_iter().flatten().min();
-            // The timer costs nothing as long as the handler is done at once: it is
-            // registered when it is first polled, which is after the handler. Cancel
-            // safety: to cancel the handler is the purpose.
+            // The timer costs nothing if the handler finishes at once: it is registered
+            // when it is first polled, which is after the handler. Cancel safety does not
+            // matter: canceling the handler is the purpose.
             let mut response = select! {
                 biased;
                 Ok(response) = handler => response,
@@ -154,8 +153,8 @@ impl Call {
             };
             if let Some(code) = translate(response.headers_mut()) {
                 self.log(code);
-                // A status alone is a response, unless the client left in the middle of
-                // its request, or sent something that is not valid.
+                // A status alone counts as a response, unless the client left in the
+                // middle of its request or sent something invalid.
                 self.responded = !matches!(code, Code::Cancelled | Code::Internal);
             }
             Ok(response.map(|handlers| {
@@ -168,7 +167,7 @@ impl Call {
         }
     }
 
-    /// Returns the handler at work, or the status that the call gets instead.
+    /// Returns the handler's future, or the response that refuses the call.
     fn handler(&mut self, request: Request<Incoming>) -> BoxFuture<Response<Body>, Infallible> {
         let server = &self.server;
         let max_header_list = server.limits.max_header_list;
@@ -177,7 +176,10 @@ impl Call {
         } else if header_list_size(&request) > max_header_list as usize {
             too_much_metadata(max_header_list).into_http()
         } else if self.deadline.is_err() {
-            Status::invalid_argument("grpc-timeout is malformed").into_http()
+            Status::invalid_argument(
+                "send grpc-timeout at most once, as 1 to 8 digits and a unit, such as 250m",
+            )
+            .into_http()
         } else if let Ok(permit) = server.permits.clone().try_acquire_owned() {
             self.permit = Some(permit);
             return server.services.call(request.map(break_off_with_error));
@@ -187,8 +189,8 @@ impl Call {
         Box::pin(ready(Ok(refusal)))
     }
 
-    /// Writes the line in the log, once, and before the status is sent: a client that has
-    /// the status finds the line.
+    /// Writes the call's line to the log, once. This happens before the status is sent,
+    /// so a client that has the status finds the line.
     fn log(&mut self, code: Code) {
         let Some(log) = self.log.take() else { return };
         let method: String = log.uri.path().chars().take(MAX_LOGGED).collect();
@@ -210,17 +212,18 @@ impl Drop for Call {
         } else if abandoned.load(Relaxed) > 0 {
             abandoned.fetch_sub(1, Relaxed);
         }
-        // If there was no status, the client ended the call.
+        // If there was no status yet, the client ended the call.
         self.log(Code::Cancelled);
     }
 }
 
-/// Returns the response to an HTTP/2 request that is not a gRPC call; `None` if it is one.
+/// Returns the response to an HTTP/2 request that is not a gRPC call, or `None` if it is
+/// one.
 ///
 /// The document "gRPC over HTTP2" (section Requests) allows only the method POST, and
 /// asks for status 415 if the content type does not begin with `application/grpc`. After
-/// a `+` it may name another message format. This server reads only Protocol Buffers, and
-/// refuses other formats, too.
+/// a `+`, the content type may name another message format. This server reads only
+/// Protocol Buffers, so it also refuses other formats.
 fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
     // UNKNOWN is also what a client concludes from the HTTP status alone ("HTTP to gRPC
     // Status Code Mapping" in the gRPC documentation).
@@ -265,16 +268,16 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
     pseudo + fields.sum::<usize>()
 }
 
-/// The request's body, broken off or whole.
+/// Returns the request's body, which yields an error if the client breaks off.
 ///
-/// When a client resets its stream, tonic lets the requests end as if the client had no
-/// more. A handler has to tell the two apart: an upload that broke off is not complete.
-/// [`translate`] makes the status CANCELLED again.
+/// Without this error, tonic would end the requests as if the client had no more. A
+/// handler has to tell the two apart: an upload that broke off is not complete.
+/// [`translate`] turns the status into CANCELLED.
 fn break_off_with_error(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
     body.map_err(|error| Status::aborted(error.to_string()))
 }
 
-/// The header `grpc-timeout` is not a time.
+/// The header `grpc-timeout` is not a time, or it was sent twice.
 #[derive(Clone, Copy)]
 struct MalformedTimeout;
 
@@ -301,7 +304,8 @@ fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, Malfor
         "n" => Duration::from_nanos(amount),
         _ => return Err(MalformedTimeout),
     };
-    // The clock may not reach eleven thousand years ahead: that is like no deadline.
+    // The clock may not reach eleven thousand years ahead. Such a timeout means no
+    // deadline.
     Ok(now.checked_add(timeout))
 }
 
@@ -312,12 +316,12 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-/// The body of a response: the messages and, after them, the status as trailers.
-/// Ends early, with a status of its own, when the deadline passes or the server
-/// stops while the handler has nothing to send.
+/// The body of a response: the messages and, after them, the status as trailers. Ends
+/// early, with a status of its own, if the deadline passes, or if the server stops while
+/// the handler has nothing to send.
 struct ResponseBody {
     handlers: Body,
-    /// A message was sent, so another one makes it a stream.
+    /// Whether a message was sent; another one makes the response a stream.
     is_stream: bool,
     call: Call,
 }
@@ -331,7 +335,8 @@ impl ResponseBody {
             biased;
             frame = self.handlers.frame() => match frame.transpose()? {
                 None => return Ok(None),
-                // A handler that always has something to send never comes to the wait below.
+                // A handler that always has something to send never reaches the wait
+                // below.
                 Some(frame) if frame.is_data() && self.is_stream && self.call.is_late() => deadline_exceeded(),
                 Some(mut frame) => {
                     self.is_stream = true;
@@ -345,7 +350,7 @@ impl ResponseBody {
             () = wait_until(self.call.deadline()) => deadline_exceeded(),
             () = self.call.server.stopping.cancelled() => stopping(),
         };
-        // Drops the handler's stream: its work ends here.
+        // Drops the handler's stream, which ends its work.
         self.handlers = Body::empty();
         self.call.log(early_end.code());
         let mut trailers = HeaderMap::new();

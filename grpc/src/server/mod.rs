@@ -1,12 +1,13 @@
-//! The server: accept connections, serve calls on them, stop in good order.
+//! The server: accepts connections, serves calls on them, and stops gracefully.
 //!
-//! tonic can run a server on its own (`tonic::transport::Server`). Here its services run on
-//! hyper, the HTTP/2 library below it, since tonic's server can do neither of two things
-//! that tests ask for:
+//! tonic can run a server on its own (`tonic::transport::Server`). Here, its services run
+//! on hyper, the HTTP library below it, since tonic's server cannot do two things that
+//! the tests require:
 //!
-//! - end a stream at its deadline while the client takes nothing
+//! - end a stream at its deadline while the client reads nothing
 //!   (`a_deadline_ends_a_stream_that_nobody_reads`);
-//! - say GOAWAY to a connection without calls (`idle_connections_and_uploads_are_ended`).
+//! - send GOAWAY on a connection without calls
+//!   (`idle_connections_and_uploads_are_ended`).
 
 use std::cell::Cell;
 use std::future::Future;
@@ -32,7 +33,7 @@ use tonic_health::ServingStatus::{NotServing, Serving};
 use tonic_health::server::HealthReporter;
 use tracing::{debug, info, warn};
 
-use crate::limits::{LAST_WORDS, Limits, MAX_SEND_BUFFER};
+use crate::limits::{CLOSE_TIMEOUT, Limits, MAX_SEND_BUFFER};
 use call::{Call, ConnectionState, ServerState};
 use service::Services;
 
@@ -45,32 +46,33 @@ mod store;
 mod upload;
 mod watch;
 
-/// Length of the client's preface (RFC 9113, section 3.4) and of the head of the
+/// Length of the client's preface (RFC 9113, section 3.4) and of the header of the
 /// SETTINGS frame that must follow it.
 const FIRST_BYTES: usize = 24 + 9;
 
-/// An empty SETTINGS frame, then GOAWAY with last stream 0, ENHANCE_YOUR_CALM,
-/// and a text: length, type, flags, stream, payload (sections 6.5 and 6.8).
+/// An empty SETTINGS frame, then a GOAWAY frame with last stream 0, the code
+/// ENHANCE_YOUR_CALM, and a text. Each frame has length, type, flags, stream, and payload
+/// (sections 6.5 and 6.8).
 const TOO_MANY_CONNECTIONS: &[u8] =
     b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
 
-/// How to serve.
+/// The server's configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// Every bound.
+    /// Every limit.
     pub limits: Limits,
     /// If set, calls of the weather service need `authorization: Bearer <token>`.
     pub token: Option<String>,
-    /// Accept gzip from clients, and use it for those that accept it.
+    /// Accept gzip from clients, and compress responses for clients that accept it.
     pub gzip: bool,
 }
 
-/// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`,
-/// connections get `GOAWAY`, open streams end with `UNAVAILABLE`, and calls in
-/// flight finish within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
+/// Serves until `shutdown` completes. Then health turns to `NOT_SERVING`, connections get
+/// `GOAWAY`, and open streams end with `UNAVAILABLE`. Other calls in flight may finish
+/// within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// # Errors
-/// Only if the listener cannot be used at all; an error on one connection ends only that
+/// If the listener cannot be used at all. An error on one connection ends only that
 /// connection.
 pub async fn serve(
     listener: TcpListener,
@@ -94,19 +96,19 @@ pub async fn serve(
     let refuse = |stream| refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
 
-    info!("stopping: no new connections, calls in flight are finished");
+    info!("stopping: no new connections; calls in flight may finish");
     for service in ["", service::NAME] {
         health.set_service_status(service, NotServing).await;
     }
     if !connections.drain(limits.connections.drain_timeout).await {
-        warn!("calls are still in flight after {:?}: they end", limits.connections.drain_timeout);
+        warn!("ending the calls that are still in flight after {:?}", limits.connections.drain_timeout);
         server.drained.cancel();
-        connections.finish(LAST_WORDS).await;
+        connections.finish(CLOSE_TIMEOUT).await;
     }
     Ok(())
 }
 
-/// Sends the client a GOAWAY that says that there are too many connections, and closes.
+/// Tells the client in a GOAWAY that there are too many connections, and closes this one.
 async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
     let written = timeout(limits.time, stream.write_all(TOO_MANY_CONNECTIONS)).await;
     if written.is_ok_and(|written| written.is_ok()) {
@@ -115,16 +117,16 @@ async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
 }
 
 thread_local! {
-    /// When the next call that is given to [`UntilDeadline`] must end. hyper calls the
-    /// service, which sets this, and right after it the executor, which takes it.
+    /// When the next call that is given to [`UntilDeadline`] must end. hyper first calls
+    /// the service, which sets this, and right after it the executor, which clears it.
     static NEXT_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Runs each call as a task that ends soon after the call's deadline.
 ///
-/// Usually, [`Call::run`] has ended the call by then. But while a client accepts none of
-/// what was sent, hyper does not ask for more, and would not notice the end. Such a stream
-/// is reset.
+/// Usually, [`Call::run`] has ended the call by then. But while the client accepts no
+/// data, hyper does not poll the response, so the call does not notice its deadline. The
+/// end of the task resets such a stream.
 #[derive(Clone)]
 struct UntilDeadline;
 
@@ -134,34 +136,35 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for UntilDeadline {
             tokio::spawn(call);
             return;
         };
-        tokio::spawn(timeout_at(deadline.checked_add(LAST_WORDS).unwrap_or(deadline), call));
+        tokio::spawn(timeout_at(deadline.checked_add(CLOSE_TIMEOUT).unwrap_or(deadline), call));
     }
 }
 
 /// Reads the first bytes of a connection, for which the HTTP/2 library would wait without
-/// a limit. Returns `None` if they don't come in time.
+/// a limit. Returns `None` if they do not arrive in time.
 async fn first_bytes<S: AsyncRead + Unpin>(
     stream: &mut S,
     server: &ServerState,
 ) -> Option<[u8; FIRST_BYTES]> {
     let mut bytes = [0; FIRST_BYTES];
-    // A read that is dropped may have taken some of the bytes, but then nobody reads on.
+    // A read that is dropped may have read some of the bytes, but then the connection is
+    // closed.
     select! {
         read = timeout(server.limits.handshake_timeout, stream.read_exact(&mut bytes)) => {
             read.ok()?.ok().map(|_count| bytes)
         }
-        () = async { server.stopping.cancelled().await; sleep(LAST_WORDS).await } => None,
+        () = async { server.stopping.cancelled().await; sleep(CLOSE_TIMEOUT).await } => None,
     }
 }
 
-/// One connection and, side by side on it, all its calls.
+/// Serves a connection and all calls on it, at the same time.
 async fn connection<S>(mut stream: S, server: Arc<ServerState>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (limits, stopping) = (server.limits.clone(), server.stopping.clone());
     let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
-        debug!("the client's first bytes did not come");
+        debug!("the client's first bytes did not arrive in time");
         return;
     };
     let (reader, writer) = tokio::io::split(stream);
@@ -204,7 +207,7 @@ where
                 return;
             }
             () = state.close.cancelled() => {
-                debug!("connection closed");
+                debug!("closing a connection: too many abandoned calls");
                 return;
             }
             () = stopping.cancelled(), if !draining => {}
@@ -216,11 +219,11 @@ where
                     continue;
                 }
                 if draining {
-                    return; // The peer does not close its side.
+                    return; // The peer has not closed its side.
                 }
             }
         }
         connection.as_mut().graceful_shutdown();
-        (draining, idle) = (true, interval_at(Instant::now() + LAST_WORDS, LAST_WORDS));
+        (draining, idle) = (true, interval_at(Instant::now() + CLOSE_TIMEOUT, CLOSE_TIMEOUT));
     }
 }

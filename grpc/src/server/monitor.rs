@@ -1,9 +1,8 @@
-//! `Monitor`, bidirectional streaming: both sides send when they like, on one
-//! stream.
+//! `Monitor`, bidirectional streaming: both sides send whenever they like, on one stream.
 //!
-//! As in [`super::watch`], everything happens while the response stream is polled.
-//! A client that does not read its alerts stops this code from reading its
-//! requests: no queue can grow.
+//! As in [`super::watch`], everything happens while the response stream is polled. If a
+//! client does not read its alerts, this code does not read its requests, so no queue can
+//! grow.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::ready;
@@ -25,7 +24,7 @@ use crate::protocol::proto::threshold::Bound;
 use crate::protocol::proto::{Alert, MonitorRequest, MonitorResponse, RecordedReading, Refusal, Threshold};
 use crate::protocol::status::fell_behind;
 
-/// The responses to the requests of one call.
+/// Returns the responses to the requests of one call.
 pub(super) fn monitor(
     store: Arc<Store>,
     requests: Streaming<MonitorRequest>,
@@ -46,9 +45,9 @@ struct Monitor {
     requests: Streaming<MonitorRequest>,
     /// The stations that have a threshold.
     watched: HashMap<String, WatchedStation>,
-    /// Says which of them has new readings.
+    /// Yields the ID of each of them that has new readings.
     changes: StreamMap<String, WatchStream<()>>,
-    /// Those that have new readings.
+    /// The IDs of those with readings to compare.
     unread: VecDeque<String>,
     /// At most one acknowledgement or the alerts of one chunk.
     responses: VecDeque<Event>,
@@ -56,7 +55,7 @@ struct Monitor {
 
 struct WatchedStation {
     station: Arc<Station>,
-    /// The number of the last reading that was looked at.
+    /// The number of the last reading that was compared.
     seen: u64,
     thresholds: Vec<Threshold>,
 }
@@ -78,7 +77,7 @@ impl Monitor {
                 },
                 () = ready(()), if !self.unread.is_empty() => {
                     self.compare().map_err(|gone| fell_behind(gone.oldest))?;
-                    // Catching up can take long, and must not starve other calls.
+                    // Catching up can take a while, and must not starve other calls.
                     tokio::task::yield_now().await;
                 }
                 Some((station, ())) = self.changes.next() => self.unread.push_back(station),
@@ -86,7 +85,7 @@ impl Monitor {
         }
     }
 
-    /// Answers a request, so that the next response is its acknowledgement.
+    /// Handles a request. The next response acknowledges or refuses it.
     fn handle(&mut self, request: MonitorRequest) {
         let event = match request.action {
             Some(Action::Add(threshold)) => {
@@ -100,7 +99,7 @@ impl Monitor {
                 if self.remove(&id) {
                     Event::Removed(id)
                 } else {
-                    refused(&id, "remove", "no threshold has this ID".to_owned())
+                    refused(&id, "remove", "names an unknown threshold".to_owned())
                 }
             }
             None => refused("", "action", "is missing, or newer than this server".to_owned()),
@@ -112,10 +111,10 @@ impl Monitor {
         check_id(&threshold.id).map_err(|wrong| ("add.id", wrong))?;
         let mut all = self.watched.values().flat_map(|watched| &watched.thresholds);
         if all.clone().any(|other| other.id == threshold.id) {
-            return Err(("add.id", "is in use".to_owned()));
+            return Err(("add.id", "is already in use".to_owned()));
         }
         if all.by_ref().count() == MAX_THRESHOLDS {
-            return Err(("add", format!("a call holds at most {MAX_THRESHOLDS} thresholds")));
+            return Err(("add", format!("would exceed the maximum of {MAX_THRESHOLDS} thresholds")));
         }
         check_metric(threshold.metric).map_err(|wrong| ("add.metric", wrong))?;
         match threshold.bound {
@@ -127,7 +126,7 @@ impl Monitor {
         }
         check_id(&threshold.station).map_err(|wrong| ("add.station", wrong))?;
         let Some(station) = self.store.station(&threshold.station) else {
-            return Err(("add.station", "no reading of this station was ever recorded".to_owned()));
+            return Err(("add.station", "has no readings yet".to_owned()));
         };
         let id = threshold.station.clone();
         let watched = self.watched.entry(id.clone()).or_insert_with(|| {
@@ -176,7 +175,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        debug!("no longer monitoring {} stations", self.watched.len());
+        debug!("no longer monitoring; stations with thresholds: {}", self.watched.len());
     }
 }
 
@@ -191,7 +190,7 @@ fn is_beyond(recorded: &RecordedReading, threshold: &Threshold) -> bool {
 }
 
 fn refused(id: &str, field: &str, description: String) -> Event {
-    // An ID that is itself refused may be long.
+    // An invalid ID may be long.
     let id = shorten(id, MAX_QUOTED).into_owned();
     Event::Refused(Refusal { id, field: field.to_owned(), description })
 }

@@ -1,4 +1,4 @@
-//! `Record`, a unary call: one request, one response, like a function.
+//! `Record`, a unary call: one request, one response, like a function call.
 
 use tonic::Status;
 use tonic_types::FieldViolation;
@@ -9,11 +9,11 @@ use crate::protocol::model::check_batch;
 use crate::protocol::proto::{RecordRequest, RecordResponse};
 use crate::protocol::status::{invalid, store_full};
 
-/// Records the whole batch or, on any error, nothing of it.
+/// Records the whole batch or, on any error, none of it.
 pub(super) fn record(store: &Store, request: &RecordRequest) -> Result<RecordResponse, Status> {
     let count = request.readings.len();
     if !(1..=MAX_BATCH).contains(&count) {
-        let wrong = format!("a batch holds 1 to {MAX_BATCH} readings, not {count}");
+        let wrong = format!("has {count} entries; a batch holds 1 to {MAX_BATCH}");
         return Err(invalid(vec![FieldViolation::new("readings", wrong)], 1));
     }
     let (violations, total) = check_batch(&request.readings);

@@ -1,5 +1,5 @@
-//! The services, found by their names: the weather service, whose four kinds of call are
-//! each in a file of their own, and those that every gRPC server should have.
+//! The services, found by name: the weather service, whose four calls each have a file of
+//! their own, and those that every gRPC server should have.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -29,13 +29,13 @@ use crate::protocol::proto::{
     WatchRequest, WatchResponse,
 };
 
-/// The weather service's name, as in the path of a call.
+/// Name of the weather service, as in the path of a call.
 pub(super) const NAME: &str = weather_service_server::SERVICE_NAME;
 
 /// The services of a server.
 pub(super) struct Services {
     weather: WeatherServiceServer<Weather>,
-    /// If set, calls of the weather service need it.
+    /// The token that calls of the weather service need, if any.
     token: Option<String>,
     health: HealthServer<HealthWithUnknown>,
     reflection: ServerReflectionServer<Reflection>,
@@ -62,10 +62,11 @@ impl Services {
         Ok(Self { weather, token, health, reflection })
     }
 
-    /// Passes a call on to the service that its path names: `/weather.v1.WeatherService/Record`.
+    /// Passes a call on to the service that its path names, such as
+    /// `/weather.v1.WeatherService/Record`.
     ///
-    /// tonic's `Routes` does the same with a router for any kind of path. It would add 8 % to
-    /// the instructions that the server takes for a `Record`.
+    /// tonic's `Routes` does the same with a router for any kind of path. It would add 8%
+    /// to the instructions that the server executes for a `Record`.
     pub(super) fn call<B>(&self, mut request: http::Request<B>) -> BoxFuture<http::Response<Body>, Infallible>
     where
         B: hyper::body::Body<Data = Bytes, Error = Status> + Send + 'static,
@@ -84,13 +85,14 @@ impl Services {
             },
             health_server::SERVICE_NAME => self.health.clone().call(request),
             reflection_v1::SERVICE_NAME => self.reflection.clone().call(request),
-            // The earlier name, which Postman, grpcui, and Evans use. The messages are the same.
+            // The earlier name of the service, which Postman, grpcui, and Evans use. The
+            // messages are the same.
             reflection_v1alpha::SERVICE_NAME => {
                 let path = path.replace(reflection_v1alpha::SERVICE_NAME, reflection_v1::SERVICE_NAME);
                 *request.uri_mut() = path.parse().unwrap_or_default();
                 self.reflection.clone().call(request)
             }
-            _ => Box::pin(ready(Ok(Status::unimplemented("").into_http()))),
+            _ => Box::pin(ready(Ok(Status::unimplemented("this server has no such service").into_http()))),
         }
     }
 }
@@ -148,7 +150,7 @@ fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
     (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
 }
 
-/// Compares in a time that does not depend on how many bytes are right.
+/// Compares in a time that does not depend on how many bytes match.
 fn is_same(given: &[u8], expected: &[u8]) -> bool {
     given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }

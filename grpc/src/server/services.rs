@@ -24,7 +24,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use crate::protocol::model::shorten;
 use crate::protocol::proto::DESCRIPTORS;
 
-/// Maximum bytes of an error's text in a response of the reflection service.
+/// Maximum number of bytes of an error's text in a response of the reflection service.
 const MAX_ERROR: usize = 400;
 
 /// tonic's health service, with a `Watch` that accepts unknown services.
@@ -97,9 +97,9 @@ impl ServerReflection for Reflection {
             async move {
                 let question = question?;
                 let asked = stream::iter([question.clone()]);
-                let answer =
+                let response =
                     async { service.server_reflection_info(asked).await?.into_inner().message().await };
-                let error = match answer.await {
+                let error = match response.await {
                     Ok(Some(response)) => return Ok(response),
                     Ok(None) => Status::internal("the reflection service sent no response"),
                     Err(status) => status,

@@ -1,4 +1,4 @@
-//! What the server keeps: in memory, bounded, and gone when it stops.
+//! The readings that the server keeps: in memory, bounded, and gone when it stops.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use crate::protocol::proto::{Reading, RecordedReading};
 
 /// Stations and their readings.
 ///
-/// Plain mutexes: each operation is short and never waits for anything while it
-/// holds a lock. One for the map and one for each station, so that a stream that
-/// reads from a station does not hold up the others.
+/// Plain mutexes are enough, since each operation is short and never awaits anything
+/// while it holds a lock. There is one for the map and one for each station, so a stream
+/// that reads from one station does not hold up the others.
 pub(super) struct Store {
     instance_id: u64,
     stations: Mutex<HashMap<String, Arc<Station>>>,
@@ -27,23 +27,23 @@ pub(super) struct Station {
 
 #[derive(Default)]
 struct Readings {
-    /// How many readings were ever recorded, which is the number of the newest.
+    /// How many readings were ever recorded. This is also the number of the newest.
     recorded: u64,
     kept: VecDeque<StoredReading>,
 }
 
-/// A reading without its station's ID, which the map already holds.
+/// A reading without its station's ID, which the [`Station`] already holds.
 struct StoredReading {
     metric: i32,
     value: f64,
     recorded_at: u64,
 }
 
-/// The store holds [`MAX_STATIONS`] and a batch named new ones.
+/// There is no room for new stations: the store holds at most [`MAX_STATIONS`].
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// The reading to continue with was dropped for newer ones.
+/// The next reading to send was dropped to make room for newer ones.
 #[derive(Debug)]
 pub(super) struct Gone {
     /// The number of the oldest reading that is still kept.
@@ -57,14 +57,13 @@ impl Default for Store {
 }
 
 impl Store {
-    /// Returns the instance ID, chosen at random at the start: sequence numbers count
-    /// only together with it.
+    /// Returns the instance ID, which is chosen at random at the start. A sequence number
+    /// is valid only together with it.
     pub(super) fn instance_id(&self) -> u64 {
         self.instance_id
     }
 
-    /// Keeps the whole batch or nothing of it, and creates the stations that it
-    /// does not know.
+    /// Records the whole batch or none of it, and creates the stations that are new.
     ///
     /// # Errors
     /// [`Full`] if the batch names more new stations than there is room for.
@@ -78,7 +77,7 @@ impl Store {
         for id in new {
             stations.insert(id.to_owned(), Station::new(id));
         }
-        // The map stays locked, so that batches reach all stations in one order.
+        // The map stays locked, so that batches reach all stations in the same order.
         for run in batch.chunk_by(|a, b| a.station == b.station) {
             if let Some(station) = stations.get(&run[0].station) {
                 station.push(run);
@@ -87,12 +86,12 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the station of that ID.
+    /// Returns the station with this ID.
     pub(super) fn station(&self, id: &str) -> Option<Arc<Station>> {
         lock(&self.stations).get(id).cloned()
     }
 
-    /// Returns the station of that ID, and creates it if need be.
+    /// Returns the station with this ID, and creates it if it is new.
     ///
     /// # Errors
     /// [`Full`] if there is no room for another.
@@ -115,12 +114,12 @@ impl Station {
         Arc::new(Self { id: id.to_owned(), readings: Mutex::default(), changes: watch::Sender::default() })
     }
 
-    /// The station's ID.
+    /// Returns the station's ID.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Keeps readings of this station.
+    /// Records readings of this station.
     pub(super) fn push(&self, readings: &[Reading]) {
         let mut all = lock(&self.readings);
         for reading in readings {
@@ -141,28 +140,29 @@ impl Station {
         }
     }
 
-    /// Reports whenever there are new readings. Subscribe before you look for those that
-    /// are there.
+    /// Returns a receiver that is notified of new readings. Subscribe before you read
+    /// those that are already there.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Where to start to see the `count` newest readings, or as many as are kept.
+    /// Returns the number after which the `count` newest readings follow, or as many as
+    /// are kept.
     pub(super) fn start_of_newest(&self, count: u32) -> u64 {
         let all = lock(&self.readings);
         all.recorded - u64::from(count).min(all.kept.len() as u64)
     }
 
-    /// Up to `max` readings that follow number `after`, in order. None follow a
-    /// number that was not given yet.
+    /// Returns up to `max` readings that follow number `after`, in order: none if `after`
+    /// is the newest number or beyond it.
     ///
     /// # Errors
-    /// [`Gone`] if the first of them is no longer kept.
+    /// [`Gone`] if the first reading to return is no longer kept.
     pub(super) fn read(&self, after: u64, max: usize) -> Result<Vec<RecordedReading>, Gone> {
         let all = lock(&self.readings);
-        let given_way = all.recorded - all.kept.len() as u64;
-        let Some(skip) = after.checked_sub(given_way) else {
-            return Err(Gone { oldest: given_way + 1 });
+        let dropped = all.recorded - all.kept.len() as u64;
+        let Some(skip) = after.checked_sub(dropped) else {
+            return Err(Gone { oldest: dropped + 1 });
         };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
         let following = all.kept.iter().skip(skip).take(max).zip(after.saturating_add(1)..);
@@ -179,7 +179,7 @@ impl Station {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds a lock; if something ever does, what is
-    // kept is still whole.
+    // Nothing panics while it holds a lock. If something ever did, the readings would
+    // still be intact.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,9 @@
 //! `Upload`, client streaming: requests until the client has no more, then one
 //! response.
 //!
-//! Backpressure needs no code: a message is taken from the connection when the
-//! loop asks for the next one. While it does not, HTTP/2's window for the
-//! stream stays shut, and the sender's `send` waits.
+//! Backpressure needs no code: the loop reads a message from the connection only when it
+//! is ready for the next one. Until then, HTTP/2's window for the stream stays shut, and
+//! the sender has to wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::protocol::model::check;
 use crate::protocol::proto::{Rejection, UploadRequest, UploadResponse};
 use crate::protocol::status::too_slow;
 
-/// Keeps each valid reading as it arrives and counts the others.
+/// Records each valid reading as it arrives, and counts the others.
 pub(super) async fn upload(
     store: &Store,
     requests: &mut Streaming<UploadRequest>,
@@ -33,7 +33,7 @@ pub(super) async fn upload(
 
 struct Upload<'a> {
     store: &'a Store,
-    /// The previous reading's station: usually this one's, too.
+    /// The previous reading's station, which is usually the next one's, too.
     station: Option<Arc<Station>>,
     index: u64,
     summary: UploadResponse,
@@ -56,7 +56,7 @@ impl Upload<'_> {
         });
         wrong.map_or(Ok(()), Err)?;
         let station = self.station(&reading.station).ok_or_else(|| {
-            let full = format!("this server keeps at most {MAX_STATIONS} stations");
+            let full = format!("is new, but this server keeps at most {MAX_STATIONS} stations");
             ("reading.station".to_owned(), full)
         })?;
         station.push(std::slice::from_ref(&reading));
@@ -80,6 +80,6 @@ impl Upload<'_> {
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        debug!("no longer uploading, after {} readings", self.index);
+        debug!("no longer uploading; readings received: {}", self.index);
     }
 }

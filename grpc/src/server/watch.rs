@@ -1,10 +1,9 @@
 //! `Watch`, server streaming: one request, then responses until either side ends the
 //! call.
 //!
-//! The stream has no queue of its own. It remembers the number of the reading
-//! that it sent last and, when HTTP/2 flow control lets it send, reads on from
-//! the store. So a slow reader holds nothing but its place, and a reader that
-//! comes back resumes with that number.
+//! The stream has no queue of its own. It remembers the number of the last reading that
+//! it sent, and reads on from the store when HTTP/2 flow control lets it send. So a slow
+//! reader needs hardly any memory, and a reader that reconnects resumes with that number.
 
 use std::sync::Arc;
 use std::vec;
@@ -23,15 +22,15 @@ use crate::protocol::proto::watch_response::Event;
 use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
 use crate::protocol::status::{fell_behind, invalid, no_station, restarted};
 
-/// Returns the responses. They are made only while they are polled: when the client
-/// leaves, the stream is dropped, and with it all its work.
+/// Returns the stream of responses. It works only while it is polled. When the client
+/// leaves, the stream is dropped, and its work ends.
 pub(super) fn watch(
     store: &Store,
     request: &WatchRequest,
 ) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
     check_id(&request.station).map_err(|wrong| invalid(vec![FieldViolation::new("station", wrong)], 1))?;
     let station = store.station(&request.station).ok_or_else(|| no_station(&request.station))?;
-    // Subscribed before the start is chosen: what comes in between is not missed.
+    // Subscribe before choosing the start, so that no reading in between is missed.
     let changes = station.changes();
     let sent = match request.start {
         None => station.start_of_newest(0),
@@ -40,10 +39,10 @@ pub(super) fn watch(
         Some(Start::After(_)) => return Err(restarted(store.instance_id())),
     };
     if sent > station.start_of_newest(0) {
-        let wrong = "no reading has this number yet".to_owned();
+        let wrong = "is greater than the number of the newest reading".to_owned();
         return Err(invalid(vec![FieldViolation::new("after.sequence", wrong)], 1));
     }
-    // The first reading to send may be gone already: report that now, not after
+    // The first reading to send may already be gone. Report that now, not after
     // `started`.
     station.read(sent, 1).map_err(|gone| fell_behind(gone.oldest))?;
     let started = Event::Started(Position { boot_id: store.instance_id(), sequence: sent });
@@ -54,7 +53,7 @@ pub(super) fn watch(
 struct Watching {
     station: Arc<Station>,
     changes: watch::Receiver<()>,
-    /// The number of the last reading in `chunk` or before.
+    /// The number of the last reading copied into `chunk`; before the first, the start.
     sent: u64,
     started: Option<Event>,
     chunk: vec::IntoIter<RecordedReading>,
@@ -69,8 +68,8 @@ impl Watching {
             if let Some(recorded) = self.chunk.next() {
                 return Ok(Some((WatchResponse { event: Some(Event::Recorded(recorded)) }, self)));
             }
-            // Marked as seen before the store is read, or a reading that comes
-            // in between would wait for the one after it.
+            // Mark changes as seen before reading the store. Otherwise, a reading
+            // recorded in between would wait for the one after it.
             self.changes.borrow_and_update();
             let readings = self.station.read(self.sent, CHUNK).map_err(|gone| fell_behind(gone.oldest))?;
             self.sent += readings.len() as u64;

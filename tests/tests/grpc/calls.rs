@@ -1,4 +1,4 @@
-//! The four kinds of call, as the contract has them.
+//! The four kinds of call, as the contract describes them.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// The failure of a call.
-pub fn failure<T: std::fmt::Debug>(answer: Result<T, Error>) -> Box<Failure> {
-    match answer {
+/// Returns the failure of a call.
+pub fn failure<T: std::fmt::Debug>(result: Result<T, Error>) -> Box<Failure> {
+    match result {
         Err(Error::Status(failure)) => failure,
         other => panic!("not a status: {other:?}"),
     }
 }
 
 #[apply(test!)]
-async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
+async fn an_invalid_batch_is_not_recorded_and_its_fields_are_named() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let wrong = [
@@ -65,7 +65,7 @@ async fn an_invalid_batch_names_its_fields_and_keeps_nothing() {
 /// Values that Protocol Buffers can carry but the contract excludes, in each kind of
 /// call.
 #[apply(test!)]
-async fn every_impossible_value_names_its_field() {
+async fn the_error_for_an_impossible_value_names_its_field() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let good = reading("oslo-1", 1.0);
@@ -118,7 +118,7 @@ async fn every_impossible_value_names_its_field() {
 }
 
 #[apply(test!)]
-async fn a_full_store_refuses_new_stations_only() {
+async fn a_full_store_refuses_only_new_stations() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch: Vec<_> = (0..1000).map(|i| reading(&format!("s{i}"), 1.0)).collect();
@@ -164,7 +164,7 @@ async fn watch_resumes_where_it_broke_off() {
 }
 
 #[apply(test!)]
-async fn watch_tells_when_the_place_is_no_longer_kept() {
+async fn watch_fails_if_the_next_reading_is_no_longer_kept() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -185,7 +185,7 @@ async fn watch_tells_when_the_place_is_no_longer_kept() {
 }
 
 #[apply(test!)]
-async fn upload_counts_what_it_refuses() {
+async fn upload_counts_the_readings_it_rejects() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let readings = (0..1000).map(|i| reading("oslo-1", if i % 10 == 3 { 1e9 } else { 1.0 }));
@@ -211,7 +211,7 @@ async fn monitor_interleaves_alerts_and_acknowledgements() {
     monitoring.add(threshold("cold", "oslo-1", Some(Bound::Below(0.0)))).await.unwrap();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("hot".into())));
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Added("cold".into())));
-    // What was recorded before does not count; 200 readings make several chunks.
+    // Earlier readings do not count. The 200 new ones make several chunks.
     let values = (0..200).map(|i| if i % 2 == 0 { 30.0 } else { 31.0 });
     client.record(&values.map(|value| reading("oslo-1", value)).collect::<Vec<_>>()).await.unwrap();
     for i in 0..100 {
@@ -233,7 +233,7 @@ async fn monitor_interleaves_alerts_and_acknowledgements() {
 }
 
 #[apply(test!)]
-async fn monitor_refuses_by_message_and_goes_on() {
+async fn monitor_refuses_a_request_and_stays_open() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     client.record(&[reading("oslo-1", 50.0)]).await.unwrap();
@@ -282,13 +282,13 @@ async fn monitor_refuses_by_message_and_goes_on() {
     }
     // Field 9, for example, is an action that this version does not know.
     let connection = connect(server.addr()).await;
-    let answer = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
-    assert!(String::from_utf8_lossy(&answer.messages).contains("newer than this server"));
-    assert_eq!(answer.code(), "0");
+    let response = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
+    assert!(String::from_utf8_lossy(&response.messages).contains("newer than this server"));
+    assert_eq!(response.code(), "0");
     server.stop().await;
 }
 
-/// One for each kind of call that can wait, and one for health.
+/// Every call that can wait, including those of health and reflection.
 #[apply(test!)]
 async fn a_deadline_ends_every_kind_of_call() {
     let server = PAIR.serve().await;
@@ -298,7 +298,7 @@ async fn a_deadline_ends_every_kind_of_call() {
     let empty = prefixed(&());
     let half = record_one().slice(..20);
     for (path, body, end) in [
-        (RECORD, half, false), // A unary call whose request never comes to its end.
+        (RECORD, half, false), // A unary call whose request never ends.
         (WATCH, watch, true),
         (UPLOAD, Bytes::new(), false),
         (MONITOR, Bytes::new(), false),
@@ -309,8 +309,8 @@ async fn a_deadline_ends_every_kind_of_call() {
             let started = Instant::now();
             let (response, mut send) = open(&connection, path, &metadata).await;
             send.send_data(body.clone(), end).unwrap();
-            let answer = answer(response).await;
-            assert_eq!(answer.code(), "4", "{path}");
+            let response = whole_response(response).await;
+            assert_eq!(response.code(), "4", "{path}");
             assert!(started.elapsed() >= Duration::from_millis(50), "{path}: too early");
         }
     }
@@ -323,8 +323,8 @@ async fn a_deadline_ends_every_kind_of_call() {
         ("123456789m", "3"),
         ("+5S", "3"),
     ] {
-        let answer = unary(&connection, RECORD, &[("grpc-timeout", timeout)], record_one()).await;
-        assert_eq!(answer.code(), code, "{timeout:?}");
+        let response = unary(&connection, RECORD, &[("grpc-timeout", timeout)], record_one()).await;
+        assert_eq!(response.code(), code, "{timeout:?}");
     }
     let twice = [("grpc-timeout", "1H"); 2];
     assert_eq!(unary(&connection, RECORD, &twice, record_one()).await.code(), "3", "{twice:?}");
@@ -333,7 +333,7 @@ async fn a_deadline_ends_every_kind_of_call() {
 
 /// Even a stream that always has something to send ends at its deadline.
 #[apply(test!)]
-async fn a_deadline_ends_a_stream_in_full_flow() {
+async fn a_deadline_ends_a_stream_that_always_has_data() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     for _ in 0..10 {
@@ -341,7 +341,7 @@ async fn a_deadline_ends_a_stream_in_full_flow() {
     }
     let connection = connect(server.addr()).await;
     let mut body = open_watch(&connection, 100_000, &[("grpc-timeout", "200m")]).await;
-    // Taken in small steps, so that the stream is never without a reading to send.
+    // Read in small steps, so that the stream always has a reading to send.
     let mut bytes = 0;
     while let Some(data) = within(body.data()).await {
         let data = data.unwrap();

@@ -1,5 +1,5 @@
-//! The README's exercises that have a test: each fails until it is solved. They
-//! speak to the server in bytes, since what they ask for is not in the proto yet.
+//! The README's tested exercises. Each test fails until its exercise is solved. It sends
+//! raw bytes, since the proto does not have the new call or field yet.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -18,14 +18,15 @@ use crate::support::*;
 
 const LATEST: &str = "/weather.v1.WeatherService/Latest";
 
-/// As the exercise has it: `message LatestRequest { string station = 1; }`.
+/// As the exercise describes it: `message LatestRequest { string station = 1; }`.
 #[derive(Clone, PartialEq, Message)]
 struct LatestRequest {
     #[prost(string, tag = "1")]
     station: String,
 }
 
-/// As the exercise has it: `message LatestResponse { repeated RecordedReading readings = 1; }`.
+/// As the exercise describes it:
+/// `message LatestResponse { repeated RecordedReading readings = 1; }`.
 #[derive(Clone, PartialEq, Message)]
 struct LatestResponse {
     #[prost(message, repeated, tag = "1")]
@@ -36,15 +37,16 @@ fn measured(metric: Metric, value: f64) -> Reading {
     Reading { metric: metric.into(), ..reading("oslo-1", value) }
 }
 
-/// Of the status of an answer that holds nothing else: the first invalid field.
-fn invalid_field(answer: &Answer) -> Option<String> {
-    let status = Status::from_header_map(&answer.headers)?;
+/// Returns the first invalid field that the status names, if the response is only a
+/// status.
+fn invalid_field(response: &WholeResponse) -> Option<String> {
+    let status = Status::from_header_map(&response.headers)?;
     Some(status.get_details_bad_request()?.field_violations.first()?.field.clone())
 }
 
 #[apply(test!)]
 #[exercise]
-async fn exercise_latest_answers_with_the_newest_of_each_metric() {
+async fn exercise_latest_returns_the_newest_reading_of_each_metric() {
     let server = PAIR.serve().await;
     let recorded = [
         measured(Metric::Wind, 3.0),
@@ -60,16 +62,17 @@ async fn exercise_latest_answers_with_the_newest_of_each_metric() {
         unary(&connection, LATEST, &[], request).await
     };
 
-    let answer = ask("oslo-1").await;
+    let response = ask("oslo-1").await;
     assert_ne!(
-        answer.code(),
+        response.code(),
         "12",
-        "UNIMPLEMENTED: the server has no call `Latest`. Write it into weather.proto; the compiler then \
+        "UNIMPLEMENTED: the server has no call `Latest`. Add it to weather.proto; the compiler then \
          asks for the method in service.rs"
     );
-    assert_eq!(answer.code(), "0", "`Latest` of a known station ends with OK");
-    let latest = LatestResponse::decode(answer.messages.get(5..).expect("one message"))
-        .expect("the answer is a LatestResponse");
+    assert_eq!(response.code(), "0", "`Latest` of a known station should end with OK");
+    let latest =
+        LatestResponse::decode(response.messages.get(5..).expect("the response should hold a message"))
+            .expect("the message should be a LatestResponse");
     let newest = |metric: Metric, value| (metric as i32, value);
     let got: Vec<_> = latest
         .readings
@@ -79,25 +82,30 @@ async fn exercise_latest_answers_with_the_newest_of_each_metric() {
     assert_eq!(
         got,
         [newest(Metric::Temperature, -3.4), newest(Metric::Wind, 5.0)],
-        "`Latest` holds one reading of each metric that was recorded, the newest, by the metrics' numbers"
+        "`Latest` should return each metric's newest reading, in the order of the metrics' numbers"
     );
     let numbers: Vec<_> = latest.readings.iter().map(|recorded| recorded.sequence).collect();
-    assert_eq!(numbers, [4, 5], "the numbers are those that `Watch` gives the same readings");
+    assert_eq!(numbers, [4, 5], "each reading should have the number that `Watch` gives it");
 
-    assert_eq!(ask("atlantis").await.code(), "5", "a station without readings is NOT_FOUND, as in `Watch`");
+    assert_eq!(
+        ask("atlantis").await.code(),
+        "5",
+        "a station without readings should get NOT_FOUND, as in `Watch`"
+    );
     let wrong = ask("OSLO").await;
-    assert_eq!(wrong.code(), "3", "an invalid station ID is INVALID_ARGUMENT");
-    assert_eq!(invalid_field(&wrong).as_deref(), Some("station"), "and the BadRequest names the field");
+    assert_eq!(wrong.code(), "3", "an invalid station ID should get INVALID_ARGUMENT");
+    assert_eq!(invalid_field(&wrong).as_deref(), Some("station"), "the BadRequest should name the field");
     server.stop().await;
 }
 
-/// Bytes of the exercise's `repeated Metric metrics = 4;`, packed: the key (field
-/// 4, wire type 2), how many bytes follow, and a number for each metric.
+/// Returns the bytes of the exercise's `repeated Metric metrics = 4;`, packed: the key
+/// (field 4, wire type 2), how many bytes follow, and a number for each metric.
 fn field_4(metrics: &[u8]) -> Vec<u8> {
     [&[4 << 3 | 2, metrics.len().try_into().unwrap()], metrics].concat()
 }
 
-/// The newest 500 of oslo-1 and what comes then, of these metrics only.
+/// Returns a request for the newest 500 readings of oslo-1 and those that follow, of
+/// these metrics only.
 fn watch_only(metrics: &[u8]) -> Bytes {
     let mut message = watch_of("oslo-1", Some(Start::Newest(500))).encode_to_vec();
     message.extend(field_4(metrics));
@@ -107,7 +115,7 @@ fn watch_only(metrics: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// A stream that is read message by message.
+/// A response that is read message by message.
 struct Responses {
     body: RecvStream,
     read: BytesMut,
@@ -125,16 +133,16 @@ impl Responses {
                 }
             }
             let data = timeout(Duration::from_secs(60), self.body.data()).await.expect(
-                "nothing comes: did the stream take a chunk of the store without a wanted reading for the end \
-                 of what there is?",
+                "no response arrived: after a chunk without a wanted reading, there may be more readings in \
+                 the store",
             );
-            let data = data.expect("the stream goes on").unwrap();
+            let data = data.expect("the stream should stay open").unwrap();
             self.body.flow_control().release_capacity(data.len()).unwrap();
             self.read.extend_from_slice(&data);
         }
     }
 
-    /// Number, metric and value of the next reading.
+    /// Returns the number, metric, and value of the next reading.
     async fn recorded(&mut self) -> (u64, i32, f64) {
         let Event::Recorded(RecordedReading { sequence, reading: Some(reading) }) = self.next().await else {
             panic!("not a reading")
@@ -159,7 +167,10 @@ async fn exercise_a_watch_may_ask_for_some_metrics_only() {
         send.send_data(request, true).unwrap();
         let body = within(response).await.unwrap().into_body();
         let mut responses = Responses { body, read: BytesMut::new() };
-        assert!(matches!(responses.next().await, Event::Started(_)), "the first response is `started`");
+        assert!(
+            matches!(responses.next().await, Event::Started(_)),
+            "the first response should be `started`"
+        );
         (responses, send)
     };
 
@@ -167,28 +178,32 @@ async fn exercise_a_watch_may_ask_for_some_metrics_only() {
     let first = windy.recorded().await;
     assert_eq!(
         first.1, wind,
-        "field 4 asked for wind (metric 4) only, and the server sent metric {}: a field that it does not \
-         know is skipped. Add `repeated Metric metrics = 4;` to WatchRequest, and heed it in watch.rs",
+        "field 4 asked for wind (metric 4) only, but the server sent metric {}: it skips a field that \
+         it does not know. Add `repeated Metric metrics = 4;` to WatchRequest, and use it in watch.rs",
         first.1
     );
-    assert_eq!(first, (201, wind, 5.0), "a reading keeps the number that it has among all of the station");
+    assert_eq!(first, (201, wind, 5.0), "a reading should keep its number among all readings of the station");
     client.record(&[measured(Metric::Humidity, 40.0), measured(Metric::Wind, 6.0)]).await.unwrap();
-    assert_eq!(windy.recorded().await, (203, wind, 6.0), "what is recorded later is chosen in the same way");
+    assert_eq!(windy.recorded().await, (203, wind, 6.0), "later readings should be filtered, too");
 
     // Two metrics, one of them twice.
     let (mut both, _send) = watch(watch_only(&[4, 2, 4])).await;
     for (sequence, metric, value) in [(201, 4, 5.0), (202, 2, 40.0), (203, 4, 6.0)] {
         assert_eq!(both.recorded().await, (sequence, metric, value), "wind and humidity were asked for");
     }
-    // A client that was built before field 4 was there asks for everything.
+    // A client that was built before field 4 existed asks for everything.
     let (mut old, _send) = watch(watch_request(500)).await;
     for sequence in 1..=203 {
-        assert_eq!(old.recorded().await.0, sequence, "without field 4 every reading comes");
+        assert_eq!(old.recorded().await.0, sequence, "without field 4, every reading should arrive");
     }
 
-    // The deadline is for a server that accepts it, and would go on forever.
-    let answer = unary(&connection, WATCH, &[("grpc-timeout", "10S")], watch_only(&[4, 77])).await;
-    assert_eq!(answer.code(), "3", "metric 77 is INVALID_ARGUMENT");
-    assert_eq!(invalid_field(&answer).as_deref(), Some("metrics[1]"), "and the BadRequest names the field");
+    // The deadline is for a server that accepts metric 77 and would never end the call.
+    let response = unary(&connection, WATCH, &[("grpc-timeout", "10S")], watch_only(&[4, 77])).await;
+    assert_eq!(response.code(), "3", "metric 77 should get INVALID_ARGUMENT");
+    assert_eq!(
+        invalid_field(&response).as_deref(),
+        Some("metrics[1]"),
+        "the BadRequest should name the field"
+    );
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What happens when a client breaks: it vanishes, is killed, or stops reading.
+//! What happens when a client fails: it vanishes, is killed, or stops reading.
 
 use bytes::BytesMut;
 use futures::future::join_all;
@@ -13,19 +13,18 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// A server that also logs when a handler's work has ended.
-async fn talkative() -> Server {
+/// Starts a server that also logs when a handler's work has ended.
+async fn verbose_server() -> Server {
     let args = ["RUST_LOG=info,grpc=debug", PAIR.server, "--addr", "127.0.0.1:0"];
     Server::start("env", &args).await
 }
 
-/// The client resets the stream, and then, for each kind, its process dies: the
-/// socket is closed with a reset, as the kernel does for a dead process with
-/// unread input.
+/// The client resets the stream, or it closes its socket, as the kernel does when a
+/// process dies.
 #[apply(test!)]
 async fn a_client_that_vanishes_ends_the_handlers_work() {
     for vanish in ["reset the stream", "lose the connection"] {
-        let server = talkative().await;
+        let server = verbose_server().await;
         client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
         let upload = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
         let add = grpc::proto::Threshold {
@@ -37,16 +36,17 @@ async fn a_client_that_vanishes_ends_the_handlers_work() {
         let monitor = prefixed(&MonitorRequest { action: Some(monitor_request::Action::Add(add)) });
         for (path, body, ended) in [
             (WATCH, watch_request(1), "no longer watching oslo-1"),
-            (UPLOAD, upload, "no longer uploading, after 1 readings"),
-            (MONITOR, monitor, "no longer monitoring 1 stations"),
+            (UPLOAD, upload, "no longer uploading; readings received: 1"),
+            (MONITOR, monitor, "no longer monitoring; stations with thresholds: 1"),
         ] {
             let mut raw = Raw::connect(server.addr()).await;
             raw.send(&frame(HEADERS, END_HEADERS, 1, &call_headers(path))).await;
-            // One message is all of a Watch's request; the others could go on.
+            // A Watch has only one request message; the other calls could send more.
             let end = if path == WATCH { END_STREAM } else { 0 };
             raw.send(&frame(DATA, end, 1, &body)).await;
             if path == UPLOAD {
-                // Nothing comes back; that it was taken shows in the watchers' number.
+                // There is no response yet. A second reading in the store shows that it
+                // was recorded.
                 let mut watching =
                     client(server.url()).watch("oslo-1", Some(Start::Newest(2)), None).await.unwrap();
                 within(watching.next_reading()).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_client_that_vanishes_ends_the_handlers_work() {
 
 #[apply(test!)]
 async fn a_client_process_that_is_killed_is_noticed() {
-    let server = talkative().await;
+    let server = verbose_server().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let mut process = tokio::process::Command::new(PAIR.client)
         .args(["--url", server.url(), "watch", "oslo-1", "--newest", "1"])
@@ -83,17 +83,18 @@ async fn a_client_process_that_is_killed_is_noticed() {
     server.stop().await;
 }
 
-/// Memory of a process in KiB, as the kernel counts it.
+/// Returns the resident memory of a process in KiB.
 pub fn memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// It costs the server one chunk, is told when it comes back, and nobody else waits for it.
+/// Each slow reader costs the server one chunk, and its call ends with an error. Nobody
+/// else waits for it.
 #[apply(test!)]
 #[alone]
-async fn a_slow_reader_is_told_and_disturbs_nobody() {
+async fn a_slow_reader_gets_an_error_and_delays_nobody() {
     let server = PAIR.serve().await;
     let client = client(server.url());
     let batch = vec![reading("oslo-1", 1.0); 10_000];
@@ -103,10 +104,10 @@ async fn a_slow_reader_is_told_and_disturbs_nobody() {
         let connection = connect(server.addr()).await;
         let mut body = open_watch(&connection, 10_000, &[]).await;
         let first = within(body.data()).await.unwrap().unwrap();
-        slow.push((connection, body, first)); // Nothing is released: 64 KiB and no more.
+        slow.push((connection, body, first)); // Nothing is released, so at most 64 KiB arrive.
     }
     let mut other = client.watch("oslo-1", None, None).await.unwrap();
-    // All 100,000 places are taken once, so that what follows adds nothing to the store.
+    // Fill all 100,000 places, so that later readings do not make the store grow.
     for _ in 0..9 {
         client.record(&batch).await.unwrap();
     }
@@ -117,8 +118,8 @@ async fn a_slow_reader_is_told_and_disturbs_nobody() {
     let grown = memory(server.pid()).saturating_sub(before);
     assert!(grown < 20 * 1024, "20 slow readers made the server grow by {grown} KiB");
     for sequence in 10_001..=210_000 {
-        // The brisk one is read to the end only now, and is behind by as much; all
-        // that is asserted is that it is told in the same way, or has everything.
+        // This reader continues only now. It either receives everything or gets the same
+        // error.
         match within(other.next_reading()).await {
             Ok(recorded) => assert_eq!(recorded.unwrap().sequence, sequence),
             Err(Error::Status(failure)) => {
@@ -141,7 +142,7 @@ async fn a_slow_reader_is_told_and_disturbs_nobody() {
                 _ => None,
             })
             .collect();
-        assert!(numbers.len() < 10_000, "{} readings were waiting somewhere", numbers.len());
+        assert!(numbers.len() < 10_000, "{} readings were buffered somewhere", numbers.len());
         assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "without gaps up to the status");
     }
     server.stop().await;
@@ -175,7 +176,7 @@ async fn an_open_window_cannot_fill_the_servers_memory() {
         match frame.kind {
             DATA => {
                 bytes += frame.payload.len();
-                assert!(bytes < 14_000_000, "{bytes} bytes were waiting somewhere");
+                assert!(bytes < 14_000_000, "{bytes} bytes were buffered somewhere");
             }
             HEADERS if frame.flags & END_STREAM != 0 => break,
             _ => {}
@@ -184,10 +185,10 @@ async fn an_open_window_cannot_fill_the_servers_memory() {
     server.stop().await;
 }
 
-/// Nothing can be sent, not even the status: the stream is reset.
+/// Nothing can be sent, not even the status, so the stream is reset.
 #[apply(test!)]
 async fn a_deadline_ends_a_stream_that_nobody_reads() {
-    let server = talkative().await;
+    let server = verbose_server().await;
     client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0);
@@ -209,7 +210,7 @@ async fn a_thousand_streams_share_one_connection() {
     let mut streams = vec![within(watch).await.unwrap()];
     let more = join_all((1..1000).map(|_| client.watch("oslo-1", None, None)));
     streams.extend(within(more).await.into_iter().map(Result::unwrap));
-    // A unary call goes through between them.
+    // A unary call still works beside them.
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
     for recorded in within(join_all(streams.iter_mut().map(|stream| stream.next_reading()))).await {
         assert_eq!(recorded.unwrap().unwrap().sequence, 2);

@@ -1,5 +1,5 @@
-//! Hostile peers that send single frames. Each attack runs against the real server, whose
-//! memory and CPU time are looked at, beside a client that must not notice.
+//! Hostile peers that send single frames. Most attacks run against the real server: its
+//! memory and CPU time are measured, and another client must not notice the attack.
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tests::{Server, apply, test};
 use crate::faults::memory;
 use crate::support::*;
 
-/// A client that keeps working, and the server's use of the machine.
+/// A server, a client that must keep working, and the server's memory and CPU time at the
+/// start.
 struct Watchdog {
     server: Server,
     client: grpc::Client,
@@ -30,7 +31,7 @@ impl Watchdog {
         self.server.addr()
     }
 
-    /// Other clients keep working, and the attack cost at most this much.
+    /// Asserts that the client still works and that the attack cost at most this much.
     async fn end(self, max_memory_mib: u64, max_cpu: Duration) {
         within(self.client.record(&[reading("oslo-1", 1.0)])).await.unwrap();
         let grown = memory(self.server.pid()).saturating_sub(self.memory) / 1024;
@@ -41,7 +42,7 @@ impl Watchdog {
     }
 }
 
-/// CPU time of a process, from the scheduler.
+/// Returns the CPU time of a process, as the scheduler counts it.
 fn cpu(pid: u32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let nanoseconds = tasks.filter_map(|task| {
@@ -54,16 +55,16 @@ fn cpu(pid: u32) -> Duration {
 /// RFC 9113, section 3.4: each endpoint is required to send a preface. One that does not
 /// would otherwise hold its connection forever.
 #[apply(test!)]
-async fn silence_and_half_a_preface_are_closed() {
+async fn a_connection_without_a_complete_preface_is_closed() {
     let local = Local::start(|config| config.limits.handshake_timeout = Duration::from_millis(200)).await;
     let other = connect(&local.addr).await;
     let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     for sent in [0, 1, 12, 24, 30] {
         let mut raw = Raw::tcp(&local.addr).await;
         raw.send(&hello[..sent]).await;
-        assert!(raw.next(HEADERS).await.is_none(), "open after {sent} bytes");
+        assert!(raw.next(HEADERS).await.is_none(), "still open after {sent} bytes");
     }
-    // One byte at a time does not help.
+    // Sending one byte at a time does not help.
     let mut slow = Raw::tcp(&local.addr).await;
     for byte in &hello[..32] {
         if !slow.try_send(&[*byte]).await {
@@ -72,14 +73,14 @@ async fn silence_and_half_a_preface_are_closed() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(slow.next(HEADERS).await.is_none());
-    // Having said hello in time, a connection stays.
+    // A connection that sent its preface in time stays open.
     assert_eq!(unary(&other, RECORD, &[], record_one()).await.code(), "0");
     drop(other);
     local.stop().await;
 }
 
 #[apply(test!)]
-async fn garbage_is_closed() {
+async fn a_connection_that_sends_garbage_is_closed() {
     let watchdog = Watchdog::start().await;
     for garbage in [
         &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
@@ -90,7 +91,8 @@ async fn garbage_is_closed() {
         raw.try_send(garbage).await;
         raw.read_to_end().await;
     }
-    // Well begun, then nonsense: RFC 9113, sections 4.2, 5.1, 6.1, 6.5, 6.9, 6.10.
+    // A valid start, then invalid frames (RFC 9113, sections 4.2, 5.1, 6.1, 6.5, 6.9,
+    // 6.10).
     for nonsense in [
         frame(DATA, 0, 0, b"x"),
         frame(DATA, 0, 7, b"x"),
@@ -109,7 +111,7 @@ async fn garbage_is_closed() {
     watchdog.end(20, Duration::from_secs(5)).await;
 }
 
-/// The GOAWAY arrives although the peer keeps sending.
+/// The GOAWAY arrives even if the peer keeps sending.
 #[apply(test!)]
 async fn a_goaway_is_not_lost_in_unread_input() {
     let watchdog = Watchdog::start().await;
@@ -117,7 +119,7 @@ async fn a_goaway_is_not_lost_in_unread_input() {
         let mut raw = Raw::connect(watchdog.addr()).await;
         raw.try_send(&frame(DATA, 0, 0, b"x")).await;
         for _ in 0..100 {
-            // Many a client that fails to send never looks for an answer.
+            // Many clients that fail to send never look for a response.
             assert!(raw.try_send(&frame(DATA, 0, 1, &[0; 10_000])).await, "the connection was reset");
         }
         assert_eq!(goaway(&raw.read_to_end().await), Some(1));
@@ -126,7 +128,7 @@ async fn a_goaway_is_not_lost_in_unread_input() {
 }
 
 #[apply(test!)]
-async fn half_a_frame_is_closed() {
+async fn a_connection_that_stops_inside_a_frame_is_closed() {
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_millis(100);
         config.limits.keepalive_timeout = Duration::from_millis(100);
@@ -144,7 +146,7 @@ async fn half_a_frame_is_closed() {
 #[apply(test!)]
 async fn oversized_header_lists_are_refused() {
     let watchdog = Watchdog::start().await;
-    // In one frame: the stream is answered 431.
+    // A list a little over the limit: the response is a 431.
     let mut raw = Raw::connect(watchdog.addr()).await;
     let mut large = call_headers(RECORD);
     large.extend(hpack(&[("x-large", &"a".repeat(16_000)), ("x-more", &"b".repeat(1_000))]));
@@ -154,11 +156,11 @@ async fn oversized_header_lists_are_refused() {
     assert_eq!(refused.stream, 1);
     // ":status" by its index, and "431" in the Huffman code of RFC 7541, appendix B.
     assert!(refused.payload.starts_with(&[0x48, 0x83, 0x69, 0x90, 0xff]), "{:02x?}", refused.payload);
-    // The connection goes on.
+    // The connection stays open.
     raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &call_headers(RECORD))).await;
     assert_eq!(raw.next(HEADERS).await.unwrap().stream, 3);
 
-    // CONTINUATION without end (CVE-2024-27316): the connection is closed.
+    // Endless CONTINUATION frames (CVE-2024-27316): the connection is closed.
     raw = Raw::connect(watchdog.addr()).await;
     raw.send(&frame(HEADERS, 0, 1, &call_headers(RECORD))).await;
     let more = frame(CONTINUATION, 0, 1, &hpack(&[("x-large", &"a".repeat(10_000))]));
@@ -167,7 +169,7 @@ async fn oversized_header_lists_are_refused() {
         sent += 1;
     }
     raw.read_to_end().await;
-    // A small block that names one large table entry thousands of times.
+    // A small block that refers to one large table entry thousands of times.
     raw = Raw::connect(watchdog.addr()).await;
     let mut bomb = call_headers(RECORD);
     bomb.push(0x40); // With incremental indexing: it becomes entry 62.
@@ -179,10 +181,10 @@ async fn oversized_header_lists_are_refused() {
     watchdog.end(30, Duration::from_secs(10)).await;
 }
 
-/// CVE-2023-44487, in the two ways in which frames can arrive.
+/// CVE-2023-44487, with the frames all at once and one by one.
 #[apply(test!)]
 #[alone]
-async fn rapid_reset_is_closed() {
+async fn a_rapid_reset_closes_the_connection() {
     let watchdog = Watchdog::start().await;
     let headers = call_headers(MONITOR);
     let attack = |stream: u32| {
@@ -196,13 +198,13 @@ async fn rapid_reset_is_closed() {
     let frames = raw.read_to_end().await;
     assert!(goaway(&frames).is_none_or(|code| code == 11), "ENHANCE_YOUR_CALM");
 
-    // One by one, each after the server had time to begin with it: a PING answered in between.
+    // One by one. A PING in between gives the server time to begin each call.
     raw = Raw::connect(watchdog.addr()).await;
     let request = record_one();
     let mut opened = 0;
     for i in 0..10_000u32 {
         let stream = 2 * i + 1;
-        // Half a request, so that the call can't be answered before it is reset.
+        // Half a request, so that the call cannot end before it is reset.
         let open = [
             frame(HEADERS, END_HEADERS, stream, &call_headers(RECORD)),
             frame(DATA, 0, stream, &request[..10]),
@@ -221,10 +223,10 @@ async fn rapid_reset_is_closed() {
     watchdog.end(50, Duration::from_secs(10)).await;
 }
 
-/// Frames that cost an answer each, from a peer that does not read the answers.
+/// Floods of small frames, from a peer that reads none of the responses.
 #[apply(test!)]
 #[alone]
-async fn floods_do_not_grow_the_server() {
+async fn floods_do_not_make_the_server_grow() {
     let watchdog = Watchdog::start().await;
     for flood in [
         frame(PING, 0, 0, &[0; 8]),
@@ -235,7 +237,7 @@ async fn floods_do_not_grow_the_server() {
         let mut raw = Raw::connect(watchdog.addr()).await;
         let chunk = flood.repeat(1000);
         for _ in 0..300 {
-            // A full socket: the server has stopped reading, which is its right.
+            // If the socket is full, the server has stopped reading, which is fine.
             let sent = tokio::time::timeout(Duration::from_millis(300), async {
                 tokio::io::AsyncWriteExt::write_all(&mut raw.stream, &chunk).await.is_ok()
             });
@@ -244,7 +246,7 @@ async fn floods_do_not_grow_the_server() {
             }
         }
     }
-    // Empty DATA frames on an open stream, and a thousand half requests.
+    // Empty DATA frames on an open stream, then 2,000 half requests.
     let mut raw = Raw::connect(watchdog.addr()).await;
     raw.send(&frame(HEADERS, END_HEADERS, 1, &call_headers(UPLOAD))).await;
     let empty = frame(DATA, 0, 1, &[]).repeat(1000);
@@ -257,7 +259,7 @@ async fn floods_do_not_grow_the_server() {
     for i in 0..2000 {
         let open = [
             frame(HEADERS, END_HEADERS, 2 * i + 1, &call_headers(RECORD)),
-            frame(DATA, 0, 2 * i + 1, b"\0\0\x0f\0\0"), // A megabyte will follow, it says.
+            frame(DATA, 0, 2 * i + 1, b"\0\0\x0f\0\0"), // The prefix announces almost 1 MiB.
         ];
         if !raw.try_send(&open.concat()).await {
             break;

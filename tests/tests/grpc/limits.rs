@@ -17,7 +17,7 @@ use crate::calls::failure;
 use crate::support::*;
 
 #[apply(test!)]
-async fn an_oversized_message_is_resource_exhausted() {
+async fn an_oversized_message_gets_resource_exhausted() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     // The prefix alone is enough: the server does not wait for two megabytes.
@@ -34,15 +34,15 @@ async fn an_oversized_message_is_resource_exhausted() {
     ] {
         let (response, mut send) = open(&connection, path, &[]).await;
         send.send_data(prefix.clone(), false).unwrap();
-        assert_eq!(answer(response).await.code(), "8", "{path}");
+        assert_eq!(whole_response(response).await.code(), "8", "{path}");
     }
-    // One that the sender insists on.
+    // A sender that sends the whole message anyway.
     let (response, mut send) = open(&connection, RECORD, &[]).await;
     let large = [&b"\0\0\x20\0\0"[..], &vec![0; 0x20_0000]].concat();
     let sending = tokio::spawn(async move { send_all(&mut send, large.into()).await });
-    assert_eq!(answer(response).await.code(), "8");
+    assert_eq!(whole_response(response).await.code(), "8");
     within(sending).await.unwrap();
-    // The connection goes on.
+    // The connection stays open.
     assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
     server.stop().await;
 }
@@ -62,26 +62,26 @@ async fn sigterm_ends_streams_and_lets_calls_finish() {
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
     let mut request = record_one();
     send_record.send_data(request.split_to(10), false).unwrap();
-    // A round trip after all of that: the server has it.
+    // After this round trip, the server has received all of that.
     assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
 
     server.terminate();
     assert_eq!(rest(watch).await.1.unwrap()["grpc-status"], "14");
     assert_eq!(rest(monitor).await.1.unwrap()["grpc-status"], "14");
-    // The listener is closed already; the calls that can finish do.
+    // The listener is already closed, and the calls that can finish do so.
     assert!(TcpStream::connect(server.addr()).await.is_err());
     send_record.send_data(request, true).unwrap();
-    assert_eq!(answer(record).await.code(), "0");
+    assert_eq!(whole_response(record).await.code(), "0");
     send_upload.send_data(one, true).unwrap();
-    let summary = answer(upload).await;
+    let summary = whole_response(upload).await;
     assert_eq!((summary.code(), &summary.messages[..]), ("0", &b"\0\0\0\0\x02\x08\x02"[..]));
     server.wait().await;
-    // The typed client, whose connection was told to go away, finds nobody.
+    // The typed client, whose connection got a GOAWAY, finds no server.
     assert!(matches!(client.record(&[reading("oslo-1", 1.0)]).await, Err(Error::Unreachable { .. })));
 }
 
 #[apply(test!)]
-async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
+async fn calls_that_outlast_the_drain_time_get_unavailable() {
     let mut local =
         Local::start(|config| config.limits.connections.drain_timeout = Duration::from_millis(100)).await;
     let connection = connect(&local.addr).await;
@@ -89,17 +89,17 @@ async fn what_does_not_finish_is_unavailable_when_the_drain_time_is_over() {
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
     send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
     assert_eq!(unary(&connection, RECORD, &[], record_one()).await.code(), "0");
-    // A peer that does not take part in the goodbye at all.
+    // A peer that does not react to the GOAWAY at all.
     let mut silent = Raw::connect(&local.addr).await;
     silent.next(SETTINGS).await.unwrap();
-    // And one that takes nothing, so that not even a status can be sent.
+    // And one that accepts no data, so that not even a status can be sent.
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0);
     let stalled = connect_with(&local.addr, &builder).await;
     let _watch = open_watch(&stalled, 1, &[]).await;
     local.terminate();
-    assert_eq!(answer(upload).await.code(), "14");
-    assert_eq!(answer(record).await.code(), "14");
+    assert_eq!(whole_response(upload).await.code(), "14");
+    assert_eq!(whole_response(record).await.code(), "14");
     local.stop().await;
     assert_eq!(goaway(&silent.read_to_end().await), Some(0));
 }
@@ -118,17 +118,17 @@ async fn calls_and_streams_are_capped() {
     for stream in [1, 3, 5] {
         first.send(&frame(HEADERS, END_HEADERS, stream, &call_headers(MONITOR))).await;
     }
-    let mut answers = Vec::new();
-    while answers.len() < 3 {
-        let answer = first.frame().await.unwrap();
-        if matches!(answer.kind, HEADERS | RST_STREAM) {
-            answers.push(answer);
+    let mut responses = Vec::new();
+    while responses.len() < 3 {
+        let response = first.frame().await.unwrap();
+        if matches!(response.kind, HEADERS | RST_STREAM) {
+            responses.push(response);
         }
     }
-    answers.sort_by_key(|answer| answer.stream);
-    let kinds: Vec<_> = answers.iter().map(|answer| (answer.stream, answer.kind)).collect();
+    responses.sort_by_key(|response| response.stream);
+    let kinds: Vec<_> = responses.iter().map(|response| (response.stream, response.kind)).collect();
     assert_eq!(kinds, [(1, HEADERS), (3, HEADERS), (5, RST_STREAM)]);
-    assert_eq!(answers[2].payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
+    assert_eq!(responses[2].payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
 
     let second = connect(&local.addr).await;
     let (monitor, send) = open(&second, MONITOR, &[]).await;
@@ -136,7 +136,7 @@ async fn calls_and_streams_are_capped() {
     assert_eq!(unary(&second, RECORD, &[], Bytes::new()).await.code(), "8", "a fourth call");
     drop((monitor, send));
     drop(first);
-    // Places become free when the server has noticed.
+    // The permits become free once the server has noticed.
     within(async { while unary(&second, RECORD, &[], record_one()).await.code() != "0" {} }).await;
     drop(second);
     local.stop().await;
@@ -155,7 +155,7 @@ async fn connections_are_capped() {
     let refused = async {
         loop {
             match client(&local.url()).record(&[reading("oslo-1", 1.0)]).await {
-                // The connection may be closed before the request is on its way.
+                // The connection may be closed before the request has been sent.
                 Err(grpc::Error::Broken(_)) => {}
                 other => break failure(other),
             }
@@ -164,7 +164,7 @@ async fn connections_are_capped() {
     assert_eq!(within(refused).await.code, Code::ResourceExhausted);
     assert_eq!(unary(&second, RECORD, &[], record_one()).await.code(), "0");
     drop(first);
-    // Its place becomes free when the server has noticed.
+    // Its permit becomes free once the server has noticed.
     within(async { while client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.is_err() {} }).await;
     drop(second);
     local.stop().await;
@@ -172,7 +172,7 @@ async fn connections_are_capped() {
 
 /// After its last frame, the server still reads input, but only up to a limit.
 #[apply(test!)]
-async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
+async fn a_peer_that_keeps_sending_after_a_goaway_is_cut_off() {
     for (bytes, time) in [(100_000, Duration::from_secs(3600)), (usize::MAX, Duration::from_millis(200))] {
         let local = Local::start(|config| {
             config.limits.connections.linger_bytes = bytes;
@@ -182,7 +182,7 @@ async fn a_peer_that_keeps_sending_after_the_end_is_cut_off() {
         let mut raw = Raw::connect(&local.addr).await;
         raw.send(&frame(DATA, 0, 0, b"x")).await; // An error, which ends the connection.
         assert_eq!(goaway(&raw.read_to_end().await), Some(1));
-        // The socket is closed when sending to it fails with a reset.
+        // Once the socket is closed, sending to it fails with a reset.
         within(async {
             while raw.try_send(&frame(DATA, 0, 1, &[0; 10_000])).await {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -205,20 +205,20 @@ async fn refusals_are_capped() {
     .await;
     let mut first = Raw::connect(&local.addr).await;
     first.next(SETTINGS).await.unwrap();
-    let mut told = Raw::tcp(&local.addr).await;
-    assert_eq!(goaway(&[told.next(GOAWAY).await.unwrap()]), Some(11));
+    let mut refused = Raw::tcp(&local.addr).await;
+    assert_eq!(goaway(&[refused.next(GOAWAY).await.unwrap()]), Some(11));
     for _ in 0..3 {
         assert_eq!(Raw::tcp(&local.addr).await.read_to_end().await, [], "the server sent something");
     }
     // When the refused connection is gone, the next one gets a `GOAWAY` again.
-    drop(told);
+    drop(refused);
     within(async { while Raw::tcp(&local.addr).await.read_to_end().await.is_empty() {} }).await;
     drop(first);
     local.stop().await;
 }
 
 #[apply(test!)]
-async fn a_peer_that_does_not_answer_pings_is_dropped() {
+async fn a_peer_that_does_not_acknowledge_pings_is_dropped() {
     // The server drops a client…
     let local = Local::start(|config| {
         config.limits.keepalive_interval = Duration::from_millis(50);
@@ -233,14 +233,14 @@ async fn a_peer_that_does_not_answer_pings_is_dropped() {
     drop(alive);
     local.stop().await;
 
-    // …and a client its server.
+    // …and a client drops its server.
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
         let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
         let _body = respond.send_response(response_headers(), false).unwrap();
-        // Once around, so that this is sent; then never again.
+        // Polls the connection once, so that the response is sent, and never again.
         std::future::poll_fn(|cx| Poll::Ready(connection.poll_accept(cx).is_ready())).await;
         std::future::pending::<()>().await;
     });
@@ -256,7 +256,7 @@ async fn a_peer_that_does_not_answer_pings_is_dropped() {
 #[apply(test!)]
 async fn idle_connections_and_uploads_are_ended() {
     let local = Local::start(|config| {
-        config.limits.keepalive_interval = Duration::from_secs(3600); // Would end it, too.
+        config.limits.keepalive_interval = Duration::from_secs(3600); // A missed PING would end it, too.
         config.limits.idle_timeout = Duration::from_millis(100);
         config.limits.upload_idle_timeout = Duration::from_millis(100);
         config.limits.request_timeout = Duration::from_millis(100);
@@ -264,13 +264,13 @@ async fn idle_connections_and_uploads_are_ended() {
     .await;
     let mut idle = Raw::connect(&local.addr).await;
     assert_eq!(goaway(&[idle.next(GOAWAY).await.unwrap()]), Some(0));
-    assert!(idle.next(HEADERS).await.is_none(), "the server waits for the peer to close");
+    assert!(idle.next(HEADERS).await.is_none(), "the server did not close the idle connection");
     let connection = connect(&local.addr).await;
     let (upload, _send) = open(&connection, UPLOAD, &[]).await;
-    assert_eq!(answer(upload).await.code(), "4");
+    assert_eq!(whole_response(upload).await.code(), "4");
     let (record, mut send) = open(&connection, RECORD, &[]).await;
     send.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
-    assert_eq!(answer(record).await.code(), "4");
+    assert_eq!(whole_response(record).await.code(), "4");
     // A connection with a call on it is not idle, however quiet.
     client(&local.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
     let watching = connect(&local.addr).await;
@@ -284,30 +284,30 @@ async fn idle_connections_and_uploads_are_ended() {
     local.stop().await;
 }
 
-/// `request_timeout` is for calls with one request. A stream of requests has its own limit.
+/// `request_timeout` does not apply to an `Upload`, which has its own limit.
 #[apply(test!)]
 async fn an_upload_may_take_longer_than_other_calls() {
     let local = Local::start(|config| config.limits.request_timeout = Duration::from_millis(100)).await;
     let connection = connect(&local.addr).await;
     let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
-    // A call that began later has ended for its slowness.
+    // A call that began later ends before it, since it was too slow.
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
     send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
-    assert_eq!(answer(record).await.code(), "4");
+    assert_eq!(whole_response(record).await.code(), "4");
     let one = prefixed(&UploadRequest { reading: Some(reading("oslo-1", 1.0)) });
     send_upload.send_data(one, true).unwrap();
-    assert_eq!(answer(upload).await.code(), "0");
+    assert_eq!(whole_response(upload).await.code(), "0");
     drop(connection);
     local.stop().await;
 }
 
-/// The server does not read requests whose responses are not taken: the sender's
+/// The server reads no further requests while its responses are not read, so the sender's
 /// window stays shut.
 #[apply(test!)]
-async fn back_pressure_reaches_the_sender() {
+async fn backpressure_reaches_the_sender() {
     let server = PAIR.serve().await;
     let mut builder = h2::client::Builder::new();
-    builder.initial_window_size(0); // Responses may not be sent at all.
+    builder.initial_window_size(0); // The server cannot send any message.
     let connection = connect_with(server.addr(), &builder).await;
     let (_response, mut send) = open(&connection, MONITOR, &[]).await;
     let remove = MonitorRequest { action: Some(monitor_request::Action::Remove("x".repeat(30_000))) };
@@ -320,21 +320,21 @@ async fn back_pressure_reaches_the_sender() {
             Ok(Some(Ok(_))) if send.capacity() >= message.len() => {
                 send.send_data(message.clone(), false).unwrap();
                 sent += message.len();
-                assert!(sent < 8_000_000, "the server goes on reading");
+                assert!(sent < 8_000_000, "the server did not stop reading");
             }
             Ok(Some(Ok(_))) => {}
             Ok(other) => panic!("{other:?}"),
-            Err(_elapsed) => break, // Shut.
+            Err(_elapsed) => break, // The window is shut.
         }
     }
     assert!(sent > 0);
     server.stop().await;
 }
 
-/// The same for the typed client's upload: it takes no more from its caller than
+/// The same for the typed client's upload: it takes no more readings from its caller than
 /// the server lets it send.
 #[apply(test!)]
-async fn an_upload_takes_readings_as_fast_as_they_are_read() {
+async fn an_upload_takes_readings_no_faster_than_the_server_reads() {
     let (listener, url) = listen().await;
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = taken.clone();
@@ -350,9 +350,9 @@ async fn an_upload_takes_readings_as_fast_as_they_are_read() {
     let mut body = request.into_body();
     let mut read = 0;
     while read < 65_535 {
-        read += within(body.data()).await.unwrap().unwrap().len(); // And nothing released.
+        read += within(body.data()).await.unwrap().unwrap().len(); // Nothing is released.
     }
-    // The window is shut. Everything that runs has had its turn a hundred times over.
+    // The window is shut. Let every task run many times.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
@@ -362,7 +362,7 @@ async fn an_upload_takes_readings_as_fast_as_they_are_read() {
     while read < 2 * 65_535 {
         read += within(body.data()).await.unwrap().unwrap().len();
     }
-    assert!(taken.load(SeqCst) > readings, "and goes on when it opens");
+    assert!(taken.load(SeqCst) > readings, "the upload did not go on when the window opened");
     respond.send_response(response_headers(), false).unwrap().send_trailers(status_trailers("14")).unwrap();
     assert_eq!(failure(within(uploading).await.unwrap()).code, Code::Unavailable);
     serving.abort();

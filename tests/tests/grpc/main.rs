@@ -1,4 +1,4 @@
-//! The gRPC chapter.
+//! Tests of the gRPC chapter.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -6,7 +6,7 @@ use tests::{Server, apply, limit_fields, run_program, test};
 
 use crate::support::*;
 
-/// The fields of [`Limits`], as options, and whether each is a time.
+/// Returns the fields of [`Limits`] as options, and whether each is a time.
 fn options() -> Vec<(String, bool)> {
     let limits = format!("{:?}", Limits::default());
     let option =
@@ -25,28 +25,28 @@ async fn serve(number: &str, seconds: &str) -> Server {
 
 #[apply(test!)]
 async fn every_limit_is_an_option_of_the_server() {
-    let server = serve("2147483647", "4000000").await; // The largest that each accepts.
+    let server = serve("2147483647", "4000000").await; // The largest values accepted.
     assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
     server.stop().await;
-    serve("1", "0.001").await.stop().await; // And the smallest.
+    serve("1", "0.001").await.stop().await; // And the smallest ones.
 
-    // Each option takes effect.
+    // These options take effect.
     let args = ["--addr", "127.0.0.1:0", "--max-message", "50", "--max-header-list", "500"];
     let args = [&args[..], &["--handshake-timeout", "0.1"]].concat();
     let server = Server::start(PAIR.server, &args).await;
-    assert!(Raw::tcp(server.addr()).await.read_to_end().await.is_empty(), "it is closed");
+    assert!(Raw::tcp(server.addr()).await.read_to_end().await.is_empty(), "the server sent something");
     let connection = connect(server.addr()).await;
     let request = |count| prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0); count] });
     for (readings, metadata, code) in [(1, "short", "0"), (2, "short", "8"), (1, &*"long".repeat(50), "8")] {
-        let answer = unary(&connection, RECORD, &[("x-text", metadata)], request(readings)).await;
-        assert_eq!(answer.code(), code, "{readings} readings, {metadata}");
+        let response = unary(&connection, RECORD, &[("x-text", metadata)], request(readings)).await;
+        assert_eq!(response.code(), code, "{readings} readings, {metadata}");
     }
     drop(connection);
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_limit_that_makes_no_sense_is_refused_at_the_start() {
+async fn an_invalid_limit_is_refused_at_startup() {
     for wrong in [
         "--max-connections=0",
         "--max-calls=-1",

@@ -1,4 +1,4 @@
-//! The programs, and what the README shows of them.
+//! The two programs, and what the README shows of them.
 
 use grpc::proto::{RecordRequest, RecordResponse};
 use prost::Message;
@@ -21,7 +21,7 @@ async fn the_pair_prints_what_the_readme_shows() {
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, include_str!("tour.txt"));
-    // The document shows parts of it: a line `...` stands for any others.
+    // The README shows parts of it. A line `...` replaces any other lines.
     assert_same(&client.stdout, &expected_output(README, "cargo run -p grpc --bin client"));
     server.has_printed("CANCELLED").await;
     assert_same(&server.stop().await, &expected_output(README, "cargo run -p grpc --bin server"));
@@ -33,12 +33,12 @@ async fn a_client_without_a_server_says_how_to_start_one() {
 }
 
 #[apply(test!)]
-async fn a_server_without_its_port_says_how_to_pick_another() {
+async fn a_server_whose_port_is_taken_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 
 #[apply(test!)]
-async fn an_address_of_another_protocol_is_refused_by_the_client() {
+async fn the_client_refuses_an_address_of_another_protocol() {
     PAIR.client_refuses_another_protocol("http", &[&[], &["monitor"]]).await;
 }
 
@@ -55,7 +55,7 @@ async fn the_client_uploads_a_file() {
     std::fs::remove_file(&file).unwrap();
     assert_eq!(client.code, Some(1));
     assert_eq!(client.stdout, "accepted 2, rejected 1\nmessage 1: reading.value 500 is outside 0 to 120\n");
-    assert!(client.stderr.contains("line 4: 1 fields instead of"), "{}", client.stderr);
+    assert!(client.stderr.contains("line 4: expected the 4 fields"), "{}", client.stderr);
     let watch = PAIR.client(&server, &["watch", "oslo-1", "--newest", "9", "--deadline", "1"]).await;
     assert_eq!(watch.stdout, "1: oslo-1 temperature 1.5 at 1\n2: oslo-1 wind 5 at 3\n");
     assert_eq!(watch.stderr, "error: DEADLINE_EXCEEDED: the deadline passed\n");
@@ -63,22 +63,23 @@ async fn the_client_uploads_a_file() {
 }
 
 #[apply(test!)]
-async fn a_unary_call_on_the_wire() {
+async fn a_unary_call_has_these_bytes_on_the_wire() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", -3.5)] });
-    // One field 1 (readings), in it fields 1 to 4; nothing but numbers and lengths.
+    // Field 1 (readings) holds fields 1 to 4. There are no names, only numbers and
+    // lengths.
     assert_eq!(
         &request[..],
         b"\0\0\0\0\x1c\
           \x0a\x1a\x0a\x06oslo-1\x10\x01\x19\0\0\0\0\0\0\x0c\xc0\x20\x80\xd0\xea\xb6\xb73"
     );
-    let answer = unary(&connection, RECORD, &[], request).await;
-    assert_eq!(answer.http_status, 200);
-    assert_eq!(answer.headers["content-type"], "application/grpc");
-    assert_eq!(&answer.messages[..], b"\0\0\0\0\x02\x08\x01");
-    assert_eq!(RecordResponse::decode(&answer.messages[5..]).unwrap().accepted, 1);
-    assert_eq!(answer.trailers.as_ref().unwrap()["grpc-status"], "0");
+    let response = unary(&connection, RECORD, &[], request).await;
+    assert_eq!(response.http_status, 200);
+    assert_eq!(response.headers["content-type"], "application/grpc");
+    assert_eq!(&response.messages[..], b"\0\0\0\0\x02\x08\x01");
+    assert_eq!(RecordResponse::decode(&response.messages[5..]).unwrap().accepted, 1);
+    assert_eq!(response.trailers.as_ref().unwrap()["grpc-status"], "0");
     server.stop().await;
 }
 
@@ -108,14 +109,14 @@ async fn the_bytes_in_the_readme_are_real() {
         frames.into_iter().filter(|(side, _)| *side == "<").map(|(_, bytes)| bytes).collect();
     let mut received = Vec::new();
     while received.len() < expected.len() {
-        let answer = raw.frame().await.unwrap();
-        received.push(frame(answer.kind, answer.flags, answer.stream, &answer.payload));
+        let response = raw.frame().await.unwrap();
+        received.push(frame(response.kind, response.flags, response.stream, &response.payload));
     }
-    // The connection's own frames may come in any order; those of the stream have a fixed
-    // one.
-    let is_connection = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
-    received.sort_by_key(is_connection);
-    expected.sort_by_key(is_connection);
+    // The connection's own frames may arrive in any order; those of the stream have a
+    // fixed one.
+    let is_of_a_stream = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
+    received.sort_by_key(is_of_a_stream);
+    expected.sort_by_key(is_of_a_stream);
     let (mut ours, mut theirs) = (received.split_off(3), expected.split_off(3));
     received.sort();
     expected.sort();

@@ -13,7 +13,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::support::*;
 
-/// Clears the screen, rings the bell, overwrites a line, forges one, and so on.
+/// A text that clears the screen, rings the bell, overwrites a line, forges one, and so
+/// on.
 const EVIL: &str = "\u{1b}[2J\u{7}\r\nerror: forged\u{9b}31m\u{202e}\u{2066}\u{200b}\u{3164}\u{2028}";
 
 fn assert_printable(text: &str, context: &str) {
@@ -33,7 +34,7 @@ async fn evil_server() -> String {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     let mut body = respond.send_response(response_headers(), false).unwrap();
-                    let (messages, status) = answer_to(request.uri().path());
+                    let (messages, status) = response_to(request.uri().path());
                     for message in messages {
                         body.send_data(message, false).unwrap();
                     }
@@ -47,7 +48,7 @@ async fn evil_server() -> String {
     url
 }
 
-fn answer_to(path: &str) -> (Vec<Bytes>, Status) {
+fn response_to(path: &str) -> (Vec<Bytes>, Status) {
     let evil = || EVIL.to_owned();
     let recorded =
         || RecordedReading { sequence: 1, reading: Some(Reading { station: evil(), ..reading("", 1.0) }) };
@@ -120,15 +121,15 @@ async fn the_server_logs_nothing_that_controls_a_terminal() {
         headers.extend(hpack(&[("x-request-id", text)]));
         let mut raw = Raw::connect(server.addr()).await;
         raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &headers)).await;
-        // Either the library refuses the request, or the server answers and logs it.
-        let mut answered = false;
+        // Either the library refuses the request, or the server responds and logs it.
+        let mut responded = false;
         while let Some(frame) = raw.frame().await {
             if frame.stream == 1 {
-                answered = frame.kind == HEADERS;
+                responded = frame.kind == HEADERS;
                 break;
             }
         }
-        if answered {
+        if responded {
             server.has_printed(&format!("/{index} UNIMPLEMENTED")).await;
         }
     }

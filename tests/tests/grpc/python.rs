@@ -1,4 +1,4 @@
-//! Another language's implementation of gRPC, against our server.
+//! An implementation of gRPC in another language, against our server.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("grpc")
 }
 
-/// Set up, and for the proto as it is now.
+/// Returns an error unless the Python client is set up for the current proto.
 pub fn python_client() -> Result<(), String> {
     let of = std::fs::read(folder().join("python/.venv/weather.proto")).ok();
     let now = std::fs::read(folder().join("protos/weather/v1/weather.proto")).ok();
@@ -39,7 +39,7 @@ async fn the_python_client_makes_all_kinds_of_call() {
     let client = python(&["client.py", server.addr()]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, &readme("client.py", ""));
-    // Whose clock ends the last call is not said.
+    // The last call is not checked: either side's clock may end it.
     for call in ["Record OK", "Watch CANCELLED", "Upload OK", "Monitor OK"] {
         server.has_printed(call).await;
     }

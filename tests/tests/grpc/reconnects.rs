@@ -83,7 +83,7 @@ impl Running {
         assert_eq!(within(self.stderr.next_line()).await.unwrap().as_deref(), Some(expected));
     }
 
-    /// The line about the lost connection, whatever the reason.
+    /// Expects the line about a lost connection, whatever the reason.
     async fn notes_a_loss(&mut self) {
         let line = within(self.stderr.next_line()).await.unwrap().unwrap();
         assert!(line.starts_with("connection lost: ") && line.ends_with("; reconnecting"), "{line}");
@@ -141,7 +141,8 @@ async fn watch_says_what_was_missed() {
     watch.says(&line(3, 3.0)).await;
     watch.says(&line(4, 3.0)).await;
 
-    // 100,000 are kept: of 100,007 after number 4 the first 7 are gone.
+    // The server keeps 100,000. Of the 100,007 readings after number 4, the first 7 are
+    // gone.
     gate.close();
     watch.notes_a_loss().await;
     record(&server, 100_007, 4.0).await;
@@ -182,7 +183,7 @@ async fn a_watch_ends_when_reconnecting_cannot_help() {
     let server = PAIR.serve().await;
     record(&server, 1, 1.0).await;
     let gate = Gate::to(&server).await;
-    // The deadline also counts while there is no connection.
+    // The deadline also applies while there is no connection.
     let args = ["--url", &gate.url, "watch", "oslo-1", "--newest", "1", "--deadline", "1"];
     let mut watch = Running::start(PAIR.client, &args);
     watch.says(&line(1, 1.0)).await;
@@ -221,7 +222,7 @@ async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     monitor.types("add cold oslo-1 temperature below 0\n").await;
     record(&server, 1, 31.0).await; // This alert is lost.
     gate.open(&server);
-    monitor.notes("connected again; what was recorded meanwhile is lost").await;
+    monitor.notes("connected again; alerts in the meantime were missed").await;
     monitor.says("added cold").await;
     record(&server, 1, 32.0).await;
     monitor.says(&format!("alert hot: {}", line(3, 32.0))).await;
@@ -231,9 +232,9 @@ async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     gate.close();
     monitor.notes_a_loss().await;
     gate.open(&empty);
-    monitor.notes("connected again; what was recorded meanwhile is lost").await;
+    monitor.notes("connected again; alerts in the meantime were missed").await;
     for _ in ["hot", "cold"] {
-        monitor.says("refused: add.station no reading of this station was ever recorded").await;
+        monitor.says("refused: add.station has no readings yet").await;
     }
     drop(monitor.child.stdin.take());
     assert_eq!(monitor.ends().await.code(), Some(0));
@@ -243,12 +244,13 @@ async fn monitor_adds_its_thresholds_again_after_reconnecting() {
 }
 
 #[apply(test!)]
-async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
-    // A port that is taken, but not listened on.
+async fn only_a_refused_connection_suggests_starting_a_server() {
+    // A port that is bound, but on which nobody listens.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = format!("http://{}", socket.local_addr().unwrap());
-    // A label of a host name has at most 63 characters (RFC 1035), so nobody is asked.
+    // A label of a host name has at most 63 characters (RFC 1035), so no name server is
+    // asked.
     let no_host = format!("http://{}:1", "x".repeat(64));
     for (url, reason) in [
         (refused.as_str(), "; start one with: cargo run -p grpc --bin server\n"),
@@ -261,7 +263,7 @@ async fn only_a_refused_connection_is_blamed_on_a_server_that_is_missing() {
     }
 }
 
-/// As in `client … | head -1`, when `head` has read its line.
+/// As in `client … | head -1`, once `head` has read its line.
 #[apply(test!)]
 async fn every_command_ends_silently_when_nobody_reads_its_output() {
     let server = PAIR.serve().await;

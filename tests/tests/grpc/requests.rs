@@ -29,7 +29,7 @@ async fn call_with(
     path: &str,
     headers: &[(&str, &str)],
     body: Bytes,
-) -> Answer {
+) -> WholeResponse {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let mut request = Request::builder().method(method).uri(format!("http://localhost{path}"));
     for (name, value) in headers {
@@ -37,8 +37,8 @@ async fn call_with(
     }
     let mut ready = within(connection.clone().ready()).await.unwrap();
     let (response, mut send) = ready.send_request(request.body(()).unwrap(), false).unwrap();
-    let _ = send.send_data(body, true); // Refused if the server has answered already.
-    answer(response).await
+    let _ = send.send_data(body, true); // Fails if the server has already responded.
+    whole_response(response).await
 }
 
 #[apply(test!)]
@@ -48,9 +48,9 @@ async fn only_a_post_request_is_a_call() {
     for path in [RECORD, WATCH, UPLOAD, MONITOR, HEALTH, REFLECTION, "/x"] {
         for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "post"] {
             let headers = [("content-type", "application/grpc")];
-            let answer = call_with(&connection, method, path, &headers, record_one()).await;
-            assert_eq!((answer.http_status, answer.code()), (405, "2"), "{method} {path}");
-            assert_eq!(answer.headers["allow"], "POST");
+            let response = call_with(&connection, method, path, &headers, record_one()).await;
+            assert_eq!((response.http_status, response.code()), (405, "2"), "{method} {path}");
+            assert_eq!(response.headers["allow"], "POST");
         }
     }
     let nothing = client(server.url()).watch("oslo-1", None, None).await;
@@ -87,18 +87,18 @@ async fn other_content_types_are_refused() {
     for (path, body) in [(RECORD, record_one()), (HEALTH, prefixed(&())), (REFLECTION, Bytes::new())] {
         for content_type in refused {
             let headers = [("content-type", content_type)];
-            let answer = call_with(&connection, "POST", path, &headers, body.clone()).await;
-            assert_eq!((answer.http_status, answer.code()), (415, "2"), "{content_type:?} {path}");
+            let response = call_with(&connection, "POST", path, &headers, body.clone()).await;
+            assert_eq!((response.http_status, response.code()), (415, "2"), "{content_type:?} {path}");
         }
         let twice = [("content-type", "application/grpc"); 2];
         for headers in [&twice[..], &[]] {
-            let answer = call_with(&connection, "POST", path, headers, body.clone()).await;
-            assert_eq!(answer.http_status, 415, "{headers:?} {path}");
+            let response = call_with(&connection, "POST", path, headers, body.clone()).await;
+            assert_eq!(response.http_status, 415, "{headers:?} {path}");
         }
         for content_type in accepted {
             let headers = [("content-type", content_type)];
-            let answer = call_with(&connection, "POST", path, &headers, body.clone()).await;
-            assert_eq!((answer.http_status, answer.code()), (200, "0"), "{content_type:?} {path}");
+            let response = call_with(&connection, "POST", path, &headers, body.clone()).await;
+            assert_eq!((response.http_status, response.code()), (200, "0"), "{content_type:?} {path}");
         }
     }
     server.stop().await;
@@ -135,8 +135,8 @@ async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
         (&["Bearer wrong", "Bearer open-sesame"], "16"),
     ] {
         let metadata: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
-        let answer = unary(&connection, RECORD, &metadata, record_one()).await;
-        assert_eq!(answer.code(), code, "{values:?}");
+        let response = unary(&connection, RECORD, &metadata, record_one()).await;
+        assert_eq!(response.code(), code, "{values:?}");
     }
     server.stop().await;
     // The server's command line and the client library refuse a token that no header
@@ -151,7 +151,7 @@ async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
 }
 
 #[apply(test!)]
-async fn metadata_over_the_limit_is_resource_exhausted() {
+async fn metadata_over_the_limit_gets_resource_exhausted() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let large = "x".repeat(8_000);
@@ -159,15 +159,16 @@ async fn metadata_over_the_limit_is_resource_exhausted() {
     let many: Vec<_> = names.iter().map(|name| (name.as_str(), "short")).collect();
     for path in [RECORD, WATCH, UPLOAD, MONITOR, HEALTH, REFLECTION] {
         for metadata in [&[("x-large", large.as_str())][..], &[("x-larger-bin", large.as_str())], &many] {
-            let answer = unary(&connection, path, metadata, record_one()).await;
-            assert_eq!((answer.http_status, answer.code()), (200, "8"), "{path} {}", metadata.len());
+            let response = unary(&connection, path, metadata, record_one()).await;
+            assert_eq!((response.http_status, response.code()), (200, "8"), "{path} {}", metadata.len());
         }
     }
     let path = format!("/{large}");
     assert_eq!(unary(&connection, &path, &[], Bytes::new()).await.code(), "8", "a long path");
     let fits = "x".repeat(7_500);
     assert_eq!(unary(&connection, RECORD, &[("x-large", &fits)], record_one()).await.code(), "0");
-    // Beyond 16 KiB the library answers 431, and the typed client understands that, too.
+    // Beyond 16 KiB, the library responds with 431, which the typed client also
+    // understands.
     for length in [8_000, 12_000, 17_000] {
         let options = Options { token: Some("x".repeat(length)), ..Options::default() };
         let refused = Client::new(server.url(), &options).unwrap().record(&[reading("a", 1.0)]).await;
@@ -184,13 +185,13 @@ async fn metadata_over_the_limit_is_resource_exhausted() {
     assert_eq!(refused.message, "the metadata is larger than the server accepts");
 }
 
-/// The size of a response's header list and trailers, counted as in RFC 9113, section
-/// 6.5.2, including the pseudo-header field `:status`.
-fn header_bytes(answer: &Answer) -> usize {
+/// Returns the size of a response's header list and trailers, counted as in RFC 9113,
+/// section 6.5.2, including the pseudo-header field `:status`.
+fn header_bytes(response: &WholeResponse) -> usize {
     let list = |headers: &HeaderMap| -> usize {
         headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
     };
-    list(&answer.headers) + answer.trailers.as_ref().map_or(0, list) + ":status".len() + 3 + 32
+    list(&response.headers) + response.trailers.as_ref().map_or(0, list) + ":status".len() + 3 + 32
 }
 
 #[apply(test!)]
@@ -231,11 +232,11 @@ async fn response_headers_stay_within_what_clients_accept() {
     for (index, (path, metadata, body)) in bodies.into_iter().enumerate() {
         let (response, mut send) = open(&connection, path, &metadata).await;
         send_all(&mut send, body).await;
-        let answer = answer(response).await;
-        let bytes = header_bytes(&answer);
+        let response = whole_response(response).await;
+        let bytes = header_bytes(&response);
         assert!(bytes < MAX_RESPONSE_HEADERS, "{bytes} bytes for {index}, {path}");
     }
-    // The message says how much was cut, and no character was cut in two.
+    // The message says how much was left out, and no character is cut in two.
     let quoted = unary(&connection, RECORD, &[("grpc-encoding", &encoding)], record_one()).await;
     let status = tonic::Status::from_header_map(&quoted.headers).unwrap();
     assert_eq!(status.code(), Code::Unimplemented);
@@ -257,7 +258,7 @@ async fn a_status_says_how_many_violations_it_leaves_out() {
             format!("60 fields are invalid; the first {listed} are listed, and {left_out} are left out");
         assert_eq!(failed.message, expected);
     }
-    // A summary travels in a message, not in a header, but it shortens quotations, too.
+    // An Upload's summary is a message, not a header, but it also shortens quotations.
     let connection = connect(server.addr()).await;
     let wrong = prefixed(&UploadRequest { reading: Some(reading(&"駅".repeat(5_000), 1.0)) });
     let summary = unary(&connection, UPLOAD, &[], wrong).await;
@@ -280,22 +281,22 @@ async fn compression_is_opt_in_and_bounded() {
     assert_eq!(client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap(), 1);
     let connection = connect(server.addr()).await;
     let metadata = [("grpc-accept-encoding", "gzip"), ("grpc-timeout", "100m")];
-    let answer = unary(&connection, WATCH, &metadata, watch_request(1)).await;
-    assert_eq!(answer.headers["grpc-encoding"], "gzip");
-    assert_eq!(answer.messages[0], 1, "the first byte of a message says that it is compressed");
+    let response = unary(&connection, WATCH, &metadata, watch_request(1)).await;
+    assert_eq!(response.headers["grpc-encoding"], "gzip");
+    assert_eq!(response.messages[0], 1, "the first byte of a message says that it is compressed");
 
-    // 20 KB of gzip that become 20 MB.
+    // 20 kB of gzip that become 20 MB.
     let zeros = run_program("sh", &["-c", "head -c 20000000 /dev/zero | gzip -9 | od -An -v -tx1"]).await;
     let bomb: Vec<u8> =
         zeros.stdout.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let request = framed(true, &bomb);
-    let answer = unary(&connection, RECORD, &[("grpc-encoding", "gzip")], request).await;
-    assert_eq!(answer.code(), "8");
+    let response = unary(&connection, RECORD, &[("grpc-encoding", "gzip")], request).await;
+    assert_eq!(response.code(), "8");
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_message_of_another_shape_is_no_crash() {
+async fn a_malformed_message_does_not_crash_the_server() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let badly_framed = Bytes::from_static(b"\x07\0\0\0\x01\0");
@@ -306,11 +307,11 @@ async fn a_message_of_another_shape_is_no_crash() {
     }
     let newer = Bytes::from_static(b"\0\0\0\0\x02\x78\x01");
     assert_eq!(unary(&connection, RECORD, &[], newer).await.code(), "3", "an unknown field is skipped");
-    // A message whose decoded form would be far larger than its bytes does not get around
+    // A message whose decoded form would be far larger than its bytes cannot get around
     // the limit.
     let request = framed(false, &b"\x0a\0".repeat(500_000));
     let (response, mut send) = open(&connection, RECORD, &[]).await;
     send_all(&mut send, request).await;
-    assert_eq!(answer(response).await.code(), "3");
+    assert_eq!(whole_response(response).await.code(), "3");
     server.stop().await;
 }

@@ -20,8 +20,8 @@ use tonic::Code;
 use crate::calls::failure;
 use crate::support::*;
 
-/// A server that does this with its first calls, then answers properly. Counts
-/// the calls.
+/// Starts a server that handles its first `calls` calls with `bad`, and then responds
+/// properly. Counts the calls.
 pub async fn unreliable(
     calls: usize,
     bad: impl Fn(&mut h2::server::SendResponse<Bytes>) + Send + 'static,
@@ -56,7 +56,7 @@ fn status_only(code: &'static str) -> impl Fn(&mut h2::server::SendResponse<Byte
 }
 
 #[apply(test!)]
-async fn a_call_is_tried_again_where_that_is_safe() {
+async fn a_call_is_retried_when_that_is_safe() {
     let batch = [reading("oslo-1", 1.0)];
     // The server says that it did nothing.
     let (url, calls) = unreliable(2, status_only("14")).await;
@@ -66,17 +66,17 @@ async fn a_call_is_tried_again_where_that_is_safe() {
     let (url, calls) = unreliable(2, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     assert_eq!(within(client(&url).record(&batch)).await.unwrap(), 1);
     assert_eq!(calls.load(SeqCst), 3);
-    // Not forever.
+    // The client does not retry forever.
     let (url, calls) = unreliable(100, status_only("14")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::Unavailable);
     assert_eq!(calls.load(SeqCst), 1 + grpc::limits::MAX_RETRIES);
-    // Other codes would come again.
+    // After other codes, a retry would fail again.
     let (url, calls) = unreliable(100, status_only("8")).await;
     assert_eq!(failure(within(client(&url).record(&batch)).await).code, Code::ResourceExhausted);
     assert_eq!(calls.load(SeqCst), 1);
 }
 
-/// A server that closes each connection after its first call. Counts the calls.
+/// Starts a server that closes each connection after its first call. Counts the calls.
 async fn cutting() -> (String, Arc<AtomicUsize>) {
     let (listener, url) = listen().await;
     let seen = Arc::new(AtomicUsize::new(0));
@@ -87,14 +87,14 @@ async fn cutting() -> (String, Arc<AtomicUsize>) {
             let mut connection = h2::server::handshake(stream).await.unwrap();
             if let Some(Ok(_call)) = connection.accept().await {
                 count.fetch_add(1, SeqCst);
-            } // And the connection is gone.
+            } // Drops the connection.
         }
     });
     (url, seen)
 }
 
 #[apply(test!)]
-async fn a_call_that_may_have_had_effect_is_not_tried_again() {
+async fn a_call_that_may_have_been_executed_is_not_retried() {
     let (url, seen) = cutting().await;
     let failed = within(client(&url).record(&[reading("oslo-1", 1.0)])).await;
     assert!(matches!(failed, Err(Error::Broken(_))), "{failed:?}");
@@ -114,7 +114,7 @@ async fn an_error_says_whether_the_call_may_have_been_executed() {
         assert_eq!(record(&url).await.may_have_been_executed(), may_have_been, "status {code}");
     }
 
-    // The server never received it, or said that it did not process it.
+    // The server never received the call, or said that it did not process it.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (refusing, _) = unreliable(100, |respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     let not_executed = [
@@ -127,7 +127,7 @@ async fn an_error_says_whether_the_call_may_have_been_executed() {
         assert!(!error.to_string().contains("may have been executed"), "{case}: {error}");
     }
 
-    // Nobody knows.
+    // The client cannot know.
     let (gone, _) = unreliable(100, |respond| respond.send_reset(Reason::INTERNAL_ERROR)).await;
     let silent = silent_once(Bytes::new()).await;
     let hasty = Options { deadline: Duration::from_millis(100), ..Options::default() };
@@ -143,10 +143,10 @@ async fn an_error_says_whether_the_call_may_have_been_executed() {
 }
 
 #[apply(test!)]
-async fn a_deadline_passes_also_where_nobody_answers() {
+async fn a_deadline_ends_calls_to_a_server_that_never_responds() {
     let (_listener, url) = listen().await;
     let options = Options { deadline: Duration::from_millis(100), ..Options::default() };
-    // The kernel accepts the connection; nobody ever reads from it.
+    // The kernel accepts the connection, but nobody ever reads from it.
     let client = Client::new(&url, &options).unwrap();
     assert_eq!(failure(within(client.record(&[reading("oslo-1", 1.0)])).await).code, Code::DeadlineExceeded);
     assert_eq!(failure(within(client.watch("oslo-1", None, None)).await).code, Code::DeadlineExceeded);
@@ -156,7 +156,7 @@ async fn a_deadline_passes_also_where_nobody_answers() {
     assert_eq!(failure(within(upload).await).code, Code::DeadlineExceeded);
 }
 
-/// An address at which not even the kernel answers: its queue of connections is full.
+/// At this address, not even the kernel responds: its queue of connections is full.
 #[apply(test!)]
 async fn a_client_gives_up_connecting_in_time() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -173,8 +173,8 @@ async fn a_client_gives_up_connecting_in_time() {
     assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
 }
 
-/// A proxy that cuts each connection after this many bytes to the client, and counts
-/// them. The address behind it can change.
+/// Starts a proxy that cuts each connection after this many bytes to the client. Returns
+/// its URL, its target, which the test can change, and how often it has cut.
 pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let (listener, url) = listen().await;
     let target = Arc::new(Mutex::new(target.to_owned()));
@@ -197,10 +197,10 @@ pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc
     (url, target, cuts)
 }
 
-/// Kill -9, and a new server at the same address: the position belongs to the earlier
-/// run.
+/// The server is killed, and a new one has the same address. The position belongs to the
+/// earlier run.
 #[apply(test!)]
-async fn a_watch_over_a_restart_is_told_of_it() {
+async fn a_watch_reports_a_restart_of_the_server() {
     let server = PAIR.serve().await;
     let again = PAIR.serve().await;
     for server in [&server, &again] {
@@ -218,9 +218,9 @@ async fn a_watch_over_a_restart_is_told_of_it() {
     again.stop().await;
 }
 
-/// A break of the connection alone is bridged: no reading is lost or seen twice.
+/// If only the connection breaks, no reading is lost or seen twice.
 #[apply(test!)]
-async fn a_watch_goes_on_after_its_connection_broke() {
+async fn a_watch_goes_on_after_its_connection_breaks() {
     let server = PAIR.serve().await;
     let batch: Vec<_> = (0..3000).map(|_| reading("oslo-1", 1.0)).collect();
     client(server.url()).record(&batch).await.unwrap();
@@ -234,8 +234,8 @@ async fn a_watch_goes_on_after_its_connection_broke() {
     server.stop().await;
 }
 
-/// A server whose calls all stay on one good connection. The first one ends with
-/// UNAVAILABLE, the second never gets an answer, and the others stay open.
+/// Starts a server whose calls all stay on one connection. The first call ends with
+/// UNAVAILABLE, the second never gets a response, and the others stay open.
 async fn silent_once(first_message: Bytes) -> String {
     let (listener, url) = listen().await;
     tokio::spawn(async move {

@@ -21,7 +21,7 @@ use crate::calls::failure;
 use crate::support::*;
 
 #[apply(test!)]
-async fn a_token_is_asked_for() {
+async fn calls_without_the_right_token_are_refused() {
     let server =
         tests::Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--token", "open-sesame"]).await;
     for token in [None, Some("wrong"), Some("open-sesamE"), Some("open-sesame!")] {
@@ -33,7 +33,7 @@ async fn a_token_is_asked_for() {
     let options = Options { token: Some("open-sesame".into()), ..Options::default() };
     let known = Client::new(server.url(), &options).unwrap();
     assert_eq!(known.record(&[reading("a", 1.0)]).await.unwrap(), 1);
-    // Streams ask for it, too, and a load balancer's health check does not.
+    // Streams need the token, too, but a load balancer's health check does not.
     let connection = connect(server.addr()).await;
     for path in [WATCH, UPLOAD, MONITOR] {
         assert_eq!(unary(&connection, path, &[], Bytes::new()).await.code(), "16", "{path}");
@@ -44,7 +44,7 @@ async fn a_token_is_asked_for() {
 }
 
 #[apply(test!)]
-async fn health_is_told_for_each_service_and_turns_before_the_end() {
+async fn health_is_reported_for_each_service_and_changes_before_shutdown() {
     let mut server = PAIR.serve().await;
     let channel = Endpoint::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel);
@@ -136,9 +136,9 @@ async fn reflection_reports_errors_on_the_open_stream() {
             bytes.extend(prefixed(&ServerReflectionRequest { host, message_request: question }));
         }
         send_all(&mut send, bytes.freeze()).await;
-        let answered = answer(response).await;
-        assert_eq!(answered.code(), "0", "{version}");
-        let responses: Vec<ServerReflectionResponse> = decode_all(answered.messages);
+        let whole = whole_response(response).await;
+        assert_eq!(whole.code(), "0", "{version}");
+        let responses: Vec<ServerReflectionResponse> = decode_all(whole.messages);
         assert_eq!(responses.len(), questions.len());
         for (response, (question, error)) in responses.into_iter().zip(questions.clone()) {
             assert_eq!(response.valid_host, "here");
@@ -161,12 +161,12 @@ async fn reflection_reports_errors_on_the_open_stream() {
 }
 
 #[apply(test!)]
-async fn what_is_no_call_is_told_so() {
+async fn requests_that_are_not_calls_get_a_fitting_status() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     for path in ["/weather.v1.WeatherService/Forecast", "/weather.v2.WeatherService/Record", "/", "/x"] {
-        let answer = unary(&connection, path, &[], record_one()).await;
-        assert_eq!((answer.http_status, answer.code()), (200, "12"), "{path}");
+        let response = unary(&connection, path, &[], record_one()).await;
+        assert_eq!((response.http_status, response.code()), (200, "12"), "{path}");
     }
     let plain = Request::post(format!("http://localhost{RECORD}")).header("content-type", "application/json");
     let mut ready = connection.clone().ready().await.unwrap();
@@ -178,17 +178,17 @@ async fn what_is_no_call_is_told_so() {
     server.stop().await;
 }
 
-/// Both layers: the bytes of the status details, decoded by hand.
+/// Decodes the bytes of the status details by hand.
 #[apply(test!)]
 async fn field_violations_travel_in_the_trailers() {
     let server = PAIR.serve().await;
     let connection = connect(server.addr()).await;
     let request = prefixed(&RecordRequest { readings: vec![reading("oslo-1", 999.0)] });
-    let answer = unary(&connection, RECORD, &[], request).await;
-    // Nothing but a status: it is in the headers, which are also the trailers.
-    assert_eq!((answer.code(), answer.messages.len()), ("3", 0));
-    assert_eq!(answer.headers["grpc-message"], "one%20field%20is%20invalid");
-    let details = answer.headers["grpc-status-details-bin"].to_str().unwrap();
+    let response = unary(&connection, RECORD, &[], request).await;
+    // The response is only a status, so its headers are also its trailers.
+    assert_eq!((response.code(), response.messages.len()), ("3", 0));
+    assert_eq!(response.headers["grpc-message"], "one%20field%20is%20invalid");
+    let details = response.headers["grpc-status-details-bin"].to_str().unwrap();
     let decoded = tonic::metadata::MetadataValue::<tonic::metadata::Binary>::from_static(Box::leak(
         details.to_owned().into_boxed_str(),
     ));

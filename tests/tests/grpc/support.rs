@@ -1,6 +1,6 @@
-//! What the tests of this chapter share: a server in this process, whose limits
-//! a test can shorten, and two kinds of client below the typed one: HTTP/2
-//! calls, and single HTTP/2 frames.
+//! What the tests of this chapter share: a server in this process, whose limits a test
+//! can lower, and two kinds of client below the typed one, for HTTP/2 calls and for
+//! single HTTP/2 frames.
 
 use std::future::Future;
 use std::time::Duration;
@@ -28,9 +28,9 @@ pub const WATCH: &str = "/weather.v1.WeatherService/Watch";
 pub const UPLOAD: &str = "/weather.v1.WeatherService/Upload";
 pub const MONITOR: &str = "/weather.v1.WeatherService/Monitor";
 
-/// A bound on what may hang, not a measurement.
+/// Ends a test that hangs. This is not a measurement.
 pub async fn within<F: Future>(future: F) -> F::Output {
-    timeout(Duration::from_secs(60), future).await.expect("it hangs")
+    timeout(Duration::from_secs(60), future).await.expect("the test hangs")
 }
 
 pub fn reading(station: &str, value: f64) -> Reading {
@@ -81,23 +81,24 @@ impl Local {
     }
 }
 
-/// A message behind its five bytes.
+/// Returns a message after its five-byte prefix.
 pub fn prefixed(message: &impl Message) -> Bytes {
     framed(false, &message.encode_to_vec())
 }
 
-/// The five bytes, whether the message is compressed and its length, and then the message.
+/// Returns a message after the five bytes that say whether it is compressed and how long
+/// it is.
 pub fn framed(is_compressed: bool, message: &[u8]) -> Bytes {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[is_compressed.into()], &length[..], message].concat().into()
 }
 
-/// The request of a `Record` of one valid reading.
+/// Returns the request of a `Record` with one valid reading.
 pub fn record_one() -> Bytes {
     prefixed(&RecordRequest { readings: vec![reading("oslo-1", 1.0)] })
 }
 
-/// An HTTP/2 connection; its calls are made with [`open`].
+/// Opens an HTTP/2 connection; [`open`] makes calls on it.
 pub async fn connect(addr: &str) -> SendRequest<Bytes> {
     connect_with(addr, &h2::client::Builder::new()).await
 }
@@ -127,30 +128,31 @@ pub async fn open(
     ready.send_request(request.body(()).unwrap(), false).unwrap()
 }
 
-/// What came back, all of it.
-pub struct Answer {
+/// A whole response.
+pub struct WholeResponse {
     pub http_status: u16,
     pub headers: HeaderMap,
     pub messages: Bytes,
     pub trailers: Option<HeaderMap>,
 }
 
-impl Answer {
-    /// The status code, from the trailers or, if there was nothing but a status, the headers.
+impl WholeResponse {
+    /// Returns the status code from the trailers or, if the response is only a status,
+    /// from the headers.
     pub fn code(&self) -> &str {
         let headers = self.trailers.as_ref().unwrap_or(&self.headers);
         headers.get("grpc-status").map_or("none", |code| code.to_str().unwrap())
     }
 }
 
-pub async fn answer(response: ResponseFuture) -> Answer {
+pub async fn whole_response(response: ResponseFuture) -> WholeResponse {
     let response: Response<RecvStream> = within(response).await.unwrap();
     let (parts, body) = response.into_parts();
     let (messages, trailers) = rest(body).await;
-    Answer { http_status: parts.status.as_u16(), headers: parts.headers, messages, trailers }
+    WholeResponse { http_status: parts.status.as_u16(), headers: parts.headers, messages, trailers }
 }
 
-/// The messages that are still to come, and the trailers.
+/// Returns the remaining messages and the trailers.
 pub async fn rest(mut body: RecvStream) -> (Bytes, Option<HeaderMap>) {
     let mut messages = BytesMut::new();
     while let Some(data) = within(body.data()).await {
@@ -161,17 +163,18 @@ pub async fn rest(mut body: RecvStream) -> (Bytes, Option<HeaderMap>) {
     (messages.freeze(), within(body.trailers()).await.unwrap())
 }
 
-/// A whole call with one message.
+/// Makes a whole call with one message.
 pub async fn unary(
     connection: &SendRequest<Bytes>,
     path: &str,
     metadata: &[(&str, &str)],
     body: Bytes,
-) -> Answer {
+) -> WholeResponse {
     let (response, mut send) = open(connection, path, metadata).await;
-    // Refused if the server has answered already, for which it need not see a message.
+    // Fails if the server has already responded, which it may do before it sees a
+    // message.
     let _ = send.send_data(body, true);
-    answer(response).await
+    whole_response(response).await
 }
 
 /// Sends a body within the windows that the server opens.
@@ -187,8 +190,8 @@ pub async fn send_all(send: &mut SendStream<Bytes>, mut body: Bytes) {
     }
 }
 
-/// The only place where the tests write the message out.
-#[allow(clippy::needless_update, reason = "an exercise adds a field, and the tests should go on to compile")]
+/// The only place where the tests list the fields of the message.
+#[allow(clippy::needless_update, reason = "an exercise adds a field, and the tests should still compile")]
 pub fn watch_of(station: &str, start: Option<Start>) -> WatchRequest {
     WatchRequest { station: station.to_owned(), start, ..WatchRequest::default() }
 }
@@ -208,12 +211,12 @@ pub async fn open_watch(
     within(response).await.unwrap().into_body()
 }
 
-/// The messages of a Watch's response.
+/// Decodes the messages of a Watch's response.
 pub fn messages(bytes: Bytes) -> Vec<WatchResponse> {
     decode_all(bytes)
 }
 
-/// The messages of a response.
+/// Decodes the messages of a response.
 pub fn decode_all<M: Message + Default>(mut bytes: Bytes) -> Vec<M> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
@@ -224,19 +227,19 @@ pub fn decode_all<M: Message + Default>(mut bytes: Bytes) -> Vec<M> {
     messages
 }
 
-/// A listener for a server that the test itself plays, and its URL.
+/// Returns a listener for a server that the test itself plays, and its URL.
 pub async fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
 }
 
-/// The headers of such a server's response.
+/// Returns the headers of such a server's response.
 pub fn response_headers() -> Response<()> {
     Response::builder().header("content-type", "application/grpc").body(()).unwrap()
 }
 
-/// The trailers of such a server's response.
+/// Returns the trailers of such a server's response.
 pub fn status_trailers(code: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static(code))])
 }
@@ -274,11 +277,12 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Header fields as HPACK literals that touch no table (RFC 7541, section 6.2.2).
+/// Encodes header fields as HPACK literals that use no table (RFC 7541, section 6.2.2).
 pub fn hpack(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     let string = |block: &mut Vec<u8>, text: &str| {
-        // Section 5.1: what does not fit into seven bits continues in bytes of seven.
+        // Section 5.1: a length that does not fit into seven bits continues in more
+        // bytes, seven bits in each.
         let mut length = text.len();
         if length < 127 {
             block.push(length.try_into().unwrap());
@@ -301,7 +305,7 @@ pub fn hpack(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The header block of a call.
+/// Returns the header block of a call.
 pub fn call_headers(path: &str) -> Vec<u8> {
     hpack(&[
         (":method", "POST"),
@@ -313,20 +317,20 @@ pub fn call_headers(path: &str) -> Vec<u8> {
     ])
 }
 
-/// A connection of single frames.
+/// A connection that sends and receives single frames.
 pub struct Raw {
     pub stream: TcpStream,
 }
 
 impl Raw {
-    /// Only TCP.
+    /// Connects, with TCP only.
     pub async fn tcp(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream }
     }
 
-    /// TCP, the preface, and empty SETTINGS.
+    /// Connects, and sends the preface and empty SETTINGS.
     pub async fn connect(addr: &str) -> Self {
         let mut raw = Self::tcp(addr).await;
         raw.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
@@ -337,12 +341,12 @@ impl Raw {
         within(self.stream.write_all(bytes)).await.unwrap();
     }
 
-    /// Sends what the other side may refuse to read; false if it did.
+    /// Sends bytes that the peer may refuse to read. Returns false if it did.
     pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
         within(self.stream.write_all(bytes)).await.is_ok()
     }
 
-    /// The next frame; `None` when the connection is closed.
+    /// Returns the next frame, or `None` when the connection is closed.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         within(self.stream.read_exact(&mut head)).await.ok()?;
@@ -353,7 +357,7 @@ impl Raw {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The next frame of that kind; frames before it are skipped.
+    /// Returns the next frame of this kind, and skips the frames before it.
     pub async fn next(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.frame().await?;
@@ -363,7 +367,7 @@ impl Raw {
         }
     }
 
-    /// Reads to the end; returns the frames.
+    /// Reads until the connection is closed, and returns the frames.
     pub async fn read_to_end(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.frame().await {
@@ -373,7 +377,7 @@ impl Raw {
     }
 }
 
-/// The error code of the last GOAWAY among the frames.
+/// Returns the error code of the last GOAWAY among the frames.
 pub fn goaway(frames: &[Frame]) -> Option<u32> {
     let last = frames.iter().rfind(|frame| frame.kind == GOAWAY)?;
     Some(u32::from_be_bytes(last.payload[4..8].try_into().unwrap()))
