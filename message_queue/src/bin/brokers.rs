@@ -16,7 +16,7 @@ use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 
-/// Starts RabbitMQ and Redis, which must be installed on this machine. Ctrl-C stops
+/// Starts the RabbitMQ and the Redis that are installed on this machine. Ctrl-C stops
 /// both and deletes their data, unless --data names a folder for it.
 #[derive(Parser)]
 #[command(name = "brokers")]

@@ -48,7 +48,7 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
     Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
-/// Connects to a broker. The suffix changes the names on it.
+/// Connects to a broker. The suffix becomes part of the prefix of all names on it.
 async fn connect(args: &BrokerArgs, suffix: &str) -> Result<Client, Error> {
     let (mut topology, mut keys) = (args.topology(), args.keys());
     topology.prefix.push_str(suffix);

@@ -1,4 +1,4 @@
-//! The server of the message-queue chapter: takes requests from the broker.
+//! The server of the message-queue chapter, which takes requests from a broker.
 //!
 //! ```sh
 //! cargo run -p message_queue --bin server     # terminal 1

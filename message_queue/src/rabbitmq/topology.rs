@@ -1,5 +1,5 @@
-//! Every queue and exchange of this chapter. Both sides declare them, so it does not matter
-//! which program you start first.
+//! Every queue and exchange of this chapter. Producers and consumers both declare them, so it
+//! does not matter which you start first.
 //!
 //! ```text
 //!            ┌──────────────────────────────── after 1 s ───────┐

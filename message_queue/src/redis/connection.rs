@@ -109,8 +109,8 @@ fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
     }
 }
 
-/// Opens a connection for commands. It does not reconnect on its own, since the caller has more
-/// to do then than repeat a command.
+/// Opens a connection for commands. It does not reconnect on its own, since after a reconnect the
+/// caller has to do more than repeat a command.
 pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }

@@ -1,4 +1,4 @@
-//! Puts jobs into the stream.
+//! Puts jobs into a stream.
 
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
@@ -38,7 +38,7 @@ impl Producer {
     /// Connects. The stream holds at most `max_length` jobs.
     ///
     /// # Errors
-    /// If there is no broker.
+    /// If no broker answers.
     pub async fn connect(url: &str, keys: KeyNames, max_length: usize) -> Result<Self, Error> {
         let mut retry = Retry::new();
         let connection = Some(retry.first(|| open_group(url, &keys)).await?);

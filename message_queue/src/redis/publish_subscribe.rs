@@ -25,7 +25,7 @@ impl Publisher {
     /// Connects.
     ///
     /// # Errors
-    /// If there is no broker.
+    /// If no broker answers.
     pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
         let connection = Retry::new().first(|| connect(url)).await?;
         Ok(Self { connection, keys, pipeline: redis::pipe() })
@@ -73,7 +73,7 @@ impl Publisher {
 /// single one, and `[ab]` one of these. The stream reconnects on its own.
 ///
 /// # Errors
-/// If there is no broker.
+/// If no broker answers.
 pub async fn subscribe(
     url: &str,
     keys: &KeyNames,

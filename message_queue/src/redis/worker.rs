@@ -1,13 +1,13 @@
 //! The work queue on a stream: a consumer group remembers which worker has which job until the
 //! worker acknowledges it.
 //!
-//! | | Pub/Sub | Streams |
+//! | a message | Pub/Sub | Streams |
 //! |---|---|---|
-//! | stored | no | yes, until acknowledged and deleted |
-//! | each message goes to | all current subscribers | one worker of the group |
-//! | without a receiver | it is lost | it waits |
-//! | when its receiver dies | it is lost | another worker claims it |
-//! | when its receiver is slow | it may be lost | it waits |
+//! | is stored | never | until it is acknowledged and deleted |
+//! | goes to | all current subscribers | one worker of the group |
+//! | without a receiver | is lost | waits |
+//! | whose receiver dies | is lost | is claimed by another worker |
+//! | whose receiver is slow | may be lost | waits |
 
 use std::collections::VecDeque;
 use std::time::Duration;

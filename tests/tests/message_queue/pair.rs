@@ -31,7 +31,7 @@ async fn the_programs_print_what_the_readme_shows() {
     assert_same(&as_shown(&producer.stdout), &expected_output(README, command));
 
     let mut consumer = Program::worker(Kind::RabbitMq, &url, &prefix, &results, &[]);
-    consumer.shows("put with the dead letters", 1).await;
+    consumer.shows("moved to the dead letters", 1).await;
     let printed = consumer.stop().await;
     assert_same(&as_shown(&printed), &expected_output(README, "cargo run -p message_queue --bin consumer"));
 

@@ -241,8 +241,8 @@ async fn a_second_ctrl_c_ends_a_worker_at_once() {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "long", 1).await;
         let mut codes = Vec::new();
-        // Between the delivery of the job and its begin, there is a moment in which a signal ends
-        // the worker normally, and the job goes back. Then try again.
+        // In the moment between a job's delivery and its start, a signal ends the worker normally,
+        // and the job goes back. In that case, try again.
         while codes.len() < 10 && codes.last() != Some(&Some(130)) {
             let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
             worker.shows("jobs come from", 1).await;
