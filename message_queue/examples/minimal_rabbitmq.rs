@@ -52,8 +52,8 @@ async fn produce(channel: &Channel, queue: &str) -> Result<()> {
     Ok(())
 }
 
-/// The consumer: works on one job after the other, and acknowledges each when it is done.
-/// If a consumer of a shared queue ends before that, another one gets the job.
+/// The consumer: does one job after the other, and acknowledges each when it is done. If a
+/// consumer of a shared queue ends before that, another one gets the job.
 async fn consume(channel: &Channel, queue: &str) -> Result<()> {
     let options = BasicConsumeOptions::default();
     let mut jobs = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;

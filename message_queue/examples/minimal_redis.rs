@@ -1,7 +1,7 @@
 //! Publish/subscribe on Redis in one file.
 //!
 //! A publisher sends a message to a *channel*, and Redis passes it on to everyone who
-//! is subscribed at that moment. Redis keeps nothing, so those who are not there miss it.
+//! is subscribed at that moment. Redis keeps nothing, so everyone else misses the message.
 //!
 //! ```sh
 //! cargo run -p message_queue --bin brokers               # terminal 1

@@ -3,8 +3,8 @@
     run produce rabbitmq --count 10
     run consume redis --count 10
 
-Only names and messages are shared with Rust: the queues are looked up, never
-declared, since their properties belong to src/rabbitmq/topology.rs.
+It shares only names and messages with Rust. It uses RabbitMQ's queues but never declares
+them: src/rabbitmq/topology.rs defines their properties.
 """
 
 import argparse
@@ -24,7 +24,7 @@ GROUP = "workers"
 
 
 def example(batch, number):
-    """A job: the day's readings of a station."""
+    """Returns a job: the readings of a station for one day."""
     station, day = f"station-{number % 100}", 20454 + number // 100
     readings = [
         {
@@ -39,8 +39,8 @@ def example(batch, number):
 
 
 def do(message, results):
-    """Computes a job's summary. Its effect happens once, and survives a power cut: see
-    src/results.rs, whose lock this shares."""
+    """Computes a job's summary. The effect happens once and survives a power cut, as in
+    src/results.rs, which uses the same lock."""
     job = json.loads(message)
     metrics = {}
     for reading in job["readings"]:
@@ -70,7 +70,7 @@ def do(message, results):
 
 
 def is_whole(path):
-    """Tells whether there is a result with all of its content."""
+    """Returns whether there is a result with all of its content."""
     try:
         json.loads(path.read_bytes())
         return True
@@ -80,7 +80,7 @@ def is_whole(path):
 
 def produce_rabbitmq(url, prefix, jobs):
     channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
-    channel.confirm_delivery()  # A publish then returns when it is confirmed, or raises.
+    channel.confirm_delivery()  # Publishing then waits for the confirm, or raises.
     for job in jobs:
         properties = pika.BasicProperties(
             message_id=job["id"], content_type="application/json", delivery_mode=2
@@ -105,7 +105,7 @@ def consume_rabbitmq(url, prefix, count, results):
 def produce_redis(url, prefix, jobs):
     client, key = redis.Redis.from_url(url), f"{prefix}:jobs:v1"
     for job in jobs:
-        # Two producers could both see the last free place; the Rust one asks in a script.
+        # Two producers could both take the last free place; the Rust producer uses a script.
         while client.xlen(key) >= 100_000:
             time.sleep(0.1)
         client.xadd(key, {"job": json.dumps(job)})
@@ -130,7 +130,7 @@ def consume_redis(url, prefix, count, results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Jobs for, and from, the Rust programs")
+    parser = argparse.ArgumentParser(description="Produces or does jobs, as the Rust programs do")
     parser.add_argument("what", choices=["produce", "consume"])
     parser.add_argument("broker", choices=["rabbitmq", "redis"])
     parser.add_argument("--url")

@@ -1,4 +1,4 @@
-//! A broker's URL: how it is checked, and how it is shown.
+//! Checks a broker's URL, and shows it without secrets.
 
 use url::Url;
 
@@ -14,7 +14,10 @@ pub(crate) fn parse(url: &str, schemes: &[&str]) -> Result<Url, Error> {
     let scheme = parsed.scheme();
     if scheme.strip_suffix('s').is_some_and(|plain| schemes.contains(&plain)) {
         let usual = schemes[0];
-        return Err(refuse(url, format!("it asks for TLS, which these programs can't do; use {usual}://")));
+        return Err(refuse(
+            url,
+            format!("it asks for TLS, which these programs don't support; use {usual}://"),
+        ));
     }
     if !schemes.contains(&scheme) || parsed.cannot_be_a_base() {
         return Err(refuse(url, format!("it must begin with {}://", schemes[0])));

@@ -1,5 +1,5 @@
-//! What the binaries share besides [`tcp_socket::base::program`]: their options, and
-//! what to do about an error.
+//! What the binaries share besides [`tcp_socket::base::program`]: their options, and the advice
+//! in their error messages.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ pub struct BrokerArgs {
     /// Which broker to use
     #[arg(long, value_enum, default_value = "rabbitmq", global = true)]
     pub broker: Kind,
-    /// Address of the broker; otherwise that of RABBITMQ_URL or REDIS_URL, or the
+    /// Address of the broker; without it, RABBITMQ_URL or REDIS_URL, or else the
     /// standard port on this machine
     #[arg(long, global = true)]
     url: Option<String>,
@@ -28,27 +28,27 @@ pub struct BrokerArgs {
 
 fn prefix(text: &str) -> Result<String, &'static str> {
     let valid = crate::model::is_station_id(text);
-    if valid { Ok(text.to_owned()) } else { Err("1 to 32 of a-z, 0-9 and -") }
+    if valid { Ok(text.to_owned()) } else { Err("use 1 to 32 characters a-z, 0-9, and -") }
 }
 
 impl BrokerArgs {
-    /// The broker's address.
+    /// Returns the broker's address.
     pub fn url(&self) -> String {
         self.url.clone().unwrap_or_else(|| self.broker.default_url())
     }
 
-    /// Names on RabbitMQ.
+    /// Returns the names on RabbitMQ.
     pub fn topology(&self) -> Topology {
         Topology { prefix: self.prefix.clone(), ..Topology::default() }
     }
 
-    /// Names on Redis.
+    /// Returns the names on Redis.
     pub fn keys(&self) -> KeyNames {
         KeyNames { prefix: self.prefix.clone() }
     }
 
-    /// Returns the exit code for the result of a program's work. For an error it prints
-    /// one line that says why, and what to do about it.
+    /// Returns the exit code for the result of a program's work. For an error, it also prints one
+    /// line that says what happened and what to do about it.
     pub fn exit(&self, result: anyhow::Result<()>) -> ExitCode {
         let result = result.map_err(|error| match error.downcast_ref() {
             Some(no_broker @ Error::NoBroker { .. }) => anyhow::anyhow!("{no_broker}; {HOW_TO_START}"),

@@ -1,8 +1,9 @@
-//! The client's side of request/reply, whichever broker carries it: `record` across the broker.
+//! The client's side of request/reply, with either broker: it sends `record` requests.
 //!
 //! Many requests are in flight on one connection, and replies come in any order. Each request
-//! has an id, which its reply repeats: that pairs them. How a request travels is in
-//! [`rabbitmq`](crate::rabbitmq::client) and in [`redis`](crate::redis::client).
+//! has an ID, and its reply repeats it, so the client knows which request the reply belongs to.
+//! [`rabbitmq`](crate::rabbitmq::client) and [`redis`](crate::redis::client) show how a request
+//! travels.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,21 +20,21 @@ use crate::model::Reading;
 use crate::reconnect::Retry;
 use crate::record::{Reason, Reply};
 
-/// A broker, as the names on it are known: [`Topology`](crate::rabbitmq::topology::Topology)
-/// or [`KeyNames`](crate::redis::names::KeyNames).
+/// A broker, given by the names on it: [`Topology`](crate::rabbitmq::topology::Topology) for
+/// RabbitMQ or [`KeyNames`](crate::redis::names::KeyNames) for Redis.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Connects, and from then on gives each reply to its call in `calls`.
+    /// Connects, and from then on passes each reply to its call in `calls`.
     async fn open(&self, url: &str, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error>;
 }
 
 /// A connection that carries requests.
 #[async_trait]
 pub trait Connection: Send + Sync {
-    /// Whether it can still be used.
+    /// Returns whether it can still be used.
     fn is_open(&self) -> bool;
 
-    /// Sends a request. No server begins it after `timeout`, if the broker can see to that.
+    /// Sends a request. If the broker supports it, no server begins the request after `timeout`.
     async fn send(&self, id: u64, readings: &[Reading], timeout: Duration) -> Result<(), Error>;
 }
 
@@ -45,15 +46,15 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Ends a call. Without effect if there is none: its caller has given up, or another server
-    /// was faster.
+    /// Ends a call. Does nothing if it has ended already, since its caller has given up or another
+    /// server was faster.
     pub(crate) fn end(&self, id: u64, result: Result<Reply, Error>) {
         if let Some(call) = self.lock().remove(&id) {
             let _ = call.send(result);
         }
     }
 
-    /// Ends all calls: the connection for their replies is lost.
+    /// Ends all calls, since the connection for their replies is lost.
     pub(crate) fn end_all(&self) {
         self.lock().clear();
     }
@@ -63,7 +64,7 @@ impl Calls {
     }
 }
 
-/// Forgets a call however it ends, its future dropped included.
+/// Forgets a call however it ends, even if its future is dropped.
 struct Forget<'a> {
     calls: &'a Calls,
     id: u64,
@@ -75,7 +76,7 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// A client. Clones share a connection; calls may run side by side.
+/// A client. Clones share a connection, and calls can run at the same time.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -96,10 +97,10 @@ struct Session {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the broker.
     ///
     /// # Errors
-    /// If there is no broker.
+    /// If no broker answers, or if it can't be used.
     pub async fn connect(url: &str, broker: impl Broker) -> Result<Self, Error> {
         let session = Retry::new().first(|| Session::open(url, &broker)).await?;
         let shared = Shared {
@@ -117,12 +118,13 @@ impl Client {
         self
     }
 
-    /// Records a batch, all of it or nothing, and returns how many readings were
-    /// accepted. Never sent twice.
+    /// Records the whole batch or nothing, and returns the number of accepted readings. Never
+    /// sends the request twice.
     ///
     /// # Errors
-    /// [`Error::NoServer`] and [`Error::Refused`] if certainly nothing happened;
-    /// [`Error::TimedOut`] and [`Error::OutcomeUnknown`] if it may have.
+    /// After [`Error::NoServer`] or [`Error::Refused`], the request was certainly not executed.
+    /// After [`Error::TimedOut`] or [`Error::OutcomeUnknown`], it may have been. For any error,
+    /// see [`Error::may_have_been_executed`].
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let call = async {
             let Ok(_permit) = self.shared.in_flight.acquire().await else { return Err(Error::Disconnected) };
@@ -135,7 +137,7 @@ impl Client {
         }
     }
 
-    /// The session, opened again if its connection was lost.
+    /// Returns the session, or a new one if its connection was lost.
     async fn session(&self) -> Result<Arc<Session>, Error> {
         let mut session = self.shared.session.lock().await;
         if !session.connection.is_open() {

@@ -1,4 +1,4 @@
-//! Why something failed, with either broker, and whether another attempt can help.
+//! The errors of both brokers, and whether another attempt can help.
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
@@ -13,24 +13,24 @@ pub enum Error {
     /// The broker's URL can't be used.
     #[error("cannot use the URL {url}: {detail}")]
     Url {
-        /// What was given, without its password.
+        /// The URL, without the password.
         url: String,
-        /// What is wrong.
+        /// The problem.
         detail: String,
     },
-    /// Nothing answers as a broker there.
+    /// No broker answers at the URL.
     #[error("no broker at {url} ({detail})")]
     NoBroker {
-        /// Its URL, without the password.
+        /// The URL, without the password.
         url: String,
         /// The error of the transport.
         detail: String,
     },
-    /// The broker answers, but this program can't use it: because of the login, the
-    /// vhost, the database, the version, or the protocol. The sentence says which.
+    /// The broker answers, but this program can't use it. The text says whether the login, the
+    /// vhost, the database, the version, or the protocol is the problem.
     #[error("{0}")]
     Unusable(String),
-    /// RabbitMQ has something of that name with other properties.
+    /// RabbitMQ already has a queue or exchange with this name, but with other properties.
     #[error(
         "{name} exists with other properties: {detail}. It was declared by another version or with other \
          limits; delete it (rabbitmqctl delete_queue {name}) or use another --prefix"
@@ -51,37 +51,37 @@ pub enum Error {
     #[error("the connection to the broker is lost")]
     Disconnected,
     /// Messages come back as unroutable although everything is declared.
-    #[error("nothing takes messages for {0}")]
+    #[error("no queue receives messages with the routing key {0}")]
     Unroutable(String),
-    /// No server listens to requests. The request was not executed.
-    #[error("no server listens to requests of {0:?}")]
+    /// No server listens for requests. The request was not executed.
+    #[error("no server listens for requests with the prefix {0:?}")]
     NoServer(String),
-    /// No answer in time. The request may have been executed.
-    #[error("no answer in time; the request may have been executed")]
+    /// No reply came in time. The request may have been executed.
+    #[error("no reply in time; the request may have been executed")]
     TimedOut,
-    /// The connection was lost, or the server, while the request was under way. It
-    /// may have been executed.
+    /// The connection was lost or the server died during the request, which may have been
+    /// executed.
     #[error("interrupted; the request may have been executed")]
     OutcomeUnknown,
-    /// The server refused, and nothing was executed.
+    /// The server refused the request, and did not execute it.
     #[error("refused: {detail}")]
     Refused {
-        /// What kind of reason.
+        /// The kind of reason.
         reason: Reason,
-        /// What exactly.
+        /// The reason in words.
         detail: String,
     },
-    /// What should be published is out of range, and was not.
+    /// A field of a reading is out of range, so it was not published.
     #[error("not published: {0}")]
     Invalid(String),
-    /// A message that this library can't read.
+    /// This library can't read a reply, or can't use a pattern.
     #[error("not understood: {0}")]
     Unexpected(String),
     /// This machine can't keep results.
     #[error("{0}; this worker stops, and its jobs go back to the queue")]
     Machine(Fault), // Not a source: its text is in the message already.
-    /// A file operation failed.
-    #[error("file: {0}")]
+    /// Reading, writing, or encoding failed.
+    #[error("input or output failed: {0}")]
     Io(#[from] std::io::Error),
 }
 
@@ -110,8 +110,8 @@ impl From<RedisError> for Error {
 }
 
 impl Error {
-    /// Returns whether a request that ended with this error may have been executed all the
-    /// same. If not, it certainly was not executed, and it is safe to send it again.
+    /// Returns whether a request that ended with this error may have been executed. If not, it is
+    /// safe to send it again.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,

@@ -1,5 +1,5 @@
-//! A job: compute the summary of a station's day. That its effect happens once,
-//! however often it is delivered, is in [`crate::results`].
+//! A job: compute the summary of a station's day. [`crate::results`] makes sure that its effect
+//! happens once, however often it is delivered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::model::{Metric, Reading, is_id, objects, whole_number};
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
-/// What a producer asks for: the summary of these readings, all of one station and day.
+/// A task for a worker: summarize these readings, which are all of one station and day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// Names the job, and its result: `[a-z0-9-]{1,64}`. A producer that publishes
-    /// a job once more keeps its id.
+    /// The job's ID, which also names its result: `[a-z0-9-]{1,64}`. A producer that publishes a
+    /// job again keeps its ID.
     pub id: String,
-    /// The station's id.
+    /// The station's ID.
     pub station: String,
     /// Days since 1970-01-01.
     #[serde(deserialize_with = "whole_number")]
@@ -31,20 +31,20 @@ pub struct Job {
 /// The result of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Of which job.
+    /// The job's ID.
     pub job: String,
-    /// The station's id.
+    /// The station's ID.
     pub station: String,
     /// Days since 1970-01-01.
     pub day: u64,
-    /// For each metric that was measured.
+    /// The values of each metric that was measured.
     pub metrics: BTreeMap<Metric, Range>,
 }
 
 /// The values of one metric in one day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Range {
-    /// How many readings.
+    /// Number of readings.
     pub count: usize,
     /// The lowest value.
     pub low: f64,
@@ -54,8 +54,8 @@ pub struct Range {
     pub high: f64,
 }
 
-/// Why an attempt at a job failed: the job is bad, or the worker panicked on it. A problem of
-/// the machine is a [`Fault`](crate::results::Fault) instead.
+/// Why a job failed: it is bad, it kills its workers, or the worker panicked. A problem of the
+/// machine is a [`Fault`](crate::results::Fault) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// The message is not a job.
@@ -64,19 +64,19 @@ pub enum Failed {
     /// The job can't be computed.
     #[error("{0}")]
     Invalid(String),
-    /// It was given out so often that its workers must have died of it.
-    #[error("given out more than {0} times, and no worker came to an end with it")]
+    /// It was delivered so often without a result that it must have killed its workers.
+    #[error("delivered more than {0} times, and no worker finished it")]
     DeliveryLimitExceeded(usize),
-    /// A mistake in the worker's code ended the attempt.
+    /// A bug in the worker's code ended the attempt.
     #[error("the worker panicked")]
     Panicked,
 }
 
 impl Job {
-    /// The job in a message.
+    /// Reads the job in a message.
     ///
     /// # Errors
-    /// [`Failed::Malformed`].
+    /// [`Failed::Malformed`] if the message is not a job.
     pub fn parse(message: &[u8]) -> Result<Self, Failed> {
         if message.len() > MAX_JOB {
             return Err(Failed::Malformed(format!("longer than {MAX_JOB} bytes")));
@@ -89,13 +89,13 @@ impl Job {
         Ok(job)
     }
 
-    /// The id of the job in a message, as far as there is one.
+    /// Returns the ID of the job in a message, or `(no id)` if the message is not a job.
     pub(crate) fn id_in(message: &[u8]) -> String {
-        Self::parse(message).map_or_else(|_| "(no job)".into(), |job| job.id)
+        Self::parse(message).map_or_else(|_| "(no id)".into(), |job| job.id)
     }
 
-    /// A job for trying things out: a day's 24 readings of temperature, invented
-    /// but the same for the same `number`.
+    /// Returns a job for trying things out: 24 temperatures of one day. They are invented, but
+    /// always the same for the same `number`.
     pub fn example(id: String, number: u64) -> Self {
         let station = format!("station-{}", number % 100);
         let day = 20_454 + number / 100; // From 2026-01-01 on.
@@ -108,17 +108,18 @@ impl Job {
         Self { id, day, readings: (0..24).map(reading).collect(), station: station.clone() }
     }
 
-    /// A job like [`Job::example`] that no worker can do: a value is out of range.
+    /// Returns a job like [`Job::example`] that no worker can do, since a value is out of range.
     pub fn poison(id: String, number: u64) -> Self {
         let mut job = Self::example(id, number);
         job.readings[0].value = 1000.0;
         job
     }
 
-    /// Does the work.
+    /// Computes the summary.
     ///
     /// # Errors
-    /// [`Failed::Invalid`] if a reading is out of range or not of this station and day.
+    /// [`Failed::Invalid`] if there are too few or too many readings, or if one is out of range or
+    /// not of this station and day.
     pub fn summary(&self) -> Result<Summary, Failed> {
         if !(1..=MAX_BATCH).contains(&self.readings.len()) {
             return Err(Failed::Invalid(format!(
@@ -131,7 +132,7 @@ impl Job {
             let wrong = |detail| Failed::Invalid(format!("readings[{index}].{detail}"));
             reading.check().map_err(wrong)?;
             if reading.station != self.station || reading.recorded_at / DAY != self.day {
-                return Err(wrong("station: another station or day".into()));
+                return Err(wrong("station: the reading is from another station or day".into()));
             }
             let value = reading.value;
             let range = metrics.entry(reading.metric).or_insert(Range {
@@ -152,11 +153,11 @@ impl Job {
 /// A job that failed for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The job's id, as far as the message has one.
+    /// The job's ID, or `(no id)` if the message has none.
     pub id: String,
     /// Why it failed the last time.
     pub error: String,
-    /// How often it was tried.
+    /// Number of tries.
     pub attempts: u32,
 }
 
@@ -165,24 +166,24 @@ pub struct DeadLetter {
 pub enum Outcome {
     /// This attempt did the work.
     Done(Summary),
-    /// The job of this id had been done before; this delivery was a duplicate.
+    /// The job with this ID had been done before, so this delivery was a duplicate.
     AlreadyDone(String),
 }
 
-/// What happened to one delivery of a job: one line of the consumer's output.
+/// The outcome of one delivery of a job, which the consumer prints as one line.
 #[derive(Debug)]
 pub enum Attempt {
     /// The job was done, or had been done before.
     Finished(Outcome),
-    /// It failed, and is tried again after that delay.
+    /// The job failed. It will be tried again, or it is a dead letter now.
     Failed {
-        /// The job's id.
+        /// The job's ID.
         id: String,
-        /// Which try this was, from 1 on.
+        /// Number of the try, from 1.
         attempt: u32,
-        /// Why.
+        /// The reason.
         error: Failed,
-        /// How long until the next try; `None` if it is with the dead letters now.
+        /// Time until the next try; `None` if the job is a dead letter now.
         again_in: Option<Duration>,
     },
 }
@@ -199,13 +200,13 @@ impl std::fmt::Display for Attempt {
             }
             Self::Finished(Outcome::AlreadyDone(id)) => write!(f, "{id} already done: a duplicate"),
             Self::Failed { id, attempt, error, again_in: Some(delay) } => {
-                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; again in {delay:?}")
+                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; next try in {delay:?}")
             }
             Self::Failed { id, error: error @ Failed::DeliveryLimitExceeded(_), .. } => {
-                write!(f, "{id} failed: {error}; put with the dead letters")
+                write!(f, "{id} failed: {error}; moved to the dead letters")
             }
             Self::Failed { id, attempt, error, again_in: None } => {
-                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; put with the dead letters")
+                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; moved to the dead letters")
             }
         }
     }

@@ -8,20 +8,21 @@
 //! - a **work queue**: one of several workers does each job, and another one gets it if that
 //!   one dies;
 //! - **publish/subscribe**: each message goes to all subscribers;
-//! - **request/reply**: `record` across the broker; a reply comes back to the client.
+//! - **request/reply**: a client sends `record` through the broker, and a reply comes back.
 //!
 //! Read `examples/minimal_rabbitmq.rs` and `examples/minimal_redis.rs` first: each shows a whole
 //! pattern in one file. Then read, in this order:
 //!
 //! 1. [`results`]: how the effect of a job happens once.
-//! 2. [`rabbitmq::topology`]: the queues, and why each is as it is.
+//! 2. [`rabbitmq::topology`]: the queues, and the reasons for their properties.
 //! 3. [`worker`]: what a worker does with a job, and when it acknowledges.
 //!
-//! Then read one idea at a time. What both brokers share is in one file, such as [`client`], and
-//! each broker's part has a file of that name below [`rabbitmq`] and [`redis`]. Both also share
-//! [`job`] (what a job is), [`record`] (what a request means), [`model`] (the readings),
-//! [`reconnect`] (when to try again), [`error`], [`address`], and [`cli`] (what the binaries
-//! share). Every limit is in [`limits`]. Where brokers come from is in [`brokers`].
+//! Then read one idea at a time. A file such as [`client`] holds the part that both brokers
+//! share, and [`rabbitmq`] and [`redis`] have a file of the same name for their own part. Both
+//! also share [`job`] (what a job is), [`record`] (what a request means), [`model`] (the
+//! readings), [`reconnect`] (when to try again), [`error`], [`address`], and [`cli`] (the common
+//! options of the binaries). [`limits`] holds every limit, and [`brokers`] finds, installs, and
+//! starts brokers.
 
 pub mod address;
 pub mod brokers;

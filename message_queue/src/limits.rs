@@ -1,11 +1,11 @@
-//! Every limit of this chapter in one place, with its reason: first those for both brokers,
-//! then those for each.
+//! Every limit of this chapter, with its reason: first those for both brokers, then those for
+//! each.
 //!
 //! (The limits for starting and stopping a private broker are in [`brokers`](crate::brokers).)
 
 use std::time::Duration;
 
-/// Longest station id, in bytes.
+/// Maximum length of a station's ID, in bytes.
 pub const MAX_STATION_ID: usize = 32;
 
 /// Maximum number of readings in one batch.
@@ -15,25 +15,25 @@ pub const MAX_BATCH: usize = 10_000;
 pub const MAX_RECORDED_AT: u64 = 253_402_300_799_999;
 
 /// Maximum length of each part of an error about received JSON, in characters. The error
-/// travels in an AMQP header, and all headers have to fit into one frame.
+/// travels in an AMQP header, and all headers must fit into one frame.
 pub(crate) const MAX_ERROR: usize = 200;
 
-/// Longest job id, in bytes.
+/// Maximum length of a job's ID, in bytes.
 pub const MAX_JOB_ID: usize = 64;
 
-/// Maximum size of a job, in bytes; 10,000 readings take about 1.1 MB.
+/// Maximum size of a job, in bytes. A job with 10,000 readings has about 1.1 MB.
 pub const MAX_JOB: usize = 2 * 1024 * 1024;
 
-/// How many times a job is tried before it is put with the dead letters.
+/// Number of tries after which a job becomes a dead letter.
 pub const TRIES: u32 = 3;
 
 /// Maximum number of jobs acknowledged together.
 pub const ACK_BATCH: usize = 16;
 
-/// Longest time that an acknowledgement waits for others to join it.
+/// Maximum time that an acknowledgement waits for others to join it.
 pub const ACK_WITHIN: Duration = Duration::from_millis(100);
 
-/// After a shutdown signal, how long the current job may take.
+/// Maximum time that the current job may still take after a shutdown signal.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Size of the test file that [`Results::open`](crate::results::Results::open) writes, in
@@ -43,87 +43,90 @@ pub(crate) const LARGEST_RESULT: usize = 1_000;
 /// Maximum number of stations; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Maximum size of a request, in bytes; 10,000 readings take about 1.1 MB.
+/// Maximum size of a request, in bytes. A request with 10,000 readings has about 1.1 MB.
 pub const MAX_REQUEST: usize = 2 * 1024 * 1024;
 
-/// Longest time for one call, unless a client's `with_timeout` says otherwise. A request
-/// that no server has taken by then is dropped by RabbitMQ.
+/// Maximum time for one call, unless a client's `with_timeout` sets another. RabbitMQ drops a
+/// request that no server has taken by then.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls in flight per client; further ones wait.
+/// Maximum number of calls in flight per client; further ones wait.
 pub const MAX_IN_FLIGHT: usize = 1_024;
 
-/// Shortest pause before another attempt to connect, or to publish what a full queue refused.
-/// It roughly doubles for each further attempt.
+/// Minimum pause before another attempt to connect, or to publish messages that a full queue
+/// refused. It roughly doubles with each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest of these pauses.
+/// Maximum of these pauses.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Limits for RabbitMQ only.
 pub mod rabbitmq {
     use std::time::Duration;
 
-    /// Longest time to wait for a connection.
+    /// Maximum time to wait for a connection.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
     /// Heartbeat interval, in seconds: each side sends something at least this often. If
-    /// nothing comes for two intervals, the connection is dead. (`?heartbeat=` in the URL
-    /// overrides it.)
+    /// nothing arrives for two intervals, the connection is dead. (`?heartbeat=` in the URL
+    /// overrides this interval.)
     pub const HEARTBEAT: u16 = 10;
 
     /// Minimum version of RabbitMQ: the first whose quorum queues support a time to live for
     /// messages and at-least-once dead lettering.
     pub const MIN_VERSION: &str = "3.10";
 
-    /// How many times a job is redelivered after its worker or the connection died,
-    /// before it is put with the dead letters. More than [`TRIES`](super::TRIES):
-    /// a worker that dies counts against every job that it had been sent.
+    /// Number of redeliveries, each after its worker or the connection died, after which a job
+    /// becomes a dead letter. It is larger than [`TRIES`](super::TRIES), since the death of a
+    /// worker counts against every job that it had been sent.
     pub const DELIVERY_LIMIT: u32 = 20;
 
-    /// Maximum number of dead letters. At the limit, workers wait until somebody removes some.
+    /// Maximum number of dead letters. At the limit, a worker with a bad job waits until somebody
+    /// removes some.
     pub const MAX_DEAD_LETTERS: u32 = 10_000;
 
-    /// Maximum number of requests that wait for a server; beyond it, the oldest is dropped.
+    /// Maximum number of requests that wait for a server; beyond it, RabbitMQ drops the oldest.
     pub const MAX_REQUESTS: u32 = 10_000;
 
-    /// Messages published and not yet confirmed. Waiting for each confirm before the
-    /// next message would cost a round trip per message; with a window the confirms
-    /// of many come back while others are on their way.
+    /// Maximum number of messages that are published but not yet confirmed. Waiting for each
+    /// confirm before the next message would cost a round trip per message. With a window, many
+    /// confirms come back while further messages are on their way.
     pub const WINDOW: usize = 1_000;
 
-    /// How many times in a row everything is declared again because messages came back.
+    /// Maximum number of times in a row that a publisher declares everything again because
+    /// messages came back.
     pub(crate) const MAX_DECLARATIONS: u32 = 10;
 
-    /// Jobs sent to a worker ahead of their acknowledgement.
+    /// Maximum number of jobs sent to a worker ahead of their acknowledgement.
     pub const PREFETCH: u16 = 32;
 
-    /// Time after which a message that was sent ahead is given back, because the ones before
-    /// it take long.
+    /// Time after which a worker gives back the jobs that were sent ahead, if the current one
+    /// takes long.
     ///
     /// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
     /// `consumer_timeout` (30 minutes unless configured) and redelivers everything that it
-    /// had sent on that channel. `MAX_WAIT` is far shorter, so the timeout can hit only a
-    /// worker whose single message takes that long.
+    /// had sent on that channel. `MAX_WAIT` is far shorter, so only a single job that takes as
+    /// long as the timeout can run into it.
     pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
-    /// Longest time for giving jobs back to the queue.
+    /// Maximum time for giving jobs back to the queue.
     pub(crate) const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
-    /// Maximum number of readings that wait for a slow subscriber; beyond it, the oldest is
-    /// dropped.
+    /// Maximum number of readings that wait for a slow subscriber; beyond it, RabbitMQ drops the
+    /// oldest.
     pub const MAX_BACKLOG: u32 = 10_000;
 
-    /// Readings sent to a subscriber, or requests to a server, ahead of their acknowledgement.
+    /// Maximum number of readings sent to a subscriber, or of requests sent to a server, ahead of
+    /// their acknowledgement.
     pub(crate) const MESSAGE_PREFETCH: u16 = 256;
 
-    /// Longest pattern, in bytes: AMQP's limit for a routing key.
+    /// Maximum length of a pattern, in bytes: AMQP's limit for a routing key.
     pub const MAX_PATTERN: usize = 255;
 
-    /// Requests acknowledged together, at most.
+    /// Maximum number of requests acknowledged together.
     pub(crate) const SERVER_ACK_BATCH: usize = 64;
 
-    /// After a shutdown signal, how long the last acknowledgements may take.
+    /// Maximum time that the last acknowledgements may take after a shutdown signal.
     pub(crate) const SERVER_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 }
 
@@ -131,57 +134,57 @@ pub mod rabbitmq {
 pub mod redis {
     use std::time::Duration;
 
-    /// Longest time to wait for a connection, and for a reply.
+    /// Maximum time to wait for a connection, and for the response to a command.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Time between two PINGs on a subscriber's connection. TCP alone would not notice for
+    /// Time between two PINGs on a subscriber's connection. TCP alone might not notice for
     /// hours that the other end is gone.
     pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-    /// Minimum version of Redis: it has `XAUTOCLAIM`.
+    /// Minimum version of Redis: the first with `XAUTOCLAIM`.
     pub const MIN_VERSION: (u32, u32) = (6, 2);
 
     /// Maximum number of unfinished jobs in the stream; beyond it, producers wait.
     pub const MAX_LENGTH: usize = 100_000;
 
-    /// Jobs that a producer sends together.
+    /// Number of jobs or readings sent together.
     pub const PIPELINE: usize = 100;
 
-    /// Jobs that a worker takes at a time.
+    /// Maximum number of jobs that a worker takes at a time.
     pub const BATCH: usize = 16;
 
-    /// Silence of a worker after which its jobs are given to another one.
+    /// Time of silence after which other workers can claim a worker's jobs.
     pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
 
     /// Idle time recorded for a job that nobody works on, so that it can be claimed at once.
     /// It is longer than any worker's [`CLAIM_AFTER`].
     pub(crate) const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// How often workers look for jobs to claim.
+    /// Interval at which workers look for jobs to claim.
     pub(crate) const CLAIM_EVERY: Duration = Duration::from_millis(500);
 
-    /// Longest time of one wait for a job; between two waits, a worker does its other tasks.
+    /// Maximum time of one wait for a job; between two waits, a worker does its other tasks.
     pub(crate) const BLOCK: Duration = Duration::from_millis(500);
 
-    /// Time after which a consumer that holds nothing is removed. A worker that was killed
-    /// can't remove itself, and each has a new name.
+    /// Time after which an idle consumer that holds no job is removed. A worker that was killed
+    /// can't remove itself, and its successor has a new name.
     pub const REMOVE_IDLE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// How often workers look for consumers to remove, besides at their start.
+    /// Interval at which workers look for consumers to remove. They also look when they start.
     pub(crate) const REMOVE_EVERY: Duration = Duration::from_secs(60 * 60);
 
     /// Delays before the second and the third try, each at most [`CLAIM_AFTER`].
     pub const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-    /// How many times a job is delivered before it is a dead letter even though it never
-    /// failed: its workers died. Redis has one count for both, so a job whose worker died has
-    /// one try fewer.
+    /// Number of deliveries after which a job becomes a dead letter although it never failed,
+    /// since its workers died. Redis counts tries and deaths together, so a job whose worker died
+    /// has one try fewer.
     pub const DELIVERY_LIMIT: usize = 20;
 
     /// Maximum number of dead letters. At the limit, failed jobs stay where they are.
     pub const MAX_DEAD_LETTERS: usize = 10_000;
 
-    /// Readings that wait to be taken from a
+    /// Maximum number of readings that wait to be taken from a
     /// [subscription](crate::redis::publish_subscribe::subscribe); more are dropped.
     pub const MAX_BACKLOG: usize = 10_000;
 

@@ -1,4 +1,4 @@
-//! What is exchanged: readings of weather stations, as JSON.
+//! The content of the messages: readings of weather stations, as JSON.
 
 use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected};
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,10 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All of them.
+    /// All metrics.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
-    /// Its name in JSON, in routing keys and in channel names.
+    /// Returns its name in JSON, routing keys, and channel names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Temperature => "temperature",
@@ -34,12 +34,12 @@ impl Metric {
         }
     }
 
-    /// The metric of that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
 
-    /// The lowest and the highest value accepted, in the metric's unit.
+    /// Returns the lowest and the highest accepted value, in the metric's unit.
     pub fn range(self) -> (f64, f64) {
         match self {
             Self::Temperature => (-100.0, 70.0),
@@ -54,18 +54,18 @@ impl Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
-    /// The station's id, `[a-z0-9-]{1,32}`.
+    /// The station's ID, `[a-z0-9-]{1,32}`.
     pub station: String,
     /// What was measured.
     pub metric: Metric,
-    /// In the metric's unit and [range](Metric::range).
+    /// The value, in the metric's unit and [range](Metric::range).
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
+    /// Time of the measurement, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`].
     #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }
 
-/// Reads an object from JSON. The error has the field's path and the reason. Each may quote a
+/// Reads an object from JSON. An error gives the field's path and the reason. Both may quote a
 /// very long name from the JSON, so each is cut to [`MAX_ERROR`] characters.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let short = |text: String| text.chars().take(MAX_ERROR).collect::<String>();
@@ -84,7 +84,7 @@ pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
-/// Reads an integer that is not negative; `1.0` is one.
+/// Reads an integer that is not negative. A number such as `1.0` counts as an integer.
 pub(crate) fn whole_number<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D::Error> {
     let number = json::whole_number(json)?;
     u64::try_from(number)
@@ -92,10 +92,10 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D:
 }
 
 impl Reading {
-    /// Whether each field is in its range; otherwise which is not.
+    /// Checks that each field is in its range.
     ///
     /// # Errors
-    /// Names the first wrong field.
+    /// Names the first field that is not.
     pub fn check(&self) -> Result<(), String> {
         if !is_station_id(&self.station) {
             return Err(format!(
@@ -114,13 +114,13 @@ impl Reading {
     }
 }
 
-/// Whether `id` is a station id: 1 to 32 of `a` to `z`, `0` to `9` and `-`. It then
-/// is also safe as a word of a routing key or of a channel name.
+/// Returns whether `id` is a station ID: 1 to 32 characters `a` to `z`, `0` to `9`, and `-`. Such
+/// an ID is also safe as a word of a routing key or a channel name.
 pub(crate) fn is_station_id(id: &str) -> bool {
     is_id(id, MAX_STATION_ID)
 }
 
-/// The first characters of a string that is quoted back to its sender.
+/// Returns the first characters of a string, to quote them to its sender.
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }

@@ -1,4 +1,4 @@
-//! What a subscriber gets, whichever broker sends it.
+//! The events of a subscription, with either broker.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::reconnect::Retry;
 /// An event of a subscription.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A reading that matches.
+    /// A reading that matches the subscription.
     Reading {
         /// The name it was published under: a routing key on RabbitMQ, a channel on Redis.
         topic: String,
         /// The reading.
         reading: Reading,
     },
-    /// This many readings were dropped because they were not taken fast enough. Only Redis's
-    /// subscribers know; RabbitMQ drops the oldest and tells nobody.
+    /// This many readings were dropped because the subscriber was too slow. Only subscribers on
+    /// Redis learn that; RabbitMQ drops the oldest readings without notice.
     Missed(u64),
     /// The connection was lost. The next event is [`Event::Reconnected`].
     Disconnected {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The connection is back. Readings published in the meantime are lost: the broker keeps
@@ -34,7 +34,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The reading in a message, or `None` if it holds something else.
+    /// Returns the reading in a message, or `None` if it holds something else.
     pub(crate) fn from_message(topic: String, message: &[u8]) -> Option<Self> {
         match from_json(message) {
             Ok(reading) => Some(Self::Reading { topic, reading }),
@@ -53,13 +53,14 @@ pub(crate) trait Source: Sized + Send + 'static {
 
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Error>> + Send;
 
-    /// Waits for a message, and returns what it means, if anything.
+    /// Waits for a message and returns its event, or `None` if it has none.
     fn next(connection: &mut Self::Connection) -> impl Future<Output = Result<Option<Event>, Error>> + Send;
 
-    /// Subscribes, and returns the events. The stream connects again on its own; it ends after
-    /// an error that no new connection can cure.
+    /// Subscribes, and returns the events. The stream reconnects on its own, and ends after an
+    /// error that no new connection can cure.
     ///
-    /// Its `next` is cancel safe: what `Subscription::next` has begun is kept in the stream.
+    /// Its `next` is cancel safe: the stream keeps a call of `Subscription::next` that has begun,
+    /// and continues it.
     async fn subscribe(self) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
         let mut retry = Retry::new();
         let connection = Some(retry.first(|| self.connect()).await?);
@@ -75,7 +76,7 @@ struct Subscription<S: Source> {
     source: S,
     connection: Option<S::Connection>,
     retry: Retry,
-    /// While there is no connection: the pause before the next attempt.
+    /// Pause before the next attempt, while there is no connection.
     pause: Duration,
 }
 

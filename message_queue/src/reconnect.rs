@@ -1,4 +1,4 @@
-//! Connecting again, with either broker.
+//! Reconnecting to either broker.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Retry {
         Self(Pauses::new(MIN_PAUSE, MAX_PAUSE))
     }
 
-    /// Says that the broker has confirmed, delivered, or answered something. The
-    /// next pause is the shortest one again.
+    /// Notes that the broker has confirmed, delivered, or accepted something, so that the next
+    /// pause is the shortest one again.
     pub(crate) fn progress(&mut self) {
         self.0.reset();
     }
@@ -36,7 +36,7 @@ impl Retry {
         if error.is_transient() { Ok(self.0.next_pause()) } else { Err(error) }
     }
 
-    /// Waits as after an error, for a broker that has no room.
+    /// Pauses as after an error, while a queue on the broker has no room.
     pub(crate) async fn pause(&mut self) {
         sleep(self.0.next_pause()).await;
     }
@@ -70,8 +70,8 @@ impl Retry {
         }
     }
 
-    /// [`Retry::retry_connect`] for a program that starts. Without any broker it
-    /// fails at once: the person who started it may have to start the broker too.
+    /// Does the same as [`Retry::retry_connect`] when a program starts. If no broker answers, it
+    /// fails at once: the user may have to start one first.
     pub(crate) async fn first<T, F: Future<Output = Result<T, Error>>>(
         &mut self,
         attempt: impl Fn() -> F,
@@ -85,7 +85,7 @@ impl Retry {
     }
 
     /// Connects again after a session has ended, or returns `None` if the program is done: the
-    /// session returned `Ok`, or `shutdown` came. A shutdown does not wait for a connection, as
+    /// session returned `Ok`, or `shutdown` came. A shutdown does not wait for a connection, since
     /// without one there is nothing to finish.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl Retry {
         };
         // Cancel safe: nothing is held while there is no connection.
         select! {
-            biased; // An error that ends the program counts more than the shutdown.
+            biased; // An error that ends the program takes precedence over the shutdown.
             connected = reconnected => connected.map(Some),
             () = shutdown.cancelled() => Ok(None),
         }

@@ -1,5 +1,5 @@
-//! `record`, whichever broker carries it: the request, the reply, and what the
-//! server keeps in memory, bounded, until it stops.
+//! `record` over either broker: the request, the reply, and the server's store, which is bounded
+//! and lasts until the server stops.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{MAX_BATCH, MAX_REQUEST, MAX_STATIONS};
 use crate::model::{Reading, from_json, objects, whole_number};
 
-/// A request as the client writes it. Where to reply is in the message's properties on RabbitMQ;
-/// Redis has none, so there it is part of the request.
+/// A request as the client writes it. On RabbitMQ, the message's properties hold the address for
+/// the reply. Redis has no properties, so there the address is part of the request.
 #[derive(Serialize)]
 pub(crate) struct Request<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ struct Received {
     readings: Vec<Reading>,
 }
 
-/// The same on Redis.
+/// A request on Redis as the server reads it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Addressed {
@@ -40,7 +40,7 @@ struct Addressed {
     readings: Vec<Reading>,
 }
 
-/// Where to reply on Redis. This much is also read of a request that is refused.
+/// The address for a reply on Redis. The server reads it even if it refuses the request.
 #[derive(Deserialize)]
 pub(crate) struct Address {
     #[serde(deserialize_with = "whole_number")]
@@ -59,13 +59,13 @@ pub(crate) struct AddressedReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// All readings are kept; this is their number.
+    /// All readings were recorded; this is their number.
     Accepted(usize),
-    /// None is kept.
+    /// No reading was recorded.
     Refused {
-        /// What kind of reason.
+        /// The kind of reason.
         reason: Reason,
-        /// What exactly, for a person.
+        /// The reason in words.
         detail: String,
     },
 }
@@ -74,12 +74,12 @@ pub enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// The request is malformed, too long, or a value is out of range.
+    /// The request is malformed or too long, or a value is out of range.
     Invalid,
-    /// More than [`MAX_STATIONS`] stations.
+    /// There would be more than [`MAX_STATIONS`] stations.
     Full,
-    /// The request had been given to a server that went away. It may have been
-    /// executed there, and is not executed again.
+    /// The request had been delivered before, to a server that then lost its connection. It may
+    /// have been executed there, so it is not executed again.
     Interrupted,
 }
 
@@ -89,10 +89,10 @@ impl Reply {
     }
 }
 
-/// The stations, and how many readings of each were recorded. The readings themselves are not
-/// kept: this chapter is about their way to the server, and queries are in the other chapters.
+/// Counts the recorded readings of each station. It doesn't keep the readings themselves: this
+/// chapter is about their way to the server, and the other chapters have queries.
 ///
-/// A plain mutex: each operation is short and waits for nothing while it holds it.
+/// A plain mutex is enough: each operation is short and waits for nothing while it holds the lock.
 #[derive(Default)]
 pub struct Store {
     stations: Mutex<BTreeMap<String, usize>>,
@@ -100,15 +100,15 @@ pub struct Store {
 
 impl Store {
     /// Executes a request.
-    pub fn answer(&self, request: &[u8]) -> Reply {
+    pub fn execute(&self, request: &[u8]) -> Reply {
         match parse(request) {
             Ok(Received { readings }) => self.record(readings),
             Err(refused) => refused,
         }
     }
 
-    /// Executes a request that says where to reply. Returns `None` if it does not.
-    pub(crate) fn answer_addressed(&self, request: &[u8]) -> Option<(Address, Reply)> {
+    /// Executes a request from Redis. Returns `None` if it holds no address for the reply.
+    pub(crate) fn execute_addressed(&self, request: &[u8]) -> Option<(Address, Reply)> {
         match parse(request) {
             Ok(Addressed { id, reply_to, readings }) => {
                 Some((Address { id, reply_to }, self.record(readings)))
@@ -117,8 +117,7 @@ impl Store {
         }
     }
 
-    /// Keeps the whole batch or nothing of it; creates the stations that it does
-    /// not know.
+    /// Records the whole batch or nothing. Adds the stations that it does not know yet.
     pub fn record(&self, batch: Vec<Reading>) -> Reply {
         if !(1..=MAX_BATCH).contains(&batch.len()) {
             let detail = format!("a batch holds 1 to {MAX_BATCH} readings, not {}", batch.len());

@@ -12,11 +12,11 @@ use tokio::sync::oneshot;
 use crate::job::{Failed, Job, Outcome, Summary};
 use crate::limits::LARGEST_RESULT;
 
-/// A fault of this machine: a full disk, a folder that cannot be written, no thread.
+/// A fault of this machine: a full disk, a folder that can't be written to, or no thread left.
 ///
-/// Other workers can do the job, so it is not a [`Failed`] attempt: it does not count as
-/// a try and never makes the job a dead letter. The worker stops instead, because it
-/// would fail every other job in the same way.
+/// Another worker can still do the job, so a fault is not a [`Failed`] attempt: it does not count
+/// as a try and never makes the job a dead letter. The worker stops instead, since it would fail
+/// every other job in the same way.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot keep results in {}: {cause}", folder.display())]
 pub struct Fault {
@@ -31,12 +31,12 @@ pub struct Fault {
 /// which no crash can split and no second worker can enter. Here that step is
 /// [`fs::rename`] under a [lock](File::lock): the result under the job's name *is* the
 /// mark. The system releases the lock when the worker dies, so a crash leaves either
-/// the whole result or none. (With a database it would be a transaction.)
+/// the whole result or none. (With a database, the step would be a transaction.)
 ///
-/// [`fs::hard_link`], which fails if the name exists, would need no lock. But file
-/// systems of memory cards and some network drives have no hard links, and a link cannot
-/// replace the remains of a power cut: the file system may have stored the name and not yet
-/// the content. Such a file is not a whole result, and the next attempt replaces it.
+/// [`fs::hard_link`], which fails if the name exists, would need no lock. But the file systems
+/// of memory cards and some network drives have no hard links. Nor can a link replace what a
+/// power cut may leave behind: a name whose content was not stored yet. Here, the next attempt
+/// replaces such a file, since it is not a whole result.
 ///
 /// [`Results::sync`] makes results survive a power cut. Workers call it before they
 /// acknowledge, once for all jobs that they acknowledge together.
@@ -57,7 +57,7 @@ impl Results {
         let results = Self { folder: folder.to_owned(), unsynced: Arc::default() };
         let try_it = || {
             fs::create_dir_all(folder)?;
-            // A folder is a name in its parent folder, and that name must reach the disk too.
+            // A folder is an entry in its parent folder, and that entry must reach the disk too.
             for made in folder.canonicalize()?.ancestors() {
                 if sync_folder(made).is_err() {
                     break; // This user can't open it, so it was there before.
@@ -86,7 +86,7 @@ impl Results {
     fn outcome(&self, job: &Job) -> io::Result<Result<Outcome, Failed>> {
         let path = self.folder.join(format!("{}.json", job.id));
         let outcome = if is_whole(&path)? {
-            Outcome::AlreadyDone(job.id.clone()) // Only saves work: `keep` decides.
+            Outcome::AlreadyDone(job.id.clone()) // This check only saves work: `keep` decides.
         } else {
             match job.summary() {
                 Ok(summary) => self.keep(summary, &path)?,
@@ -119,8 +119,7 @@ impl Results {
         Ok(true)
     }
 
-    /// Takes the lock, so that no other worker can come between the check of a name and its
-    /// use.
+    /// Takes the lock, so that no other worker can come between the check of a name and its use.
     fn lock(&self) -> io::Result<File> {
         let path = self.folder.join(".lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
@@ -140,23 +139,22 @@ impl Results {
         Ok(path)
     }
 
-    /// Waits until the results of all attempts so far are on the disk, and so are their
-    /// names.
+    /// Waits until the results of all attempts so far, and their names, are on the disk.
     ///
-    /// Call it before the acknowledgement of their jobs. The files are synced at the same
-    /// time, by one thread each: a file system then writes its journal once for all of
-    /// them, and sixteen cost little more than one.
+    /// Call it before you acknowledge their jobs. It syncs all files at the same time, with a
+    /// thread for each: the file system then writes its journal once for all of them, so sixteen
+    /// files cost little more than one.
     ///
     /// # Errors
     /// If a result can't be written. Then don't acknowledge any of the jobs.
     pub fn sync(&self) -> Result<(), Fault> {
-        // Held until the end: a second call must not return before the results are there.
+        // Held until the end: a second call must not return before the results are on the disk.
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
         if unsynced.is_empty() {
             return Ok(());
         }
         let sync_file = |path: &PathBuf| {
-            // Windows syncs only what is open for writing.
+            // Windows syncs a file only if it is open for writing.
             OpenOptions::new().read(true).write(cfg!(windows)).open(path)?.sync_all()
         };
         let synced = thread::scope(|scope| {
@@ -187,7 +185,7 @@ impl Results {
         synced.unwrap_or_else(|| Err(self.fault(io::Error::other("the sync panicked"))))
     }
 
-    /// Runs something on a thread of its own. `None` if it panics.
+    /// Runs `work` on a thread of its own. Returns `None` if it panics.
     async fn in_background<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Fault> + Send + 'static,
@@ -207,7 +205,7 @@ impl Results {
     }
 }
 
-/// Whether there is a file with all of its content. After a power cut it may be empty,
+/// Returns whether there is a file with all of its content. After a power cut, it may be empty,
 /// cut short, or full of zeros.
 fn is_whole(path: &Path) -> io::Result<bool> {
     match fs::read(path) {
@@ -217,8 +215,8 @@ fn is_whole(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Waits until the names in a folder are on the disk. Windows has no such call, and its
-/// file systems keep names in their journal.
+/// Waits until the names in a folder are on the disk. Windows has no such call, but its file
+/// systems keep names in their journal.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(windows) { Ok(()) } else { File::open(folder)?.sync_all() }
 }

@@ -1,8 +1,8 @@
-//! What a worker does, whichever broker its jobs come from: one job after the other, an
-//! acknowledgement for those whose results are on the disk, and the rest back to the queue.
+//! A worker, with either broker. It does one job after the other, acknowledges those whose
+//! results are on the disk, and gives the rest back to the queue.
 //!
-//! How a broker hands out jobs and takes them back is in [`rabbitmq`](crate::rabbitmq::worker)
-//! and in [`redis`](crate::redis::worker).
+//! [`rabbitmq`](crate::rabbitmq::worker) and [`redis`](crate::redis::worker) show how a broker
+//! hands out jobs and takes them back.
 
 #![expect(async_fn_in_trait, reason = "only this chapter implements them")]
 
@@ -29,8 +29,8 @@ pub trait Queue {
     async fn open(&self) -> Result<Self::Jobs, Error>;
 }
 
-/// The jobs that one connection to a broker brings. A worker holds each of them until it
-/// acknowledges it, retries it, or leaves.
+/// The jobs that arrive on one connection to a broker. A worker holds each of them until it
+/// acknowledges the job, retries it, or leaves.
 pub trait Jobs: Sized {
     /// A job as the broker delivers it.
     type Job;
@@ -44,10 +44,10 @@ pub trait Jobs: Sized {
     /// Returns a job's message.
     ///
     /// # Errors
-    /// Why the job must not even be tried.
+    /// The reason if the job must not even be tried.
     fn message(job: &Self::Job) -> Result<Vec<u8>, Failed>;
 
-    /// Waits beside an attempt until [`Jobs::tend`] has something to do. Cancel safe.
+    /// Waits, during an attempt, until [`Jobs::tend`] has something to do. Cancel safe.
     async fn until_due(&mut self) -> Result<(), Error>;
 
     /// Makes sure that the current job stays with this worker although it takes long, and that
@@ -57,32 +57,31 @@ pub trait Jobs: Sized {
     /// Acknowledges jobs, which are in the order of their delivery.
     async fn acknowledge(&mut self, finished: &[Self::Job]) -> Result<(), Error>;
 
-    /// Leaves a failed job where it waits for its next try, or puts it with the dead letters.
+    /// Makes a failed job wait for its next try, or moves it to the dead letters.
     async fn retry_or_dead_letter(&mut self, job: &Self::Job, error: Failed) -> Result<Attempt, Error>;
 
-    /// Gives the jobs in `held` back, and those that wait here, without counting that as a try.
+    /// Gives back the jobs in `held` and those that wait here. That does not count as a try.
     async fn leave(self, held: Vec<Self::Job>);
 }
 
-/// How a worker works.
+/// A worker and its settings.
 #[derive(Debug, Clone)]
 pub struct Worker<Q> {
     /// Where the jobs come from.
     pub queue: Q,
     /// Where the results go.
     pub results: Results,
-    /// Added to each attempt, to pretend that a job is long.
+    /// Extra time for each attempt, to simulate long jobs.
     pub work_time: Duration,
 }
 
 impl<Q: Queue> Worker<Q> {
     /// Works until `shutdown`, then finishes the current job, acknowledges, and leaves the
-    /// rest to others. `ready` is called when the worker is connected; `report` is told of each
-    /// attempt.
+    /// rest to others. Calls `ready` once it is connected, and `report` after each attempt.
     ///
     /// # Errors
-    /// If there is no broker at first, after an error that a new connection can't cure, or if
-    /// `report` fails.
+    /// If no broker answers at the start, if a new connection can't cure an error, or if `report`
+    /// fails.
     pub async fn run(
         &self,
         shutdown: &CancellationToken,
@@ -105,8 +104,8 @@ impl<Q: Queue> Worker<Q> {
             }
             Ok(())
         };
-        // Dropping the work at the end of the time loses nothing: another worker gets what is
-        // not acknowledged.
+        // Dropping the work when the time is up loses nothing: another worker gets the
+        // unacknowledged jobs.
         select! {
             ended = until_stopped => ended,
             () = async { shutdown.cancelled().await; sleep(DRAIN_TIMEOUT).await } => Ok(()),
@@ -120,9 +119,9 @@ struct Session<'a, Q: Queue> {
     shutdown: &'a CancellationToken,
     jobs: Q::Jobs,
     retry: &'a mut Retry,
-    /// Finished and not yet acknowledged, in the order of their delivery.
+    /// Finished jobs that are not yet acknowledged, in the order of their delivery.
     finished: Vec<Job<Q>>,
-    /// When the first of them was finished.
+    /// Time when the first of them was finished.
     since: Instant,
 }
 
@@ -145,7 +144,7 @@ impl<Q: Queue> Session<'_, Q> {
                     self.retry.progress();
                 }
                 Err(fault) => {
-                    self.finished.push(job); // It goes back with them.
+                    self.finished.push(job); // It goes back with the others.
                     return Err(fault.into());
                 }
             }
@@ -168,8 +167,8 @@ impl<Q: Queue> Session<'_, Q> {
         self.jobs.wait(self.shutdown).await
     }
 
-    /// Returns the outcome of an attempt, and whether the connection is still there. If it fails
-    /// meanwhile, the session ends, but only after the attempt.
+    /// Returns the outcome of an attempt, and an error if the connection failed meanwhile. Such an
+    /// error ends the session, but only after the attempt.
     async fn attempt(&mut self, job: &Job<Q>) -> (Result<Result<Outcome, Failed>, Fault>, Result<(), Error>) {
         let worker = self.worker;
         let mut attempt = pin!(async {
@@ -183,7 +182,7 @@ impl<Q: Queue> Session<'_, Q> {
         });
         let mut tended = Ok(());
         loop {
-            // Cancel safe, all three: the attempt goes on in the next round.
+            // All three are cancel safe: the attempt continues in the next round.
             select! {
                 biased;
                 outcome = &mut attempt => return (outcome, tended),

@@ -1,4 +1,4 @@
-//! Both brokers in a terminal, for those who have no Docker.
+//! Runs both brokers in a terminal, without Docker.
 //!
 //! ```sh
 //! cargo run -p message_queue --bin brokers      # terminal 1
@@ -16,13 +16,12 @@ use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 
-/// Starts RabbitMQ and Redis, as installed on this machine, and stops them at
-/// Ctrl-C. They keep their data in a temporary folder that goes with them, unless
-/// --data names another.
+/// Starts the RabbitMQ and the Redis that are installed on this machine. Ctrl-C stops
+/// both and deletes their data, unless --data names a folder for it.
 #[derive(Parser)]
 #[command(name = "brokers")]
 struct Args {
-    /// Start only this one
+    /// Start only this broker
     #[arg(long, value_enum)]
     only: Option<Kind>,
     /// Port of RabbitMQ
@@ -47,7 +46,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = shutdown_signal()?;
     let starting = tokio::task::spawn_blocking(move || start(&args));
-    // Cancel safe: if this is dropped in the middle of a start, the brokers end too.
+    // Ctrl-C during the start: when this process ends, the brokers end too.
     let mut brokers = tokio::select! {
         started = starting => started??,
         () = shutdown.cancelled() => exit(0),
@@ -56,11 +55,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_millis(500))).await.is_some() {
         for broker in &mut brokers {
             if !broker.is_running() {
-                // Its output may be long, so the reason comes last.
+                // The output may be long, so the error comes last.
                 for line in broker.output().lines() {
                     _ = writeln!(io::stderr(), "{}", printable(line)); // Stderr may be closed.
                 }
-                anyhow::bail!("{} has ended; the end of what it printed is above", broker.url());
+                anyhow::bail!("{} has ended; the end of its output is above", broker.url());
             }
         }
     }
@@ -74,12 +73,13 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         install()?;
     }
     let mut brokers = Vec::new();
-    // Redis first: it is ready at once, and if its port is taken nobody waits for RabbitMQ.
+    // Redis first: it is ready at once, and if its port is taken, the error does not have to wait
+    // for RabbitMQ.
     for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, args.rabbitmq_port)] {
         if args.only.is_some_and(|only| only != kind) {
             continue;
         }
-        // Kept data should not lose its last second in a power cut.
+        // A power cut should not lose the last second of data that is kept.
         let durable = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from);
         let durable = if kind == Kind::Redis && args.data.is_some() { durable.to_vec() } else { Vec::new() };
         let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));
@@ -87,7 +87,7 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         writeln!(output(), "{kind} at {}", broker.url())?;
         if port != kind.standard_port() {
             let variable = if kind == Kind::Redis { "REDIS_URL" } else { "RABBITMQ_URL" };
-            writeln!(output(), "  for the others: export {variable}={}", broker.url())?;
+            writeln!(output(), "  for the other programs: export {variable}={}", broker.url())?;
         }
         brokers.push(broker);
     }

@@ -1,4 +1,4 @@
-//! The client of the message-queue chapter: a guided tour, or one thing at a time.
+//! The client of the message-queue chapter: a guided tour, or a single request.
 //!
 //! ```sh
 //! cargo run -p message_queue --bin server     # terminal 1
@@ -18,8 +18,8 @@ use message_queue::model::{Metric, Reading};
 use tcp_socket::base::program::output;
 use tcp_socket::base::text::printable;
 
-/// Sends requests to the weather server across a broker, and waits for replies.
-/// Without a subcommand it takes you on a tour: what is sent, and what comes back.
+/// Sends requests to the weather server through a broker, and waits for the replies.
+/// Without a subcommand, it runs a short guided tour and exits.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
@@ -31,24 +31,24 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Record one reading, taken now
+    /// Record one reading, with the current time
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 characters a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// The value, in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
-/// Connects to a broker. With a suffix, the names on it are other ones.
+/// Connects to a broker. The suffix becomes part of the prefix of all names on it.
 async fn connect(args: &BrokerArgs, suffix: &str) -> Result<Client, Error> {
     let (mut topology, mut keys) = (args.topology(), args.keys());
     topology.prefix.push_str(suffix);
@@ -87,18 +87,18 @@ async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyho
         station: "oslo-1".to_owned(),
         metric,
         value,
-        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+        recorded_at: 1_767_225_600_000 + second * 1000, // From 2026-01-01T00:00:00Z on.
     };
 
     let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    let accepted = client.record(&batch).await?; // Without a server no step is announced.
+    let accepted = client.record(&batch).await?; // If there is no server, print only the error.
     writeln!(
         out,
-        "1. record a batch of two: a request to the servers' queue, with the address for the reply"
+        "1. record a batch of two: a request to the servers' queue, with an address for the reply"
     )?;
     writeln!(out, "   accepted {accepted}")?;
 
-    writeln!(out, "2. a hundred requests at once on one connection: correlation ids pair the replies")?;
+    writeln!(out, "2. a hundred requests at once on one connection: each reply repeats its request's ID")?;
     let calls = (0..100_u64).map(|second| {
         let (client, reading) = (client.clone(), reading(Metric::Wind, 5.0, second));
         async move { client.record(&[reading]).await }
@@ -106,21 +106,21 @@ async fn tour(args: &BrokerArgs, client: &Client, out: &mut impl Write) -> anyho
     let accepted: usize = futures::future::try_join_all(calls).await?.into_iter().sum();
     writeln!(out, "   accepted {accepted}")?;
 
-    writeln!(out, "3. one impossible value: nothing of the batch is kept")?;
+    writeln!(out, "3. one impossible value: the server refuses the whole batch")?;
     let batch = [reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
     match client.record(&batch).await {
         Err(refused @ Error::Refused { .. }) => {
             writeln!(out, "   {}", printable(&refused.to_string()))?;
         }
         Err(other) => return Err(other.into()),
-        Ok(_) => anyhow::bail!("the server accepted what it should refuse"),
+        Ok(_) => anyhow::bail!("the server accepted a batch that it should refuse"),
     }
 
-    writeln!(out, "4. the same to a queue that no server listens to: no need to wait for the timeout")?;
+    writeln!(out, "4. a request that no server listens for: the error comes before any timeout")?;
     match connect(args, "-nobody").await?.record(&[reading(Metric::Wind, 1.0, 3)]).await {
         Err(no_server @ Error::NoServer(_)) => writeln!(out, "   {no_server}")?,
         Err(other) => return Err(other.into()),
-        Ok(_) => anyhow::bail!("somebody answered"),
+        Ok(_) => anyhow::bail!("a reply came although no server should listen"),
     }
     Ok(())
 }

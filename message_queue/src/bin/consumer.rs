@@ -33,7 +33,7 @@ struct Args {
     /// Folder for the results, the same for all workers
     #[arg(long, default_value = "results")]
     results: PathBuf,
-    /// Milliseconds added to each job, to pretend that it is long
+    /// Extra milliseconds for each job, to simulate long jobs
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     work_time: u64,
     /// RabbitMQ: maximum number of unacknowledged jobs sent to this worker, at least 1
@@ -55,7 +55,7 @@ enum Command {
     Subscribe {
         /// RabbitMQ: routing keys with * for a word and # for any number of words,
         /// such as readings.*.wind. Redis: <station>:<metric> with * and ?, such as
-        /// *:wind. Without any: all readings
+        /// *:wind. Without a pattern: all readings
         patterns: Vec<String>,
     },
     /// List the jobs that failed for good
@@ -161,9 +161,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
         match event? {
             Event::Reading { topic, reading } => writeln!(out, "{} {}", printable(&topic), reading.value)?,
             Event::Disconnected { reason } => say(&format!("connection lost: {reason}; reconnecting")),
-            Event::Reconnected => say("connected again; what was published meanwhile is lost"),
+            Event::Reconnected => say("connected again; readings published in the meantime are lost"),
             Event::Missed(count) => {
-                say(&format!("this subscriber is too slow: {count} readings were missed"));
+                say(&format!("this subscriber is too slow: it missed {count} readings"));
             }
         }
     }

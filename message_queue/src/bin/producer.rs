@@ -18,16 +18,16 @@ use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 
 /// Puts jobs into the work queue: each asks for the summary of a station's day.
-/// Ends when the broker has confirmed every one.
+/// Exits when the broker has confirmed all of them.
 #[derive(Parser)]
 #[command(name = "producer")]
 struct Args {
     #[command(flatten)]
     broker: BrokerArgs,
-    /// How many jobs
+    /// Number of jobs
     #[arg(long, default_value_t = 10)]
     count: u64,
-    /// How many jobs that no worker can do, after the others
+    /// Number of further jobs that no worker can do
     #[arg(long, default_value_t = 0)]
     poison: u64,
     /// Prefix of the job IDs; jobs with the same IDs are duplicates
@@ -42,21 +42,21 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publish one reading to those who subscribe now
+    /// Publish one reading to the current subscribers
     Publish {
-        /// The station's id: 1 to 32 of a-z, 0-9 and -
+        /// The station's ID: 1 to 32 characters a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure or wind
+        /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa or m/s
+        /// The value, in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
 }
 
 fn metric(name: &str) -> Result<Metric, &'static str> {
-    Metric::from_name(name).ok_or("one of temperature, humidity, pressure, wind")
+    Metric::from_name(name).ok_or("use temperature, humidity, pressure, or wind")
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -85,7 +85,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     // Ctrl-C drops this: an unconfirmed job may or may not be in the queue.
     match shutdown.run_until_cancelled(work).await {
         Some(ended) => ended,
-        None => anyhow::bail!("interrupted; jobs that were not confirmed may have been queued or not"),
+        None => anyhow::bail!("interrupted; unconfirmed jobs may or may not be in the queue"),
     }
 }
 
@@ -162,7 +162,8 @@ async fn publish(args: &Args, reading: &Reading) -> anyhow::Result<()> {
                 redis::publish_subscribe::Publisher::connect(&url, args.broker.keys()).await?;
             let heard = publisher.publish(std::slice::from_ref(reading)).await?;
             let heard: u64 = heard.iter().sum();
-            Ok(writeln!(out, "published {}:{}; {heard} heard it", reading.station, reading.metric.name())?)
+            let (station, metric) = (&reading.station, reading.metric.name());
+            Ok(writeln!(out, "published {station}:{metric}; subscribers reached: {heard}")?)
         }
     }
 }

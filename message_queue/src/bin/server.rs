@@ -1,4 +1,4 @@
-//! The server of the message-queue chapter: takes requests from the broker.
+//! The server of the message-queue chapter, which takes requests from a broker.
 //!
 //! ```sh
 //! cargo run -p message_queue --bin server     # terminal 1
@@ -15,8 +15,8 @@ use message_queue::cli::{BrokerArgs, logs};
 use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 
-/// Keeps the readings of weather stations, which clients send across a broker.
-/// Ctrl-C stops it once it has answered the requests that it has taken.
+/// Counts the readings of weather stations that clients send through a broker. On
+/// Ctrl-C, it replies to the requests that it has taken, and stops.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {

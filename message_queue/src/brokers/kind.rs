@@ -1,4 +1,4 @@
-//! RabbitMQ or Redis, and what can go wrong with a private one.
+//! RabbitMQ or Redis, and the errors of starting a private one.
 
 use std::path::{Path, PathBuf};
 use std::{env, fmt, io};
@@ -6,7 +6,7 @@ use std::{env, fmt, io};
 /// One of the two brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// RabbitMQ, spoken to by AMQP 0-9-1
+    /// RabbitMQ, over AMQP 0-9-1
     #[value(name = "rabbitmq")]
     RabbitMq,
     /// Redis
@@ -22,12 +22,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How to get a broker when none answers: the rest of an error's line.
+/// Advice if no broker answers: the end of an error's line.
 pub(crate) const HOW_TO_START: &str =
     "start one with: cargo run -p message_queue --bin brokers, or: docker compose up -d --wait";
 
 impl Kind {
-    /// The port that the broker has unless told otherwise.
+    /// Returns the port that the broker uses by default.
     pub fn standard_port(self) -> u16 {
         match self {
             Self::RabbitMq => 5672,
@@ -35,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// The URL of a broker on that port of this machine.
+    /// Returns the URL of a broker on this port of this machine.
     pub fn url(self, port: u16) -> String {
         match self {
             Self::RabbitMq => format!("amqp://127.0.0.1:{port}"),
@@ -43,8 +43,8 @@ impl Kind {
         }
     }
 
-    /// The URL that the pairs use: of `RABBITMQ_URL` or `REDIS_URL`, otherwise the
-    /// standard port on 127.0.0.1.
+    /// Returns the URL that the programs use by default: `RABBITMQ_URL` or `REDIS_URL`, or else
+    /// the standard port on 127.0.0.1.
     pub(crate) fn default_url(self) -> String {
         let variable = match self {
             Self::RabbitMq => "RABBITMQ_URL",
@@ -53,10 +53,10 @@ impl Kind {
         env::var(variable).unwrap_or_else(|_| self.url(self.standard_port()))
     }
 
-    /// The program that runs this broker, if it is installed.
+    /// Returns the path of this broker's program, if it is installed.
     ///
-    /// Of RabbitMQ the script in its own folder: the `rabbitmq-server` that Debian
-    /// puts on the path insists on the user `rabbitmq`.
+    /// For RabbitMQ, it prefers the script in RabbitMQ's own folder: the `rabbitmq-server` that
+    /// Debian puts on the `PATH` insists on the user `rabbitmq`.
     pub fn program(self) -> Option<PathBuf> {
         let candidates: &[&str] = match self {
             Self::RabbitMq => &["/usr/lib/rabbitmq/bin/rabbitmq-server"],
@@ -78,7 +78,7 @@ pub enum Error {
     /// It is not installed.
     #[error("{kind} is not installed; {}", how_to_install())]
     Missing {
-        /// Which one.
+        /// The broker.
         kind: Kind,
     },
     /// A private broker can be started only on Unix.
@@ -87,13 +87,13 @@ pub enum Error {
          (docker compose up -d --wait), or run this in WSL"
     )]
     NotOnThisSystem {
-        /// Which one.
+        /// The broker.
         kind: Kind,
     },
     /// The port is taken.
-    #[error("port {port} is taken, maybe by a {kind} that runs already; --{option} picks another")]
+    #[error("port {port} is taken, maybe by a {kind} that is already running; pick another with --{option}")]
     PortTaken {
-        /// Which broker.
+        /// The broker.
         kind: Kind,
         /// Its port.
         port: u16,
@@ -103,12 +103,12 @@ pub enum Error {
     /// It ended, or was not ready in time.
     #[error("{kind} did not start:\n{output}")]
     DidNotStart {
-        /// Which one.
+        /// The broker.
         kind: Kind,
-        /// The end of what it printed.
+        /// The end of its output.
         output: String,
     },
-    /// The system refused something.
+    /// A system call failed.
     #[error("cannot start a broker")]
     Io(#[from] io::Error),
     /// The packages could not be installed.
@@ -116,14 +116,14 @@ pub enum Error {
     Install(String),
 }
 
-/// The command that installs both brokers on this machine.
+/// Returns the advice for installing both brokers on this machine.
 pub(super) fn how_to_install() -> &'static str {
     if cfg!(target_os = "macos") {
-        "install it with: brew install rabbitmq redis"
+        "install both brokers with: brew install rabbitmq redis"
     } else if Path::new("/usr/bin/apt-get").exists() {
-        "install it with: BROKERS=install cargo run -p message_queue --bin brokers"
+        "install both brokers with: BROKERS=install cargo run -p message_queue --bin brokers"
     } else if Path::new("/usr/bin/dnf").exists() {
-        "install it with: dnf install rabbitmq-server redis"
+        "install both brokers with: dnf install rabbitmq-server redis"
     } else {
         "see https://www.rabbitmq.com/docs/download and https://redis.io/docs/latest/operate/oss_and_stack/install"
     }

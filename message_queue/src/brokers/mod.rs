@@ -1,5 +1,5 @@
-//! Where the brokers come from. `producer`, `consumer`, `server`, and `client` use
-//! one that runs; `--bin brokers`, the tests, and the lab start their own.
+//! Finds, installs, and starts brokers. `producer`, `consumer`, `server`, and `client` use a
+//! broker that is already running; `--bin brokers`, the tests, and the lab start their own.
 
 use std::env;
 use std::path::Path;
@@ -13,22 +13,22 @@ use kind::how_to_install;
 pub use kind::{Error, Kind};
 pub use process::{Broker, Options};
 
-/// Whether the environment asks for the packages: `BROKERS=install`.
+/// Returns whether the environment asks for an installation: `BROKERS=install`.
 pub fn install_is_wanted() -> bool {
     env::var("BROKERS").is_ok_and(|value| value == "install")
 }
 
-/// Installs the missing brokers from the packages of Debian or Ubuntu. Prints the
-/// command first, on stderr.
+/// Installs the packages of Debian or Ubuntu if a broker is missing. First prints the command to
+/// stderr.
 ///
 /// # Errors
-/// [`Error::Install`] on other systems, with their command, or if the command fails.
+/// [`Error::Install`] if the command fails, and on other systems, where it says what to run.
 pub fn install() -> Result<(), Error> {
     if Kind::RabbitMq.program().is_some() && Kind::Redis.program().is_some() {
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
-        return Err(Error::Install(how_to_install().to_owned()));
+        return Err(Error::Install(format!("there is no apt-get here; {}", how_to_install())));
     }
     let root = Command::new("id").arg("-u").output()?.stdout.starts_with(b"0\n");
     let sudo = if root { "" } else { "sudo " };
@@ -38,19 +38,19 @@ pub fn install() -> Result<(), Error> {
     );
     eprintln!("installing: {command}");
     eprintln!(
-        "the system may from now on start both as services; this stops that: \
+        "the system may now start both as services, also after a reboot; to stop that, run: \
          {sudo}systemctl disable --now rabbitmq-server redis-server"
     );
-    // Its output goes to stderr: stdout belongs to the program that asked.
+    // Stdout belongs to the program that called this, so the command's output goes to stderr.
     let status = Command::new("sh").args(["-c", &format!("{{ {command}; }} >&2")]).status()?;
     if status.success() { Ok(()) } else { Err(Error::Install(format!("{command} ended with {status}"))) }
 }
 
-/// What a test needs: both brokers, installed now if `BROKERS=install` asks for
-/// it. `Err` says what is lacking and what would change it.
+/// Checks that both brokers are installed, as tests need them. Installs them first if
+/// `BROKERS=install` asks for it.
 ///
 /// # Errors
-/// As a sentence for the test's report.
+/// A sentence for the test's report: what is missing, and how to get it.
 pub fn available() -> Result<(), String> {
     if install_is_wanted() {
         install().map_err(|error| error.to_string())?;

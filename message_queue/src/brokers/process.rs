@@ -1,11 +1,9 @@
-//! A broker of our own as a child process: started, found ready, stopped, and
-//! never left behind.
+//! A private broker as a child process, which never outlives this process.
 //!
-//! What runs is a shell that runs the broker. Its stdin is a pipe from this
-//! process, and when that closes it kills its whole process group. The kernel
-//! closes the pipe however this process ends, kill -9 included, on every Unix, and
-//! whichever thread started the broker (`PR_SET_PDEATHSIG` would be Linux only,
-//! `unsafe`, and bound to the thread).
+//! The child is a shell that runs the broker. Its stdin is a pipe from this process, and when
+//! the pipe closes, the shell kills its whole process group. On every Unix, the kernel closes
+//! the pipe however this process ends, even after kill -9. (`PR_SET_PDEATHSIG` exists only on
+//! Linux, needs `unsafe`, and depends on the thread that started the broker.)
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -18,23 +16,24 @@ use std::time::{Duration, Instant};
 
 use super::kind::{Error, Kind};
 
-/// What RabbitMQ logs at the end of its start.
+/// Text that RabbitMQ logs at the end of its start.
 const STARTED: &str = "Server startup complete";
 
-/// A broker that is not ready by then has failed. RabbitMQ takes 4 to 12 s; a busy
-/// machine some more.
+/// Time after which a broker that is not ready has failed. RabbitMQ needs 4 to 12 s, and more on
+/// a busy machine.
 const START: Duration = Duration::from_secs(120);
 
-/// A broker asked to stop is killed after that. RabbitMQ takes 2 to 3 s.
+/// Time after which a broker that was asked to stop is killed. RabbitMQ needs 2 to 3 s.
 const STOP: Duration = Duration::from_secs(15);
 
-/// Ports are tried from this range: below the ephemeral ports, of which one may
-/// still be held by a connection that was closed.
+/// Range of the ports to try. It is below the ephemeral ports, since a closed connection may still
+/// hold one of those.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// `$1` is a folder to delete at a sudden end, or empty. Fd 3 is the pipe; the
-/// broker must not hold it. After SIGTERM, which the whole group gets, the shell
-/// waits for the broker; when the broker has ended, however, so has everything.
+/// Script of the shell that runs the broker. `$1` is a folder to delete if this process ends
+/// suddenly, or empty. File descriptor 3 is the pipe, which the broker must not hold. SIGTERM goes
+/// to the whole group; the shell ignores it and waits for the broker. When the broker has ended,
+/// for whatever reason, the shell kills the rest of the group.
 const SUPERVISOR: &str = r#"
     exec 3<&0 </dev/null
     folder=$1; shift
@@ -52,19 +51,19 @@ const SUPERVISOR: &str = r#"
 pub struct Options {
     /// Its port; `None` picks a free one.
     pub port: Option<u16>,
-    /// Where it keeps its data; `None` is a temporary folder that goes with it.
+    /// Folder for its data; `None` is a temporary one that is deleted with the broker.
     pub data: Option<PathBuf>,
-    /// Redis: further arguments. RabbitMQ: lines of its `rabbitmq.conf`.
+    /// Further arguments for Redis, or lines of RabbitMQ's `rabbitmq.conf`.
     pub settings: Vec<String>,
 }
 
-/// A broker that runs as long as this value, or this process, whichever is shorter.
+/// A broker that runs until this value is dropped or this process ends.
 #[derive(Debug)]
 pub struct Broker {
     kind: Kind,
     port: u16,
-    /// RabbitMQ: its port for other nodes and for `rabbitmqctl`, and that of `epmd`,
-    /// which tells them that port.
+    /// RabbitMQ's port for other nodes and for `rabbitmqctl`, and the port of `epmd`, where they
+    /// look up the first one.
     node_ports: (u16, u16),
     folder: PathBuf,
     keep_folder: bool,
@@ -76,8 +75,8 @@ impl Broker {
     /// Starts a broker and waits until it is ready.
     ///
     /// # Errors
-    /// If it is not installed, the port is taken, or it does not start; then with
-    /// the end of what it printed.
+    /// If it is not installed, if the port is taken, or if it does not start. The last error holds
+    /// the end of its output.
     pub fn start(kind: Kind, options: Options) -> Result<Self, Error> {
         if !cfg!(unix) {
             return Err(Error::NotOnThisSystem { kind });
@@ -104,7 +103,7 @@ impl Broker {
             process: None,
         };
         let result = broker.run();
-        // A port may be taken between the look at it and its use: once more, with others.
+        // Somebody may have taken a port after the check, so try once more with others.
         if result.is_err() && options.port.is_none() {
             broker.kill();
             broker.port = free_port()?;
@@ -115,12 +114,12 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Its address for clients.
+    /// Returns its address for clients.
     pub fn url(&self) -> String {
         self.kind.url(self.port)
     }
 
-    /// The end of what it has printed so far.
+    /// Returns the end of its output so far.
     pub fn output(&self) -> String {
         let mut text = Vec::new();
         if let Ok(mut file) = File::open(self.folder.join("output.log")) {
@@ -130,22 +129,22 @@ impl Broker {
         String::from_utf8_lossy(&text[start..]).into_owned()
     }
 
-    /// The process id of the broker itself.
+    /// Returns the process ID of the broker itself, not of its shell.
     pub fn pid(&self) -> Option<u32> {
         fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()
     }
 
-    /// Whether its process still runs.
+    /// Returns whether its process is still running.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
-    /// Kills it as kill -9 does. Its data stays for [`Broker::restart`].
+    /// Kills it like kill -9. Its data stays for [`Broker::restart`].
     pub fn kill(&mut self) {
         self.end(group::KILL);
     }
 
-    /// Asks it to stop, and waits for that.
+    /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) {
         self.end(group::TERMINATE);
     }
@@ -153,13 +152,13 @@ impl Broker {
     /// Starts it again on the same port and data, and waits until it is ready.
     ///
     /// # Errors
-    /// As [`Broker::start`].
+    /// The same as for [`Broker::start`].
     pub fn restart(&mut self) -> Result<(), Error> {
         self.kill();
         self.run()
     }
 
-    /// Runs RabbitMQ's `rabbitmqctl` on this node, and returns what it printed.
+    /// Runs RabbitMQ's `rabbitmqctl` on this node, and returns its output.
     ///
     /// # Errors
     /// If it can't be run or fails.
@@ -215,14 +214,14 @@ impl Broker {
         let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
         fs::write(self.folder.join("enabled_plugins"), "[].\n")?;
         fs::write(self.folder.join("rabbitmq.conf"), self.settings.join("\n") + "\n")?;
-        // `epmd` as a child of ours: Erlang would start one that outlives it.
+        // Start `epmd` in this group: the one that Erlang would start outlives the broker.
         let both = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 & exec \"$0\" -noinput";
         command.args(["sh", "-c", both]).arg(program);
         self.set_environment(command);
         Ok(())
     }
 
-    /// Keeps the node away from everything that the system's own one uses.
+    /// Keeps the node away from everything that the system's own RabbitMQ uses.
     fn set_environment(&self, command: &mut Command) {
         let folder = |name: &str| self.folder.join(name);
         let (node_port, epmd_port) = self.node_ports;
@@ -233,7 +232,7 @@ impl Broker {
             // Otherwise `rabbitmqctl` starts an `epmd` of its own when the node is down.
             .env("ERL_FLAGS", "-start_epmd false")
             .env("ERL_CRASH_DUMP", folder("crash.dump"))
-            .env("RABBITMQ_ALLOW_INPUT", "1") // The script then becomes the node, and has its process id.
+            .env("RABBITMQ_ALLOW_INPUT", "1") // The script then becomes the node, with its process ID.
             .env("RABBITMQ_NODENAME", self.node_name())
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", self.port.to_string())
@@ -255,30 +254,30 @@ impl Broker {
     }
 
     fn node_name(&self) -> String {
-        // The data belongs to a node's name, so it must be the same in a kept folder.
+        // The data belongs to a node's name, so a kept folder needs the same name each time.
         if self.keep_folder { "brokers@localhost".into() } else { format!("private-{}@localhost", self.port) }
     }
 
-    /// A handshake, not only an open port: RabbitMQ listens before it answers. And its
-    /// own word for it: version 4 answers before its start is over, and until then
-    /// loses what is published to `amq.rabbitmq.reply-to`.
+    /// Returns whether the broker is ready. An open port is not enough, since RabbitMQ listens
+    /// before it responds, so this tries a handshake. RabbitMQ must also have logged the end of its
+    /// start: version 4 responds earlier, but then loses replies to `amq.rabbitmq.reply-to`.
     fn is_ready(&self) -> bool {
         if self.kind == Kind::RabbitMq && !self.output().contains(STARTED) {
             return false;
         }
-        let (question, answer): (&[u8], u8) = match self.kind {
+        let (request, expected): (&[u8], u8) = match self.kind {
             Kind::RabbitMq => (b"AMQP\0\0\x09\x01", 1),
             Kind::Redis => (b"PING\r\n", b'+'),
         };
-        let talk = || -> io::Result<u8> {
+        let respond = || -> io::Result<u8> {
             let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(question)?;
+            stream.write_all(request)?;
             let mut first = [0];
             stream.read_exact(&mut first)?;
             Ok(first[0])
         };
-        talk().is_ok_and(|first| first == answer)
+        respond().is_ok_and(|first| first == expected)
     }
 
     fn end(&mut self, signal: group::Signal) {
@@ -291,7 +290,7 @@ impl Broker {
         }
         group::send(group, group::KILL);
         let _ = process.wait();
-        // The shell is gone; the others of its group may still be dying, and hold the port.
+        // The shell is gone, but other processes of its group may still be ending and hold the port.
         while Instant::now() < deadline && group::is_alive(group) {
             sleep(Duration::from_millis(5));
         }
@@ -333,7 +332,7 @@ fn free_port() -> io::Result<u16> {
         .ok_or_else(|| io::Error::other("no free port found"))
 }
 
-/// A process group of our own, so that one signal reaches all of a broker's processes.
+/// A process group for each broker, so that one signal reaches all of its processes.
 #[cfg(unix)]
 mod group {
     use std::fs::DirBuilder;
@@ -368,7 +367,7 @@ mod group {
     }
 }
 
-/// Elsewhere [`Broker::start`] refuses before any of this is used.
+/// On other systems, [`Broker::start`] fails before it uses any of this.
 #[cfg(not(unix))]
 mod group {
     use std::fs::DirBuilder;

@@ -1,7 +1,7 @@
 //! Requests over RabbitMQ.
 //!
-//! A request goes to the servers' queue and names where to reply (`amq.rabbitmq.reply-to`,
-//! RabbitMQ's direct reply-to: no queue per client) and under which correlation id.
+//! A request goes to the servers' queue. Its properties hold a correlation ID and the address for
+//! the reply: `amq.rabbitmq.reply-to`, RabbitMQ's direct reply-to, which needs no queue per client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ struct Requests {
 impl Broker for Topology {
     async fn open(&self, url: &str, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error> {
         let session = connect(url).await?;
-        // With confirms, a returned message comes back at once, with its confirm.
+        // With confirms, RabbitMQ returns an unroutable request at once, with its confirm.
         session.channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let (queue, table) = (REPLY_TO.into(), FieldTable::default());
@@ -53,13 +53,13 @@ impl Connection for Requests {
             .with_reply_to(REPLY_TO.into())
             .with_correlation_id(id.to_string().into())
             .with_content_type("application/json".into())
-            // No request waits for a caller that has given up.
+            // RabbitMQ drops a waiting request when its caller has given up.
             .with_expiration(timeout.as_millis().to_string().into());
         let queue = self.topology.requests().into();
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let published = self.session.channel.basic_publish("".into(), queue, options, &request, properties);
-        // First the confirm, which comes before the reply can: it may bring back a
-        // request, this one or that of another call, which then ends there.
+        // The confirm arrives before any reply. It may bring back an unroutable request, of this
+        // call or of another one, which then ends.
         let confirmation = published.await?.await.map_err(|_| Error::OutcomeUnknown)?;
         if let Some(returned) = confirmation.take_message()
             && let Some(id) = correlation_id(&returned.properties)
@@ -70,7 +70,7 @@ impl Connection for Requests {
     }
 }
 
-/// Gives each reply to its call, until the session ends; then every call fails.
+/// Passes each reply to its call until the session ends. Then every call fails.
 async fn dispatch(mut replies: Consumer, calls: Arc<Calls>) {
     while let Some(Ok(reply)) = replies.next().await {
         if let Some(id) = correlation_id(&reply.properties) {

@@ -1,10 +1,9 @@
-//! One connection to RabbitMQ, and the messages that come over it.
+//! One connection to RabbitMQ, and the messages that arrive on it.
 //!
 //! Everything that uses a connection does so in a loop: connect, declare, work until an
-//! error, and all of it again. That covers every way in which a connection ends: a
-//! broker that restarts, an operator who closes it, a missing heartbeat, a channel
-//! that RabbitMQ closed because of a mistake. [`reconnect`](crate::reconnect) decides
-//! whether and when it goes on.
+//! error, and start over. That covers every way in which a connection ends: a broker that
+//! restarts, an operator who closes it, a missing heartbeat, or a channel that RabbitMQ closes
+//! after an error. [`reconnect`](crate::reconnect) decides whether and when to start over.
 
 use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;
@@ -40,15 +39,15 @@ pub(crate) async fn connect(url: &str) -> Result<Session, Error> {
             ErrorKind::IOError(error) => return Err(no_broker(error.to_string())),
             _ => return Err(explain(url, &uri, error)),
         },
-        Err(_late) => return Err(no_broker(format!("no answer within {CONNECT_TIMEOUT:?}"))),
+        Err(_late) => return Err(no_broker(format!("no response within {CONNECT_TIMEOUT:?}"))),
     };
     let mut events = connection.events_listener();
     let events = tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
-                // Short of memory or disk, RabbitMQ stops reading from publishers.
-                Event::ConnectionBlocked(reason) => warn!("blocked: RabbitMQ takes no messages ({reason})"),
-                Event::ConnectionUnblocked => warn!("no longer blocked"),
+                // When RabbitMQ is short of memory or disk, it stops reading from publishers.
+                Event::ConnectionBlocked(reason) => warn!("blocked: RabbitMQ accepts no messages ({reason})"),
+                Event::ConnectionUnblocked => warn!("no longer blocked: RabbitMQ accepts messages again"),
                 _ => {}
             }
         }
@@ -74,7 +73,7 @@ fn uri(url: &str) -> Result<AMQPUri, Error> {
     Ok(uri)
 }
 
-/// Says what is wrong if RabbitMQ refuses a connection.
+/// Returns an error that says why RabbitMQ refused a connection.
 fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
     let (user, vhost) = (&uri.authority.userinfo.username, &uri.vhost);
     let reason = match error.kind() {
@@ -98,7 +97,7 @@ fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
         }
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.ends_with(" not found") => {
             Error::Unusable(format!(
-                "there is no vhost {vhost} on RabbitMQ: leave it out of the URL, or make it with: rabbitmqctl \
+                "there is no vhost {vhost} on RabbitMQ: leave it out of the URL, or create it with: rabbitmqctl \
                  add_vhost {vhost}"
             ))
         }
@@ -114,29 +113,28 @@ fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
 
 /// The messages of one queue, on one session.
 ///
-/// One acknowledgement may cover all messages up to it (`multiple`). That is safe
-/// here because messages are finished in the order of their delivery: when one is
-/// done, so are those before it. The price is that after a crash up to a batch of
-/// finished messages is delivered again.
+/// One acknowledgement can cover a message and all before it (`multiple`). That is safe here:
+/// messages are finished in the order of their delivery, so when one is done, so are those before
+/// it. The price is that after a crash, up to a batch of finished messages is redelivered.
 pub struct Deliveries {
     session: Session,
     consumer: Consumer,
     batch: usize,
-    /// How many messages are finished and not yet acknowledged.
+    /// Number of messages that are finished but not yet acknowledged.
     finished: usize,
-    /// The last of them.
+    /// Delivery tag of the last of them.
     last_tag: u64,
 }
 
 impl Deliveries {
-    /// Connects and consumes a queue that is there already.
+    /// Connects and consumes a queue that already exists.
     ///
-    /// At most `prefetch` messages are sent ahead of their acknowledgement, so that one
-    /// consumer does not get the whole queue; `batch` of them are acknowledged together, or
-    /// all when none is waiting.
+    /// RabbitMQ sends at most `prefetch` messages ahead of their acknowledgement, so that one
+    /// consumer does not get the whole queue. An acknowledgement covers `batch` of them, or fewer
+    /// if no further message is waiting.
     ///
     /// # Errors
-    /// If there is no broker or no such queue.
+    /// If no broker answers, or there is no such queue.
     pub async fn open(url: &str, queue: &str, prefetch: u16, batch: usize) -> Result<Self, Error> {
         Self::start(connect(url).await?, queue.into(), prefetch, batch).await
     }
@@ -155,7 +153,7 @@ impl Deliveries {
     /// Waits for the next message. Cancel safe: if dropped early, it loses no message.
     ///
     /// # Errors
-    /// If the connection, the channel or the queue is gone.
+    /// If the connection, the channel, or the queue is gone.
     pub async fn next(&mut self) -> Result<Delivery, Error> {
         let next = match self.consumer.next().now_or_never() {
             Some(ready) => ready,
@@ -167,10 +165,10 @@ impl Deliveries {
         Ok(next.ok_or(Error::Disconnected)??)
     }
 
-    /// Marks this message, and so all before it, as finished.
+    /// Marks this message and all before it as finished.
     ///
     /// # Errors
-    /// If the connection is gone: the message will be delivered again.
+    /// If the connection is gone. RabbitMQ then redelivers the message.
     pub async fn done(&mut self, delivery: Delivery) -> Result<(), Error> {
         self.finished += 1;
         self.last_tag = delivery.delivery_tag;
@@ -180,8 +178,8 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Acknowledges the finished messages. Cancel safe: the first poll sends the
-    /// acknowledgement, and a second one for the same messages would be an error.
+    /// Acknowledges the finished messages. Cancel safe: the first poll sends the acknowledgement.
+    /// It is never repeated, since RabbitMQ treats a second one for the same messages as an error.
     async fn acknowledge(&mut self) -> Result<(), Error> {
         if std::mem::take(&mut self.finished) > 0 {
             acknowledge(&self.session.channel, self.last_tag).await?;
@@ -199,7 +197,7 @@ impl Deliveries {
         Ok(self.session.connection.close(200, "done".into()).await?)
     }
 
-    /// The channel, for other commands.
+    /// Returns the channel, for other commands.
     pub(crate) fn channel(&self) -> &Channel {
         &self.session.channel
     }

@@ -1,6 +1,5 @@
-//! Publishing that loses nothing: each message is kept until the broker has
-//! confirmed it, and published again if the broker refuses it, returns it, or goes
-//! away before.
+//! Publishes without losing messages: the publisher keeps each one until the broker has confirmed
+//! it, and publishes it again if the broker refuses it, returns it, or disconnects first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,13 +20,13 @@ use crate::reconnect::Retry;
 /// A message and where it goes.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// The exchange; empty for the one that routes to the queue named by the key.
+    /// The exchange. The empty name is the default one, which routes to the queue named by the key.
     pub exchange: ShortString,
     /// The routing key.
     pub routing_key: ShortString,
-    /// Whether it comes back if no queue takes it; otherwise it is dropped then.
+    /// Whether the broker returns the message if no queue receives it. Otherwise, it drops it.
     pub mandatory: bool,
-    /// Delivery mode, message id, headers, ….
+    /// Delivery mode, message ID, headers, and so on.
     pub properties: BasicProperties,
     /// The content.
     pub payload: Vec<u8>,
@@ -43,17 +42,17 @@ pub struct Publisher {
     topology: Topology,
     window: usize,
     session: Option<Arc<Session>>,
-    /// To be published, now that they are first in line.
+    /// Messages to publish next.
     waiting: VecDeque<Arc<Message>>,
-    /// Published on this session, in order, each with its confirm.
+    /// Messages published on this session, in order, each with its confirm.
     unconfirmed: VecDeque<(Arc<Message>, BoxFuture<'static, lapin::Result<Confirmation>>)>,
-    /// Refused or returned by the broker; published again after a pause, when nothing
-    /// is unconfirmed any more.
+    /// Messages that the broker has refused or returned. They are published again after a pause,
+    /// once no message is unconfirmed.
     refused: VecDeque<Arc<Message>>,
     /// Whether the log has already said that the queue is full.
     told_full: bool,
     retry: Retry,
-    /// Whether some messages came back: then the queue must be declared again first.
+    /// Whether the broker has returned messages. Then the queue must be declared again first.
     returned: bool,
     declarations: u32,
     confirmed: u64,
@@ -63,7 +62,7 @@ impl Publisher {
     /// Connects and declares everything.
     ///
     /// # Errors
-    /// If there is no broker, or [`Error::PreconditionFailed`].
+    /// If no broker answers, or a declaration fails: see [`Error::PreconditionFailed`].
     pub async fn connect(url: &str, topology: Topology, window: usize) -> Result<Self, Error> {
         let mut retry = Retry::new();
         let session = retry.first(|| open(url, &topology)).await?;
@@ -83,16 +82,16 @@ impl Publisher {
         })
     }
 
-    /// How many messages the broker has confirmed.
+    /// Returns the number of messages that the broker has confirmed.
     pub fn confirmed(&self) -> u64 {
         self.confirmed
     }
 
-    /// Publishes a message; waits while the window is full. Dropped before it
-    /// ends, the message is kept all the same.
+    /// Publishes a message, and waits while the window is full. If the future is dropped, the
+    /// publisher still keeps the message.
     ///
     /// # Errors
-    /// Only what no repetition can cure.
+    /// Only an error that another attempt can't cure.
     pub async fn publish(&mut self, message: Message) -> Result<(), Error> {
         self.waiting.push_back(Arc::new(message));
         self.send_waiting().await?;
@@ -105,7 +104,7 @@ impl Publisher {
     /// Waits until every message is confirmed.
     ///
     /// # Errors
-    /// Only what no repetition can cure.
+    /// Only an error that another attempt can't cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
         while !(self.waiting.is_empty() && self.unconfirmed.is_empty() && self.refused.is_empty()) {
             self.settle_one().await?;
@@ -113,7 +112,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes what waits, on a new session if need be.
+    /// Publishes the waiting messages, on a new session if necessary.
     async fn send_waiting(&mut self) -> Result<(), Error> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -122,7 +121,7 @@ impl Publisher {
             Some(session) => session,
             None => {
                 let session = self.retry.retry_connect(|| open(&self.url, &self.topology)).await?;
-                info!("connected again; {} messages to publish once more", self.waiting.len());
+                info!("connected again; publishing {} unconfirmed messages again", self.waiting.len());
                 self.session.insert(Arc::new(session))
             }
         };
@@ -133,7 +132,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits for the fate of the oldest message.
+    /// Waits until the broker has confirmed, refused, or returned the oldest message.
     async fn settle_one(&mut self) -> Result<(), Error> {
         self.send_waiting().await?;
         let Some((_, confirm)) = self.unconfirmed.front_mut() else {
@@ -158,8 +157,8 @@ impl Publisher {
                 self.refused.push_back(message);
                 self.on_return(returned);
             }
-            // Somebody deleted the queue. What came back may be another message than
-            // the one whose confirm brought it; each returned one comes with some confirm.
+            // Somebody deleted the queue. A confirm may bring back another message than its own,
+            // but each returned message comes with some confirm.
             returned @ Confirmation::Ack(Some(_)) => self.on_return(returned.take_message()),
         }
         Ok(())
@@ -172,7 +171,7 @@ impl Publisher {
         }
     }
 
-    /// Makes what was refused or returned ready to be published again.
+    /// Prepares the refused and returned messages to be published again.
     async fn prepare_refused(&mut self) -> Result<(), Error> {
         let Some(message) = self.refused.front() else { return Ok(()) };
         if self.returned {
@@ -193,13 +192,13 @@ impl Publisher {
         Ok(())
     }
 
-    /// Drops the session; what it had not confirmed goes first on the next one.
+    /// Drops the session. The next one first publishes what this one had not confirmed.
     async fn on_disconnect(&mut self, mut error: Error) -> Result<(), Error> {
         self.session = None;
         while let Some((message, confirm)) = self.unconfirmed.pop_back() {
             match confirm.now_or_never() {
                 Some(Ok(confirmation)) => self.on_return(confirmation.take_message()),
-                // Why RabbitMQ closed the channel: `error` may only say that it is closed.
+                // This says why RabbitMQ closed the channel; `error` may only say that it did.
                 Some(Err(reason)) if reason.is_amqp_error() => error = reason.into(),
                 _ => {}
             }
@@ -212,8 +211,8 @@ impl Publisher {
 /// Publishes a message, and returns the future of its confirm.
 ///
 /// The first poll of that future hands the message over to lapin's thread, which writes it to
-/// the socket. Nobody waits until it has: that would cost a switch between two threads and back
-/// for each message, and each would be a packet of its own.
+/// the socket. Waiting for that would cost a switch to that thread and back for each message, and
+/// would make each a packet of its own.
 fn publish(session: Arc<Session>, message: Arc<Message>) -> BoxFuture<'static, lapin::Result<Confirmation>> {
     let published = async move {
         let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
@@ -221,7 +220,7 @@ fn publish(session: Arc<Session>, message: Arc<Message>) -> BoxFuture<'static, l
         let properties = message.properties.clone();
         session.channel.basic_publish(exchange, key, options, &message.payload, properties).await?.await
     };
-    // Fused: `on_disconnect` asks it once more after its end.
+    // Fused, since `on_disconnect` may poll it again after its end.
     let mut confirm = published.fuse().boxed();
     match (&mut confirm).now_or_never() {
         Some(failed) => ready(failed).fuse().boxed(),
@@ -229,7 +228,7 @@ fn publish(session: Arc<Session>, message: Arc<Message>) -> BoxFuture<'static, l
     }
 }
 
-/// A returned message, as it was published.
+/// Turns a returned message back into the message that was published.
 fn from_return(returned: BasicReturnMessage) -> Message {
     Message {
         exchange: returned.exchange.clone(),

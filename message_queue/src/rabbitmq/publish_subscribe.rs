@@ -14,8 +14,8 @@ use crate::limits::rabbitmq::{MAX_BACKLOG, MAX_PATTERN, MESSAGE_PREFETCH};
 use crate::model::Reading;
 use crate::publish_subscribe::{Event, Source};
 
-/// A reading as a message: its routing key is `readings.<station>.<metric>`, and it
-/// is dropped if nobody subscribes.
+/// Returns a reading as a message with the routing key `readings.<station>.<metric>`. RabbitMQ
+/// drops it if nobody subscribes.
 ///
 /// # Errors
 /// If a field is out of range, or the reading can't be written as JSON.
@@ -30,11 +30,11 @@ pub fn message(topology: &Topology, reading: &Reading) -> Result<Message, Error>
     })
 }
 
-/// Subscribes to patterns of routing keys: `*` stands for one word, `#` for any
-/// number of words. The stream connects again on its own.
+/// Subscribes to patterns for routing keys: `*` matches one word, and `#` any number of words. The
+/// stream reconnects on its own.
 ///
 /// # Errors
-/// If there is no broker, or a pattern is longer than [`MAX_PATTERN`].
+/// If no broker answers, or a pattern is longer than [`MAX_PATTERN`].
 pub async fn subscribe(
     url: &str,
     topology: Topology,
@@ -42,7 +42,7 @@ pub async fn subscribe(
 ) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
     let shorten = |pattern: &String| {
         ShortString::try_new(pattern.as_str())
-            .map_err(|_| Error::Unexpected(format!("a pattern of over {MAX_PATTERN} bytes")))
+            .map_err(|_| Error::Unexpected(format!("a pattern is longer than {MAX_PATTERN} bytes")))
     };
     let patterns = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
     Patterns { url: url.to_owned(), topology, patterns }.subscribe().await
@@ -73,9 +73,9 @@ impl Source for Patterns {
     async fn next(deliveries: &mut Deliveries) -> Result<Option<Event>, Error> {
         let delivery = deliveries.next().await?;
         let event = Event::from_message(delivery.routing_key.to_string(), &delivery.data);
-        // Acknowledged when the next one is asked for, or with its batch. A lost
-        // acknowledgement does no harm: the queue goes with the connection, whose
-        // end the next call notices.
+        // The message is acknowledged with its batch, or when the next call has to wait. A lost
+        // acknowledgement does no harm: the queue disappears with the connection, and the next
+        // call notices that.
         let _ = deliveries.done(delivery).await;
         Ok(event)
     }

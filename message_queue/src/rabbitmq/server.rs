@@ -1,5 +1,5 @@
-//! The server's side of request/reply: takes requests from the queue, and replies to
-//! each where it says.
+//! The server's side of request/reply: it takes requests from a queue, and sends each reply to
+//! the address in the request.
 
 use futures::FutureExt;
 use lapin::options::BasicPublishOptions;
@@ -17,11 +17,11 @@ use crate::limits::rabbitmq::{MESSAGE_PREFETCH, SERVER_ACK_BATCH, SERVER_DRAIN_T
 use crate::reconnect::Retry;
 use crate::record::{Reason, Reply, Store};
 
-/// Serves requests until `shutdown`. `listening` is called when the first one can
-/// be taken.
+/// Serves requests until `shutdown`. Calls `listening` when it can take the first one.
 ///
 /// # Errors
-/// If there is no broker at first; later it connects again on its own.
+/// If no broker answers at the start, or after an error that a new connection can't cure. After
+/// any other error, it reconnects on its own.
 pub async fn serve(
     url: &str,
     topology: &Topology,
@@ -38,64 +38,63 @@ pub async fn serve(
     let mut next = Some(retry.first(&open).await?);
     listening();
     while let Some(deliveries) = next {
-        let ended = answer_all(deliveries, &store, &mut retry, shutdown).await;
+        let ended = serve_connection(deliveries, &store, &mut retry, shutdown).await;
         next = retry.next(ended, &open, shutdown).await?;
     }
     Ok(())
 }
 
-async fn answer_all(
+async fn serve_connection(
     mut deliveries: Deliveries,
     store: &Store,
     retry: &mut Retry,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     loop {
-        // Cancel safe, both: see `Deliveries::next`.
+        // Both are cancel safe: see `Deliveries::next`.
         let request = select! {
             biased;
             () = shutdown.cancelled() => break,
             next = deliveries.next() => next?,
         };
-        // A request that was delivered to another server, or here before the connection broke,
-        // may have been executed: it gets a reply, but is not executed again.
-        let answer = if request.redelivered {
+        // A redelivered request may have been executed, by another server or here before the
+        // connection broke. So it gets a reply, but is not executed again.
+        let result = if request.redelivered {
             Reply::refused(Reason::Interrupted, "may have been executed by a server that went away")
         } else {
-            store.answer(&request.data)
+            store.execute(&request.data)
         };
-        // To direct reply-to only: a request must not make the server write elsewhere.
+        // Only direct reply-to: a request must not make the server write into any other queue.
         if let Some(reply_to) = request.properties.reply_to()
             && reply_to.as_str().starts_with(REPLY_TO)
         {
             let correlation = request.properties.correlation_id().clone().unwrap_or_default();
-            reply(deliveries.channel(), reply_to.clone(), correlation, &answer)?;
+            reply(deliveries.channel(), reply_to.clone(), correlation, &result)?;
         }
         deliveries.done(request).await?;
         retry.progress();
     }
-    info!("stopping: no new requests, those in hand are answered");
-    // Bounded, since the broker may be gone.
+    info!("stopping: taking no new requests; those already taken get their replies");
+    // The wait is bounded, since the broker may be gone.
     select! {
         finished = deliveries.finish() => finished,
         () = sleep(SERVER_DRAIN_TIMEOUT) => Ok(()),
     }
 }
 
-/// Gives a reply to lapin's thread, which writes it to the socket. Waiting until it has would
-/// cost a switch between two threads for each reply. If it can't, the connection is lost, and so
-/// is the next acknowledgement.
+/// Hands a reply to lapin's thread, which writes it to the socket. Waiting for that would cost a
+/// thread switch for each reply. If the connection is lost instead, the next acknowledgement fails.
 fn reply(
     channel: &Channel,
     reply_to: ShortString,
     correlation: ShortString,
-    answer: &Reply,
+    result: &Reply,
 ) -> Result<(), Error> {
-    let body = serde_json::to_vec(answer)?;
+    let body = serde_json::to_vec(result)?;
     let properties = BasicProperties::default()
         .with_correlation_id(correlation)
         .with_content_type("application/json".into());
-    // Not mandatory: a caller that has left needs no reply.
+    // Not mandatory: a caller that is gone needs no reply.
     let options = BasicPublishOptions::default();
     channel.basic_publish("".into(), reply_to, options, &body, properties).now_or_never().transpose()?;
     Ok(())

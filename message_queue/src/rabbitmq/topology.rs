@@ -1,5 +1,5 @@
-//! Every queue and exchange of this chapter, in one place and declared by both
-//! sides, so that it does not matter which program is started first.
+//! Every queue and exchange of this chapter. Producers and consumers both declare them, so it
+//! does not matter which you start first.
 //!
 //! ```text
 //!            ┌──────────────────────────────── after 1 s ───────┐
@@ -11,8 +11,8 @@
 //!                                 └─ try 3 failed ─► weather.jobs.v1.dead
 //! ```
 //!
-//! Names carry a version: a queue's properties can't be changed, so other
-//! properties are another queue.
+//! Names carry a version: a queue's properties can't be changed, so new properties need a queue
+//! with a new name.
 
 use std::time::Duration;
 
@@ -23,19 +23,19 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use crate::error::Error;
 use crate::limits::rabbitmq::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS, MIN_VERSION};
 
-/// What may differ between two uses of one broker.
+/// Names and properties of the queues, which may differ between two uses of one broker.
 #[derive(Debug, Clone)]
 pub struct Topology {
     /// Prefix of every name.
     pub prefix: String,
-    /// Jobs in the work queue; beyond it RabbitMQ refuses with a nack.
+    /// Maximum number of jobs in the work queue; beyond it, RabbitMQ refuses them with a nack.
     pub max_length: u32,
-    /// Delay before the second try, the third, ….
+    /// Delays before the second try, the third one, and so on.
     pub delays: Vec<Duration>,
 }
 
 impl Default for Topology {
-    /// `weather`, 100,000 jobs, 1 s and 5 s.
+    /// The prefix `weather`, 100,000 jobs, and delays of 1 s and 5 s.
     fn default() -> Self {
         Self {
             prefix: "weather".into(),
@@ -45,7 +45,7 @@ impl Default for Topology {
     }
 }
 
-/// Where a client asks for replies: RabbitMQ's direct reply-to.
+/// The address for replies: RabbitMQ's direct reply-to.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Topology {
@@ -74,8 +74,7 @@ impl Topology {
         format!("{}.record.v1", self.prefix)
     }
 
-    /// Declares everything but the queue of requests, which only
-    /// [`Topology::declare_requests`] may.
+    /// Declares everything except the queue of requests; see [`Topology::declare_requests`].
     pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), Error> {
         // Quorum queues are durable and replicated, and count deliveries.
         let quorum = |limit: u32, max_length: u32, target: Option<&str>| {
@@ -84,24 +83,24 @@ impl Topology {
             set("x-queue-type", AMQPValue::LongString("quorum".into()));
             set("x-delivery-limit", AMQPValue::LongInt(limit.cast_signed()));
             set("x-max-length", AMQPValue::LongLongInt(max_length.into()));
-            // Nacks the new message; the default would drop the oldest one.
+            // RabbitMQ nacks the new message; by default, it would drop the oldest one.
             set("x-overflow", AMQPValue::LongString("reject-publish".into()));
             if let Some(target) = target {
                 set("x-dead-letter-exchange", AMQPValue::LongString("".into()));
                 set("x-dead-letter-routing-key", AMQPValue::LongString(target.into()));
-                // Moved only when the target has confirmed; the default may lose it.
+                // A message leaves only when the target has confirmed it; the default may lose it.
                 set("x-dead-letter-strategy", AMQPValue::LongString("at-least-once".into()));
             }
             table
         };
         let (jobs, dead) = (self.jobs(), self.dead_letters());
-        // Looking at dead letters counts as a delivery: no small limit there.
+        // Each listing of the dead letters counts as a delivery, so their limit must be large.
         queue(channel, &dead, durable(), quorum(1_000_000, MAX_DEAD_LETTERS, None)).await?;
         queue(channel, &jobs, durable(), quorum(DELIVERY_LIMIT, self.max_length, Some(&dead))).await?;
         for delay in &self.delays {
             let mut table = quorum(DELIVERY_LIMIT, self.max_length, Some(&jobs));
-            // One queue for each delay: of a single queue with a time per message only
-            // the head expires, and a long delay there blocks the short ones behind it.
+            // One queue for each delay. In a single queue with a time per message, only the head
+            // expires, so a long delay there would block the short ones behind it.
             table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.as_millis() as i64));
             queue(channel, &self.retry(*delay), durable(), table).await?;
         }
@@ -113,12 +112,12 @@ impl Topology {
         declared.map_err(|error| explain(&name, error))
     }
 
-    /// Declares the queue of requests. Only servers do: it disappears with the last
-    /// of them, and then RabbitMQ returns a request at once. A client that declared
-    /// it would wait for a server that is not there.
+    /// Declares the queue of requests. Only servers do that: the queue disappears with the last of
+    /// them, and RabbitMQ then returns a request at once. A client that declared it would wait for
+    /// a server that does not exist.
     pub(crate) async fn declare_requests(&self, channel: &Channel) -> Result<(), Error> {
-        // Classic: quorum queues can't delete themselves, and a request that is
-        // lost with the broker has lost its caller's patience too.
+        // A classic queue: quorum queues can't delete themselves. If the broker crashes and loses
+        // a request, its caller gets an error anyway.
         let options = QueueDeclareOptions { auto_delete: true, ..durable() };
         let mut table = FieldTable::default();
         table.insert("x-max-length".into(), AMQPValue::LongInt(MAX_REQUESTS.cast_signed()));
@@ -126,7 +125,7 @@ impl Topology {
     }
 }
 
-/// Declares a queue of this connection alone, which goes with it; returns its name.
+/// Declares a queue for this connection alone, which disappears with it. Returns its name.
 pub(crate) async fn own_queue(channel: &Channel, max_length: u32) -> Result<ShortString, Error> {
     let options =
         QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
@@ -149,16 +148,16 @@ async fn queue(
     declared.map(drop).map_err(|error| explain(name, error))
 }
 
-/// Says why RabbitMQ refused a declaration.
+/// Returns an error that says why RabbitMQ refused a declaration.
 fn explain(name: &str, error: lapin::Error) -> Error {
     let ErrorKind::ProtocolError(reason) = error.kind() else { return error.into() };
     let Some(detail) = reason.get_message().as_str().strip_prefix("PRECONDITION_FAILED - ") else {
         return error.into();
     };
-    // What an old RabbitMQ answers to arguments that its quorum queues don't have yet.
+    // An old RabbitMQ responds with this to arguments that its quorum queues don't support.
     if detail.starts_with("invalid arg ") {
         return Error::Unusable(format!(
-            "RabbitMQ can't make {name}: {detail}. This program needs RabbitMQ {MIN_VERSION} or newer"
+            "RabbitMQ can't create {name}: {detail}. This program needs RabbitMQ {MIN_VERSION} or newer"
         ));
     }
     Error::PreconditionFailed { name: name.to_owned(), detail: detail.to_owned() }

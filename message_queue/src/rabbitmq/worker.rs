@@ -1,5 +1,5 @@
-//! The work queue: each job goes to one of the workers, and comes back until one
-//! of them has acknowledged it.
+//! The work queue: each job goes to one of the workers, and is redelivered until one of them has
+//! acknowledged it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::limits::TRIES;
 use crate::limits::rabbitmq::GIVE_BACK_WITHIN;
 use crate::worker::{Jobs, Queue};
 
-/// Header with the number of the try, from 1 on.
+/// Header with the number of the try, from 1.
 const ATTEMPT: &str = "x-attempt";
 
-/// Header with the reason for which a job is a dead letter.
+/// Header with the reason why a job is a dead letter.
 const ERROR: &str = "x-error";
 
-/// A job as a message for the work queue.
+/// Returns a job as a message for the work queue.
 ///
 /// # Errors
 /// If it can't be written as JSON.
@@ -55,9 +55,9 @@ pub struct WorkQueue {
     pub url: String,
     /// The queues.
     pub topology: Topology,
-    /// Jobs sent ahead.
+    /// Maximum number of jobs sent ahead of their acknowledgement.
     pub prefetch: u16,
-    /// Time after which a job that was sent ahead goes back, because the work is slow;
+    /// Time after which the jobs that were sent ahead go back if the work is slow; usually
     /// [`MAX_WAIT`](crate::limits::rabbitmq::MAX_WAIT).
     pub max_wait: Duration,
 }
@@ -80,16 +80,16 @@ impl Queue for WorkQueue {
 pub struct Consuming {
     queue: WorkQueue,
     session: Session,
-    /// Retries go over a connection of their own; see [`Publisher`].
+    /// Publisher for retries, on a connection of its own; see [`Publisher`].
     retries: Publisher,
     /// `None` after a stop; [`Jobs::wait`] starts another one.
     consumer: Option<Consumer>,
-    /// Largest number of unacknowledged jobs for the next consumer: 1 while the work is slow.
+    /// Maximum number of unacknowledged jobs for the next consumer: 1 while the work is slow.
     /// (RabbitMQ can't change it for a consumer that has started.)
     ahead: u16,
-    /// Delivered and not yet begun, each with the time of its arrival.
+    /// Jobs that were delivered but not yet begun, each with the time of its arrival.
     waiting: VecDeque<(Instant, Delivery)>,
-    /// When the current job was taken.
+    /// Time when the current job was taken.
     taken: Option<Instant>,
 }
 
@@ -115,7 +115,7 @@ impl Jobs for Consuming {
             let queue = self.queue.topology.jobs().into();
             self.consumer = Some(consume(&self.session.channel, queue, self.ahead).await?);
         }
-        // Cancel safe, both.
+        // Both are cancel safe.
         let next = select! {
             biased;
             () = shutdown.cancelled() => return Ok(None),
@@ -133,7 +133,7 @@ impl Jobs for Consuming {
     async fn until_due(&mut self) -> Result<(), Error> {
         loop {
             let overdue = self.waiting.front().map(|(arrived, _)| *arrived + self.queue.max_wait);
-            // Cancel safe, both. If none is enabled, there is nothing to do.
+            // Both are cancel safe. If neither is enabled, there is nothing to do.
             select! {
                 () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => return Ok(()),
                 job = delivered(&mut self.consumer), if self.consumer.is_some() => {
@@ -157,9 +157,9 @@ impl Jobs for Consuming {
         acknowledge(&self.session.channel, last.delivery_tag).await
     }
 
-    /// Publishes a failed job where it waits for its next try, or with the dead
-    /// letters. Only when that is confirmed is the job acknowledged; a crash in
-    /// between makes it two jobs with one id, which is harmless.
+    /// Publishes a failed job to the queue where it waits for its next try, or to the dead letters.
+    /// Acknowledges the original only after the confirm. A crash in between leaves two jobs with
+    /// one ID, which is harmless.
     async fn retry_or_dead_letter(&mut self, job: &Delivery, error: Failed) -> Result<Attempt, Error> {
         let attempt = attempt_of(job);
         let delay = self.queue.topology.delays.get(attempt as usize - 1).copied().filter(|_| attempt < TRIES);
@@ -206,13 +206,12 @@ impl Consuming {
         Ok(())
     }
 
-    /// Puts `held` and the jobs in `waiting` back into the queue without counting that against
-    /// them.
+    /// Puts `held` and the jobs in `waiting` back into the queue. That does not count against them.
     ///
     /// RabbitMQ counts each return of a message (`basic.nack`, or a connection that
     /// closes) towards [`DELIVERY_LIMIT`](crate::limits::rabbitmq::DELIVERY_LIMIT); from 4.3
     /// on, it no longer counts a nack. So this publishes each job again and then acknowledges
-    /// the original. A crash in between leaves two jobs with one id, which is harmless.
+    /// the original. A crash in between leaves two jobs with one ID, which is harmless.
     async fn give_back(&mut self, held: Vec<Delivery>) -> Result<(), Error> {
         let jobs: Vec<_> = held.into_iter().chain(self.waiting.drain(..).map(|(_, job)| job)).collect();
         let publish = async {
@@ -223,8 +222,8 @@ impl Consuming {
             }
             self.retries.flush().await
         };
-        // A full queue accepts no job in time. Then they are nacked, which counts before
-        // RabbitMQ 4.3.
+        // A full queue may accept no job in time. The worker then nacks them, which counts as a
+        // delivery before RabbitMQ 4.3.
         let published = timeout(GIVE_BACK_WITHIN, publish).await;
         let counted = published.is_err();
         published.unwrap_or(Ok(()))?;
@@ -242,7 +241,7 @@ impl Consuming {
     }
 }
 
-/// The next message of a consumer.
+/// Waits for the next message of a consumer.
 async fn delivered(consumer: &mut Option<Consumer>) -> Result<Delivery, Error> {
     let next = match consumer {
         Some(consumer) => consumer.next().await,
@@ -251,8 +250,8 @@ async fn delivered(consumer: &mut Option<Consumer>) -> Result<Delivery, Error> {
     Ok(next.ok_or(Error::Disconnected)??)
 }
 
-/// Returns which try of a job this is, from 1 on. The header may hold anything, since anyone
-/// who can publish can set it.
+/// Returns the number of a job's try, from 1. The header may hold anything, since anyone who can
+/// publish can set it.
 fn attempt_of(delivery: &Delivery) -> u32 {
     header(delivery, ATTEMPT).and_then(|value| value.as_long_uint()).unwrap_or(1).clamp(1, TRIES)
 }
@@ -272,11 +271,12 @@ fn copy_of(delivery: &Delivery, queue: String, headers: FieldTable) -> Message {
     Message { exchange: "".into(), routing_key: queue.into(), mandatory: true, properties, payload }
 }
 
-/// Lists the dead letters and, with `redrive`, moves them back to the work queue as
-/// if they were new.
+/// Lists the dead letters and, with `redrive`, moves them back to the work queue as if they were
+/// new. Returns their number.
 ///
 /// # Errors
-/// If there is no broker, or the connection is lost: what was not moved is still there.
+/// If no broker answers, or the connection is lost. Dead letters that were not moved are still
+/// there.
 pub async fn dead_letters(
     url: &str,
     topology: &Topology,
@@ -287,8 +287,8 @@ pub async fn dead_letters(
     let session = connect(url).await?;
     let queue = topology.dead_letters();
     let mut count = 0;
-    // Those that are looked at stay unacknowledged, and go back when the connection
-    // closes; so each is seen once.
+    // Dead letters that stay are not acknowledged, and go back when the connection closes. So each
+    // is listed once.
     while let Some(found) =
         session.channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
     {
@@ -296,7 +296,7 @@ pub async fn dead_letters(
         let attempts = attempt_of(&delivery);
         let error = header(&delivery, ERROR).and_then(|value| value.as_long_string().cloned());
         let error = error.map_or_else(
-            || "delivered too often: its workers died, or their connections".into(),
+            || "delivered too often: its workers or their connections died".into(),
             |error| String::from_utf8_lossy(error.as_bytes()).into_owned(),
         );
         let id = delivery.properties.message_id().as_ref().map_or("(no id)", |id| id.as_str()).to_owned();

@@ -1,8 +1,8 @@
 //! Requests over Redis's Pub/Sub.
 //!
-//! `PUBLISH` returns how many subscribers it reached. Without any, there is no server, and
-//! the call fails at once. If there are several, the request runs on each of them: Pub/Sub
-//! can't choose one. That is what Streams and RabbitMQ's queues are for.
+//! `PUBLISH` returns the number of subscribers that it reached. If that is 0, there is no server,
+//! and the call fails at once. If there are several servers, each of them executes the request:
+//! unlike Streams and RabbitMQ's queues, Pub/Sub can't choose one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Connection for Requests {
         match publish.query_async::<u64>(&mut self.connection.clone()).await {
             Ok(0) => return Err(Error::NoServer(self.keys.prefix.clone())),
             Ok(1) => {}
-            Ok(servers) => warn!("{servers} servers got the request; it runs on each"),
+            Ok(servers) => warn!("{servers} servers received the request, and each executes it"),
             // It may have been sent before the connection broke.
             Err(error) if error.is_io_error() => return Err(Error::OutcomeUnknown),
             Err(error) => return Err(error.into()),
@@ -65,14 +65,14 @@ impl Connection for Requests {
     }
 }
 
-/// Gives each reply to its call. When the connection breaks, every call fails: the
-/// replies would be published while nobody listens.
+/// Passes each reply to its call. When the connection breaks, every call fails, since nobody
+/// would receive the replies.
 async fn dispatch(mut subscriber: Subscriber, calls: Arc<Calls>) {
     let mut pushes = Vec::with_capacity(MESSAGE_BATCH);
     while subscriber.receive(&mut pushes, MESSAGE_BATCH).await.is_ok() {
         for (_, body) in pushes.drain(..).filter_map(message) {
-            if let Ok(AddressedReply { id, answer }) = serde_json::from_slice(&body) {
-                calls.end(id, Ok(answer));
+            if let Ok(AddressedReply { id, answer: reply }) = serde_json::from_slice(&body) {
+                calls.end(id, Ok(reply));
             }
         }
     }

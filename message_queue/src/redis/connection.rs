@@ -23,7 +23,7 @@ use crate::limits::redis::{HEARTBEAT, MIN_VERSION, TIMEOUT};
 /// The consumer group of all workers.
 pub(super) const GROUP: &str = "workers";
 
-/// The user of a login without a name.
+/// Name of the user if the login has only a password.
 const DEFAULT_USER: &str = "default";
 
 fn info(url: &str) -> Result<ConnectionInfo, Error> {
@@ -39,8 +39,8 @@ async fn open(
     config: AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, Error> {
     let config = config.set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
-    // The login is done here and not by the redis crate, which drops the reason of a refusal.
-    // Its own commands need no login, except the HELLO that begins RESP3.
+    // The redis crate drops the reason if Redis refuses a login, so the login happens here. The
+    // crate's own commands need none, except the HELLO that begins RESP3.
     let login = info.redis_settings();
     let mut settings = RedisConnectionInfo::default().set_protocol(protocol);
     if protocol == ProtocolVersion::RESP3 {
@@ -59,7 +59,7 @@ async fn open(
     }
     match cmd("HELLO").query_async(&mut connection).await {
         Ok(hello) => check_version(&hello)?,
-        // A user who may not send HELLO can still use everything else.
+        // A user without the permission for HELLO can still use everything else.
         Err(error) if error.code().is_some_and(|code| code != "NOAUTH") => {}
         Err(error) => return Err(explain(error)),
     }
@@ -84,7 +84,7 @@ fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Says what is wrong if Redis refuses a connection.
+/// Returns an error that says why Redis refused a connection.
 fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
     let user = login.username().unwrap_or(DEFAULT_USER);
     let detail = error.detail().unwrap_or_default();
@@ -109,8 +109,8 @@ fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
     }
 }
 
-/// Opens a connection for commands. It does not reconnect on its own, since its user has more
-/// to do then than repeat a command.
+/// Opens a connection for commands. It does not reconnect on its own, since after a reconnect the
+/// caller has to do more than repeat a command.
 pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
@@ -121,18 +121,18 @@ pub(super) async fn open_group(url: &str, keys: &KeyNames) -> Result<Multiplexed
     let mut create = cmd("XGROUP");
     create.arg("CREATE").arg(keys.jobs()).arg(GROUP).arg("0").arg("MKSTREAM");
     match create.exec_async(&mut connection).await {
-        Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()), // It is not there already.
+        Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()), // BUSYGROUP: it exists.
         _ => Ok(connection),
     }
 }
 
-/// A connection that subscribes: commands and messages on one connection.
+/// A connection for commands and for the messages of subscriptions.
 pub(crate) struct Subscriber {
     pub(crate) connection: MultiplexedConnection,
     pushes: mpsc::Receiver<PushInfo>,
-    /// Messages that found `pushes` full.
+    /// Number of messages that were dropped because `pushes` was full.
     pub(crate) missed: Arc<AtomicU64>,
-    /// Canceled when the other end does not answer the heartbeat.
+    /// Canceled when Redis does not respond to the heartbeat.
     silent: CancellationToken,
     _heartbeat: AbortOnDropHandle<()>,
 }
@@ -166,8 +166,8 @@ impl Subscriber {
         Ok(Self { connection, pushes, missed, silent, _heartbeat })
     }
 
-    /// Waits for messages and takes up to `limit` of them. Cancel safe: none is taken
-    /// if the future is dropped.
+    /// Waits for messages and takes up to `limit` of them. Cancel safe: if the future is dropped,
+    /// it has taken none.
     ///
     /// # Errors
     /// [`Error::Disconnected`] if the connection has ended.
@@ -187,7 +187,7 @@ impl Subscriber {
     }
 }
 
-/// The channel and the content, if a push carries a message.
+/// Returns the channel and the content if a push carries a message.
 pub(crate) fn message(mut push: PushInfo) -> Option<(String, Vec<u8>)> {
     // pmessage: pattern, channel, message; message: channel, message.
     let expected = match push.kind {

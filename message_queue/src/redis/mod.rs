@@ -1,5 +1,5 @@
-//! Redis: Pub/Sub, which keeps nothing, and Streams, which keep what is not
-//! acknowledged.
+//! Redis: Pub/Sub, which keeps nothing, and Streams, which keep each job until it is acknowledged
+//! and deleted.
 //!
 //! Read [`worker`] and [`publish_subscribe`] side by side.
 

@@ -24,7 +24,7 @@ impl KeyNames {
         format!("{}:dead", self.jobs())
     }
 
-    /// The channels of readings, of which `what` is `<station>:<metric>` or a pattern.
+    /// The channel of readings; `what` is `<station>:<metric>` or a pattern.
     pub fn readings(&self, what: &str) -> String {
         format!("{}:readings:{what}", self.prefix)
     }
@@ -34,7 +34,7 @@ impl KeyNames {
         format!("{}:record:v1", self.prefix)
     }
 
-    /// What the channel of a client's replies begins with.
+    /// The beginning of the name of each client's channel for replies.
     pub fn replies(&self) -> String {
         format!("{}:reply:", self.prefix)
     }

@@ -1,4 +1,4 @@
-//! Puts jobs into the stream.
+//! Puts jobs into a stream.
 
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
@@ -11,8 +11,8 @@ use crate::job::Job;
 use crate::limits::redis::PIPELINE;
 use crate::reconnect::Retry;
 
-/// Adds jobs as long as there is room, and returns how many. A script runs as one
-/// step, so that two producers can't both take the last place.
+/// Adds jobs as long as there is room, and returns how many it added. A script runs as one step,
+/// so two producers can't both take the last place.
 const ADD: &str = "
     local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
     local added = 0
@@ -38,7 +38,7 @@ impl Producer {
     /// Connects. The stream holds at most `max_length` jobs.
     ///
     /// # Errors
-    /// If there is no broker.
+    /// If no broker answers.
     pub async fn connect(url: &str, keys: KeyNames, max_length: usize) -> Result<Self, Error> {
         let mut retry = Retry::new();
         let connection = Some(retry.first(|| open_group(url, &keys)).await?);
@@ -51,9 +51,9 @@ impl Producer {
         self.confirmed
     }
 
-    /// Adds a job; sends when [`PIPELINE`] are together, and waits while there is no
-    /// room. After an error of the connection the same jobs are sent again: those
-    /// that had arrived are then twice in the stream, with the same ids.
+    /// Adds a job. The producer collects [`PIPELINE`] jobs, sends them together, and waits while
+    /// the stream has no room. After a connection error, it sends the same jobs again, so those
+    /// that had arrived are in the stream twice, with the same IDs.
     ///
     /// # Errors
     /// Only an error that another attempt can't cure.
@@ -67,13 +67,13 @@ impl Producer {
     /// # Errors
     /// Only an error that another attempt can't cure.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        let mut told = false;
+        let mut warned = false;
         while !self.unconfirmed.is_empty() {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
                 None => {
                     let connection = self.retry.retry_connect(|| open_group(&self.url, &self.keys)).await?;
-                    info!("connected again; {} jobs to send once more", self.unconfirmed.len());
+                    info!("connected again; sending {} unconfirmed jobs again", self.unconfirmed.len());
                     self.connection.insert(connection)
                 }
             };
@@ -87,7 +87,7 @@ impl Producer {
                         self.retry.progress();
                     }
                     if !self.unconfirmed.is_empty() {
-                        if !std::mem::replace(&mut told, true) {
+                        if !std::mem::replace(&mut warned, true) {
                             warn!("{} is full: waiting for consumers", self.keys.jobs());
                         }
                         self.retry.pause().await;

@@ -1,6 +1,5 @@
-//! Publish/subscribe: Redis sends a message to those who listen at that moment,
-//! and forgets it. Nothing is stored, not even for a subscriber that is just
-//! reconnecting.
+//! Publish/subscribe: Redis sends a message to everyone who is subscribed at that moment, and
+//! forgets it. It stores nothing, not even for a subscriber that is just reconnecting.
 
 use std::sync::atomic::Ordering;
 
@@ -26,19 +25,19 @@ impl Publisher {
     /// Connects.
     ///
     /// # Errors
-    /// If there is no broker.
+    /// If no broker answers.
     pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
         let connection = Retry::new().first(|| connect(url)).await?;
         Ok(Self { connection, keys, pipeline: redis::pipe() })
     }
 
-    /// Publishes readings, each on the channel `<prefix>:readings:<station>:<metric>`;
-    /// returns for each how many subscribers Redis sent it to. [`PIPELINE`] of them
-    /// share a round trip.
+    /// Publishes each reading on the channel `<prefix>:readings:<station>:<metric>`. Returns for
+    /// each the number of subscribers that Redis sent it to. Up to [`PIPELINE`] readings share a
+    /// round trip.
     ///
     /// # Errors
-    /// If a field of a reading is out of range, or the connection is lost: some may
-    /// have been published then.
+    /// If a field of a reading is out of range, or the connection is lost. Some readings may have
+    /// been published before that.
     pub async fn publish(&mut self, readings: &[Reading]) -> Result<Vec<u64>, Error> {
         let mut heard = Vec::with_capacity(readings.len());
         for readings in readings.chunks(PIPELINE) {
@@ -53,11 +52,11 @@ impl Publisher {
         Ok(heard)
     }
 
-    /// Publishes any messages in one round trip; returns for each how
-    /// many subscribers it was sent to.
+    /// Publishes any messages in one round trip. Returns for each the number of subscribers that
+    /// Redis sent it to.
     ///
     /// # Errors
-    /// If the connection is lost: some may have been published then.
+    /// If the connection is lost. Some messages may have been published before that.
     pub async fn publish_raw<'a>(
         &mut self,
         messages: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -70,11 +69,11 @@ impl Publisher {
     }
 }
 
-/// Subscribes to `<station>:<metric>`, or to patterns of it: `*` stands for any
-/// characters, `?` for one, `[ab]` for one of these. The stream connects again on its own.
+/// Subscribes to `<station>:<metric>`, or to patterns for it: `*` matches any characters, `?` any
+/// single one, and `[ab]` one of these. The stream reconnects on its own.
 ///
 /// # Errors
-/// If there is no broker.
+/// If no broker answers.
 pub async fn subscribe(
     url: &str,
     keys: &KeyNames,

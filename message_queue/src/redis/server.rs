@@ -1,5 +1,5 @@
-//! The server's side of request/reply over Pub/Sub: takes requests from the channel,
-//! and publishes each reply where its request says.
+//! The server's side of request/reply over Pub/Sub: it takes requests from a channel, and
+//! publishes each reply on the channel that the request names.
 
 use std::sync::atomic::Ordering;
 
@@ -16,12 +16,11 @@ use crate::limits::redis::{MAX_WAITING_REQUESTS, MESSAGE_BATCH};
 use crate::reconnect::Retry;
 use crate::record::{Address, AddressedReply, Store};
 
-/// Serves requests until `shutdown`. `listening` is called when the first one can
-/// be taken.
+/// Serves requests until `shutdown`. Calls `listening` when it can take the first one.
 ///
 /// # Errors
-/// If there is no broker at first, or an error that a new connection can't cure. After any
-/// other error, it connects again on its own.
+/// If no broker answers at the start, or after an error that a new connection can't cure. After
+/// any other error, it reconnects on its own.
 pub async fn serve(
     url: &str,
     keys: &KeyNames,
@@ -38,13 +37,13 @@ pub async fn serve(
     let mut next = Some(retry.first(&open).await?);
     listening();
     while let Some(subscriber) = next {
-        let ended = answer_all(subscriber, keys, &store, &mut retry, shutdown).await;
+        let ended = serve_connection(subscriber, keys, &store, &mut retry, shutdown).await;
         next = retry.next(ended, &open, shutdown).await?;
     }
     Ok(())
 }
 
-async fn answer_all(
+async fn serve_connection(
     mut subscriber: Subscriber,
     keys: &KeyNames,
     store: &Store,
@@ -53,13 +52,13 @@ async fn answer_all(
 ) -> Result<(), Error> {
     let mut pushes = Vec::with_capacity(MESSAGE_BATCH);
     loop {
-        // Cancel safe, both: see `Subscriber::receive`.
+        // Both are cancel safe: see `Subscriber::receive`.
         select! {
             biased;
             () = shutdown.cancelled() => break,
             received = subscriber.receive(&mut pushes, MESSAGE_BATCH) => received?,
         }
-        if answer(&mut subscriber.connection, keys, store, pushes.drain(..)).await? {
+        if execute(&mut subscriber.connection, keys, store, pushes.drain(..)).await? {
             retry.progress();
         }
         match subscriber.missed.swap(0, Ordering::Relaxed) {
@@ -67,17 +66,17 @@ async fn answer_all(
             missed => warn!("{missed} requests dropped: more than {MAX_WAITING_REQUESTS} were waiting"),
         }
     }
-    info!("stopping: no new requests, those in hand are answered");
-    // Redis sends nothing more. The requests that have arrived still get their replies.
+    info!("stopping: taking no new requests; those already taken get their replies");
+    // After this, Redis sends no more requests. Those that have arrived still get their replies.
     let _ = subscriber.connection.unsubscribe(keys.requests()).await;
     let rest: Vec<_> = subscriber.drain().collect();
-    answer(&mut subscriber.connection, keys, store, rest.into_iter()).await?;
+    execute(&mut subscriber.connection, keys, store, rest.into_iter()).await?;
     Ok(())
 }
 
 /// Executes requests and publishes the replies together. Returns whether there were
 /// any.
-async fn answer(
+async fn execute(
     connection: &mut MultiplexedConnection,
     keys: &KeyNames,
     store: &Store,
@@ -85,10 +84,10 @@ async fn answer(
 ) -> Result<bool, Error> {
     let mut replies = redis::pipe();
     for (_, request) in pushes.filter_map(message) {
-        let Some((Address { id, reply_to }, answer)) = store.answer_addressed(&request) else { continue };
-        // Replies go only to clients' channels, whatever else a request names.
+        let Some((Address { id, reply_to }, reply)) = store.execute_addressed(&request) else { continue };
+        // Replies go only to clients' channels, even if a request names another channel.
         if reply_to.starts_with(&keys.replies())
-            && let Ok(reply) = serde_json::to_vec(&AddressedReply { id, answer })
+            && let Ok(reply) = serde_json::to_vec(&AddressedReply { id, answer: reply })
         {
             replies.cmd("PUBLISH").arg(reply_to).arg(reply).ignore();
         }

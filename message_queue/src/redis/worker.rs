@@ -1,13 +1,13 @@
-//! The work queue on a stream: a consumer group remembers which worker has which
-//! job, until it acknowledges.
+//! The work queue on a stream: a consumer group remembers which worker has which job until the
+//! worker acknowledges it.
 //!
-//! | | Pub/Sub | Streams |
+//! | a message | Pub/Sub | Streams |
 //! |---|---|---|
-//! | stored | no | yes, until acknowledged and deleted |
-//! | each message goes to | everybody who listens now | one worker of the group |
-//! | nobody there | lost | waits |
-//! | the receiver dies | lost | another one claims it |
-//! | the receiver is too slow | is disconnected, or drops | the stream grows up to its cap |
+//! | is stored | never | until it is acknowledged and deleted |
+//! | goes to | all current subscribers | one worker of the group |
+//! | without a receiver | is lost | waits |
+//! | whose receiver dies | is lost | is claimed by another worker |
+//! | whose receiver is slow | may be lost | waits |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,11 +32,11 @@ use crate::limits::redis::{
 };
 use crate::worker::{Jobs, Queue};
 
-/// A consumer of the group that has no worker. Its jobs wait to be claimed, after a failure or
-/// after their worker was told to stop.
+/// Name of a consumer without a worker. Its jobs wait for a worker to claim them, after they
+/// failed or after their worker stopped.
 const RETRY: &str = "retry";
 
-/// Moves a job to the dead letters, as one step, if there is room.
+/// Moves a job to the dead letters in one step, if there is room.
 const DEAD_LETTER_SCRIPT: &str = "
     if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[1]) then return 0 end
     redis.call('XADD', KEYS[2], '*', 'job', ARGV[4], 'error', ARGV[5], 'attempts', ARGV[6])
@@ -44,7 +44,7 @@ const DEAD_LETTER_SCRIPT: &str = "
     redis.call('XDEL', KEYS[1], ARGV[3])
     return 1";
 
-/// Moves a dead letter back to the jobs, as one step, if there is room.
+/// Moves a dead letter back to the jobs in one step, if there is room.
 const REDRIVE: &str = "
     if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
     redis.call('XADD', KEYS[1], '*', 'job', ARGV[3])
@@ -53,7 +53,7 @@ const REDRIVE: &str = "
 
 /// Hands up to a thousand jobs of a worker to [`RETRY`], where any worker can claim them at
 /// once. Subtracts their last delivery, so that they don't lose a try. If the worker holds no
-/// job, removes it from the group. All of that is one step: otherwise, a job that arrived
+/// job, removes it from the group. All of this is one step: otherwise, a job that arrived
 /// between the check and the removal would be forgotten with the worker.
 const LEAVE: &str = "
     local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
@@ -64,8 +64,8 @@ const LEAVE: &str = "
     if #held == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
     return #held";
 
-/// Removes the other consumers that hold nothing and have been idle for some time. One
-/// step, for the same reason.
+/// Removes other consumers that hold no jobs and have been idle for some time. This is one step
+/// for the same reason.
 const REMOVE_IDLE: &str = "
     local removed = 0
     for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
@@ -87,9 +87,10 @@ pub struct WorkQueue {
     pub keys: KeyNames,
     /// The worker's name in the group; each needs its own. See [`random_name`].
     pub name: String,
-    /// Silence after which the jobs of another worker are claimed.
+    /// Time of silence after which this worker claims the jobs of another one; usually
+    /// [`CLAIM_AFTER`](crate::limits::redis::CLAIM_AFTER).
     pub claim_after: Duration,
-    /// Time after which an idle consumer that holds nothing is removed;
+    /// Time after which this worker removes an idle consumer that holds no jobs; usually
     /// [`REMOVE_IDLE_AFTER`](crate::limits::redis::REMOVE_IDLE_AFTER).
     pub remove_idle_after: Duration,
 }
@@ -112,9 +113,8 @@ impl Queue for WorkQueue {
     }
 }
 
-/// Returns a random name, which no other worker has. A process ID is not enough: it is often
-/// the same in two containers, and a worker that leaves would then give back the other's
-/// jobs.
+/// Returns a random name that no other worker has. A process ID is not enough: it is often the
+/// same in two containers, and a worker that leaves would then give back the other one's jobs.
 ///
 /// # Errors
 /// If the system has no random numbers.
@@ -126,21 +126,21 @@ pub fn random_name() -> std::io::Result<String> {
 pub struct Entry {
     id: String,
     job: Vec<u8>,
-    /// Which delivery this is, from 1 on.
+    /// Number of this delivery, from 1.
     delivery: usize,
 }
 
-/// A worker's place in the group, and the jobs that it has taken.
+/// A worker's membership in the group, and the jobs that it has taken.
 pub struct Claiming {
     queue: WorkQueue,
     connection: MultiplexedConnection,
-    /// Taken and not yet begun.
+    /// Jobs that were taken but not yet begun.
     waiting: VecDeque<Entry>,
-    /// When the worker last said that its jobs are its own.
+    /// Time when the worker last took its jobs or renewed its claim.
     renewed: Instant,
     last_claim: Option<Instant>,
     last_removal: Option<Instant>,
-    /// Where the next claim goes on.
+    /// Position in the stream where the next claim continues.
     cursor: String,
 }
 
@@ -167,7 +167,7 @@ impl Jobs for Claiming {
                 }
             }
             if self.waiting.is_empty() {
-                // Not cut short at a shutdown: Redis may just be handing out jobs.
+                // A shutdown does not interrupt this, since Redis may just be handing out jobs.
                 self.read().await?;
             }
             self.renewed = Instant::now();
@@ -187,7 +187,7 @@ impl Jobs for Claiming {
         Ok(())
     }
 
-    /// Claims the worker's jobs again, so that no other worker does.
+    /// Claims the worker's jobs again, so that no other worker claims them.
     async fn tend(&mut self, current: &Entry) -> Result<(), Error> {
         let ids: Vec<_> = [current].into_iter().chain(&self.waiting).map(|entry| entry.id.clone()).collect();
         self.renewed = Instant::now();
@@ -207,7 +207,7 @@ impl Jobs for Claiming {
         Ok(pipeline.exec_async(&mut self.connection).await?)
     }
 
-    /// Leaves a failed job to be claimed after its delay, or puts it with the dead
+    /// Leaves a failed job for any worker to claim after its delay, or moves it to the dead
     /// letters.
     async fn retry_or_dead_letter(&mut self, entry: &Entry, error: Failed) -> Result<Attempt, Error> {
         let attempt = u32::try_from(entry.delivery).unwrap_or(u32::MAX);
@@ -240,7 +240,7 @@ impl Jobs for Claiming {
                 Ok(_held) => {}
                 Err(error) => {
                     let (error, after) = (Error::from(error), self.queue.claim_after);
-                    return warn!("{error}; others get the jobs of this worker after {after:?}");
+                    return warn!("{error}; other workers can claim this worker's jobs after {after:?}");
                 }
             }
         }
@@ -259,7 +259,7 @@ impl Claiming {
         Ok(())
     }
 
-    /// Takes jobs that others have left.
+    /// Takes jobs that have been idle for long enough at another consumer.
     async fn claim(&mut self) -> Result<(), Error> {
         let WorkQueue { keys, name, claim_after, .. } = &self.queue;
         let mut claim = cmd("XAUTOCLAIM");
@@ -283,11 +283,11 @@ impl Claiming {
         Ok(())
     }
 
-    /// Gives jobs to a consumer, and records this idle time for them.
+    /// Gives jobs to a consumer, and sets their idle time.
     async fn claim_for(&mut self, consumer: &str, ids: &[String], idle: Duration) -> Result<(), Error> {
         let mut claim = cmd("XCLAIM");
         claim.arg(self.queue.keys.jobs()).arg(GROUP).arg(consumer).arg(0).arg(ids);
-        // JUSTID: not counted as a delivery.
+        // With JUSTID, this does not count as a delivery.
         claim.arg("IDLE").arg(idle.as_millis() as u64).arg("JUSTID");
         Ok(claim.exec_async(&mut self.connection).await?)
     }
@@ -299,14 +299,15 @@ impl Claiming {
         remove.arg(REMOVE_IDLE).arg(1).arg(keys.jobs()).arg(GROUP).arg(name).arg(idle.as_millis() as u64);
         let removed: usize = remove.query_async(&mut self.connection).await?;
         if removed > 0 {
-            info!("removed {removed} consumers that held nothing and were idle for {idle:?}");
+            info!("removed {removed} consumers that held no jobs and had been idle for {idle:?}");
         }
         Ok(())
     }
 }
 
 fn entry(mut id: StreamId, delivery: usize) -> Entry {
-    // An entry without the field, from another program, fails as a job and becomes a dead letter.
+    // If another program adds an entry without this field, it fails as a job and becomes a dead
+    // letter.
     let job = match id.map.remove("job") {
         Some(Value::BulkString(job)) => job,
         _ => Vec::new(),
@@ -315,10 +316,11 @@ fn entry(mut id: StreamId, delivery: usize) -> Entry {
 }
 
 /// Lists the dead letters and, with `redrive`, moves them back to the jobs as if they were
-/// new. Returns how many.
+/// new. Returns their number.
 ///
 /// # Errors
-/// If there is no broker, or the connection is lost: what was not moved is still there.
+/// If no broker answers, or the connection is lost. Dead letters that were not moved are still
+/// there.
 pub async fn dead_letters(
     url: &str,
     keys: &KeyNames,
@@ -345,7 +347,7 @@ pub async fn dead_letters(
                 back.arg(MAX_LENGTH).arg(&letter.id).arg(job);
                 let moved: bool = back.query_async(&mut connection).await?;
                 if !moved {
-                    warn!("{} is full; the rest stays", keys.jobs());
+                    warn!("{} is full; the other dead letters stay where they are", keys.jobs());
                     return Ok(count - 1);
                 }
             }

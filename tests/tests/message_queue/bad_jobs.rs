@@ -22,9 +22,9 @@ use crate::support::{CONSUMER, Folder, Program, broker_test, eventually, keys, p
 use crate::work_queue::queue_length;
 use crate::workers::connect_redis;
 
-/// Messages that are not valid jobs. The error names the field, if there is one to name.
+/// If a field is wrong, the error names it.
 #[apply(test!)]
-async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
+async fn a_malformed_job_is_refused_and_the_wrong_field_is_named() {
     let folder = Folder::new();
     let results = folder.results();
     let reading = r#"{"station":"a","metric":"wind","value":1,"recorded_at":86400000}"#;
@@ -62,8 +62,8 @@ async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
         (with(&many), "a job holds 1 to 10000 readings, not 10001"),
         (changed(":1,", ":121,"), "readings[0].value: 121 is outside 0 to 120"),
         (changed(r#""a""#, r#""A""#), "readings[0].station: "),
-        (changed(r#""a""#, r#""b""#), "readings[0].station: another station or day"),
-        (changed("86400000", "86399999"), "readings[0].station: another station or day"),
+        (changed(r#""a""#, r#""b""#), "readings[0].station: the reading is from another station or day"),
+        (changed("86400000", "86399999"), "readings[0].station: the reading is from another station or day"),
         (changed("86400000", "253402300800000"), "readings[0].recorded_at: 253402300800000 is outside"),
     ];
     for (job, expected) in table {
@@ -75,7 +75,7 @@ async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
     // An error that quotes its job must still fit into a header.
     let long = format!(r#"{{"{}":1}}"#, "x".repeat(1_000_000));
     assert!(results.attempt(long.as_bytes()).unwrap().unwrap_err().to_string().len() < 500);
-    // In JSON Schema, these are integers.
+    // JSON Schema counts these as integers.
     for number in ["86400000.0", "864e5"] {
         let job = changed("86400000", number).replace(r#""day":1"#, r#""day":1.0"#);
         results.attempt(job.as_bytes()).unwrap().unwrap();
@@ -84,7 +84,7 @@ async fn a_job_of_another_shape_is_refused_and_the_field_is_named() {
 
 /// A bad job becomes a dead letter, whatever properties its message has.
 #[apply(broker_test!)]
-async fn messages_with_strange_properties_end_with_the_dead_letters() {
+async fn messages_with_odd_properties_become_dead_letters() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
     let topology = Topology { delays, ..topology(&prefix) };
@@ -109,7 +109,7 @@ async fn messages_with_strange_properties_end_with_the_dead_letters() {
     });
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    // The queue that is declared last.
+    // The queue that the worker declares last.
     let last = topology.retry(Duration::from_millis(2));
     eventually("the queues are there", async || {
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
@@ -139,11 +139,11 @@ async fn messages_with_strange_properties_end_with_the_dead_letters() {
         channel.basic_publish("".into(), queue, options, text.as_bytes(), properties).await.unwrap();
     }
     let dead =
-        || lines.lock().unwrap().iter().filter(|line| line.contains("put with the dead letters")).count();
+        || lines.lock().unwrap().iter().filter(|line| line.contains("moved to the dead letters")).count();
     eventually("all are dead letters", async || dead() == count).await;
     stop.cancel();
     working.await.unwrap().unwrap();
-    // Longer than the expiration of one of the messages.
+    // Wait until the expiration of one of the messages has passed.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut letters = Vec::new();
     let listed = rabbitmq::dead_letters(&url, &topology, false, |letter| {
@@ -154,16 +154,16 @@ async fn messages_with_strange_properties_end_with_the_dead_letters() {
     assert!(letters.iter().all(|letter| letter.attempts == 3 && letter.error.contains("unknown field")));
 }
 
-/// Dead letters that nobody deals with don't fill the memory: the job stays in the queue.
+/// The number of dead letters is bounded: at the limit, a failed job stays in the queue.
 #[apply(broker_test!)]
-async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
+async fn a_failed_job_stays_if_there_are_too_many_dead_letters() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let poison = ["--count", "0", "--poison", "1", "--batch", "late"];
     Program::producer(Kind::Redis, &url, &prefix, &poison).success().await;
     let (jobs, dead) = (keys(&prefix).jobs(), keys(&prefix).dead_letters());
     let mut redis = connect_redis().await;
     fill(&mut redis, &dead, limits::redis::MAX_DEAD_LETTERS).await;
-    // Two tries of it have failed.
+    // Two tries of the job have failed.
     let mut take = redis::cmd("XREADGROUP");
     take.arg("GROUP").arg("workers").arg("w").arg("STREAMS").arg(&jobs).arg(">");
     let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
@@ -176,16 +176,20 @@ async fn a_failed_job_stays_when_there_are_too_many_dead_letters() {
     worker.stop().await;
     assert_eq!(queue_length(Kind::Redis, &url, &prefix).await, 1);
 
-    // The other way there must be room, too.
+    // A redrive must find room in the work queue, too.
     fill(&mut redis, &jobs, MAX_LENGTH).await;
     let ours = ["--broker", "redis", "--url", &url, "--prefix", &prefix, "dead-letters", "--redrive"];
     let output = run_program(CONSUMER, &ours).await;
     assert!(output.stdout.ends_with("\n0 put back into the work queue\n"), "{}", output.stdout);
-    assert!(output.stderr.contains(" is full; the rest stays"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains(" is full; the other dead letters stay where they are"),
+        "{}",
+        output.stderr
+    );
     redis::cmd("DEL").arg(&jobs).arg(&dead).exec_async(&mut redis).await.unwrap();
 }
 
-/// Adds so many entries to a stream, ten thousand at a time.
+/// Adds this many entries to a stream, ten thousand at a time.
 async fn fill(redis: &mut MultiplexedConnection, stream: &str, count: usize) {
     let add = "for i = 1, 10000 do redis.call('XADD', KEYS[1], '*', 'job', 'j') end";
     for _ in 0..count / 10_000 {

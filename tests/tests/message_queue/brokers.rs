@@ -1,4 +1,4 @@
-//! Brokers of our own.
+//! Private brokers.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +9,8 @@ use tests::{apply, run_program};
 
 use crate::support::{BROKERS, Program, broker_test, eventually, url};
 
-/// The processes whose command line names that port, other than ours.
+/// Returns the processes that name this port in their command line or environment, except our own
+/// programs.
 fn processes(port: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -31,18 +32,18 @@ fn free_port() -> String {
     listener.local_addr().unwrap().port().to_string()
 }
 
-/// kill -9 of the owner, as this user and, if that is root, as another one too.
+/// Kills the owner with kill -9. It runs as this user and, if that is root, also as another one.
 #[apply(broker_test!)]
 #[alone]
-async fn brokers_end_with_their_owner() {
+async fn brokers_end_when_their_owner_ends() {
     let root = nix_user() == 0;
     for other_user in [false, true] {
         if other_user && !root {
-            continue; // An ordinary user is what the first round was.
+            continue; // The first round was as an ordinary user.
         }
         let (rabbitmq, redis) = (free_port(), free_port());
         let ports = ["--rabbitmq-port", &rabbitmq, "--redis-port", &redis];
-        // The binary may lie where another user can't read; a copy does not.
+        // Another user may not be able to read the binary, so copy it.
         let folder = std::env::temp_dir().join(format!("mq-owner-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let copy = folder.join("message_queue-brokers");
@@ -55,7 +56,7 @@ async fn brokers_end_with_their_owner() {
             Program::start(copy, &ports)
         };
         owner.shows("Ctrl-C stops both", 1).await;
-        // The broker, its shell and its watcher; with RabbitMQ also epmd.
+        // The broker, its shell, and the watcher; for RabbitMQ also epmd.
         assert!(processes(&rabbitmq).len() >= 4, "{:?}", processes(&rabbitmq));
         assert!(processes(&redis).len() >= 2, "{:?}", processes(&redis));
         owner.kill().await;
@@ -64,7 +65,7 @@ async fn brokers_end_with_their_owner() {
         fs::remove_dir_all(&folder).unwrap();
     }
 
-    // And with Ctrl-C, in good order.
+    // Ctrl-C stops the broker, too.
     let redis = free_port();
     let mut owner = Program::start(BROKERS, &["--only", "redis", "--redis-port", &redis]);
     owner.shows("Ctrl-C stops it", 1).await;
@@ -78,16 +79,16 @@ fn nix_user() -> u32 {
 }
 
 #[apply(broker_test!)]
-async fn a_taken_port_is_said() {
+async fn a_taken_port_is_reported() {
     let url = url(Kind::Redis);
     let port = url.rsplit(':').next().unwrap();
     let output = run_program(BROKERS, &["--only", "redis", "--redis-port", port]).await;
     assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
     let expected = format!(
-        "error: port {port} is taken, maybe by a Redis that runs already; --redis-port picks another\n"
+        "error: port {port} is taken, maybe by a Redis that is already running; pick another with --redis-port\n"
     );
     assert_eq!(output.stderr, expected);
-    // A broker that can't start shows what it printed.
+    // The error shows the output of a broker that can't start.
     let settings = vec!["--no-such-option".to_owned()];
     let error = Broker::start(Kind::Redis, Options { settings, ..Options::default() }).unwrap_err();
     assert!(error.to_string().contains("no-such-option"), "{error}");

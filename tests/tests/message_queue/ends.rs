@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::PAIR;
 use crate::support::{BOTH, CONSUMER, Folder, LONG, PRODUCER, Program, broker_test, name, prefix, url};
 
-/// As in `consumer | head -1`: stdout is closed after the first line.
+/// Stdout is closed after the first line, as in `consumer | head -1`.
 #[apply(broker_test!)]
 async fn a_closed_stdout_ends_every_command_silently() {
     for kind in BOTH {
@@ -48,19 +48,20 @@ async fn a_closed_stdout_ends_every_command_silently() {
                 }
             };
             assert!(timeout(LONG, ended).await.is_ok(), "{program} {args:?} did not end");
-            let mut said = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
-            assert_eq!(child.wait().await.unwrap().code(), Some(0), "{program} {args:?}: {said}");
-            assert!(!said.contains("error") && !said.contains("panicked"), "{program} {args:?}: {said}");
+            let mut errors = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut errors).await.unwrap();
+            assert_eq!(child.wait().await.unwrap().code(), Some(0), "{program} {args:?}: {errors}");
+            let silent = !errors.contains("error") && !errors.contains("panicked");
+            assert!(silent, "{program} {args:?}: {errors}");
         }
         drop(server);
     }
 }
 
-/// The broker stops, and is started again after a while.
+/// The broker stops, and starts again after a while.
 #[apply(broker_test!)]
 #[alone]
-async fn a_subscriber_survives_its_broker() {
+async fn a_subscriber_survives_a_restart_of_its_broker() {
     for kind in BOTH {
         let mut broker = Broker::start(kind, Options::default()).unwrap();
         let (url, prefix) = (broker.url(), prefix());
@@ -75,7 +76,7 @@ async fn a_subscriber_survives_its_broker() {
         // Several attempts fail.
         server.shows("connecting again", 5).await;
         broker.restart().unwrap();
-        subscriber.shows("connected again; what was published meanwhile is lost", 1).await;
+        subscriber.shows("connected again; readings published in the meantime are lost", 1).await;
         run_program(PRODUCER, &[&ours[..], &publish].concat()).await;
         subscriber.shows("oslo-1", 1).await;
         let printed = subscriber.stop().await;

@@ -13,7 +13,7 @@ use tests::{Output, apply, run_program, test};
 use crate::fakes::{close, fake_redis, rewritten};
 use crate::support::{PRODUCER, Program, broker_test, prefix, url as broker};
 
-/// Codes and texts as Redis 7 sends them and, for scripts, Redis 6.
+/// Errors as Redis 7 sends them, and one from a script as Redis 6 sends it.
 const REDIS_TRANSIENT: [&str; 11] = [
     "OOM command not allowed when used memory > 'maxmemory'.",
     "LOADING Redis is loading the dataset in memory",
@@ -29,7 +29,7 @@ const REDIS_TRANSIENT: [&str; 11] = [
      used memory > 'maxmemory'. ",
 ];
 
-const REDIS_LASTING: [&str; 8] = [
+const REDIS_PERMANENT: [&str; 8] = [
     "NOPERM this user has no permissions to run the 'eval' command",
     "WRONGTYPE Operation against a key holding the wrong kind of value",
     "NOAUTH Authentication required.",
@@ -63,13 +63,13 @@ const RABBITMQ: [(u16, &str, bool); 14] = [
 ];
 
 #[apply(test!)]
-async fn errors_are_told_apart() {
+async fn temporary_and_permanent_errors_are_distinguished() {
     let redis = |text: &str| -> Error {
         let value = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
         let redis::Value::ServerError(error) = value else { panic!("{value:?}") };
         redis::RedisError::from(error).into()
     };
-    for (texts, transient) in [(&REDIS_TRANSIENT[..], true), (&REDIS_LASTING, false)] {
+    for (texts, transient) in [(&REDIS_TRANSIENT[..], true), (&REDIS_PERMANENT, false)] {
         for text in texts {
             let error = redis(text);
             assert_eq!(error.is_transient(), transient, "{error}");
@@ -86,7 +86,7 @@ async fn errors_are_told_apart() {
     assert!(Error::from(lapin::Error::from(io())).is_transient());
 }
 
-/// Only what certainly was not executed may be sent again without a thought.
+/// A request is safe to send again only if it certainly was not executed.
 #[apply(test!)]
 async fn an_error_says_whether_the_request_may_have_been_executed() {
     let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
@@ -122,20 +122,20 @@ fn pauses(printed: &str) -> Vec<u64> {
     lines.map(|found| if &found[2] == "ms" { found[1].parse().unwrap() } else { 1_000 }).collect()
 }
 
-/// Redis accepts each connection and then refuses the work, for a time.
+/// For a time, Redis accepts each connection and then refuses the work.
 #[apply(test!)]
 async fn a_producer_tries_again_with_growing_pauses_until_redis_recovers() {
     let cases = REDIS_TRANSIENT.map(|text| async move {
         let count = Arc::new(AtomicUsize::new(0));
         let fake = fake_redis(move |name| {
-            // Two batches; an error before the second one comes after progress.
-            let answer = match (name, count.load(Ordering::Relaxed)) {
+            // Redis accepts two batches. The last error, between them, comes after progress.
+            let response = match (name, count.load(Ordering::Relaxed)) {
                 ("EVAL", 4 | 6) => ":100\r\n".to_owned(),
                 ("EVAL", _) => format!("-{text}\r\n"),
                 _ => return None,
             };
             count.fetch_add(1, Ordering::Relaxed);
-            Some(answer)
+            Some(response)
         })
         .await;
         let url = format!("redis://{}", fake.addr);
@@ -144,16 +144,19 @@ async fn a_producer_tries_again_with_growing_pauses_until_redis_recovers() {
         assert!(printed.contains("all confirmed: 200"), "{printed}");
         let pauses = pauses(&printed);
         assert_eq!(pauses.len(), 5, "{printed}");
-        assert!(pauses[..4].is_sorted_by(|a, b| a < b), "they don't grow: {printed}");
-        assert!(pauses[3] >= 400 && pauses[4] < 200, "they start again only after progress: {printed}");
-        assert_eq!(printed.matches(text.trim_end()).count(), 5, "each cause is said once: {printed}");
+        assert!(pauses[..4].is_sorted_by(|a, b| a < b), "the pauses don't grow: {printed}");
+        assert!(
+            pauses[3] >= 400 && pauses[4] < 200,
+            "the pauses must become short again only after progress: {printed}"
+        );
+        assert_eq!(printed.matches(text.trim_end()).count(), 5, "each error must be logged once: {printed}");
     });
     join_all(cases).await;
 }
 
 #[apply(test!)]
-async fn a_lasting_error_of_redis_ends_a_producer() {
-    let cases = REDIS_LASTING.map(|text| async move {
+async fn a_permanent_error_of_redis_ends_a_producer() {
+    let cases = REDIS_PERMANENT.map(|text| async move {
         let fake = fake_redis(move |name| (name == "EVAL").then(|| format!("-{text}\r\n"))).await;
         let url = format!("redis://{}", fake.addr);
         let output = run_program(PRODUCER, &["--broker", "redis", "--url", &url, "--count", "1"]).await;
@@ -163,9 +166,9 @@ async fn a_lasting_error_of_redis_ends_a_producer() {
     join_all(cases).await;
 }
 
-/// A program starts while its broker accepts connections but does not work yet.
+/// A producer starts while its broker accepts connections but does no work yet.
 #[apply(broker_test!)]
-async fn a_broker_that_is_starting_is_waited_for() {
+async fn a_producer_waits_for_a_broker_that_is_starting() {
     let count = AtomicUsize::new(0);
     let loading = fake_redis(move |name| match name {
         "XGROUP" if count.fetch_add(1, Ordering::Relaxed) < 3 => Some("-LOADING Redis is loading\r\n".into()),

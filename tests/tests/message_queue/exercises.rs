@@ -1,5 +1,5 @@
-//! The exercises of the README that come with a test: ignored until a reader asks
-//! for them, failing until the exercise is solved.
+//! Tests of the README's exercises. They are ignored until a reader asks for them, and fail until
+//! the exercise is solved.
 
 use futures::StreamExt;
 use futures::future::join_all;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::request_reply::{connect, readings, serve};
 use crate::support::{CONSUMER, LONG, PRODUCER, Program, broker_test, eventually, keys, prefix, url};
 
-/// Publishes a reading of the wind, one that [`line`] shows.
+/// Publishes a wind reading, which a subscriber shows as [`line`].
 async fn publish(url: &str, prefix: &str, station: &str, value: u32) {
     let args = ["--url", url, "--prefix", prefix, "publish", station, "wind", &value.to_string()];
     let output = run_program(PRODUCER, &args).await;
@@ -35,7 +35,7 @@ async fn exercise_a_named_subscription_outlives_its_subscriber() {
         subscriber.shows("subscribed to", 1).await;
         subscriber
     };
-    // What is published while the subscriber is away waits for it.
+    // Readings published while the subscriber is away wait for it.
     subscriber().await.stop().await;
     for value in 1..=3 {
         publish(&url, &prefix, "oslo-1", value).await;
@@ -44,16 +44,16 @@ async fn exercise_a_named_subscription_outlives_its_subscriber() {
     publish(&url, &prefix, "oslo-1", 4).await;
     first.shows(&line(4), 1).await;
     for value in 1..=3 {
-        let lost = "was published while the subscriber was away, and is lost: its queue went with it";
+        let lost = "was published while the subscriber was away, and is lost: its queue disappeared with it";
         assert!(first.count(&line(value)) == 1, "{:?} {lost}", line(value));
     }
 
-    // A second subscriber of that name shares the queue instead of having its own.
+    // A second subscriber with this name shares the queue instead of having its own.
     let mut second = subscriber().await;
     for value in 101..=120 {
         publish(&url, &prefix, "oslo-1", value).await;
     }
-    // A queue keeps its order: whoever has shown one of these has shown its share.
+    // A queue keeps its order: a subscriber that has shown one of these has shown its share.
     eventually("both have shown one of the last", async || {
         publish(&url, &prefix, "end", 1).await;
         first.count("readings.end.wind") * second.count("readings.end.wind") > 0
@@ -72,21 +72,21 @@ async fn exercise_a_named_subscription_outlives_its_subscriber() {
 async fn exercise_redis_servers_share_the_requests() {
     let (url, prefix) = (url(Kind::Redis), prefix());
     let servers = [serve(Kind::Redis, &url, &prefix).await, serve(Kind::Redis, &url, &prefix).await];
-    // Who listens to all channels of replies sees how often each request has run.
+    // A listener on all channels for replies sees how often each request has run.
     let redis = ::redis::Client::open(url.as_str()).unwrap();
     let mut listener = redis.get_async_pubsub().await.unwrap();
     listener.psubscribe(format!("{}*", keys(&prefix).replies())).await.unwrap();
 
-    // One station more than one server keeps, each in a request of its own.
+    // Each request has a station of its own, and they are one more than a single server keeps.
     let client = connect(Kind::Redis, &url, &prefix, LONG).await;
     let requests = MAX_STATIONS + 1;
     let calls = (0..requests).map(|number| {
         let client = client.clone();
         async move { client.record(&readings(&format!("s-{number}"), 1)).await }
     });
-    let answers = join_all(calls).await;
+    let results = join_all(calls).await;
     for server in servers {
-        server.stop().await; // Whatever it still had to answer is answered now.
+        server.stop().await; // It has replied to all requests that it had taken.
     }
 
     let end = format!("{}end", keys(&prefix).replies());
@@ -98,6 +98,6 @@ async fn exercise_redis_servers_share_the_requests() {
         replies += 1;
     }
     assert!(replies == requests, "{requests} requests ran {replies} times: each still goes to every server");
-    let failed: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    assert!(failed.is_empty(), "one server got all requests, and was full in the end: {failed:?}");
+    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failed.is_empty(), "one server got all requests, so it became full: {failed:?}");
 }

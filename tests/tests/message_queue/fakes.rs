@@ -1,5 +1,4 @@
-//! Fake brokers. They give answers that the installed broker, in its usual state, would not
-//! give.
+//! Fake brokers, which send responses that the installed broker usually would not send.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,19 +28,19 @@ pub async fn fake<F: Future<Output = std::io::Result<()>> + Send + 'static>(
     Fake { addr, _accepting: AbortOnDropHandle::new(accepting) }
 }
 
-/// A fake Redis. `answer` gives the reply to a command by its name; without one, HELLO gets
-/// version 7.0.15 and every other command gets OK.
-pub async fn fake_redis(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
-    let answer = Arc::new(answer);
+/// Starts a fake Redis. `respond` returns the response to a command, given its name. If it returns
+/// `None`, HELLO gets version 7.0.15 and every other command gets OK.
+pub async fn fake_redis(respond: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Fake {
+    let respond = Arc::new(respond);
     fake(move |stream| {
-        let answer = answer.clone();
+        let respond = respond.clone();
         async move {
             let (reader, mut writer) = stream.into_split();
             let mut lines = BufReader::new(reader);
             while let Some(name) = command(&mut lines).await? {
                 let hello = "*4\r\n+server\r\n+redis\r\n+version\r\n+7.0.15\r\n".to_owned();
                 let usual = if name == "HELLO" { hello } else { "+OK\r\n".to_owned() };
-                writer.write_all(answer(&name).unwrap_or(usual).as_bytes()).await?;
+                writer.write_all(respond(&name).unwrap_or(usual).as_bytes()).await?;
             }
             Ok(())
         }
@@ -65,13 +64,13 @@ async fn command(lines: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<
     Ok(name)
 }
 
-/// Starts a proxy for a RabbitMQ that replaces the first methods of this class and number
-/// with `answers`.
-pub async fn rewritten(url: &str, method: (u16, u16), answers: Vec<Vec<u8>>) -> Fake {
+/// Starts a proxy for RabbitMQ. It replaces the first methods with this class and number by the
+/// `replacements`, one each.
+pub async fn rewritten(url: &str, method: (u16, u16), replacements: Vec<Vec<u8>>) -> Fake {
     let target = url.rsplit('/').next().unwrap().to_owned();
-    let (answers, used) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
+    let (replacements, used) = (Arc::new(replacements), Arc::new(AtomicUsize::new(0)));
     fake(move |client| {
-        let (target, answers, used) = (target.clone(), answers.clone(), used.clone());
+        let (target, replacements, used) = (target.clone(), replacements.clone(), used.clone());
         async move {
             let (mut from_server, mut to_server) = TcpStream::connect(target).await?.into_split();
             let (mut from_client, mut to_client) = client.into_split();
@@ -86,10 +85,10 @@ pub async fn rewritten(url: &str, method: (u16, u16), answers: Vec<Vec<u8>>) -> 
                 let found = frame[0] == 1
                     && frame[7..9] == method.0.to_be_bytes()
                     && frame[9..11] == method.1.to_be_bytes();
-                if found && let Some(answer) = answers.get(used.fetch_add(1, Ordering::Relaxed)) {
+                if found && let Some(method) = replacements.get(used.fetch_add(1, Ordering::Relaxed)) {
                     frame.truncate(3);
-                    frame.extend(u32::try_from(answer.len()).unwrap().to_be_bytes());
-                    frame.extend(answer);
+                    frame.extend(u32::try_from(method.len()).unwrap().to_be_bytes());
+                    frame.extend(method);
                     frame.push(0xce);
                 }
                 to_client.write_all(&frame).await?;
@@ -99,7 +98,7 @@ pub async fn rewritten(url: &str, method: (u16, u16), answers: Vec<Vec<u8>>) -> 
     .await
 }
 
-/// AMQP's `connection.close` (class 10, method 50) or `channel.close` (20, 40).
+/// Returns AMQP's `connection.close` (class 10, method 50) or `channel.close` (20, 40).
 pub fn close(class: u16, code: u16, text: &str) -> Vec<u8> {
     let method: u16 = if class == 10 { 50 } else { 40 };
     let mut payload = [class.to_be_bytes(), method.to_be_bytes(), code.to_be_bytes()].concat();

@@ -1,4 +1,4 @@
-//! Thousands of jobs, and everything that can break breaks.
+//! Thousands of jobs, while everything breaks that can break.
 
 use message_queue::brokers::{Broker, Kind, Options};
 use tests::apply;
@@ -7,8 +7,8 @@ use crate::support::{Folder, Mode, Program, Proxy, broker_test, eventually, pref
 
 const JOBS: u64 = 5_000;
 
-/// Far fewer than there are jobs, so that the producer can't end before its connection is
-/// cut.
+/// Maximum number of jobs in the queue. It is far below [`JOBS`], so that the producer can't end
+/// before its connection is cut.
 const MAX_LENGTH: &str = "1000";
 
 #[apply(broker_test!)]
@@ -39,7 +39,7 @@ async fn survive(kind: Kind, settings: Vec<String>) {
     let jobs = ["--batch", "fault", "--count", &JOBS.to_string(), "--max-length", MAX_LENGTH];
     let mut producer = Program::producer(kind, &through, &prefix, &jobs);
 
-    // kill -9 a worker.
+    // Kill a worker with kill -9.
     eventually("many are done", async || folder.done().len() > 500).await;
     let mut victim = workers.swap_remove(0);
     victim.kill().await;
@@ -50,7 +50,7 @@ async fn survive(kind: Kind, settings: Vec<String>) {
     proxy.set(Mode::Open);
     producer.shows("connected again", 1).await;
 
-    // kill -9 the broker, in the middle of everything; start it again on its data.
+    // Kill the broker in the middle of everything, and start it again on its data.
     let before = folder.done().len();
     eventually("more are done", async || folder.done().len() > before + 500).await;
     assert!(folder.done().len() < JOBS as usize - 1_000, "too late to be in the middle");
@@ -66,8 +66,8 @@ async fn survive(kind: Kind, settings: Vec<String>) {
         duplicates += printed.lines().filter(|line| line.contains("already done: a duplicate")).count();
         assert!(printed.contains(", 0 failed attempts"), "{}", &printed[printed.len() - 300..]);
     }
-    // Each effect once; the killed worker may have had one that it did not print.
+    // Each job had one effect. The killed worker may not have printed its last one.
     assert!((JOBS as usize - 1..=JOBS as usize).contains(&done), "{done} effects");
-    assert!(duplicates > 0, "nothing was delivered twice: then nothing was tested");
+    assert!(duplicates > 0, "no job was delivered twice, so the test proves nothing");
     folder.assert_done("fault", JOBS);
 }

@@ -53,9 +53,9 @@ async fn options_out_of_range_are_refused() {
     }
 }
 
-/// The broker accepts connections and then sends nothing.
+/// The broker accepts connections but sends nothing.
 #[apply(test!)]
-async fn a_broker_that_does_not_answer_is_given_up() {
+async fn a_producer_gives_up_on_a_broker_that_does_not_respond() {
     let silent = fake(|stream| async move {
         tokio::time::sleep(LONG).await;
         drop(stream);
@@ -117,7 +117,7 @@ async fn every_queue_of_rabbitmq_is_bounded() {
     server.stop().await;
 }
 
-/// Nobody reads the subscription for a while: RabbitMQ drops the oldest.
+/// The subscriber reads nothing for a while, so RabbitMQ drops the oldest readings.
 #[apply(broker_test!)]
 async fn a_slow_subscribers_queue_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
@@ -140,14 +140,14 @@ async fn a_slow_subscribers_queue_is_bounded() {
             break;
         }
     }
-    // Besides those in the queue, the prefetched readings are on their way.
+    // The prefetched readings come in addition to those in the queue.
     assert!((u64::from(limits::rabbitmq::MAX_BACKLOG)..count).contains(&got), "{got} of {count}");
 
     let too_long = ["a".repeat(limits::rabbitmq::MAX_PATTERN + 1)];
     assert!(rabbitmq::subscribe(&url, topology(&prefix), &too_long).await.is_err());
 }
 
-/// A publisher waits for confirms before it takes more than its window.
+/// A publisher accepts no more than its window before it waits for confirms.
 #[apply(broker_test!)]
 async fn a_publishers_window_is_bounded() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
@@ -158,7 +158,7 @@ async fn a_publishers_window_is_bounded() {
     assert!(publisher.confirmed() > 90, "{}", publisher.confirmed());
 }
 
-/// The message stays unroutable, however often everything is declared.
+/// The message stays unroutable, however often the publisher declares everything.
 #[apply(broker_test!)]
 async fn an_unroutable_message_is_an_error() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
@@ -189,7 +189,7 @@ async fn calls_in_flight_are_bounded() {
         (0..in_flight + 50).map(call).collect::<Vec<_>>()
     };
 
-    // A server that never replies. A mark is published after the requests.
+    // This server never replies. The test publishes a mark after the requests.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let connection = Connection::connect(&rabbitmq_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -228,7 +228,7 @@ async fn calls_in_flight_are_bounded() {
     times_out(connect(Kind::Redis, &redis_url, &prefix, Duration::from_millis(200)).await).await;
 }
 
-/// The server has the request and never replies.
+/// Checks that a call times out if the server takes the request but never replies.
 async fn times_out(client: Client) {
     let called = timeout(Duration::from_secs(10), client.record(&readings("oslo-1", 1))).await;
     assert!(matches!(called, Ok(Err(Error::TimedOut))), "{called:?}");
@@ -254,16 +254,16 @@ async fn a_redis_server_drops_requests_beyond_its_bound() {
     }
     server.signal(Signal::SIGCONT);
     server.shows("requests dropped: more than 4096 were waiting", 1).await;
-    // The first of these requests may be among the dropped ones.
+    // The server may drop the first of these requests, too.
     let client = connect(Kind::Redis, &url, &prefix, Duration::from_secs(1)).await;
     eventually("it goes on", async || client.record(&readings("oslo-1", 1)).await.is_ok()).await;
     server.stop().await;
 }
 
-/// The network is silent, and no connection is closed. A subscriber notices by its
-/// heartbeat, and a server that is told to stop does not wait for the broker.
+/// The network is silent, but no connection is closed. A subscriber's heartbeat notices that, and
+/// a server that has to stop does not wait for the broker.
 #[apply(broker_test!)]
-async fn a_silent_broker_holds_up_nobody() {
+async fn a_silent_broker_blocks_neither_subscriber_nor_server() {
     for kind in BOTH {
         let (direct, prefix) = (url(kind), prefix());
         let proxy = Proxy::before(&direct).await;
@@ -274,7 +274,7 @@ async fn a_silent_broker_holds_up_nobody() {
         let ours = ["--broker", name(kind), "--url", &through, "--prefix", &prefix];
         let mut subscriber = Program::start(CONSUMER, &[&ours[..], &["subscribe"]].concat());
         subscriber.shows("subscribed to", 1).await;
-        // The server's own heartbeat is too slow to end the wait.
+        // The server's heartbeat is slow on purpose, so that it can't end the wait.
         let slow = if kind == Kind::RabbitMq { format!("{through}/%2f?heartbeat=60") } else { through };
         let ours = ["--broker", name(kind), "--url", &slow, "--prefix", &prefix];
         let mut server = Program::start(PAIR.server, &ours);

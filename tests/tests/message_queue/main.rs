@@ -1,4 +1,4 @@
-//! The message-queue chapter, against real brokers of its own.
+//! Tests of the message-queue chapter. They start real brokers of their own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

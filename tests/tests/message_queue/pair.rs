@@ -1,4 +1,4 @@
-//! The programs and what they print.
+//! The output of the programs.
 
 use message_queue::brokers::Kind;
 use tests::{Server, apply, assert_same, expected_output, run_program, test};
@@ -8,8 +8,8 @@ use crate::support::{BOTH, CONSUMER, Folder, PRODUCER, Program, broker_test, nam
 
 const README: &str = "message_queue/README.md";
 
-/// The README's commands use the standard broker; here each gets ours, and names
-/// of its own, which are put back into what it prints.
+/// The README's commands use the standard broker and names. Here they use the tests' broker and
+/// other names, which this test replaces in the output.
 #[apply(broker_test!)]
 async fn the_programs_print_what_the_readme_shows() {
     let (url, prefix, results) = (url(Kind::RabbitMq), prefix(), Folder::new());
@@ -31,7 +31,7 @@ async fn the_programs_print_what_the_readme_shows() {
     assert_same(&as_shown(&producer.stdout), &expected_output(README, command));
 
     let mut consumer = Program::worker(Kind::RabbitMq, &url, &prefix, &results, &[]);
-    consumer.shows("put with the dead letters", 1).await;
+    consumer.shows("moved to the dead letters", 1).await;
     let printed = consumer.stop().await;
     assert_same(&as_shown(&printed), &expected_output(README, "cargo run -p message_queue --bin consumer"));
 
@@ -94,8 +94,8 @@ async fn a_client_without_a_server_says_how_to_start_one() {
             assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
             let start = "cargo run -p message_queue --bin server";
             let option = if kind == Kind::Redis { " -- --broker redis" } else { "" };
-            let said = format!("error: no server at {url}; start one with: {start}{option}\n");
-            assert_eq!(output.stderr, said);
+            let expected = format!("error: no server at {url}; start one with: {start}{option}\n");
+            assert_eq!(output.stderr, expected);
         }
     }
 }

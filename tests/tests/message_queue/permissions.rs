@@ -1,4 +1,4 @@
-//! Users who may not do what a program needs.
+//! Users who lack a permission that a program needs.
 
 use message_queue::brokers::Kind;
 use tests::{apply, run_program};
@@ -11,7 +11,7 @@ use crate::support::{
 };
 use crate::workers::{connect_redis, produce};
 
-/// The shared broker's URL for a user with this name and the password `sekret`.
+/// Returns the shared broker's URL for a user with this name and the password `sekret`.
 pub fn url_for(kind: Kind, user: &str) -> String {
     broker(kind).replace("://", &format!("://{user}:sekret@"))
 }
@@ -61,7 +61,7 @@ async fn a_missing_permission_ends_every_program() {
     let url = url_for(Kind::RabbitMq, &user);
     rabbitmqctl(&["add_user", &user, "sekret"]);
     for (program, missing, [configure, write, read], args) in cases {
-        // Its own names, declared by a user with all permissions.
+        // A user with all permissions declares the queues first.
         let (prefix, folder) = (prefix(), Folder::new());
         let all = ["--url", &broker(Kind::RabbitMq), "--prefix", &prefix, "--count", "0"];
         assert_eq!(run_program(PRODUCER, &all).await.code, Some(0));
@@ -71,15 +71,18 @@ async fn a_missing_permission_ends_every_program() {
             all.extend(["--results", folder.path()]);
         }
         let output = run_program(program, &[&all, args].concat()).await;
-        // Newer versions say which permission is missing, too.
+        // Newer versions also say which permission is missing.
         assert_error(&output, "RabbitMQ: ACCESS_REFUSED - ");
-        assert!(output.stderr.contains(&format!("refused for user '{user}'")), "no {missing}: {output:?}");
+        assert!(
+            output.stderr.contains(&format!("refused for user '{user}'")),
+            "without {missing}: {output:?}"
+        );
     }
 }
 
-/// The permission is taken away while the programs run.
+/// The permission is revoked while the programs run.
 #[apply(broker_test!)]
-async fn a_permission_taken_away_ends_the_programs_that_need_it() {
+async fn a_revoked_permission_ends_the_programs_that_need_it() {
     let (user, folder) = (prefix(), Folder::new());
     let prefix = user.as_str();
     redis_cli(&["ACL", "SETUSER", prefix, "on", ">sekret", "~*", "&*", "+@all"]).await;
@@ -101,7 +104,7 @@ async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     let printed = worker.ends(1).await;
     assert_eq!(printed.matches("error: Redis: NOPERM").count(), 1, "{printed}");
 
-    // The server can't publish its reply, and a restarted one could not either.
+    // The server can't publish its reply, and a new connection would not help.
     let mut server = Program::start(PAIR.server, &ours);
     server.shows("connected to", 1).await;
     redis_cli(&["ACL", "SETUSER", prefix, "-publish"]).await;
@@ -144,9 +147,9 @@ async fn a_permission_taken_away_ends_the_programs_that_need_it() {
     }
 }
 
-/// Permissions that are missing from the start, and one that is taken away later.
+/// Three permissions are missing from the start, and one is revoked later.
 #[apply(broker_test!)]
-async fn a_worker_without_a_permission_ends_with_one_line() {
+async fn a_worker_without_a_permission_ends_with_one_error_line() {
     let mut redis = connect_redis().await;
     let url = url(Kind::Redis).replace("redis://", "redis://app:pw@");
     for missing in ["xautoclaim", "xreadgroup", "eval"] {

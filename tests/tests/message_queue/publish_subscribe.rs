@@ -1,4 +1,4 @@
-//! Publish/subscribe, and what each broker forgets.
+//! Publish/subscribe, and the messages that it loses.
 
 use std::collections::BTreeSet;
 use tests::apply;
@@ -22,8 +22,8 @@ fn reading(station: &str, metric: Metric, second: u64) -> Reading {
     Reading { station: station.to_owned(), metric, value, recorded_at: second }
 }
 
-/// Four stations with four metrics; each pattern must bring exactly those that a
-/// list here says it should.
+/// Four stations have four metrics each. Each pattern must deliver exactly the readings that this
+/// test expects for it.
 #[apply(broker_test!)]
 async fn patterns_deliver_exactly_what_matches() {
     let stations = ["oslo-1", "oslo-2", "oslo", "bergen-1"];
@@ -33,17 +33,17 @@ async fn patterns_deliver_exactly_what_matches() {
     let matching = |holds: &dyn Fn(&Reading) -> bool| -> BTreeSet<String> {
         all.iter().filter(|reading| holds(reading)).map(key).collect()
     };
-    // The last reading of every series ends it; every pattern below lets it through.
+    // This reading ends every series, and every list of patterns below matches it.
     let last = |station: &str| reading(station, Metric::Wind, 99);
 
-    // RabbitMQ: pattern, and what it should bring.
+    // RabbitMQ: patterns, and the readings that they should deliver.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let cases: [(&[&str], BTreeSet<String>); 6] = [
         (&["readings.#"], matching(&|_| true)),
         (&["readings.*.wind"], matching(&|r| r.metric == Metric::Wind)),
         (&["readings.oslo-1.*", "readings.end.*"], matching(&|r| r.station == "oslo-1")),
         (&["#.wind"], matching(&|r| r.metric == Metric::Wind)),
-        // Twice a match is one delivery; a word is matched whole, never in part.
+        // Two matching patterns cause one delivery, and a pattern matches only whole words.
         (&["readings.oslo.wind", "readings.oslo.*", "readings.end.#"], matching(&|r| r.station == "oslo")),
         (&["readings.osl*.wind", "readings.*", "readings.end.wind"], BTreeSet::new()),
     ];
@@ -68,11 +68,11 @@ async fn patterns_deliver_exactly_what_matches() {
             }
             got.push(key(&reading));
         }
-        assert_eq!(got.len(), expected.len(), "{patterns:?} brought something twice, or lost it: {got:?}");
+        assert_eq!(got.len(), expected.len(), "{patterns:?} delivered a reading twice, or lost one: {got:?}");
         assert_eq!(&got.into_iter().collect::<BTreeSet<_>>(), expected, "{patterns:?}");
     }
 
-    // Redis: globs over `<station>:<metric>`; a pattern may end inside a word.
+    // Redis: globs over `<station>:<metric>`, which may also match part of a word.
     let (redis_url, keys) = (url(Kind::Redis), keys(&prefix));
     let cases: [(&[&str], BTreeSet<String>); 5] = [
         (&["*"], matching(&|_| true)),
@@ -88,7 +88,7 @@ async fn patterns_deliver_exactly_what_matches() {
         subscriptions.push(redis::subscribe(&redis_url, &keys, &patterns).await.unwrap());
     }
     publisher.publish(&all).await.unwrap();
-    assert_eq!(publisher.publish(&[last("end")]).await.unwrap(), [5], "all five heard the last one");
+    assert_eq!(publisher.publish(&[last("end")]).await.unwrap(), [5], "the last reading must reach all five");
     for ((patterns, expected), subscription) in cases.iter().zip(&mut subscriptions) {
         let mut got = Vec::new();
         loop {
@@ -108,12 +108,12 @@ async fn patterns_deliver_exactly_what_matches() {
 /// The README's experiment.
 #[apply(broker_test!)]
 #[alone]
-async fn redis_forgets_what_nobody_listens_to() {
+async fn redis_forgets_messages_without_subscribers() {
     let (url, keys) = (url(Kind::Redis), keys(&prefix()));
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
     let number = |second| [reading("oslo-1", Metric::Wind, second)];
 
-    // Nobody listens.
+    // There is no subscriber.
     assert_eq!(publisher.publish(&number(1)).await.unwrap(), [0]);
     let proxy = Proxy::before(&url).await;
     let through_proxy = format!("redis://127.0.0.1:{}", proxy.port);
@@ -134,22 +134,22 @@ async fn redis_forgets_what_nobody_listens_to() {
     eventually("Redis has noticed", async || publisher.publish(&number(3)).await.unwrap() == [0]).await;
     proxy.set(Mode::Open);
     assert_eq!(received(&mut subscription).await, Event::Reconnected);
-    // Whatever is heard by somebody again must arrive; 3 never does.
+    // Reading 4 reaches the subscriber again; reading 3 never does.
     eventually("subscribed again", async || publisher.publish(&number(4)).await.unwrap() == [1]).await;
     assert_eq!(received(&mut subscription).await, expected(4));
 }
 
 #[apply(broker_test!)]
-async fn a_subscriber_that_is_too_slow_is_told_what_it_missed() {
+async fn a_slow_subscriber_learns_how_much_it_missed() {
     let (url, keys) = (url(Kind::Redis), keys(&prefix()));
     let mut subscription = redis::subscribe(&url, &keys, &["oslo-1:wind".to_owned()]).await.unwrap();
     let mut publisher = redis::Publisher::connect(&url, keys.clone()).await.unwrap();
-    // Far more than the bound, so that it does not matter how much is still on its way.
+    // Far more than the bound, so that the readings still on their way don't matter.
     let count = 10 * limits::redis::MAX_BACKLOG as u64;
     let readings: Vec<Reading> = (1..=count).map(|second| reading("oslo-1", Metric::Wind, second)).collect();
     assert!(publisher.publish(&readings).await.unwrap().iter().all(|heard| *heard == 1));
     let (mut got, mut missed, mut marks) = (0, 0, 0);
-    // What was dropped is only known when it has arrived: marks until all is counted.
+    // The subscriber reports drops with the next reading, so publish marks until all are counted.
     while got + missed < count + marks {
         match timeout(std::time::Duration::from_millis(200), subscription.next()).await {
             Ok(Some(Ok(Event::Reading { .. }))) => got += 1,

@@ -1,4 +1,4 @@
-//! Programs in another language on the same queues.
+//! Programs in another language that use the same queues.
 
 use std::fs;
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::work_queue::queue_length;
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../message_queue/python/run");
 
-/// What these tests need besides the brokers.
+/// Checks that these tests have what they need besides the brokers.
 pub fn virtual_environment() -> Result<(), String> {
     let python = Path::new(RUN).with_file_name(".venv/bin/python");
     if python.exists() {
         return Ok(());
     }
-    Err("there is no Python environment; make it with: message_queue/python/setup".into())
+    Err("there is no Python environment; create it with: message_queue/python/setup".into())
 }
 
 #[apply(broker_test!)]
@@ -60,7 +60,7 @@ async fn a_rust_producer_feeds_a_python_consumer() {
             }
             assert_eq!((summary.job, summary.day), (expected.job, expected.day));
         }
-        // All are acknowledged: nothing is left, and a Rust worker finds nothing more.
+        // All jobs are acknowledged: the queue is empty, and a Rust worker gets none of them.
         eventually("the queue is empty", async || queue_length(kind, &url, &prefix).await == 0).await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "0"]);
         worker.shows("jobs come from", 1).await;

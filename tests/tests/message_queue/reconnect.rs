@@ -1,4 +1,4 @@
-//! Connections that end, and what goes on.
+//! Connections that end, and programs that go on.
 
 use futures::StreamExt;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -20,11 +20,11 @@ fn reading(second: u64) -> Reading {
     Reading { station: "oslo-1".into(), metric: Metric::Wind, value: 1.0, recorded_at: second }
 }
 
-/// A worker, a producer, a subscriber, a server and its client, all cut by the
-/// operator in the middle of their work.
+/// An operator closes the connections of a worker, a producer, a subscriber, a server, and its
+/// client in the middle of their work.
 #[apply(broker_test!)]
 #[alone]
-async fn everything_connects_again_after_the_operator_closed_it() {
+async fn everything_reconnects_after_an_operator_closes_the_connections() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let work = ["--work-time", "2"];
     let mut worker = Program::worker(Kind::RabbitMq, &url, &prefix, &folder, &work);
@@ -46,7 +46,7 @@ async fn everything_connects_again_after_the_operator_closed_it() {
     eventually("all jobs are done", async || folder.done().len() == 2_000).await;
     folder.assert_done("cut", 2_000);
     worker.stop().await;
-    // The subscriber says that there was a gap, and goes on; the publisher too.
+    // The subscriber reports the gap and goes on. The publisher goes on too.
     assert!(matches!(
         timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap(),
         Event::Disconnected { .. }
@@ -58,14 +58,14 @@ async fn everything_connects_again_after_the_operator_closed_it() {
     let event = timeout(LONG, subscription.next()).await.unwrap().unwrap().unwrap();
     let routing_key = "readings.oslo-1.wind".to_owned();
     assert_eq!(event, Event::Reading { topic: routing_key, reading: reading(7) });
-    // The server may need a moment; meanwhile its client says that there is none.
+    // The server may need a moment. Until then, its client reports that there is none.
     eventually("the server is back", async || client.record(&[reading(1)]).await.is_ok()).await;
     let printed = server.stop().await;
     assert!(printed.contains("connecting again"), "{printed}");
 }
 
 #[apply(broker_test!)]
-async fn a_deleted_queue_and_a_channel_error_are_repaired() {
+async fn programs_recover_from_a_deleted_queue_and_a_channel_error() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -74,7 +74,7 @@ async fn a_deleted_queue_and_a_channel_error_are_repaired() {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     };
 
-    // The queue is gone under a producer: its messages come back, more than a window.
+    // A producer's queue is deleted: more messages come back than fit into its window.
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
     delete().await;
     for number in 1..=20 {
@@ -88,14 +88,14 @@ async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     worker.shows("gone-", 20).await;
     folder.assert_done("gone", 20);
 
-    // The queue is gone under a worker.
+    // A worker's queue is deleted.
     delete().await;
     worker.shows("connecting again", 1).await;
     Program::producer(Kind::RabbitMq, &url, &prefix, &["--batch", "new", "--count", "1"]).success().await;
     worker.shows("new-1 done", 1).await;
     worker.stop().await;
 
-    // The exchange is gone: RabbitMQ closes the channel (404) of whoever publishes.
+    // The exchange is deleted: RabbitMQ closes the publisher's channel with error 404.
     let exchange = topology(&prefix).readings();
     channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
     let message = publish_subscribe::message(&topology(&prefix), &reading(1)).unwrap();
@@ -104,25 +104,25 @@ async fn a_deleted_queue_and_a_channel_error_are_repaired() {
     assert_eq!(publisher.confirmed(), 21);
 }
 
-/// RabbitMQ is told that it has no memory left.
+/// A lower watermark makes RabbitMQ believe that it has no memory left.
 #[apply(broker_test!)]
 #[alone]
-async fn a_blocked_producer_is_told_and_goes_on() {
+async fn a_blocked_producer_says_so_and_resumes() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let watermark = |value: &str| {
         shared(Kind::RabbitMq).lock().unwrap().rabbitmqctl(&["set_vm_memory_high_watermark", value]).unwrap();
     };
     watermark("0.0001");
     let mut producer = Program::producer(Kind::RabbitMq, &url, &prefix, &["--count", "100"]);
-    producer.shows("blocked: RabbitMQ takes no messages", 1).await;
+    producer.shows("blocked: RabbitMQ accepts no messages", 1).await;
     assert_eq!(producer.count("all confirmed"), 0);
     watermark("0.4");
     assert!(producer.success().await.contains("all confirmed: 100"));
 }
 
-/// Nothing passes any more, and no connection is closed: only a heartbeat tells.
+/// Nothing passes any more, but no connection is closed: only a heartbeat reveals it.
 #[apply(broker_test!)]
-async fn a_silent_broker_is_noticed() {
+async fn a_worker_notices_a_silent_broker() {
     for kind in BOTH {
         let (direct, prefix, folder) = (url(kind), prefix(), Folder::new());
         let proxy = Proxy::before(&direct).await;

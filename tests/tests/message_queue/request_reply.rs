@@ -1,4 +1,4 @@
-//! `record` across both brokers.
+//! `record` through both brokers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub fn readings(station: &str, count: usize) -> Vec<Reading> {
     (0..count).map(reading).collect()
 }
 
-/// A client of either broker.
+/// Connects a client to either broker.
 pub async fn connect(kind: Kind, url: &str, prefix: &str, timeout: Duration) -> Client {
     let client = match kind {
         Kind::RabbitMq => Client::connect(url, topology(prefix)).await,
@@ -49,8 +49,8 @@ pub async fn serve(kind: Kind, url: &str, prefix: &str) -> Server {
     Server::start(PAIR.server, &["--broker", name(kind), "--url", url, "--prefix", prefix]).await
 }
 
-/// Two thousand calls of different sizes from many tasks on one connection; each
-/// answer must be that of its own call.
+/// Many tasks make two thousand calls of different sizes on one connection. Each must get the
+/// reply to its own request.
 #[apply(broker_test!)]
 async fn each_reply_finds_its_call() {
     for kind in BOTH {
@@ -68,7 +68,7 @@ async fn each_reply_finds_its_call() {
         for call in join_all(calls).await {
             call.unwrap();
         }
-        // The model's bounds are the same as everywhere.
+        // The bounds on readings are the same as in the other chapters.
         let refused = async |batch: &[Reading]| match client.record(batch).await {
             Err(Error::Refused { reason, detail }) => (reason, detail),
             other => panic!("{other:?}"),
@@ -82,7 +82,7 @@ async fn each_reply_finds_its_call() {
         let stations = |from: usize, to: usize| -> Vec<Reading> {
             (from..to).flat_map(|number| readings(&format!("s-{number}"), 1)).collect()
         };
-        // oslo-1 and a are there; b is not, since its batch was refused whole.
+        // The server knows oslo-1 and a, but not b, whose whole batch it refused.
         assert_eq!(client.record(&stations(0, MAX_STATIONS - 3)).await.unwrap(), MAX_STATIONS - 3);
         assert_eq!(refused(&stations(MAX_STATIONS, MAX_STATIONS + 2)).await.0, Reason::Full);
         assert_eq!(client.record(&stations(MAX_STATIONS, MAX_STATIONS + 1)).await.unwrap(), 1);
@@ -91,20 +91,20 @@ async fn each_reply_finds_its_call() {
 }
 
 #[apply(broker_test!)]
-async fn no_server_is_an_immediate_error() {
+async fn a_call_without_a_server_fails_at_once() {
     for kind in BOTH {
         let (url, prefix) = (url(kind), prefix());
-        // A timeout of an hour: only an immediate error ends this test in time.
+        // The timeout is an hour, so only an immediate error ends this test in time.
         let client = connect(kind, &url, &prefix, Duration::from_secs(3600)).await;
         let no_server = async || {
-            let answer = timeout(LONG, client.record(&readings("oslo-1", 1))).await.unwrap();
-            assert!(matches!(answer, Err(Error::NoServer(_))), "{answer:?}");
+            let result = timeout(LONG, client.record(&readings("oslo-1", 1))).await.unwrap();
+            assert!(matches!(result, Err(Error::NoServer(_))), "{result:?}");
         };
         no_server().await;
         let server = serve(kind, &url, &prefix).await;
         assert_eq!(client.record(&readings("oslo-1", 1)).await.unwrap(), 1);
         server.stop().await;
-        // Its queue, or its subscription, is gone with it.
+        // The server's queue or subscription has disappeared with it.
         let calls: Vec<_> = (0..100).map(|_| no_server()).collect();
         join_all(calls).await;
     }
@@ -116,7 +116,7 @@ async fn channel(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// A server that takes one request and sleeps on it.
+/// Starts a consumer that takes one request at a time, like a server that gets stuck.
 async fn declare_requests(channel: &Channel, prefix: &str) -> lapin::Consumer {
     let mut table = FieldTable::default();
     table.insert("x-max-length".into(), AMQPValue::LongInt(10_000));
@@ -131,18 +131,18 @@ async fn declare_requests(channel: &Channel, prefix: &str) -> lapin::Consumer {
 }
 
 #[apply(broker_test!)]
-async fn no_request_runs_after_its_caller_gave_up() {
+async fn no_request_runs_after_its_caller_has_given_up() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let (_connection, channel) = channel(&url).await;
     let mut stuck = declare_requests(&channel, &prefix).await;
     let client = connect(Kind::RabbitMq, &url, &prefix, Duration::from_millis(500)).await;
-    // The first is in the hands of the stuck server, the others wait behind it.
+    // The stuck server has the first request, and the others wait behind it.
     let calls = join_all((0..5).map(|_| client.record(&[]))).await;
     assert!(calls.iter().all(|call| matches!(call, Err(Error::TimedOut))), "{calls:?}");
     let first = timeout(LONG, stuck.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(first.properties.expiration().as_ref().unwrap().as_str(), "500");
     first.ack(BasicAckOptions::default()).await.unwrap();
-    // RabbitMQ has dropped them: nothing is there for a server that comes back.
+    // RabbitMQ drops them, so a server that recovers finds no request.
     let queue = topology(&prefix).requests();
     eventually("the requests are gone", async || {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -154,24 +154,23 @@ async fn no_request_runs_after_its_caller_gave_up() {
     assert!(channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap().is_none());
 }
 
-/// A request that was delivered to a server which died is answered by the next
-/// one, without a second run.
+/// A server dies with a request. The next server replies to it, but does not execute it again.
 #[apply(broker_test!)]
-async fn a_request_that_was_interrupted_does_not_run_twice() {
+async fn an_interrupted_request_does_not_run_twice() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     let (connection, channel) = channel(&url).await;
     let mut dying = declare_requests(&channel, &prefix).await;
     let server = serve(Kind::RabbitMq, &url, &prefix).await;
     let client = connect(Kind::RabbitMq, &url, &prefix, LONG).await;
     let batch = readings("oslo-1", 3);
-    // Of two consumers, each gets every other request: one answers, one is stuck.
+    // Each of the two consumers gets one request: the server replies, and the other one is stuck.
     let calls = tokio::spawn(async move { join_all([client.record(&batch), client.record(&batch)]).await });
     let taken = timeout(LONG, dying.next()).await.unwrap().unwrap().unwrap();
     assert!(!taken.redelivered);
     connection.close(200, "dies".into()).await.unwrap();
-    let mut answers = timeout(LONG, calls).await.unwrap().unwrap();
-    answers.sort_by_key(|answer| answer.is_err());
-    assert!(matches!(answers[..], [Ok(3), Err(Error::OutcomeUnknown)]), "{answers:?}");
+    let mut results = timeout(LONG, calls).await.unwrap().unwrap();
+    results.sort_by_key(|result| result.is_err());
+    assert!(matches!(results[..], [Ok(3), Err(Error::OutcomeUnknown)]), "{results:?}");
     server.stop().await;
 }
 
@@ -197,7 +196,7 @@ async fn a_request_runs_on_every_redis_server() {
 
 #[apply(broker_test!)]
 async fn servers_survive_malformed_requests() {
-    // RabbitMQ: a body that is no request, no reply address, a strange one.
+    // RabbitMQ: malformed requests, some of them without a valid address for the reply.
     let (rabbitmq_url, prefix) = (url(Kind::RabbitMq), prefix());
     let server = serve(Kind::RabbitMq, &rabbitmq_url, &prefix).await;
     let (_connection, channel) = channel(&rabbitmq_url).await;
@@ -224,8 +223,8 @@ async fn servers_survive_malformed_requests() {
         let properties = BasicProperties::default().with_reply_to("amq.rabbitmq.reply-to".into());
         publish(body, properties).await;
         let reply = timeout(LONG, replies.next()).await.unwrap().unwrap().unwrap();
-        let answer = String::from_utf8(reply.data).unwrap();
-        assert!(answer.starts_with(r#"{"refused":{"reason":"invalid","detail":""#), "{answer}");
+        let reply = String::from_utf8(reply.data).unwrap();
+        assert!(reply.starts_with(r#"{"refused":{"reason":"invalid","detail":""#), "{reply}");
     }
     let stray = channel.basic_get(spied_on.into(), BasicGetOptions::default()).await.unwrap();
     assert!(stray.is_none(), "a request made the server write into another queue");
@@ -256,7 +255,7 @@ async fn servers_survive_malformed_requests() {
     ] {
         ::redis::cmd("PUBLISH").arg(&requests).arg(body).exec_async(&mut connection).await.unwrap();
     }
-    // Of all these, only those with an address for replies get one.
+    // Only the requests with a valid address get a reply.
     let mut messages = listener.on_message();
     for (id, detail) in [(2, "x: unknown field"), (3, "readings[0]: "), (4, "longer than ")] {
         let reply = loop {
@@ -277,7 +276,7 @@ async fn servers_survive_malformed_requests() {
 
 /// A server refuses a body that breaks a limit or has a field of the wrong type.
 #[apply(test!)]
-async fn a_request_of_another_shape_is_refused() {
+async fn a_malformed_request_is_refused() {
     let store = Store::default();
     let one = r#"{"station":"oslo-1","metric":"wind","value":1.5,"recorded_at":0}"#;
     let with = |from: &str, to: &str| format!(r#"{{"readings":[{}]}}"#, one.replace(from, to));
@@ -316,10 +315,10 @@ async fn a_request_of_another_shape_is_refused() {
         (padded(MAX_REQUEST + 1), "longer than 2097152 bytes"),
     ] {
         let shown: String = body.chars().take(200).collect();
-        let answer = store.answer(body.as_bytes());
-        let Reply::Refused { reason: Reason::Invalid, detail: said } = answer else { panic!("{shown}") };
-        assert!(said.contains(detail), "{shown}: {said}");
-        assert!(said.len() < 1_000, "a long text is quoted at length: {shown}");
+        let reply = store.execute(body.as_bytes());
+        let Reply::Refused { reason: Reason::Invalid, detail: actual } = reply else { panic!("{shown}") };
+        assert!(actual.contains(detail), "{shown}: {actual}");
+        assert!(actual.len() < 1_000, "a long text is quoted at length: {shown}");
     }
     for (body, count) in [
         (with(":0", ":1.0"), 1),
@@ -332,13 +331,13 @@ async fn a_request_of_another_shape_is_refused() {
         (many(MAX_BATCH), MAX_BATCH),
         (padded(MAX_REQUEST), 1),
     ] {
-        assert_eq!(store.answer(body.as_bytes()), Reply::Accepted(count));
+        assert_eq!(store.execute(body.as_bytes()), Reply::Accepted(count));
     }
     for (metric, low, high) in [("temperature", -100, 70), ("humidity", 0, 100), ("pressure", 800, 1100)] {
         let of = |value: i32| with("wind", metric).replace("1.5", &value.to_string());
         for (value, accepted) in [(low - 1, false), (low, true), (high, true), (high + 1, false)] {
-            let answer = store.answer(of(value).as_bytes());
-            assert_eq!(answer == Reply::Accepted(1), accepted, "{metric} {value}");
+            let reply = store.execute(of(value).as_bytes());
+            assert_eq!(reply == Reply::Accepted(1), accepted, "{metric} {value}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Results, and faults of the machine that keeps them.
+//! Results, and faults of the machine that stores them.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{BOTH, CONSUMER, Folder, LONG, Program, broker_test, eventually, name, prefix, url};
 use crate::workers::{produce, work};
 
-/// Panics unless one good worker now does all the jobs of a batch, at the first try.
+/// Panics unless a good worker now does all jobs of a batch at the first try.
 async fn others_do(kind: Kind, prefix: &str, batch: &str, count: u64) {
     let folder = Folder::new();
     let mut worker = Program::worker(kind, &url(kind), prefix, &folder, &["--claim-after", "3600000"]);
@@ -26,8 +26,8 @@ async fn others_do(kind: Kind, prefix: &str, batch: &str, count: u64) {
     assert_eq!(run_program(CONSUMER, &ours).await.stdout, "0 in all\n");
 }
 
-/// One fault is repeated more often than a job may be delivered: if each start took the jobs,
-/// they would become dead letters.
+/// One of the faults occurs more often than a job may be delivered. If the worker took the jobs
+/// each time, they would become dead letters.
 #[apply(broker_test!)]
 async fn a_worker_that_cannot_write_takes_no_job() {
     for kind in BOTH {
@@ -68,7 +68,7 @@ async fn a_worker_that_cannot_write_takes_no_job() {
 
 /// In each round, a worker takes the jobs, meets the fault, and gives them back.
 #[apply(broker_test!)]
-async fn a_fault_of_the_machine_in_the_middle_of_the_work_blames_no_job() {
+async fn a_machine_fault_during_work_does_not_count_against_jobs() {
     for kind in BOTH {
         let prefix = prefix();
         produce(kind, &prefix, "blamed", 5).await;
@@ -127,11 +127,11 @@ async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
     results.attempt(&job).unwrap().unwrap();
     fs::remove_file(folder.0.join("j.json")).unwrap();
     assert!(results.sync().is_err());
-    assert!(results.sync().is_err(), "what could not be synced is forgotten");
+    assert!(results.sync().is_err(), "the result that could not be synced was forgotten");
 }
 
 #[apply(test!)]
-async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
+async fn a_result_damaged_by_a_power_cut_is_written_again() {
     let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
     let whole = serde_json::to_string(&Job::example("j".into(), 1).summary().unwrap()).unwrap();
     let folder = Folder::new();
@@ -145,7 +145,7 @@ async fn a_result_that_a_power_cut_has_damaged_is_written_again() {
     }
 }
 
-/// Another worker holds the lock: it has checked a result's name and not used it yet.
+/// Another worker holds the lock: it has checked a result's name but not used it yet.
 #[apply(test!)]
 async fn an_attempt_waits_for_the_lock() {
     let (folder, summary) = (Folder::new(), Job::example("j".into(), 1).summary().unwrap());

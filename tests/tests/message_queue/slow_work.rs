@@ -1,4 +1,4 @@
-//! Jobs that take long, and the ones behind them.
+//! Jobs that take long, and the jobs behind them.
 
 use std::fs;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::support::{BOTH, Folder, LONG, Program, broker_test, eventually, prefi
 use crate::work_queue::queue_length;
 use crate::workers::{produce, work};
 
-/// RabbitMQ closes the channel of a worker that holds a job for too long. It looks once a
-/// minute unless configured otherwise.
+/// RabbitMQ closes the channel of a worker that holds a job for too long. By default, it checks
+/// once a minute.
 #[apply(broker_test!)]
 #[alone]
-async fn no_job_waits_long_behind_slow_work() {
+async fn no_job_waits_too_long_behind_slow_work() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let set = |name: &str, milliseconds: u32| {
         let set = format!("application:set_env(rabbit, {name}, {milliseconds}).");
@@ -41,18 +41,18 @@ async fn no_job_waits_long_behind_slow_work() {
         work_time: Duration::from_millis(400),
     };
     let (stop, mut lines) = (CancellationToken::new(), Vec::new());
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut counts) = tokio::sync::mpsc::unbounded_channel();
     let report = |attempt: &_| {
         lines.push(format!("{attempt}"));
-        let _ = tell.send(lines.len());
+        let _ = sender.send(lines.len());
         if lines.len() == 16 {
             stop.cancel();
         }
         Ok(())
     };
-    // After the first jobs it takes no more ahead than it can do in time.
+    // After the first jobs, it takes only as many ahead as it can do in time.
     let queued = async {
-        while let Some(done) = told.recv().await {
+        while let Some(done) = counts.recv().await {
             if (4..=10).contains(&done) {
                 let queued = queue_length(Kind::RabbitMq, &url, &prefix).await as usize;
                 assert!(queued + done + 4 >= 16, "{done} are done, and only {queued} are queued");
@@ -114,8 +114,8 @@ async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
     }
 }
 
-/// A finished job is acknowledged although the next one takes long: it waits for the lock of
-/// the results until then.
+/// A finished job is acknowledged although the next one takes long. Here, the next one waits for
+/// the lock on the results until then.
 #[apply(broker_test!)]
 async fn a_finished_job_does_not_wait_for_the_next_one() {
     for kind in BOTH {
@@ -138,8 +138,8 @@ async fn a_finished_job_does_not_wait_for_the_next_one() {
     }
 }
 
-/// An acknowledgement whose future is dropped is on its way all the same. It must neither
-/// be repeated nor count as a lost connection.
+/// An acknowledgement is sent even if its future is dropped. It must neither be repeated nor count
+/// as a lost connection.
 #[apply(broker_test!)]
 async fn an_acknowledgement_is_sent_once() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
@@ -147,7 +147,7 @@ async fn an_acknowledgement_is_sent_once() {
     for after in ["the end", "another message", "another acknowledgement"] {
         let mut deliveries = Deliveries::open(&url, &topology(&prefix).jobs(), 1, 1).await.unwrap();
         let first = deliveries.next().await.unwrap();
-        // Polled once: the acknowledgement is sent, and nobody waits for it.
+        // Poll the future once and drop it: the acknowledgement is sent.
         let _ = deliveries.done(first).now_or_never();
         if after != "the end" {
             let second = timeout(LONG, deliveries.next()).await.unwrap().unwrap();

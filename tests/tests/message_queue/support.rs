@@ -1,4 +1,4 @@
-//! Brokers, programs and folders for a test.
+//! Brokers, programs, and folders for a test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,13 +31,13 @@ macro_rules! broker_test {
 }
 pub(crate) use broker_test;
 
-/// Whether both brokers can be started here; otherwise what is lacking. Looks once.
+/// Checks that both brokers can be started here; the error says what is missing. Checks only once.
 pub fn available() -> Result<(), String> {
     static AVAILABLE: LazyLock<Result<(), String>> = LazyLock::new(message_queue::brokers::available);
     AVAILABLE.clone()
 }
 
-/// Bound on anything that a test waits for.
+/// Maximum time that a test waits for anything.
 pub const LONG: Duration = Duration::from_secs(60);
 
 pub const BOTH: [Kind; 2] = [Kind::RabbitMq, Kind::Redis];
@@ -46,8 +46,8 @@ pub const PRODUCER: &str = env!("CARGO_BIN_EXE_message_queue-producer");
 pub const CONSUMER: &str = env!("CARGO_BIN_EXE_message_queue-consumer");
 pub const BROKERS: &str = env!("CARGO_BIN_EXE_message_queue-brokers");
 
-/// The broker of this test run. Tests share it and keep apart by prefixes; it ends
-/// with this process.
+/// Returns the broker of this test run, which ends with this process. Tests share it, and each
+/// uses a prefix of its own.
 pub fn shared(kind: Kind) -> &'static Mutex<Broker> {
     static RABBITMQ: OnceLock<Mutex<Broker>> = OnceLock::new();
     static REDIS: OnceLock<Mutex<Broker>> = OnceLock::new();
@@ -62,13 +62,13 @@ pub fn url(kind: Kind) -> String {
     shared(kind).lock().unwrap().url()
 }
 
-/// A word that no other test uses.
+/// Returns a prefix that no other test uses.
 pub fn prefix() -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     format!("test-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
-/// Names of that prefix.
+/// Returns the names with this prefix.
 pub fn topology(prefix: &str) -> Topology {
     Topology { prefix: prefix.to_owned(), ..Topology::default() }
 }
@@ -84,7 +84,7 @@ pub fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// A folder that goes with the test.
+/// A folder that is deleted with the test.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -102,14 +102,14 @@ impl Folder {
         Results::open(&self.0).unwrap()
     }
 
-    /// Ids of the jobs that have a result.
+    /// Returns the IDs of the jobs that have a result.
     pub fn done(&self) -> BTreeSet<String> {
         let names =
             fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
     }
 
-    /// Panics unless exactly these example jobs have a result, and each the right one.
+    /// Panics unless exactly these example jobs have a result, and each has the right one.
     pub fn assert_done(&self, batch: &str, count: u64) {
         let expected: BTreeSet<String> = (1..=count).map(|number| format!("{batch}-{number}")).collect();
         let done = self.done();
@@ -131,7 +131,7 @@ impl Drop for Folder {
     }
 }
 
-/// A program that runs while the test looks at its output.
+/// A running program whose output the test can read.
 pub struct Program {
     child: Child,
     lines: watch::Receiver<Vec<String>>,
@@ -159,26 +159,26 @@ impl Program {
         Self { child, lines, readers, shown }
     }
 
-    /// A consumer of jobs.
+    /// Starts a consumer of jobs.
     pub fn worker(kind: Kind, url: &str, prefix: &str, results: &Folder, more: &[&str]) -> Self {
         let args = ["--broker", name(kind), "--url", url, "--prefix", prefix, "--results", results.path()];
         Self::start(CONSUMER, &[&args, more].concat())
     }
 
-    /// A producer of jobs.
+    /// Starts a producer of jobs.
     pub fn producer(kind: Kind, url: &str, prefix: &str, more: &[&str]) -> Self {
         let args = ["--broker", name(kind), "--url", url, "--prefix", prefix];
         Self::start(PRODUCER, &[&args, more].concat())
     }
 
-    /// Waits until so many lines contain the text.
+    /// Waits until this many lines contain the text.
     pub async fn shows(&mut self, text: &str, times: usize) {
         let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(text)).count() >= times;
         let shown = timeout(LONG, self.lines.wait_for(enough)).await.is_ok_and(|shown| shown.is_ok());
         assert!(shown, "no {times} lines with {text:?} in:\n{}", self.end_of_output());
     }
 
-    /// How many lines contain the text so far.
+    /// Returns the number of lines that contain the text so far.
     pub fn count(&self, text: &str) -> usize {
         self.lines.borrow().iter().filter(|line| line.contains(text)).count()
     }
@@ -198,11 +198,11 @@ impl Program {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
-    /// Kills it as kill -9 does.
+    /// Kills it like kill -9.
     pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
         for reader in self.readers.drain(..) {
-            reader.await.unwrap(); // What it had printed is in the pipe.
+            reader.await.unwrap(); // The end of its output may still be in the pipe.
         }
     }
 
@@ -222,7 +222,7 @@ impl Program {
         self.shown.borrow().join("\n") + "\n"
     }
 
-    /// Presses Ctrl-C, twice or more, until it ends; returns its exit code.
+    /// Presses Ctrl-C until it ends, and returns its exit code.
     pub async fn interrupt_until_it_ends(&mut self) -> Option<i32> {
         let end = async {
             loop {
@@ -235,7 +235,7 @@ impl Program {
         timeout(Duration::from_secs(5), end).await.unwrap()
     }
 
-    /// Stops it as Ctrl-C does; returns what it printed.
+    /// Stops it like Ctrl-C, and returns its output.
     pub async fn stop(&mut self) -> String {
         self.signal(Signal::SIGINT);
         self.success().await
@@ -254,17 +254,17 @@ async fn collect(from: impl AsyncRead + Unpin, into: Arc<watch::Sender<Vec<Strin
     }
 }
 
-/// Waits until something holds, looking often.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// Waits until a condition holds, and checks it often.
+pub async fn eventually(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
     let look = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(LONG, look).await.is_ok(), "never: {what}");
+    assert!(timeout(LONG, look).await.is_ok(), "this never happened: {condition}");
 }
 
-/// Stands between a program and its broker, and can cut or silence what goes through.
+/// A proxy between a program and its broker. It can cut connections, or silence them.
 pub struct Proxy {
     pub port: u16,
     control: watch::Sender<Mode>,
@@ -273,11 +273,11 @@ pub struct Proxy {
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Mode {
-    /// Passes everything.
+    /// Forwards everything.
     Open,
-    /// Ends connections at once.
+    /// Closes connections at once.
     Cut,
-    /// Keeps connections and passes nothing, so that neither end knows.
+    /// Keeps connections open but forwards nothing, so neither end notices.
     Silent,
 }
 
@@ -310,13 +310,13 @@ async fn pass(mut client: TcpStream, target: String, mut mode: watch::Receiver<M
         _ = copy_bidirectional(&mut client, &mut server) => return,
         changed = mode.wait_for(|mode| *mode != Mode::Open) => changed.map(|mode| *mode),
     };
-    // Silent connections are held until the proxy is cut or gone.
+    // Silent connections stay open until the proxy cuts them or is dropped.
     if changed.is_ok_and(|mode| mode == Mode::Silent) {
         let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
     }
 }
 
-/// Memory that a process has in use, in MiB, at most so far (`VmHWM`).
+/// Returns the most memory that a process has used so far (`VmHWM`), in MiB.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! Brokers that a program can't use, and what it says about them.
+//! Brokers that a program can't use, and the errors that say why.
 
 use std::time::Duration;
 
@@ -109,8 +109,8 @@ async fn an_unusable_broker_is_explained() {
             assert_error(&run_program(program, &all).await, text);
         }
     }
-    // Each says what to do.
-    let hint = async |url: &str| {
+    // Each of these errors says what to do.
+    let error = async |url: &str| {
         let kind = if url.starts_with("amqp") { "rabbitmq" } else { "redis" };
         run_program(PRODUCER, &["--broker", kind, "--url", url, "--count", "1"]).await.stderr
     };
@@ -124,13 +124,13 @@ async fn an_unusable_broker_is_explained() {
         (format!("rediss://127.0.0.1:{redis_port}"), "it asks for TLS"),
         (format!("redis://{locked}"), "requires a login"),
     ] {
-        let said = hint(&url).await;
-        assert!(said.contains(text), "{said}");
+        let error = error(&url).await;
+        assert!(error.contains(text), "{error}");
     }
 }
 
-/// A user without the permission for HELLO can work all the same. A broker that lacks a
-/// command or an argument is reported as too old.
+/// A broker that lacks a command or an argument is reported as too old. A missing permission for
+/// HELLO is not an error.
 #[apply(broker_test!)]
 async fn brokers_that_are_too_old_are_reported() {
     let no_hello = fake_redis(|name| match name {
@@ -156,14 +156,14 @@ async fn brokers_that_are_too_old_are_reported() {
     assert!(printed.contains("\nerror: Redis: ERR unknown command `XAUTOCLAIM`"), "{printed}");
     assert!(printed.ends_with("; this program needs Redis 6.2 or newer\n"), "{printed}");
 
-    // What RabbitMQ 3.9 answers: its quorum queues have no time to live for messages.
+    // RabbitMQ 3.9 responds like this: its quorum queues have no time to live for messages.
     for argument in ["x-message-ttl", "x-dead-letter-strategy", "x-queue-type"] {
         let text = format!("PRECONDITION_FAILED - invalid arg '{argument}' for queue 'q' in vhost '/'");
         let declare_ok = (50, 11);
         let old = rewritten(&broker(Kind::RabbitMq), declare_ok, vec![close(20, 406, &text)]).await;
         let url = format!("amqp://{}", old.addr);
         let output = run_program(PRODUCER, &["--url", &url, "--prefix", &prefix(), "--count", "1"]).await;
-        assert_error(&output, "RabbitMQ can't make test-");
+        assert_error(&output, "RabbitMQ can't create test-");
         assert!(output.stderr.ends_with("This program needs RabbitMQ 3.10 or newer\n"), "{output:?}");
     }
 }
@@ -171,7 +171,7 @@ async fn brokers_that_are_too_old_are_reported() {
 /// Text from a broker or its other clients is escaped before a person sees it.
 #[apply(broker_test!)]
 async fn text_from_outside_is_printable() {
-    // The reason why RabbitMQ closes a connection appears in an error and in a log line.
+    // An error and a log line show RabbitMQ's reason for closing a connection.
     let nasty = "NOT_ALLOWED - \u{1b}[2J\u{7}\u{202e}\u{9b}";
     let shown = r"NOT_ALLOWED - \u001b[2J\u0007\u202e\u009b";
     let open_ok = (10, 41);
@@ -184,7 +184,7 @@ async fn text_from_outside_is_printable() {
     let printed = Program::producer(Kind::RabbitMq, &url, &prefix(), &["--count", "1"]).success().await;
     assert!(printed.contains(&shown.replace("NOT_ALLOWED", "CONNECTION_FORCED")), "{printed}");
 
-    // The name of a channel: anyone can publish on any channel.
+    // The subscriber shows names of channels, and anyone can publish on any channel.
     let (url, prefix) = (broker(Kind::Redis), prefix());
     let mut subscriber =
         Program::start(CONSUMER, &["--broker", "redis", "--url", &url, "--prefix", &prefix, "subscribe"]);
@@ -198,7 +198,7 @@ async fn text_from_outside_is_printable() {
     let printed = subscriber.stop().await;
     assert!(!printed.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{printed:?}");
 
-    // A refusal by another kind of server.
+    // The client shows a server's reason for refusing a request, and any program can be a server.
     let listener = redis::Client::open(url.as_str()).unwrap();
     let mut requests = listener.get_async_pubsub().await.unwrap();
     requests.subscribe(format!("{prefix}:record:v1")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Jobs, on both brokers.
+//! Jobs on both brokers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ use crate::support::{
 };
 
 #[apply(test!)]
-async fn a_day_has_the_summary_that_was_computed_by_hand() {
+async fn a_summary_matches_one_computed_by_hand() {
     let job = r#"{"id":"j","station":"oslo-1","day":1,"readings":[
         {"station":"oslo-1","metric":"wind","value":1.0,"recorded_at":86400000},
         {"station":"oslo-1","metric":"temperature","value":-4.5,"recorded_at":86400001},
@@ -45,9 +45,9 @@ async fn a_day_has_the_summary_that_was_computed_by_hand() {
     assert_eq!(stored, summary);
 }
 
-/// Eight at the same time, many times over: exactly one of each eight has the effect.
+/// Eight workers attempt each job at the same time, and exactly one attempt has an effect.
 #[apply(test!)]
-async fn a_job_is_done_once_however_many_do_it() {
+async fn a_job_has_one_effect_however_many_workers_try_it() {
     let folder = Folder::new();
     for number in 0..200 {
         let message = serde_json::to_vec(&Job::example(format!("j-{number}"), number)).unwrap();
@@ -64,11 +64,11 @@ async fn a_job_is_done_once_however_many_do_it() {
         assert_eq!(done, 1, "job {number}");
     }
     let files = fs::read_dir(&folder.0).unwrap().count();
-    assert_eq!(files, 200 + 1, "besides the results and the lock, temporary files are left");
+    assert_eq!(files, 200 + 1, "temporary files are left besides the results and the lock");
 }
 
 #[apply(test!)]
-async fn what_is_no_job_or_request_is_refused() {
+async fn input_that_is_not_a_job_or_request_is_refused() {
     let folder = Folder::new();
     let results = folder.results();
     for id in ["../evil", "", "a/b", "A", &"a".repeat(65)] {
@@ -98,7 +98,7 @@ async fn what_is_no_job_or_request_is_refused() {
     proptest!(config, |(text in prop::collection::vec(pieces, 0..40))| {
         let text = text.concat();
         prop_assert!(results.attempt(text.as_bytes()).unwrap().is_err());
-        let refused = matches!(store.answer(text.as_bytes()), Reply::Refused { reason: Reason::Invalid, .. });
+        let refused = matches!(store.execute(text.as_bytes()), Reply::Refused { reason: Reason::Invalid, .. });
         let whole = text.contains(r#""metric":"wind""#) && text.contains(r#""recorded_at":5"#);
         prop_assert!(refused || whole, "{}", text);
     });
@@ -132,10 +132,10 @@ async fn three_workers_share_the_jobs() {
 }
 
 #[apply(broker_test!)]
-async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
+async fn a_poison_job_becomes_a_dead_letter_and_does_not_delay_others() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
-        // The poison first: it must not stop those behind it.
+        // The poison job comes first: it must not hold up the jobs behind it.
         let poison = ["--batch", "bad", "--count", "0", "--poison", "1"];
         Program::producer(kind, &url, &prefix, &poison).success().await;
         let good = ["--batch", "good", "--count", "50"];
@@ -143,12 +143,12 @@ async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "5000"]);
         worker.shows("bad-1 failed, try 1 of 3", 1).await;
         worker.shows(" done: station-", 50).await;
-        assert_eq!(worker.count("try 3 of 3"), 0, "the delays hold up nothing");
-        worker.shows("put with the dead letters", 1).await;
+        assert_eq!(worker.count("try 3 of 3"), 0, "the delays must not hold up other jobs");
+        worker.shows("moved to the dead letters", 1).await;
         let printed = worker.stop().await;
         let tries: Vec<&str> = printed.lines().filter(|line| line.contains("bad-1 failed")).collect();
         assert_eq!(tries.len(), 3, "{printed}");
-        assert!(tries[0].ends_with("again in 1s") && tries[1].ends_with("again in 5s"), "{tries:?}");
+        assert!(tries[0].ends_with("next try in 1s") && tries[1].ends_with("next try in 5s"), "{tries:?}");
         assert!(printed.contains("stopped: 50 done, 0 duplicates, 3 failed"), "{printed}");
 
         let list = async |more: &'static [&'static str]| {
@@ -157,7 +157,11 @@ async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
         };
         let letter = "bad-1 failed 3 times: readings[0].value: 1000 is outside -100 to 70\n";
         for _ in 0..3 {
-            assert_eq!(list(&[]).await, format!("{letter}1 in all\n"), "looking changes nothing");
+            assert_eq!(
+                list(&[]).await,
+                format!("{letter}1 in all\n"),
+                "listing the dead letters must not change them"
+            );
         }
         assert_eq!(list(&["--redrive"]).await, format!("{letter}1 put back into the work queue\n"));
         assert_eq!(list(&[]).await, "0 in all\n");
@@ -167,16 +171,17 @@ async fn a_poison_job_ends_with_the_dead_letters_and_stops_nothing() {
     }
 }
 
-/// It never fails, since nobody lives to say so. RabbitMQ counts its deliveries itself.
+/// No worker lives long enough to report a failure, so the number of deliveries decides. On
+/// RabbitMQ, the broker itself enforces that limit.
 #[apply(broker_test!)]
-async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
+async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let one = ["--batch", "killer", "--count", "1"];
     Program::producer(Kind::Redis, &url, &prefix, &one).success().await;
     let jobs = keys(&prefix).jobs();
     let mut redis =
         redis::Client::open(url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    // As many workers as are allowed took it, and were not heard of again.
+    // As many workers as the limit allows took the job, and died.
     let mut take = redis::cmd("XREADGROUP");
     take.arg("GROUP").arg("workers").arg("dead").arg("STREAMS").arg(&jobs).arg(">");
     let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
@@ -186,15 +191,15 @@ async fn a_job_that_kills_its_workers_ends_with_the_dead_letters() {
     died.exec_async(&mut redis).await.unwrap();
 
     let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
-    worker.shows("put with the dead letters", 1).await;
-    assert!(worker.stop().await.contains("killer-1 failed: given out more than 20 times"));
-    assert!(folder.done().is_empty(), "it was not tried again");
+    worker.shows("moved to the dead letters", 1).await;
+    assert!(worker.stop().await.contains("killer-1 failed: delivered more than 20 times"));
+    assert!(folder.done().is_empty(), "the job was tried again");
 }
 
-/// A slow worker, a queue of 200, and 1,500 jobs: the queue never holds more than
-/// that, the producer is told and waits, and neither process grows with the jobs.
+/// A queue of 200 and 1,500 jobs: the length of the queue stays bounded, the producer waits,
+/// and neither the producer nor the broker grows with the number of jobs.
 #[apply(broker_test!)]
-async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
+async fn a_full_queue_makes_the_producer_wait_and_memory_stays_bounded() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         let max = ["--max-length", "200"];
@@ -205,7 +210,7 @@ async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
         producer.shows("is full: waiting for consumers", 1).await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &max);
         let mut longest = 0;
-        // The rest would not fit into the queue, so the producer still runs.
+        // The other jobs don't fit into the queue, so the producer is still running.
         while folder.done().len() < 700 {
             longest = longest.max(queue_length(kind, &url, &prefix).await);
             assert!(peak_memory(producer.pid()) < 64);
@@ -213,8 +218,8 @@ async fn a_full_queue_tells_the_producer_and_memory_stays_bounded() {
         }
         producer.success().await;
         eventually("1500 results", async || folder.done().len() == 1_500).await;
-        // RabbitMQ counts what it has accepted only after a moment: it may exceed the
-        // bound by the messages in flight, which the producer's window bounds.
+        // RabbitMQ counts accepted messages with a delay, so it may exceed the bound by the
+        // messages in flight, which the producer's window limits.
         let bound = if kind == Kind::Redis { 200 } else { 200 + 1_000 };
         assert!((1..=bound).contains(&longest), "{longest} jobs were queued");
         let grown = peak_memory(broker).saturating_sub(before);
@@ -249,13 +254,13 @@ async fn ctrl_c_leaves_the_rest_queued() {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         Program::producer(kind, &url, &prefix, &["--batch", "rest", "--count", "100"]).success().await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "40"]);
-        // So early that nothing is acknowledged yet.
+        // Stop it so early that no job is acknowledged yet.
         worker.shows(" done: station-", 1).await;
         worker.signal(Signal::SIGINT);
         worker.success().await;
         let first: BTreeSet<String> = folder.done();
         assert!((1..100).contains(&first.len()), "{}", first.len());
-        // The rest at once, although nothing may be claimed before an hour has passed.
+        // The next worker gets the rest at once, although it claims nothing for an hour.
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--claim-after", "3600000"]);
         worker.shows(" done: station-", 100 - first.len()).await;
         let printed = worker.stop().await;
@@ -265,7 +270,7 @@ async fn ctrl_c_leaves_the_rest_queued() {
 }
 
 #[apply(broker_test!)]
-async fn another_declaration_is_explained() {
+async fn a_conflicting_declaration_is_explained() {
     let (url, prefix) = (url(Kind::RabbitMq), prefix());
     Program::producer(Kind::RabbitMq, &url, &prefix, &["--count", "0"]).success().await;
     let args = ["--url", &url, "--prefix", &prefix, "--max-length", "7"];
@@ -282,8 +287,8 @@ async fn another_declaration_is_explained() {
     }
 }
 
-/// A worker that gets stuck has no more jobs than it was sent ahead; the others go
-/// on, and get those too when it dies.
+/// A stuck worker holds only the jobs that were sent to it ahead. Another one does the rest, and
+/// gets those jobs too when the stuck worker dies.
 #[apply(broker_test!)]
 async fn a_stuck_worker_holds_only_its_prefetch() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
@@ -300,9 +305,9 @@ async fn a_stuck_worker_holds_only_its_prefetch() {
     folder.assert_done("shared", 20);
 }
 
-/// One job waits for an hour. Behind it comes another, which waits for a moment.
+/// One job waits for an hour. A job behind it has to wait only for a moment.
 #[apply(broker_test!)]
-async fn a_long_delay_holds_up_no_short_one() {
+async fn a_long_delay_does_not_hold_up_a_short_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_secs(3600)];
     let topology = Topology { delays, ..topology(&prefix) };
@@ -316,11 +321,11 @@ async fn a_long_delay_holds_up_no_short_one() {
         results: folder.results(),
         work_time: Duration::ZERO,
     };
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (sender, mut lines) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let working = tokio::spawn(async move {
-        let report = |attempt: &_| tell.send(format!("{attempt}")).map_err(std::io::Error::other);
+        let report = |attempt: &_| sender.send(format!("{attempt}")).map_err(std::io::Error::other);
         worker.run(&stopped, || {}, report).await
     });
     let mut publisher = Publisher::connect(&url, topology.clone(), 1).await.unwrap();
@@ -329,9 +334,9 @@ async fn a_long_delay_holds_up_no_short_one() {
         publisher.publish(rabbitmq::message(&topology, &job).unwrap()).await.unwrap();
         publisher.flush().await.unwrap();
         for (attempt, delay) in [(1, "1ms"), (2, "3600s")] {
-            let line = timeout(LONG, told.recv()).await.expect("a job waits behind another").unwrap();
+            let line = timeout(LONG, lines.recv()).await.expect("a job waits behind another").unwrap();
             assert!(line.starts_with(&format!("{id} failed, try {attempt} of 3: ")), "{line}");
-            assert!(line.ends_with(&format!("; again in {delay}")), "{line}");
+            assert!(line.ends_with(&format!("; next try in {delay}")), "{line}");
         }
     }
     stop.cancel();

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{BOTH, Folder, LONG, Program, broker_test, eventually, keys, prefix, topology, url};
 use crate::work_queue::queue_length;
 
-/// A worker in this process. `report` gets each line that the program would print.
+/// Runs a worker in this process. `report` gets each line that the program would print.
 pub async fn work(
     kind: Kind,
     prefix: &str,
@@ -76,7 +76,7 @@ pub async fn connect_redis() -> MultiplexedConnection {
 
 /// A worker gives its jobs back while the queue has no room for them.
 #[apply(broker_test!)]
-async fn jobs_go_back_into_a_full_queue_too() {
+async fn jobs_go_back_even_into_a_full_queue() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let topology = Topology { max_length: 5, ..topology(&prefix) };
     let worker = |results| Worker {
@@ -89,7 +89,7 @@ async fn jobs_go_back_into_a_full_queue_too() {
         results,
         work_time: Duration::from_secs(1),
     };
-    // RabbitMQ notices that it is full after a window.
+    // RabbitMQ may notice only after a whole window that the queue is full.
     let max = ["--batch", "full", "--count", "3000", "--max-length", "5"];
     let mut producer = Program::producer(Kind::RabbitMq, &url, &prefix, &max);
     producer.shows("is full: waiting for consumers", 1).await;
@@ -99,7 +99,7 @@ async fn jobs_go_back_into_a_full_queue_too() {
     let ended = timeout(LONG, broken.run(&stop, || {}, |_| Ok(()))).await.unwrap();
     assert!(matches!(ended, Err(Error::Machine(_))), "{ended:?}");
     producer.kill().await;
-    // Nothing is lost, and nobody is blamed.
+    // No job is lost, and none has lost a try.
     fs::create_dir_all(&folder.0).unwrap();
     let good = Worker { work_time: Duration::ZERO, ..worker(folder.results()) };
     let all_are_done = || (1..=5).all(|number| folder.0.join(format!("full-{number}.json")).exists());
@@ -119,9 +119,9 @@ pub async fn consumers(redis: &mut MultiplexedConnection, prefix: &str) -> Vec<(
     info.consumers.into_iter().map(|consumer| (consumer.name, consumer.pending)).collect()
 }
 
-/// More jobs than a worker takes at a time arrive under its name before it leaves.
+/// More jobs are assigned to a worker than it takes at a time, and then it leaves.
 #[apply(broker_test!)]
-async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
+async fn a_leaving_worker_forgets_no_job_and_has_a_unique_name() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let mut redis = connect_redis().await;
     let mut workers =
@@ -134,8 +134,8 @@ async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     let [name, _] = names;
     workers[1].stop().await;
 
-    // Held under the worker's name, but unknown to its process, like a job that has just
-    // arrived.
+    // The worker's name holds these jobs, but its process doesn't know them, like jobs that have
+    // just arrived.
     workers[0].signal(Signal::SIGSTOP);
     let (jobs, count) = (keys(&prefix).jobs(), 2_500_u64);
     let mut pipeline = redis::pipe();
@@ -152,7 +152,7 @@ async fn a_worker_that_leaves_forgets_no_job_and_has_a_name_of_its_own() {
     workers[0].signal(Signal::SIGCONT);
     let printed = workers[0].success().await;
     let done = printed.lines().filter(|line| line.contains(" done: ")).count();
-    // Nothing is lost, the name is gone, and being held did not count as a try.
+    // No job is lost, the name is gone, and the retry consumer holds the rest.
     assert_eq!(consumers(&mut redis, &prefix).await, [("retry".to_owned(), before - done)]);
     let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "3600000"]);
     worker.shows(" done: station-", before - done).await;
@@ -183,7 +183,7 @@ async fn giving_a_job_back_does_not_count_as_a_try() {
 }
 
 #[apply(broker_test!)]
-async fn consumers_that_were_killed_are_removed_after_a_day() {
+async fn killed_consumers_are_removed_after_a_day() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let mut redis = connect_redis().await;
     produce(Kind::Redis, &prefix, "taken", 2).await;
@@ -204,7 +204,7 @@ async fn consumers_that_were_killed_are_removed_after_a_day() {
             done.exec_async(&mut redis).await.unwrap();
         }
     }
-    // (remove_idle_after, the consumers left at the end)
+    // Each case: `remove_idle_after`, and the consumers left at the end.
     let hour = Duration::from_secs(3600);
     assert!(limits::redis::REMOVE_IDLE_AFTER > hour);
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
@@ -219,7 +219,7 @@ async fn consumers_that_were_killed_are_removed_after_a_day() {
             results: folder.results(),
             work_time: Duration::ZERO,
         };
-        // It looks once, does a job, and leaves.
+        // It looks for idle consumers once, does a job, and leaves.
         produce(Kind::Redis, &prefix, "looking", 1).await;
         let stop = CancellationToken::new();
         let report = |_: &_| {
@@ -241,8 +241,8 @@ async fn a_second_ctrl_c_ends_a_worker_at_once() {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
         produce(kind, &prefix, "long", 1).await;
         let mut codes = Vec::new();
-        // The broker has handed the job over a moment before the worker begins with it. A
-        // signal in that moment ends the worker in good order, and the job goes back.
+        // In the moment between a job's delivery and its start, a signal ends the worker normally,
+        // and the job goes back. In that case, try again.
         while codes.len() < 10 && codes.last() != Some(&Some(130)) {
             let mut worker = Program::worker(kind, &url, &prefix, &folder, &["--work-time", "3600000"]);
             worker.shows("jobs come from", 1).await;
