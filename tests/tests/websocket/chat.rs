@@ -207,7 +207,7 @@ async fn a_member_that_comes_back_in_time_has_not_left() {
     server.stop().await;
 }
 
-/// They may have been on their way when the takeover happened.
+/// Such messages may still have been on their way when the takeover happened.
 #[apply(test!)]
 async fn messages_on_a_connection_that_was_taken_over_are_dropped() {
     let server = Local::start(limits()).await;

@@ -217,5 +217,5 @@ async fn a_handshake_response_that_breaks_the_rules_is_refused() {
     let client = Client::new(&url);
     let lines = good.replace("Upgrade: websocket", "UPGRADE: WebSocket");
     let (closed, _) = tokio::join!(respond_to_handshake(&listener, &lines), client.readings("a", 1));
-    assert!(!closed, "the client sends a request");
+    assert!(!closed, "the client must send a request");
 }

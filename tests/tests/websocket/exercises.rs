@@ -1,5 +1,5 @@
-//! The tests of the README's tested exercises. Each one fails until the exercise is solved. They send
-//! raw JSON, because `message.rs` doesn't have the new messages yet.
+//! The tests of the README's tested exercises. Each one fails until the exercise is solved. They
+//! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
 use serde_json::{Value, json};
 use tests::{apply, test};

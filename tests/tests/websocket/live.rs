@@ -242,8 +242,8 @@ async fn readings_carry_their_number_in_the_series() {
     server.stop().await;
 }
 
-/// The subscriber reads nothing while far more is recorded than its buffers hold. Later, it has
-/// received every single reading, or counted it as skipped, and it has received the newest ones.
+/// The subscriber reads nothing while far more is recorded than its buffers hold. Then it reads
+/// everything: each reading was either sent or counted as skipped, and the newest ones were sent.
 #[apply(test!)]
 async fn a_slow_reader_is_told_how_many_it_missed_and_gets_the_newest() {
     const BATCHES: u64 = 40;

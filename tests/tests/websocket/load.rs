@@ -1,5 +1,5 @@
-//! Many clients at once: they all see one order, idle connections cost little, and clients that stop
-//! reading do no harm.
+//! Many clients at once: they all see one order, idle connections cost little, and clients that
+//! stop reading do no harm.
 
 use std::collections::HashSet;
 use std::fs;
@@ -165,8 +165,8 @@ async fn a_client_that_stops_reading_costs_no_memory_and_slows_nobody() {
     server.stop().await;
 }
 
-/// When a subscriber has fallen behind the ring, the server sends it thousands of readings at once,
-/// and needs memory for them.
+/// When a subscriber has fallen behind the ring, the server sends it thousands of readings at
+/// once, and needs memory for them.
 #[apply(test!)]
 #[alone]
 async fn the_server_frees_the_memory_of_a_reader_that_has_caught_up() {
@@ -204,8 +204,8 @@ async fn the_server_frees_the_memory_of_a_reader_that_has_caught_up() {
     }
     let each = resident(&server).saturating_sub(before) / READERS as u64;
     println!("{READERS} readers that have caught up: {each} bytes of the server's memory each");
-    // It is about 150 kB, most of it the library's write buffer. If the server also kept the list of
-    // events, it would be about 100 kB more.
+    // It is about 150 kB, most of it the library's write buffer. If the server also kept the list
+    // of events, it would be about 100 kB more.
     assert!(each < 200 * 1024, "{each} bytes each");
     client.close().await;
     server.stop().await;

@@ -141,7 +141,7 @@ impl Raw {
         String::from_utf8(head).unwrap()
     }
 
-    /// Returns the first byte and the payload of the next frame, or `None` at the end of the stream.
+    /// Returns the first byte and the payload of the next frame, or `None` if the stream ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         soon("a frame", async {
             let first = self.stream.read_u8().await.ok()?;
@@ -185,7 +185,7 @@ impl Raw {
         }
     }
 
-    /// Returns the code and the reason with which the server closes. The stream must end after that.
+    /// Returns the code and the reason of the server's close frame. The stream must end after it.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             let (first, payload) = self.frame().await.expect("a close frame, not the end");

@@ -1,4 +1,4 @@
-//! Which names of members, rooms, and which texts of messages the server accepts.
+//! Which names of members and rooms, and which texts of messages, the server accepts.
 
 use serde_json::json;
 use tests::{apply, test};

@@ -143,8 +143,8 @@ async fn an_invalid_allow_origin_option_is_refused_at_startup() {
     }
 }
 
-/// A browser doesn't show a script the response to its handshake. So the response to a plain POST
-/// has the same reason.
+/// A browser doesn't show a script the response to its handshake, so a plain POST gets the same
+/// response.
 #[apply(test!)]
 async fn the_response_and_the_log_say_why_a_page_is_refused() {
     let server = Server::start(PAIR.server, &["--addr", "127.0.0.1:0"]).await;

@@ -125,7 +125,7 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     shown("ana: said while there was no server").await;
     browser.until(&ana, &format!("{unsent}.length === 0")).await;
 
-    // The page looks right in dark mode, too.
+    // The screenshot shows the page in dark mode.
     browser
         .call(
             Some(&ana),

@@ -193,7 +193,7 @@ async fn a_message_whose_response_was_lost_is_resent_and_stored_once() {
         assert_eq!((&join["token"], &join["after"]), (&json!("t"), &json!(5)));
         send(&mut socket, joined(&join, true, 1)).await;
         let again = request(&mut socket).await;
-        assert_eq!(first, again, "resent unchanged, with the same message_id");
+        assert_eq!(first, again, "the client must resend the same message under its message_id");
         send(&mut socket, json!({"type": "said", "id": again["id"], "sequence": 4, "duplicate": true})).await;
         // Then another connection takes over for good.
         let close = CloseFrame { code: 4001.into(), reason: "over".into() };

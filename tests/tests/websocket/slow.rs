@@ -1,5 +1,5 @@
-//! Slow links and slow peers. Bytes show that a peer is alive, and a second limit says how slowly a
-//! message may arrive. These tests use short limits. They sleep between two pieces of a message,
+//! Slow links and slow peers. Bytes show that a peer is alive, and a second limit says how slowly
+//! a message may arrive. These tests use short limits. They sleep between two pieces of a message,
 //! because slow sending is what they test.
 
 use std::time::Duration;
@@ -147,7 +147,7 @@ async fn a_pong_right_after_a_message_is_harmless() {
     server.stop().await;
 }
 
-/// In the other direction, the peer must keep reading, but need not read all within the time limit.
+/// In the other direction, the peer must keep reading, but may take longer than the time limit.
 #[apply(test!)]
 async fn a_peer_that_reads_slowly_is_not_disconnected() {
     const SIZE: usize = 12 << 20;

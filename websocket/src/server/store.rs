@@ -64,7 +64,7 @@ impl Store {
         let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
             return Vec::new();
         };
-        // The numbers are not stored: they follow from the counts, backward from the newest reading.
+        // The numbers are not stored: count backward from the newest reading.
         let mut numbers = *counts;
         let newest_first =
             readings.iter().rev().take(limit).map(|&StoredReading { metric, value, recorded_at }| {
