@@ -22,7 +22,7 @@ struct Reading {
     temperature: f64,
 }
 
-/// What the server keeps, shared by all requests.
+/// The readings that the server keeps, shared by all requests.
 type Store = Arc<Mutex<Vec<Reading>>>;
 
 #[tokio::main]

@@ -1,25 +1,25 @@
 //! # HTTP/REST
 //!
 //! A client sends a *method* (`GET`, `POST`, …) for a *resource* (`/readings`), and the
-//! server responds with a *status code* and, usually, a body. REST models a service as
-//! such resources. It leaves the meaning of methods, statuses, and headers to HTTP, so
-//! every proxy, cache, browser, and `curl` already understands it.
+//! server responds with a *status code* and, usually, a body. REST models a service as a
+//! set of such resources. Methods, statuses, and headers mean what HTTP says, so every
+//! proxy, cache, and browser understands them, and so does `curl`.
 //!
 //! Read in this order:
 //!
 //! 1. `examples/minimal.rs`: the whole idea in one file.
 //! 2. [`protocol::model`]: what travels.
 //! 3. `src/server/mod.rs`: which function responds to which request.
-//! 4. `src/server/readings.rs`: record a batch, read it back.
+//! 4. `src/server/readings.rs`: how a batch is recorded and read back.
 //!
-//! Then, one idea a file:
+//! The other files add one idea each:
 //!
-//! - [`protocol`]: what travels, and its checks.
-//! - [`server`]: its folder has a file for each resource, and one for each idea, such as
-//!   `conditional.rs` (`ETag`s) or `idempotency.rs` (a `POST` that you may repeat).
-//! - [`client`]: the other end. `error.rs` says what may have been executed, `retry.rs`
-//!   when a client may try again, and `watch.rs` how a live stream outlives its connection.
-//! - [`limits`]: every bound in one place.
+//! - [`protocol`]: what travels, and how it is checked.
+//! - [`server`]: a file for each resource, and one for each idea, such as
+//!   `conditional.rs` (`ETag`s) or `idempotency.rs` (a `POST` that is safe to repeat).
+//! - [`client`]: `error.rs` distinguishes the calls that may have been executed, `retry.rs`
+//!   decides when to try again, and `watch.rs` lets a live stream outlive its connection.
+//! - [`limits`]: every limit in one place.
 
 pub mod client;
 pub mod limits;

@@ -1,16 +1,17 @@
-//! Every bound of this chapter in one place, with its reason.
+//! Every limit of this chapter in one place.
 //!
-//! - The first constants bound what travels. Both sides keep to them.
-//! - [`Limits`]: what the server allows its clients. Each field is an option of the
-//!   server's program, with the same name.
-//! - The constants after it bound what the server keeps, and how patient the client is.
+//! - The first constants limit the contents of requests and responses.
+//! - [`Limits`] is what the server allows its clients. Each field is also an option of the
+//!   server program.
+//! - The constants after it limit how much the server keeps, how long the client waits, and
+//!   how much it reads.
 
 use std::time::Duration;
 
 use clap::Args;
 use tcp_socket::base::limits::{ConnectionLimits, count, defaults, seconds};
 
-// What travels.
+// Requests and responses.
 
 /// Maximum length of a station's ID, in bytes.
 pub(crate) const MAX_STATION_ID: usize = 32;
@@ -42,11 +43,11 @@ pub(crate) const MAX_KEY: usize = 128;
 /// Maximum length of a request ID that is accepted from a client, in bytes.
 pub(crate) const MAX_REQUEST_ID: usize = 64;
 
-/// Maximum number of entries in a problem's `errors`. Otherwise a batch of 10,000 wrong
-/// readings would get a response of a megabyte.
+/// Maximum number of entries in a problem's `errors`. Without it, the response to 10,000
+/// invalid readings would be about a megabyte long.
 pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 
-/// Maximum length of what a problem quotes from a request, in characters.
+/// Maximum number of characters that a problem quotes from a request.
 pub(crate) const MAX_QUOTE: usize = 40;
 
 /// Maximum length of a serde message in an error, in characters, without its line and column.
@@ -55,45 +56,47 @@ pub(crate) const MAX_DETAIL: usize = 200;
 /// The server's limits, with defaults for a small machine.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// What the server allows any connection.
+    /// The limits on connections, which are the same in all chapters.
     #[command(flatten)]
     pub connections: ConnectionLimits,
-    /// Maximum number of bytes in a request's body; beyond it 413 (10,000 readings take
-    /// about 1.1 MB)
+    /// Maximum number of bytes in a request's body; a longer one gets 413 (10,000 readings
+    /// take about 1.1 MB)
     #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_body: usize,
-    /// Time for a request's header to arrive; beyond it the connection is closed
+    /// Time that a request's header may take to arrive; after that, the server closes the
+    /// connection
     ///
-    /// It starts with the connection, or with the end of the response before. So it is
-    /// also how long a kept connection may be idle.
+    /// The time starts with the connection or, on a reused one, after the previous response.
+    /// So it also limits how long a connection may be idle.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub header_timeout: Duration,
     /// Time from the end of a request's header to the response, including the body's
-    /// arrival; beyond it 408
+    /// arrival; after that, the client gets 408
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub request_timeout: Duration,
-    /// Time that a write may wait for a client that does not read; beyond it the
-    /// connection is closed
+    /// Time that a write may wait for a client that isn't reading; after that, the server
+    /// closes the connection
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub write_timeout: Duration,
-    /// Maximum number of requests handled at the same time; beyond it 503
+    /// Maximum number of requests handled at the same time; further ones get 503
     ///
     /// A stream of live readings counts only until it begins.
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = count(0))]
     pub max_in_flight: usize,
-    /// Maximum number of idempotency keys remembered, of all clients together; beyond it
-    /// the oldest is forgotten
+    /// Maximum number of idempotency keys remembered, for all clients together; a further
+    /// one replaces the oldest
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub max_keys: usize,
-    /// Time for which an idempotency key is remembered, unless there are too many
+    /// Time for which an idempotency key is remembered, unless a newer one replaces it
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     pub key_lifetime: Duration,
-    /// Number of readings kept for clients that come back to the live stream
+    /// Maximum number of readings kept for live streams that reconnect or fall behind
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub live_kept: usize,
-    /// Time between two comments on a live stream that has nothing else to send
+    /// Time between two heartbeats on a live stream that has nothing else to send
     ///
-    /// They show both ends, and the proxies between them, that the connection works.
+    /// A heartbeat is a comment. It shows both ends, and any proxy between them, that the
+    /// connection still works.
     #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
     pub heartbeat: Duration,
 }
@@ -109,21 +112,21 @@ impl Default for Limits {
 /// Maximum number of stations; a request that would create more gets 507.
 pub const MAX_STATIONS: usize = 1_000;
 
-/// Number of readings kept for each station; the oldest are dropped. At 32 bytes a reading,
-/// a full store takes 3.2 GB.
+/// Maximum number of readings kept for each station; a further one replaces the oldest. At
+/// 32 bytes per reading, a full store takes 3.2 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
-/// Number of readings that a live stream takes at a time. It bounds what a stream holds
-/// while its client does not read.
+/// Maximum number of readings that a live stream copies at a time. It limits the memory
+/// that a stream needs while its client isn't reading.
 pub(crate) const CHUNK: usize = 64;
 
-// The client's patience.
+// The client.
 
-/// Maximum time to wait for a connection.
+/// Maximum time to establish a connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time for one attempt, from the request to the end of its response. All
-/// attempts together have [`TOTAL_TIMEOUT`].
+/// attempts together may take [`TOTAL_TIMEOUT`].
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time from a call to its result, including all attempts and pauses.
@@ -132,22 +135,22 @@ pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of attempts after the first.
 pub const MAX_RETRIES: usize = 4;
 
-/// Pause before the first retry; it doubles for each one after. A random part (jitter) is
-/// added, so that the clients of a restarted server do not all come back at once.
+/// Pause before the first retry; it doubles with each further one. A random part (jitter)
+/// is added, so that the clients of a restarted server don't all come back at once.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum pause between two attempts; a server's `Retry-After` may ask for more.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Maximum length of a response's body, in bytes. The server's longest, a page of 500,
-/// has less than 100 kB.
+/// Maximum length of a response's body, in bytes. The server's longest one, a page of 500
+/// stations, has less than 300 kB.
 pub const MAX_RESPONSE: usize = 8 * 1024 * 1024;
 
 /// Maximum length of an event of a live stream, in bytes; a reading takes about 150.
 pub const MAX_EVENT: usize = 64 * 1024;
 
-/// Time after which a live stream that brings nothing, not even a heartbeat, is
-/// considered dead: three times the server's interval.
+/// Time after which a live stream that receives nothing, not even a heartbeat, is
+/// considered dead: three times the server's default interval.
 pub const SILENCE: Duration = Duration::from_secs(45);
 
 /// First pause before a live stream reconnects; later ones double, up to
@@ -155,6 +158,6 @@ pub const SILENCE: Duration = Duration::from_secs(45);
 pub(crate) const MIN_RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum pause before a live stream reconnects; a server's `Retry-After` may ask for
-/// more. After a reading, or a connection that lasted longer than this, the pauses start
-/// small again.
+/// more. The pauses start small again after a reading, or after a connection that lasted
+/// longer than this maximum.
 pub(crate) const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

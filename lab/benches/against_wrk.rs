@@ -1,13 +1,13 @@
-//! Does the lab disturb what it measures? The HTTP server's CPU time per request
-//! under the lab's client, and the same server under wrk.
+//! Does the lab disturb what it measures? Compares the HTTP server's CPU time per request when the
+//! lab's client sends the requests and when wrk does.
 //!
 //! ```sh
 //! cargo bench -p lab --bench against_wrk     # needs wrk
 //! ```
 //!
-//! `POST /readings` with one reading, 64 in flight on 64 connections, server on
-//! core 0, client on core 1, in turn, round after round. wrk sends the same body and
-//! headers, the idempotency key included, which is another one each time.
+//! Both send `POST /readings` with one reading, with 64 requests in flight on 64 connections, and
+//! take turns, round after round. The server runs on core 0, the client on core 1. wrk sends the
+//! same body and headers, including an idempotency key that is new for each request.
 
 use std::fs;
 use std::process::Command;
@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 const SECONDS_EACH: u64 = 2;
 const CONNECTIONS: u64 = 64;
 
-/// What the lab's client sends, as wrk's script.
+/// A script that makes wrk send the same requests as the lab's client.
 const SCRIPT: &str = r#"
 local count = 0
 request = function()
@@ -44,12 +44,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn compare() -> anyhow::Result<()> {
-    ensure!(!cfg!(debug_assertions), "measure a release build");
+    ensure!(!cfg!(debug_assertions), "refusing to benchmark a debug build; use `cargo bench`");
     let script = std::env::temp_dir().join(format!("lab-against-wrk-{}.lua", std::process::id()));
     fs::write(&script, SCRIPT)?;
     let server = Server::start("http_rest", Some(0))?;
     ensure!(pin(1), "this comparison needs two cores");
-    let http = by_id("http_rest").context("the protocol")?;
+    let http = by_id("http_rest").context("there is no protocol http_rest")?;
     let runtime = runtime()?;
     let recorder = runtime.block_on((http.connect)(server.address().to_owned(), 1))?;
     let meter = Meter { server: Some(server.process()), broker: None };
@@ -62,21 +62,21 @@ fn compare() -> anyhow::Result<()> {
         let lab = used.as_secs_f64() * 1e6 / measured.completed as f64;
         let wrk = under_wrk(&server, &script)?;
         if round > 0 {
-            // The first is the warm-up.
+            // Round 0 is the warm-up.
             ours.push(lab);
             theirs.push(wrk);
             ratios.push(lab / wrk);
         }
     }
     fs::remove_file(script)?;
-    println!("server CPU per request, {CONNECTIONS} connections, median (range) of {ROUNDS} rounds");
+    println!("server CPU time per request, {CONNECTIONS} connections, median (range) of {ROUNDS} rounds");
     println!("  under the lab  {:.2} µs", Spread::of(&ours));
     println!("  under wrk      {:.2} µs", Spread::of(&theirs));
     println!("  ratio          {:.2}", Spread::of(&ratios));
     Ok(())
 }
 
-/// Server CPU time per request in µs.
+/// Returns the server's CPU time per request under wrk, in µs.
 fn under_wrk(server: &Server, script: &std::path::Path) -> anyhow::Result<f64> {
     let before = server.cpu_time()?;
     let wrk = Command::new("wrk")
@@ -84,11 +84,11 @@ fn under_wrk(server: &Server, script: &std::path::Path) -> anyhow::Result<f64> {
         .arg(script)
         .arg(format!("http://{}", server.address()))
         .output()
-        .context("this comparison needs wrk: apt-get install wrk")?;
+        .context("this comparison needs wrk; to install it, run apt-get install wrk")?;
     let used = server.cpu_time()? - before;
     let printed = String::from_utf8_lossy(&wrk.stdout);
     ensure!(!printed.contains("Non-2xx"), "{printed}");
     let requests = printed.lines().find_map(|line| line.trim().split_once(" requests in"));
-    let requests: f64 = requests.context("wrk's count of requests")?.0.parse()?;
+    let requests: f64 = requests.context("wrk printed no count of requests")?.0.parse()?;
     Ok(used.as_secs_f64() * 1e6 / requests)
 }

@@ -1,14 +1,14 @@
-//! What the gRPC server costs beside the least that tonic can do.
+//! What the gRPC server costs, compared with the least that tonic can do.
 //!
 //! ```sh
 //! cargo bench -p lab --bench grpc
 //! ```
 //!
-//! `Record` of one reading, and a hello-world on tonic's own server, with one call
-//! in flight and with 32, and `Upload`, in turn, round after round; servers on core
-//! 0, client on core 1, logs off. `Record` is called by the bare stub, as the
-//! hello-world is, and by this chapter's client, which adds a request id and a
-//! deadline. The figure is the server's CPU time per call, or per reading.
+//! Measures `Record` with one reading and a hello-world on tonic's own server, each with one call
+//! and with 32 calls in flight, and `Upload`. They take turns, round after round. The servers run
+//! on core 0, the client on core 1, and logs are off. `Record` is called through the bare stub,
+//! like the hello-world, and through this chapter's client, which adds a request ID and a deadline.
+//! The figure is the server's CPU time per call or, for `Upload`, per reading.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -37,7 +37,7 @@ use tonic_prost::ProstCodec;
 const ROUNDS: usize = 7;
 const EACH: Duration = Duration::from_millis(450);
 const IN_FLIGHT: usize = 32;
-/// Readings of one `Upload`.
+/// Number of readings in one `Upload`.
 const UPLOADED: usize = 50_000;
 
 fn main() -> anyhow::Result<()> {
@@ -62,14 +62,14 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The messages of tonic's hello-world example, both of which have one string.
+/// The request and the response of tonic's hello-world example. Each has one string.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Hello {
     #[prost(string, tag = "1")]
     text: String,
 }
 
-/// The service, as tonic would generate it from a proto.
+/// The service, as tonic would generate it from a `.proto` file.
 #[derive(Clone)]
 struct Greeter;
 
@@ -110,8 +110,8 @@ async fn say_hello(channel: Channel) -> anyhow::Result<()> {
     grpc.ready().await?;
     let path = PathAndQuery::from_static("/helloworld.Greeter/SayHello");
     let request = tonic::Request::new(Hello { text: "Tonic".into() });
-    let answer = grpc.unary::<_, Hello, _>(request, path, ProstCodec::default()).await?;
-    ensure!(answer.get_ref().text == "Hello Tonic!");
+    let response = grpc.unary::<_, Hello, _>(request, path, ProstCodec::default()).await?;
+    ensure!(response.get_ref().text == "Hello Tonic!");
     Ok(())
 }
 
@@ -131,12 +131,13 @@ async fn record(client: Client) -> anyhow::Result<()> {
 
 async fn record_bare(channel: Channel) -> anyhow::Result<()> {
     let request = RecordRequest { readings: vec![reading()] };
-    let answer = WeatherServiceClient::new(channel).record(request).await?;
-    ensure!(answer.get_ref().accepted == 1);
+    let response = WeatherServiceClient::new(channel).record(request).await?;
+    ensure!(response.get_ref().accepted == 1);
     Ok(())
 }
 
-/// Repeats something, so many at a time, and counts.
+/// Repeats `call` for the time `each`, with `at_once` calls in flight, and returns how many were
+/// made.
 async fn repeat<F>(at_once: usize, each: Duration, call: impl Fn() -> F) -> anyhow::Result<usize>
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -164,7 +165,7 @@ async fn upload(client: &Client, each: Duration) -> anyhow::Result<usize> {
     Ok(readings)
 }
 
-/// Server CPU time in µs for each of what `work` counts.
+/// Returns the server's CPU time, in µs, for each of the calls or readings that `work` counts.
 async fn cost(server: &Server, work: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<f64> {
     let before = server.cpu_time()?;
     let count = work.await?;
@@ -196,14 +197,14 @@ fn compare() -> anyhow::Result<()> {
                 cost(&chapter, upload(&client, EACH)).await?,
             ];
             if round > 0 {
-                // The first is for warming up.
+                // Round 0 is the warm-up.
                 costs.iter_mut().zip(measured).for_each(|(costs, cost)| costs.push(cost));
             }
         }
         let ratio =
             |of: &[f64], to: &[f64]| Spread::of(&of.iter().zip(to).map(|(a, b)| a / b).collect::<Vec<_>>());
         let [hello_1, stub_1, full_1, hello_32, stub_32, full_32, uploaded] = &costs;
-        println!("server CPU in µs, one connection, median (range) of {ROUNDS} rounds");
+        println!("server CPU time in µs, one connection, median (range) of {ROUNDS} rounds");
         for (in_flight, hello, stub, full) in
             [(1, hello_1, stub_1, full_1), (IN_FLIGHT, hello_32, stub_32, full_32)]
         {
@@ -213,10 +214,7 @@ fn compare() -> anyhow::Result<()> {
             println!("    Record, our client     {}, ratio {}", Spread::of(full), ratio(full, hello));
         }
         println!("  Upload, per reading      {}", Spread::of(uploaded));
-        println!(
-            "    as part of a Record, bare stub, {IN_FLIGHT} in flight: {:.3}",
-            ratio(uploaded, stub_32)
-        );
+        println!("    ratio to Record, bare stub, {IN_FLIGHT} in flight: {:.3}", ratio(uploaded, stub_32));
         Ok(())
     })
 }

@@ -1,13 +1,13 @@
-//! What the HTTP/REST server costs beside the least that axum can do.
+//! What the HTTP/REST server costs, compared with the least that axum can do.
 //!
 //! ```sh
 //! cargo bench -p lab --bench http_rest     # needs wrk
 //! ```
 //!
-//! `GET /stations/{id}` of this chapter's server, and a bare axum handler that
-//! returns the same JSON as a constant, under `wrk -t1 -c32`, in turn, round
-//! after round; server on core 0, wrk on core 1, logs off. The figure is the
-//! server's CPU time per request: it holds still where requests per second do not.
+//! Runs `wrk -t1 -c32` against `GET /stations/{id}` of this chapter's server and against a bare
+//! axum handler that returns the same JSON as a constant. They take turns, round after round. The
+//! server runs on core 0, wrk on core 1, and logs are off. The figure is the server's CPU time per
+//! request, which varies less than requests per second do.
 
 use std::process::Command;
 
@@ -51,8 +51,9 @@ fn compare() -> anyhow::Result<()> {
     let bare = Server::start("bare", Some(0))?;
     ensure!(pin(1), "this comparison needs two cores");
     let oslo: Station = serde_json::from_str(BODY)?;
-    runtime()?
-        .block_on(async { Client::new(chapter.address())?.create_station(&oslo).await.context("prepare") })?;
+    runtime()?.block_on(async {
+        Client::new(chapter.address())?.create_station(&oslo).await.context("cannot create the station")
+    })?;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     load(&chapter, 1)?; // Warm-up, not counted.
     load(&bare, 1)?;
@@ -62,25 +63,25 @@ fn compare() -> anyhow::Result<()> {
         theirs.push(b);
         ratios.push(a / b);
     }
-    println!("server CPU per request, wrk -t1 -c32, median (range) of {ROUNDS} rounds");
+    println!("server CPU time per request, wrk -t1 -c32, median (range) of {ROUNDS} rounds");
     println!("  chapter    {:.2} µs", Spread::of(&ours));
     println!("  bare axum  {:.2} µs", Spread::of(&theirs));
     println!("  ratio      {:.2}", Spread::of(&ratios));
     Ok(())
 }
 
-/// Server CPU time per request in µs under wrk for so many seconds.
+/// Runs wrk for this many seconds and returns the server's CPU time per request, in µs.
 fn load(server: &Server, seconds: u32) -> anyhow::Result<f64> {
     let before = server.cpu_time()?;
     let url = format!("{}{PATH}", server.address());
     let wrk = Command::new("wrk")
         .args(["-t1", "-c32", &format!("-d{seconds}s"), &url])
         .output()
-        .context("this comparison needs wrk: apt-get install wrk")?;
+        .context("this comparison needs wrk; to install it, run apt-get install wrk")?;
     let used = server.cpu_time()? - before;
     let printed = String::from_utf8_lossy(&wrk.stdout);
     ensure!(!printed.contains("Non-2xx"), "{printed}");
     let requests = printed.lines().find_map(|line| line.trim().split_once(" requests in"));
-    let requests: f64 = requests.context("wrk's count of requests")?.0.parse()?;
+    let requests: f64 = requests.context("wrk printed no count of requests")?.0.parse()?;
     Ok(used.as_secs_f64() * 1e6 / requests)
 }

@@ -1,13 +1,13 @@
-//! What the message-queue chapter's publishing and consuming cost beside the bare
-//! client libraries.
+//! What publishing and consuming cost in the message-queue chapter, compared with the bare client
+//! libraries.
 //!
 //! ```sh
 //! cargo bench -p lab --bench message_queue     # needs RabbitMQ and Redis installed
 //! ```
 //!
-//! Private brokers, 100-byte messages, rates in messages per second; the two of
-//! each comparison take turns, round after round, on whatever cores the system
-//! gives them. The ratios are the figures to look at.
+//! The messages have 100 bytes and go through private brokers. In each comparison, the two sides
+//! take turns, round after round, on whatever cores the system chooses. The rates are in messages
+//! per second. Look at the ratios first, since the rates depend on the machine.
 
 use std::collections::VecDeque;
 use std::process::Command;
@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(redis_rates(&redis.url()))
 }
 
-/// Prints the rates of two, and their ratio.
+/// Prints the rates of both sides, and their ratio.
 fn show(names: [&str; 2], rates: &[[f64; 2]]) {
     let column = |index: usize| Spread::of(&rates.iter().map(|pair| pair[index]).collect::<Vec<_>>());
     let ratios: Vec<f64> = rates.iter().map(|[ours, theirs]| ours / theirs).collect();
@@ -60,7 +60,7 @@ fn rate(count: usize, since: Instant) -> f64 {
 async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let bare = connection.create_channel().await?;
-    // Transient: what is compared is the publishing, not the disk.
+    // The messages are transient, because this compares publishing, not the disk.
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     bare.queue_declare(QUEUE.into(), options, FieldTable::default()).await?;
     bare.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -69,7 +69,7 @@ async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
     let mut rates = Vec::new();
     for round in 0..=ROUNDS {
         let mut pair = [0.0; 2];
-        // Who comes first changes from round to round, and each finds an empty queue.
+        // The two sides take turns in going first, and each starts with an empty queue.
         for index in [round % 2, (round + 1) % 2] {
             pair[index] = match index {
                 0 => publish_ours(&mut publisher).await?,
@@ -78,7 +78,7 @@ async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
             bare.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await?;
         }
         if round > 0 {
-            rates.push(pair); // The first is the warm-up.
+            rates.push(pair); // Round 0 is the warm-up.
         }
     }
     println!("RabbitMQ, publish with confirms, window {WINDOW}, transient");
@@ -96,7 +96,7 @@ async fn rabbitmq_rates(url: &str) -> anyhow::Result<()> {
         }
     }
     println!("RabbitMQ, consume, prefetch {PREFETCH}");
-    show([&format!("acknowledged in batches of {ACK_BATCH}"), "an acknowledgement per message"], &rates);
+    show([&format!("acknowledged in batches of {ACK_BATCH}"), "acknowledged one by one"], &rates);
     Ok(())
 }
 
@@ -137,13 +137,13 @@ async fn publish_bare(channel: &Channel) -> anyhow::Result<f64> {
     Ok(rate(MESSAGES, since))
 }
 
-/// Consumes all that is in the queue.
+/// Consumes all messages in the queue and returns the rate.
 async fn consume(url: &str, batch: usize) -> anyhow::Result<f64> {
     let mut deliveries = Deliveries::open(url, QUEUE, PREFETCH, batch).await?;
     let since = Instant::now();
     for _ in 0..MESSAGES {
         let delivery = deliveries.next().await?;
-        ensure!(delivery.data == PAYLOAD, "another message");
+        ensure!(delivery.data == PAYLOAD, "received another message than was sent");
         deliveries.done(delivery).await?;
     }
     let rate = rate(MESSAGES, since);
@@ -161,11 +161,11 @@ async fn redis_rates(url: &str) -> anyhow::Result<()> {
         for index in [round % 2, (round + 1) % 2] {
             let since = Instant::now();
             for _ in 0..MESSAGES / PIPELINE {
-                let heard = match index {
+                let replies = match index {
                     0 => ours.publish_raw(std::iter::repeat_n((QUEUE, &PAYLOAD[..]), PIPELINE)).await?,
                     _ => publish_pipeline(&mut bare).await?,
                 };
-                ensure!(heard.len() == PIPELINE, "answers are missing");
+                ensure!(replies.len() == PIPELINE, "replies are missing");
             }
             pair[index] = rate(MESSAGES, since);
         }
@@ -174,7 +174,7 @@ async fn redis_rates(url: &str) -> anyhow::Result<()> {
             benchmark.push(redis_benchmark(url)?);
         }
     }
-    println!("Redis, PUBLISH, {PIPELINE} to a pipeline");
+    println!("Redis, PUBLISH, {PIPELINE} in a pipeline");
     show(["this chapter's Publisher", "bare redis crate"], &rates);
     println!("  {:<44} {:.0}", "redis-benchmark -c 1", Spread::of(&benchmark));
     Ok(())
@@ -189,13 +189,13 @@ async fn publish_pipeline(connection: &mut MultiplexedConnection) -> redis::Redi
 }
 
 fn redis_benchmark(url: &str) -> anyhow::Result<f64> {
-    let port = url.rsplit(':').next().context("a port")?;
+    let port = url.rsplit(':').next().context("the URL has no port")?;
     let count = (MESSAGES * 10).to_string();
     let output = Command::new("redis-benchmark")
         .args(["-p", port, "-c", "1", "-n", &count, "-P", &PIPELINE.to_string(), "--csv", "publish", QUEUE])
         .arg(str::from_utf8(&PAYLOAD)?)
         .output()
-        .context("redis-benchmark")?;
+        .context("cannot run redis-benchmark")?;
     // "command","requests per second",…
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = printed.lines().last().unwrap_or_default();

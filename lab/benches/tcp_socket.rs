@@ -1,16 +1,16 @@
-//! What the protocol over TCP costs beside a bare echo of as many bytes.
+//! What the protocol over TCP costs, compared with a bare echo of the same number of bytes.
 //!
 //! ```sh
 //! cargo bench -p lab --bench tcp_socket
 //! ```
 //!
-//! `record` of one reading is a frame of 50 bytes and an answer of 20; the echo
-//! gets 50 bytes and returns them. Two figures, round after round in turn, both
-//! ends on core 0, logs off:
+//! A `record` of one reading is a frame of 50 bytes and a response of 20. The echo gets 50 bytes
+//! and returns them. The two take turns, round after round, with both ends on core 0 and logs off.
+//! There are two figures:
 //!
-//! - one in flight: the median time from the call to its answer;
-//! - 4 connections with 64 in flight each: the server's CPU time per request. The
-//!   echo returns whatever one read gives with one write, so it batches, too.
+//! - One request in flight: the median time from the call to its response.
+//! - 4 connections with 64 requests in flight each: the server's CPU time per request. The echo
+//!   returns everything from one read in one write, so it batches, too.
 
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,9 @@ const ROUNDS: usize = 9;
 const ONE_BY_ONE: usize = 10_000;
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 64;
-/// Requests of each connection in a round.
+/// Number of requests per connection in a round.
 const MANY: usize = 50_000;
-/// Bytes of a `RECORD` of one reading, its header included.
+/// Bytes of a `RECORD` with one reading, including its header.
 const MESSAGE: usize = 50;
 
 fn main() -> anyhow::Result<()> {
@@ -67,8 +67,8 @@ async fn echo(listener: TcpListener) -> anyhow::Result<()> {
 }
 
 fn compare() -> anyhow::Result<()> {
-    ensure!(!cfg!(debug_assertions), "measure a release build");
-    ensure!(pin(0), "this comparison needs a choice of cores");
+    ensure!(!cfg!(debug_assertions), "refusing to benchmark a debug build; use `cargo bench`");
+    ensure!(pin(0), "this comparison has to choose its core, which this system does not allow");
     let (chapter, bare) = (Server::start("chapter", Some(0))?, Server::start("echo", Some(0))?);
     let runtime = runtime()?;
     let mut alone = Table::default();
@@ -79,20 +79,20 @@ fn compare() -> anyhow::Result<()> {
         let c = cpu_per_request(&chapter, || runtime.block_on(record_many(chapter.address())))?;
         let d = cpu_per_request(&bare, || runtime.block_on(echo_many(bare.address())))?;
         if round > 0 {
-            // The first is the warm-up.
+            // Round 0 is the warm-up.
             alone.add(a, b);
             together.add(c, d);
         }
     }
     println!("median (range) of {ROUNDS} rounds, both ends on one core");
-    println!("one in flight, p50 of a round of {ONE_BY_ONE}");
+    println!("one in flight, p50 of {ONE_BY_ONE} requests");
     alone.print();
-    println!("{CONNECTIONS} connections with {IN_FLIGHT} in flight each, server CPU per request");
+    println!("{CONNECTIONS} connections with {IN_FLIGHT} in flight each, server CPU time per request");
     together.print();
     Ok(())
 }
 
-/// The same figure, in µs, of the chapter and of the echo.
+/// A figure, in µs, for the chapter's server and for the echo.
 #[derive(Default)]
 struct Table {
     chapter: Vec<f64>,
@@ -181,14 +181,14 @@ async fn echo_many(addr: &str) -> anyhow::Result<()> {
         let mut stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         callers.spawn(async move {
-            // As many messages go out as have come back.
+            // For each message that comes back, another one goes out.
             let mut buffer = vec![7; IN_FLIGHT * MESSAGE];
             stream.write_all(&buffer).await?;
             let mut left = (MANY - IN_FLIGHT) * MESSAGE;
             let mut unread = IN_FLIGHT * MESSAGE;
             while unread > 0 {
                 let count = stream.read(&mut buffer).await?;
-                ensure!(count > 0, "the echo closed");
+                ensure!(count > 0, "the echo closed the connection");
                 let more = count.min(left);
                 stream.write_all(&buffer[..more]).await?;
                 left -= more;

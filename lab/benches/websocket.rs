@@ -1,18 +1,21 @@
-//! What the WebSocket server costs beside bare echoes on the same library.
+//! What the WebSocket server costs, compared with bare echoes on the same library.
 //!
 //! ```sh
 //! cargo bench -p lab --bench websocket
 //! ```
 //!
-//! This chapter's server records one reading per message: it parses JSON, checks,
-//! stores, and responds under the request's ID. The bare servers return the same
-//! message as it came. The first flushes after each one, as `send` does; the second
-//! when it has read all there was. The third does as the second, but also parses the
-//! JSON into the same readings: a server of this protocol can hardly do less.
+//! This chapter's server records one reading per message: it parses the JSON, checks and stores the
+//! reading, and responds with the request's ID. The three bare servers return each message
+//! unchanged:
 //!
-//! All get the same messages from the same client over four connections, in turn, round
-//! after round; server on core 0, client on core 1, logs off. The figure is the server's
-//! CPU time per message, and how much more the chapter's server takes than the third.
+//! - The first flushes after each message, as `send` does.
+//! - The second flushes once it has read all messages that have arrived.
+//! - The third does the same as the second, but also parses the JSON into readings. A server for
+//!   this protocol can hardly do less, so it is the baseline.
+//!
+//! All get the same messages from the same client over four connections and take turns, round after
+//! round. The server runs on core 0, the client on core 1, and logs are off. The figures are the
+//! server's CPU time per message, and how much of it the chapter's server adds to the baseline.
 
 use anyhow::{Context, bail, ensure};
 use futures::{FutureExt, SinkExt, StreamExt};
@@ -58,7 +61,7 @@ async fn serve(role: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `record` carries besides its type.
+/// The fields of a `record` besides its type.
 #[derive(Deserialize)]
 struct Record {
     id: u64,
@@ -67,7 +70,7 @@ struct Record {
 
 async fn echo(stream: TcpStream, flush_each: bool, parse: bool) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    // The default buffer has 128 KiB. The library fills it with zeros before each read, which
+    // The library fills its buffer with zeros before each read. With the default of 128 KiB, that
     // would cost as much as everything else.
     let config = WebSocketConfig::default().read_buffer_size(16 * 1024);
     let mut socket = accept_async_with_config(stream, Some(config)).await?;
@@ -77,7 +80,7 @@ async fn echo(stream: TcpStream, flush_each: bool, parse: bool) -> anyhow::Resul
             let message = received?;
             if parse && let Message::Text(text) = &message {
                 let Record { id, readings } = serde_json::from_str(text)?;
-                ensure!(id == 7 && readings.len() == 1, "not what was sent");
+                ensure!(id == 7 && readings.len() == 1, "received another message than was sent");
             }
             if message.is_text() {
                 socket.feed(message).await?;
@@ -96,10 +99,10 @@ fn compare() -> anyhow::Result<()> {
     let parsed = Server::start("parsed", Some(0))?;
     ensure!(pin(1), "this comparison needs two cores");
     let runtime = runtime()?;
-    let measure = |server: &Server, path: &str, answer: &'static str, in_flight: usize| {
+    let measure = |server: &Server, path: &str, response: &'static str, in_flight: usize| {
         let url = format!("{}{path}", server.address());
         let before = server.cpu_time()?;
-        runtime.block_on(load(&url, answer, in_flight))?;
+        runtime.block_on(load(&url, response, in_flight))?;
         let used = server.cpu_time()? - before;
         anyhow::Ok(used.as_secs_f64() * 1e6 / (CONNECTIONS * MESSAGES_EACH) as f64)
     };
@@ -109,35 +112,35 @@ fn compare() -> anyhow::Result<()> {
             let ours = measure(&chapter, "/live", RECORDED, in_flight)?;
             let flushed = measure(&each, "", REQUEST, in_flight)?;
             let batched = measure(&batch, "", REQUEST, in_flight)?;
-            let floor = measure(&parsed, "", REQUEST, in_flight)?;
+            let baseline = measure(&parsed, "", REQUEST, in_flight)?;
             if round > 0 {
-                // The first is the warm-up.
-                let figures = [ours, flushed, batched, floor, ours - floor, ours / flushed];
+                // Round 0 is the warm-up.
+                let figures = [ours, flushed, batched, baseline, ours - baseline, ours / flushed];
                 for (values, value) in used.iter_mut().zip(figures) {
                     values.push(value);
                 }
             }
         }
-        let [ours, flushed, batched, floor, added, ratio] = used.map(|values| Spread::of(&values));
-        println!("server CPU per message, {CONNECTIONS} connections with {in_flight} in flight each,");
+        let [ours, flushed, batched, baseline, added, ratio] = used.map(|values| Spread::of(&values));
+        println!("server CPU time per message, {CONNECTIONS} connections with {in_flight} in flight each,");
         println!("median (range) of {ROUNDS} rounds of {} messages", CONNECTIONS * MESSAGES_EACH);
         println!("  record of one reading                     {ours:.2} µs");
-        println!("  bare echo, each flushed                   {flushed:.2} µs");
+        println!("  bare echo, flushed per message            {flushed:.2} µs");
         println!("  bare echo, flushed per batch              {batched:.2} µs");
-        println!("  bare echo, flushed per batch, and parsed  {floor:.2} µs");
-        println!("  record beyond the last                    {added:.2} µs");
-        println!("  record / echo each flushed                {ratio:.2}");
+        println!("  bare echo, flushed per batch, and parsed  {baseline:.2} µs");
+        println!("  record, beyond the last echo              {added:.2} µs");
+        println!("  record / echo flushed per message         {ratio:.2}");
     }
     Ok(())
 }
 
-async fn load(url: &str, answer: &'static str, in_flight: usize) -> anyhow::Result<()> {
+async fn load(url: &str, response: &'static str, in_flight: usize) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let url = url.to_owned();
         connections.spawn(async move {
             let (socket, _) = connect_async(&url).await?;
-            drive(socket, answer, in_flight).await
+            exchange(socket, response, in_flight).await
         });
     }
     while let Some(done) = connections.join_next().await {
@@ -146,24 +149,24 @@ async fn load(url: &str, answer: &'static str, in_flight: usize) -> anyhow::Resu
     Ok(())
 }
 
-/// Keeps so many messages in flight until all are answered; checks each answer.
-async fn drive<S>(mut socket: WebSocketStream<S>, answer: &str, in_flight: usize) -> anyhow::Result<()>
+/// Keeps this many messages in flight until each has its response, and checks every response.
+async fn exchange<S>(mut socket: WebSocketStream<S>, response: &str, in_flight: usize) -> anyhow::Result<()>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let request = Message::Text(Utf8Bytes::from_static(REQUEST));
-    let (mut sent, mut answered) = (0, 0);
-    while answered < MESSAGES_EACH {
-        while sent < MESSAGES_EACH && sent - answered < in_flight {
+    let (mut sent, mut received) = (0, 0);
+    while received < MESSAGES_EACH {
+        while sent < MESSAGES_EACH && sent - received < in_flight {
             socket.feed(request.clone()).await?;
             sent += 1;
         }
         socket.flush().await?;
         let mut next = Some(socket.next().await);
-        while let Some(received) = next {
-            match received.context("the server closed the connection")?? {
-                Message::Text(text) if text == answer => answered += 1,
-                Message::Text(other) => bail!("unexpected answer {other}"),
+        while let Some(message) = next {
+            match message.context("the server closed the connection")?? {
+                Message::Text(text) if text == response => received += 1,
+                Message::Text(other) => bail!("unexpected response {other}"),
                 _ => {}
             }
             next = socket.next().now_or_never();

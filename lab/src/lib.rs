@@ -1,6 +1,6 @@
 //! # The lab
 //!
-//! The lab runs the same work over every protocol and measures the protocols side by side:
+//! The lab does the same work over every protocol and measures what it costs:
 //!
 //! ```sh
 //! cargo run --release
@@ -9,17 +9,17 @@
 //! Read in this order:
 //!
 //! 1. `src/protocols/tcp_socket.rs`: one protocol, as the lab sees it.
-//! 2. [`compare::measure`]: the loops that all protocols go through.
-//! 3. `src/compare/mod.rs`: what is measured, in which order.
-//! 4. [`report::results`]: what comes out.
+//! 2. [`compare::measure`]: the loops that measure every protocol.
+//! 3. `src/compare/mod.rs`: what is measured, and in which order.
+//! 4. [`report::results`]: the layout of the results.
 //!
-//! Then, folder by folder. Each uses only those before it:
+//! Then read folder by folder. Each of them uses only those before it:
 //!
 //! - [`protocols`]: how to serve each protocol, and how to connect to it.
-//! - [`run`]: what has to run for a measurement: server processes, brokers, a proxy that
-//!   counts bytes, and the cores they run on.
+//! - [`run`]: what has to run for a measurement (server processes, brokers, a proxy that
+//!   counts bytes), and on which cores.
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
-//! - [`compare`]: the comparison.
+//! - [`compare`]: the measurements themselves.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 

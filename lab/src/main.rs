@@ -1,5 +1,5 @@
-//! The lab's command line. It runs the same work over every protocol and measures the protocols
-//! side by side.
+//! The lab's command line. The lab does the same work over every protocol and measures what it
+//! costs.
 //!
 //! ```sh
 //! cargo run --release                 # about a minute
@@ -28,31 +28,31 @@ use lab::{runtime, serve};
 
 /// Measures the protocols side by side on this machine.
 ///
-/// Each server runs in a process of its own. The lab prints tables and writes report.html and
-/// results.json. Ctrl-C stops it early and keeps what it has measured so far.
+/// Each server runs in its own process. The lab prints tables and writes report.html and
+/// results.json. Ctrl-C ends the run early and keeps what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
-    /// Measure latency, one level of throughput, CPU time, and bytes, in about a minute (the default)
+    /// Measure latency, throughput at one level, CPU time, and bytes: about a minute (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, and memory, in more rounds: about a quarter of an hour
+    /// Also measure fixed rates, batches, set-up, and memory, with more rounds: about 15 minutes
     #[arg(long)]
     full: bool,
-    /// Measure only these protocols: their IDs in results.json, separated by commas
+    /// Measure only these protocols: a comma-separated list of IDs, as in results.json
     #[arg(long, value_delimiter = ',', value_parser = protocol)]
     protocols: Vec<&'static Protocol>,
-    /// Use this placement on cores for all measurements [default: separate for throughput and
-    /// fixed rates, same for everything else]
+    /// Place client and server on cores in this way for all measurements [default: separate for
+    /// throughput and fixed rates, same for everything else]
     #[arg(long)]
     placement: Option<Placement>,
     /// Folder for report.html and results.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Measure nothing: copy this results.json to docs/performance_comparison.json and render it
-    /// into the documents. Without a path, render the kept file again
+    /// Measure nothing, but copy this results.json to docs/performance_comparison.json and render
+    /// it into the documents. Without a path, render the kept file again
     #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = docs::KEPT)]
     write_docs: Option<PathBuf>,
 }
@@ -100,9 +100,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn measure(args: &Args) -> anyhow::Result<Results> {
-    // 256 connections with both their ends need more than the usual 1,024 descriptors.
+    // Some systems allow fewer descriptors by default than 256 connections need.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        writeln!(stderr(), "could not raise the limit of open files: {error}")?;
+        writeln!(stderr(), "could not raise the limit on open files: {error}")?;
     }
     let plan = if args.full { Plan::full() } else { Plan::quick() };
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
@@ -112,7 +112,7 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
     }
     let conditions = conditions(plan.rounds);
     if conditions.was_busy() {
-        writeln!(stderr(), "other programs keep this machine busy, so expect noise")?;
+        writeln!(stderr(), "other programs keep this machine busy, so expect noisy figures")?;
     }
     let stop = stop_on_interrupt()?;
     compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)
@@ -130,13 +130,13 @@ fn print(results: &Results) -> anyhow::Result<()> {
 }
 
 fn write_files(results: &Results, folder: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("create the folder {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let json = serde_json::to_string_pretty(results)? + "\n";
     for (label, name, text) in
         [("\nwritten:", "results.json", json), ("        ", "report.html", comparison::html(results))]
     {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         writeln!(stdout(), "{label} {}", path.display())?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What Nagle's algorithm and delayed acknowledgements do together: the same
-//! exchange of 16 bytes of header and 34 of payload, written in three ways.
+//! Shows how Nagle's algorithm and delayed acknowledgements slow each other down. A client
+//! sends a request of 16 header bytes and 34 payload bytes in three different ways.
 //!
 //! ```sh
 //! cargo run --release -p tcp_socket --example nagle
@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     writeln!(out, "one write, TCP_NODELAY:            {}", median(true, one)?)
 }
 
-/// The median time of an exchange.
+/// Returns the median time from a request to its response.
 fn median(nodelay: bool, send: impl Fn(&mut TcpStream) -> Result<()>) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut client = TcpStream::connect(listener.local_addr()?)?;

@@ -16,8 +16,8 @@ fn main() -> Result<()> {
     let (read, was_read) = mpsc::channel();
 
     let sending = thread::spawn(move || {
-        // Three messages in two writes. A kernel may join and cut writes like this at any
-        // time; the example does it on purpose, so that it happens each time.
+        // Three messages in two writes. A kernel may merge and split writes like this at any
+        // time; the example does it on purpose, so that it happens every time.
         sender.write_all(b"temperature -3.5wind 7.25humi")?;
         let _ = was_read.recv();
         sender.write_all(b"dity 81")

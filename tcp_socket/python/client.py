@@ -96,23 +96,24 @@ def main():
     readings = [("temperature", -3.5, 1767225600000), ("wind", 7.25, 1767225601000)]
     for request_id in (1, 2):
         connection.send(RECORD, request_id, batch(1, b"python-1", readings))
-        kind, _, answered, payload = connection.receive()
-        assert (kind, answered) == (RECORDED, request_id), (kind, payload)
+        kind, _, response_to, payload = connection.receive()
+        assert (kind, response_to) == (RECORDED, request_id), (kind, payload)
         print("accepted", *struct.unpack(">I", payload))
     connection.send(WATCH, 3, b"python-1")
     connection.send(RECORD, 4, batch(2, b"python-1", [("humidity", 81.0, 1767225602000)]))
     connection.send(RECORD, 5, batch(3, b"python-1", [("humidity", 130.0, 1767225603000)]))
     connection.send(PING, 6)
-    answers = {}
-    while len(answers) < 4:  # in any order; a watch begins with an empty reading
+    responses = {}
+    while len(responses) < 4:  # in any order; the first READING of a watch is empty
         kind, _, request_id, payload = connection.receive()
         if (kind, len(payload)) != (READING, 8):
-            answers[request_id] = kind, payload
-    skipped, metric, value, at = struct.unpack(">QBdQ", answers[3][1])
+            responses[request_id] = kind, payload
+    skipped, metric, value, at = struct.unpack(">QBdQ", responses[3][1])
     print("watched", metric, value, at, "skipped", skipped)
-    print("accepted", *struct.unpack(">I", answers[4][1]))
-    print("error", *struct.unpack(">H", answers[5][1][:2]), printable(answers[5][1][2:].decode(errors="replace")))
-    assert answers[6] == (PONG, b"")
+    print("accepted", *struct.unpack(">I", responses[4][1]))
+    code, text = responses[5][1][:2], responses[5][1][2:].decode(errors="replace")
+    print("error", *struct.unpack(">H", code), printable(text))
+    assert responses[6] == (PONG, b"")
     connection.send(CANCEL, 3)
     kind, flags, request_id, _ = connection.receive()
     assert (kind, flags, request_id) == (READING, END, 3)

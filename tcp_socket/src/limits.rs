@@ -7,7 +7,7 @@ use clap::{Args, value_parser};
 
 use crate::base::limits::{ConnectionLimits, count, defaults, seconds};
 
-// The protocol: both sides keep to these.
+// The protocol: both sides keep to these limits.
 
 /// Maximum length of a station ID, in bytes.
 pub const MAX_STATION_ID: usize = 32;
@@ -25,7 +25,7 @@ pub const MAX_ERROR_TEXT: usize = 512;
 /// section 9.
 pub(crate) const MAX_SERVER_PAYLOAD: u32 = 64 * 1024;
 
-// The server: what every server of this protocol has in common.
+// The server: these limits are the same for every server.
 
 /// Maximum number of stations; a batch that would create more is refused.
 pub const MAX_STATIONS: usize = 1_000;
@@ -34,22 +34,23 @@ pub const MAX_STATIONS: usize = 1_000;
 /// a reading, a full store takes 2.4 GB.
 pub const READINGS_PER_STATION: usize = 100_000;
 
-/// Number of replies kept for each client: those to its highest batch ID and the IDs
+/// Number of replies kept for each client: those to its highest batch ID and to the IDs just
 /// below it.
 pub const REPLIES_KEPT: usize = 1024;
 
-/// Number of clients remembered. Beyond it, the server forgets the client that connected
-/// longest ago and has no connection now. At 4 bytes a reply, they take up to 32 MiB.
+/// Number of clients whose replies are kept. Beyond it, the server forgets the client that
+/// connected longest ago and has no connection now. At 4 bytes a reply, all of them take up to
+/// 32 MiB.
 pub const CLIENTS_REMEMBERED: usize = 8192;
 
-/// Highest batch ID that a client may begin with. It leaves room for later ones.
+/// Highest batch ID that a client may begin with. It leaves room for higher ones.
 pub const MAX_FIRST_BATCH: u64 = 1 << 63;
 
 /// Maximum distance of a batch ID above the highest one recorded. Without this limit, one
 /// wrong number would make all later ones too old.
 pub const MAX_BATCH_JUMP: u64 = 1 << 32;
 
-/// With this much unsent output, in bytes, a connection handles no more input.
+/// Number of bytes of unsent output at which a connection stops handling input.
 pub(crate) const OUTPUT: usize = 64 * 1024;
 
 /// Maximum number of readings in one `READING`.
@@ -57,50 +58,51 @@ pub(crate) const READINGS_PER_FRAME: usize = 256;
 
 /// The limits that the operator of a server can choose. The defaults suit a small machine.
 ///
-/// Each field is also an option of the server's command line, with the field's name.
+/// Each field is also a command-line option of the server, with the same name.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// What the server allows any connection.
+    /// The limits that all servers share.
     #[command(flatten)]
     pub connections: ConnectionLimits,
-    /// Maximum number of bytes in a frame's payload; beyond it `FRAME_TOO_LARGE`
+    /// Maximum number of bytes in a frame's payload; a larger one gets `FRAME_TOO_LARGE`
     ///
     /// The largest batch, 10,000 runs of one reading each, takes up to 520,008 bytes. Each
     /// connection may hold one frame: by default, that is at most 2 GiB for all connections
     /// together.
     #[arg(long, value_name = "BYTES", default_value = "524288")]
     pub max_payload: u32,
-    /// Time from the start of a connection to its whole `HELLO`; beyond it `HANDSHAKE_TIMEOUT`
+    /// Time for a new connection to send its `HELLO`; after that, it gets `HANDSHAKE_TIMEOUT`
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Close a connection on which no byte arrives for this many seconds
     ///
-    /// The client gets `IDLE_TIMEOUT`. A client with nothing to say sends a `PING` now and
-    /// then to stay connected.
+    /// The client gets `IDLE_TIMEOUT`. A client that has nothing else to send can stay
+    /// connected with a `PING` now and then.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub idle_timeout: Duration,
-    /// Seconds that a frame may take to arrive, however slowly its bytes come
+    /// Time that a frame may take to arrive, however slow it is
     ///
-    /// If it takes longer, it has to keep to `min_frame_rate`.
+    /// A frame that takes longer must arrive at `min_frame_rate` or faster.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub frame_grace: Duration,
-    /// Minimum rate for a frame that takes longer than `frame_grace`; below it `FRAME_TOO_SLOW`
+    /// Minimum rate for a frame after its `frame_grace`; a slower one gets `FRAME_TOO_SLOW`
     ///
-    /// So a client cannot hold a connection with one byte now and then. By default, the
-    /// largest frame may take 141 s.
+    /// This keeps a client from occupying a connection with one byte now and then. By default,
+    /// the largest frame may take 141 s.
     #[arg(long, value_name = "BYTES_PER_SECOND", default_value = "4000", value_parser = value_parser!(u32).range(1..))]
     pub min_frame_rate: u32,
-    /// Time in which a client that has something to read must read some of it
+    /// Time in which a client must read some of what the server sends
     ///
-    /// Beyond it, the server cuts the connection. It sends no `ERROR`: there is no room for one.
+    /// After that, the server cuts the connection, without an `ERROR` that the client would not
+    /// read either.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub write_timeout: Duration,
-    /// Maximum number of watches of one connection; beyond it `TOO_MANY_WATCHES`
+    /// Maximum number of watches of one connection; further ones get `TOO_MANY_WATCHES`
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(0))]
     pub max_watches: usize,
     /// Maximum number of readings that a watch may lag behind
     ///
-    /// The server skips older ones, and tells the watcher how many.
+    /// The server skips older ones and tells the client how many.
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count(0))]
     pub watch_backlog: usize,
 }
@@ -116,14 +118,14 @@ impl Default for Limits {
 /// Maximum time to wait for a connection and its handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Maximum time from a call to its result, reconnecting included, unless
+/// Maximum time from a call to its result, including reconnects, unless
 /// [`Client::with_timeout`](crate::Client::with_timeout) sets another one.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum number of calls in flight. Any more wait for their turn. A call that was given
-/// up counts until its answer arrives or the connection is lost. The maximum is far below
-/// [`REPLIES_KEPT`], so that the server still knows a batch that is sent again after
-/// hundreds of newer ones.
+/// Maximum number of calls in flight; further ones wait for their turn. A call that was given
+/// up counts until its response arrives or the connection is lost. The maximum is far below
+/// [`REPLIES_KEPT`], so the server still recognizes a batch that is resent after hundreds of
+/// newer ones.
 pub const MAX_IN_FLIGHT: usize = 256;
 
 /// Maximum number of updates that a watch holds for a slow reader. Readings beyond it are
@@ -135,14 +137,15 @@ pub const WATCH_QUEUE: usize = 64;
 /// this rate.
 pub(crate) const MIN_FRAME_RATE: u32 = 4_000;
 
-/// Maximum time in which the server must read some of what the client sends.
+/// Time in which the server must read some of what the client sends.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Pause before the first attempt to reconnect. It doubles with each further attempt.
+/// Pause before the first attempt to reconnect, without its random part. It doubles with each
+/// further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum pause between two attempts to reconnect.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Maximum time for closing a connection in good order.
+/// Maximum time for closing a connection gracefully.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

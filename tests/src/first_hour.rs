@@ -1,13 +1,14 @@
-//! What a newcomer meets first, alike in every chapter that has an address of its own.
+//! Checks the mistakes that newcomers make first. They are the same in each chapter whose server
+//! has its own address.
 
-use crate::{Pair, nobody, run_program};
+use crate::{Pair, run_program, unused_address};
 
 impl Pair {
-    /// The client without a server: one line that says how to start one, and no step of
-    /// the tour. `scheme` is that of the chapter's addresses; of `commands` the empty
-    /// one is the tour.
+    /// Checks that the client without a server prints one line, which says how to start one, and no
+    /// step of the tour. `scheme` is the scheme of the chapter's addresses. An empty command in
+    /// `commands` is the tour.
     pub async fn client_says_how_to_start_a_server(&self, scheme: &str, commands: &[&[&str]]) {
-        let (_bound, addr) = nobody();
+        let (_bound, addr) = unused_address();
         let url = format!("{scheme}://{addr}");
         let start = format!("cargo run -p {} --bin server", self.chapter);
         for command in commands {
@@ -17,8 +18,8 @@ impl Pair {
         }
     }
 
-    /// The client with an address of another protocol: one line that says which form
-    /// its own have.
+    /// Checks that the client, when it gets the address of another protocol, prints one line that
+    /// shows the form of its own addresses.
     pub async fn client_refuses_another_protocol(&self, scheme: &str, commands: &[&[&str]]) {
         let other = if scheme == "tcp" { "http://host:1" } else { "tcp://host:1" };
         for command in commands {
@@ -28,8 +29,8 @@ impl Pair {
         }
     }
 
-    /// A server whose port is taken prints one line. It contains a complete command that
-    /// picks another port, and how to tell the client.
+    /// Checks that a server whose port is taken prints one line. The line has a complete command
+    /// that picks another port, and says how to give the address to the client.
     pub async fn server_says_how_to_pick_another_port(&self) {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap().to_string();
@@ -46,8 +47,8 @@ impl Pair {
     }
 }
 
-/// The fields of a chapter's `Limits` and their values, from its `Debug` output. Those of
-/// the limits that all chapters share are among them.
+/// Returns the fields of a chapter's `Limits` and their values, from its `Debug` output. They
+/// include the limits that all chapters share.
 pub fn limit_fields(limits: &str) -> Vec<(&str, &str)> {
     let pairs = limits.split(['{', '}', ',']).filter_map(|part| part.trim().split_once(": "));
     pairs.filter(|(_name, value)| value.starts_with(|c: char| c.is_ascii_digit())).collect()

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-//! The harness: runs a chapter's real binaries and looks at what they print.
+//! The test harness. It runs a chapter's real binaries and checks what they print.
 //!
 //! A test is an `async fn` that panics when it fails, marked with [`test!`]:
 //!
@@ -35,20 +35,20 @@ pub mod signal;
 pub use first_hour::limit_fields;
 pub use inventory;
 pub use macro_rules_attribute::apply;
-use process::nobody;
+use process::unused_address;
 pub use process::{Output, Pair, Server, run_program};
 pub use readme::{assert_same, expected_output};
 
-/// A test that runs for longer hangs. No test measures time, so this is far above
-/// what the slowest takes on a busy machine.
+/// Time after which a test counts as hanging, and fails. It is far longer than the slowest test
+/// takes on a busy machine.
 const BOUND: Duration = Duration::from_secs(300);
 
-/// The same bound for a [slow](Test::slow) test.
+/// Time after which a [slow](Test::slow) test fails.
 const SLOW_BOUND: Duration = Duration::from_secs(15 * 60);
 
 type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A test with what it needs. Made by [`test!`].
+/// A test, with what it needs. [`test!`] creates it.
 pub struct Test {
     name: &'static str,
     body: BoxedTest,
@@ -59,7 +59,7 @@ pub struct Test {
 }
 
 impl Test {
-    /// A test of that name; [`test!`] writes this call.
+    /// Returns a test with this name. [`test!`] generates the call.
     pub fn new<F, Fut>(name: &'static str, body: F) -> Self
     where
         F: FnOnce() -> Fut + Send + 'static,
@@ -70,15 +70,15 @@ impl Test {
         Self { name, body, alone: false, exercise: false, slow: false, lacking }
     }
 
-    /// No other test runs beside this one: it loads the machine, and would make
-    /// others slow or be disturbed by them.
+    /// Marks a test that runs while no other does. It loads the machine, so it would slow down
+    /// other tests or be disturbed by them.
     pub fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// Passes once the reader has solved the exercise of a chapter's README, and is
-    /// ignored until then: `cargo test --test <chapter> -- --ignored` runs it.
+    /// Marks the test of an exercise in a chapter's README, which passes once the reader has solved
+    /// it. It is ignored unless you run `cargo test --test <chapter> -- --ignored`.
     pub fn exercise(mut self) -> Self {
         self.exercise = true;
         self
@@ -92,16 +92,16 @@ impl Test {
         self
     }
 
-    /// What the test needs of the machine. `Err` holds what is lacking and the
-    /// command that would change it: the test is then reported as ignored with
-    /// that reason, or fails if the environment has `REQUIRE=all`.
+    /// Says whether the machine has what the test needs. `Err` holds what is missing and a command
+    /// that fixes it. The test is then reported as ignored with that reason, or fails if the
+    /// environment has `REQUIRE=all`.
     pub fn needs(mut self, need: Result<(), String>) -> Self {
         self.lacking = self.lacking.or(need.err());
         self
     }
 
     fn into_trial(self) -> Trial {
-        /// Held for reading by every test, for writing by one that runs alone.
+        /// Every test holds this lock for reading. A test that runs alone holds it for writing.
         static MACHINE: RwLock<()> = RwLock::new(());
 
         let trial = Trial::ignorable_test(self.name, move || {
@@ -113,7 +113,7 @@ impl Test {
             }
             if self.slow && std::env::var("SLOW").as_deref() != Ok("1") {
                 return Ok(Completion::ignored_with(
-                    "it takes minutes; to run it: SLOW=1 cargo test -- slow_test",
+                    "it takes minutes; to run it, use SLOW=1 cargo test -- slow_test",
                 ));
             }
             let _shared;
@@ -125,9 +125,9 @@ impl Test {
             }
             let runtime = tokio::runtime::Runtime::new()?;
             let bound = if self.slow { SLOW_BOUND } else { BOUND };
-            let bounded = async { timeout(bound, (self.body)()).await.expect("the test ends in time") };
+            let bounded = async { timeout(bound, (self.body)()).await.expect("the test should end in time") };
             let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(bounded)));
-            // What a failed test left running on its runtime must not hold up the others.
+            // Tasks that a failed test left on its runtime must not delay the other tests.
             runtime.shutdown_background();
             match outcome {
                 Ok(()) => Ok(Completion::Completed),
@@ -138,20 +138,20 @@ impl Test {
     }
 }
 
-/// Where a test is, and how to make it. Written by [`test!`].
+/// A test's position in the source, and how to create it. [`test!`] generates it.
 pub struct Listed {
-    /// Module and line: the order in which the tests run.
+    /// Module and line, which decide the order in which tests run.
     pub place: (&'static str, u32),
-    /// Makes the test with its marks.
+    /// Creates the test with its marks.
     pub test: fn() -> Test,
 }
 
 inventory::collect!(Listed);
 
-/// Makes a test of a function, under the function's name: `#[apply(test!)]`.
+/// Turns a function into a test with the function's name: `#[apply(test!)]`.
 ///
-/// Attributes below it call the methods of [`Test`], such as `#[alone]` or
-/// `#[needs(chromium())]`.
+/// The attributes below it, such as `#[alone]` or `#[needs(chromium())]`, call the methods of
+/// [`Test`].
 #[macro_export]
 macro_rules! test {
     ($(#[$($mark:tt)*])* async fn $name:ident() $body:block) => {
@@ -182,7 +182,7 @@ macro_rules! mark {
     };
 }
 
-/// The `main` of a test file: runs its tests with the arguments of `cargo test`.
+/// Runs the tests of a test file with the arguments of `cargo test`. Call this from its `main`.
 pub fn run() -> ExitCode {
     let mut listed: Vec<_> = inventory::iter::<Listed>().collect();
     listed.sort_unstable_by_key(|listed| listed.place);
@@ -191,9 +191,10 @@ pub fn run() -> ExitCode {
 
 /// Runs tests that are not marked with [`test!`].
 pub fn run_these(tests: impl IntoIterator<Item = Test>) -> ExitCode {
-    // A thousand connections and their other ends need more than the usual 1024.
+    // Some tests open a thousand connections, and others run at the same time, so the usual limit
+    // of 1,024 descriptors is too low.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        eprintln!("the descriptor limit stays as it is: {error}");
+        eprintln!("could not raise the limit on open files: {error}");
     }
     let trials = tests.into_iter().map(Test::into_trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()

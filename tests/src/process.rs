@@ -1,5 +1,5 @@
-//! Child processes that cannot outlive their test, and whose output is shown
-//! when it fails.
+//! Runs child processes that cannot outlive their test. If the test fails, it shows what they
+//! printed.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -16,17 +16,18 @@ use tokio::time::timeout;
 
 use crate::signal::{Pid, Signal, kill};
 
-/// Time after which a server has failed if it has not printed `listening on` or
-/// `connected to`. It is generous: the machine may be busy, and nothing is measured here.
+/// Time within which a server has to print `listening on` or `connected to`. It is generous,
+/// because the machine may be busy and the tests don't measure time.
 const START: Duration = Duration::from_secs(60);
 
-/// Bound on a client's run.
+/// Maximum duration of a client's run.
 const RUN: Duration = Duration::from_secs(120);
 
-/// Bound on a server's stop: the servers' own drain time of 10 s, and some.
+/// Maximum time until a server has stopped. The servers themselves wait up to 10 s for requests
+/// in progress.
 const STOP: Duration = Duration::from_secs(15);
 
-/// The two binaries of a chapter; [`pair!`](crate::pair) finds them.
+/// The two binaries of a chapter. [`pair!`](crate::pair) finds them.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
     /// The chapter's name.
@@ -37,7 +38,7 @@ pub struct Pair {
     pub client: &'static str,
 }
 
-/// The pair of the chapter of that name, from inside a test file.
+/// Returns the [`Pair`] of the chapter with this name. It only works inside a test file.
 #[macro_export]
 macro_rules! pair {
     ($chapter:literal) => {
@@ -55,16 +56,16 @@ impl Pair {
         Server::start(self.server, &["--addr", "127.0.0.1:0"]).await
     }
 
-    /// Runs the client against a server to its end.
+    /// Runs the client against a server until the client exits.
     pub async fn client(&self, server: &Server, args: &[&str]) -> Output {
         let url = ["--url", server.url()];
         run_program(self.client, &[args, &url].concat()).await
     }
 }
 
-/// An address at which nobody listens. The socket is bound to it, so that nobody else
-/// can take it while the socket lives.
-pub(crate) fn nobody() -> (TcpSocket, SocketAddr) {
+/// Returns an address on which no program listens. The socket is bound to it, so no other program
+/// can take the address as long as the socket exists.
+pub(crate) fn unused_address() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let addr = socket.local_addr().expect("its address");
@@ -74,15 +75,15 @@ pub(crate) fn nobody() -> (TcpSocket, SocketAddr) {
 /// What a process printed, and how it ended.
 #[derive(Debug)]
 pub struct Output {
-    /// The exit code; `None` if a signal ended it.
+    /// The exit code, or `None` if a signal ended the process.
     pub code: Option<i32>,
-    /// What it wrote to stdout.
+    /// Its stdout.
     pub stdout: String,
-    /// What it wrote to stderr.
+    /// Its stderr.
     pub stderr: String,
 }
 
-/// Runs a program to its end, bounded in time. Nothing reaches its stdin.
+/// Runs a program with an empty stdin until it exits. Panics if that takes too long.
 pub async fn run_program(program: &str, args: &[&str]) -> Output {
     let child = Command::new(program).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     let output =
@@ -95,8 +96,8 @@ pub async fn run_program(program: &str, args: &[&str]) -> Output {
     }
 }
 
-/// A server process. Dropped before it was stopped (its test panics), it is
-/// killed, and what it printed is shown.
+/// A server process. If its test panics before stopping it, the server is killed, and what it
+/// printed is shown.
 pub struct Server {
     program: String,
     child: Child,
@@ -106,8 +107,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits for its `listening on <url>`, or for `connected to
-    /// <url>, …` from one that takes its requests from a broker.
+    /// Starts a server and waits until it prints `listening on <url>` or, if it gets its requests
+    /// from a broker, `connected to <url>, …`.
     pub async fn start(program: &str, args: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(args)
@@ -132,34 +133,35 @@ impl Server {
         server
     }
 
-    /// The address that it printed, such as `http://127.0.0.1:41234`.
+    /// Returns the address that it printed, such as `http://127.0.0.1:41234`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Host and port of the address, without its scheme.
+    /// Returns the address without its scheme: host and port.
     pub fn addr(&self) -> &str {
         self.url.split_once("://").map_or(&self.url, |(_scheme, addr)| addr)
     }
 
-    /// The process id.
+    /// Returns the process ID.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
     }
 
-    /// Sends SIGTERM without waiting for what follows.
+    /// Sends SIGTERM and does not wait until the server has stopped.
     pub fn terminate(&self) {
         kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM).expect("SIGTERM");
     }
 
-    /// Stops it by SIGTERM and returns all that it printed, stdout and stderr
-    /// together. Panics unless it exits with code 0 in time.
+    /// Stops the server with SIGTERM and returns everything that it printed to stdout and stderr.
+    /// Panics unless it exits with code 0 in time.
     pub async fn stop(mut self) -> String {
         self.terminate();
         self.wait().await
     }
 
-    /// The second half of [`Server::stop`], after [`Server::terminate`].
+    /// Waits until the server has stopped after [`Server::terminate`]. Returns what it printed, like
+    /// [`Server::stop`].
     pub async fn wait(&mut self) -> String {
         let status = timeout(STOP, self.child.wait()).await;
         let status =
@@ -171,14 +173,13 @@ impl Server {
         self.printed()
     }
 
-    /// Waits until the server has ended on its own, and returns its exit code.
+    /// Waits until the server exits on its own, and returns its exit code.
     pub async fn exit_code(mut self) -> Option<i32> {
         let status = timeout(STOP, self.child.wait()).await;
         status.unwrap_or_else(|_| panic!("{} did not end within {STOP:?}", self.program)).unwrap().code()
     }
 
-    /// Waits until it has printed something that contains `text`, to stdout or
-    /// stderr.
+    /// Waits until the server has printed `text` to stdout or stderr.
     pub async fn has_printed(&self, text: &str) {
         let mut printed = self.printed.subscribe();
         let found = timeout(RUN, printed.wait_for(|printed| printed.contains(text))).await;
@@ -209,7 +210,7 @@ async fn collect(
             into.push_str(&line);
             into.push('\n');
         });
-        // A server behind a broker prints the broker's URL, then what it does.
+        // A server behind a broker prints the broker's URL and then where its requests come from.
         let connected = || line.strip_prefix("connected to ")?.split_once(", ").map(|(url, _)| url);
         if let Some(found) = line.strip_prefix("listening on ").or_else(connected)
             && let Some(url) = url.take()

@@ -1,12 +1,12 @@
-//! Holds what a README says a program prints against what it prints.
+//! Compares the output that a README shows with what the program prints.
 
 use std::fs;
 use std::path::Path;
 
 use regex::{Captures, Regex};
 
-/// The output that a README shows for a command: of the fenced block whose first
-/// line is `$ <command>`, all lines after that one.
+/// Returns the output that a README shows for a command. This is everything after the first line in
+/// the fenced block that begins with `$ <command>`.
 ///
 /// `readme` is a path from the root of the repository.
 pub fn expected_output(readme: &str, command: &str) -> String {
@@ -18,14 +18,14 @@ pub fn expected_output(readme: &str, command: &str) -> String {
     lines.take_while(|line| !line.starts_with("```")).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Panics with a difference unless both texts are the same but for ports,
-/// times of day, durations and random ids.
+/// Panics and shows the differences unless both texts are the same, apart from ports, timestamps,
+/// durations, and random IDs.
 pub fn assert_same(actual: &str, expected: &str) {
-    // Paths are not normalised: a backslash is data.
-    snapbox::Assert::new().normalize_paths(false).eq(normalised(actual), normalised(expected));
+    // Paths are not normalized, because a backslash is data here.
+    snapbox::Assert::new().normalize_paths(false).eq(normalized(actual), normalized(expected));
 }
 
-fn normalised(text: &str) -> String {
+fn normalized(text: &str) -> String {
     let rules = [
         (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIMESTAMP"),
@@ -35,7 +35,7 @@ fn normalised(text: &str) -> String {
     for (pattern, replacement) in rules {
         text = Regex::new(pattern).unwrap().replace_all(&text, replacement).into_owned();
     }
-    // Of hexadecimal digits only those with a letter: a long decimal is data.
+    // Only hexadecimal numbers with a letter are IDs. A long decimal number is data.
     let hexadecimal = Regex::new(r"\b[0-9a-f]{8,}\b").unwrap();
     let id = |found: &Captures<'_>| {
         if found[0].bytes().all(|b| b.is_ascii_digit()) { found[0].to_owned() } else { "HEX".to_owned() }

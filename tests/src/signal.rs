@@ -1,5 +1,5 @@
-//! Signals and process groups, where the system has them. Elsewhere the tests still
-//! compile, and every one is reported as ignored with [`NEEDS_UNIX`].
+//! Signals and process groups, if the system has them. On other systems, the tests still compile,
+//! but each is reported as ignored with [`NEEDS_UNIX`].
 
 #[cfg(unix)]
 pub use nix::{
@@ -10,11 +10,11 @@ pub use nix::{
 #[cfg(not(unix))]
 pub use elsewhere::{Pid, Signal, kill, killpg};
 
-/// Why the tests are ignored on a system without signals.
-pub const NEEDS_UNIX: &str = "the tests stop programs with signals, which need Unix: run the tests in WSL";
+/// The reason why tests are ignored on a system without signals.
+pub const NEEDS_UNIX: &str = "the tests stop programs with signals, which need Unix; run the tests in WSL";
 
-/// Makes the command start in a process group of its own, so that one [`killpg`] reaches
-/// all of its processes.
+/// Makes the command start in its own process group, so that a single [`killpg`] reaches all of its
+/// processes.
 pub fn own_group(command: &mut std::process::Command) {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(command, 0);
@@ -23,7 +23,7 @@ pub fn own_group(command: &mut std::process::Command) {
 }
 
 #[cfg(not(unix))]
-#[allow(missing_docs, reason = "stands in for nix, and is never called")]
+#[allow(missing_docs, reason = "replaces nix on other systems and is never called")]
 mod elsewhere {
     use std::io::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! The harness can fail: what it promises about failures is tested by making some.
+//! Tests how the harness reports failures, by causing some.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,8 @@ use tests::{Server, Test, apply, assert_same, expected_output, pair, run, run_pr
 
 const PAIR: tests::Pair = pair!("http_rest");
 
-/// Runs this very file with `EXPECT` in its environment: see `main`.
+/// Runs this same program with `EXPECT=failures`, which makes `main` run the tests at the end of
+/// this file.
 async fn myself(name: &str, require: &str) -> tests::Output {
     let myself = std::env::current_exe().unwrap();
     let args = ["-u", "REQUIRE", "EXPECT=failures", require, myself.to_str().unwrap(), "--exact", name];
@@ -21,14 +22,14 @@ async fn a_failed_test_shows_what_its_server_printed_and_leaves_no_process() {
     assert_eq!(output.code, Some(101));
     assert!(output.stderr.contains("printed:\nlistening on http://127.0.0.1:"), "{}", output.stderr);
     let pid = output.stdout.lines().find_map(|line| line.strip_prefix("pid ")).unwrap();
-    // The kernel may still be at it when the parent has ended: wait for the end, not for a time.
+    // The server may still exist for a moment after its parent has exited, so wait for its end.
     while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
         tokio::task::yield_now().await;
     }
 }
 
 #[apply(test!)]
-async fn a_test_that_lacks_something_is_ignored_with_the_reason() {
+async fn a_test_with_an_unmet_need_is_ignored_with_the_reason() {
     let output = myself("lacks_something", "X=").await;
     assert_eq!(output.code, Some(0));
     assert!(
@@ -47,7 +48,7 @@ async fn require_all_turns_an_ignored_test_into_a_failure() {
 }
 
 #[apply(test!)]
-async fn an_exercise_is_ignored_until_it_is_asked_for() {
+async fn an_exercise_is_ignored_unless_requested() {
     let output = myself("is_not_solved", "REQUIRE=all").await;
     assert_eq!(output.code, Some(0));
     assert!(output.stdout.contains("0 passed; 0 failed; 1 ignored"), "{}", output.stdout);
@@ -59,7 +60,7 @@ async fn an_exercise_is_ignored_until_it_is_asked_for() {
 }
 
 #[apply(test!)]
-async fn only_ports_times_and_ids_may_differ_from_the_readme() {
+async fn output_may_differ_from_the_readme_only_in_ports_times_and_ids() {
     assert_same(
         "at 127.0.0.1:1 in 2ms by 0123456789abcdef\n",
         "at 127.0.0.1:8080 in 1.5s by fedcba9876543210\n",
@@ -77,7 +78,7 @@ async fn a_server_that_does_not_start_fails_its_test() {
     assert!(output.stdout.contains("false ended without listening"), "{}", output.stdout);
 }
 
-// What follows runs only in the processes that `myself` starts.
+// The following tests run only in the processes that `myself` starts.
 
 async fn fails_beside_a_server() {
     let server = PAIR.serve().await;

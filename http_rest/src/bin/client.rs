@@ -1,4 +1,4 @@
-//! The client of the HTTP/REST chapter: a guided tour, or one thing at a time.
+//! The client of the HTTP/REST chapter: a guided tour, or a single command.
 //!
 //! ```sh
 //! cargo run -p http_rest --bin server     # terminal 1
@@ -19,8 +19,8 @@ use serde::Serialize;
 use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
 
-/// Talks to the weather server over HTTP/1.1. Without a subcommand it takes you
-/// on a tour: what is sent, and what comes back.
+/// Talks to the weather server over HTTP/1.1. Without a subcommand, it runs a short
+/// guided tour of requests and their responses.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
@@ -43,21 +43,21 @@ enum Command {
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa, or m/s
+        /// Value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
-    /// Show readings of a station, the latest recorded first
+    /// Show a station's readings, latest recorded first
     Readings {
         /// The station's ID
         station: String,
-        /// Only temperature, humidity, pressure, or wind
+        /// Show only temperature, humidity, pressure, or wind
         #[arg(long, value_parser = metric)]
         metric: Option<Metric>,
-        /// Earliest time, in ms since the Unix epoch
+        /// Start of the time range, in ms since the Unix epoch
         #[arg(long, value_name = "MILLISECONDS")]
         from: Option<u64>,
-        /// Latest time, in ms since the Unix epoch, itself not included
+        /// End of the time range (exclusive), in ms since the Unix epoch
         #[arg(long, value_name = "MILLISECONDS")]
         to: Option<u64>,
         /// Maximum number of readings to show
@@ -98,7 +98,7 @@ enum Stations {
         name: Option<String>,
         #[command(flatten)]
         position: Position,
-        /// ETag of the version that you have seen; without it, the current one
+        /// ETag of the version that you have seen; by default, the current one
         #[arg(long)]
         etag: Option<String>,
     },
@@ -106,7 +106,7 @@ enum Stations {
     Delete {
         /// The station's ID
         id: String,
-        /// ETag of the version that you have seen; without it, the current one
+        /// ETag of the version that you have seen; by default, the current one
         #[arg(long)]
         etag: Option<String>,
     },
@@ -144,7 +144,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         None => tour(&client, out).await,
         Some(Command::Stations(command)) => stations(&client, command, out).await,
         Some(Command::Record { station, metric, value }) => {
-            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+            let recorded_at =
+                std::time::UNIX_EPOCH.elapsed().context("the system clock shows a time before 1970")?;
             let recorded_at = u64::try_from(recorded_at.as_millis())?;
             let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
             Ok(writeln!(out, "accepted {accepted}")?)
@@ -159,7 +160,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Prints readings to stdout, and changes of the connection to stderr.
+/// Prints readings to stdout, and notes about the connection to stderr.
 async fn watch(client: &Client, station: Option<&str>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut watch = client.watch(station).await?;
     let mut returning = false;
@@ -253,7 +254,7 @@ async fn pages<T: Serialize, F: Future<Output = Result<Page<T>, Error>>>(
     }
 }
 
-/// The tour. The README shows its output, and a test compares the two.
+/// The tour. The README shows parts of its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     // An earlier tour may have been interrupted.
     match client.station("oslo-1").await {
@@ -278,12 +279,12 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         Some(changed) => show(out, 200, &changed)?,
     }
 
-    writeln!(out, "4. PATCH with If-Match: add the longitude, if nobody changed the station meanwhile")?;
+    writeln!(out, "4. PATCH with If-Match: add the longitude, unless the station has changed meanwhile")?;
     let patch = StationPatch { longitude: Some(Some(10.72)), ..StationPatch::default() };
     let patched = client.patch_station("oslo-1", &patch, &created.etag).await?;
     show(out, 200, &patched)?;
 
-    writeln!(out, "5. PUT with the ETag of step 1: it would undo step 4, which it has not seen")?;
+    writeln!(out, "5. PUT with the ETag of step 1: the server refuses, as this would undo step 4")?;
     refused(out, client.replace_station(&created.value, &created.etag).await)?;
 
     writeln!(out, "6. POST /readings: record a batch of two")?;
@@ -291,7 +292,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         station: "oslo-1".to_owned(),
         metric,
         value,
-        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+        recorded_at: 1_767_225_600_000 + second * 1000, // From 2026-01-01T00:00:00Z on.
     };
     let accepted =
         client.record(&[reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)]).await?;
@@ -304,14 +305,14 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
         line(out, &reading)?;
     }
 
-    writeln!(out, "8. POST /readings: one impossible value, and nothing of the batch is kept")?;
+    writeln!(out, "8. POST /readings: one value is impossible, so none of the batch is recorded")?;
     refused(out, client.record(&[reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)]).await)?;
 
-    writeln!(out, "9. DELETE with If-Match")?;
+    writeln!(out, "9. DELETE with If-Match: delete it")?;
     client.delete_station("oslo-1", &patched.etag).await?;
-    writeln!(out, "   204: gone")?;
+    writeln!(out, "   204: deleted")?;
 
-    writeln!(out, "10. GET /stations/oslo-1: no longer there")?;
+    writeln!(out, "10. GET /stations/oslo-1: it no longer exists")?;
     refused(out, client.station("oslo-1").await)
 }
 
@@ -322,13 +323,13 @@ fn show(out: &mut impl Write, status: u16, station: &Versioned<Station>) -> anyh
 
 /// Prints the problem that the server returned for a deliberate mistake. Any other result
 /// ends the tour.
-fn refused<T>(out: &mut impl Write, answer: Result<T, Error>) -> anyhow::Result<()> {
-    match answer {
+fn refused<T>(out: &mut impl Write, result: Result<T, Error>) -> anyhow::Result<()> {
+    match result {
         Err(Error::Problem(problem)) => {
             let body = serde_json::to_string_pretty(&problem)?;
             Ok(writeln!(out, "   {}", body.replace('\n', "\n   "))?)
         }
         Err(other) => Err(other.into()),
-        Ok(_) => anyhow::bail!("the server accepted what it should refuse"),
+        Ok(_) => anyhow::bail!("the server accepted a request that it should refuse"),
     }
 }

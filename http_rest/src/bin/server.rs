@@ -15,7 +15,7 @@ use http_rest::Limits;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
-/// Ctrl-C stops it after the requests in flight are finished; a second Ctrl-C stops it at once.
+/// Ctrl-C lets the requests in flight finish, then stops it; a second Ctrl-C stops it at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
@@ -33,9 +33,9 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    // Handlers first: a signal may come as soon as `listening on` is printed.
+    // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "http_rest").await?;
     writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
-    http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("serve")
+    http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")
 }

@@ -7,14 +7,14 @@ use crate::protocol::problem::Problem;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not the address of a server.
+    /// The URL can't be the address of a server.
     #[error("{url:?} is not of the form http://host:port")]
     Address {
-        /// What was given.
+        /// The URL that was given.
         url: String,
     },
-    /// The request could not be made.
-    #[error("the request could not be built")]
+    /// The HTTP library could not start or could not build the request.
+    #[error("cannot build the request")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
@@ -40,13 +40,13 @@ pub enum Error {
     },
     /// The server redirected to another address (RFC 9110, section 15.4). This client does not
     /// follow redirects: a server that the user never named could execute the change.
-    #[error("{url} redirects ({status}) to {location}; pass the address that you mean with --url")]
+    #[error("{url} redirects ({status}) to {location}; give the right address with --url")]
     Redirect {
         /// The HTTP status.
         status: u16,
         /// The address that responded.
         url: String,
-        /// The `Location` header as it came.
+        /// The `Location` header as it was sent.
         location: String,
     },
     /// The connection broke, or the attempt's time ran out.
@@ -65,16 +65,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the request may have had its effect. If not, you can safely send it
-    /// again; if so, look first, unless a second execution does no harm.
+    /// Returns whether the server may have executed the request. If not, you can safely send
+    /// it again. If so, check first, unless a second execution does no harm.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Setup(_) | Self::Unreachable { .. } => false,
             Self::Broken(_) | Self::TimedOut | Self::EarlierAttempt { .. } => true,
-            // The result of a request that was executed may be at another address.
+            // A 303 says where to find the result of the executed request.
             Self::Redirect { status, .. } => *status == 303,
-            // Refused, if the request is to blame or the server had no room for it. Anything
-            // else may come from a proxy, or from a server that failed half-way.
+            // With these statuses, the server refused the request. Any other may come from a
+            // proxy, or from a server that failed halfway.
             Self::Problem(_) | Self::Unexpected { .. } => {
                 !matches!(self.status(), Some(400..=499 | 503 | 507))
             }

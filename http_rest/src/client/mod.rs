@@ -1,4 +1,4 @@
-//! The client: one method for each thing that the server can do.
+//! The client: one method for each kind of request.
 
 mod error;
 mod retry;
@@ -21,14 +21,14 @@ pub use crate::protocol::model::ReadingQuery;
 use crate::protocol::model::{Batch, Reading, ReadingList, Recorded, Station, StationList, StationPatch};
 
 /// A client of one server. Clones share their connections, and calls may run at the same
-/// time. HTTP/1.1 pairs responses with requests by their order, so each call in flight needs
-/// a connection of its own, which is kept for the next call.
+/// time. HTTP/1.1 matches responses to requests by their order, so each call in flight uses
+/// a connection of its own, which is kept for later calls.
 #[derive(Debug, Clone)]
 pub struct Client {
     transport: Transport,
 }
 
-/// A resource and the version that was read.
+/// A resource and its version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Versioned<T> {
     /// The resource.
@@ -40,9 +40,9 @@ pub struct Versioned<T> {
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
-    /// The entries on it.
+    /// The entries on the page.
     pub items: Vec<T>,
-    /// The link to the next page; `None` on the last.
+    /// The link to the next page; `None` on the last one.
     pub next: Option<String>,
 }
 
@@ -57,8 +57,8 @@ impl Client {
         Ok(Self { transport: Transport::new(url)? })
     }
 
-    /// Records a batch, all of it or nothing, and returns how many readings were accepted.
-    /// If the request has to be repeated, the batch is still recorded once.
+    /// Records either the whole batch or nothing, and returns how many readings were
+    /// accepted. Even if the request has to be repeated, the batch is recorded only once.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 422 names each invalid field.
@@ -93,11 +93,11 @@ impl Client {
     }
 
     /// Returns the readings of one station, or of all, as they are recorded from now on.
-    /// The stream reconnects for as long as it takes, and says what was missed. It ends
-    /// after an error that another attempt would get too.
+    /// If the connection is lost, the stream reconnects, however long that takes, and says
+    /// what was missed. It ends after an error that another attempt would get too.
     ///
     /// # Errors
-    /// If the server can't be reached at first.
+    /// If the stream can't be opened.
     pub async fn watch(
         &self,
         station: Option<&str>,
@@ -168,8 +168,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it. After a broken
-    /// connection the request is sent again, and a 412 may then be due to the
-    /// first attempt: read the station to know.
+    /// connection, the request is sent again, and a 412 may then be due to the
+    /// first attempt: read the station to find out.
     pub async fn replace_station(&self, station: &Station, etag: &str) -> Result<Versioned<Station>, Error> {
         let request = || {
             self.transport
@@ -180,9 +180,9 @@ impl Client {
         versioned(&self.transport.call(Repeat::Idempotent, request).await?)
     }
 
-    /// Changes some fields of a station, if its version is still `etag`. The method `PATCH`
-    /// is not idempotent (RFC 5789), so the request is sent again only if it certainly was
-    /// not executed.
+    /// Changes some fields of a station, if its version is still `etag`. `PATCH` is not
+    /// idempotent (RFC 5789), so the request is sent again only if it certainly was not
+    /// executed.
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it.
@@ -204,7 +204,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Problem`] with status 412 if somebody changed it. After a broken
-    /// connection the request is sent again, and a 404 may then be due to the
+    /// connection, the request is sent again, and a 404 may then be due to the
     /// first attempt.
     pub async fn delete_station(&self, id: &str, etag: &str) -> Result<(), Error> {
         let request = || self.transport.request(Method::DELETE, &station_path(id)).header(IF_MATCH, etag);
@@ -221,7 +221,8 @@ fn new_key() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
-/// Escapes what an ID can't contain, so that `a/b` cannot change the path.
+/// Returns the path of a station. Characters that no ID contains are escaped, so that `a/b`
+/// cannot change the path.
 fn station_path(id: &str) -> String {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-');
     format!("/stations/{}", utf8_percent_encode(id, ESCAPED))

@@ -15,11 +15,11 @@ pub(super) enum Repeat {
     Idempotent,
     /// A POST that the server recognizes by its `Idempotency-Key`.
     Keyed,
-    /// It might do harm: repeat it only if it certainly was not executed.
+    /// A second execution might do harm: repeat it only if it certainly was not executed.
     Harmful,
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or time or attempts run out.
+/// Calls `attempt` until it succeeds or fails for good, or until time or attempts run out.
 ///
 /// The error is that of the last attempt. If that was not executed but an earlier one may
 /// have been, the error says so.
@@ -52,7 +52,7 @@ where
     })
 }
 
-/// Returns whether the same request may be sent once more, and may then succeed.
+/// Returns whether the same request may be sent again, and may then succeed.
 pub(super) fn may_pass(error: &Error, repeat: Repeat) -> bool {
     match error {
         Error::Unreachable { .. } => true, // It was never sent.

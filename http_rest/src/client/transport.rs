@@ -1,4 +1,4 @@
-//! Sending a request and reading the response to it, whatever they are about.
+//! Sends any request, and reads the response to it.
 
 use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
@@ -26,7 +26,7 @@ impl Transport {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .redirect(redirect::Policy::none())
-            .no_proxy() // A proxy from the environment would stand between the two terminals.
+            .no_proxy() // Connect directly, whatever proxy the environment names.
             .build()
             .map_err(Error::Setup)?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
@@ -55,13 +55,13 @@ impl Transport {
     }
 }
 
-/// Reads a response to its end. Returns an error if it is a redirect, a 4xx, or a 5xx.
+/// Reads a whole response. Returns an error if it is a redirect, a 4xx, or a 5xx.
 async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = incoming.chunk().await.map_err(Error::Broken)? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_RESPONSE {
-            break; // What is left is not valid JSON, and is reported as that.
+            break; // The first part is not valid JSON, and is reported as unexpected.
         }
     }
     let response = Response { status: incoming.status(), headers: incoming.headers().clone(), body };
@@ -70,7 +70,7 @@ async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
         return Err(Error::Redirect {
             status: response.status.as_u16(),
             url: incoming.url().to_string(),
-            location: location.as_deref().unwrap_or("an address that it does not name").to_owned(),
+            location: location.as_deref().unwrap_or("an unknown address").to_owned(),
         });
     }
     if response.status.is_client_error() || response.status.is_server_error() {
@@ -79,7 +79,7 @@ async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
     Ok(response)
 }
 
-/// Returns the error in a response that should have been something else.
+/// Returns the error for a response that should have been a live stream.
 pub(super) async fn read_error(incoming: reqwest::Response) -> Error {
     read(incoming).await.map_or_else(|error| error, |response| response.unexpected())
 }

@@ -1,5 +1,5 @@
 //! A live stream that outlives its connection: it reads server-sent events and, when the
-//! connection ends, comes back with the ID of the last one.
+//! connection ends, opens another one and sends the ID of the last event.
 
 use std::io;
 
@@ -44,10 +44,10 @@ pub(super) struct Watch {
     transport: Transport,
     station: Option<String>,
     last_id: Option<String>,
-    /// What has come of the next event.
+    /// The lines of the next event that have arrived.
     event: Event,
     connected_at: Instant,
-    /// Whether the connection was lost and the next one has brought no event yet.
+    /// Whether the connection was lost and no event has arrived since.
     returning: bool,
     pauses: Pauses,
 }
@@ -55,7 +55,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Connects, and returns the events. The stream ends after an error.
     ///
-    /// Its `next` is cancel safe: what `Watch::next` has begun is kept in the stream.
+    /// Its `next` is cancel safe: the stream keeps an unfinished call of `Watch::next`.
     pub(super) async fn start(
         transport: Transport,
         station: Option<&str>,
@@ -77,9 +77,9 @@ impl Watch {
         Ok(events.boxed())
     }
 
-    /// Waits for the next event. If the connection ends or falls silent, it reconnects for
-    /// as long as it takes, unless the server responds with an error that another attempt
-    /// would get too. `lines` is `None` while there is no connection.
+    /// Waits for the next event. If the connection ends or falls silent, it reconnects,
+    /// however long that takes, unless the server responds with an error that another
+    /// attempt would get too. `lines` is `None` while there is no connection.
     async fn next(&mut self, lines: &mut Option<Lines>) -> Result<LiveEvent, Error> {
         loop {
             let Some(connected) = lines else {
@@ -102,7 +102,7 @@ impl Watch {
                 }
                 Ok(Some(Err(LinesCodecError::Io(error)))) => root_cause(&error),
                 Ok(None) => "the server ended the stream".to_owned(),
-                Err(_elapsed) => format!("nothing came for {SILENCE:?}"),
+                Err(_elapsed) => format!("nothing arrived for {SILENCE:?}"),
             };
             *lines = None;
             if self.connected_at.elapsed() > MAX_RECONNECT_PAUSE {
@@ -128,7 +128,7 @@ impl Watch {
     }
 
     fn connected(&mut self, response: Response) -> Lines {
-        self.event = Event::default(); // Half an event of the old connection is lost with it.
+        self.event = Event::default(); // Discard an incomplete event of the old connection.
         self.connected_at = Instant::now();
         let bytes = stream::try_unfold(response, async |mut response| {
             let chunk = response.chunk().await.map_err(io::Error::other)?;
@@ -153,8 +153,7 @@ impl Watch {
         Err(read_error(response).await)
     }
 
-    /// Returns what an event means, or `None` if it is of a kind that this client doesn't
-    /// know yet, or only a comment.
+    /// Returns the meaning of an event, or `None` for a comment or an unknown kind of event.
     fn interpret(&mut self, event: Event) -> Option<LiveEvent> {
         let id_alone = event.data.is_empty() && !event.id.is_empty();
         if !event.id.is_empty() {

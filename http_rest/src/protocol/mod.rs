@@ -1,4 +1,4 @@
-//! What travels between client and server, and the checks of it.
+//! What travels between client and server, and how it is checked.
 
 pub(crate) mod headers;
 pub mod model;

@@ -18,7 +18,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// Returns its name in JSON and in query strings.
+    /// Returns the metric's name in JSON and in query strings.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Temperature => "temperature",
@@ -57,7 +57,7 @@ pub struct Reading {
     /// Temperature: -100 to 70 °C; humidity: 0 to 100 percent; pressure: 800 to
     /// 1100 hPa; wind: 0 to 120 m/s.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to the end of the year 9999.
+    /// When it was measured, in ms since the Unix epoch, up to the end of the year 9999.
     pub recorded_at: u64,
 }
 
@@ -65,37 +65,37 @@ pub struct Reading {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Batch<'a> {
-    /// All of them are recorded, or none.
+    /// Either all of them are recorded or none.
     pub(crate) readings: &'a [Reading],
 }
 
 /// The response to `POST /readings`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Recorded {
-    /// How many readings were accepted: all of the batch.
+    /// Number of readings accepted: the whole batch.
     pub(crate) accepted: usize,
 }
 
-/// Which readings to ask for: the query string of `GET /readings`.
+/// The query string of `GET /readings`: which readings to return.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ReadingQuery {
-    /// Whose readings.
+    /// ID of the station whose readings to return.
     pub station: String,
-    /// Only this metric.
+    /// Only readings of this metric.
     #[param(nullable = false)]
     pub metric: Option<Metric>,
     /// Earliest `recorded_at`, in ms since the Unix epoch.
     #[param(nullable = false)]
     pub from: Option<u64>,
-    /// Latest `recorded_at`, itself not included.
+    /// Upper limit of `recorded_at` (exclusive), in ms since the Unix epoch.
     #[param(nullable = false)]
     pub to: Option<u64>,
-    /// Maximum number of readings on this page; 100 if not given.
+    /// Maximum number of readings on this page; 100 by default.
     #[param(nullable = false)]
     pub limit: Option<usize>,
-    /// From the `Link` header of the page before.
+    /// From the `Link` header of the previous page.
     #[param(nullable = false, pattern = "^[0-9a-f]{16}-[0-9a-f]{1,16}$")]
     pub cursor: Option<String>,
 }
@@ -103,7 +103,7 @@ pub struct ReadingQuery {
 /// The response to `GET /readings`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ReadingList {
-    /// The latest recorded first.
+    /// The readings, latest recorded first.
     pub(crate) readings: Vec<Reading>,
 }
 
@@ -112,19 +112,19 @@ pub(crate) struct ReadingList {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "oslo-1", "name": "Oslo, Blindern", "latitude": 59.94, "longitude": 10.72}))]
 pub struct Station {
-    /// The client chooses it; it never changes.
+    /// Chosen by the client; it never changes.
     pub id: String,
     /// Name for people. It contains only characters that a nickname may have (RFC 8266), and does
     /// not mix scripts that look alike (Unicode Technical Standard 39, section 5.2).
     pub name: String,
-    /// Degrees north, -90 to 90; `null` if it is not known.
+    /// Degrees north, -90 to 90; `null` if unknown.
     pub latitude: Option<f64>,
-    /// Degrees east, -180 to 180; `null` if it is not known.
+    /// Degrees east, -180 to 180; `null` if unknown.
     pub longitude: Option<f64>,
 }
 
-/// A change to some fields of a station, as a JSON merge patch (RFC 7396): what
-/// is absent stays as it is.
+/// A change to some fields of a station, as a JSON merge patch (RFC 7396): absent
+/// fields stay as they are.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[schema(example = json!({"name": "Oslo, Blindern", "longitude": null}))]
 pub struct StationPatch {
@@ -132,11 +132,11 @@ pub struct StationPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub name: Option<String>,
-    /// Another latitude; `null` (in Rust `Some(None)`) removes it.
+    /// A new latitude; `null` (in Rust `Some(None)`) removes the old one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<f64>)]
     pub latitude: Option<Option<f64>>,
-    /// Another longitude; `null` (in Rust `Some(None)`) removes it.
+    /// A new longitude; `null` (in Rust `Some(None)`) removes the old one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<f64>)]
     pub longitude: Option<Option<f64>>,
@@ -145,11 +145,11 @@ pub struct StationPatch {
 /// The response to `GET /stations`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct StationList {
-    /// In the order of their IDs.
+    /// The stations, in the order of their IDs.
     pub(crate) stations: Vec<Station>,
 }
 
-/// Data of a `gap` event: some readings are not in this stream.
+/// Data of a `gap` event: some readings are missing from this stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gap {
     /// Number of missed readings that the stream can no longer send. A stream of one

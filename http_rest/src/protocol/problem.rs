@@ -25,7 +25,7 @@ pub(crate) const KEY_REUSED: &str = "/problems/idempotency-key-reused";
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Problem {
-    /// Names the kind of problem. `about:blank` adds nothing to the status.
+    /// Identifies the kind of problem. `about:blank` adds nothing to the status.
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: Cow<'static, str>,
@@ -34,10 +34,10 @@ pub struct Problem {
     pub title: Cow<'static, str>,
     /// The HTTP status, repeated here so that a saved body is complete.
     pub status: u16,
-    /// What is wrong with this request, for a person.
+    /// Says in words what is wrong with this request.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
-    /// What is wrong with each field, the first 50 of them.
+    /// The invalid fields, at most 50 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
     /// How long to wait before trying again. It travels as the `Retry-After` header, in whole
@@ -81,7 +81,7 @@ impl Problem {
 
     /// Returns 500 and logs the reason, which is a bug in this program.
     pub(crate) fn internal(error: &dyn Error) -> Self {
-        tracing::error!("a response of our own does not serialize: {error}");
+        tracing::error!("cannot build a response: {error}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "")
     }
 
@@ -103,12 +103,12 @@ impl Problem {
         })
     }
 
-    /// Returns 422: well-formed, understood, and wrong in this field.
+    /// Returns 422: the request is well-formed, but this field is invalid.
     pub(crate) fn field(pointer: &str, detail: impl Into<String>) -> Self {
         Self::invalid_fields(vec![FieldError { pointer: pointer.to_owned(), detail: detail.into() }])
     }
 
-    /// Returns 422: well-formed, understood, and wrong in these fields.
+    /// Returns 422: the request is well-formed, but these fields are invalid.
     pub(crate) fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
         let total = errors.len();
         errors.truncate(MAX_FIELD_ERRORS);

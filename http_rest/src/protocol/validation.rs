@@ -1,5 +1,5 @@
-//! From the bytes of a body to a value that is known to be valid. If it is not, the
-//! response names every wrong field.
+//! Turns the bytes of a body into a value that is known to be valid. If they are not valid,
+//! the error says which fields are wrong.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -15,8 +15,8 @@ use crate::limits::{
     MAX_BATCH, MAX_DETAIL, MAX_LATITUDE, MAX_LONGITUDE, MAX_NAME, MAX_QUOTE, MAX_RECORDED_AT, MAX_STATION_ID,
 };
 
-/// Reads the object in a body. Returns 400 if it is not JSON, and 422 with a pointer to the
-/// field if it is JSON of another shape, both with line and column.
+/// Parses the object in a body. Returns 400 if it isn't JSON, and 422 with a pointer to the
+/// field if it is JSON of the wrong shape. Both errors give the line and column.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = shape(&mut deserializer)?;
@@ -24,8 +24,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Reads an object and checks its shape. The JSON may have been parsed before, like the
-/// result of a patch.
+/// Reads an object and checks its shape. The JSON may already be parsed, as the result of a
+/// patch is.
 pub(crate) fn shape<'de, T, D>(deserializer: D) -> Result<T, Problem>
 where
     T: DeserializeOwned,
@@ -45,7 +45,7 @@ where
     Ok(value)
 }
 
-/// Shortens a message from serde, which may quote as much as a whole body.
+/// Shortens a message from serde, which may quote almost the whole body.
 fn bounded(detail: String) -> String {
     if detail.chars().count() <= MAX_DETAIL {
         return detail;
@@ -81,7 +81,8 @@ fn push_name(pointer: &mut String, name: &str) {
     *pointer += &format!("/{}", utf8_percent_encode(&name, ESCAPED));
 }
 
-/// The body of `POST /readings` as it arrives: JSON of the right shape, not yet checked.
+/// The body of `POST /readings` as it arrives: it has the right shape, but its values are
+/// not checked yet.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UncheckedBatch {
@@ -89,7 +90,7 @@ pub(crate) struct UncheckedBatch {
 }
 
 impl UncheckedBatch {
-    /// Returns the readings, or 422 with each field that is out of its range.
+    /// Returns the readings, or 422 that names each invalid field.
     pub(crate) fn check(self) -> Result<Vec<Reading>, Problem> {
         let count = self.readings.len();
         if !(1..=MAX_BATCH).contains(&count) {
@@ -107,8 +108,8 @@ impl UncheckedBatch {
 
 /// A reading as it arrives.
 ///
-/// The fields are wider than those of [`Reading`], so that one response can name every
-/// field that is out of range. Parsing straight into `Reading` would stop at the first.
+/// The types are wider than those of [`Reading`], so that one response can name every
+/// invalid field. Parsing straight into `Reading` would stop at the first one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UncheckedReading {
@@ -120,8 +121,8 @@ struct UncheckedReading {
 }
 
 impl UncheckedReading {
-    /// Returns the reading, or `None` and what is wrong with each of its fields. `index`
-    /// is its position in the batch.
+    /// Returns the reading, or adds each invalid field to `errors` and returns `None`.
+    /// `index` is the reading's position in the batch.
     fn check(self, index: usize, errors: &mut Vec<FieldError>) -> Option<Reading> {
         let before = errors.len();
         let mut wrong = |field: &str, detail: String| {
@@ -155,7 +156,7 @@ impl UncheckedReading {
 }
 
 impl Station {
-    /// Returns 422 with each field that is out of its range.
+    /// Returns 422 that names each invalid field.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         let mut errors = Vec::new();
         let mut wrong = |pointer: &str, detail: String| {
@@ -165,15 +166,15 @@ impl Station {
             wrong("#/id", not_an_id(&self.id));
         }
         if !(1..=MAX_NAME).contains(&self.name.chars().count()) {
-            wrong("#/name", format!("a name has 1 to {MAX_NAME} characters"));
+            wrong("#/name", format!("a name must have 1 to {MAX_NAME} characters"));
         } else if let Err(reason) = check_name(&self.name) {
             wrong("#/name", format!("{:?}: {reason}", shorten(&self.name)));
         }
         if self.latitude.is_some_and(|degrees| degrees.abs() > MAX_LATITUDE) {
-            wrong("#/latitude", format!("degrees north are -{MAX_LATITUDE} to {MAX_LATITUDE}"));
+            wrong("#/latitude", format!("must be -{MAX_LATITUDE} to {MAX_LATITUDE} degrees north"));
         }
         if self.longitude.is_some_and(|degrees| degrees.abs() > MAX_LONGITUDE) {
-            wrong("#/longitude", format!("degrees east are -{MAX_LONGITUDE} to {MAX_LONGITUDE}"));
+            wrong("#/longitude", format!("must be -{MAX_LONGITUDE} to {MAX_LONGITUDE} degrees east"));
         }
         if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
     }
@@ -189,7 +190,7 @@ fn not_an_id(id: &str) -> String {
     format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}", shorten(id))
 }
 
-/// Returns the first characters of a string that is quoted back to its sender.
+/// Shortens a string that is quoted back to its sender.
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(MAX_QUOTE).collect()
 }

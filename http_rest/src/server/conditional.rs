@@ -1,10 +1,10 @@
 //! Conditional requests (RFC 9110, section 13): an entity tag names one version
-//! of a resource. With it a client asks for a version that it does not have yet
-//! (`If-None-Match`), or changes only the one that it has seen (`If-Match`).
+//! of a resource. With it, a client asks only for a version that it doesn't have yet
+//! (`If-None-Match`), or changes only the version that it has seen (`If-Match`).
 //!
-//! The second prevents the *lost update*: two people read version 1, both change
-//! it, and the later write silently undoes the earlier. Here the later one gets
-//! 412, and its sender reads again.
+//! `If-Match` prevents the *lost update*: two people read version 1, both change
+//! it, and the later write silently undoes the earlier one. Here the later one gets
+//! 412, and its sender reads the resource again.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -49,9 +49,10 @@ impl<'a> Conditions<'a> {
             return Ok(self.if_none_match.as_ref().is_some_and(|tags| tags.contain_weakly(current)));
         }
         Err(match current {
-            Some(ETag(tag)) => {
-                failed(format!("the resource is now at {}; read it again", tag.to_str().unwrap_or_default()))
-            }
+            Some(ETag(tag)) => failed(format!(
+                "the ETag is now {}; read the resource again",
+                tag.to_str().unwrap_or_default()
+            )),
             None => failed("this resource has no ETag; leave out If-Match or send If-Match: *"),
         })
     }
@@ -64,7 +65,7 @@ impl<'a> Conditions<'a> {
         Ok(())
     }
 
-    /// Like [`Conditions::check`], and returns 428 if the client does not say which
+    /// Like [`Conditions::check`], but also returns 428 if the client does not say which
     /// version it means to change.
     pub(crate) fn check_required(&self, current: &ETag) -> Result<(), Problem> {
         self.check(Some(current))?;
@@ -80,12 +81,12 @@ fn failed(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, detail)
 }
 
-/// Entity tags as a client sent them, whether or not this server made them, or only `*`.
+/// The entity tags in a client's condition, whether or not this server made them, or only `*`.
 struct Tags<'a>(Vec<&'a [u8]>);
 
 impl<'a> Tags<'a> {
-    /// Reads a header field. Its lines are one list (RFC 9110, section 5.3), which may have empty
-    /// members, but `*` has to be alone.
+    /// Reads a header field. Its lines form one list (RFC 9110, section 5.3), which may have empty
+    /// members. A `*` must be alone.
     //
     // The `headers` crate is not used here: 0.4.2 panics in a debug build on a tag with a space,
     // and skips list members that it can't read.
@@ -112,8 +113,8 @@ impl<'a> Tags<'a> {
         Ok(Some(Self(tags)))
     }
 
-    /// Strong comparison: a weak tag (`W/"…"`) equals none of ours, since it may stand for
-    /// several representations.
+    /// Strong comparison: a weak tag (`W/"…"`) never matches, since it may stand for several
+    /// representations.
     fn contain_strongly(&self, current: Option<&ETag>) -> bool {
         self.0 == [b"*"] || current.is_some_and(|ETag(current)| self.0.iter().any(|tag| **tag == *current))
     }

@@ -27,13 +27,13 @@ pub(crate) async fn run(
     let limits = &requests.limits;
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.write_timeout));
-    // hyper shuts the stream down at the end, which lingers.
+    // hyper shuts the stream down at the end; `Lingering` then discards unread input.
     let stream = Lingering::new(Box::pin(stream), limits.connections.linger());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        // A client that has sent everything still waits for the responses: a FIN closes
-        // one direction only (RFC 9293, section 3.6).
+        // A client that has finished sending may still wait for responses: a FIN closes
+        // only one direction (RFC 9293, section 3.6).
         .half_close(true)
         .serve_connection(
             TokioIo::new(stream),
@@ -42,8 +42,8 @@ pub(crate) async fn run(
     let mut connection = pin!(connection);
     // Cancel safe: polling only borrows the connection, which keeps its state.
     let ended = select! {
-        // hyper itself responds to what it can't parse, with an empty body: 400, 414
-        // for a long target, 431 for a long header.
+        // hyper itself responds to a request that it can't parse, with an empty body: 414
+        // for a long target, 431 for a long header, and 400 for anything else.
         ended = connection.as_mut() => ended,
         () = stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -55,7 +55,7 @@ pub(crate) async fn run(
     }
 }
 
-/// The response to a connection over the limit, which gets no HTTP parser.
+/// The response on a connection beyond the limit, sent without reading a request.
 const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/problem+json\r\n\
     retry-after: 1\r\n\
@@ -64,7 +64,8 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     \r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}";
 
-/// Refuses a connection. The response fits into the buffer of any new socket.
+/// Refuses a connection. Writing the response doesn't wait: it fits into the buffer of any
+/// new socket.
 pub(crate) async fn refuse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: LingerLimits,

@@ -1,9 +1,9 @@
 //! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): makes a `POST` safe to
 //! repeat.
 //!
-//! A client that gets no response can't know whether its request was executed. It sends
-//! the same request again with the same key, and the server executes it once: the second
-//! time it repeats its first response. Without a key, a client that tries again risks a
+//! A client that gets no response can't know whether its request was executed. So it sends
+//! the same request again, with the same key. If the server has already executed it, it
+//! only repeats its first response. Without a key, a client that tries again risks a
 //! duplicate, and one that gives up risks a loss.
 
 use std::collections::{HashMap, VecDeque};
@@ -23,9 +23,9 @@ use crate::limits::{Limits, MAX_KEY};
 use crate::protocol::headers::{IDEMPOTENCY_KEY, JSON, REPLAYED};
 use crate::protocol::problem::{KEY_IN_USE, KEY_REUSED, Problem};
 
-/// The keys that were seen, and the responses to them.
+/// The keys that the server has seen, with the responses to their requests.
 pub(crate) struct IdempotencyStore {
-    /// Keyed with random numbers, so that nobody can make two bodies that look the same.
+    /// Keyed with random numbers, so that nobody can construct two bodies with the same hash.
     hasher: RandomState,
     capacity: usize,
     lifetime: Duration,
@@ -43,8 +43,8 @@ struct Inner {
 /// Path and key: the same key on another path is another key.
 type Scope = (String, String);
 
-/// An executed request. Only successes are kept: after an error nothing has happened, and
-/// the client may correct its request under the same key.
+/// An executed request. Only successful ones are kept: after an error, nothing has changed,
+/// and the client may send a corrected request with the same key.
 #[derive(Clone)]
 struct Finished {
     /// A hash of the request's body.
@@ -52,14 +52,14 @@ struct Finished {
     response: http::Response<Bytes>,
 }
 
-/// What a key turns out to be, unless its first request is still running.
+/// Whether a key is new or its first request is finished.
 enum Claim<'a> {
     New(Guard<'a>),
     Finished(Finished),
 }
 
-/// Holds a key while its first request runs. If it is dropped without a response (an
-/// error, a client that left, a timeout), the key is free again.
+/// Reserves a key while its first request runs. If it is dropped without a response (after
+/// an error, a disconnect, or a timeout), the key is free again.
 struct Guard<'a> {
     store: &'a IdempotencyStore,
     scope: Option<Scope>,
@@ -71,7 +71,8 @@ impl IdempotencyStore {
         Self { hasher: RandomState::new(), capacity, lifetime, inner: Mutex::default() }
     }
 
-    /// Returns 409 if the first request with this key is still running.
+    /// Looks a key up, and reserves it if it is new. Returns 409 if the first request with
+    /// it is still running.
     fn claim(&self, scope: Scope) -> Result<Claim<'_>, Problem> {
         let mut inner = self.lock();
         let now = Instant::now();
@@ -168,8 +169,8 @@ pub(crate) async fn once(
             });
         }
     };
-    // From here on nothing has to wait: the handler has its body, and the response is
-    // complete. So a client that leaves can't come between the effect and its record.
+    // From here on, nothing has to wait: the handler has its body, and the response is
+    // complete. So even if the client disconnects, an executed request is remembered.
     let response = next.run(request).await;
     if !response.status().is_success() {
         return Ok(response);
@@ -181,7 +182,7 @@ pub(crate) async fn once(
     Ok(response.map(Body::from))
 }
 
-/// Returns the key of a request, if it has one, and 400 if that is not 1 to [`MAX_KEY`]
+/// Returns the key of a request, if it has one, or 400 if the key is not 1 to [`MAX_KEY`]
 /// visible ASCII characters.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };

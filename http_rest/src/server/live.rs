@@ -1,15 +1,15 @@
-//! `/readings/live`: readings as they are recorded, as server-sent events (the
-//! HTML standard, section 9.2): one long response, a block of lines for each event.
+//! `/readings/live` sends readings as they are recorded, as server-sent events (HTML
+//! standard, section 9.2): one long response with a block of lines for each event.
 //!
 //! Each stream reads the store's [`Feed`](super::store::Feed) at its own pace. A slow reader
 //! neither holds up the recorder nor needs a queue of its own. If it falls too far behind,
 //! the ring has dropped its next readings, and it gets a `gap` event.
 //!
-//! An event's ID is `<instance ID>-<sequence number>`. A client that comes back sends the
-//! last one it saw as `Last-Event-ID` and misses nothing that the ring still holds. The
-//! server also sends blocks that have only an ID. They are not events, but they tell the
-//! client that it has everything up to that ID. So a client whose station is quiet does not
-//! fall behind the ring.
+//! An event's ID is `<instance ID>-<sequence number>`. A client that reconnects sends the
+//! last one it saw as `Last-Event-ID`, and misses nothing that the ring still holds. The
+//! server also sends blocks that consist of an ID alone. They are not events, but they tell
+//! the client that it has everything up to that ID. So a client whose station is quiet does
+//! not fall behind the ring.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ use crate::protocol::validation::is_station_id;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LiveFilter {
-    /// Only this station's readings; without it those of all stations.
+    /// ID of the only station whose readings to send; by default, all stations.
     #[param(nullable = false)]
     station: Option<String>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct LiveFilter {
 /// Readings as they are recorded
 ///
 /// Events: `reading` (data: a reading) and `gap` (data: how many were missed). Each has an ID; send
-/// the last one as `Last-Event-ID` to resume. A block may have an ID only. Comments are heartbeats.
+/// the last one as `Last-Event-ID` to resume. A block may be just an ID. Comments are heartbeats.
 #[utoipa::path(get, path = "/readings/live", operation_id = "watch_readings", tag = "readings",
     params(LiveFilter, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this event")),
     responses(
@@ -94,12 +94,12 @@ pub(crate) async fn live(
 /// Follows the feed for one stream.
 struct Follower {
     store: Arc<Store>,
-    /// The only station to show, if there is one.
+    /// The station whose readings to send; `None` for all stations.
     station: Option<String>,
     changes: watch::Receiver<u64>,
-    /// Sequence number of the last reading that it has looked at.
+    /// Sequence number of the last reading that was examined.
     seen: u64,
-    /// Sequence number in the last ID that the client got.
+    /// Sequence number in the last ID that was sent.
     announced: Option<u64>,
 }
 
@@ -108,7 +108,7 @@ impl Follower {
     async fn next(&mut self) -> Option<Vec<Result<Event, axum::Error>>> {
         // Cancel safe: a `changed` that is dropped has not marked anything as seen.
         let found = loop {
-            self.changes.mark_unchanged(); // Before the look, so that no wake-up is lost after it.
+            self.changes.mark_unchanged(); // Before `after`, so that no later change is missed.
             let found = self.store.feed.after(self.seen);
             if found.lost > 0 || !found.readings.is_empty() {
                 break found;
@@ -138,7 +138,7 @@ impl Follower {
         Some(events)
     }
 
-    /// Returns the ID of an event, and notes that the client gets it.
+    /// Returns the ID of an event, and remembers it as sent.
     fn announce(&mut self, sequence: u64) -> EventId {
         self.announced = Some(sequence);
         EventId { instance_id: self.store.instance_id, sequence }

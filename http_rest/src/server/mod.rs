@@ -34,14 +34,14 @@ use self::store::Store;
 use crate::limits::Limits;
 use crate::protocol::problem::Problem;
 
-/// The routes. `routes!` takes path and method from the handler's own description, which
-/// also becomes `/openapi.json`, so the two cannot differ.
+/// The routes. `routes!` reads path and method from the handler's own description, which
+/// also becomes part of `/openapi.json`, so the two cannot differ.
 fn router(state: AppState) -> Router {
     let posts = OpenApiRouter::new()
         .routes(routes!(stations::create))
         .routes(routes!(readings::record))
         .route_layer(from_fn_with_state(state.clone(), idempotency::once))
-        .route_layer(DefaultBodyLimit::disable()); // `Limits::max_body` counts instead.
+        .route_layer(DefaultBodyLimit::disable()); // `Limits::max_body` applies instead.
     let (router, description) = OpenApiRouter::with_openapi(openapi::preamble())
         .routes(routes!(stations::list))
         .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
@@ -55,7 +55,7 @@ fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "the Allow header lists the methods of this resource",
+                "this resource does not support the method; the Allow header lists those that it does",
             )
         })
         .fallback(async |request: Request| {
@@ -68,8 +68,8 @@ fn router(state: AppState) -> Router {
 /// [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
 ///
 /// # Errors
-/// Only if the listener can't be used at all; whatever goes wrong on one connection ends
-/// that connection.
+/// If the listener can't be used at all. An error on one connection ends only that
+/// connection.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -89,7 +89,7 @@ pub async fn serve(
         |stream, _peer| connection::run(stream, router.clone(), requests.clone(), connections.stopping());
     let refuse = |stream| connection::refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
-    info!("stopping: no new connections, requests in flight are finished");
+    info!("stopping: no new connections; finishing requests in flight");
     connections.finish(limits.connections.drain_timeout).await;
     Ok(())
 }

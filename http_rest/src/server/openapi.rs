@@ -1,6 +1,5 @@
-//! `/openapi.json`: the interface described for machines (OpenAPI 3.1). It consists of
-//! the handlers' own descriptions. This file adds the errors that all of them share, and
-//! the limits.
+//! `/openapi.json`: a description of the interface for programs (OpenAPI 3.1). Each handler
+//! describes itself. This file adds the errors that all of them share, and the limits.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -22,23 +21,24 @@ const COMMON: [(StatusCode, &str); 4] = [
         StatusCode::BAD_REQUEST,
         "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
     ),
-    (StatusCode::PRECONDITION_FAILED, "If-Match is false, or for a change If-None-Match"),
-    (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be answered"),
+    (StatusCode::PRECONDITION_FAILED, "If-Match is false or, for a change, If-None-Match is"),
+    (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be executed"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
 
-/// The further errors that a request with a body may get.
+/// Further errors that a request with a body may get.
 const OF_BODIES: [(StatusCode, &str); 3] = [
     (StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Another media type, or compressed"),
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The media type is not accepted, or the body is compressed"),
     (StatusCode::UNPROCESSABLE_ENTITY, "Invalid fields"),
 ];
 
-/// Returns the description before the handlers add theirs.
+/// Returns the start of the description, before the handlers add theirs.
 pub(crate) fn preamble() -> OpenApi {
-    let info = InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(
-        Some("Stations as resources, their readings in batches. Errors are problem details (RFC 9457)."),
-    );
+    let info =
+        InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(Some(
+            "Manages stations, and records their readings in batches. Errors are problem details (RFC 9457).",
+        ));
     OpenApiBuilder::new().info(info).build()
 }
 
@@ -70,7 +70,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
 }
 
-/// Adds the errors that every operation has, and to each error its body.
+/// Adds the shared errors to an operation, and a body to each of its errors.
 fn describe_errors(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
     let of_bodies = operation.request_body.iter().flat_map(|_| OF_BODIES);
@@ -87,7 +87,7 @@ fn describe_errors(operation: &mut Operation) {
     }
 }
 
-/// Adds to a field of a schema, or to a parameter of a path, the limits that the server checks.
+/// Adds the limits that the server checks to a field of a schema or a parameter of a path.
 fn describe_limits(owner: &str, name: &str, schema: &mut RefOr<Schema>) {
     let object = match schema {
         RefOr::T(Schema::Object(object)) => object,

@@ -1,5 +1,5 @@
-//! Pages of a long list. A cursor says where the next page begins; unlike page
-//! numbers it neither skips nor repeats an entry when others come and go.
+//! Pages of a long list. A cursor says where the next page begins. Unlike a page number,
+//! it neither skips nor repeats an entry when others are added or removed.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -15,9 +15,9 @@ pub(crate) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     Err(Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}, not {limit}")))
 }
 
-/// Cuts a list to a page. One entry more than fits shows that there is a next page. Returns its
-/// `Link: <…>; rel="next"` (RFC 8288), to the address that `next` makes from this page's last
-/// entry, or no header after the last page.
+/// Cuts a list to one page. If the list has more entries than fit, returns the header
+/// `Link: <…>; rel="next"` (RFC 8288). Its address comes from `next`, which makes it from this
+/// page's last entry.
 pub(crate) fn cut<T>(entries: &mut Vec<T>, limit: usize, next: impl FnOnce(&T) -> String) -> HeaderMap {
     let more = entries.len() > limit;
     entries.truncate(limit);

@@ -1,4 +1,4 @@
-//! `/readings`: record a batch, read a station's readings back.
+//! `/readings`: recording a batch, and reading a station's readings back.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::protocol::validation::{UncheckedBatch, parse};
 
 /// Record a batch
 ///
-/// All of it or, on any error, nothing of it. Stations that are not known yet are created.
+/// If any reading is invalid, none is recorded. Stations that don't exist yet are created.
 //
 // The status is 200 and not 201, because a reading has no address of its own that a
 // `Location` could name (RFC 9110, section 15.3.2).
@@ -28,7 +28,7 @@ use crate::protocol::validation::{UncheckedBatch, parse};
         nullable = false)),
     responses(
         (status = 200, description = "Recorded", body = Recorded, example = json!({"accepted": 1})),
-        (status = 409, description = "The first request with this key still runs"),
+        (status = 409, description = "The first request with this key is still running"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Recorded>, Problem> {
@@ -68,7 +68,7 @@ pub(crate) async fn list(
     let link = pagination::cut(&mut found, limit, |(sequence, _)| {
         let cursor = EventId { instance_id: store.instance_id, sequence: *sequence }.to_string();
         let next = ReadingQuery { limit: Some(limit), cursor: Some(cursor), ..query };
-        // Strings and numbers always have a form in a query string.
+        // Strings and numbers can always be serialized.
         format!("/readings?{}", serde_urlencoded::to_string(next).unwrap_or_default())
     });
     let readings = found.into_iter().map(|(_, reading)| reading).collect();

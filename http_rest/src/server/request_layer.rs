@@ -1,6 +1,6 @@
-//! What happens to every request before and after its handler: an ID, a look at the
-//! header, a permit to be handled, a time limit, a line in the log. Below that are the
-//! checks that handlers choose: no query string, the media type, the length of the body.
+//! The steps before and after the handler of every request: an ID, checks of the header, a
+//! permit to be handled, a time limit, and a line in the log. Below them are the checks that
+//! handlers choose: no query string, the media type, the length of the body.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -33,7 +33,7 @@ pub(crate) struct Requests {
     pub(crate) limits: Arc<Limits>,
     /// One for each request that may be handled at the same time.
     permits: Semaphore,
-    /// How many requests got an ID from this server.
+    /// Number of requests that got their ID from this server.
     numbered: AtomicU64,
 }
 
@@ -42,10 +42,10 @@ impl Requests {
         Self { permits: Semaphore::new(limits.max_in_flight), numbered: AtomicU64::new(0), limits }
     }
 
-    /// Responds to a request by its route.
+    /// Returns the response to a request, and logs it.
     //
-    // An axum middleware (`from_fn`) would do the same, but would put the request into two more
-    // boxes on the heap.
+    // An axum middleware (`from_fn`) would do the same, but at the cost of two more boxes on the
+    // heap for each request.
     pub(crate) async fn respond(
         &self,
         router: Router,
@@ -57,7 +57,7 @@ impl Requests {
         let mut response = self.handle(router, request).await.unwrap_or_else(IntoResponse::into_response);
         let status = response.status();
         if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-            // The rest of the body is still to come, so this connection can't be used again.
+            // The rest of the body is still to come, so this connection can't be reused.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         info!(
@@ -78,15 +78,15 @@ impl Requests {
             ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
         })?;
         match timeout(self.limits.request_timeout, router.call(request)).await {
-            Ok(Ok(response)) => Ok(response), // A router has no other errors than responses.
+            Ok(Ok(response)) => Ok(response), // A router's error type is `Infallible`.
             Err(_elapsed) => Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
-                "the request took too long to arrive or to be answered",
+                "the request took too long to arrive or to be executed",
             )),
         }
     }
 
-    /// Returns the client's own ID if it is short and plain, or else the next number.
+    /// Returns the client's own ID if it is short and plain, otherwise the next number.
     fn id(&self, headers: &HeaderMap) -> HeaderValue {
         let plain = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len())
@@ -100,15 +100,16 @@ impl Requests {
 }
 
 /// Header fields that may appear only once. If there were two, a proxy could believe one
-/// and this server the other, which is how requests are smuggled past a proxy. hyper checks
-/// `Content-Length`, and fields whose values are lists may come in several lines.
+/// and this server the other, which is how requests are smuggled past a proxy. The list
+/// lacks `Content-Length`, which hyper checks, and fields whose values are lists, which may
+/// come in several lines.
 const SINGLE: [HeaderName; 5] =
     [header::HOST, header::CONTENT_TYPE, IDEMPOTENCY_KEY, LAST_EVENT_ID, REQUEST_ID];
 
 /// Returns 400 if a field of [`SINGLE`] appears more than once (RFC 9110, section 5.3).
 fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.len() == headers.keys_len() {
-        return Ok(()); // Mostly no field comes twice, and this is the cheapest way to see it.
+        return Ok(()); // Usually no field appears twice, and this is the cheapest test of it.
     }
     match SINGLE.iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         None => Ok(()),
@@ -173,7 +174,10 @@ impl From<QueryRejection> for Problem {
 /// compressed.
 pub(crate) fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Problem> {
     if !is_type(headers, wanted) {
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {wanted}")));
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("the Content-Type must be {wanted}"),
+        ));
     }
     let lines = headers.get_all(header::CONTENT_ENCODING).iter();
     let mut codings = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
@@ -187,16 +191,16 @@ pub(crate) fn require_type(headers: &HeaderMap, wanted: &str) -> Result<(), Prob
     })
 }
 
-/// Reads the whole body. Returns 413 if it is longer than `max`, 400 if it breaks off.
+/// Reads the whole body. Returns 413 if it is longer than `max`, 400 if it is incomplete.
 pub(crate) async fn read_body(body: Body, max: usize) -> Result<Bytes, Problem> {
     let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body holds at most {max} bytes"));
-    // Refused before a byte of it is read, if the client says how long it is.
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {max} bytes"));
+    // If the client says that the body is too long, refuse it before reading any of it.
     if body.size_hint().lower() > max as u64 {
         return Err(too_large());
     }
     to_bytes(body, max).await.map_err(|error| match error.source() {
         Some(source) if source.is::<LengthLimitError>() => too_large(),
-        _ => Problem::bad_request("the body broke off or was badly framed"),
+        _ => Problem::bad_request("the body is incomplete or badly framed"),
     })
 }

@@ -1,5 +1,5 @@
-//! What handlers can ask for. Each takes only what it needs, such as
-//! `State<Arc<Store>>`: axum takes that out of [`AppState`].
+//! The state that handlers share. Each asks only for the parts that it needs, such as
+//! `State<Arc<Store>>`, and axum gets them from [`AppState`].
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::limits::Limits;
 #[derive(Clone)]
 pub(crate) struct AppState(pub(crate) Arc<Shared>);
 
-/// See [`AppState`].
+/// The parts of [`AppState`].
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) idempotency: Arc<IdempotencyStore>,

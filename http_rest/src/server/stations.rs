@@ -1,4 +1,4 @@
-//! `/stations`: a resource with an address of its own for each station.
+//! `/stations`: each station is a resource with an address of its own.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use crate::protocol::validation::{is_station_id, parse, shape, shorten};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
-    /// Maximum number of stations on this page; 100 if not given.
+    /// Maximum number of stations on this page; 100 by default.
     #[param(nullable = false)]
     limit: Option<usize>,
-    /// From the `Link` header of the page before.
+    /// From the `Link` header of the previous page.
     #[param(nullable = false)]
     cursor: Option<String>,
 }
@@ -49,7 +49,7 @@ pub(crate) async fn list(
     request: Request,
 ) -> Result<Response, Problem> {
     let limit = pagination::limit(page.limit)?;
-    // The cursor is the last ID of the page before; clients need not know that.
+    // The cursor is the last ID of the previous page, but clients don't need to know that.
     if page.cursor.as_deref().is_some_and(|cursor| !is_station_id(cursor)) {
         return Err(Problem::bad_request("unknown cursor: use the one from the Link header"));
     }
@@ -69,7 +69,7 @@ pub(crate) async fn list(
         (status = 201, description = "Created", body = Station, headers(
             ("Location" = String, description = "The station's address"),
             ("ETag" = String, description = "Its version"))),
-        (status = 409, description = "The ID is taken, or the first request with this key still runs"),
+        (status = 409, description = "The ID is taken, or the first request with this key is still running"),
         (status = 422, description = "Invalid fields, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
 pub(crate) async fn create(State(store): State<Arc<Store>>, body: Bytes) -> Result<Response, Problem> {
@@ -109,7 +109,7 @@ pub(crate) async fn read(
     params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to replace",
         pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
     responses(
-        (status = 200, description = "As it is now", body = Station,
+        (status = 200, description = "The station after the change", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
         (status = 404, description = "No such station: PUT does not create one"),
         (status = 428, description = "If-Match is missing")))]
@@ -128,7 +128,7 @@ pub(crate) async fn replace(
     params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to change",
         pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
     responses(
-        (status = 200, description = "As it is now", body = Station,
+        (status = 200, description = "The station after the change", body = Station,
             headers(("ETag" = String, description = "Its new version"))),
         (status = 404, description = "No such station"),
         (status = 428, description = "If-Match is missing")))]
@@ -141,8 +141,8 @@ pub(crate) async fn patch(
     change(&store, &limits, &id, request, MERGE_PATCH, |current, body| {
         let mut station = serde_json::to_value(current).map_err(|error| Problem::internal(&error))?;
         let patch: Map<String, Value> = parse(body)?;
-        // RFC 7396, for an object that has no objects in it: `null` removes a member, and
-        // anything else replaces it.
+        // RFC 7396, for an object without nested objects: `null` removes a member, and any
+        // other value replaces it.
         if let Some(members) = station.as_object_mut() {
             members.extend(patch);
             members.retain(|_name, value| !value.is_null());
@@ -157,7 +157,7 @@ pub(crate) async fn patch(
     params(StationId, ("If-Match" = String, Header, description = "The ETag of the version to delete",
         pattern = "^(\\*|\"[!#-~]{1,40}\")$", example = "*")),
     responses(
-        (status = 204, description = "Gone"),
+        (status = 204, description = "Deleted"),
         (status = 404, description = "No such station"),
         (status = 428, description = "If-Match is missing")))]
 pub(crate) async fn delete(
@@ -171,8 +171,8 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Changes a station by `PUT` or `PATCH`. The checks go from the cheapest to those that need
-/// the body: 404, 415, 400 (a malformed condition), 412, 428, and then 413, 400, 422.
+/// Changes a station by `PUT` or `PATCH`. The checks that need only the header come first:
+/// 404, 415, 400 (a malformed condition), 412, 428. Those of the body follow: 413, 400, 422.
 async fn change(
     store: &Store,
     limits: &Limits,
@@ -188,19 +188,19 @@ async fn change(
     conditions.check_required(&before.tag)?;
     let body = read_body(body, limits.max_body).await?;
     let changed = store.update(id, |current, tag| {
-        // Once more, now that nobody can come between the check and the change.
+        // Check once more: now nobody else can change the station before this request does.
         conditions.check_required(tag)?;
         let station = new(current, &body)?;
         station.check()?;
         if station.id != current.id {
-            return Err(Problem::field("#/id", "the ID of a station never changes"));
+            return Err(Problem::field("#/id", "a station's ID cannot be changed"));
         }
         Ok(station)
     });
     Ok(changed.ok_or_else(|| not_found(id))??.into_response())
 }
 
-/// A station's ID from the path. Returns 404 for anything else.
+/// A station's ID from the path. A path with anything else gets 404.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(crate) struct StationId {

@@ -1,7 +1,9 @@
-//! What the server keeps: in memory, bounded, and gone when it stops.
+//! The stations and readings: kept in memory, limited in number, and gone when the server
+//! stops.
 //!
-//! [`Store`] has the stations, each with its readings. [`Feed`] has the newest readings of
-//! all stations in the order in which they were recorded, in one ring for all live streams.
+//! [`Store`] holds the stations, each with its readings. [`Feed`] holds the newest readings
+//! of all stations in the order in which they were recorded, in one ring for all live
+//! streams.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -17,11 +19,11 @@ use crate::protocol::model::{Metric, Reading, ReadingQuery, Station};
 
 /// Stations and their readings.
 ///
-/// A plain mutex: each operation is short and never waits for anything while it
-/// holds the lock, so an async mutex or a database would only add steps.
+/// A plain mutex protects them. Each operation is short and never waits for anything while
+/// it holds the lock, so an async mutex would only cost more.
 pub(crate) struct Store {
-    /// Chosen at random at the start. It is in every number that a client may bring back
-    /// to a later run of the server.
+    /// Chosen at random when the server starts. It is part of every ETag, event ID, and
+    /// cursor of readings, so the server recognizes one from an earlier run.
     pub(crate) instance_id: u64,
     /// The newest readings, for live streams.
     pub(crate) feed: Feed,
@@ -31,8 +33,8 @@ pub(crate) struct Store {
 #[derive(Default)]
 struct Inner {
     stations: BTreeMap<Arc<str>, StationEntry>,
-    /// Version of the last change of any station. A station that is deleted and created
-    /// again does not get an old tag.
+    /// Number of the last change to any station. All stations share it, so one that is
+    /// deleted and created again never gets an old tag.
     version: u64,
     /// Sequence number of the last reading.
     sequence: u64,
@@ -44,7 +46,7 @@ struct StationEntry {
     readings: VecDeque<StoredReading>,
 }
 
-/// A station as a `GET` returns it. It is made once for each version.
+/// A station as a `GET` returns it. It is built once for each version.
 #[derive(Clone)]
 pub(crate) struct Representation {
     pub(crate) tag: ETag,
@@ -53,7 +55,7 @@ pub(crate) struct Representation {
 
 impl Representation {
     fn new(station: &Station, instance_id: u64, version: u64) -> Self {
-        // Strings and finite numbers always have a form in JSON.
+        // Strings and finite numbers can always be serialized.
         let json = serde_json::to_vec(station).unwrap_or_default().into();
         Self { tag: ETag::new(instance_id, version), json }
     }
@@ -70,9 +72,9 @@ struct StoredReading {
 /// Why a station was not created.
 #[derive(Debug)]
 pub(crate) enum CreateError {
-    /// There is one with this ID.
+    /// A station with this ID exists.
     Exists,
-    /// There are [`MAX_STATIONS`].
+    /// There are already [`MAX_STATIONS`].
     Full,
 }
 
@@ -82,8 +84,8 @@ impl Store {
         Self { instance_id: fastrand::u64(..), feed: Feed::new(live_kept), inner: Mutex::default() }
     }
 
-    /// Keeps the whole batch and creates the stations that it does not know. Returns an
-    /// error, and keeps nothing of the batch, if there is no room for them.
+    /// Stores the whole batch, and creates the stations that don't exist yet. If there is
+    /// no room for them, it stores nothing and returns an error.
     pub(crate) fn record(&self, batch: Vec<Reading>) -> Result<usize, CreateError> {
         let mut inner = self.lock();
         let new: BTreeSet<&str> =
@@ -110,14 +112,14 @@ impl Store {
             });
         }
         let (accepted, last) = (batch.len(), inner.sequence);
-        // Under the lock, so that the feed has the readings in the same order.
+        // The lock is still held, so the feed gets the readings in the same order.
         self.feed.publish(batch, last);
         Ok(accepted)
     }
 
-    /// Returns a station's readings, the latest recorded first, each with its sequence
-    /// number, or `None` if there is no such station. They are those recorded before the one
-    /// with the sequence number `before`, at most `count`.
+    /// Returns the readings that match the query, the latest recorded first, each with its
+    /// sequence number: at most `count`, and only those with a sequence number below
+    /// `before`. Returns `None` if there is no such station.
     pub(crate) fn readings(
         &self,
         query: &ReadingQuery,
@@ -144,8 +146,7 @@ impl Store {
         Some(found.collect())
     }
 
-    /// Counts the kept readings of a station whose sequence number is above `seen` and at
-    /// most `last`.
+    /// Counts the stored readings of a station with sequence numbers from `seen + 1` to `last`.
     pub(crate) fn count(&self, station: &str, seen: u64, last: u64) -> u64 {
         let inner = self.lock();
         let Some(entry) = inner.stations.get(station) else { return 0 };
@@ -153,7 +154,7 @@ impl Store {
         (up_to(last) - up_to(seen)) as u64
     }
 
-    /// Returns up to `limit` stations in the order of their IDs, from the one after `after`.
+    /// Returns up to `limit` stations whose IDs come after `after`, in the order of their IDs.
     pub(crate) fn stations(&self, after: Option<&str>, limit: usize) -> Vec<Station> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         let inner = self.lock();
@@ -182,9 +183,9 @@ impl Store {
         Ok(inner.insert(station, self.instance_id))
     }
 
-    /// Replaces a station with what `change` returns, or returns `None` if there is no such
-    /// station. Nobody else can change it in between, so `change` should check its
-    /// version once more.
+    /// Replaces a station with the result of `change`, or returns `None` if there is no such
+    /// station. Nobody else can change it meanwhile, so `change` should check its version
+    /// once more.
     pub(crate) fn update<E>(
         &self,
         id: &str,
@@ -202,7 +203,8 @@ impl Store {
         }))
     }
 
-    /// Deletes a station and its readings if `allow` agrees to its version.
+    /// Deletes a station and its readings if `allow` accepts its version. Returns `None` if
+    /// there is no such station.
     pub(crate) fn remove<E>(
         &self,
         id: &str,
@@ -214,7 +216,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic under the lock would be a bug; what was complete before it stays so.
+        // A panic under the lock would be a bug, but it would not invalidate the other data.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -256,7 +258,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// The newest readings of all stations, for all streams.
+/// The newest readings of all stations, for all live streams.
 pub(crate) struct Feed {
     capacity: usize,
     ring: Mutex<Ring>,
@@ -271,11 +273,12 @@ struct Ring {
     last: u64,
 }
 
-/// What a stream finds in the ring.
+/// What a live stream finds in the ring.
 pub(crate) struct Found {
-    /// Number of readings that it missed: recorded after its last one, no longer kept.
+    /// Number of readings that the stream missed: recorded after its last one, but no longer
+    /// in the ring.
     pub(crate) lost: u64,
-    /// The next ones, with their sequence numbers.
+    /// The next readings, with their sequence numbers.
     pub(crate) readings: Vec<(u64, Reading)>,
 }
 
@@ -296,13 +299,13 @@ impl Feed {
         self.newest.send_replace(last);
     }
 
-    /// Returns the sequence number of the newest reading, and a receiver that notices later ones.
+    /// Returns the sequence number of the newest reading, and a receiver that waits for later ones.
     pub(crate) fn subscribe(&self) -> (u64, watch::Receiver<u64>) {
         let changes = self.newest.subscribe();
         (self.lock().last, changes)
     }
 
-    /// Returns the next up to [`CHUNK`] readings after sequence number `seen`.
+    /// Returns up to [`CHUNK`] readings after sequence number `seen`.
     pub(crate) fn after(&self, seen: u64) -> Found {
         let ring = self.lock();
         let first = ring.last + 1 - ring.readings.len() as u64;

@@ -4,26 +4,26 @@ use crate::protocols::Recorder;
 use crate::run::proxy::{Bytes, Proxy};
 use crate::run::running_protocol::RunningProtocol;
 
-/// Requests before the counting starts. Meanwhile the connection settles: HTTP/2 remembers
-/// headers and opens its flow-control windows.
+/// Number of requests before the counting starts. During these, the connection settles: HTTP/2
+/// fills its table of headers and opens its flow-control windows.
 const WARM_UP: u32 = 20;
 
-/// Requests that are counted.
+/// Number of requests whose bytes are counted.
 const COUNTED: u32 = 100;
 
-/// Bytes of one request, and of its connection.
+/// Bytes on the wire for one request, and for its connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wire {
     /// Bytes from client to server, mean per request.
     pub request: f64,
     /// Bytes from server to client, mean per request.
     pub response: f64,
-    /// Bytes in both directions that a connection takes once: handshakes, settings, and what
-    /// its first requests take in excess of later ones.
+    /// Bytes in both directions that a connection costs once: handshakes, settings, and the extra
+    /// bytes of its first requests.
     pub set_up: f64,
 }
 
-/// Counts the bytes of a hundred requests through `proxy`, one at a time.
+/// Sends requests through `proxy`, one at a time, and counts the bytes of a hundred.
 ///
 /// # Errors
 /// If the connection or a request fails.

@@ -1,8 +1,8 @@
-//! The measuring loops. Each gets a client that is ready, warms it up, resets, and measures.
-//! None of them connects or starts anything.
+//! The measuring loops. Each gets a client that is ready, warms it up, resets the counters, and
+//! measures. None of them connects or starts anything.
 //!
-//! Times are in nanoseconds. A failed request is counted as an error, and is in no
-//! percentile.
+//! Times are in nanoseconds. A failed request counts as an error and does not enter
+//! the percentiles.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,10 +19,10 @@ use crate::report::statistic::histogram;
 use crate::run::meter::{Cpu, Meter};
 
 /// Maximum number of requests in flight at a fixed rate. Further requests wait for their turn,
-/// and their wait counts. Every client here allows at least this many.
+/// and this wait is part of their latency. Every client here allows at least this many.
 pub const MAX_IN_FLIGHT: u64 = 256;
 
-/// Number of errors that end a measurement early, because nothing works.
+/// Number of errors after which a measurement ends early, because nothing works.
 pub const TOO_MANY_ERRORS: u64 = 100;
 
 /// Time after which requests that are still in flight at the end count as errors.
@@ -31,9 +31,9 @@ const LAST_REPLIES: Duration = Duration::from_secs(5);
 /// How long to warm up, and then to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    /// Not measured. Meanwhile connections are made, caches fill, and branch predictors learn.
+    /// Not measured. During this time, connections open, caches fill, and branch predictors learn.
     pub warm_up: Duration,
-    /// Measured.
+    /// Time that is measured.
     pub measured: Duration,
 }
 
@@ -76,11 +76,11 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Sends one request after the other, each when the reply to the previous one has arrived.
+/// Sends one request after another, each as soon as the reply to the previous one has arrived.
 ///
-/// If the server stalls, this loop sends one request and waits. It never sends the requests
-/// that other clients would send meanwhile, so the stall is one sample among thousands.
-/// [`fixed_rate`] shows it.
+/// If the server stalls, this loop waits with one request. It never sends the requests that
+/// other clients would send meanwhile, so the stall is only one sample among thousands. Use
+/// [`fixed_rate`] to make stalls visible.
 pub async fn one_in_flight(recorder: &dyn Recorder, span: Span, meter: &Meter) -> Latencies {
     let warm = one_after_the_other(recorder, span.warm_up).await;
     if warm.errors.count >= TOO_MANY_ERRORS {
@@ -154,7 +154,7 @@ pub async fn in_flight(recorder: &Arc<dyn Recorder>, count: u64, span: Span, met
     Throughput { completed, errors, elapsed, cpu }
 }
 
-/// What all callers of one measurement share.
+/// State that all callers of one measurement share.
 #[derive(Default)]
 struct Shared {
     completed: AtomicU64,
@@ -172,7 +172,8 @@ impl Shared {
         }
     }
 
-    /// Forgets the warm-up, unless so many requests failed that the measurement ended.
+    /// Discards the counts of the warm-up, unless so many requests failed that the measurement
+    /// has ended.
     fn reset(&self) {
         if !self.stop.load(Relaxed) {
             *self.errors.lock().unwrap_or_else(PoisonError::into_inner) = Errors::default();
@@ -183,24 +184,24 @@ impl Shared {
 
 /// Result of requests at a fixed rate.
 pub struct FixedRate {
-    /// Times from the moment at which each request should have been sent to its reply.
+    /// Time from the moment when each request should have been sent until its reply.
     pub latencies: Latencies,
-    /// The sender's own delay: how long after a request was due the sender noticed it.
+    /// The sender's own delay: how late it noticed that a request was due.
     pub lateness: Histogram<u64>,
-    /// Requests that were due but still waited after twice the planned time.
+    /// Planned requests that had not been sent when the measurement ended.
     pub unsent: u64,
 }
 
 impl FixedRate {
-    /// Returns the replies per second, up to the last reply.
+    /// Returns the number of replies per second, up to the last reply.
     pub fn achieved(&self) -> f64 {
         self.latencies.histogram.len() as f64 / self.latencies.elapsed.as_secs_f64()
     }
 }
 
-/// Sends `rate` requests per second, whether or not replies have come, and measures from the
-/// *intended* moment of each. So a stall shows in all requests that were due meanwhile,
-/// including those that had to wait before they were sent.
+/// Sends `rate` requests per second, whether or not replies have arrived, and measures each
+/// from its *intended* moment. A stall therefore shows in every request that was due meanwhile,
+/// including those that could not be sent yet.
 ///
 /// At most [`MAX_IN_FLIGHT`] requests are in flight. The loop polls the clock, because tokio's
 /// timers can be a millisecond late. Polling keeps one core busy.
@@ -228,7 +229,7 @@ async fn pace(recorder: &Arc<dyn Recorder>, rate: f64, time: Duration) -> FixedR
         while Instant::now() < intended {
             yield_now().await;
         }
-        // The server causes this wait, so it is not part of the sender's own delay.
+        // The server causes this wait, so it doesn't count as the sender's own delay.
         while shared.in_flight.load(Relaxed) >= MAX_IN_FLIGHT {
             if started.elapsed() > 2 * time {
                 break 'pacing;
@@ -263,7 +264,7 @@ async fn pace(recorder: &Arc<dyn Recorder>, rate: f64, time: Duration) -> FixedR
     let mut errors = shared.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if lost {
         errors.count += shared.in_flight.load(Relaxed);
-        errors.first.get_or_insert_with(|| format!("no reply in {LAST_REPLIES:?}"));
+        errors.first.get_or_insert_with(|| format!("no reply within {LAST_REPLIES:?}"));
     }
     let histogram = times.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let latencies = Latencies { histogram, errors, elapsed, cpu: Cpu::default() };

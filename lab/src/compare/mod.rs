@@ -1,7 +1,7 @@
 //! Compares the protocols: decides what is measured, in which order, and on which cores.
 //!
-//! Read [`plan`] first: what a run measures, and for how long. [`measure`] has the loops that
-//! all protocols go through.
+//! Read [`plan`] first, which says what a run measures and for how long. [`measure`] has the
+//! loops that measure every protocol.
 
 pub mod bytes;
 pub mod measure;
@@ -28,17 +28,17 @@ use crate::run::conditions::Conditions;
 use crate::run::meter::Cpu;
 use crate::run::placement::{Placement, pin, runtime};
 
-/// Share of a fixed rate that must come back. With less, the protocol is saturated.
+/// Minimum share of a fixed rate that a protocol has to achieve. With less, it is saturated.
 const KEPT_UP: f64 = 0.95;
 
-/// Measures the protocols by the plan and returns the results. If `stop` becomes true, it
-/// returns what it has measured by then.
+/// Measures the protocols according to the plan. If `stop` becomes true, it returns the results
+/// so far.
 ///
-/// Pins the calling thread. `placement` replaces the usual choice for every measurement.
+/// Pins the calling thread to a core. `placement` replaces the default in all measurements.
 ///
 /// # Errors
-/// If the machine refuses what every measurement needs. If a measurement fails for one
-/// protocol only, the results list it in [`Results::failures`].
+/// If the runtime that all measurements need cannot start. A measurement that fails for one
+/// protocol is not an error: the results list it in [`Results::failures`].
 pub fn compare(
     plan: &Plan,
     protocols: &[&'static Protocol],
@@ -59,14 +59,14 @@ pub fn compare(
     let mut comparison = Comparison {
         plan,
         protocols,
-        runtime: runtime().context("no runtime")?,
+        runtime: runtime().context("cannot start the async runtime")?,
         progress,
         stop,
         brokers: Brokers::default(),
         failures: Vec::new(),
     };
-    // Measurements with the same placement are together, because the brokers restart when it
-    // changes. Memory comes first, while the brokers are still empty.
+    // Brokers restart when the placement changes, so measurements with the same placement come
+    // together. Memory comes first, while the brokers are still empty.
     let memory = comparison.memory(same);
     let latency = comparison.latency(same);
     let batch = comparison.batch(same);
@@ -166,7 +166,7 @@ impl Comparison<'_> {
         let span = self.plan.fixed_rate;
         let levels = (self.plan.rounds, self.plan.rates.as_slice());
         let lowest = self.plan.rates.first().copied();
-        // The protocols that did not keep up with a lower rate in this round.
+        // Protocols that could not keep up with a lower rate in this round.
         let mut saturated: Vec<&str> = Vec::new();
         let rows = self.rounds("fixed rate", placement, levels, async |target, rate| {
             if Some(rate) == lowest {
@@ -239,7 +239,7 @@ impl Comparison<'_> {
 
     fn bytes(&mut self, placement: Placement) -> Vec<Bytes> {
         let rows = self.rounds(BYTES, placement, (1, &[1]), async |target, _| {
-            let proxy = target.proxy.as_ref().context("no proxy")?;
+            let proxy = target.proxy.as_ref().context("no proxy was started")?;
             count_bytes(target, proxy, 1).await.map(Some)
         });
         let bytes = |row: Row<Wire>| {
@@ -260,7 +260,7 @@ impl Comparison<'_> {
         let levels: &[u64] = if count > 0 { &[1] } else { &[] };
         let rows = self.rounds("memory", placement, (1, levels), async |target, _| {
             let at_rest = target.meter.memory()?;
-            // The first connection also allocates what all of them share.
+            // The first connection also allocates memory that all of them share.
             let mut open = vec![target.connect_and_record().await?];
             let before = target.meter.memory()?;
             for _ in 0..count {

@@ -1,31 +1,31 @@
-//! What a run measures, and for how long.
+//! Says what a run measures, and for how long.
 
 use std::time::Duration;
 
 use super::measure::Span;
 
-/// What to measure, and for how long.
+/// The measurements of a run, and how long each takes.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Number of times that each measurement is made.
+    /// Number of rounds of each measurement. Bytes and memory are measured only once.
     pub rounds: usize,
-    /// Time with one request in flight.
+    /// Duration of a measurement with one request in flight.
     pub latency: Span,
-    /// Time with many requests in flight.
+    /// Duration of a measurement with many requests in flight.
     pub throughput: Span,
-    /// Numbers of requests in flight.
+    /// Numbers of requests in flight to measure.
     pub in_flight: Vec<u64>,
-    /// Time at each fixed rate.
+    /// Duration of a measurement at one fixed rate.
     pub fixed_rate: Span,
-    /// Requests per second, in rising order. An empty list skips the measurement.
+    /// Fixed rates in requests per second, in rising order. An empty list skips the measurement.
     pub rates: Vec<u64>,
-    /// Time with one batch in flight.
+    /// Duration of a measurement with one batch in flight.
     pub batch: Span,
-    /// Readings in a batch. An empty list skips the measurement.
+    /// Sizes of batches, in readings. An empty list skips the measurement.
     pub readings: Vec<u64>,
-    /// Connections made one after the other in a round. 0 skips the measurement.
+    /// Number of connections that a round opens, one after another. 0 skips the measurement.
     pub set_ups: usize,
-    /// Idle connections that are held open to measure their memory. 0 skips the measurement.
+    /// Number of idle connections held open to measure their memory. 0 skips the measurement.
     pub idle_connections: usize,
 }
 
@@ -66,7 +66,7 @@ impl Plan {
         }
     }
 
-    /// Returns the number of steps that the progress bar has for this many protocols.
+    /// Returns the length of the progress bar, in steps, for this many protocols.
     pub fn steps(&self, protocols: usize) -> u64 {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);

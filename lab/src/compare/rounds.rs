@@ -1,6 +1,5 @@
-//! Starts the servers for one kind of measurement, then goes through the protocols in turn,
-//! round after round (A B C, A B C). If the machine slows down, all protocols are affected
-//! alike.
+//! Starts the servers for one kind of measurement, then measures the protocols in turn, round
+//! after round (A B C, A B C). If the machine slows down, it slows down for all of them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -20,13 +19,13 @@ use crate::run::running_protocol::RunningProtocol;
 /// Time after which a missing first reply through a broker is an error.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Pause before the next attempt to get that reply.
+/// Pause before another attempt to get that reply.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// The measurement that goes through a proxy.
+/// Name of the measurement that goes through a proxy.
 pub(super) const BYTES: &str = "bytes";
 
-/// What all measurements of a run share.
+/// State that all measurements of a run share.
 pub(super) struct Comparison<'a> {
     pub plan: &'a Plan,
     pub protocols: &'a [&'static Protocol],
@@ -60,8 +59,8 @@ impl<T> Row<T> {
 }
 
 impl Comparison<'_> {
-    /// Starts all servers, then calls `measure` for each round, level, and protocol. It
-    /// returns `None` if the protocol has nothing to measure at that level.
+    /// Starts all servers, then calls `measure` for each round, level, and protocol. `measure`
+    /// returns `None` if there is nothing to measure for that protocol at that level.
     pub fn rounds<T>(
         &mut self,
         name: &str,
@@ -105,7 +104,8 @@ impl Comparison<'_> {
         rows
     }
 
-    /// Starts each protocol, in the order of `self.protocols`. One that fails is `None`.
+    /// Starts all protocols, in the order of `self.protocols`. The result has `None` for each one
+    /// that fails.
     fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
         let mut running = Vec::new();
         for &protocol in self.protocols {
@@ -128,8 +128,8 @@ impl Comparison<'_> {
     }
 }
 
-/// Waits for the first reply through a broker. A broker that has just started needs time, and
-/// a quorum queue first elects its leader.
+/// Waits for the first reply through a broker. A broker that has just started needs time: for
+/// example, a quorum queue first elects its leader.
 async fn ready(target: &RunningProtocol) -> anyhow::Result<()> {
     let started = Instant::now();
     while target.protocol.served.broker().is_some() {

@@ -3,8 +3,8 @@
 /// The station that sends all readings.
 pub const STATION: &str = "oslo-1";
 
-/// Bytes of information in a reading of [`STATION`]: its ID, one byte for the metric, and
-/// eight each for value and time. Everything else that a protocol sends is overhead.
+/// Bytes of information in a reading of [`STATION`]: the station's ID, one byte for the metric,
+/// and eight bytes each for value and time. Everything else that a protocol sends is overhead.
 pub const INFORMATION: usize = STATION.len() + 1 + 8 + 8;
 
 /// A reading before a protocol turns it into its own type.
@@ -12,11 +12,11 @@ pub const INFORMATION: usize = STATION.len() + 1 + 8 + 8;
 pub(super) struct Sample {
     /// Air temperature in °C.
     pub temperature: f64,
-    /// In ms since the Unix epoch.
+    /// Time in ms since the Unix epoch.
     pub recorded_at: u64,
 }
 
-/// Returns `count` samples, taken one second apart.
+/// Returns `count` samples, one second apart.
 pub(super) fn samples(count: usize) -> impl Iterator<Item = Sample> {
     (0..count as u64).map(|index| Sample {
         temperature: ((index % 100) as f64 - 35.0) / 10.0,

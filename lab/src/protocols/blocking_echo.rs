@@ -1,4 +1,5 @@
-//! Baseline: an echo over blocking TCP, with a thread for each connection and no runtime.
+//! Baseline: an echo with blocking TCP calls and a thread for each connection, without an async
+//! runtime.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +15,7 @@ use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "blocking_echo",
     name: "blocking TCP echo",
-    kind: Kind::Floor,
+    kind: Kind::Baseline,
     one_at_a_time: true,
     served: Served::Directly(|listener, shutdown| {
         accept_each(listener, shutdown, |stream| {

@@ -1,4 +1,4 @@
-//! What the two echoes share.
+//! Code that the two echoes share.
 
 use std::io;
 
@@ -21,12 +21,12 @@ pub(super) fn information(readings: usize) -> Vec<u8> {
 
 /// Checks that the server returned what was sent.
 pub(super) fn verify_echo(sent: &[u8], reply: &[u8]) -> anyhow::Result<()> {
-    anyhow::ensure!(sent == reply, "the echo differs from what was sent");
+    anyhow::ensure!(sent == reply, "the echo returned different bytes from those that were sent");
     Ok(())
 }
 
-/// Accepts connections until `shutdown` is cancelled. The lab is the only peer, so the
-/// echoes need no cap on connections.
+/// Accepts connections until `shutdown` is cancelled. There is no limit on connections, because
+/// the lab is the only peer.
 pub(super) async fn accept_each(
     listener: TcpListener,
     shutdown: CancellationToken,
@@ -39,7 +39,7 @@ pub(super) async fn accept_each(
             each(stream)?;
         }
     };
-    // Cancel safe: a connection that is not accepted by then is no longer needed.
+    // Cancel safe: after the shutdown, no further connection is needed.
     tokio::select! {
         ended = accept => ended,
         () = shutdown.cancelled() => Ok(()),

@@ -1,5 +1,5 @@
-//! gRPC: `Record` with protobuf, and `Upload`, which streams. All calls share one HTTP/2
-//! connection, and each is a stream of its own.
+//! gRPC: the unary call `Record`, and `Upload`, which streams. All calls share one HTTP/2
+//! connection, on which each has its own stream.
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream;
@@ -9,7 +9,7 @@ use grpc::{Client, Config, Options};
 use super::batch::{STATION, Sample, samples, verify_count};
 use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
-/// One message with the whole batch, and one response.
+/// A call for each batch: one message with the whole batch, and one response.
 pub(super) const UNARY: Protocol = Protocol {
     id: "grpc_unary",
     name: "gRPC unary",
@@ -21,7 +21,7 @@ pub(super) const UNARY: Protocol = Protocol {
     connect: |address, readings| async move { connected(Unary(Grpc::new(&address, readings)?)) }.boxed(),
 };
 
-/// A call for each batch, with one message for each reading and one response.
+/// A call for each batch: one message for each reading, and one response.
 pub(super) const STREAM: Protocol = Protocol {
     id: "grpc_stream",
     name: "gRPC stream",

@@ -1,5 +1,5 @@
-//! HTTP/REST: `POST /readings` with JSON. Each call in flight has a connection of its
-//! own, which the client keeps for the next call.
+//! HTTP/REST: `POST /readings` with JSON. Each call in flight has its own connection, which the
+//! client keeps for later calls.
 
 use futures::future::{BoxFuture, FutureExt};
 use http_rest::{Client, Limits, Metric, Reading};

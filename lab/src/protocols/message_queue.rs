@@ -1,4 +1,4 @@
-//! What the protocols through a broker share.
+//! Code that the protocols with a broker share.
 
 use message_queue::model::{Metric, Reading};
 

@@ -1,8 +1,8 @@
-//! The protocols: how to serve each of them, how to connect to it, and how to record
-//! one batch of readings.
+//! The protocols: how to serve each of them, how to connect to it, and how to record a batch of
+//! readings.
 //!
-//! Read `tcp_socket.rs` first. Every other file has the same three parts: a [`Protocol`],
-//! the conversion of a reading into the protocol's own type, and a [`Recorder`].
+//! Read `tcp_socket.rs` first. The files of the other protocols have the same three parts: a
+//! [`Protocol`], the conversion of a reading into the protocol's own type, and a [`Recorder`].
 
 mod batch;
 mod blocking_echo;

@@ -1,5 +1,5 @@
-//! What the lab has to know about a protocol, behind one small trait: connect, then
-//! `record`.
+//! What the lab has to know about a protocol: how to serve it, how to connect a client, and how
+//! that client records a batch.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 /// A client with a batch of readings that it can record again and again.
 pub trait Recorder: Send + Sync {
-    /// Records the batch once and verifies the reply. Many calls may run at the same
-    /// time, unless the protocol is [`Protocol::one_at_a_time`].
+    /// Records the batch once and verifies the reply. Many calls may run at the same time, unless
+    /// [`Protocol::one_at_a_time`] is set.
     fn record(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
 /// A client that all callers share.
 pub type Connected = anyhow::Result<Arc<dyn Recorder>>;
 
-/// Wraps a client as [`Protocol::connect`] returns it.
+/// Wraps a client in the type that [`Protocol::connect`] returns.
 pub(super) fn connected(recorder: impl Recorder + 'static) -> Connected {
     Ok(Arc::new(recorder))
 }
@@ -30,34 +30,34 @@ pub struct Protocol {
     pub id: &'static str,
     /// Its name in tables.
     pub name: &'static str,
-    /// Says which figures it can be compared with.
+    /// What a reply means, and so which protocols it can be compared with.
     pub kind: Kind,
-    /// A call blocks its thread, so only one can be in flight.
+    /// Whether a call blocks its thread, so that only one can be in flight.
     pub one_at_a_time: bool,
-    /// Says who receives the requests.
+    /// The program that receives the requests.
     pub served: Served,
-    /// Connects to the server, or to the broker, at this `host:port`, and prepares a
-    /// batch of this many readings. Some clients only connect with their first call.
+    /// Connects to the server, or to the broker, at this `host:port`, and prepares a batch of this
+    /// many readings. Some clients do not connect until their first call.
     pub connect: fn(address: String, readings: usize) -> BoxFuture<'static, Connected>,
 }
 
-/// Says who receives a protocol's requests. A server runs in a process of its own, until
-/// the token is cancelled.
+/// The program that receives a protocol's requests. A server runs in its own process, until the
+/// token is cancelled.
 pub enum Served {
     /// A server that listens on this socket.
     Directly(fn(TcpListener, CancellationToken) -> BoxFuture<'static, anyhow::Result<()>>),
-    /// A server that receives requests from the broker at this `host:port` and replies
-    /// through it. It calls `listening` when it is ready.
+    /// A server that receives requests from the broker at this `host:port` and replies through
+    /// the broker. It calls `listening` when it is ready.
     ThroughBroker(
         brokers::Kind,
         fn(broker: String, CancellationToken, listening: Listening) -> BoxFuture<'static, anyhow::Result<()>>,
     ),
-    /// The broker itself.
+    /// The broker itself, without a server.
     ByBroker(brokers::Kind),
 }
 
 impl Served {
-    /// Returns the broker that the protocol needs.
+    /// Returns the broker that the protocol needs, if any.
     pub fn broker(&self) -> Option<brokers::Kind> {
         match self {
             Self::Directly(_) => None,
@@ -69,12 +69,13 @@ impl Served {
 /// Called when the server is ready for requests.
 pub type Listening = Box<dyn FnOnce() + Send>;
 
-/// What a reply means. Compare only protocols whose replies mean the same.
+/// What a reply means. Compare a protocol only with those whose replies mean the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The server returned the same bytes: a baseline, the cost of TCP alone.
-    Floor,
+    /// The server returned the same bytes. This is the baseline: the cost of TCP alone.
+    #[serde(rename = "floor")]
+    Baseline,
     /// The server checked and stored the readings.
     Recorded,
     /// The broker accepted the message. No program has processed it yet.

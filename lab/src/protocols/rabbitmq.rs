@@ -1,4 +1,4 @@
-//! RabbitMQ: request and reply through the broker, and publishing alone.
+//! RabbitMQ: requests and replies through the broker, and publishing on its own.
 
 use anyhow::bail;
 use futures::future::{BoxFuture, FutureExt};
@@ -15,7 +15,8 @@ use super::batch::{samples, verify_count};
 use super::message_queue::reading;
 use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
-/// A request to the server through a queue, and its reply through direct reply-to.
+/// A request that goes to the server through a queue. Its reply comes back through direct
+/// reply-to.
 pub(super) const REQUEST_REPLY: Protocol = Protocol {
     id: "rabbitmq",
     name: "RabbitMQ request/reply",
@@ -38,7 +39,7 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     },
 };
 
-/// A message to a durable quorum queue. The broker confirms it when it is on disk.
+/// A message to a durable quorum queue. The broker confirms it once it is on disk.
 pub(super) const PUBLISH: Protocol = Protocol {
     id: "rabbitmq_publish",
     name: "RabbitMQ publish",
@@ -66,7 +67,7 @@ impl Recorder for RequestReply {
 }
 
 struct Publish {
-    /// Closes when it is dropped.
+    /// Kept here because dropping it closes the connection.
     _connection: Connection,
     channel: Channel,
     batch: Vec<Reading>,
@@ -97,7 +98,7 @@ impl Recorder for Publish {
         async {
             let payload = serde_json::to_vec(&self.batch)?;
             let persistent = BasicProperties::default().with_delivery_mode(2);
-            // Mandatory, because the broker would also confirm a message for a queue that doesn't exist.
+            // If a message is not mandatory, the broker confirms it even if there is no such queue.
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let published =
                 self.channel.basic_publish("".into(), QUEUE.into(), options, &payload, persistent).await?;

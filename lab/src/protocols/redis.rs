@@ -1,4 +1,4 @@
-//! Redis: request and reply over Pub/Sub, and appending to a stream alone.
+//! Redis: requests and replies over Pub/Sub, and appending to a stream on its own.
 
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};
@@ -13,7 +13,8 @@ use super::batch::{samples, verify_count};
 use super::message_queue::reading;
 use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 
-/// A request to the server on a channel, and its reply on the client's own.
+/// A request that goes to the server over a channel. Its reply comes back over the client's own
+/// channel.
 pub(super) const REQUEST_REPLY: Protocol = Protocol {
     id: "redis",
     name: "Redis request/reply",
@@ -33,7 +34,7 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     },
 };
 
-/// An entry in a stream, which Redis keeps in memory only.
+/// A new entry in a stream, which Redis keeps in memory only.
 pub(super) const APPEND: Protocol = Protocol {
     id: "redis_append",
     name: "Redis stream append",
@@ -67,7 +68,7 @@ impl Recorder for RequestReply {
 }
 
 struct Append {
-    /// Its clones share one connection, which sends everything that is queued with one write.
+    /// Its clones share one connection, which sends all queued commands in one write.
     connection: MultiplexedConnection,
     batch: Vec<Reading>,
 }

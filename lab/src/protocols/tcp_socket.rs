@@ -1,5 +1,5 @@
-//! TCP: this repository's binary protocol. All calls share one connection, and each
-//! response carries the ID of its request.
+//! TCP: this repository's binary protocol. All calls share one connection, and each response
+//! carries the ID of its request.
 
 use futures::future::{BoxFuture, FutureExt};
 use tcp_socket::{Client, Limits, Metric, Reading};

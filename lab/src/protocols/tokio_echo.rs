@@ -1,4 +1,4 @@
-//! Baseline: an echo over tokio's TCP, with a task for each connection.
+//! Baseline: an echo over TCP with tokio and a task for each connection.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use super::protocol::{Kind, Protocol, Recorder, Served, connected};
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "tokio_echo",
     name: "tokio TCP echo",
-    kind: Kind::Floor,
+    kind: Kind::Baseline,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
         accept_each(listener, shutdown, |stream| {
@@ -41,8 +41,8 @@ async fn echo(mut stream: TcpStream) {
     }
 }
 
-/// A reply of an echo doesn't say which request it belongs to. So each call in flight has a
-/// connection of its own, which the client keeps for the next call.
+/// An echoed reply doesn't say which request it belongs to. So each call in flight has its own
+/// connection, which the client keeps for later calls.
 struct Echo {
     address: String,
     message: Vec<u8>,

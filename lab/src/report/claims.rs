@@ -1,10 +1,10 @@
-//! What the course's original claimed about each protocol, in words instead of figures.
+//! What the original course claimed about each protocol, in words instead of figures.
 
 use super::format::{NONE, grouped, micros};
 use super::results::{BASELINE, Results};
 use super::table::Table;
 
-/// The original's table: IDs of protocols, and what it claimed about their latency, throughput,
+/// The original course's table: IDs of protocols, and its claims about their latency, throughput,
 /// and overhead.
 const ORIGINAL: [(&[&str], [&str; 3]); 5] = [
     (&["http_rest"], ["medium", "medium", "high"]),
@@ -14,12 +14,12 @@ const ORIGINAL: [(&[&str], [&str; 3]); 5] = [
     (&["tcp_socket"], ["very low", "very high", "very low"]),
 ];
 
-/// Returns the original's claims beside what was measured.
+/// Returns the original course's claims next to the figures.
 pub(super) fn table(results: &Results) -> Table {
     let mut table = Table::new(
-        "The original's claims beside the figures".into(),
-        "Latency: p50 with one in flight, in µs, and (×) how many times the tokio echo's. Requests/s: the highest \
-         in the table. Overhead: bytes on the wire beyond the information.",
+        "The original course's claims and the figures".into(),
+        "Latency: p50 with one request in flight, in µs, and as a multiple (×) of the tokio echo's. Requests/s: \
+         the highest rate measured. Overhead: bytes on the wire beyond the reading's information.",
         &["protocol", "latency", "claimed", "requests/s", "claimed", "overhead", "claimed"],
     );
     let ran = |id: &&&str| results.protocols.iter().any(|protocol| protocol.id == **id);

@@ -1,4 +1,4 @@
-//! The page of the comparison: `report.html`.
+//! The page that shows a run: `report.html`.
 
 use maud::html;
 
@@ -12,9 +12,9 @@ use super::tables::{conditions, tables};
 pub fn html(results: &Results) -> String {
     let content = html! {
         p {
-            "The lab does the same work over every protocol: it records one reading of a weather station, all of it "
-            "or nothing, and gets back how many readings were accepted. The baselines are bare TCP echoes of the "
-            "reading's 23 bytes of information."
+            "The lab does the same work over every protocol: a client sends one reading of a weather station, and the "
+            "server checks it, stores it, and confirms it. The baselines are two bare TCP echoes, which only return "
+            "the reading's 23 bytes of information."
         }
         h2 { "Conditions" }
         table.conditions {

@@ -1,5 +1,5 @@
-//! Renders kept results into the documents that quote them, so the documents always agree
-//! with the data.
+//! Renders the kept results into the documents that show them, so that documents and data always
+//! agree.
 
 use std::fs;
 use std::path::Path;
@@ -10,38 +10,39 @@ use super::plots::plots;
 use super::results::Results;
 use super::{predictions, tables};
 
-/// A document's path from the root of the repository, and the text that it quotes.
+/// A document's path from the root of the repository, and the function that renders the results
+/// for it.
 type Document = (&'static str, fn(&Results) -> String);
 
-/// The documents that quote the kept results.
+/// The documents that show the kept results.
 pub const DOCUMENTS: [Document; 4] = [
     ("README.md", summary),
     ("README.id.md", summary_in_indonesian),
-    ("docs/performance_comparison.md", everything),
+    ("docs/performance_comparison.md", comparison),
     ("docs/use_cases.md", costs),
 ];
 
-/// The data behind the documents.
+/// The kept results, from the root of the repository.
 pub const KEPT: &str = "docs/performance_comparison.json";
 
-/// The lines around the rendered text.
+/// The lines before and after the rendered text.
 const MARKERS: (&str, &str) = ("<!-- measured: begin -->", "<!-- measured: end -->");
 
 /// Folder of the plots, from the root of the repository.
 const PLOTS: &str = "docs/performance_comparison";
 
-/// Copies `results` to [`KEPT`] and renders it into [`DOCUMENTS`]. The current folder has to
+/// Copies `results` to [`KEPT`] and renders it into the [`DOCUMENTS`]. The current folder has to
 /// be the root of the repository.
 ///
 /// # Errors
-/// If a file is missing, has another layout, or cannot be written.
+/// If a file is missing or cannot be written, or if the results have another layout.
 pub fn write(results: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(results).with_context(|| format!("read {}", results.display()))?;
+    let text = fs::read_to_string(results).with_context(|| format!("cannot read {}", results.display()))?;
     let parsed = Results::parse(&text)?;
     let mut rendered = Vec::new();
     for (path, measured) in DOCUMENTS {
         let document = fs::read_to_string(path)
-            .with_context(|| format!("read {path}; run this in the root folder of the repository"))?;
+            .with_context(|| format!("cannot read {path}; run this in the root folder of the repository"))?;
         let text = replaced(&document, &measured(&parsed)).with_context(|| path.to_owned())?;
         rendered.push((path.to_owned(), text));
     }
@@ -50,7 +51,7 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     }
     fs::create_dir_all(PLOTS)?;
     for (path, text) in rendered.into_iter().chain(images(&parsed)) {
-        fs::write(&path, text).with_context(|| format!("write {path}"))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {path}"))?;
     }
     Ok(())
 }
@@ -67,18 +68,21 @@ pub fn replaced(document: &str, measured: &str) -> anyhow::Result<String> {
     Ok(format!("{before}{}\n\n{measured}\n{}{after}", MARKERS.0, MARKERS.1))
 }
 
-/// Returns the path from the root of the repository, and the content, of each plot's file.
+/// Returns the path of each plot's file, from the root of the repository, and its content.
 pub fn images(results: &Results) -> Vec<(String, String)> {
     plots(results).into_iter().map(|plot| (format!("{PLOTS}/{}.svg", plot.id), plot.file())).collect()
 }
 
-/// The conditions, all tables, and all plots.
-fn everything(results: &Results) -> String {
+/// Renders the conditions, the tables with one row per protocol, and all plots. The other tables
+/// are too long for a document. They are in a run's report, and the plots show their figures.
+fn comparison(results: &Results) -> String {
     let mut text = String::from("| condition | |\n|---|---|\n");
     for (name, value) in tables::conditions(&results.conditions) {
         text += &format!("| {name} | {value} |\n");
     }
-    for table in tables::tables(results).into_iter().chain([predictions::table(results)]) {
+    let rows = results.protocols.len() + results.missing.len();
+    let short = tables::tables(results).into_iter().filter(|table| table.rows.len() <= rows);
+    for table in short.chain([predictions::table(results)]) {
         text += &format!("\n### {}\n\n{}", table.title, table.markdown());
     }
     for plot in plots(results) {
@@ -87,12 +91,12 @@ fn everything(results: &Results) -> String {
     text
 }
 
-/// The table of costs, with a row for each protocol.
+/// Renders the table of costs.
 fn costs(results: &Results) -> String {
     tables::costs(results).markdown()
 }
 
-/// Renders the small table of the README.
+/// Renders the README's small table.
 fn summary(results: &Results) -> String {
     let columns = ["protocol", "latency, µs", "more than the echo", "CPU time, µs", "more than the echo"];
     summary_with(results, columns)

@@ -1,16 +1,16 @@
-//! Figures and times as text.
+//! Formats figures and times as text.
 
 use jiff::Timestamp;
 
-/// Shown where there is no figure.
+/// Shown in place of a missing figure.
 pub(super) const NONE: &str = "–";
 
-/// Nanoseconds as microseconds, with about three digits.
+/// Formats nanoseconds as microseconds, with about three digits.
 pub(super) fn micros(nanoseconds: f64) -> String {
     digits(nanoseconds / 1000.0)
 }
 
-/// A figure with about three digits.
+/// Formats a figure with about three digits.
 pub(super) fn digits(value: f64) -> String {
     match value {
         _ if !value.is_finite() => NONE.into(),
@@ -20,13 +20,13 @@ pub(super) fn digits(value: f64) -> String {
     }
 }
 
-/// A large figure in thousands or millions, for narrow columns.
+/// Formats a figure for narrow columns: from 10,000 on, in thousands (k) or millions (M).
 pub(super) fn short(value: f64) -> String {
     let (value, unit) = with_unit(value);
     digits(value) + unit
 }
 
-/// A figure without trailing zeros, for plots.
+/// Formats a figure without trailing zeros, for plots.
 pub(super) fn trimmed(value: f64) -> String {
     let (value, unit) = with_unit(value);
     let decimals = if value < 1.0 { 100.0 } else { 10.0 };
@@ -42,14 +42,14 @@ fn with_unit(value: f64) -> (f64, &'static str) {
     }
 }
 
-/// A whole number with a space between thousands.
+/// Formats a whole number with spaces between groups of three digits.
 pub(super) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(" ")
 }
 
-/// Seconds since the Unix epoch as `2026-01-31 13:59 UTC`.
+/// Formats seconds since the Unix epoch, for example as `2026-01-31 13:59 UTC`.
 pub fn utc(seconds: u64) -> String {
     let moment = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     moment.map_or(NONE.into(), |moment| moment.strftime("%Y-%m-%d %H:%M UTC").to_string())

@@ -1,5 +1,5 @@
-//! What comes out of a run: `results.json`, tables, plots, an HTML page, and the figures in
-//! the documents.
+//! The output of a run: `results.json`, tables, plots, an HTML page, and the figures in the
+//! documents.
 
 mod claims;
 pub mod comparison;

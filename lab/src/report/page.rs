@@ -1,13 +1,12 @@
-//! The HTML pages of the lab. Each is one file that opens offline: its style is inside, and it
-//! needs no script. maud escapes every text.
+//! The lab's HTML page. It is a single file that opens offline: it contains its style and needs no
+//! script. maud escapes all text.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// Colors, plots, and layout: the one style of all pages. It covers light and dark
-/// surroundings, print, and narrow screens.
+/// The style of the page and its plots, for light and dark mode, print, and narrow screens.
 const STYLE: &str = concat!(include_str!("plot.css"), include_str!("page.css"));
 
-/// Returns a whole page with this title, which is also its heading.
+/// Returns a complete page. `title` is also its heading.
 pub fn page(title: &str, content: &Markup) -> String {
     let page = html! {
         (DOCTYPE)

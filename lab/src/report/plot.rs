@@ -1,5 +1,5 @@
-//! Draws plots as SVG. Series differ by color and by shape, so readers can also tell them apart
-//! in print.
+//! Draws plots as SVG. Series differ in color and in shape, so that readers can also tell them
+//! apart in print.
 
 use maud::{Markup, PreEscaped, html};
 
@@ -19,12 +19,12 @@ const BOTTOM: f64 = 46.0;
 pub struct Plot {
     /// Its file name, without the extension.
     pub id: &'static str,
-    /// What it shows.
+    /// Its title.
     pub title: String,
     pub(super) drawing: Drawing,
 }
 
-/// The elements of a plot, and how high they are.
+/// The elements of a plot, and their total height.
 pub(super) struct Drawing {
     height: f64,
     elements: Markup,
@@ -36,7 +36,7 @@ impl Plot {
         self.svg(&html! {})
     }
 
-    /// Returns a whole file, with its own style and background and one element per line.
+    /// Returns a complete file, with its own style and background, and one element per line.
     pub fn file(&self) -> String {
         let svg = self.svg(&html! {
             style { (PreEscaped(include_str!("plot.css"))) }
@@ -63,14 +63,14 @@ struct Axis {
     to: f64,
 }
 
-/// Returns 1, 2, and 5 of each decade, in rising order.
+/// Returns 1, 2, and 5 times each power of ten, in rising order.
 fn round_numbers() -> impl Iterator<Item = f64> {
     (-6..=15).flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(decade)))
 }
 
 impl Axis {
-    /// Covers positive values with an axis between the pixels `from` and `to`. Returns `None` if
-    /// there are no values.
+    /// Returns an axis for positive values, from pixel `from` to pixel `to`, or `None` if there are
+    /// no values.
     fn logarithmic(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Option<Self> {
         let (low, high) = (values.clone().reduce(f64::min)?, values.reduce(f64::max)?);
         let below = round_numbers().take_while(|&tick| tick <= low).last()?;
@@ -79,7 +79,7 @@ impl Axis {
         Some(Self { ticks, logarithmic: true, from, to })
     }
 
-    /// Covers 0 to `highest` with at most six steps.
+    /// Returns an axis from 0 to `highest` with at most six steps.
     fn linear(highest: f64, from: f64, to: f64) -> Option<Self> {
         let step = round_numbers().find(|step| highest / step <= 6.0)?;
         let steps = (highest / step).ceil().max(1.0) as u32;
@@ -91,7 +91,7 @@ impl Axis {
         })
     }
 
-    /// Returns the pixel of a value.
+    /// Returns the position of a value, in pixels.
     fn at(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.logarithmic { value.ln() } else { value };
         let (low, high) = (scale(self.ticks[0]), scale(self.ticks[self.ticks.len() - 1]));
@@ -104,7 +104,7 @@ fn rounded(pixels: f64) -> f64 {
     (pixels * 10.0).round() / 10.0
 }
 
-/// Grid lines from top to bottom with their values, and the axis's label.
+/// Draws the grid lines from top to bottom, their values, and the axis's label.
 fn axis_below(axis: &Axis, label: &str, top: f64, bottom: f64) -> Markup {
     html! {
         @for &tick in &axis.ticks {
@@ -115,7 +115,7 @@ fn axis_below(axis: &Axis, label: &str, top: f64, bottom: f64) -> Markup {
     }
 }
 
-/// A circle, square, diamond, and two triangles around (0, 0).
+/// A circle, a square, a diamond, and two triangles, all centered on (0, 0).
 const SHAPES: [&str; 5] = [
     "M-5 0a5 5 0 0 0 10 0a5 5 0 0 0-10 0z",
     "M-5-5H5V5H-5z",
@@ -124,7 +124,7 @@ const SHAPES: [&str; 5] = [
     "M0 6 6-5H-6z",
 ];
 
-/// The mark of a series: its color and shape, with `tooltip` as its name.
+/// Draws a mark in the color and shape of its series.
 fn mark(series: usize, x: f64, y: f64, tooltip: &str) -> Markup {
     let shape = SHAPES[(series + series / 10) % SHAPES.len()];
     html! {
@@ -137,8 +137,8 @@ fn mark(series: usize, x: f64, y: f64, tooltip: &str) -> Markup {
 /// A protocol's name and the values of its series. Only positive values are drawn.
 type Row<'a> = (&'a str, Vec<f64>);
 
-/// Draws a row for each protocol. The names of the series are above the rows, each after its
-/// `sign`, and the axis is below. `draw` draws the values of a row.
+/// Draws a row for each protocol, with a legend above and the axis below. `sign` draws the symbol
+/// of a series in the legend, and `draw` the values of a row.
 fn draw_rows(
     (axis, unit): (&Axis, &str),
     legend: &[&str],
@@ -177,7 +177,7 @@ pub(super) fn dots(unit: &str, legend: &[&str], rows: &[Row<'_>]) -> Option<Draw
     let draw = |row: &Row<'_>, y: f64| {
         html! {
             polyline.span points={ @for value in positive(row) { (axis.at(value)) "," (y) " " } } {}
-            // The first series comes last, so it is on top.
+            // The first series is drawn last, so that it is on top.
             @for (series, &value) in row.1.iter().enumerate().rev().filter(|(_, value)| **value > 0.0) {
                 (mark(series, axis.at(value), y, &format!("{}, {}: {}", row.0, legend[series], trimmed(value))))
             }
@@ -186,10 +186,10 @@ pub(super) fn dots(unit: &str, legend: &[&str], rows: &[Row<'_>]) -> Option<Draw
     Some(draw_rows((&axis, unit), legend, rows, sign, draw))
 }
 
-/// Draws the values of a row as bars, one after the other, from 0.
+/// Draws the values of a row as one stacked bar, from 0.
 pub(super) fn bars(unit: &str, legend: &[&str], rows: &[Row<'_>]) -> Option<Drawing> {
     let highest = rows.iter().map(|(_, parts)| parts.iter().sum()).reduce(f64::max)?;
-    let axis = Axis::linear(highest, LEFT, WIDTH - 70.0)?; // The total needs space at the right.
+    let axis = Axis::linear(highest, LEFT, WIDTH - 70.0)?; // Leaves space for the total on the right.
     let bar = |series: usize, x: f64, y: f64, width: f64, height: f64, tooltip: &str| {
         html! {
             rect class={ "bar s" (series) } x=(x) y=(y - height / 2.0) width=(rounded(width)) height=(height) {
@@ -215,7 +215,7 @@ pub(super) fn bars(unit: &str, legend: &[&str], rows: &[Row<'_>]) -> Option<Draw
 /// A protocol's name and the points of its line.
 type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
-/// Draws a line for each protocol on two logarithmic axes, with the names at the right.
+/// Draws a line for each protocol on two logarithmic axes, with the names on the right.
 pub(super) fn lines([below, beside]: [&str; 2], lines: &[Line<'_>]) -> Option<Drawing> {
     let (top, bottom) = (20.0, 380.0);
     let points = lines.iter().flat_map(|(_, points)| points.iter().copied());

@@ -1,4 +1,4 @@
-//! The plots that the results are shown as.
+//! Draws the results as plots.
 
 use std::collections::BTreeSet;
 
@@ -6,21 +6,25 @@ use super::plot::{Drawing, Plot, bars, dots, lines};
 use super::results::Results;
 use super::statistic::Spread;
 
-/// Returns all plots that the results have rows for.
+/// Returns all plots for which the results have rows.
 pub fn plots(results: &Results) -> Vec<Plot> {
     let (latency_placement, load_placement) = (results.latency.placement, results.fixed_rate.placement);
     let all = [
-        ("latency", format!("Latency with one in flight; {latency_placement}"), latency(results)),
-        ("throughput", format!("Throughput; {}", results.throughput.placement), throughput(results)),
-        ("fixed_rate", format!("Latency against offered load, p99; {load_placement}"), fixed_rate(results)),
+        ("latency", format!("Latency with one request in flight; {latency_placement}"), latency(results)),
+        (
+            "throughput",
+            format!("Throughput by requests in flight; {}", results.throughput.placement),
+            throughput(results),
+        ),
+        ("fixed_rate", format!("Latency (p99) by offered load; {load_placement}"), fixed_rate(results)),
         ("bytes", "Bytes per request, one reading, both directions".to_owned(), bytes(results)),
         ("cpu", format!("CPU time per request; {latency_placement}"), cpu(results)),
-        ("batch", format!("Time per reading by batch; {}", results.batch.placement), batch(results)),
+        ("batch", format!("Time per reading by batch size; {}", results.batch.placement), batch(results)),
     ];
     all.into_iter().filter_map(|(id, title, drawing)| Some(Plot { id, title, drawing: drawing? })).collect()
 }
 
-/// The median in µs, or 0, which is not drawn.
+/// Returns the median in µs, or 0 if there is none. A 0 is not drawn.
 fn micros(spread: Option<Spread>) -> f64 {
     spread.map_or(0.0, |spread| spread.median / 1000.0)
 }
@@ -71,7 +75,7 @@ fn batch(results: &Results) -> Option<Drawing> {
 
 fn bytes(results: &Results) -> Option<Drawing> {
     let rows = results.bytes.iter().map(|row| {
-        // An echo sends its payload twice; the second time is overhead.
+        // An echo sends its payload twice. The second time counts as overhead.
         let payload = row.payload as f64;
         (results.name(&row.protocol), vec![payload, row.total() - payload])
     });

@@ -1,5 +1,5 @@
-//! The content of `results.json`. Each figure is a [`Spread`] over the rounds: median, lowest,
-//! highest. `null` means that the figure is not available.
+//! The layout of `results.json`. Most figures are a [`Spread`] over the rounds: the median, the
+//! lowest, and the highest. `null` means that a figure is not available.
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -16,36 +16,36 @@ pub const SCHEMA: u32 = 1;
 /// The ID of the baseline that the other protocols are compared with.
 pub(super) const BASELINE: &str = "tokio_echo";
 
-/// A whole run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
-    /// [`SCHEMA`].
+    /// Version of the layout: [`SCHEMA`].
     pub schema: u32,
-    /// Where, when, and how the run measured.
+    /// Where, when, and how the run was made.
     pub conditions: Conditions,
     /// The protocols that ran, in the order of the tables.
     pub protocols: Vec<Named>,
-    /// The protocols that should have run and could not.
+    /// The protocols that could not run on this machine.
     pub missing: Vec<Missing>,
-    /// The measurements that failed altogether, so their figures are missing.
+    /// The measurements that ended with an error, so some of their figures are missing.
     pub failures: Vec<Failure>,
-    /// One request in flight: time and CPU per request.
+    /// Time and CPU time per request, with one request in flight.
     pub latency: Measured<Latency>,
-    /// Many requests in flight.
+    /// Requests per second, by number of requests in flight.
     pub throughput: Measured<Throughput>,
     /// Latency at fixed rates (`--full`).
     pub fixed_rate: Measured<FixedRate>,
-    /// Time by size of the batch, with one request in flight (`--full`).
+    /// Time by batch size, with one batch in flight (`--full`).
     pub batch: Measured<Batch>,
     /// Bytes on the wire.
     pub bytes: Vec<Bytes>,
-    /// Connection set-up (`--full`).
+    /// Time to set up a connection (`--full`).
     pub set_up: Measured<SetUp>,
     /// The server's memory (`--full`).
     pub memory: Vec<Memory>,
 }
 
-/// A protocol.
+/// A protocol that ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Named {
     /// Its name in `--protocols` and in every row's `protocol`.
@@ -61,13 +61,13 @@ pub struct Named {
 pub struct Failure {
     /// The protocol's name.
     pub name: String,
-    /// The measurement.
+    /// Name of the measurement.
     pub measurement: String,
     /// Why it failed.
     pub error: String,
 }
 
-/// Rows measured with one placement on cores.
+/// A measurement's rows, and the placement on cores that they share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured<T> {
     /// The cores of client and server.
@@ -76,7 +76,7 @@ pub struct Measured<T> {
     pub rows: Vec<T>,
 }
 
-/// One request in flight. Times in nanoseconds.
+/// Latency with one request in flight. Times are in nanoseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Latency {
     /// The protocol's ID.
@@ -85,7 +85,7 @@ pub struct Latency {
     pub requests: u64,
     /// Requests that failed, over all rounds.
     pub errors: u64,
-    /// Median. A percentile with fewer than ten samples beyond it in some round is `null`.
+    /// Median. If a round has fewer than ten samples beyond a percentile, the percentile is `null`.
     pub p50: Option<Spread>,
     /// 90th percentile.
     pub p90: Option<Spread>,
@@ -103,26 +103,26 @@ pub struct Latency {
     pub broker_cpu: Option<Spread>,
 }
 
-/// Many requests in flight.
+/// Throughput with many requests in flight.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Throughput {
     /// The protocol's ID.
     pub protocol: String,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Requests per second that succeeded.
+    /// Successful requests per second.
     pub per_second: Spread,
     /// Requests that failed, over all rounds.
     pub errors: u64,
-    /// The client's CPU time per second of the clock: 1 is one core.
+    /// The client's CPU time per second of wall-clock time: 1 is one core.
     pub client_busy: Option<Spread>,
-    /// The server's CPU time per second of the clock.
+    /// The server's CPU time per second of wall-clock time.
     pub server_busy: Option<Spread>,
-    /// The broker's CPU time per second of the clock.
+    /// The broker's CPU time per second of wall-clock time.
     pub broker_busy: Option<Spread>,
 }
 
-/// Requests at a fixed rate. Times in nanoseconds, from the intended moment.
+/// Latency at a fixed rate. Times are in nanoseconds, from the intended moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FixedRate {
     /// The protocol's ID.
@@ -137,19 +137,19 @@ pub struct FixedRate {
     pub p99: Option<Spread>,
     /// 99.9th percentile.
     pub p999: Option<Spread>,
-    /// 99th percentile of the sender's own delay: how long after a request was due the sender
-    /// noticed it. The delay is part of the times.
+    /// 99th percentile of the sender's own delay: how late it noticed that a request was due. The
+    /// times above include this delay.
     pub lateness_p99: Option<Spread>,
     /// Requests that failed, over all rounds.
     pub errors: u64,
-    /// Requests that were due and never sent, over all rounds.
+    /// Planned requests that were never sent, over all rounds.
     pub unsent: u64,
-    /// In some round, fewer replies came back than 95 percent of the offered rate. That round
-    /// then skipped the higher rates.
+    /// Whether a round achieved less than 95% of the offered rate. That round then skipped the
+    /// higher rates.
     pub saturated: bool,
 }
 
-/// One batch in flight. Times in nanoseconds.
+/// Time of a batch, with one in flight. Times are in nanoseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Batch {
     /// The protocol's ID.
@@ -167,10 +167,10 @@ pub struct Batch {
 pub struct Bytes {
     /// The protocol's ID.
     pub protocol: String,
-    /// From client to server, mean of 100 requests. Through a broker, it is the sum of both
+    /// From client to server, as the mean of 100 requests. Through a broker, it is the sum of both
     /// hops.
     pub request: f64,
-    /// From server to client, likewise.
+    /// From server to client, measured in the same way.
     pub response: f64,
     /// Once per connection, in both directions.
     pub set_up: f64,
@@ -183,19 +183,19 @@ pub struct Bytes {
 pub struct SetUp {
     /// The protocol's ID.
     pub protocol: String,
-    /// Median of the connections in a round.
+    /// Median over the connections of a round.
     pub median: Spread,
 }
 
-/// Memory in RAM, in bytes, without the kernel's buffers. It is the server's memory or,
-/// through a broker, the broker's.
+/// RAM used by the server or, with a broker, by the broker. In bytes, without the kernel's
+/// buffers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Memory {
     /// The protocol's ID.
     pub protocol: String,
-    /// Memory before the first request or, through a broker, after one.
+    /// Memory before the first request or, with a broker, after one.
     pub at_rest: u64,
-    /// What each open, idle connection adds. Each has made one request.
+    /// Memory that each idle connection adds, after one request.
     pub per_connection: f64,
 }
 
@@ -203,10 +203,10 @@ impl Results {
     /// Reads a `results.json`.
     ///
     /// # Errors
-    /// If it has another layout.
+    /// If the text has another layout.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let results: Self = serde_json::from_str(text).context(
-            "not a results.json of this version of the lab; measure again with cargo run --release",
+            "this is not a results.json of this version of the lab; measure again with cargo run --release",
         )?;
         let schema = results.schema;
         ensure!(schema == SCHEMA, "results.json has layout {schema}, but this lab reads layout {SCHEMA}");
@@ -219,43 +219,44 @@ impl Results {
     }
 }
 
-/// Medians of one protocol, named by its ID, to compare with another's.
+/// Medians of the protocol with a given ID, for comparison with another's.
 impl Results {
-    /// p50 with one in flight, in nanoseconds.
+    /// Returns p50 with one request in flight, in nanoseconds.
     pub(super) fn latency_of(&self, id: &str) -> Option<f64> {
         self.latency.rows.iter().find(|row| row.protocol == id)?.p50.map(|spread| spread.median)
     }
 
-    /// CPU time per request of all sides, in nanoseconds.
+    /// Returns the CPU time of all sides per request, in nanoseconds.
     pub(super) fn cpu_of(&self, id: &str) -> Option<f64> {
         self.latency.rows.iter().find(|row| row.protocol == id)?.cpu()
     }
 
-    /// Requests per second with this many in flight.
+    /// Returns the requests per second with this many in flight.
     pub(super) fn rate_of(&self, id: &str, in_flight: u64) -> Option<f64> {
         let mut rows = self.throughput.rows.iter();
         rows.find(|row| row.protocol == id && row.in_flight == in_flight).map(|row| row.per_second.median)
     }
 
-    /// Bytes per request, in both directions.
+    /// Returns the bytes per request, in both directions.
     pub(super) fn bytes_of(&self, id: &str) -> Option<f64> {
         self.bytes.iter().find(|row| row.protocol == id).map(Bytes::total)
     }
 
-    /// p50 of a batch of this many readings, in nanoseconds.
+    /// Returns p50 of a batch of this many readings, in nanoseconds.
     pub(super) fn batch_of(&self, id: &str, readings: u64) -> Option<f64> {
         let mut rows = self.batch.rows.iter();
         rows.find(|row| row.protocol == id && row.readings == readings)?.p50.map(|spread| spread.median)
     }
 
-    /// Time to the first reply, in nanoseconds.
+    /// Returns the time to the first reply, in nanoseconds.
     pub(super) fn set_up_of(&self, id: &str) -> Option<f64> {
         self.set_up.rows.iter().find(|row| row.protocol == id).map(|row| row.median.median)
     }
 }
 
 impl Latency {
-    /// CPU time of all sides per request, in nanoseconds, or `None` if it is not available.
+    /// Returns the CPU time of all sides per request, in nanoseconds, or `None` if it is not
+    /// available.
     pub(super) fn cpu(&self) -> Option<f64> {
         let others = [self.server_cpu, self.broker_cpu].into_iter().flatten();
         Some(self.client_cpu?.median + others.map(|spread| spread.median).sum::<f64>())
@@ -263,21 +264,21 @@ impl Latency {
 }
 
 impl Bytes {
-    /// Bytes in both directions.
+    /// Returns the bytes in both directions.
     pub fn total(&self) -> f64 {
         self.request + self.response
     }
 
-    /// The share of all bytes that is information, 0 to 1. (The echoes return the information,
-    /// so theirs is at most one half.)
+    /// Returns what share of all bytes is information, from 0 to 1. An echo sends the information
+    /// twice, so its share is one half.
     pub(super) fn share(&self) -> f64 {
         self.payload as f64 / self.total()
     }
 }
 
 impl Throughput {
-    /// Names the side that had no CPU time left. With "none", each side waited part of the time,
-    /// for another side or for a disk.
+    /// Returns the name of the side that had no CPU time left. "none" means that each side waited
+    /// part of the time, for another side or for a disk.
     pub(super) fn saturated(&self, placement: Placement) -> &'static str {
         const FULL: f64 = 0.9;
         let busy = |spread: Option<Spread>| spread.map_or(0.0, |spread| spread.median);

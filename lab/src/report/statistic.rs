@@ -1,33 +1,33 @@
-//! Turns samples into percentiles, and the figures of several rounds into one.
+//! Turns samples into percentiles, and the figures of several rounds into one figure.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Share of the median above which a range is marked as noisy.
+/// Width of a range, as a share of the median, above which it is marked as noisy.
 pub const NOISY: f64 = 0.25;
 
 /// Minimum number of samples beyond a percentile. With fewer, chance decides it.
 const SAMPLES_BEYOND: f64 = 10.0;
 
-/// Returns an empty histogram of times from 1 ns to a minute, with three digits of each.
+/// Returns an empty histogram for times from 1 ns to a minute, with a precision of three digits.
 #[expect(clippy::missing_panics_doc, reason = "the bounds are valid")]
 pub fn histogram() -> Histogram<u64> {
     #[expect(clippy::expect_used, reason = "the bounds are valid")]
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds")
 }
 
-/// Returns the time that this share of the samples did not exceed, in nanoseconds. It is
-/// `None` if fewer than ten samples are beyond it, because chance would decide it.
+/// Returns the time, in nanoseconds, that this share of the samples did not exceed. Returns `None`
+/// if fewer than ten samples are beyond it, because chance would then decide the figure.
 pub fn percentile(histogram: &Histogram<u64>, share: f64) -> Option<f64> {
-    // Rounded, since 1 - 0.9 is slightly less than 0.1.
+    // Rounded, because 1 - 0.9 is slightly less than 0.1.
     let beyond = (histogram.len() as f64 * (1.0 - share) * 1e6).round() / 1e6;
     (beyond >= SAMPLES_BEYOND).then(|| histogram.value_at_quantile(share) as f64)
 }
 
-/// A figure over several rounds: the median, and the lowest and highest round.
+/// A figure over several rounds: their median, the lowest, and the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The median. For an even number of values, it is the mean of the middle two.
+    /// The median. For an even number of values, it is the mean of the two in the middle.
     pub median: f64,
     /// The lowest value.
     pub low: f64,
@@ -36,7 +36,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Returns the spread of these values, none of which is NaN. Without values, all three
+    /// Returns the spread of these values, none of which may be NaN. Without any values, all three
     /// figures are NaN.
     pub fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
@@ -51,8 +51,8 @@ impl Spread {
         }
     }
 
-    /// Returns the spread of values that every round must have, or `None` if a round lacks its
-    /// value or there are no rounds.
+    /// Returns the spread of the values of all rounds, or `None` if there are no rounds or one has
+    /// no value.
     pub fn of_all(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().collect::<Option<_>>()?;
         (!values.is_empty()).then(|| Self::of(&values))
@@ -63,7 +63,7 @@ impl Spread {
         Self { median: self.median * factor, low: self.low * factor, high: self.high * factor }
     }
 
-    /// Whether the rounds differ by more than [`NOISY`].
+    /// Returns whether the rounds differ by more than [`NOISY`].
     pub fn is_noisy(&self) -> bool {
         self.high - self.low > NOISY * self.median
     }

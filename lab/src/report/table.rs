@@ -1,4 +1,4 @@
-//! A table of texts, built once and shown in a terminal, in HTML, and in Markdown.
+//! A table of texts that can be shown in a terminal, in HTML, and in Markdown.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, TableStyle};
 use maud::{Markup, html};
@@ -9,18 +9,18 @@ use super::page::figure;
 /// Maximum width of a table in the terminal, in characters.
 pub const WIDTH: u16 = 100;
 
-/// Maximum width of a column that never wraps, in characters.
+/// Width up to which a column never wraps, in characters.
 const WHOLE: usize = 24;
 
-/// Draws lines above and below the header, and at the end.
+/// Draws lines above and below the header, and below the last row.
 const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
 const LINE: LineStyle = LineStyle::none().fill('─').junction('─');
 
-/// A table of texts. The first column is text, the others are figures.
+/// A table of texts. The first column has names, the others usually figures.
 pub struct Table {
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// How to read it.
+    /// A note on how to read it.
     pub note: String,
     /// The headers of the columns.
     pub columns: Vec<&'static str>,
@@ -59,7 +59,7 @@ impl Table {
             if at > 0 {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            // Names and figures never wrap. Sentences and the remarks in the last column do.
+            // Names and figures never wrap. Sentences and the remarks in the last column may.
             let cells = self.rows.iter().map(|row| row[at].chars().count());
             if at < last && cells.max().unwrap_or(0) <= WHOLE {
                 column.set_constraint(ColumnConstraint::ContentWidth);

@@ -1,4 +1,4 @@
-//! The tables that the results are shown as.
+//! Shows the results as tables.
 
 use super::claims;
 use super::format::{NONE, digits, grouped, micros, short, utc};
@@ -8,8 +8,8 @@ use super::table::Table;
 use crate::protocols::Kind;
 use crate::run::conditions::Conditions;
 
-/// Returns all tables that the results have rows for. [`costs`], [`summary`], and the predictions
-/// are only in the documents.
+/// Returns all tables for which the results have rows. [`costs`], [`summary`], and the
+/// predictions only appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
     let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
@@ -17,13 +17,13 @@ pub fn tables(results: &Results) -> Vec<Table> {
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
-/// Marks the protocols that could not run, and those whose replies mean less.
+/// Adds the protocols that could not run, and says in which rows only the broker has replied.
 fn with_marks(mut table: Table, results: &Results) -> Table {
     let accepted: Vec<_> =
         results.protocols.iter().filter(|protocol| protocol.kind == Kind::Accepted).collect();
     if !table.rows.is_empty() && !accepted.is_empty() {
         let names: Vec<_> = accepted.iter().map(|protocol| protocol.name.as_str()).collect();
-        table.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(", "));
+        table.note += &format!(" {}: accepted by the broker, not yet processed.", names.join(" and "));
     }
     if !table.rows.is_empty() {
         for missing in &results.missing {
@@ -43,8 +43,8 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
-        ("took", format!("{:.0} s", conditions.duration_seconds)),
-        ("rounds", format!("{}, the protocols in turn in each", conditions.rounds)),
+        ("duration", format!("{:.0} s", conditions.duration_seconds)),
+        ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
         (
@@ -56,11 +56,14 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("versions", versions.join(", ")),
     ];
     if let Some(share) = conditions.busy_before {
-        let busy = if conditions.was_busy() { ": the machine was busy, expect noise" } else { "" };
-        lines.push(("used before", format!("{:.0} % of the cores' time{busy}", share * 100.0)));
+        let busy = if conditions.was_busy() { ": the machine was busy, so expect noise" } else { "" };
+        lines.push((
+            "other load",
+            format!("{:.0} % of the cores' time just before the run{busy}", share * 100.0),
+        ));
     }
     if conditions.interrupted {
-        lines.push(("interrupted", "ended early: fewer rounds than planned, or none".into()));
+        lines.push(("interrupted", "stopped early: fewer rounds than planned, or none".into()));
     }
     lines
 }
@@ -75,7 +78,7 @@ fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
     spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
 }
 
-/// Returns the content of a row's last column, which is empty if all is well.
+/// Returns the text of a row's last column, which is empty if there is nothing to report.
 fn remark(spread: Option<Spread>, errors: u64) -> String {
     let noisy = spread.is_some_and(|spread| spread.is_noisy());
     let errors = (errors > 0).then(|| format!("{errors} errors"));
@@ -86,8 +89,8 @@ fn latency(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency with one request in flight, in µs; {}", results.latency.placement),
         &format!(
-            "Medians over the rounds, with the range of p50 beside it. {NONE}: fewer than ten samples beyond. \
-             noisy: the range of p50 is wider than {:.0} percent of it.",
+            "Medians over the rounds, with the range of p50 beside it. {NONE}: fewer than ten samples lie beyond \
+             this percentile. noisy: the range is wider than {:.0}% of p50.",
             NOISY * 100.0
         ),
         &["protocol", "p50", "range", "p90", "p99", "p99.9", "max", "requests", ""],
@@ -110,8 +113,8 @@ fn latency(results: &Results) -> Table {
 
 fn cpu(results: &Results) -> Table {
     let mut table = Table::new(
-        format!("CPU time per request with one in flight, in µs; {}", results.latency.placement),
-        "User and kernel mode, as the scheduler counts it. The client's time includes the measuring loop.",
+        format!("CPU time per request with one request in flight, in µs; {}", results.latency.placement),
+        "CPU time in user and kernel mode, as the scheduler counts it. The client's includes the measuring loop.",
         &["protocol", "client", "server", "range", "broker", "together", ""],
     );
     for row in results.latency.rows.iter().filter(|row| row.client_cpu.is_some()) {
@@ -131,10 +134,10 @@ fn cpu(results: &Results) -> Table {
 fn throughput(results: &Results) -> Table {
     let placement = results.throughput.placement;
     let mut table = Table::new(
-        format!("Requests per second by number in flight; {placement}"),
-        "client, server, broker: CPU time per second of the clock; 100 % is one core. saturated: the side that \
-         had no CPU time left. The rate is that side's limit, and says nothing about the other side. none: each \
-         side waited part of the time, for another side or for a disk.",
+        format!("Requests per second by requests in flight; {placement}"),
+        "client, server, broker: CPU time per second of wall-clock time; 100 % is one core. saturated: the side \
+         that had no CPU time left. The rate is that side's limit and says nothing about the other side. none: \
+         each side waited part of the time, for another side or for a disk.",
         &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
@@ -159,8 +162,8 @@ fn throughput(results: &Results) -> Table {
 fn fixed_rate(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency at fixed rates, from the intended moment, in µs; {}", results.fixed_rate.placement),
-        "Each protocol runs up to the first rate that it cannot keep up with. late: p99 of the sender's own delay, \
-         which is part of the times.",
+        "Each protocol is measured up to the first rate that it cannot keep up with. late: p99 of the sender's \
+         own delay, which the times include.",
         &["protocol", "offered/s", "achieved/s", "p50", "p99", "p99.9", "late", "unsent", ""],
     );
     for row in &results.fixed_rate.rows {
@@ -184,8 +187,8 @@ fn fixed_rate(results: &Results) -> Table {
 
 fn batch(results: &Results) -> Table {
     let mut table = Table::new(
-        format!("Time by size of the batch, one in flight, p50 in µs; {}", results.batch.placement),
-        "All readings of a batch share what the batch costs once.",
+        format!("Time by batch size, with one batch in flight, p50 in µs; {}", results.batch.placement),
+        "The readings of a batch share the costs that each batch has once.",
         &["protocol", "readings", "per batch", "range", "per reading", ""],
     );
     for row in &results.batch.rows {
@@ -204,8 +207,8 @@ fn batch(results: &Results) -> Table {
 fn bytes(results: &Results) -> Table {
     let mut table = Table::new(
         "Bytes on the wire: one request with one reading, and set-up".into(),
-        "TCP payload, counted by a forwarding proxy in an untimed run. Through a broker, it is the sum of both \
-         hops. Payload: the information in the reading. Set-up happens once per connection.",
+        "TCP payload, counted by a forwarding proxy in a run that is not timed. Through a broker, it is the sum of \
+         both hops. Payload: the information in the reading. Set-up: once per connection.",
         &["protocol", "request", "response", "together", "payload", "share", "set-up"],
     );
     for row in &results.bytes {
@@ -224,8 +227,8 @@ fn bytes(results: &Results) -> Table {
 
 fn set_up(results: &Results) -> Table {
     let mut table = Table::new(
-        format!("Set-up: time to the first reply, in µs; {}", results.set_up.placement),
-        "Connection, handshakes, and one request, with a new client each time.",
+        format!("Set-up: time until the first reply, in µs; {}", results.set_up.placement),
+        "A new client connects, completes the handshakes, and makes one request.",
         &["protocol", "median", "range", ""],
     );
     for row in &results.set_up.rows {
@@ -242,8 +245,8 @@ fn set_up(results: &Results) -> Table {
 fn memory(results: &Results) -> Table {
     let mut table = Table::new(
         "The server's memory, in kB".into(),
-        "Memory in RAM, without the kernel's buffers. Each idle connection has made one request. –: less than the \
-         process's memory varies on its own.",
+        "RAM of the server or, with a broker, of the broker, without the kernel's buffers. Each idle connection has \
+         made one request. –: too small to tell from the usual changes of the process's memory.",
         &["protocol", "at rest", "per idle connection"],
     );
     for row in &results.memory {
@@ -253,15 +256,15 @@ fn memory(results: &Results) -> Table {
     table
 }
 
-/// Returns what each protocol costs, in the figures that a reader needs to choose one.
+/// Returns what each protocol costs, with the figures that a reader needs to choose one.
 pub fn costs(results: &Results) -> Table {
     let mut table = Table::new(
         "What each protocol costs".into(),
         &format!(
-            "Latency: p50 with one request in flight. CPU: time of all sides per request. Requests/s: with {MANY} in \
-             flight. Bytes: one request and its reply. Set-up: time to the first reply. kB/connection: the server's \
-             memory for an idle connection. ×: how many times the figure of the bare tokio TCP echo. Latency, CPU, \
-             and set-up: {}; requests/s: {}.",
+            "Latency: p50 with one request in flight. CPU: CPU time of all sides per request. Requests/s: with {MANY} \
+             in flight. Bytes: one request and its reply. Set-up: time until the first reply. kB/connection: memory \
+             of the server (or broker) for an idle connection. ×: multiple of the tokio TCP echo's figure. Latency, \
+             CPU, and set-up were measured with {}; requests/s with {}.",
             results.latency.placement, results.throughput.placement
         ),
         &[
@@ -307,8 +310,8 @@ pub fn costs(results: &Results) -> Table {
     with_marks(table, results).without_empty_columns()
 }
 
-/// Returns what one request costs over each protocol whose server handles it: latency and CPU
-/// time, each with its difference to the echo.
+/// Returns the latency and CPU time of one request, each with its difference to the echo, for the
+/// protocols in which a server handles it.
 pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
     let mut table = Table::new(String::new(), "", &columns);
     let figures = |id: &str| [results.latency_of(id), results.cpu_of(id)];
@@ -326,17 +329,18 @@ pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
     table
 }
 
-/// Requests in flight in the table of costs.
+/// Number of requests in flight for the table of costs.
 const MANY: u64 = 64;
 
-/// Memory of an idle connection, in kB.
+/// Formats the memory of an idle connection, in kB.
 fn per_connection(row: &Memory) -> String {
     if row.per_connection > 0.0 { digits(row.per_connection / 1000.0) } else { NONE.into() }
 }
 
-/// Protocols that did not run, and measurements that failed.
+/// Returns the protocols that did not run and the measurements that failed.
 fn not_measured(results: &Results) -> Table {
-    let mut table = Table::new("Not measured".into(), "", &["protocol", "what", "why", "how to change it"]);
+    let mut table =
+        Table::new("Not measured".into(), "", &["protocol", "measurement", "reason", "how to fix it"]);
     for missing in &results.missing {
         table.rows.push(vec![
             missing.name.clone(),

@@ -1,4 +1,4 @@
-//! Starts brokers for the lab alone, on the server's core.
+//! Starts private brokers for the lab, on the server's core.
 
 use std::thread;
 
@@ -17,14 +17,14 @@ const INSTALL: &str = "BROKERS=install cargo run --release";
 pub struct Missing {
     /// The protocol's name.
     pub name: String,
-    /// What this machine lacks.
+    /// What is missing on this machine.
     pub reason: String,
-    /// The command that adds it.
+    /// The command that installs it.
     pub command: String,
 }
 
-/// Returns the protocols that can run on this machine, and what the others lack.
-/// `is_installed` says whether the machine has a broker.
+/// Returns the protocols that can run on this machine, and what is missing for the others.
+/// `is_installed` says whether a broker is installed.
 pub fn runnable(
     protocols: &[&'static Protocol],
     is_installed: impl Fn(Kind) -> bool,
@@ -43,12 +43,12 @@ pub fn runnable(
     (runnable, missing)
 }
 
-/// Whether this machine has the broker.
+/// Returns whether the broker is installed on this machine.
 pub fn is_installed(kind: Kind) -> bool {
     kind.program().is_some()
 }
 
-/// Installs both brokers if `BROKERS=install` asks for it and a protocol needs one.
+/// Installs both brokers if `BROKERS=install` is set and a protocol needs a missing one.
 ///
 /// # Errors
 /// If the installation fails.
@@ -77,7 +77,7 @@ impl Brokers {
         }
     }
 
-    /// Returns the `host:port` and process ID of the broker, and starts it first if it isn't
+    /// Returns the `host:port` and the process ID of the broker. Starts it first if it isn't
     /// running.
     ///
     /// # Errors
@@ -94,8 +94,11 @@ impl Brokers {
                 thread::spawn(start).join().map_err(|_| anyhow!("the starting thread panicked"))??;
             self.running.push((kind, broker));
         }
-        let (_, broker) =
-            self.running.iter().find(|(running, _)| *running == kind).context("just started")?;
+        let (_, broker) = self
+            .running
+            .iter()
+            .find(|(running, _)| *running == kind)
+            .context("the broker that was just started is missing")?;
         let url = broker.url();
         let address = url.split_once("://").map_or(url.as_str(), |(_scheme, address)| address);
         Ok((address.to_owned(), broker.pid()))

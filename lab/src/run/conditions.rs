@@ -7,55 +7,55 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Libraries whose versions are reported.
+/// Libraries whose versions the results report.
 const LIBRARIES: [&str; 7] = ["tokio", "axum", "reqwest", "tokio-tungstenite", "tonic", "lapin", "redis"];
 
 /// Time for which the machine is watched before a run.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// Share of the cores' time above which other programs make a machine busy.
+/// Share of the cores' time used by other programs above which the machine counts as busy.
 const BUSY: f64 = 0.1;
 
-/// The versions of the libraries in this build.
+/// The lock file, which has the versions of the libraries in this build.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
-/// Where, when, and how a run measured.
+/// Where, when, and how a run was made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Conditions {
-    /// The command.
+    /// The command that started the run.
     pub command: String,
-    /// When the run began, in seconds since the Unix epoch.
+    /// Start of the run, in seconds since the Unix epoch.
     pub started_at: u64,
-    /// How long the run took, in seconds.
+    /// Duration of the run, in seconds.
     pub duration_seconds: f64,
-    /// The run was stopped early, so it has fewer rounds than planned, or none.
+    /// Whether the run was stopped early, so that it has fewer rounds than planned, or none.
     pub interrupted: bool,
-    /// Rounds planned.
+    /// Number of rounds planned.
     pub rounds: usize,
     /// The processor, and whether the machine is virtual.
     pub machine: String,
-    /// Cores that the lab may use.
+    /// Number of cores that the lab may use.
     pub cores: usize,
-    /// Memory, in bytes.
+    /// Memory of the machine, in bytes.
     pub memory_bytes: Option<u64>,
-    /// The system's name and its kernel's release.
+    /// The operating system's name and the release of its kernel.
     pub system: String,
     /// Share of all cores' time that other programs used just before the run, 0 to 1.
     pub busy_before: Option<f64>,
-    /// The compiler.
+    /// Version of the compiler.
     pub rustc: String,
-    /// Versions of the libraries and brokers that did the work.
+    /// Versions of the libraries and brokers that were measured.
     pub versions: Vec<(String, String)>,
 }
 
 impl Conditions {
-    /// Whether other programs used so much of the machine that the figures are noisy.
+    /// Returns whether other programs used so much of the machine that the figures are noisy.
     pub fn was_busy(&self) -> bool {
         self.busy_before.is_some_and(|share| share > BUSY)
     }
 }
 
-/// Returns what is known before the run. Call it before any thread is pinned.
+/// Returns the conditions that are known before the run. Call this before any thread is pinned.
 pub fn conditions(rounds: usize) -> Conditions {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let separator = if arguments.is_empty() { "" } else { " -- " };
@@ -79,9 +79,9 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// Returns the share of all cores' time that others use while this program sleeps, including
-/// what a hypervisor takes away (proc_stat(5)). The load average is no substitute, because it
-/// still includes the build that has just ended.
+/// Returns the share of all cores' time that other programs use while this one sleeps. It
+/// includes time that a hypervisor takes away (proc_stat(5)). The load average would not do:
+/// it still includes the build that has just ended.
 fn busy() -> Option<f64> {
     let (idle, all) = core_time()?;
     std::thread::sleep(WATCHED);
@@ -89,11 +89,11 @@ fn busy() -> Option<f64> {
     Some(1.0 - (idle_after - idle) / (all_after - all))
 }
 
-/// Returns the idle time of all cores, and their whole time.
+/// Returns the idle time of all cores, and their total time.
 fn core_time() -> Option<(f64, f64)> {
     let stat = read("/proc/stat")?;
     let fields = stat.lines().next()?.split_whitespace().skip(1);
-    // user, nice, system, idle, iowait, irq, softirq, steal. The fields after these are part of them.
+    // user, nice, system, idle, iowait, irq, softirq, steal. These include the fields that follow.
     let times: Vec<f64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
     Some((times.get(3)? + times.get(4)?, times.iter().sum()))
 }
@@ -128,7 +128,7 @@ fn system() -> String {
     format!("{}, kernel {}", name.as_deref().unwrap_or(std::env::consts::OS), kernel.trim())
 }
 
-/// Returns the version of the compiler that `cargo run` has just used.
+/// Returns the version of the compiler, which `cargo run` has just used.
 fn rustc() -> String {
     let output = Command::new("rustc").arg("--version").output();
     let version = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
@@ -140,14 +140,14 @@ fn library(name: &str) -> Option<(String, String)> {
     Some((name.to_owned(), entry.split_once('"')?.0.to_owned()))
 }
 
-/// Returns the versions of the installed brokers, as far as they can be read quickly.
+/// Returns the versions of the installed brokers, if they can be read quickly.
 fn brokers() -> Vec<(String, String)> {
     let printed = Command::new("redis-server").arg("--version").output().ok();
     let redis = printed.and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
         Some(("redis-server".to_owned(), text.split_once("v=")?.1.split(' ').next()?.to_owned()))
     });
-    // The folder's name has the version too, and asking the program would take seconds.
+    // The folder's name contains the version. Running the program would take seconds.
     let folders = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
     let mut names = folders.filter_map(|folder| folder.file_name().into_string().ok());
     let rabbitmq = names.find_map(|name| {

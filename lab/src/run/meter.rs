@@ -14,10 +14,10 @@ pub struct Meter {
     pub broker: Option<u32>,
 }
 
-/// CPU time of each side. It is `None` if there is no such process, or no figure.
+/// CPU time of each side. It is `None` if there is no such process or its time can't be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cpu {
-    /// CPU time of this process: protocol and measuring loop.
+    /// CPU time of this process, which runs both the client and the measuring loop.
     pub client: Option<Duration>,
     /// CPU time of the server's process.
     pub server: Option<Duration>,
@@ -32,12 +32,12 @@ impl Meter {
         Cpu { client: of(Some(std::process::id())), server: of(self.server), broker: of(self.broker) }
     }
 
-    /// Returns the memory in RAM, in bytes, of the process that the clients connect to.
+    /// Returns the RAM, in bytes, used by the process that the clients connect to.
     ///
     /// # Errors
     /// If there is no such process, or the system is not Linux.
     pub fn memory(&self) -> anyhow::Result<u64> {
-        resident(self.broker.or(self.server).context("no process to read the memory of")?)
+        resident(self.broker.or(self.server).context("there is no process whose memory could be read")?)
     }
 }
 
@@ -53,26 +53,30 @@ impl Cpu {
     }
 }
 
-/// Returns the CPU time of a process so far, in user and kernel mode, as the scheduler counts
-/// it in nanoseconds. Threads that have ended are not included.
+/// Returns the CPU time that a process has used so far in user and kernel mode. The scheduler
+/// counts it in nanoseconds. Threads that have ended are not included.
 ///
 /// # Errors
 /// If there is no `/proc/<pid>/task/*/schedstat` (not Linux).
 pub(super) fn cpu_time(process: u32) -> anyhow::Result<Duration> {
     let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{process}/task")).context("CPU times need Linux")? {
-        // A thread may end between the two steps.
+    for task in
+        fs::read_dir(format!("/proc/{process}/task")).context("CPU times are only available on Linux")?
+    {
+        // A thread may end after it was listed.
         let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        nanoseconds += schedstat.split(' ').next().context("empty schedstat")?.parse::<u64>()?;
+        nanoseconds += schedstat.split(' ').next().context("schedstat is empty")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// Returns the bytes of memory that a process has in RAM (`VmRSS`). The kernel's own memory,
-/// such as socket buffers, is not included.
+/// Returns how many bytes of RAM a process uses (`VmRSS`). Memory of the kernel, such as socket
+/// buffers, is not included.
 fn resident(process: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).context("memory needs Linux")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let status = fs::read_to_string(format!("/proc/{process}/status"))
+        .context("memory use is only available on Linux")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the status has no VmRSS")?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kibibytes * 1024)
 }

@@ -1,4 +1,4 @@
-//! Everything that has to run for a measurement, and on which core.
+//! Starts everything that a measurement needs, and chooses the cores.
 
 pub mod brokers;
 pub mod conditions;

@@ -1,9 +1,9 @@
 //! Chooses the cores on which client and server run.
 //!
-//! With both ends on one core, an exchange is two switches between processes, and the
-//! protocol's own work is visible. On separate cores both ends work at the same time, as on
-//! two machines, but a core that waits goes to sleep. In a virtual machine, waking it takes
-//! ten times as long as a small exchange, and all protocols look alike.
+//! With both ends on one core, an exchange takes two switches between processes, and the
+//! protocol's own work is visible. On separate cores, both ends work at the same time, as they
+//! would on two machines, but a core that waits goes to sleep. In a virtual machine, waking it
+//! takes several times as long as a small exchange, so all protocols look alike.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -16,20 +16,20 @@ use tokio::runtime::{Builder, Runtime};
 /// All cores that this process may use. The list is read once, before [`pin`] narrows it.
 static CORES: LazyLock<Vec<CoreId>> = LazyLock::new(|| core_affinity::get_core_ids().unwrap_or_default());
 
-/// Pins the calling thread, and all threads and processes that it starts from now on, to one
-/// core, counted from 0. Returns false if the system offers no such choice, or has no such
-/// core.
+/// Pins the calling thread to one core, counted from 0, together with all threads and processes
+/// that it starts from now on. Returns false if there is no such core or the system doesn't let
+/// programs choose.
 ///
-/// Call it before you build a runtime: [`runtime`] counts the cores that are left.
+/// Call this before you build a runtime: [`runtime`] counts the cores that are left.
 pub fn pin(core: usize) -> bool {
     CORES.get(core).copied().is_some_and(core_affinity::set_for_current)
 }
 
-/// Builds a runtime with as many threads as the calling thread has cores. After [`pin`], that
-/// is the calling thread alone.
+/// Builds a runtime with as many threads as the calling thread has cores. After [`pin`], the
+/// calling thread is the only one.
 ///
 /// # Errors
-/// If the system refuses what a runtime needs.
+/// If the system refuses a resource that the runtime needs.
 pub fn runtime() -> std::io::Result<Runtime> {
     match std::thread::available_parallelism().map_or(1, usize::from) {
         1 => Builder::new_current_thread().enable_all().build(),
@@ -43,9 +43,9 @@ pub fn runtime() -> std::io::Result<Runtime> {
 pub enum Placement {
     /// Client and server on the same core.
     Same,
-    /// Client and server on a core each.
+    /// Client and server on separate cores.
     Separate,
-    /// The system chooses, and may change its choice at any moment.
+    /// The system chooses, and may change its choice at any time.
     Free,
 }
 
@@ -53,7 +53,7 @@ impl Placement {
     /// Returns the nearest placement that this machine allows.
     pub(crate) fn possible(self) -> Self {
         match CORES.len() {
-            // On other systems the call exists, but is only a hint or does nothing.
+            // On other systems, the call exists, but it is only a hint or does nothing.
             _ if cfg!(not(target_os = "linux")) => Self::Free,
             0 => Self::Free,
             1 if self == Self::Separate => Self::Same,
@@ -80,8 +80,8 @@ impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Same => "client and server on the same core",
-            Self::Separate => "client and server on a core each",
-            Self::Free => "cores left to the system: expect noise",
+            Self::Separate => "client and server on separate cores",
+            Self::Free => "cores chosen by the system: expect noise",
         })
     }
 }

@@ -1,6 +1,6 @@
-//! A proxy between client and server that forwards everything and counts the bytes. It
-//! counts TCP payload: the bytes that programs write and read. The headers of Ethernet, IP,
-//! and TCP, usually 66 bytes per segment, come on top.
+//! A proxy between client and server that forwards everything and counts the bytes of TCP
+//! payload, which programs write and read. The headers of Ethernet, IP, and TCP are extra:
+//! usually 66 bytes per segment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::placement::runtime;
 
-/// A proxy on a port of its own. Dropping it cuts its connections.
+/// A proxy on its own port. Dropping it closes its connections.
 pub struct Proxy {
     address: String,
     counts: Arc<Counts>,
@@ -28,7 +28,7 @@ struct Counts {
     received: AtomicU64,
 }
 
-/// Bytes of TCP payload, seen from the client.
+/// Bytes of TCP payload, from the client's point of view.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bytes {
     /// From client to server.
@@ -50,8 +50,7 @@ impl Proxy {
         let counts = Arc::new(Counts::default());
         let (open, dropped) = oneshot::channel::<()>();
         let counted = counts.clone();
-        // The proxy has a thread of its own, so a client that blocks its thread doesn't block
-        // the proxy.
+        // The proxy runs on its own thread, so a client that blocks its thread doesn't block it.
         thread::spawn(move || {
             runtime.spawn(async { accept(TcpListener::from_std(listener)?, target, counted).await });
             let _ = runtime.block_on(dropped);
@@ -64,14 +63,14 @@ impl Proxy {
         &self.address
     }
 
-    /// Returns how much the proxy has forwarded so far.
+    /// Returns how many bytes the proxy has forwarded so far.
     pub fn count(&self) -> Bytes {
         Bytes { sent: self.counts.sent.load(Relaxed), received: self.counts.received.load(Relaxed) }
     }
 }
 
 async fn accept(listener: TcpListener, target: String, counts: Arc<Counts>) -> std::io::Result<()> {
-    let mut connections = JoinSet::new(); // Ends with this task.
+    let mut connections = JoinSet::new(); // The connections end with this task.
     loop {
         let (client, _peer) = listener.accept().await?;
         let Ok(server) = TcpStream::connect(&target).await else { continue };
@@ -83,8 +82,8 @@ async fn accept(listener: TcpListener, target: String, counts: Arc<Counts>) -> s
     }
 }
 
-/// Forwards one direction. It counts bytes before it writes them, so every byte that a peer
-/// has received is already counted.
+/// Forwards one direction. Bytes are counted before they are written, so every byte that a
+/// peer has received is already counted.
 async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: &AtomicU64) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {

@@ -1,4 +1,4 @@
-//! A protocol that is ready to be measured: everything it needs is running.
+//! A protocol that is ready to be measured, because everything it needs is running.
 
 use std::sync::Arc;
 
@@ -9,22 +9,23 @@ use super::proxy::Proxy;
 use super::server::Server;
 use crate::protocols::{Protocol, Recorder, Served};
 
-/// A protocol with its server and the way to it. Dropping it stops the server.
+/// A protocol with its running server and the address to connect to. Dropping it stops the
+/// server.
 pub struct RunningProtocol {
     /// The protocol.
     pub protocol: &'static Protocol,
     /// Reads the CPU time of its processes.
     pub meter: Meter,
-    /// Counts the bytes, if they are counted.
+    /// Counts the bytes, if this measurement needs it.
     pub proxy: Option<Proxy>,
     address: String,
     _server: Option<Server>,
 }
 
 impl RunningProtocol {
-    /// Starts what the protocol needs, on the server's core. If `counted`, a proxy counts the
-    /// bytes. It runs in front of the server or, if there is a broker, in front of the broker,
-    /// for both the client and the server.
+    /// Starts whatever the protocol needs, on the server's core. If `counted` is true, a proxy
+    /// counts the bytes. It runs in front of the server or, if there is a broker, in front of the
+    /// broker, so that both the client and the server connect through it.
     ///
     /// # Errors
     /// If the server, its broker, or the proxy does not start.
@@ -62,7 +63,7 @@ impl RunningProtocol {
         Ok(Self { protocol, meter, proxy, address, _server: server })
     }
 
-    /// Connects a client that has a batch of this many readings prepared.
+    /// Connects a client that has prepared a batch of this many readings.
     ///
     /// # Errors
     /// If the protocol's client does not connect.
@@ -70,7 +71,7 @@ impl RunningProtocol {
         (self.protocol.connect)(self.address.clone(), usize::try_from(readings)?).await
     }
 
-    /// Connects a client and waits for its first reply, so its connection is certainly open.
+    /// Connects a client and waits for its first reply, so that its connection is certainly open.
     ///
     /// # Errors
     /// If the client does not connect, or its request fails.

@@ -1,4 +1,4 @@
-//! Servers as processes of their own.
+//! Runs each server in its own process.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -13,22 +13,22 @@ use super::meter::cpu_time;
 use super::placement::pin;
 use crate::protocols::{Served, by_id};
 
-/// A second process of this same program, which runs as a server.
+/// A second process of the same program, which runs as a server.
 ///
-/// It gets the arguments `serve <role>`. Its `main` asks [`role`], listens, prints
-/// `listening on <address>`, and serves until [`owner_is_gone`]. Dropping this value kills
-/// the process.
+/// It gets the arguments `serve <role>`. Its `main` calls [`role`], listens, prints
+/// `listening on <address>`, and serves until [`owner_is_gone`] completes. Dropping this value
+/// kills the process.
 pub struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    /// Starts the process on this core, counted from 0, or, with `None`, on the cores of the
-    /// caller.
+    /// Starts the process on this core, counted from 0. With `None`, it runs on the caller's
+    /// cores.
     ///
     /// # Errors
-    /// If the process does not start, or ends before it listens.
+    /// If the process does not start or ends before it listens.
     pub fn start(role: &str, core: Option<usize>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", role]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -41,14 +41,18 @@ impl Server {
             if let Some(core) = core {
                 ensure!(pin(core), "core {core} is not available");
             }
-            command.spawn().context("start the server")
+            command.spawn().context("cannot start the server")
         };
         let mut child =
             thread::spawn(spawn).join().map_err(|_| anyhow::anyhow!("the spawning thread panicked"))??;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("the server's output")?).read_line(&mut line)?;
-        let address =
-            line.trim().strip_prefix("listening on ").context("the server did not start")?.to_owned();
+        BufReader::new(child.stdout.take().context("the server's output is not piped")?)
+            .read_line(&mut line)?;
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .context("the server ended before it was listening")?
+            .to_owned();
         Ok(Self { child, address })
     }
 
@@ -74,14 +78,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The server holds nothing that is still needed. A graceful shutdown would only take
-        // the time that it allows its connections to finish.
+        // The server has nothing left that anybody needs. A graceful shutdown would only wait for
+        // its connections to finish.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Returns the role that [`Server::start`] gave this process, or `None` if a person started it.
+/// Returns the role that [`Server::start`] gave this process, or `None` if the process was
+/// started in another way.
 pub fn role() -> Option<String> {
     std::env::args().skip_while(|argument| argument != "serve").nth(1)
 }
@@ -93,16 +98,16 @@ pub async fn owner_is_gone() {
     let _ = end.await;
 }
 
-/// Runs a protocol's server in the process that [`Server::start`] made. `role` is the
-/// protocol's ID. If the requests come through a broker, `@` and the broker's `host:port`
-/// follow, and the server prints that as its address.
+/// Runs a protocol's server in the process that [`Server::start`] started. `role` is the
+/// protocol's ID. For a server behind a broker, `@` and the broker's `host:port` follow the ID,
+/// and the server prints the broker's address as its own.
 ///
 /// # Errors
-/// If there is no such protocol, or it cannot listen.
+/// If there is no such protocol or it cannot listen.
 pub async fn serve(role: &str) -> anyhow::Result<()> {
     let (id, broker) =
         role.split_once('@').map_or((role, None), |(id, broker)| (id, Some(broker.to_owned())));
-    let protocol = by_id(id).with_context(|| format!("no protocol {id:?}"))?;
+    let protocol = by_id(id).with_context(|| format!("there is no protocol {id:?}"))?;
     let shutdown = CancellationToken::new();
     let cancelled = shutdown.clone();
     tokio::spawn(async move {
@@ -119,6 +124,6 @@ pub async fn serve(role: &str) -> anyhow::Result<()> {
             let address = broker.clone();
             serve(broker, shutdown, Box::new(move || println!("listening on {address}"))).await
         }
-        _ => bail!("{role:?} is not a server"),
+        _ => bail!("{role:?} does not name a server"),
     }
 }

@@ -1,6 +1,6 @@
-//! Arbitrary bytes from the network, in arbitrary pieces: nothing panics, and the buffer
-//! keeps to its limit. Run it with `-malloc_limit_mb=1`, so that an allocation of a length
-//! that a peer only announces is a crash, too.
+//! Feeds arbitrary bytes, in arbitrary pieces, to the parsers. None of them may panic, and the
+//! buffer must keep to its limit. Run it with `-malloc_limit_mb=1`: then memory that is
+//! allocated only because a peer announced a length counts as a crash, too.
 
 #![no_main]
 
@@ -14,8 +14,8 @@ const LIMIT: u32 = 64 * 1024;
 fuzz_target!(|input: (u16, &[u8])| {
     let (piece, bytes) = input;
     let _ = (bytes.first_chunk().map(Hello::decode), bytes.first_chunk().map(Welcome::decode));
-    // A checksum is hard to guess: the payload parsers get the bytes also without one.
-    payload(bytes);
+    // A fuzzer rarely guesses a checksum, so the payload parsers also get the bytes without one.
+    parse_payload(bytes);
 
     let mut framed = bytes::BytesMut::new();
     put_frame(&mut framed, piece, 0, 1, |payload| payload.extend_from_slice(bytes));
@@ -27,7 +27,7 @@ fuzz_target!(|input: (u16, &[u8])| {
                 assert!(buffer.capacity() <= HEADER + LIMIT as usize);
                 loop {
                     match buffer.next_frame() {
-                        Ok(Some(frame)) => frame_comes_back(&frame),
+                        Ok(Some(frame)) => check_round_trip(&frame),
                         Ok(None) => break,
                         Err(_) => break 'stream,
                     }
@@ -37,8 +37,8 @@ fuzz_target!(|input: (u16, &[u8])| {
     }
 });
 
-fn frame_comes_back(frame: &Frame<'_>) {
-    payload(frame.payload);
+fn check_round_trip(frame: &Frame<'_>) {
+    parse_payload(frame.payload);
     let mut again = bytes::BytesMut::new();
     put_frame(&mut again, frame.kind, frame.flags, frame.request_id, |bytes| {
         bytes.extend_from_slice(frame.payload);
@@ -46,7 +46,7 @@ fn frame_comes_back(frame: &Frame<'_>) {
     assert_eq!(Frame::parse(&again, LIMIT), Ok(Some(*frame)));
 }
 
-fn payload(payload: &[u8]) {
+fn parse_payload(payload: &[u8]) {
     if let Ok(batch) = Batch::parse(payload) {
         let count: usize = batch.runs().map(|run| run.readings().count()).sum();
         assert_eq!(count, batch.count() as usize);

@@ -1,5 +1,5 @@
-//! Accepts connections up to a limit, refuses the rest, and ends all of them in good
-//! order when the server stops.
+//! Accepts connections up to a limit, refuses the rest, and closes all of them cleanly when
+//! the server stops.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::limits::ConnectionLimits;
 
-/// Pause after a failed accept. Most often the process has no descriptor left, and has
+/// Pause after a failed accept. Usually, the process has run out of file descriptors and has
 /// to wait until a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,9 +48,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Allows [`max_connections`](ConnectionLimits::max_connections) at a time. Beyond that,
-    /// up to [`max_refusals`](ConnectionLimits::max_refusals) at a time are refused politely,
-    /// and any others are closed at once.
+    /// Allows [`max_connections`](ConnectionLimits::max_connections) at a time, and
+    /// [`max_refusals`](ConnectionLimits::max_refusals) more that are being refused. Any
+    /// further connections are closed at once.
     pub fn new(limits: &ConnectionLimits) -> Self {
         Self {
             tasks: TaskTracker::new(),
@@ -62,19 +62,19 @@ impl Connections {
     }
 
     /// Returns a token that is canceled when the server stops. A connection should then
-    /// finish what it has begun, and end.
+    /// finish the work it has begun and end.
     pub fn stopping(&self) -> CancellationToken {
-        // A child token. All connections wait for it all the time, so they should not
-        // share a lock.
+        // Each connection gets its own child token: all of them wait on it constantly, so
+        // they should not share a lock.
         self.stopping.child_token()
     }
 
-    /// Accepts connections until `shutdown` completes. Each gets a task, which runs the
-    /// future that `serve` returns or, beyond the limit, the one of `refuse`.
-    /// [Cutting](Connections::finish) a connection drops its future, wherever that is.
+    /// Accepts connections until `shutdown` completes. Each gets a task that runs the future
+    /// returned by `serve`, or by `refuse` once the limit is reached.
+    /// [Cutting](Connections::finish) a connection drops its future, whatever it is doing.
     ///
-    /// `refuse` is called for every connection beyond the limit. When there are too many
-    /// refusals, its future is dropped without having run.
+    /// `refuse` is called for every connection beyond the limit. When too many refusals are
+    /// running, its future is dropped without being run.
     pub async fn accept<S, R>(
         &self,
         listener: TcpListener,
@@ -87,7 +87,7 @@ impl Connections {
     {
         let mut shutdown = pin!(shutdown);
         loop {
-            // Cancel safe: an accept that is dropped has not taken a connection.
+            // Cancel safe: dropping `accept` here loses no connection.
             let (stream, peer) = select! {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
@@ -99,10 +99,10 @@ impl Connections {
                 },
                 () = &mut shutdown => break,
             };
-            // Our servers write whole messages. Nagle's algorithm would hold a small one back
-            // until the peer has acknowledged the one before.
+            // Our servers write whole messages. Nagle's algorithm would hold back a small one
+            // until the peer has acknowledged the previous one.
             if let Err(error) = stream.set_nodelay(true) {
-                debug!("nodelay: {error}");
+                debug!("cannot set TCP_NODELAY: {error}");
             }
             if let Ok(permit) = self.permits.clone().try_acquire_owned() {
                 let connection = serve(stream, peer);
@@ -126,8 +126,8 @@ impl Connections {
         // The listener is dropped here, so the system refuses new connections.
     }
 
-    /// Tells the connections that the server stops, and waits for at most `limit` until
-    /// all have ended. Returns whether they have.
+    /// Tells the connections that the server is stopping, and waits up to `limit` for them
+    /// to end. Returns whether all of them have.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.stopping.cancel();
         self.tasks.close();

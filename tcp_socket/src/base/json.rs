@@ -1,4 +1,4 @@
-//! Reads JSON as a contract describes it, in two cases where serde alone accepts too much
+//! Reads JSON as its contract describes it, in two cases where serde alone accepts too much
 //! or too little.
 
 use std::fmt;
@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 
-/// A value that is written as a JSON object.
+/// A value that must be written as a JSON object.
 ///
-/// serde also reads a struct from an array that holds its fields in order, since some
-/// formats write structs that way. In JSON, `["oslo-1", 21.5]` is not the object that the
-/// contract describes, and a new field could change its meaning.
+/// serde also reads a struct from an array of its fields, since some formats write structs
+/// that way. But `["oslo-1", 21.5]` is not the object that a JSON contract describes, and its
+/// meaning could change when the struct gets another field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
@@ -35,15 +35,16 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Reads an integer into any integer type: for
+/// Reads an integer into any integer type. Use it as
 /// `#[serde(deserialize_with = "whole_number")]`.
 ///
 /// In JSON Schema, `1.0` and `1e3` are integers too (JSON Schema Validation 2020-12,
-/// section 6.1.1). Some programs write integers in this way, for example if their
+/// section 6.1.1). Some programs write integers this way, for example because their
 /// language has only one kind of number.
 ///
 /// # Errors
-/// If the value is not a number, has a fraction, or is outside the range of the type.
+/// If the value is not a number, has a fraction, or is outside the range of the type. A number
+/// written like `1.0` or `1e3` may not exceed 2^53 either.
 pub fn whole_number<'de, T: TryFrom<i128>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Whole<T>(PhantomData<T>);
 
@@ -64,7 +65,7 @@ pub fn whole_number<'de, T: TryFrom<i128>, D: Deserializer<'de>>(deserializer: D
         }
 
         fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
-            // Up to 2^53 every integer has an exact double.
+            // Up to 2^53, every integer is an exact `f64`.
             let exact = value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0;
             let whole = exact.then(|| T::try_from(value as i128).ok()).flatten();
             whole.ok_or_else(|| E::invalid_value(Unexpected::Float(value), &self))

@@ -1,10 +1,10 @@
 //! Closing a connection without losing the last message.
 //!
-//! If a socket is closed while input is unread, the kernel sends a reset. The reset can
-//! destroy the server's last message before the peer has read it, so that a client sees
+//! If a socket is closed while it has unread input, the kernel sends a reset. The reset can
+//! destroy the server's last message before the client has read it: the client then sees
 //! "connection reset" instead of "413 Content Too Large" (RFC 9112, section 9.6). So a
-//! server first says that it won't write any more, then reads and discards what still
-//! arrives, within bounds, and only then closes.
+//! server first shuts down its sending direction, then reads and discards whatever still
+//! arrives, within limits, and only then closes the socket.
 
 use std::future::Future;
 use std::io;
@@ -29,13 +29,13 @@ pub async fn linger(stream: impl AsyncRead + AsyncWrite + Unpin, limits: LingerL
     let _ = Lingering::new(stream, limits).shutdown().await; // It fails if the peer is gone.
 }
 
-/// A stream whose `shutdown` lingers: for a library that owns the stream and shuts it
-/// down on its own.
+/// A stream whose `shutdown` lingers, for use with a library that owns the stream and shuts
+/// it down itself.
 #[derive(Debug)]
 pub struct Lingering<S> {
     stream: S,
     limits: LingerLimits,
-    /// Ends the lingering; set once the stream is shut down.
+    /// Fires when the lingering must end. It is set once the stream is shut down.
     until: Option<Pin<Box<Sleep>>>,
 }
 
@@ -45,7 +45,7 @@ impl<S> Lingering<S> {
         Self { stream, limits, until: None }
     }
 
-    /// Returns the stream.
+    /// Returns the wrapped stream.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
     }
@@ -91,11 +91,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
                 not_yet.insert(Box::pin(sleep(limits.time)))
             }
         };
-        // On the heap: as an array it could make every task larger.
-        let mut scratch = vec![0; 8 * 1024];
+        let mut scratch = [0; 8 * 1024];
         while limits.bytes > 0 && until.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);
-            // A peer that is gone has nothing more to send, either.
+            // After an error, the peer is gone and sends nothing more.
             let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf));
             let count = buf.filled().len();
             if read.is_err() || count == 0 {

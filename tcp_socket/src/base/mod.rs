@@ -1,18 +1,16 @@
-//! What several chapters need besides their own protocols.
+//! Code that several chapters share, apart from their protocols.
 //!
 //! All of these protocols run on top of TCP, so this module is part of the TCP chapter.
-//! It knows nothing of that chapter's own protocol.
+//! It does not depend on that chapter's own protocol.
 //!
-//! - [`accept`]: accepting connections up to a limit, refusing others, and ending all of
-//!   them.
+//! - [`accept`]: accepting connections up to a limit, refusing the rest, and closing all of
+//!   them when the server stops.
 //! - [`linger`]: closing a connection without losing the last message.
-//! - [`limits`]: the limits that all servers share, and how options are read.
+//! - [`limits`]: the limits that all servers share, and parsers for command-line options.
 //! - [`json`]: reading objects and integers as a JSON contract describes them.
-//! - [`program`]: what every program needs besides its work: logs, output, the error
-//!   line, and how it ends.
-//! - [`retry`]: how long to pause between two attempts.
-//! - [`text`]: how to show text that came from the other side, and which names to
-//!   accept.
+//! - [`program`]: logs, shutdown signals, output, error messages, and exit codes.
+//! - [`retry`]: pauses between attempts.
+//! - [`text`]: printing text from outside safely, and checking names.
 //! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;

@@ -1,5 +1,5 @@
-//! What every program needs besides its work: logs, output, the error line, and how it
-//! ends.
+//! Logs, shutdown signals, a listener, output, error messages, and exit codes: every program
+//! needs them besides its actual work.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::text::{is_unsafe, printable};
 
-/// Exit code after a second Ctrl-C: 128 plus the number of SIGINT, as shells report it.
+/// Exit code after a second signal: 128 plus the number of SIGINT, as a shell would report it.
 const INTERRUPTED: i32 = 130;
 
-/// Sends logs to stderr. `RUST_LOG` chooses which ones; if it is not set, `default` does,
-/// such as `info`. All messages and fields are made [`printable`], since they may quote
-/// text from outside.
+/// Sends logs to stderr. The environment variable `RUST_LOG` selects them (for example, `info`);
+/// if it is not set, `default` does. All messages and fields are made [`printable`], since they
+/// may quote text from outside.
 ///
 /// # Errors
 /// If `RUST_LOG` is not a list of levels and targets.
@@ -47,16 +47,16 @@ pub fn start_logs(default: &str) -> anyhow::Result<()> {
 /// Returns a token that is canceled by Ctrl-C or, on Unix, by SIGTERM. A second signal
 /// ends the program at once, whatever it is waiting for.
 ///
-/// Call this before the program says that it is ready: an earlier signal ends the
+/// Call this before the program reports that it is ready: until then, a signal ends the
 /// program without cleanup.
 ///
 /// # Errors
-/// If the system refuses a signal handler.
+/// If the signal handlers or their thread cannot be set up.
 pub fn shutdown_signal() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let stop = token.clone();
-    // On a thread of its own: the program's other threads may all be blocked, for
-    // example in writing to a pipe that nobody reads.
+    // The signals get their own thread: the program's other threads may all be blocked, for
+    // example while writing to a pipe that nobody reads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
     #[cfg(unix)]
@@ -64,7 +64,7 @@ pub fn shutdown_signal() -> io::Result<CancellationToken> {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Cancel safe: a signal that is not received here is received by the next call.
+        // Cancel safe: the next call receives a signal that this one did not return.
         async move || {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -90,16 +90,16 @@ pub fn shutdown_signal() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Listens on an address, with room for as many connections as the system allows.
-/// `chapter` is the name of the package, for the hint in the error.
+/// Listens on an address, and raises the limit on open files as far as the system allows.
+/// `chapter` is the name of the package for the hint in the error.
 ///
 /// # Errors
 /// If the address can't be used. The error says how to use another one.
 pub async fn listen(addr: SocketAddr, chapter: &str) -> anyhow::Result<TcpListener> {
-    // Each connection takes a descriptor, and the limit is often only 1,024. Where it
-    // can't be raised, the accept loop copes with a lack of descriptors.
+    // Each connection needs a file descriptor, and the limit is often only 1,024. If it can't
+    // be raised, the accept loop still copes with running out of descriptors.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!("the limit on open files stays as it is: {error}");
+        tracing::warn!("cannot raise the limit on open files: {error}");
     }
     TcpListener::bind(addr).await.map_err(|error| {
         anyhow::anyhow!(
@@ -109,13 +109,12 @@ pub async fn listen(addr: SocketAddr, chapter: &str) -> anyhow::Result<TcpListen
     })
 }
 
-/// Returns the exit code for the result of a program's work. For an error, it also
-/// prints one line to stderr.
+/// Returns the exit code for a program's result, and prints an error as one line to stderr.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // `eprintln!` would panic if nobody reads stderr any more.
+            // `eprintln!` would panic if nobody reads stderr anymore.
             let _ = writeln!(io::stderr(), "error: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
@@ -124,10 +123,9 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
 
 /// Stdout, for programs that print text from outside.
 ///
-/// - It escapes text as [`printable`] does, but keeps line breaks. So call [`printable`]
-///   for each field of a line that came from outside, or a line break in it could forge
-///   a line.
-/// - When nobody reads any more (`client readings oslo-1 | head -1`), it ends the
+/// - It escapes text as [`printable`] does, but keeps line breaks. Call [`printable`] yourself
+///   for each field that came from outside; otherwise, a line break in it could forge a line.
+/// - When nobody reads the output anymore (`client readings oslo-1 | head -1`), it ends the
 ///   program silently.
 #[derive(Debug)]
 pub struct Output(io::Stdout);
@@ -151,16 +149,16 @@ impl Write for Output {
             written = written.and_then(|()| self.0.write_all(line.as_bytes()));
             written = written.and_then(|()| self.0.write_all(end.as_bytes()));
         }
-        or_end(written)
+        exit_if_unread(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        or_end(self.0.flush())
+        exit_if_unread(self.0.flush())
     }
 }
 
-/// Ends the program if nobody reads its output.
-fn or_end(written: io::Result<()>) -> io::Result<()> {
+/// Ends the program if nobody reads its output anymore.
+fn exit_if_unread(written: io::Result<()>) -> io::Result<()> {
     if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
         std::process::exit(0);
     }

@@ -7,12 +7,12 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 /// Growing pauses between attempts, without a limit on the number of attempts.
 ///
 /// On average, each pause is twice as long as the one before, up to a maximum. A random
-/// part is added to each (*jitter*), so that the clients of a server that restarted don't
-/// all come back at the same moment.
+/// part (*jitter*) is added to each, so that the clients of a restarted server don't all
+/// come back at the same moment.
 ///
 /// Call [`Pauses::reset`] after real progress, such as a response or a completed job. An
-/// accepted connection is not progress: a server that accepts connections and then
-/// refuses every request would be asked again after the shortest pause each time.
+/// accepted connection is not progress: if it were, a server that accepts connections but
+/// refuses every request would be retried after the shortest pause each time.
 #[derive(Debug)]
 pub struct Pauses {
     builder: ExponentialBuilder,

@@ -1,8 +1,8 @@
-//! Text that came from outside: how to show it, and which names to accept.
+//! Makes text from outside safe to print, and checks names.
 //!
-//! A terminal obeys what it is sent. A station called `\x1b[2J` clears the screen of
-//! everyone who lists the stations, and a carriage return lets one line of a log
-//! overwrite another. So nothing that came from the other side is printed as it is.
+//! A terminal obeys the control characters that it receives. If a station is called
+//! `\x1b[2J`, listing the stations clears your screen, and a carriage return lets one line of
+//! a log overwrite another. So our programs never print text from the other side unchanged.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -16,12 +16,12 @@ use unicode_security::confusable_detection::skeleton;
 use unicode_security::mixed_script::AugmentedScriptSet;
 
 /// Returns `text` on one line, with each character that a terminal would obey or
-/// hide replaced by its escape in JSON: `\u001b`, `\n`.
+/// hide replaced by its JSON escape, such as `\u001b` or `\n`.
 ///
 /// These are line breaks and other control characters, characters that change the
 /// direction of the text, other invisible ones, and those to which Unicode gives no
-/// meaning (private use and unassigned). A line of JSON is still JSON afterwards, because
-/// the escapes are JSON's.
+/// meaning (private use and unassigned). A line of JSON stays valid, because the escapes are
+/// those of JSON.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -49,7 +49,7 @@ pub(super) fn is_unsafe(c: char) -> bool {
         ' '..='~' => false,
         // Joiners are invisible too, but Persian, Hindi, and emoji need them.
         '\u{200c}' | '\u{200d}' => false,
-        // Fillers: letters or symbols by category, blank on the screen.
+        // Fillers are letters or symbols by category, but blank on the screen.
         '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => true,
         c => matches!(
             c.general_category(),
@@ -70,7 +70,7 @@ pub(super) fn is_unsafe(c: char) -> bool {
 /// - RFC 8266 (nicknames, a profile of PRECIS, RFC 8264) allows letters of all
 ///   scripts with their marks, digits, punctuation, and symbols. It excludes control
 ///   characters and invisible ones. A name has no space at its start or end, no two
-///   spaces in a row, and no other kind of space.
+///   spaces in a row, and no kind of space except the plain one.
 /// - Unicode Technical Standard 39 (section 5.2, "moderately restrictive") excludes
 ///   mixtures of scripts that look alike, such as a Cyrillic `О` in `Оslo`.
 ///
@@ -78,7 +78,7 @@ pub(super) fn is_unsafe(c: char) -> bool {
 /// bold), are excluded too.
 ///
 /// # Errors
-/// Says what is wrong with the name, in words that can follow it and a colon.
+/// The error says what is wrong, in words that can follow the name and a colon.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     if Nickname::new().prepare(name).is_err() {
         return Err("it contains a control character or an invisible one, or is empty");
@@ -101,8 +101,8 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
 /// people use names with the same key at the same time.
 pub fn lookalike_key(name: &str) -> String {
     let lower: String = skeleton(&name.to_lowercase()).collect();
-    // The skeleton of `0` is a capital `O`, hence the second lowercasing. A capital `I`
-    // looks like `l`, but the first lowercasing has made it an `i`.
+    // The skeleton of `0` is a capital `O`, hence the second lowercasing. A capital `I` looks
+    // like `l`, but the first lowercasing has made it an `i`, so each `i` becomes an `l`.
     lower.to_lowercase().replace('i', "l")
 }
 
@@ -110,8 +110,8 @@ fn is_variant_of_ascii(c: char) -> bool {
     !c.is_ascii() && c.is_alphabetic() && std::iter::once(c).nfkc().all(|c| c.is_ascii_alphanumeric())
 }
 
-/// Returns whether the name mixes scripts in a way that the level "moderately
-/// restrictive" of Unicode Technical Standard 39, section 5.2, does not allow.
+/// Returns whether the name mixes scripts in a way that the "moderately restrictive" level
+/// of Unicode Technical Standard 39 (section 5.2) does not allow.
 fn mixes_scripts(name: &str) -> bool {
     let (mut all, mut except_latin) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
     for c in name.chars() {

@@ -1,12 +1,12 @@
 //! Writing to a peer that may have stopped reading.
 //!
 //! A socket accepts bytes as long as its buffer has room, so a slow peer only delays the
-//! writer. A peer that reads nothing would delay it forever, and needs a limit.
+//! writer. A peer that reads nothing would delay it forever, so there is a time limit.
 //!
-//! For this limit, it is not enough to wait until the system reports the socket as writable:
-//! Linux does so only when a third of the buffer is free, which may be hundreds of kilobytes.
-//! A slow peer needs long to read that much, but a smaller write succeeds earlier. So a write
-//! that waits is also tried now and then.
+//! To keep this limit, it is not enough to wait until the system reports the socket as
+//! writable: Linux does so only when a third of the buffer is free, which may be hundreds of
+//! kilobytes. A slow peer needs a long time to read that much, but a smaller write succeeds
+//! earlier. So while a write waits, it is also retried from time to time.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -32,7 +32,7 @@ pub struct WriteTimeout {
 }
 
 impl WriteTimeout {
-    /// Limits the time in which the peer must read at least one byte.
+    /// Wraps `stream`. While a write waits, the peer must read something within `limit`.
     pub fn new(stream: TcpStream, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
@@ -57,7 +57,10 @@ impl AsyncWrite for WriteTimeout {
                 }
             }
             if *failed == ATTEMPTS {
-                return Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the other side does not read")));
+                return Poll::Ready(Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the other side has stopped reading",
+                )));
             }
             timer.as_mut().reset(Instant::now() + pause);
         }

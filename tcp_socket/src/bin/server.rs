@@ -33,9 +33,9 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    // Handlers first: a signal may come as soon as the line below is printed.
+    // The signal handlers come first: a signal may arrive as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "tcp_socket").await?;
     writeln!(program::output(), "listening on tcp://{}", listener.local_addr()?)?;
-    tcp_socket::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("serve")
+    tcp_socket::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")
 }

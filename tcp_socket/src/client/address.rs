@@ -11,12 +11,12 @@ const DEFAULT_PORT: u16 = 7878;
 /// is optional, and the default port is 7878.
 ///
 /// # Errors
-/// [`Error::Address`] if it has another form.
+/// [`Error::Address`] if the address has another form.
 pub fn server_addr(url: &str) -> Result<String, Error> {
     let wrong = || Error::Address { url: url.to_owned() };
     let addr = url.strip_prefix("tcp://").unwrap_or(url);
     let addr = addr.strip_suffix('/').unwrap_or(addr);
-    // An IPv6 address without brackets is all host: `::1:80` would be another address.
+    // Without brackets, an IPv6 address can't have a port: `::1:80` is an address itself.
     if let Ok(host) = addr.parse::<Ipv6Addr>() {
         return Ok(format!("[{host}]:{DEFAULT_PORT}"));
     }

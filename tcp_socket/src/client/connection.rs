@@ -25,20 +25,20 @@ use crate::protocol::handshake::{Id, Welcome};
 use crate::protocol::message::{Refusal, Update};
 use crate::protocol::pace::Pace;
 
-/// What the clones of a client tell the task.
+/// What the clones of a client send to the task.
 pub(crate) enum Command {
     Call(Call),
-    /// Nobody reads the watch with this request ID any more.
+    /// The watch with this request ID was dropped.
     Cancel(u32),
     Close,
 }
 
-/// A request. It stays with the task until it is answered, even if its caller has given up.
+/// A request. The task keeps it until it is answered, even if its caller has given up.
 pub(crate) struct Call {
     pub(crate) kind: u16,
     pub(crate) payload: BytesMut,
     pub(crate) deadline: Instant,
-    /// Takes the number of accepted readings, or a watch's request ID; `None` after that.
+    /// Receives the number of accepted readings or a watch's request ID; `None` after that.
     pub(crate) outcome: Option<oneshot::Sender<Result<u32, Error>>>,
     /// For a `WATCH`: where its readings go.
     pub(crate) updates: Option<Updates>,
@@ -51,11 +51,11 @@ pub(crate) struct Call {
 
 pub(crate) type Updates = mpsc::Sender<Result<Update, Error>>;
 
-/// The server's instance ID while there is a connection, and an error after the task's end.
+/// The server's instance ID while there is a connection, or an error after the task has ended.
 pub(crate) type Status = Option<Result<Id, Error>>;
 
 impl Call {
-    /// Returns whether the caller still waited for it.
+    /// Sends the outcome to the caller. Returns whether it was still waiting.
     fn end(&mut self, outcome: Result<u32, Error>) -> bool {
         self.outcome.take().is_some_and(|caller| caller.send(outcome).is_ok())
     }
@@ -69,11 +69,11 @@ pub(crate) struct Task {
     /// The open watches, with the number of readings that each has skipped.
     watches: BTreeMap<u32, (Updates, u64)>,
     last_id: u32,
-    /// Whether a call may wait to be sent.
+    /// Whether there may be calls that have not been sent.
     has_unsent: bool,
-    /// Frames that are not yet written.
+    /// Frames that have not been written yet.
     output: BytesMut,
-    /// Fires when the time of a call is over or a heartbeat is due, or before.
+    /// Fires at the next deadline of a call or the next heartbeat, or earlier.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -91,7 +91,7 @@ impl Task {
         }
     }
 
-    /// Keeps a connection until the client is closed.
+    /// Keeps the client connected until it is closed.
     pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection<Transport>) {
         let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
         let mut last_instance = None;
@@ -117,18 +117,18 @@ impl Task {
                 Err(error) => break error,
             }
         };
-        self.end_batches("the client ended before the answer came");
+        self.end_batches("the client stopped before the response arrived");
         // The other calls end when the task drops them.
         self.status.send_replace(Some(Err(error)));
     }
 
-    /// Waits for the next connection, and collects calls meanwhile. An error means that there
-    /// will be none.
+    /// Waits for the next connection and collects calls in the meantime. An error means that
+    /// the client stops for good.
     async fn wait_for<C>(&mut self, next: impl Future<Output = Result<C, Error>>) -> Result<C, Error> {
         let mut next = pin!(next);
         loop {
-            // Cancel safe: `recv` leaves in the channel what it has not returned, and the others
-            // are only waited for again.
+            // Cancel safe: a command that `recv` has not returned stays in the channel, and the
+            // other futures are polled again in the next round.
             select! {
                 next = &mut next => return next,
                 command = self.commands.recv() => if !self.handle_commands(command) {
@@ -139,7 +139,7 @@ impl Task {
         }
     }
 
-    /// Writes and reads until the client is closed. An error says why the connection is lost.
+    /// Writes and reads until the client is closed. An error says why the connection was lost.
     async fn exchange<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -151,9 +151,9 @@ impl Task {
         let mut pace = Pace::new(silence, silence, MIN_FRAME_RATE);
         // Number of bytes that are being written.
         let mut writing = 0;
-        // Bytes written since the last byte arrived, at most those of one largest frame. The
-        // server may answer only when a whole frame has arrived, so the client waits longer
-        // for it.
+        // Number of bytes written since the last byte arrived, up to one largest frame. The
+        // server may respond only when it has the whole frame, so the client waits longer for
+        // a response to it.
         let mut unconfirmed = 0;
         let mut heartbeat = Instant::now() + interval;
         loop {
@@ -161,7 +161,7 @@ impl Task {
                 self.put_requests(welcome.max_payload);
                 writing = self.output.len();
             }
-            // Usually there is room at once.
+            // Usually, the socket has room, and the write completes at once.
             if writing > 0
                 && let Some(written) = write_out(&mut writer, &mut self.output).now_or_never()
             {
@@ -170,11 +170,11 @@ impl Task {
                 writing = 0;
             }
             self.wake_by(heartbeat);
-            // Cancel safe: `write_out` and `read_from` leave what they have not done in their
-            // buffers, `recv` leaves it in the channel, and the others only wait for a time.
+            // Cancel safe: no byte or command is lost, since `write_out` and `read_from` keep
+            // them in their buffers and `recv` in its channel. The timer is polled again.
             select! {
                 written = write_out(&mut writer, &mut self.output), if writing > 0 => {
-                    written?; // Counted at the next round.
+                    written?; // Counted in the next round.
                 }
                 count = input.read_from(&mut reader) => {
                     if count? == 0 {
@@ -200,7 +200,7 @@ impl Task {
                     }
                     let sending = unconfirmed as u64 * 1000 / u64::from(MIN_FRAME_RATE);
                     if writing > 0 {
-                        pace.on_bytes(); // If the server does not read, the write fails in time.
+                        pace.on_bytes(); // If the server does not read, the write times out.
                     } else if now > pace.deadline() + Duration::from_millis(sending) {
                         return Err(DisconnectReason::Silence);
                     }
@@ -214,7 +214,7 @@ impl Task {
         Ok(())
     }
 
-    /// Sends what is queued and `GOODBYE`, and reads until the server closes.
+    /// Sends the remaining requests and `GOODBYE`, then reads until the server closes.
     async fn close_gracefully<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -228,7 +228,7 @@ impl Task {
         Ok(())
     }
 
-    /// Handles the commands that wait. Returns whether the client is still open.
+    /// Handles the waiting commands. Returns whether the client is still open.
     fn handle_commands(&mut self, mut next: Option<Command>) -> bool {
         while let Some(command) = next {
             match command {
@@ -260,12 +260,12 @@ impl Task {
             self.last_id = self.last_id.wrapping_add(1);
             let id = self.last_id;
             if id != 0 && !self.calls.contains_key(&id) && !self.watches.contains_key(&id) {
-                return id; // An old watch may still have one.
+                return id; // After a wrap, an old watch may still have the same ID.
             }
         }
     }
 
-    /// Appends the frames of the calls that wait to be sent.
+    /// Appends the frames of the calls that have not been sent.
     fn put_requests(&mut self, max_payload: u32) {
         if !std::mem::take(&mut self.has_unsent) {
             return;
@@ -303,20 +303,20 @@ impl Task {
             kind::READING => self.on_reading(id, Update::parse(frame.payload).ok_or(ProtocolError)?),
             kind::ERROR => match Refusal::parse(frame.payload).ok_or(ProtocolError)? {
                 refusal if id == 0 => return Err(Refused(refusal)),
-                refusal => self.answer(id, Err(Error::Refused(refusal))),
+                refusal => self.complete(id, Err(Error::Refused(refusal))),
             },
             kind::RECORDED => {
                 let accepted = frame.payload.try_into().map_err(|_length| ProtocolError)?;
-                self.answer(id, Ok(u32::from_be_bytes(accepted)));
+                self.complete(id, Ok(u32::from_be_bytes(accepted)));
             }
-            kind::PONG => self.answer(id, Ok(0)),
-            // A newer server may have kinds that this client does not need to know.
+            kind::PONG => self.complete(id, Ok(0)),
+            // A newer server may send kinds that this client does not need to know.
             _ => {}
         }
         Ok(())
     }
 
-    fn answer(&mut self, id: u32, outcome: Result<u32, Error>) {
+    fn complete(&mut self, id: u32, outcome: Result<u32, Error>) {
         if let Some(mut call) = self.calls.remove(&id) {
             call.end(outcome);
         }
@@ -325,8 +325,8 @@ impl Task {
     fn on_reading(&mut self, id: u32, mut update: Update) {
         if let Some((updates, skipped)) = self.watches.get_mut(&id) {
             update.skipped += std::mem::take(skipped);
-            // Never waits for one watcher: all other answers would have to wait, too. One place
-            // is kept for the reason why the watch ends.
+            // Don't wait for a slow watcher: all responses would have to wait with it. One place
+            // is reserved for the reason why the watch ends.
             if updates.capacity() <= 1 {
                 *skipped = update.skipped + update.readings.len() as u64;
             } else if update != Update::default() {
@@ -335,7 +335,7 @@ impl Task {
         } else if let Some(call) = self.calls.get_mut(&id)
             && let Some(updates) = call.updates.take()
         {
-            // The first one only says that the watch has begun.
+            // The first `READING` only confirms that the watch has begun.
             self.watches.insert(id, (updates, 0));
             let wanted = call.end(Ok(id));
             self.calls.remove(&id);
@@ -351,16 +351,16 @@ impl Task {
         }
     }
 
-    /// Gives up the calls whose time is over.
+    /// Gives up the calls whose deadline has passed.
     fn expire(&mut self) {
         let now = Instant::now();
         let mut next = now + CALL_TIMEOUT;
         self.calls.retain(|_id, call| {
             if call.deadline <= now {
                 call.end(Err(if call.sent || call.maybe_executed {
-                    Error::OutcomeUnknown("it was sent, but no answer came in time")
+                    Error::OutcomeUnknown("it was sent, but no response arrived in time")
                 } else {
-                    Error::NotExecuted("no connection in time")
+                    Error::NotExecuted("there was no connection in time")
                 }));
             } else {
                 next = next.min(call.deadline);
@@ -370,14 +370,14 @@ impl Task {
         self.timer.as_mut().reset(next);
     }
 
-    /// Ends the watches. The calls wait for the next connection.
+    /// Ends the watches, and keeps the calls for the next connection.
     fn on_disconnect(&mut self, reason: &DisconnectReason) {
         self.status.send_replace(None);
         for (updates, _skipped) in std::mem::take(&mut self.watches).into_values() {
             let _ = updates.try_send(Err(Error::Disconnected(reason.to_string())));
         }
         self.calls.retain(|_id, call| {
-            // Before its GOODBYE, the server answers all that it has executed.
+            // Before its `GOODBYE`, the server answers every request that it has executed.
             call.maybe_executed |= call.sent && !matches!(reason, DisconnectReason::Goodbye);
             call.sent = false;
             call.outcome.is_some()
@@ -386,7 +386,7 @@ impl Task {
         self.output.clear();
     }
 
-    /// Ends the batches that may have been executed, and must not be sent again.
+    /// Ends the batches that may have been executed and must not be resent.
     fn end_batches(&mut self, reason: &'static str) {
         self.calls.retain(|_id, call| {
             let unknown = call.kind == kind::RECORD && call.maybe_executed;

@@ -16,7 +16,7 @@ use crate::protocol::frame::FrameBuffer;
 use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
 use crate::protocol::message::Refusal;
 
-/// What a client's frames travel on. The rest of the client takes any stream.
+/// The stream of a connection. The rest of the client works with any other stream, too.
 pub(crate) type Transport = WriteTimeout;
 
 /// A connection after its handshake.
@@ -24,11 +24,12 @@ pub(crate) struct Connection<S> {
     pub(crate) stream: S,
     pub(crate) input: FrameBuffer,
     pub(crate) welcome: Welcome,
-    /// Whether a whole frame has arrived on it. Only then do the pauses start over.
+    /// Whether a whole frame has arrived on it. Only then do the pauses between attempts to
+    /// connect start over.
     pub(crate) useful: bool,
 }
 
-/// How to connect.
+/// Connects to one server.
 pub(crate) struct Connector {
     addr: String,
     hello: Hello,
@@ -46,7 +47,7 @@ impl Connector {
         let unreachable = |source| unreachable(&self.addr, source);
         let connect = async {
             let stream = TcpStream::connect(&self.addr).await.map_err(unreachable)?;
-            // Otherwise a request could wait for the acknowledgement of the one before.
+            // Otherwise, a request could wait for the acknowledgement of the one before.
             stream.set_nodelay(true).map_err(unreachable)?;
             handshake(WriteTimeout::new(stream, WRITE_TIMEOUT), &self.hello, unreachable).await
         };
@@ -61,7 +62,7 @@ impl Connector {
         loop {
             sleep(pauses.next_pause()).await;
             match self.connect().await {
-                Err(error) if !error.is_permanent() => debug!("connect: {error}"),
+                Err(error) if !error.is_permanent() => debug!("cannot connect: {error}"),
                 result => return result,
             }
         }
@@ -73,18 +74,20 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     hello: &Hello,
     unreachable: impl Fn(io::Error) -> Error,
 ) -> Result<Connection<S>, Error> {
-    // A full server may have said so and closed already: read its answer anyway.
+    // A full server may already have refused and closed the connection, so that the write
+    // fails. Read its refusal anyway.
     let _ = stream.write_all(&hello.encode()).await;
     let _ = stream.flush().await;
     let mut bytes = [0; WELCOME];
     stream.read_exact(&mut bytes).await.map_err(&unreachable)?;
     let welcome =
-        Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("its answer is not WELCOME".into()))?;
+        Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("it did not send a WELCOME".into()))?;
     let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
     match welcome.version {
-        // With fewer replies, the server could have forgotten a batch that is sent again.
+        // With fewer replies, the server could have forgotten a batch by the time it is resent.
         VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
-            Err(Error::Protocol(format!("it keeps only {} replies", welcome.window)))
+            let text = format!("it keeps {} replies, but this client needs {MAX_IN_FLIGHT}", welcome.window);
+            Err(Error::Protocol(text))
         }
         VERSION => Ok(Connection { stream, input, welcome, useful: false }),
         0 => loop {
@@ -93,7 +96,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err(Error::Refused(refusal));
             }
             if input.read_from(&mut stream).await.map_err(&unreachable)? == 0 {
-                return Err(Error::Protocol("it refuses the connection and does not say why".into()));
+                return Err(Error::Protocol("it refused the connection without a reason".into()));
             }
         },
         other => Err(Error::Protocol(format!("it chose version {other}"))),

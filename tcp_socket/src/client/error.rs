@@ -10,13 +10,13 @@ use crate::protocol::message::{ErrorCode, Refusal};
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
-    /// Not the address of a server.
+    /// The given text is not the address of a server.
     #[error("{url:?} is not of the form tcp://host:port")]
     Address {
         /// The given address.
         url: String,
     },
-    /// No connection: the request was never sent.
+    /// No connection could be made, so the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
         /// The address that was tried.
@@ -25,29 +25,29 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
-    /// The server answered, with an error.
+    /// The server responded with an error.
     #[error("{0}")]
     Refused(Refusal),
-    /// The other side does not speak this protocol, or the version that this client speaks.
-    #[error("not a server of this protocol: {0}")]
+    /// The other side does not speak this protocol, or not as this client needs it.
+    #[error("not a compatible server: {0}")]
     Protocol(String),
-    /// The client itself can see that the arguments are wrong.
+    /// The client found the arguments invalid and sent nothing.
     #[error("not sent: {0}")]
     Invalid(String),
-    /// It was certainly not executed.
+    /// The request was certainly not executed.
     #[error("not executed: {0}")]
     NotExecuted(&'static str),
-    /// It may have been executed, or not.
+    /// The request may or may not have been executed.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),
-    /// The connection of a watch is lost, and with it the watch.
+    /// The watch has ended because its connection was lost.
     #[error("connection lost: {0}")]
     Disconnected(String),
 }
 
 impl Error {
-    /// Returns whether the request may have been executed in spite of the error. If not, a
-    /// retry is safe.
+    /// Returns whether the request may have been executed despite the error. If not, a retry
+    /// is safe.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::OutcomeUnknown(_) => true,
@@ -78,7 +78,7 @@ impl Error {
 pub(crate) enum DisconnectReason {
     #[error("the server said goodbye")]
     Goodbye,
-    #[error("the server ended it: {0}")]
+    #[error("the server closed it: {0}")]
     Refused(Refusal),
     #[error("{0}")]
     ConnectionLost(#[from] io::Error),
@@ -86,7 +86,7 @@ pub(crate) enum DisconnectReason {
     Silence,
     #[error("the server's frames arrive too slowly")]
     Slow,
-    #[error("the server sent something that does not belong to this protocol")]
+    #[error("the server sent something that this protocol does not allow")]
     ProtocolError,
     #[error("closed")]
     ClosedByUs,

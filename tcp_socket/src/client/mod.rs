@@ -1,8 +1,8 @@
 //! The client: many calls at a time over one connection.
 //!
 //! A call hands its request to a task and waits for the outcome. The task (`connection.rs`)
-//! writes all waiting requests at once, gives each answer to the call with the same request
-//! ID, and reconnects when the connection is lost.
+//! writes all waiting requests at once, gives each response to the call with the same
+//! request ID, and reconnects when the connection is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,11 +31,11 @@ pub use address::server_addr;
 pub use error::Error;
 pub use watch::Watch;
 
-/// A client of one server. Clones share its one connection, and many calls may be in flight.
-/// When the last clone is dropped, the connection is closed.
+/// A client of one server. Its clones share one connection, on which many calls may be in
+/// flight. When the last clone is dropped, the connection is closed.
 #[derive(Clone)]
 pub struct Client {
-    /// To the task. The permits limit the number of calls in it.
+    /// Leads to the task. The permits limit the number of calls there.
     commands: mpsc::UnboundedSender<Command>,
     permits: Arc<Semaphore>,
     status: tokio::sync::watch::Receiver<Status>,
@@ -45,9 +45,9 @@ pub struct Client {
 
 impl Client {
     /// Connects to the server at `url`, such as `tcp://127.0.0.1:7878` or `[::1]`; see
-    /// [`server_addr`]. If the connection is lost later, the client reconnects for as
-    /// long as it takes. It gives up only when it meets a server that speaks another version or
-    /// another protocol, or that keeps too few replies.
+    /// [`server_addr`]. If the connection is lost later, the client tries to reconnect for as
+    /// long as it takes. It gives up only if the server speaks another version or another
+    /// protocol, or keeps too few replies.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
@@ -67,7 +67,7 @@ impl Client {
         })
     }
 
-    /// Returns the same client, with another time limit for each call.
+    /// Returns this client with another time limit for each call.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(Duration::from_secs(u32::MAX.into())); // More could overflow the clock.
         self
@@ -76,17 +76,17 @@ impl Client {
     /// Records a batch, all of it or nothing, and returns how many readings were
     /// accepted.
     ///
-    /// If the connection is lost, the client sends the batch again under the same number, so
-    /// the server counts it once: effectively once, as long as the same server runs and the
+    /// If the connection is lost, the client resends the batch under the same batch ID, so the
+    /// server records it only once: effectively once, as long as the same server runs and the
     /// call has time.
     ///
     /// If this future is dropped before it completes, the batch may still be recorded.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server refuses the batch. For the others,
+    /// [`Error::Refused`] if the server refuses the batch. For any error,
     /// [`Error::may_have_been_executed`] says whether the batch may have been recorded.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
-        // The server checks the rest. The layout of the frame depends on these two.
+        // The layout of the frame depends on these two limits. The server checks the rest.
         if readings.len() > MAX_BATCH {
             return Err(Error::Invalid(format!("a batch holds up to {MAX_BATCH} readings")));
         }
@@ -96,29 +96,29 @@ impl Client {
             )));
         }
         let put = |payload: &mut BytesMut| {
-            // A batch gets its number when its turn has come, and keeps its permit until it is
-            // answered. So it never grows older than the server's window.
+            // A batch gets its ID only when it has a permit, and keeps the permit until it is
+            // answered. So it never becomes too old for the server's window.
             let batch_id = self.last_batch.fetch_add(1, Ordering::Relaxed) + 1;
             put_batch(payload, batch_id, readings);
         };
         Ok(self.call(kind::RECORD, None, put).await? as usize)
     }
 
-    /// Checks that the server answers. Returns how long the answer took.
+    /// Checks that the server responds. Returns how long the response took.
     ///
     /// # Errors
-    /// As [`Client::record`].
+    /// The same as for [`Client::record`].
     pub async fn ping(&self) -> Result<Duration, Error> {
         let started = Instant::now();
         self.call(kind::PING, None, |_payload| {}).await?;
         Ok(started.elapsed())
     }
 
-    /// Streams the readings of a station: each one that any client records after this has
+    /// Streams the readings of a station: all that any client records after this call has
     /// returned.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server has no such station; otherwise as
+    /// [`Error::Refused`] if the server has no such station; otherwise the same as for
     /// [`Client::record`].
     pub async fn watch(&self, station: &str) -> Result<Watch, Error> {
         if !is_station_id(station.as_bytes()) {
@@ -126,7 +126,7 @@ impl Client {
                 "{station:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
             )));
         }
-        let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // One more, for the reason of its end.
+        let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // One more, for the reason why it ends.
         let put = |payload: &mut BytesMut| payload.extend_from_slice(station.as_bytes());
         let request_id = self.call(kind::WATCH, Some(sender), put).await?;
         Ok(Watch { request_id, updates, commands: self.commands.clone() })
@@ -144,10 +144,10 @@ impl Client {
         status.ok().and_then(|status| status.clone()).unwrap_or_else(|| Err(self.closed()))
     }
 
-    /// Says `GOODBYE`, waits for the server's, and closes the connection. New calls of other
-    /// clones fail. Calls in flight still get the answers that arrive until then.
+    /// Sends `GOODBYE`, waits for the server's, and closes the connection. New calls of other
+    /// clones fail. Calls in flight still get the responses that arrive until then.
     pub async fn close(self) {
-        let _ = self.commands.send(Command::Close); // It may be closed already.
+        let _ = self.commands.send(Command::Close); // The client may already be closed.
         self.commands.closed().await;
     }
 
@@ -159,9 +159,9 @@ impl Client {
         }
     }
 
-    /// Sends one request and waits for its answer. If the connection is lost, the task sends
-    /// the request again as long as there is time, but a batch only to a server that remembers
-    /// the first time. `put` appends the payload.
+    /// Sends one request and waits for its response. If the connection is lost, the task
+    /// resends the request as long as there is time, but a batch only if the server remembers
+    /// this client. `put` appends the payload.
     async fn call(
         &self,
         kind: u16,
@@ -170,22 +170,22 @@ impl Client {
     ) -> Result<u32, Error> {
         let deadline = Instant::now() + self.timeout;
         let Ok(Ok(permit)) = timeout_at(deadline, self.permits.clone().acquire_owned()).await else {
-            return Err(Error::NotExecuted("too many other calls wait for their answers"));
+            return Err(Error::NotExecuted("too many other calls are waiting for their responses"));
         };
         let mut payload = BytesMut::with_capacity(64); // Room for a batch of one reading.
         put(&mut payload);
-        let (outcome, answer) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         let call = Call {
             kind,
             payload,
             deadline,
-            outcome: Some(outcome),
+            outcome: Some(sender),
             updates,
             sent: false,
             maybe_executed: false,
             _permit: permit,
         };
         let _ = self.commands.send(Command::Call(call)); // Fails after the task has ended.
-        answer.await.unwrap_or_else(|_never| Err(self.closed()))
+        outcome.await.unwrap_or_else(|_never| Err(self.closed()))
     }
 }

@@ -12,13 +12,13 @@ use crate::protocol::message::Update;
 
 /// The readings of one station as they are recorded. Dropping it cancels the watch.
 ///
-/// It ends with its connection: [`Error::Disconnected`] is the last item. To go on, call
-/// [`Client::watch`](crate::Client::watch) again; it does not show readings that were recorded
-/// in between.
+/// It ends with its connection: [`Error::Disconnected`] is the last item. To continue, call
+/// [`Client::watch`](crate::Client::watch) again. The new watch does not return readings that
+/// were recorded in between.
 pub struct Watch {
     pub(super) request_id: u32,
     pub(super) updates: mpsc::Receiver<Result<Update, Error>>,
-    /// As long as it has this, the client is open.
+    /// Keeps the client open as long as the watch exists.
     pub(super) commands: mpsc::UnboundedSender<Command>,
 }
 

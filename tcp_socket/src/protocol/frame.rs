@@ -1,10 +1,9 @@
 //! Framing: where one message ends and the next begins.
 //!
 //! TCP delivers a stream of bytes. One side may write two pieces, and the other may read
-//! them as one, or as seven. So every message is a *frame*: a header of
-//! fixed size that says how long the payload is, then the payload. The receiver
-//! collects bytes, in whatever pieces they arrive, until a whole frame is there:
-//! [`FrameBuffer`].
+//! them as one, or as seven. So every message is a *frame*: a header of fixed size that says
+//! how long the payload is, then the payload. The receiver collects bytes in a
+//! [`FrameBuffer`], in whatever pieces they arrive, until it has a whole frame.
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -25,13 +24,13 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes in a header: kind 2, flags 2, request ID 4, payload length 4, checksum 4.
-/// All numbers are big-endian, as is the custom in network protocols.
+/// All numbers are big-endian, as in most network protocols.
 pub const HEADER: usize = 16;
 
 /// Offset of the checksum in the header. It covers all bytes before and after it.
 const CHECKSUM_AT: usize = 12;
 
-/// What a frame is. The values are those of `PROTOCOL.md`, section 5.
+/// The kinds of frames. The values are those of `PROTOCOL.md`, section 5.
 pub mod kind {
     /// Client: record a batch.
     pub const RECORD: u16 = 0x0001;
@@ -39,42 +38,43 @@ pub mod kind {
     pub const WATCH: u16 = 0x0002;
     /// Client: end the watch with this request ID.
     pub const CANCEL: u16 = 0x0003;
-    /// Client: answer with a `PONG`.
+    /// Client: respond with a `PONG`.
     pub const PING: u16 = 0x0004;
-    /// Either: nothing follows.
+    /// Either side: nothing follows.
     pub const GOODBYE: u16 = 0x0005;
     /// Server: the batch is recorded.
     pub const RECORDED: u16 = 0x0101;
     /// Server: some readings of a watched station.
     pub const READING: u16 = 0x0102;
-    /// Server: answer to `PING`.
+    /// Server: the response to a `PING`.
     pub const PONG: u16 = 0x0104;
-    /// Server: the request failed, or with request ID 0 the connection did.
+    /// Server: the request failed or, with request ID 0, the connection.
     pub const ERROR: u16 = 0x01ff;
 }
 
-/// Flag of a `READING`: the last one of its watch.
+/// Flag of a `READING`: it is the last one of its watch.
 pub const FLAG_END: u16 = 0x0100;
 
-/// Flags in these bits change the meaning of a frame: a receiver that does not
-/// know one must refuse the frame. It ignores unknown flags in the other bits.
+/// Flags in these bits change the meaning of a frame, so a receiver must not act on a frame
+/// if it does not know one of them. It ignores unknown flags in the other bits.
 pub(crate) const CRITICAL_FLAGS: u16 = 0xff00;
 
-/// One frame, its payload still in the receive buffer.
+/// One frame, with its payload still in the receive buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// One of [`kind`], or one that this version does not know.
     pub kind: u16,
     /// [`FLAG_END`], or flags that this version does not know.
     pub flags: u16,
-    /// Chosen by the client for its request and repeated in each answer to it; 0 in a frame
+    /// Chosen by the client for its request and repeated in each response to it; 0 in a frame
     /// about the connection.
     pub request_id: u32,
     /// Depends on the kind: see [`crate::protocol::message`].
     pub payload: &'a [u8],
 }
 
-/// Why the rest of a stream cannot be read: nobody knows where the next frame begins.
+/// Why the rest of a stream cannot be read: the receiver can't know where the next frame
+/// begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadFrame {
     /// The header announces a payload over the limit.
@@ -88,18 +88,18 @@ pub enum BadFrame {
     /// The checksum does not match the bytes.
     #[error("the frame says checksum {announced:08x}, its bytes say {computed:08x}")]
     Checksum {
-        /// What the header holds.
+        /// The checksum in the header.
         announced: u32,
-        /// What the bytes give.
+        /// The checksum of the bytes that arrived.
         computed: u32,
     },
 }
 
 impl<'a> Frame<'a> {
-    /// Returns the frame at the beginning of `bytes`; `None` if it is not all there yet.
+    /// Returns the frame at the beginning of `bytes`, or `None` if it is still incomplete.
     ///
     /// # Errors
-    /// [`BadFrame`]. The length is checked as soon as the header is there.
+    /// [`BadFrame`]. The length is checked as soon as the header is complete.
     pub fn parse(bytes: &'a [u8], max_payload: u32) -> Result<Option<Self>, BadFrame> {
         let Some(length) = payload_length(bytes, max_payload)? else { return Ok(None) };
         let Some(frame) = bytes.get(..HEADER + length) else { return Ok(None) };
@@ -126,7 +126,7 @@ fn checksum(header: &[u8; HEADER], payload: &[u8]) -> u32 {
     if payload.is_empty() { checksum } else { crc32c_append(checksum, payload) }
 }
 
-/// Returns the announced length of the payload, once the header is there.
+/// Returns the announced length of the payload, or `None` if the header is still incomplete.
 pub(crate) fn payload_length(bytes: &[u8], limit: u32) -> Result<Option<usize>, BadFrame> {
     let Some(mut header) = bytes.get(8..HEADER) else { return Ok(None) };
     let length = header.get_u32();
@@ -136,8 +136,8 @@ pub(crate) fn payload_length(bytes: &[u8], limit: u32) -> Result<Option<usize>, 
     Ok(Some(length as usize))
 }
 
-/// Appends one frame; `write` appends its payload. Nothing is copied: length and checksum
-/// are filled in when the payload is there.
+/// Appends one frame; `write` appends its payload. The payload need not be copied, since the
+/// length and the checksum are filled in after it.
 ///
 /// A payload over 4 GiB would not fit its length field, but the limits of all callers are
 /// far below that.
@@ -168,29 +168,29 @@ pub(crate) async fn write_out(to: &mut (impl AsyncWrite + Unpin), output: &mut B
     to.flush().await
 }
 
-/// Number of bytes to read at a time, unless the next frame needs fewer.
+/// Number of bytes to make room for before a read, unless the next frame needs fewer.
 pub const READ: usize = 8 * 1024;
 
-/// Bytes that have arrived and have not been handed out as frames yet.
+/// Bytes that have arrived but have not been returned as frames yet.
 ///
 /// The buffer grows only with the bytes that have arrived, never because a header announces
-/// them. It holds at most one frame of the largest size (or [`READ`] bytes, if that is more).
-/// So a peer that announces much and sends little costs little memory.
+/// more. It holds at most one frame of the largest size (or [`READ`] bytes, if that is more).
+/// So a peer that announces a lot but sends little costs little memory.
 #[derive(Debug)]
 pub struct FrameBuffer {
     bytes: BytesMut,
-    /// Length of the frame that was handed out last; it is still at the front.
+    /// Length of the frame that was returned last and is still at the front.
     taken: usize,
     max_payload: u32,
 }
 
 impl FrameBuffer {
-    /// An empty buffer for frames with payloads of up to `max_payload` bytes.
+    /// Creates an empty buffer for frames with payloads of up to `max_payload` bytes.
     pub fn new(max_payload: u32) -> Self {
         Self { bytes: BytesMut::with_capacity(READ), taken: 0, max_payload }
     }
 
-    /// Waits for more bytes, and returns how many came; 0 means that the peer will send no
+    /// Waits for more bytes, and returns how many arrived; 0 means that the peer will send no
     /// more. Cancel safe: bytes that were read are in the buffer.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl FrameBuffer {
     }
 
     /// Adds bytes that did not come through [`FrameBuffer::read_from`]. Returns how many of
-    /// them fitted.
+    /// them fit.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         self.make_room();
         let count = bytes.len().min(self.bytes.capacity() - self.bytes.len());
@@ -213,7 +213,7 @@ impl FrameBuffer {
     /// call, so that nothing is copied.
     ///
     /// # Errors
-    /// [`BadFrame`]; after it, nothing more can be read from this stream.
+    /// [`BadFrame`]; after that, nothing more can be read from this stream.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
         self.bytes.advance(std::mem::take(&mut self.taken));
         let frame = Frame::parse(&self.bytes, self.max_payload)?;
@@ -223,14 +223,14 @@ impl FrameBuffer {
         Ok(frame)
     }
 
-    /// Returns the bytes that were not handed out: those of an incomplete frame, once
-    /// [`FrameBuffer::next_frame`] has returned `None`.
+    /// Returns the bytes that do not belong to a returned frame. Once
+    /// [`FrameBuffer::next_frame`] has returned `None`, they are an incomplete frame.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
 
-    /// Removes and returns the first `COUNT` bytes if they are there. For the handshake, before
-    /// the first frame.
+    /// Removes and returns the first `COUNT` bytes if they have arrived. The handshake uses
+    /// this before the first frame.
     pub(crate) fn take_bytes<const COUNT: usize>(&mut self) -> Option<[u8; COUNT]> {
         let bytes = *self.bytes.first_chunk::<COUNT>()?;
         self.bytes.advance(COUNT);
@@ -242,7 +242,7 @@ impl FrameBuffer {
         self.bytes.capacity()
     }
 
-    /// Makes room for at least one byte, without going beyond one largest frame.
+    /// Makes room for at least one byte, without growing beyond one largest frame.
     fn make_room(&mut self) {
         self.bytes.advance(std::mem::take(&mut self.taken));
         let length = self.bytes.len();
@@ -255,7 +255,7 @@ impl FrameBuffer {
         if self.bytes.try_reclaim(missing.clamp(1, READ)) {
             return;
         }
-        // Not `reserve`, which would double the capacity whatever the limit is.
+        // `reserve` would double the capacity, whatever the limit is.
         let mut larger = BytesMut::with_capacity((2 * length).clamp(READ, largest));
         larger.extend_from_slice(&self.bytes);
         self.bytes = larger;

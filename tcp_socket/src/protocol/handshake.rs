@@ -16,7 +16,7 @@ pub const HELLO: usize = 24;
 /// Bytes in a `WELCOME`.
 pub const WELCOME: usize = 40;
 
-/// 16 random bytes that name a client or one run of a server.
+/// 16 random bytes that identify a client or one run of a server.
 pub type Id = [u8; 16];
 
 /// Returns a new random ID.
@@ -43,13 +43,13 @@ pub struct Hello {
 /// The server's first message: the version to speak from here on, and the server's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
-    /// The highest version that both speak. 0 refuses the connection; one `ERROR` follows
-    /// that says why, always in the layout of version 1.
+    /// The highest version that both sides speak. 0 refuses the connection: an `ERROR` with the
+    /// reason follows, always in the layout of version 1.
     pub version: u16,
     /// Whether the server still keeps its replies to this client ID. If not, the ID is new or
-    /// forgotten.
+    /// the server has forgotten it.
     pub remembered: bool,
-    /// Random, a new one at each start of the server.
+    /// Random, and different each time the server starts.
     pub instance_id: Id,
     /// Maximum number of bytes in the payload of a frame to the server.
     pub max_payload: u32,
@@ -62,13 +62,13 @@ pub struct Welcome {
 }
 
 impl Hello {
-    /// Returns whether these bytes can be the beginning of a `HELLO`, even if they are few.
+    /// Returns whether a `HELLO` can begin with these bytes, however few they are.
     pub fn may_begin(bytes: &[u8]) -> bool {
         let seen = bytes.len().min(MAGIC.len());
         bytes[..seen] == MAGIC[..seen]
     }
 
-    /// Returns the version to speak; 0 if there is no common one.
+    /// Returns the version to speak, or 0 if there is no common one.
     pub(crate) fn choose(&self) -> u16 {
         if (self.lowest..=self.highest).contains(&VERSION) { VERSION } else { 0 }
     }
@@ -84,7 +84,7 @@ impl Hello {
         bytes
     }
 
-    /// The reverse of [`Hello::encode`]; `None` without the magic.
+    /// Reverses [`Hello::encode`]. Returns `None` if the magic is missing.
     pub fn decode(bytes: &[u8; HELLO]) -> Option<Self> {
         let mut from = bytes.strip_prefix(&MAGIC)?;
         let (lowest, highest) = (from.get_u16(), from.get_u16());
@@ -110,7 +110,7 @@ impl Welcome {
         bytes
     }
 
-    /// The reverse of [`Welcome::encode`]; `None` without the magic.
+    /// Reverses [`Welcome::encode`]. Returns `None` if the magic is missing.
     pub fn decode(bytes: &[u8; WELCOME]) -> Option<Self> {
         let mut from = bytes.strip_prefix(&MAGIC)?;
         let version = from.get_u16();

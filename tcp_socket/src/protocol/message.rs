@@ -25,7 +25,7 @@ pub enum ErrorCode {
     TooManyConnections = 3,
     /// The `HELLO` took too long.
     HandshakeTimeout = 4,
-    /// No byte for too long.
+    /// No byte arrived for too long.
     IdleTimeout = 5,
     /// The checksum does not match the frame.
     BadChecksum = 6,
@@ -45,7 +45,7 @@ pub enum ErrorCode {
     UnknownFlag = 17,
     /// The payload does not have the form of its kind.
     BadPayload = 18,
-    /// A reading is out of range, or there are none or too many.
+    /// A reading is out of range, or the batch has no readings or too many.
     InvalidReading = 19,
     /// No room for another station.
     StoreFull = 20,
@@ -83,7 +83,7 @@ impl ErrorCode {
         Self::BadBatchId,
     ];
 
-    /// Returns the code with that number.
+    /// Returns the code with this number, if there is one.
     pub fn from_number(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|code| *code as u16 == number)
     }
@@ -109,7 +109,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// Creates a refusal with that code.
+    /// Creates a refusal with this code.
     pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self { code: code as u16, text: text.into() }
     }
@@ -133,7 +133,7 @@ impl Refusal {
         put_frame(into, kind::ERROR, 0, request_id, |payload| self.put(payload));
     }
 
-    /// Reads the payload of an `ERROR`; `None` if it does not have that form.
+    /// Reads the payload of an `ERROR`. Returns `None` if it is malformed.
     pub fn parse(mut payload: &[u8]) -> Option<Self> {
         let code = payload.try_get_u16().ok()?;
         (payload.len() <= MAX_ERROR_TEXT)
@@ -146,8 +146,8 @@ impl Refusal {
 pub fn put_batch(into: &mut BytesMut, batch_id: u64, readings: &[Reading]) {
     into.put_u64(batch_id);
     for run in readings.chunk_by(|a, b| a.station == b.station) {
-        // A wrong length does no harm here: the server refuses an ID or a run that is too
-        // long, and `Client` checks both before it sends them.
+        // A length that does not fit does no harm here: the server refuses an ID or a run that
+        // is too long, and `Client` checks both before it sends them.
         into.put_u8(run[0].station.len() as u8);
         into.put_slice(run[0].station.as_bytes());
         into.put_u16(run.len() as u16);
@@ -169,14 +169,14 @@ pub fn put_measurement(into: &mut BytesMut, measurement: &Measurement) {
     into.put_slice(&bytes);
 }
 
-/// Reads one measurement; `None` if there is no such metric.
+/// Reads one measurement. Returns `None` if there is no such metric.
 fn get_measurement(bytes: &[u8; MEASUREMENT]) -> Option<Measurement> {
     let mut rest = bytes.as_slice();
     let metric = Metric::from_number(rest.get_u8())?;
     Some(Measurement { metric, value: rest.get_f64(), recorded_at: rest.get_u64() })
 }
 
-/// Reads one measurement and checks that it is in range. If not, the text says what is wrong.
+/// Reads one measurement and checks that it is in range. The error says what is wrong.
 fn check_measurement(bytes: &[u8; MEASUREMENT]) -> Result<Measurement, String> {
     let Some(measurement) = get_measurement(bytes) else {
         return Err(format!("{} is not a metric", bytes[0]));
@@ -240,7 +240,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Returns the client's number for it.
+    /// Returns the batch ID.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -250,7 +250,7 @@ impl<'a> Batch<'a> {
         self.count
     }
 
-    /// Returns the number of its runs. It names at most as many stations.
+    /// Returns the number of its runs: at least one for each of its stations.
     pub(crate) fn run_count(&self) -> u32 {
         self.run_count
     }
@@ -280,7 +280,7 @@ impl<'a> Run<'a> {
         Ok(Self { station: parse_station(station)?, measurements })
     }
 
-    /// Returns its readings. All are valid in a run of a [`Batch`].
+    /// Returns its readings. In a [`Batch`], all of them are valid.
     pub fn readings(&self) -> impl Iterator<Item = Measurement> + use<'a> {
         self.measurements.iter().map_while(get_measurement)
     }
@@ -305,7 +305,7 @@ pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
 /// The payload of a `READING`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Update {
-    /// Number of readings that were left out before the first of these, because the watcher
+    /// Number of readings that were left out before the first of these because the watcher
     /// was too slow.
     pub skipped: u64,
     /// In the order in which they were recorded.
@@ -313,7 +313,7 @@ pub struct Update {
 }
 
 impl Update {
-    /// Reads the payload of a `READING`; `None` if it does not have that form.
+    /// Reads the payload of a `READING`. Returns `None` if it is malformed.
     pub fn parse(mut payload: &[u8]) -> Option<Self> {
         let skipped = payload.try_get_u64().ok()?;
         let (readings, rest) = payload.as_chunks();

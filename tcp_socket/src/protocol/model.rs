@@ -17,10 +17,10 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All of them.
+    /// All metrics.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
-    /// Returns the metric with that number on the wire.
+    /// Returns the metric with this number on the wire.
     pub fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Temperature),
@@ -31,7 +31,7 @@ impl Metric {
         }
     }
 
-    /// Returns the metric with that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
@@ -66,7 +66,8 @@ pub struct Reading {
     pub metric: Metric,
     /// The value in the metric's unit, within [`Metric::range`].
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch, up to [`MAX_RECORDED_AT`](crate::limits::MAX_RECORDED_AT).
+    /// When it was measured, in milliseconds since the Unix epoch, up to
+    /// [`MAX_RECORDED_AT`](crate::limits::MAX_RECORDED_AT).
     pub recorded_at: u64,
 }
 
@@ -77,7 +78,7 @@ pub struct Measurement {
     pub metric: Metric,
     /// The value in the metric's unit.
     pub value: f64,
-    /// When, in milliseconds since the Unix epoch.
+    /// When it was measured, in milliseconds since the Unix epoch.
     pub recorded_at: u64,
 }
 

@@ -1,10 +1,10 @@
 //! How slowly bytes may arrive.
 //!
 //! A silent peer and a slow one need different limits. If nothing arrives for the idle
-//! timeout, the peer is gone. Bytes that arrive slowly show that it is alive, even if a
-//! large frame takes longer than that. But an attacker can also send one byte now and
-//! then, only to hold a connection (the *slow loris* attack). So each frame also has to
-//! arrive at a minimum rate.
+//! timeout, the peer is probably gone. Bytes that arrive slowly show that it is alive, even
+//! if a large frame takes longer than that. But an attacker can also send one byte now and
+//! then, only to keep a connection occupied (the *slow loris* attack). So each frame also has
+//! to arrive at a minimum rate.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ pub(crate) struct Pace {
     silence: Duration,
     /// Time that a frame may take at any rate.
     grace: Duration,
-    /// Minimum bytes per second of a frame that takes longer.
+    /// Minimum rate of a frame that takes longer, in bytes per second.
     rate: u64,
     last_activity: Instant,
-    /// When the incomplete frame began, and its bytes so far.
+    /// When the incomplete frame began, and how many of its bytes have arrived.
     began: Instant,
     arrived: usize,
 }
@@ -44,19 +44,19 @@ impl Pace {
         self.arrived = arrived;
     }
 
-    /// Leaves out time that was spent on writing, when nothing was read.
+    /// Excludes time that was spent on writing, during which nothing was read.
     pub(crate) fn pause(&mut self, waited: Duration) {
         self.last_activity += waited;
         self.began += waited;
     }
 
-    /// Returns when the next bytes have to be there.
+    /// Returns when the next bytes must have arrived.
     pub(crate) fn deadline(&self) -> Instant {
         let silent = self.last_activity + self.silence;
         self.slow().map_or(silent, |slow| slow.min(silent))
     }
 
-    /// Returns when the next bytes of the incomplete frame have to be there, if there is one.
+    /// Returns when more bytes of the incomplete frame must have arrived, if there is one.
     pub(crate) fn slow(&self) -> Option<Instant> {
         let earned = Duration::from_millis(self.arrived as u64 * 1000 / self.rate);
         (self.arrived > 0).then(|| self.began + self.grace + earned)

@@ -12,7 +12,7 @@ use crate::protocol::message::{ErrorCode, Refusal};
 pub(crate) enum CloseReason {
     #[error("closed by the client")]
     ByClient,
-    #[error("closed by the client within a frame")]
+    #[error("closed by the client in the middle of a frame")]
     Truncated,
     #[error("goodbye")]
     Goodbye,
@@ -20,7 +20,7 @@ pub(crate) enum CloseReason {
     Stopping,
     #[error("refused: {0}")]
     Refused(Refusal),
-    #[error("broken: {0}")]
+    #[error("connection lost: {0}")]
     ConnectionLost(#[from] io::Error),
 }
 

@@ -1,10 +1,11 @@
-//! One connection of the server: a single task that reads, answers, and writes.
+//! One connection of the server: a single task that reads requests, handles them, and writes
+//! the responses.
 //!
 //! Frames that arrive together are answered together: the task handles all whole frames in
-//! the buffer, collects their answers, and sends them with one write. While the client does
+//! the buffer, collects the responses, and sends them with one write. While the client does
 //! not read, the write waits, the task reads nothing more, and TCP holds the client back.
-//! So a connection's memory is limited without a queue that could overflow: one input
-//! frame, and a little more output than [`OUTPUT`].
+//! So the connection needs no queue that could overflow. Its memory is limited to one input
+//! frame and a little more output than [`OUTPUT`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +37,7 @@ pub(crate) struct Connection<S> {
     peer: SocketAddr,
     state: Arc<State>,
     input: FrameBuffer,
-    /// Frames that are not yet written.
+    /// Frames that have not been written yet.
     output: BytesMut,
     requests: Requests,
 }
@@ -58,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 info!("{} refused: {refusal}", self.peer);
                 return self.close().await;
             }
-            Err(reason) => return debug!("{} before the handshake: {reason}", self.peer),
+            Err(reason) => return debug!("{} ended during the handshake: {reason}", self.peer),
         };
         info!("{} ended: {reason}", self.peer);
         match reason {
@@ -72,11 +73,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.close().await;
     }
 
-    /// Waits for the `HELLO` and answers it. After an error, nothing has been answered yet.
+    /// Waits for the `HELLO` and responds to it. If this fails, no response is in the output.
     async fn handshake(&mut self, stopping: &CancellationToken) -> Result<(), CloseReason> {
         let limit = self.state.limits.handshake_timeout;
-        // Cancel safe: `hello` leaves the bytes that it has read in the buffer, and nobody
-        // reads on after the timeout or the shutdown.
+        // Cancel safe: `hello` leaves the bytes that it has read in the buffer, and nothing
+        // more is read after the timeout or the shutdown.
         let hello = select! {
             hello = timeout(limit, self.hello()) => hello.unwrap_or_else(|_elapsed| {
                 Err(Refusal::new(ErrorCode::HandshakeTimeout, format!("no HELLO within {limit:?}")).into())
@@ -113,14 +114,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Handles request after request, until one side ends the connection.
     async fn serve(&mut self, stopping: &CancellationToken) -> Result<CloseReason, CloseReason> {
-        // As `WELCOME` says it: at most what 32 bits of milliseconds hold.
-        let told = self.state.welcome(VERSION, true).idle_timeout;
-        let idle_timeout = Duration::from_millis(told.into());
+        // The value in `WELCOME`, which holds at most 32 bits of milliseconds.
+        let announced = self.state.welcome(VERSION, true).idle_timeout;
+        let idle_timeout = Duration::from_millis(announced.into());
         let Limits { frame_grace, min_frame_rate, .. } = self.state.limits;
         let mut pace = Pace::new(idle_timeout, frame_grace, min_frame_rate);
         let mut late = pin!(sleep_until(pace.deadline()));
         let notify = self.requests.watches.notify.clone();
-        // The waits that outlast many frames are set up once, since that costs, too.
+        // These futures outlast many frames. They are set up only once, since that takes time.
         let mut notified = pin!(notify.notified());
         let mut stop = pin!(stopping.cancelled());
         let mut has_readings = false;
@@ -135,18 +136,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let full = self.output.len() >= OUTPUT;
                 pace.pause(self.flush().await?);
                 if full {
-                    // There may be frames that had no room for an answer.
+                    // There may be frames that had no room for their responses.
                     continue;
                 }
             }
-            // A later deadline is set only when the timer fires: moving it at each frame costs.
+            // A later deadline is set only when the timer fires, since moving the timer at each
+            // frame would take time.
             let deadline = pace.deadline();
             if deadline < late.deadline() {
                 late.as_mut().reset(deadline);
             }
-            // Cancel safe: `read_from` keeps the bytes that it has read, and the others are only
-            // waited for again. `biased` asks them in this order. Bytes come most often, and
-            // the others matter only when none are there or the task has used up its turn.
+            // Cancel safe: `read_from` keeps the bytes that it has read, and the other futures are
+            // polled again. `biased` polls them in this order. Bytes arrive most often, and the
+            // others matter only when there are none or the task has used up its turn.
             select! {
                 biased;
                 count = self.input.read_from(&mut self.stream) => {
@@ -179,8 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Handles the whole frames that have arrived, as long as there is room for answers.
-    /// Returns how many there were.
+    /// Handles the whole frames that have arrived, as long as there is room for responses.
+    /// Returns how many it has handled.
     fn handle_frames(&mut self) -> Result<usize, CloseReason> {
         let mut handled = 0;
         while self.output.len() < OUTPUT
@@ -195,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes all output. Returns how long it had to wait for the client to read.
     async fn flush(&mut self) -> io::Result<Duration> {
         let mut written = pin!(write_out(&mut self.stream, &mut self.output));
-        // Usually there is room at once, and no need to look at the clock.
+        // Usually, the socket has room, and there is no need to look at the clock.
         if let Some(result) = written.as_mut().now_or_never() {
             return result.map(|()| Duration::ZERO);
         }
@@ -204,7 +206,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(started.elapsed())
     }
 
-    /// Sends the remaining output, and closes so that the client can still read it.
+    /// Sends the remaining output, and closes the connection so that the client can still read
+    /// it.
     async fn close(mut self) {
         match self.flush().await {
             Ok(_) => linger(self.stream, self.state.limits.connections.linger()).await,

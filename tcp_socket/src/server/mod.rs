@@ -1,5 +1,5 @@
-//! The server: accepts connections, refuses those beyond the limit, and stops in good
-//! order. What happens on a connection is in `connection.rs`.
+//! The server: accepts connections, refuses those beyond the limit, and stops gracefully.
+//! `connection.rs` serves one connection.
 
 use std::future::Future;
 use std::io;
@@ -25,12 +25,13 @@ mod state;
 pub mod store;
 mod watches;
 
-/// Serves until `shutdown` completes. Then each connection has [`drain_timeout`](crate::base::limits::ConnectionLimits::drain_timeout) to
-/// answer the frames that it has received, say `GOODBYE`, and close.
+/// Serves until `shutdown` completes. Then each connection has
+/// [`drain_timeout`](crate::base::limits::ConnectionLimits::drain_timeout) to send its
+/// responses and a `GOODBYE`, and to close.
 ///
 /// # Errors
-/// Only if the listener cannot be used at all, or the system cannot provide random bytes. A
-/// fault on one connection ends only that connection.
+/// Only if the listener cannot be used at all, or the system cannot provide random bytes. An
+/// error on one connection ends only that connection.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -48,12 +49,12 @@ pub async fn serve(
         let stream = WriteTimeout::new(stream, state.limits.write_timeout);
         Connection::new(stream, peer, state.clone()).run(connections.stopping())
     };
-    // Every refused client is told at once. The server lingers only for those that `accept`
-    // still has room for.
+    // Every refused client gets the reason at once. The server lingers only for those that
+    // `accept` still has room for.
     let refuse = |stream| {
-        let told = tell_at_once(stream, &refusal);
+        let refused = write_at_once(stream, &refusal);
         async move {
-            if let Some(stream) = told {
+            if let Some(stream) = refused {
                 linger(stream, linger_limits).await;
             }
         }
@@ -66,7 +67,7 @@ pub async fn serve(
 
 /// Writes without waiting, since a new socket has room for these few bytes. Returns the
 /// stream if it accepted all of them.
-fn tell_at_once(stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
+fn write_at_once(stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
     // std's socket writes at once. tokio's would first wait for its driver to report that the
     // socket is writable.
     let stream = stream.into_std().ok()?;

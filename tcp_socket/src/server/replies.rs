@@ -1,7 +1,7 @@
-//! Remembers the replies, so that a batch that is sent twice counts once.
+//! Remembers the replies, so that a batch that is sent twice is recorded once.
 //!
-//! A client that lost its connection does not know whether its batch was recorded, and
-//! sends it again under the same number. As long as this server runs, and within the window
+//! A client that lost its connection does not know whether its batch was recorded, so it
+//! resends the batch under the same ID. As long as this server runs, and within the window
 //! below, it then gets the same reply.
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ pub enum Lookup {
     Recorded(u32),
     /// It was not recorded.
     New,
-    /// It is older than everything that is remembered.
+    /// It is older than every batch that is remembered.
     TooOld,
     /// It is 0, or too far ahead of the highest one recorded.
     Invalid,
@@ -31,13 +31,13 @@ pub enum Lookup {
 pub struct DedupWindow {
     /// The highest batch ID recorded.
     highest: u64,
-    /// How many readings were accepted under the ID `highest`, `highest - 1`, and so on. 0
+    /// How many readings were accepted under the IDs `highest`, `highest - 1`, and so on. 0
     /// means not recorded: a recorded batch has at least one reading.
     accepted: VecDeque<u32>,
 }
 
 impl DedupWindow {
-    /// Returns what is known about that batch.
+    /// Returns what is known about a batch.
     pub fn look_up(&self, batch_id: u64) -> Lookup {
         let most = match self.highest {
             0 => MAX_FIRST_BATCH,
@@ -86,15 +86,15 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// For up to `max_connections` clients at a time.
+    /// Starts without clients, for a server with up to `max_connections` at a time.
     pub fn new(max_connections: usize) -> Self {
-        // A client with a connection must not be forgotten: only a new `WELCOME` could say so.
+        // A client with a connection must not be forgotten: only a new `WELCOME` could tell it.
         let capacity = CLIENTS_REMEMBERED.max(max_connections);
         Self { clients: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())), capacity }
     }
 
-    /// Returns the window of that client, and whether it was remembered. The window is in use
-    /// until the `Arc` is dropped.
+    /// Returns the window of a client, and whether the client was remembered. The window is in
+    /// use until the `Arc` is dropped.
     pub fn of(&self, client: Id) -> (SharedWindow, bool) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let remembered = clients.contains(&client);

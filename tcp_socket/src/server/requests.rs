@@ -1,4 +1,4 @@
-//! What each kind of frame asks the server to do, and the answer.
+//! What each kind of frame asks the server to do, and the response.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::server::store::{Full, Store};
 use crate::server::watches::{Watches, put_last_reading};
 
 /// Everything that the frames of one connection can change. It is separate from the
-/// connection's buffers, so that a frame can stay in the input while its answer goes into
+/// connection's buffers, so that a frame can stay in the input while the response goes into
 /// the output.
 pub(crate) struct Requests {
     store: Arc<Store>,
@@ -26,7 +26,7 @@ impl Requests {
         Self { store, window: SharedWindow::default(), watches: Watches::new(max_watches) }
     }
 
-    /// Does what one frame asks for, and appends the answer. An error ends the connection.
+    /// Does what one frame asks for, and appends the response. An error ends the connection.
     pub(crate) fn handle_frame(
         &mut self,
         frame: &Frame<'_>,
@@ -45,12 +45,12 @@ impl Requests {
             let text = "a request needs a request ID other than 0";
             return Err(Refusal::new(ErrorCode::BadRequestId, text).into());
         }
-        // The client could not tell the answers apart.
+        // The client could not tell the responses apart.
         if frame.kind != kind::CANCEL && self.watches.has(id) {
             let text = format!("request ID {id} is in use by a watch");
             return Err(Refusal::new(ErrorCode::BadRequestId, text).into());
         }
-        let answered = match frame.kind {
+        let handled = match frame.kind {
             // The watch ended while this frame was on its way: nothing to do.
             kind::CANCEL if !self.watches.remove(id) => return Ok(()),
             _ if critical => {
@@ -71,7 +71,7 @@ impl Requests {
                 Err(Refusal::new(ErrorCode::UnknownKind, format!("unknown kind of request {other:04x}")))
             }
         };
-        if let Err(refusal) = answered {
+        if let Err(refusal) = handled {
             refusal.put_frame(output, id);
         }
         Ok(())

@@ -20,13 +20,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Starts with an empty store, and without remembered clients.
+    /// Starts with an empty store, and remembers no clients.
     pub(crate) fn new(limits: Limits) -> io::Result<Self> {
         let replies = Replies::new(limits.connections.max_connections);
         Ok(Self { store: Arc::default(), replies, limits, instance_id: random_id()? })
     }
 
-    /// Returns the answer to a `HELLO`.
+    /// Returns the response to a `HELLO`.
     pub(crate) fn welcome(&self, version: u16, remembered: bool) -> Welcome {
         let idle_timeout = self.limits.idle_timeout.as_millis();
         Welcome {

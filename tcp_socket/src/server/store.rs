@@ -1,8 +1,8 @@
 //! The readings that the server keeps: in memory, up to a limit, and lost when it stops.
 //!
-//! The readings of a station are also the queue for everyone who watches it. A watch is
-//! only a number: the position of the next reading to send. So a slow watcher costs no
-//! memory and delays no recorder. It falls behind, and the distance says how much it missed.
+//! The readings of a station are also the queue for all of its watchers. A watch is only a
+//! number: the position of the next reading to send. So a slow watcher costs no memory and
+//! delays no client that records. It falls behind, and the distance shows how much it missed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::protocol::model::Measurement;
 
 /// Stations and their readings.
 ///
-/// A plain mutex: each operation is short and never waits for anything while it
+/// A plain mutex is enough: each operation is short, and never waits for anything while it
 /// holds the lock.
 #[derive(Default)]
 pub struct Store {
@@ -25,25 +25,25 @@ pub struct Store {
 #[derive(Default)]
 struct Station {
     readings: VecDeque<Measurement>,
-    /// How many were ever recorded: the position after the newest.
+    /// Number of readings ever recorded, which is the position after the newest.
     recorded: u64,
     /// Notified at each batch that holds a reading of this station.
     watchers: Vec<Arc<Notify>>,
 }
 
-/// A batch names new stations, and the store would hold more than [`MAX_STATIONS`].
+/// The batch would create more than [`MAX_STATIONS`] stations.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
 impl Store {
-    /// Keeps the whole batch or nothing of it, and creates the stations that it
-    /// does not know.
+    /// Records the whole batch or nothing, and creates the stations that do not exist yet.
+    /// Returns the number of readings.
     ///
     /// # Errors
     /// [`Full`] if the batch names more new stations than there is room for.
     pub fn record(&self, batch: &Batch<'_>) -> Result<u32, Full> {
         let mut stations = self.lock();
-        // Counted exactly only when there could be too many: usually no station is new.
+        // New stations are counted only if there could be too many: usually, there are none.
         if stations.len() + batch.run_count() as usize > MAX_STATIONS {
             let new = batch.runs().map(|run| run.station).filter(|id| !stations.contains_key(*id));
             if stations.len() + new.collect::<HashSet<_>>().len() > MAX_STATIONS {
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// Notifies `notify` of each batch with readings of the station from now on, until the
-    /// returned value is dropped. `None` if there is no such station.
+    /// returned value is dropped. Returns `None` if there is no such station.
     pub fn watch(self: &Arc<Self>, station: &str, notify: Arc<Notify>) -> Option<Subscription> {
         let mut stations = self.lock();
         let watched = stations.get_mut(station)?;
@@ -80,8 +80,8 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Station>> {
-        // Nothing panics while it holds the lock; if something ever does, the
-        // map is still whole.
+        // Nothing panics while it holds the lock. If something ever does, the map is still
+        // consistent.
         self.stations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,10 +96,10 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Hands up to `most` new readings to `take`, the oldest first. Returns how many had to be
-    /// skipped before them, because they were more than `backlog` behind the newest or no
+    /// Passes up to `max` new readings to `take`, the oldest first. Returns how many had to be
+    /// skipped before them, because they were more than `backlog` behind the newest or are no
     /// longer kept.
-    pub fn read_on(&mut self, backlog: usize, most: usize, mut take: impl FnMut(Measurement)) -> u64 {
+    pub fn read_next(&mut self, backlog: usize, max: usize, mut take: impl FnMut(Measurement)) -> u64 {
         let stations = self.store.lock();
         let Some(station) = stations.get(&self.station) else { return 0 };
         let reachable = station.readings.len().min(backlog);
@@ -107,7 +107,7 @@ impl Subscription {
         let skipped = first - self.next;
         let index = station.readings.len() - (station.recorded - first) as usize;
         self.next = first;
-        for reading in station.readings.range(index..).take(most) {
+        for reading in station.readings.range(index..).take(max) {
             take(*reading);
             self.next += 1;
         }

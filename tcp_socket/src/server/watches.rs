@@ -1,4 +1,4 @@
-//! The watches of one connection. Each sends the readings of its station from its own
+//! The watches of one connection. Each one sends the readings of its station, from its own
 //! position on, as fast as the client reads.
 
 use std::sync::Arc;
@@ -26,12 +26,12 @@ struct Watch {
 }
 
 impl Watches {
-    /// Starts without a watch; there can be at most `max`.
+    /// Starts without watches; there can be at most `max`.
     pub(crate) fn new(max: usize) -> Self {
         Self { list: Vec::new(), max, notify: Arc::default() }
     }
 
-    /// Returns whether a watch has that request ID.
+    /// Returns whether a watch has this request ID.
     pub(crate) fn has(&self, request_id: u32) -> bool {
         self.list.iter().any(|watch| watch.request_id == request_id)
     }
@@ -49,7 +49,7 @@ impl Watches {
         Ok(())
     }
 
-    /// Ends the watch with that request ID. Returns whether there was one.
+    /// Ends the watch with this request ID. Returns whether there was one.
     pub(crate) fn remove(&mut self, request_id: u32) -> bool {
         let found = self.list.iter().position(|watch| watch.request_id == request_id);
         found.map(|at| self.list.remove(at)).is_some()
@@ -73,14 +73,14 @@ impl Watches {
                 put_frame(output, kind::READING, 0, watch.request_id, |payload| {
                     let skipped_at = payload.len();
                     payload.put_u64(0);
-                    let skipped = watch.readings.read_on(backlog, READINGS_PER_FRAME, |measurement| {
+                    let skipped = watch.readings.read_next(backlog, READINGS_PER_FRAME, |measurement| {
                         put_measurement(payload, &measurement);
                         count += 1;
                     });
                     payload[skipped_at..skipped_at + 8].copy_from_slice(&skipped.to_be_bytes());
                 });
                 if count == 0 {
-                    output.truncate(start); // Nothing is new.
+                    output.truncate(start); // There is nothing new.
                 }
                 more = count == READINGS_PER_FRAME;
             }

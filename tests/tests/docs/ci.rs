@@ -1,11 +1,11 @@
-//! A newcomer's first two commands are those that `.ci/run` runs.
+//! Checks that `.ci/run` runs the first two commands of the README.
 
 use crate::repository::{REPOSITORY, read};
 use crate::shell::commands_in_blocks;
 use tests::{apply, test};
 
 #[apply(test!)]
-async fn the_readme_has_both_commands_that_ci_runs() {
+async fn ci_runs_both_commands_of_the_readme() {
     let readme = REPOSITORY.documents.iter().find(|document| document.path == "README.md").unwrap();
     let shown = commands_in_blocks(readme);
     let script = read(".ci/run");

@@ -1,19 +1,19 @@
-//! Code in documents comes from a source file, so it is known to compile.
+//! Checks that code in documents comes from a source file, so it is certain to compile.
 
 use crate::repository::{REPOSITORY, none, read};
 use tests::{apply, test};
 
-/// In a document, this line stands for lines of the file that are left out.
+/// This line in a document replaces lines of the file that are left out.
 const LEFT_OUT: &str = "// …";
 
-/// Checks that `source` has the lines of `shown` together and in this order, whatever their
-/// indentation. The error is the first of the lines that it does not have.
+/// Checks that `source` has the lines of `shown`, without any between them, in the same order.
+/// Indentation doesn't matter. The error is the first line of the part that `source` lacks.
 fn is_in(shown: &str, source: &str) -> Result<(), String> {
     let source: Vec<_> = source.lines().map(str::trim).collect();
     let shown: Vec<_> = shown.lines().map(str::trim).collect();
     let mut rest = source.as_slice();
     for part in shown.split(|line| *line == LEFT_OUT).filter(|part| !part.is_empty()) {
-        // The earliest place leaves the most lines for the parts that follow.
+        // The earliest match leaves the most lines for the parts that follow.
         let at = rest.windows(part.len()).position(|lines| lines == part);
         rest = &rest[at.ok_or(part[0])? + part.len()..];
     }
@@ -21,7 +21,7 @@ fn is_in(shown: &str, source: &str) -> Result<(), String> {
 }
 
 #[apply(test!)]
-async fn lines_are_found_together_and_in_order() {
+async fn adjacent_lines_in_the_same_order_are_found() {
     let source = "fn a() {\n    one();\n    two();\n}\n\nfn b() {\n    one();\n}\n";
     for good in
         ["one();\ntwo();", "fn a() {\n  one();\n", "fn a() {\n// …\ntwo();\n// …\n  one();", "}\n\nfn b() {"]
@@ -41,7 +41,7 @@ async fn lines_are_found_together_and_in_order() {
 }
 
 #[apply(test!)]
-async fn code_in_documents_is_code_of_the_repository() {
+async fn code_in_documents_comes_from_the_repository() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for fence in &document.fences {
@@ -51,11 +51,11 @@ async fn code_in_documents_is_code_of_the_repository() {
                 continue;
             }
             let reason = if path.is_empty() {
-                format!("name the file: ```{language} <path from the root>")
+                format!("name the file after the language: ```{language} <path from the root>")
             } else if !REPOSITORY.files.contains(path) {
                 format!("{path:?} is not in the repository")
             } else if let Err(line) = is_in(&fence.text, &read(path)) {
-                format!("{path} does not have these lines together: {line:?} and those that follow")
+                format!("{path} does not have the line {line:?} followed by the same lines as here")
             } else {
                 continue;
             };

@@ -1,5 +1,5 @@
-//! Commands in documents: the files, packages, and tests that they name exist, and the
-//! chapters' programs accept their arguments.
+//! Checks the commands in documents: the files, packages, and tests that they name have to exist,
+//! and the chapters' programs have to accept the arguments.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tests::{apply, run_program, test};
 use crate::repository::{REPOSITORY, none, read};
 use crate::shell::{Command, commands_in_blocks, commands_in_lines};
 
-/// The options without a value that documents use; any other is considered a mistake.
+/// Options without a value that documents may use. Any other counts as a mistake.
 const FLAGS: [&str; 8] =
     ["--all", "--all-targets", "--check", "--doc", "--locked", "--no-deps", "--release", "--workspace"];
 
@@ -21,9 +21,9 @@ struct Cargo<'a> {
     example: Option<&'a str>,
     bench: Option<&'a str>,
     test: Option<&'a str>,
-    /// Before the `--`: parts of the names of tests.
+    /// Arguments before `--`: parts of test names.
     filters: Vec<&'a str>,
-    /// After the `--`.
+    /// Arguments after `--`.
     arguments: Vec<&'a str>,
 }
 
@@ -31,8 +31,8 @@ impl<'a> Cargo<'a> {
     fn parse(command: &'a Command) -> Result<Self, String> {
         let mut words = command.words[1..].iter().map(String::as_str).peekable();
         words.next_if(|word| word.starts_with('+')); // the toolchain
-        let subcommand = words.next().ok_or("cargo without a subcommand")?;
-        // After a `cd` into the clone itself, there is no folder of that name.
+        let subcommand = words.next().ok_or("cargo has no subcommand")?;
+        // A `cd` into the clone itself leads to no folder in it.
         let package = Some(command.folder.as_str()).filter(|to| !to.is_empty() && REPOSITORY.has_folder(to));
         let mut cargo = Self { subcommand, package, ..Self::default() };
         while let Some(word) = words.next() {
@@ -55,7 +55,7 @@ impl<'a> Cargo<'a> {
                     continue;
                 }
             };
-            *value = Some(words.next().ok_or_else(|| format!("{word} without a name"))?);
+            *value = Some(words.next().ok_or_else(|| format!("{word} has no value"))?);
         }
         Ok(cargo)
     }
@@ -86,7 +86,7 @@ impl<'a> Cargo<'a> {
 
     async fn check_run(&self) -> Result<(), String> {
         if let [extra, ..] = self.filters[..] {
-            return Err(format!("{extra:?} belongs after `--`"));
+            return Err(format!("{extra:?} has to come after `--`"));
         }
         let package = self.package.unwrap_or("lab");
         if let Some(example) = self.example {
@@ -102,7 +102,7 @@ impl<'a> Cargo<'a> {
             }
             (_, None) => return Err(format!("{package} has several binaries: name one with --bin")),
         };
-        // All programs of the tests are in one folder.
+        // All programs of the tests are in the same folder.
         let program = Path::new(env!("CARGO_BIN_EXE_lab-under-test")).with_file_name(copy);
         accepts(&program, &self.arguments).await
     }
@@ -117,7 +117,7 @@ impl<'a> Cargo<'a> {
         if sources.is_empty() {
             return Err("there is no such test file".to_owned());
         }
-        // `--ignored` runs the exercises only.
+        // `--ignored` runs only the exercises.
         let ignored = self.arguments.contains(&"--ignored");
         let filter = self.filters.first().unwrap_or(&"");
         // The marks of a test are between `#[apply(test!)]` and its name.
@@ -140,8 +140,8 @@ fn in_repository(path: &str) -> Result<(), String> {
     if REPOSITORY.files.contains(path) { Ok(()) } else { Err(format!("there is no {path}")) }
 }
 
-/// Checks that a path into a folder of the repository leads to something. It may also lead to
-/// a hidden folder, such as `.venv`, which a program makes.
+/// Checks that a path into a folder of the repository exists. Hidden folders such as `.venv`, which
+/// a program creates, are not checked.
 fn exists_if_ours(word: &str) -> Result<(), String> {
     let ours = |(folder, _): (&str, &str)| !folder.is_empty() && REPOSITORY.has_folder(folder);
     let is_there =
@@ -149,8 +149,8 @@ fn exists_if_ours(word: &str) -> Result<(), String> {
     if is_there { Ok(()) } else { in_repository(word) }
 }
 
-/// Checks that the program accepts these arguments. If `--help` follows them, it does nothing,
-/// but only after it has parsed them.
+/// Checks that the program accepts these arguments. Because `--help` follows them, it parses them
+/// and then does nothing else.
 async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     if !program.exists() {
         return Err(format!("tests/Cargo.toml has no binary {}", program.file_name().unwrap().display()));
@@ -158,12 +158,12 @@ async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     let output = run_program(program.to_str().unwrap(), &[arguments, &["--help"]].concat()).await;
     match output.code {
         Some(0) => Ok(()),
-        _ => Err(output.stderr.lines().next().unwrap_or("fails without a message").to_owned()),
+        _ => Err(output.stderr.lines().next().unwrap_or("the program fails without a message").to_owned()),
     }
 }
 
 #[apply(test!)]
-async fn commands_in_documents_exist() {
+async fn commands_in_documents_work() {
     let mut violations = Vec::new();
     let mut seen = 0;
     for document in &REPOSITORY.documents {

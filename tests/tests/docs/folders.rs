@@ -1,4 +1,4 @@
-//! Each chapter's programs also run from the chapter's own folder.
+//! Checks that each chapter's programs also run from the chapter's own folder.
 
 use std::path::Path;
 use tests::{apply, test};

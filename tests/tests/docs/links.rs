@@ -1,4 +1,4 @@
-//! Where links lead: to a file or folder of the repository and, after a `#`, to a heading.
+//! Checks that links lead to a file or folder of the repository and, after a `#`, to a heading.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use url::Url;
 use crate::markdown::{Document, Link};
 use crate::repository::{REPOSITORY, none};
 
-/// Returns the path that a link leads to, from the root of the repository, or `None` for
-/// another site. A path above the root keeps its first `/`, and so is no file's.
+/// Returns the path that a link leads to, from the root of the repository, or `None` if it leads to
+/// another site. A path above the root keeps its first `/`, so it matches no file.
 pub fn destination(document: &Document, link: &Link) -> Option<String> {
     let base = Url::parse("file:///root/").unwrap().join(&document.path).unwrap();
     let to = base.join(&link.target).ok().filter(|to| to.scheme() == "file")?;
@@ -17,8 +17,9 @@ pub fn destination(document: &Document, link: &Link) -> Option<String> {
     Some(inside.unwrap_or(to.path()).to_owned())
 }
 
-/// Returns the anchors that GitHub gives to the headings of a document: in lower case, only
-/// letters, digits, `_`, `-` and spaces; spaces become `-`; a repeated one gets a number.
+/// Returns the anchors that GitHub gives to the headings of a document. Headings become lower case,
+/// spaces become `-`, and all other characters except letters, digits, `_`, and `-` are removed. A
+/// repeated anchor gets a number.
 fn anchors(headings: &[impl AsRef<str>]) -> Vec<String> {
     let mut times = HashMap::new();
     let slugs = headings.iter().map(|heading| {

@@ -1,5 +1,5 @@
-//! Compares every Markdown file with the repository: links, names, code, and commands. Also
-//! checks which part of the repository uses which.
+//! Compares every Markdown file with the repository: its links, names, code, and commands. Also
+//! checks which parts of the repository use which others.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

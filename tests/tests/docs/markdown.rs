@@ -1,16 +1,16 @@
-//! What the rules look at in a Markdown document.
+//! The parts of a Markdown document that the other tests check.
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
 #[derive(Default)]
 pub struct Document {
-    /// From the root of the repository.
+    /// Path from the root of the repository.
     pub path: String,
-    /// The text of each.
+    /// The headings' texts.
     pub headings: Vec<String>,
     pub links: Vec<Link>,
-    /// Fenced blocks.
+    /// Fenced code blocks.
     pub fences: Vec<Code>,
     /// Code within a line.
     pub spans: Vec<Code>,
@@ -20,14 +20,14 @@ pub struct Document {
 pub struct Link {
     pub line: usize,
     pub target: String,
-    /// The link's text, if that is one span of code.
+    /// The link's text, if it is a single span of code.
     pub code: Option<String>,
 }
 
 pub struct Code {
-    /// Of the first line of the text.
+    /// Line number of the text's first line.
     pub line: usize,
-    /// What follows the opening backticks of a block.
+    /// The text after a block's opening backticks.
     pub info: String,
     pub text: String,
 }
@@ -68,7 +68,7 @@ impl Document {
     }
 }
 
-/// Returns the text up to the end of a heading or a block of code.
+/// Returns the text up to the end of a heading or a code block.
 fn text_of(events: &[Event<'_>]) -> String {
     let texts = events.iter().map_while(|event| match event {
         Event::End(TagEnd::Heading(_) | TagEnd::CodeBlock) => None,

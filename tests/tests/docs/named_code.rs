@@ -1,4 +1,4 @@
-//! The text of a link, if it is code, names something in the file that the link leads to.
+//! Checks that a link whose text is code leads to a file that has this code.
 
 use std::sync::LazyLock;
 use tests::{apply, test};
@@ -8,7 +8,7 @@ use regex::Regex;
 use crate::links::destination;
 use crate::repository::{REPOSITORY, none, read};
 
-/// Checks that the code names the file itself, or something in its text.
+/// Checks that the code is the name of the file or of something in it.
 fn names_something(code: &str, path: &str, text: &str) -> Result<(), String> {
     static NAME: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^(?:\w+::)*([A-Za-z_]\w*)(?:!|\(\))?$").unwrap());
@@ -17,11 +17,11 @@ fn names_something(code: &str, path: &str, text: &str) -> Result<(), String> {
     if path == code || path.ends_with(&format!("/{code}")) {
         Ok(())
     } else if extension(code).is_some() && extension(code) == extension(path) {
-        Err(format!("`{code}` leads to another file, {path}"))
+        Err(format!("`{code}` links to another file, {path}"))
     } else if let Some(name) = NAME.captures(code) {
         let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
         let found = words.any(|word| word == &name[1]);
-        if found { Ok(()) } else { Err(format!("{path} has no word `{}`", &name[1])) }
+        if found { Ok(()) } else { Err(format!("{path} does not contain the name `{}`", &name[1])) }
     } else if text.contains(code) {
         Ok(())
     } else {
@@ -30,7 +30,7 @@ fn names_something(code: &str, path: &str, text: &str) -> Result<(), String> {
 }
 
 #[apply(test!)]
-async fn a_name_is_looked_for_as_a_word() {
+async fn names_match_whole_words_only() {
     let path = "grpc/src/store.rs";
     let text = "/// GET /stations\nimpl Store { fn record(&self) { println!(\"a reading\"); } }";
     let good = [
@@ -38,10 +38,10 @@ async fn a_name_is_looked_for_as_a_word() {
         "record()",
         "Store::record",
         "crate::Store::record()",
-        "println!", // names
+        "println!", // names in the text
         "store.rs",
         "src/store.rs",
-        "grpc/src/store.rs", // the file's own
+        "grpc/src/store.rs", // names of the file
         "GET /stations",
         "fn record(&self)", // code
     ];
@@ -64,13 +64,13 @@ async fn a_name_is_looked_for_as_a_word() {
 }
 
 #[apply(test!)]
-async fn a_link_whose_text_is_code_names_something_in_its_file() {
+async fn a_link_whose_text_is_code_leads_to_a_file_that_has_it() {
     let mut violations = Vec::new();
     for document in &REPOSITORY.documents {
         for link in &document.links {
             let (Some(code), Some(path)) = (&link.code, destination(document, link)) else { continue };
-            // A folder has many files, and a document many words. If the file is missing,
-            // `every_relative_link_leads_to_a_file_or_heading` reports it.
+            // Folders and documents are skipped, because they would contain almost any name. If a
+            // file is missing, `every_relative_link_leads_to_a_file_or_heading` reports it.
             if !REPOSITORY.files.contains(&path) || path.ends_with(".md") {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The files of the repository, and its Markdown documents.
+//! Lists the files of the repository, and parses its Markdown documents.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,14 +7,14 @@ use std::sync::LazyLock;
 
 use crate::markdown::Document;
 
-/// All paths are from the root, with `/`.
+/// The files and documents of the repository. All paths start at its root and use `/`.
 pub struct Repository {
     pub files: BTreeSet<String>,
     pub documents: Vec<Document>,
 }
 
 pub static REPOSITORY: LazyLock<Repository> = LazyLock::new(|| {
-    // Its lines are plain names, not patterns.
+    // The lines of this file are plain names, not patterns.
     let ignored = read(".gitignore");
     let ignored: Vec<_> = ignored.lines().map(|name| name.trim_matches('/')).collect();
     assert!(ignored.contains(&"target"), "{ignored:?}");
@@ -41,7 +41,8 @@ pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Leaves out what git does not track, and Python's virtual environments.
+/// Adds the files in `folder`, without those that Git ignores and without Python's virtual
+/// environments.
 fn walk(folder: &str, ignored: &[&str], files: &mut BTreeSet<String>) {
     for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();

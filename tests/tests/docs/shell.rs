@@ -1,4 +1,4 @@
-//! The shell commands that documents show.
+//! Finds the shell commands in documents.
 
 use std::sync::LazyLock;
 use tests::{apply, test};
@@ -14,11 +14,11 @@ pub struct Command {
     pub env: Vec<String>,
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// The folder that a `cd` before it went to; "" is the root.
+    /// The folder of a `cd` before it, or "" for the root.
     pub folder: String,
 }
 
-/// Returns the commands in blocks of `sh`, `bash`, and `console`.
+/// Returns the commands in `sh`, `bash`, and `console` blocks.
 pub fn commands_in_blocks(document: &Document) -> Vec<Command> {
     let mut commands = Vec::new();
     for fence in &document.fences {
@@ -30,7 +30,7 @@ pub fn commands_in_blocks(document: &Document) -> Vec<Command> {
     commands
 }
 
-/// Returns the calls of cargo within a line, except those with a `<placeholder>`.
+/// Returns the cargo commands within lines of text, except those with a `<placeholder>`.
 pub fn commands_in_lines(document: &Document) -> Vec<Command> {
     static CARGO: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^([A-Z_]+=\S+ )*cargo [^<]*$").unwrap());
 
@@ -38,7 +38,8 @@ pub fn commands_in_lines(document: &Document) -> Vec<Command> {
     calls.flat_map(|span| parse(&span.text, span.line, false)).collect()
 }
 
-/// In a console, the lines that begin with `$ ` are commands, and the others are their output.
+/// Parses a block of commands. In a `console` block, only the lines that begin with `$ ` are
+/// commands. The others are their output.
 fn parse(text: &str, first: usize, console: bool) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut folder = String::new();
@@ -53,7 +54,7 @@ fn parse(text: &str, first: usize, console: bool) -> Vec<Command> {
             whole.pop();
             whole += lines.next().map_or("", |(_, more)| more);
         }
-        let words = shlex::split(&whole).unwrap_or_else(|| panic!("a quote stays open: {whole}"));
+        let words = shlex::split(&whole).unwrap_or_else(|| panic!("a quote is not closed: {whole}"));
         for words in words.split(|word| ["|", "||", "&&", ";", "&"].contains(&word.as_str())) {
             let redirected = words.iter().position(|word| word.starts_with(['<', '>']));
             let words = &words[..redirected.unwrap_or(words.len())];
@@ -73,7 +74,7 @@ fn parse(text: &str, first: usize, console: bool) -> Vec<Command> {
 }
 
 #[apply(test!)]
-async fn a_line_is_split_as_the_shell_splits_it() {
+async fn lines_are_split_as_a_shell_splits_them() {
     let found = |text: &str, console| {
         let commands = parse(text, 1, console).into_iter();
         commands

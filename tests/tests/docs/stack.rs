@@ -1,4 +1,4 @@
-//! The stack: which part of the repository may use which, read from the sources.
+//! Checks, in the sources, that each part of the repository uses only the parts below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use crate::repository::{REPOSITORY, none, read};
 
 const CHAPTERS: [&str; 5] = ["grpc", "http_rest", "message_queue", "tcp_socket", "websocket"];
 
-/// The Rust files in a folder, without their comments.
+/// Returns the Rust files in a folder, without comments.
 fn sources(folder: &str) -> impl Iterator<Item = (&'static str, String)> {
     static COMMENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?m)(?:^|\s)//.*$").unwrap());
     let prefix = format!("{folder}/");
@@ -20,7 +20,7 @@ fn sources(folder: &str) -> impl Iterator<Item = (&'static str, String)> {
 }
 
 #[apply(test!)]
-async fn the_base_uses_nothing_else_of_its_crate() {
+async fn the_base_uses_nothing_else_from_its_crate() {
     let path = Regex::new(r"\b(?:crate|super)(?:::\w+)*").unwrap();
     let mut violations = Vec::new();
     let mut lines = 0;
@@ -30,7 +30,7 @@ async fn the_base_uses_nothing_else_of_its_crate() {
         for found in path.find_iter(&text) {
             let found = found.as_str();
             if found.starts_with(up) || (found.starts_with("crate") && !found.starts_with("crate::base")) {
-                violations.push(format!("{file} names {found}"));
+                violations.push(format!("{file} uses {found}"));
             }
         }
     }
@@ -39,7 +39,7 @@ async fn the_base_uses_nothing_else_of_its_crate() {
 }
 
 #[apply(test!)]
-async fn a_chapter_uses_no_other_but_the_base() {
+async fn a_chapter_uses_nothing_from_another_but_the_base() {
     let path = Regex::new(&format!(r"(?:^|[^:\w])({})::(\{{|\w+)", CHAPTERS.join("|"))).unwrap();
     let dependency = Regex::new(r"(?m)^(\w+)(?:\.workspace)? *=").unwrap();
     let mut violations = Vec::new();
@@ -47,7 +47,7 @@ async fn a_chapter_uses_no_other_but_the_base() {
         for (file, text) in sources(chapter) {
             for found in path.captures_iter(&text) {
                 if &found[1] != chapter && (&found[1], &found[2]) != ("tcp_socket", "base") {
-                    violations.push(format!("{file} names {}::{}", &found[1], &found[2]));
+                    violations.push(format!("{file} uses {}::{}", &found[1], &found[2]));
                 }
             }
         }
@@ -56,14 +56,15 @@ async fn a_chapter_uses_no_other_but_the_base() {
             let upper = ["lab", "tests"].contains(&&found[1]);
             let other = CHAPTERS.contains(&&found[1]) && &found[1] != "tcp_socket";
             if upper || other {
-                violations.push(format!("{chapter}/Cargo.toml names {}", &found[1]));
+                violations.push(format!("{chapter}/Cargo.toml depends on {}", &found[1]));
             }
         }
     }
     none(&violations);
 }
 
-/// Which modules of a crate import which, both named by their paths, such as `client::calls`.
+/// Returns each module of a crate with the modules that it imports. Their names are paths, such as
+/// `client::calls`.
 fn imports(name: &str) -> BTreeMap<String, BTreeSet<String>> {
     static PATH: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(?:^|[^:\w])((?:\w+::)+)(\w+|\{[^;]*\})").unwrap());
@@ -92,7 +93,7 @@ fn imports(name: &str) -> BTreeMap<String, BTreeSet<String>> {
             };
             let path = path.trim_start_matches("::");
             let parents = std::iter::successors(Some(path), |path| Some(path.rsplit_once("::")?.0));
-            // Whatever is in none of the modules' files is in that of the root.
+            // A path that is in none of the modules is in the root of the crate.
             Some(parents.into_iter().find(|path| texts.contains_key(*path)).unwrap_or("").to_owned())
         });
         (module.clone(), targets.filter(|target| target != module).collect())
@@ -100,7 +101,7 @@ fn imports(name: &str) -> BTreeMap<String, BTreeSet<String>> {
     imports.collect()
 }
 
-/// Appends the paths that begin with `prefix` and go on with `rest`, which may be a group.
+/// Appends all paths that begin with `prefix` and continue with `rest`, which may be a group.
 fn expand(prefix: &str, rest: &str, paths: &mut Vec<String>) {
     let Some(group) = rest.strip_prefix('{') else { return paths.push(format!("{prefix}{rest}")) };
     let (mut depth, mut start) = (0, 0);
@@ -133,7 +134,7 @@ fn layer(module: &str) -> Option<(usize, &str)> {
 }
 
 #[apply(test!)]
-async fn imports_inside_a_crate_go_one_way() {
+async fn imports_in_a_crate_go_in_one_direction() {
     let mut violations = Vec::new();
     for name in CHAPTERS.into_iter().chain(["lab"]) {
         let mut imports = imports(name);
@@ -145,7 +146,8 @@ async fn imports_inside_a_crate_go_one_way() {
                 violations.push(format!("{name}: {module} imports {target}"));
             }
         }
-        // Remove modules that import no other, or that no other imports: the circles remain.
+        // Repeatedly remove the modules that import no others or are not imported by any. What
+        // remains are the cycles.
         loop {
             let imported: BTreeSet<_> = imports.values().flatten().cloned().collect();
             let before = imports.len();
@@ -157,7 +159,7 @@ async fn imports_inside_a_crate_go_one_way() {
             }
         }
         if !imports.is_empty() {
-            violations.push(format!("{name} has a circle: {imports:?}"));
+            violations.push(format!("{name} has a cycle of imports: {imports:?}"));
         }
     }
     none(&violations);

@@ -1,12 +1,11 @@
-//! The Indonesian README is a translation of the English one.
+//! Compares the Indonesian README with the English one.
 
 use crate::repository::REPOSITORY;
 use crate::shell::commands_in_blocks;
 use tests::{apply, test};
 
-/// It shows the same commands in the same order.
 #[apply(test!)]
-async fn the_translation_shows_the_same_commands() {
+async fn the_translation_shows_the_same_commands_in_the_same_order() {
     let commands = |path| {
         let document = REPOSITORY.documents.iter().find(|document| document.path == path).unwrap();
         let commands = commands_in_blocks(document).into_iter();

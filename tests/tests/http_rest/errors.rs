@@ -1,4 +1,4 @@
-//! Every error arrives in its proper form.
+//! Every error arrives in the right form.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -7,11 +7,11 @@ use http_rest::Limits;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, half_sent, request, rest, until};
+use crate::raw::{Headers, JSON, Local, Response, batch, exchange, half_sent, request, rest, until};
 use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
-async fn each_error_is_a_problem_of_its_status() {
+async fn each_error_is_sent_as_problem_details() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let at = server.addr;
     let broken = "{\n  \"readings\": [,]\n}";
@@ -30,9 +30,16 @@ async fn each_error_is_a_problem_of_its_status() {
             400,
             "trailing characters at line 1 column 23",
         ),
-        ("POST", "/readings", vec![], "{}", 415, "send application/json"),
-        ("POST", "/readings", vec![("content-type", "text/plain")], "{}", 415, "send application/json"),
-        ("POST", "/readings", vec![JSON], &long, 413, "a body holds at most 1000 bytes"),
+        ("POST", "/readings", vec![], "{}", 415, "the Content-Type must be application/json"),
+        (
+            "POST",
+            "/readings",
+            vec![("content-type", "text/plain")],
+            "{}",
+            415,
+            "the Content-Type must be application/json",
+        ),
+        ("POST", "/readings", vec![JSON], &long, 413, "the body has more than 1000 bytes"),
         ("GET", "/readings", vec![], "", 400, "Failed to deserialize query string: missing field `station`"),
     ];
     for (method, path, headers, body, status, detail) in cases {
@@ -51,29 +58,29 @@ async fn each_error_is_a_problem_of_its_status() {
         ("/readings/live", vec!["GET", "HEAD"]),
         ("/healthz", vec!["GET", "HEAD"]),
     ] {
-        let answer = request(at, "TRACE", path, &[], "").await;
-        assert_eq!(answer.problem()["status"], 405);
-        let mut methods: Vec<&str> = answer.header("allow").unwrap().split(',').map(str::trim).collect();
+        let response = request(at, "TRACE", path, &[], "").await;
+        assert_eq!(response.problem()["status"], 405);
+        let mut methods: Vec<&str> = response.header("allow").unwrap().split(',').map(str::trim).collect();
         methods.sort_unstable();
         assert_eq!(methods, allow, "{path}");
     }
 
-    // A body that does not say how long it is, and is too long.
+    // A body that is too long, and whose length the client does not give.
     let chunk = format!("1f4\r\n{}\r\n", "x".repeat(500));
     let chunked = format!(
         "POST /readings HTTP/1.1\r\nhost: test\r\ncontent-type: application/json; charset=utf-8\r\n\
          transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
         chunk.repeat(3)
     );
-    let answer = exchange(at, chunked.as_bytes()).await;
-    assert_eq!(answer.problem()["status"], 413);
-    assert_eq!(answer.header("connection"), Some("close"));
-    assert_eq!(request(at, "GET", "/healthz", &[], "").await.body, "ok\n", "others are served");
+    let response = exchange(at, chunked.as_bytes()).await;
+    assert_eq!(response.problem()["status"], 413);
+    assert_eq!(response.header("connection"), Some("close"));
+    assert_eq!(request(at, "GET", "/healthz", &[], "").await.body, "ok\n", "the server still serves others");
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn what_the_parser_refuses_has_no_body() {
+async fn an_error_of_the_http_parser_has_no_body() {
     let server = Local::start(Limits::default()).await;
     let long_target = format!("GET /{} HTTP/1.1\r\nhost: test\r\n\r\n", "a".repeat(70_000));
     let long_header = format!("GET / HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "a".repeat(500_000));
@@ -83,14 +90,14 @@ async fn what_the_parser_refuses_has_no_body() {
         (&long_target, 414),
         (&long_header, 431),
     ] {
-        let answer = exchange(server.addr, bytes.as_bytes()).await;
-        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{}", answer.head);
+        let response = exchange(server.addr, bytes.as_bytes()).await;
+        assert_eq!((response.status, response.body.as_str()), (status, ""), "{}", response.head);
     }
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_request_has_one_plain_host() {
+async fn a_missing_or_malformed_host_is_refused() {
     let server = Local::start(Limits::default()).await;
     for (host, status) in [
         ("", 400),
@@ -119,10 +126,10 @@ async fn a_request_has_one_plain_host() {
         ("host: example.org\r\n", 200),
     ] {
         let bytes = format!("GET /healthz HTTP/1.1\r\nconnection: close\r\n{host}\r\n");
-        let answer = exchange(server.addr, bytes.as_bytes()).await;
-        assert_eq!(answer.status, status, "{host:?}");
+        let response = exchange(server.addr, bytes.as_bytes()).await;
+        assert_eq!(response.status, status, "{host:?}");
         if status == 400 {
-            answer.problem();
+            response.problem();
         }
     }
     for target in ["http://x:abc/healthz", "http://me@x/healthz", "http://[zz]/healthz"] {
@@ -139,18 +146,18 @@ async fn a_request_has_one_plain_host() {
 }
 
 #[apply(test!)]
-async fn a_slow_body_is_told_of_its_timeout() {
+async fn a_body_that_arrives_too_slowly_gets_408() {
     let server =
         Local::start(Limits { request_timeout: Duration::from_millis(50), ..Limits::default() }).await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
-    let answer = Answer::parse(&rest(&mut stream).await);
-    assert_eq!(answer.problem()["status"], 408);
-    assert_eq!(answer.header("connection"), Some("close"));
+    let response = Response::parse(&rest(&mut stream).await);
+    assert_eq!(response.problem()["status"], 408);
+    assert_eq!(response.header("connection"), Some("close"));
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
+async fn requests_and_connections_beyond_the_limit_get_503_with_retry_after() {
     let server = Local::start(Limits {
         connections: ConnectionLimits { max_connections: 2, ..Default::default() },
         max_in_flight: 1,
@@ -165,36 +172,36 @@ async fn requests_and_connections_over_the_cap_are_told_when_to_return() {
         (&"too many requests in flight".into(), Some("1"))
     );
 
-    // The second connection's place becomes free a moment after its answer; a
-    // silent one takes it, and then none is left.
+    // The server counts the second connection until a moment after its response. Then the
+    // next one is accepted and stays open, so the one after it is refused.
     let mut silent = None;
     let third = loop {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
         let head = until(&mut stream, "\r\n\r\n").await;
         if !head.contains("connection: close") {
-            assert!(silent.replace(stream).is_none(), "a third place");
+            assert!(silent.replace(stream).is_none(), "a third connection was accepted");
         } else if silent.is_some() {
-            break Answer::parse(&[head.into_bytes(), rest(&mut stream).await].concat());
+            break Response::parse(&[head.into_bytes(), rest(&mut stream).await].concat());
         }
     };
     assert_eq!(third.problem()["detail"], "too many connections");
     assert_eq!((third.status, third.header("retry-after")), (503, Some("1")));
 
     first.write_all(&body.as_bytes()[body.len() / 2..]).await.unwrap();
-    assert_eq!(Answer::parse(&rest(&mut first).await).status, 200, "what was accepted is finished");
+    assert_eq!(Response::parse(&rest(&mut first).await).status, 200, "an accepted request is finished");
     drop(silent);
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_request_id_is_kept_or_given() {
+async fn a_request_keeps_its_id_or_gets_one() {
     let server = Local::start(Limits::default()).await;
     let own = request(server.addr, "GET", "/nowhere", &[("x-request-id", "my-id_1.2")], "").await;
     assert_eq!(own.header("x-request-id"), Some("my-id_1.2"));
     for strange in ["a b", "\u{1b}[31m", &"x".repeat(65)] {
         let given = request(server.addr, "GET", "/healthz", &[("x-request-id", strange)], "").await;
-        // An escape character is refused by the parser, before any id is given.
+        // The parser refuses an escape character, before the request gets an ID.
         let id = given.header("x-request-id");
         assert!(
             given.status == 400 || id.is_some_and(|id| id.parse::<u64>().is_ok()),
@@ -264,7 +271,7 @@ async fn the_description_matches_the_routes() {
 /// For each limit in the description, the server accepts the last value within it and refuses the
 /// next one.
 #[apply(test!)]
-async fn the_described_limits_are_those_that_are_checked() {
+async fn the_server_enforces_the_limits_that_it_describes() {
     let server = Local::start(Limits::default()).await;
     let description = request(server.addr, "GET", "/openapi.json", &[], "").await.json();
     let limit = |pointer: &str| {
@@ -284,8 +291,8 @@ async fn the_described_limits_are_those_that_are_checked() {
         limit(&format!("{pointer}/{index}/schema/{key}"))
     };
     let check = async |method, path: &str, headers: &[(&str, &str)], body: &str, accepted: bool| {
-        let answer = request(server.addr, method, path, headers, body).await;
-        assert_eq!(answer.status < 400, accepted, "{method} {path} {headers:?} {body}: {answer:?}");
+        let response = request(server.addr, method, path, headers, body).await;
+        assert_eq!(response.status < 400, accepted, "{method} {path} {headers:?} {body}: {response:?}");
     };
     let text = |length: i64| "x".repeat(usize::try_from(length).unwrap());
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 1)).await;

@@ -1,15 +1,15 @@
-//! The exercises of the README: each passes once the reader has solved it.
+//! The README's tested exercises: each test passes once the reader has solved its exercise.
 
 use std::collections::HashSet;
 use tests::{apply, test};
 
 use http_rest::Limits;
 
-use crate::raw::{Answer, JSON, Local, request};
+use crate::raw::{JSON, Local, Response, request};
 
 const ANY_VERSION: (&str, &str) = ("if-none-match", "*");
 
-/// RFC 9110, section 12: the client says what it can read, the server chooses.
+/// RFC 9110, section 12: the client lists the types that it accepts, and the server chooses one.
 #[apply(test!)]
 #[exercise]
 async fn exercise_readings_are_sent_as_csv_on_request() {
@@ -23,15 +23,15 @@ async fn exercise_readings_are_sent_as_csv_on_request() {
         let headers: Vec<_> = accept.map(|value| ("accept", value)).into_iter().collect();
         request(addr, "GET", path, &headers, "").await
     };
-    let essence = |answer: &Answer| {
-        answer.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_owned()
+    let essence = |response: &Response| {
+        response.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_owned()
     };
 
     let csv = get("/readings?station=oslo-1", Some("text/csv")).await;
     assert_eq!(
         (csv.status, essence(&csv).as_str()),
         (200, "text/csv"),
-        "still missing: GET /readings does not look at Accept: text/csv"
+        "still missing: GET /readings ignores Accept: text/csv"
     );
     let lines: Vec<_> = csv.body.lines().collect();
     assert_eq!(
@@ -41,10 +41,10 @@ async fn exercise_readings_are_sent_as_csv_on_request() {
             "oslo-1,wind,7.2,1767225601000",
             "oslo-1,temperature,-3.5,1767225600000"
         ],
-        "a line of names, then a line for each reading, the latest recorded first"
+        "a line of names, then a line for each reading, latest recorded first"
     );
     let page = get("/readings?station=oslo-1&limit=1", Some("text/csv")).await;
-    assert!(page.header("link").is_some(), "a CSV page leads to the next one too: {page:?}");
+    assert!(page.header("link").is_some(), "a CSV page needs the Link to the next page, too: {page:?}");
 
     for (accept, expected) in [
         (None, "application/json"),
@@ -56,23 +56,29 @@ async fn exercise_readings_are_sent_as_csv_on_request() {
         (Some("text/csv;q=0.5, application/json"), "application/json"),
         (Some("application/json;q=0.5, text/csv"), "text/csv"),
         (Some("*/*;q=0.1, text/csv"), "text/csv"),
-        // The range that says most about a type counts for it (RFC 9110, section 12.5.1).
+        // The most specific range that matches a type applies to it (RFC 9110, section 12.5.1).
         (Some("text/csv;q=0.1, */*"), "application/json"),
         (Some("*/*, application/json;q=0"), "text/csv"),
     ] {
-        let answer = get("/readings?station=oslo-1", accept).await;
-        assert_eq!((answer.status, essence(&answer).as_str()), (200, expected), "Accept: {accept:?}");
-        let vary = answer.header("vary").unwrap_or_default().to_lowercase();
-        assert!(vary.contains("accept"), "still missing: a cache must know that Accept matters: Vary");
+        let response = get("/readings?station=oslo-1", accept).await;
+        assert_eq!((response.status, essence(&response).as_str()), (200, expected), "Accept: {accept:?}");
+        let vary = response.header("vary").unwrap_or_default().to_lowercase();
+        assert!(
+            vary.contains("accept"),
+            "still missing: Vary, which tells caches that the response depends on Accept"
+        );
     }
     for accept in ["image/png", "text/html, image/*;q=0.8", "text/csv;q=0, application/json;q=0"] {
-        let answer = get("/readings?station=oslo-1", Some(accept)).await;
-        assert_eq!(answer.status, 406, "still missing: Accept: {accept} leaves nothing that we could send");
-        answer.problem();
+        let response = get("/readings?station=oslo-1", Some(accept)).await;
+        assert_eq!(
+            response.status, 406,
+            "still missing: 406 for Accept: {accept}, which allows neither JSON nor CSV"
+        );
+        response.problem();
     }
     let unknown = get("/readings?station=nowhere", Some("text/csv")).await;
     assert_eq!(unknown.status, 404);
-    unknown.problem(); // An error is a problem, whatever the client would like to read.
+    unknown.problem(); // An error is sent as a problem, whatever the client accepts.
 
     let description = get("/openapi.json", None).await.json();
     let responses = &description["paths"]["/readings"]["get"]["responses"];
@@ -81,10 +87,10 @@ async fn exercise_readings_are_sent_as_csv_on_request() {
     server.stop().await;
 }
 
-/// RFC 9110, section 13.1.2: `If-None-Match: *` is true if there is nothing yet.
+/// RFC 9110, section 13.1.2: `If-None-Match: *` is true if the resource does not exist yet.
 #[apply(test!)]
 #[exercise]
-async fn exercise_a_put_creates_what_nobody_created_before() {
+async fn exercise_a_put_creates_a_station_that_does_not_exist() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let named =
@@ -95,29 +101,32 @@ async fn exercise_a_put_creates_what_nobody_created_before() {
     };
 
     let created = put("oslo-1", &[ANY_VERSION], named("oslo-1", "Oslo")).await;
-    assert_eq!(created.status, 201, "still missing: PUT with If-None-Match: * where nothing is: {created:?}");
+    assert_eq!(
+        created.status, 201,
+        "still missing: PUT with If-None-Match: * creates a new station: {created:?}"
+    );
     assert_eq!(created.header("location"), Some("/stations/oslo-1"));
     let read = request(addr, "GET", "/stations/oslo-1", &[], "").await;
     assert_eq!(read.json()["name"], "Oslo");
-    assert_eq!(created.header("etag"), read.header("etag"), "the 201 names the version that it made");
+    assert_eq!(created.header("etag"), read.header("etag"), "the ETag of the 201 is the new station's");
 
     let again = put("oslo-1", &[ANY_VERSION], named("oslo-1", "Second")).await;
-    assert_eq!(again.status, 412, "a second one would undo the first: {again:?}");
+    assert_eq!(again.status, 412, "a second PUT must not overwrite the first: {again:?}");
     again.problem();
     let read = request(addr, "GET", "/stations/oslo-1", &[], "").await;
     assert_eq!(read.json()["name"], "Oslo", "a 412 changes nothing");
 
     let other = put("oslo-2", &[ANY_VERSION], named("oslo-3", "Elsewhere")).await;
-    assert_eq!(other.status, 422, "the body names another station than the address: {other:?}");
+    assert_eq!(other.status, 422, "the body and the path name different stations: {other:?}");
     assert_eq!(other.problem()["errors"][0]["pointer"], "#/id");
     let nameless = put("oslo-2", &[ANY_VERSION], named("oslo-2", "")).await;
-    assert_eq!(nameless.status, 422, "what POST refuses, PUT refuses: {nameless:?}");
+    assert_eq!(nameless.status, 422, "PUT refuses the same bodies as POST: {nameless:?}");
     for id in ["oslo-2", "oslo-3"] {
         let left = request(addr, "GET", &format!("/stations/{id}"), &[], "").await;
         assert_eq!(left.status, 404, "a 422 creates nothing");
     }
 
-    // What was there before stays as it was.
+    // The rest works as before.
     let tag = read.header("etag").unwrap();
     assert_eq!(put("nowhere", &[], named("nowhere", "x")).await.status, 404);
     assert_eq!(put("nowhere", &[("if-match", "*")], named("nowhere", "x")).await.status, 404);
@@ -125,17 +134,18 @@ async fn exercise_a_put_creates_what_nobody_created_before() {
     assert_eq!(put("oslo-1", &[("if-match", tag)], named("oslo-1", "Oslo, Blindern")).await.status, 200);
     assert_eq!(request(addr, "GET", "/stations/oslo-1", &[ANY_VERSION], "").await.status, 304);
 
-    // Many at once: one creates it, and all others learn that they did not.
+    // If many try at once, one creates the station, and all others get 412.
     let names: Vec<String> = (0..32).map(|n| format!("writer {n}")).collect();
-    let answers =
+    let responses =
         futures::future::join_all(names.iter().map(|name| put("race", &[ANY_VERSION], named("race", name))))
             .await;
-    let winners: Vec<_> = names.iter().zip(&answers).filter(|(_, answer)| answer.status == 201).collect();
-    assert_eq!(winners.len(), 1, "exactly one of {} creates the station", answers.len());
-    let statuses: HashSet<u16> = answers.iter().map(|answer| answer.status).collect();
+    let winners: Vec<_> =
+        names.iter().zip(&responses).filter(|(_, response)| response.status == 201).collect();
+    assert_eq!(winners.len(), 1, "exactly one of {} creates the station", responses.len());
+    let statuses: HashSet<u16> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, HashSet::from([201, 412]));
     let race = request(addr, "GET", "/stations/race", &[], "").await;
-    assert_eq!(race.json()["name"], winners[0].0.as_str(), "and it is the one that was told 201");
+    assert_eq!(race.json()["name"], winners[0].0.as_str(), "the station is that of the 201");
 
     let description = request(addr, "GET", "/openapi.json", &[], "").await.json();
     let put = &description["paths"]["/stations/{id}"]["put"];

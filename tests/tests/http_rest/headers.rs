@@ -1,19 +1,19 @@
-//! Header fields of requests: conditions, content codings, and what may come only once.
+//! Header fields of requests: conditions, content codings, and fields that may appear only once.
 
 use http_rest::Limits;
 use http_rest::Station;
 use tests::{apply, test};
 
-use crate::raw::{Answer, Headers, JSON, Local, batch, exchange, request};
+use crate::raw::{Headers, JSON, Local, Response, batch, exchange, request};
 
 const PATCH: (&str, &str) = ("content-type", "application/merge-patch+json");
 const STATION: &str = r#"{"id":"a","name":"A"}"#;
 
-/// Sends a request to station `a` that is valid apart from, perhaps, these headers. In them, `TAG`
-/// is replaced by the station's tag.
-async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> Answer {
+/// Sends a request to station `a` that is valid, except perhaps for these headers. In them, `TAG`
+/// is replaced by the station's ETag.
+async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> Response {
     let station = Station { id: "a".into(), name: "A".into(), latitude: None, longitude: None };
-    let _ = server.client().create_station(&station).await; // An earlier one may have deleted it.
+    let _ = server.client().create_station(&station).await; // An earlier request may have deleted it.
     let tag = server.client().station("a").await.unwrap().etag;
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.replace("TAG", &tag))).collect();
     let mut all: Headers<'_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -23,15 +23,15 @@ async fn conditional(server: &Local, method: &str, headers: &[(&str, &str)]) -> 
         _ => (("x-none", ""), ""),
     };
     all.push(body.0);
-    let answer = request(server.addr, method, "/stations/a", &all, body.1).await;
-    if answer.status >= 400 {
+    let response = request(server.addr, method, "/stations/a", &all, body.1).await;
+    if response.status >= 400 {
         assert_eq!(server.client().station("a").await.unwrap().etag, tag, "nothing was changed");
     }
-    answer
+    response
 }
 
 #[apply(test!)]
-async fn conditions_count_in_the_order_of_rfc_9110() {
+async fn conditions_are_evaluated_in_the_order_of_rfc_9110() {
     let server = Local::start(Limits::default()).await;
     let (m, n) = ("if-match", "if-none-match");
     let reads: [(Headers<'_>, u16); 12] = [
@@ -45,13 +45,13 @@ async fn conditions_count_in_the_order_of_rfc_9110() {
         (vec![(n, "\"x\""), (n, "W/TAG")], 304),
         (vec![(n, " ,\"x,y\" , TAG,,")], 304),
         (vec![(m, "TAG"), (n, "TAG")], 304),
-        (vec![(m, "\"x\""), (n, "TAG")], 412), // If-Match counts first.
+        (vec![(m, "\"x\""), (n, "TAG")], 412), // If-Match is evaluated first.
         (vec![(m, "*"), (n, "\"\u{e9}\"")], 200),
     ];
     for (headers, status) in &reads {
         for method in ["GET", "HEAD"] {
-            let answer = conditional(&server, method, headers).await;
-            assert_eq!(answer.status, *status, "{method} {headers:?}: {answer:?}");
+            let response = conditional(&server, method, headers).await;
+            assert_eq!(response.status, *status, "{method} {headers:?}: {response:?}");
         }
     }
     let changes: [(Headers<'_>, u16); 14] = [
@@ -72,9 +72,9 @@ async fn conditions_count_in_the_order_of_rfc_9110() {
     ];
     for (headers, status) in &changes {
         for method in ["PUT", "PATCH", "DELETE"] {
-            let answer = conditional(&server, method, headers).await;
+            let response = conditional(&server, method, headers).await;
             let status = if method == "DELETE" && *status == 200 { 204 } else { *status };
-            assert_eq!(answer.status, status, "{method} {headers:?}: {answer:?}");
+            assert_eq!(response.status, status, "{method} {headers:?}: {response:?}");
         }
     }
     server.stop().await;
@@ -88,8 +88,8 @@ async fn a_malformed_condition_is_refused() {
     {
         for name in ["if-match", "if-none-match"] {
             for method in ["GET", "PUT", "PATCH", "DELETE"] {
-                let answer = conditional(&server, method, &[(name, value)]).await;
-                assert_eq!(answer.problem()["status"], 400, "{method} {name}: {value}");
+                let response = conditional(&server, method, &[(name, value)]).await;
+                assert_eq!(response.problem()["status"], 400, "{method} {name}: {value}");
             }
         }
     }
@@ -97,7 +97,7 @@ async fn a_malformed_condition_is_refused() {
 }
 
 #[apply(test!)]
-async fn a_resource_without_a_tag_matches_only_the_star() {
+async fn a_resource_without_an_etag_matches_only_a_star() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 1)).await;
     for (method, path, body, done) in [
@@ -113,8 +113,8 @@ async fn a_resource_without_a_tag_matches_only_the_star() {
             (("if-match", "x"), 400),
             (("if-match", "*"), done),
         ] {
-            let answer = request(server.addr, method, path, &[JSON, condition], &body).await;
-            assert_eq!(answer.status, status, "{method} {path} {condition:?}");
+            let response = request(server.addr, method, path, &[JSON, condition], &body).await;
+            assert_eq!(response.status, status, "{method} {path} {condition:?}");
         }
     }
     server.stop().await;
@@ -141,19 +141,20 @@ async fn a_body_with_a_content_coding_is_refused() {
             vec![(name, "identity"), (name, "deflate")],
             vec![(name, "identity;q=1")],
         ] {
-            let answer = request(server.addr, method, path, &[headers.clone(), codings].concat(), body).await;
-            assert_eq!(answer.problem()["status"], 415, "{method} {path}");
-            assert_eq!(answer.header("accept-encoding"), Some("identity"));
+            let response =
+                request(server.addr, method, path, &[headers.clone(), codings].concat(), body).await;
+            assert_eq!(response.problem()["status"], 415, "{method} {path}");
+            assert_eq!(response.header("accept-encoding"), Some("identity"));
         }
         for plain in ["", "identity", "Identity", "identity, IDENTITY,"] {
             let headers = [headers.clone(), vec![(name, plain)]].concat();
-            let answer = request(server.addr, method, path, &headers, body).await;
-            assert!(matches!(answer.status, 200 | 201 | 409), "{method} {path} {plain:?}: {answer:?}");
+            let response = request(server.addr, method, path, &headers, body).await;
+            assert!(matches!(response.status, 200 | 201 | 409), "{method} {path} {plain:?}: {response:?}");
         }
         // A 415 for the media type has no Accept-Encoding (RFC 9110, section 12.5.3).
         let text = [headers[1..].to_vec(), vec![("content-type", "text/plain")]].concat();
-        let answer = request(server.addr, method, path, &text, body).await;
-        assert_eq!((answer.status, answer.header("accept-encoding")), (415, None), "{method} {path}");
+        let response = request(server.addr, method, path, &text, body).await;
+        assert_eq!((response.status, response.header("accept-encoding")), (415, None), "{method} {path}");
     }
     server.stop().await;
 }
@@ -170,9 +171,9 @@ async fn a_media_type_may_have_parameters_and_capitals() {
         ("application/problem+json", 415),
         ("", 415),
     ] {
-        let answer =
+        let response =
             request(server.addr, "POST", "/readings", &[("content-type", value)], &batch("a", 1)).await;
-        assert_eq!(answer.status, status, "{value:?}");
+        assert_eq!(response.status, status, "{value:?}");
     }
     server.stop().await;
 }

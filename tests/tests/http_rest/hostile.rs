@@ -1,4 +1,4 @@
-//! Clients that are slow, greedy, or gone, and a server that has to stop.
+//! Clients that are slow, send too much, or disconnect, and a server that has to stop.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::raw::{Answer, JSON, Local, SOON, batch, half_sent, head, request, rest, until};
+use crate::raw::{JSON, Local, Response, SOON, batch, half_sent, head, request, rest, until};
 use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
@@ -29,7 +29,7 @@ async fn oversized_uploads_all_see_413() {
             http.post(format!("{}/readings", server.url())).header("content-type", "application/json");
         let upload = upload.body(body.clone()).send();
         uploads.spawn(async {
-            upload.await.map(|answer| answer.status().as_u16()).map_err(|e| format!("{e:?}"))
+            upload.await.map(|response| response.status().as_u16()).map_err(|e| format!("{e:?}"))
         });
     }
     outcomes.extend(uploads.join_all().await);
@@ -39,10 +39,10 @@ async fn oversized_uploads_all_see_413() {
 
 #[apply(test!)]
 #[alone]
-async fn a_thousand_slow_lorises_stop_nobody() {
+async fn a_thousand_slow_lorises_do_not_block_other_clients() {
     assert!(
         Limits::default().connections.max_connections > 1000,
-        "the default cap is above the number of lorises"
+        "the default limit must exceed the number of lorises"
     );
     let server = Local::start(Limits::default()).await;
     let mut lorises = Vec::new();
@@ -59,7 +59,7 @@ async fn a_thousand_slow_lorises_stop_nobody() {
     server.stop().await;
 }
 
-/// As `printf … | nc` does.
+/// `printf … | nc` half-closes its connection in this way.
 #[apply(test!)]
 async fn a_client_that_half_closes_gets_its_responses() {
     let server = Local::start(Limits::default()).await;
@@ -68,8 +68,8 @@ async fn a_client_that_half_closes_gets_its_responses() {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         stream.write_all(two.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
-        let answers = String::from_utf8(rest(&mut stream).await).unwrap();
-        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+        let responses = String::from_utf8(rest(&mut stream).await).unwrap();
+        assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), 2, "{responses}");
     }
     server.stop().await;
 }
@@ -85,7 +85,7 @@ async fn a_silent_connection_is_closed() {
     assert_eq!(rest(&mut loris).await, b"");
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
-    assert_eq!(Answer::parse(&rest(&mut idle).await).body, "ok\n");
+    assert_eq!(Response::parse(&rest(&mut idle).await).body, "ok\n");
     server.stop().await;
 }
 
@@ -110,7 +110,7 @@ async fn a_refused_client_cannot_hold_its_connection() {
             .expect("the server closes");
         server.stop().await;
     }
-    // Beyond the cap on refusals, connections are closed without a response.
+    // Beyond the limit on refusals, connections are closed without a response.
     let limits = Limits {
         connections: ConnectionLimits {
             max_connections: 0,
@@ -125,14 +125,14 @@ async fn a_refused_client_cannot_hold_its_connection() {
     until(&mut first, "too many connections\"}").await;
     for _ in 0..3 {
         let mut later = TcpStream::connect(server.addr).await.unwrap();
-        assert_eq!(later.read_buf(&mut Vec::new()).await.unwrap_or(0), 0, "closed without a word");
+        assert_eq!(later.read_buf(&mut Vec::new()).await.unwrap_or(0), 0, "closed without a response");
     }
     drop(first);
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_body_that_is_refused_is_not_read_first() {
+async fn a_body_is_refused_before_it_is_read() {
     let server = Local::start(Limits { max_body: 1000, ..Limits::default() }).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head("POST", "/readings", &[JSON], 1001, "").as_bytes()).await.unwrap();
@@ -159,9 +159,9 @@ async fn a_client_that_does_not_read_is_cut_off() {
     .await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 500)).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    let question = b"GET /readings?station=a&limit=500 HTTP/1.1\r\nhost: test\r\n\r\n";
-    // Until the server closes, which alone makes a write fail.
-    timeout(SOON, async { while stream.write_all(question).await.is_ok() {} })
+    let request = b"GET /readings?station=a&limit=500 HTTP/1.1\r\nhost: test\r\n\r\n";
+    // Send until a write fails, which happens only when the server closes the connection.
+    timeout(SOON, async { while stream.write_all(request).await.is_ok() {} })
         .await
         .expect("the server gives up");
     server.stop().await;
@@ -169,7 +169,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
 
 #[apply(test!)]
 #[alone]
-async fn sigterm_answers_the_hundred_requests_in_flight() {
+async fn sigterm_lets_a_hundred_requests_in_flight_finish() {
     let mut server = PAIR.serve().await;
     let addr = server.addr().parse().unwrap();
     let body = batch("a", 1);
@@ -178,7 +178,7 @@ async fn sigterm_answers_the_hundred_requests_in_flight() {
         in_flight.push(half_sent(addr, &[], &body).await);
     }
     server.terminate();
-    // It has heard the signal as soon as it refuses connections.
+    // Once it refuses connections, it has received the signal.
     while TcpStream::connect(addr).await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -186,14 +186,14 @@ async fn sigterm_answers_the_hundred_requests_in_flight() {
         stream.write_all(&body.as_bytes()[body.len() / 2..]).await.unwrap();
     }
     for mut stream in in_flight {
-        let answer = Answer::parse(&rest(&mut stream).await);
-        assert_eq!((answer.status, answer.json()["accepted"].as_u64()), (200, Some(1)));
+        let response = Response::parse(&rest(&mut stream).await);
+        assert_eq!((response.status, response.json()["accepted"].as_u64()), (200, Some(1)));
     }
     server.wait().await; // Exit code 0, or it panics.
 }
 
 #[apply(test!)]
-async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
+async fn an_unfinished_request_does_not_delay_the_shutdown() {
     let server = Local::start(Limits {
         connections: ConnectionLimits { drain_timeout: Duration::from_millis(50), ..Default::default() },
         ..Limits::default()
@@ -201,5 +201,5 @@ async fn a_request_that_never_ends_does_not_hold_up_the_stop() {
     .await;
     let mut stream = half_sent(server.addr, &[], &batch("a", 1)).await;
     server.stop().await;
-    assert!(rest(&mut stream).await.is_empty(), "cut, not answered");
+    assert!(rest(&mut stream).await.is_empty(), "disconnected without a response");
 }

@@ -7,7 +7,7 @@ use http_rest::Limits;
 use http_rest::client::ReadingQuery;
 use tokio::io::AsyncWriteExt;
 
-use crate::raw::{Answer, JSON, Local, batch, half_sent, request, rest};
+use crate::raw::{JSON, Local, Response, batch, half_sent, request, rest};
 
 const KEY: (&str, &str) = ("idempotency-key", "k-1");
 
@@ -17,7 +17,7 @@ async fn count(server: &Local) -> usize {
 }
 
 #[apply(test!)]
-async fn a_repeated_key_gets_the_first_answer_and_no_second_effect() {
+async fn a_repeated_key_gets_the_first_response_and_no_second_effect() {
     let server = Local::start(Limits::default()).await;
     let first = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 3)).await;
     assert_eq!((first.status, first.header("idempotency-replayed")), (200, None));
@@ -26,7 +26,7 @@ async fn a_repeated_key_gets_the_first_answer_and_no_second_effect() {
     assert_eq!(second.body, first.body);
     assert_eq!(count(&server).await, 3);
 
-    // The scope is method and path: the same key means another request elsewhere.
+    // The key belongs to a path: on another one, it names another request.
     let station = r#"{"id":"b","name":"B"}"#;
     let created = request(server.addr, "POST", "/stations", &[JSON, KEY], station).await;
     assert_eq!(created.status, 201);
@@ -60,7 +60,7 @@ async fn a_key_with_another_body_is_refused() {
 }
 
 #[apply(test!)]
-async fn a_key_still_running_is_a_conflict_until_it_ends() {
+async fn a_key_conflicts_while_its_first_request_is_running() {
     let server = Local::start(Limits::default()).await;
     let body = batch("a", 1);
     let mut first = half_sent(server.addr, &[KEY], &body).await;
@@ -72,7 +72,7 @@ async fn a_key_still_running_is_a_conflict_until_it_ends() {
     );
     assert_eq!(meanwhile.header("retry-after"), Some("1"));
     first.write_all(&body.as_bytes()[body.len() / 2..]).await.unwrap();
-    assert_eq!(Answer::parse(&rest(&mut first).await).status, 200);
+    assert_eq!(Response::parse(&rest(&mut first).await).status, 200);
     let after = request(server.addr, "POST", "/readings", &[JSON, KEY], &body).await;
     assert_eq!((after.status, after.header("idempotency-replayed")), (200, Some("true")));
     assert_eq!(count(&server).await, 1);
@@ -80,7 +80,7 @@ async fn a_key_still_running_is_a_conflict_until_it_ends() {
 }
 
 #[apply(test!)]
-async fn a_failed_request_leaves_its_key_free() {
+async fn a_failed_request_frees_its_key() {
     let server = Local::start(Limits::default()).await;
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON, KEY], "{").await.status, 400);
     let corrected = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 1)).await;
@@ -89,30 +89,30 @@ async fn a_failed_request_leaves_its_key_free() {
 }
 
 #[apply(test!)]
-async fn a_client_that_leaves_sets_its_key_free() {
+async fn a_client_that_disconnects_frees_its_key() {
     let server = Local::start(Limits::default()).await;
     let body = batch("a", 1);
     drop(half_sent(server.addr, &[KEY], &body).await);
-    // The server learns of it in its own time; until then the key is in use.
-    let answer = loop {
-        let answer = request(server.addr, "POST", "/readings", &[JSON, KEY], &body).await;
-        if answer.status != 409 {
-            break answer;
+    // The server notices the disconnect only after a while; until then, the key is in use.
+    let response = loop {
+        let response = request(server.addr, "POST", "/readings", &[JSON, KEY], &body).await;
+        if response.status != 409 {
+            break response;
         }
     };
-    assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, None));
+    assert_eq!((response.status, response.header("idempotency-replayed")), (200, None));
     assert_eq!(count(&server).await, 1);
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn keys_are_bounded_in_number_and_time() {
+async fn keys_are_limited_in_number_and_time() {
     let server = Local::start(Limits { max_keys: 2, ..Limits::default() }).await;
     let send = async |key: &str| {
         let headers = [JSON, ("idempotency-key", key)];
-        let answer = request(server.addr, "POST", "/readings", &headers, &batch("a", 1)).await;
-        assert_eq!(answer.status, 200);
-        answer.header("idempotency-replayed").is_some()
+        let response = request(server.addr, "POST", "/readings", &headers, &batch("a", 1)).await;
+        assert_eq!(response.status, 200);
+        response.header("idempotency-replayed").is_some()
     };
     assert_eq!([send("1").await, send("2").await, send("1").await], [false, false, true]);
     assert!(!send("3").await);
@@ -122,8 +122,8 @@ async fn keys_are_bounded_in_number_and_time() {
 
     let server = Local::start(Limits { key_lifetime: Duration::ZERO, ..Limits::default() }).await;
     for _ in 0..2 {
-        let answer = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 1)).await;
-        assert_eq!(answer.header("idempotency-replayed"), None, "forgotten at once");
+        let response = request(server.addr, "POST", "/readings", &[JSON, KEY], &batch("a", 1)).await;
+        assert_eq!(response.header("idempotency-replayed"), None, "the key was forgotten at once");
     }
     server.stop().await;
 }

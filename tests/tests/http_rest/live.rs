@@ -18,7 +18,7 @@ fn reading(station: &str, recorded_at: u64) -> Reading {
     Reading { station: station.into(), metric: Metric::Wind, value: 1.0, recorded_at }
 }
 
-/// Opens a stream and waits for its header: it gets what is recorded from now on.
+/// Opens a stream and waits for its header. From then on, it receives all new readings.
 async fn live(addr: SocketAddr, query: &str, last_event_id: Option<&str>) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let resume = last_event_id.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
@@ -39,8 +39,9 @@ async fn event(stream: &mut TcpStream) -> String {
     }
 }
 
-/// Returns the ID of the next block, which has nothing else: all events up to it were sent.
-async fn place(stream: &mut TcpStream) -> String {
+/// Returns the ID of the next block, which must contain nothing else. It says that all events
+/// up to it were sent.
+async fn position(stream: &mut TcpStream) -> String {
     let text = until(stream, "\n\n").await;
     let (_size, block) = text.trim_end().rsplit_once("\r\n").unwrap();
     assert_eq!(block.lines().count(), 1, "{block}");
@@ -81,7 +82,7 @@ async fn a_live_stream_resumes_where_it_broke_off() {
 }
 
 #[apply(test!)]
-async fn a_live_stream_tells_of_a_gap() {
+async fn a_live_stream_reports_a_gap() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let mut stream = live(server.addr, "", None).await;
     server.client().record(&[reading("a", 1)]).await.unwrap();
@@ -103,23 +104,23 @@ async fn a_live_stream_tells_of_a_gap() {
 }
 
 #[apply(test!)]
-async fn a_filtered_stream_keeps_up_with_the_others() {
+async fn a_filtered_stream_does_not_fall_behind() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let record = async |station: &str, count: u64| {
         let readings: Vec<Reading> = (0..count).map(|i| reading(station, i)).collect();
         server.client().record(&readings).await.unwrap();
     };
     let mut stream = live(server.addr, "?station=a", None).await;
-    let first = place(&mut stream).await;
-    record("b", 5).await; // More than are kept, but the stream must not report them.
-    let second = place(&mut stream).await;
-    assert_ne!(first, second, "the ID moves though the filter matches nothing");
+    let first = position(&mut stream).await;
+    record("b", 5).await; // More than the server keeps, but this stream must not report a gap.
+    let second = position(&mut stream).await;
+    assert_ne!(first, second, "the ID advances though the filter matches nothing");
     drop(stream);
 
-    // A client that comes back to either place has missed nothing of this station.
+    // A client that resumes from either position has missed nothing of this station.
     for seen in [&first, &second] {
         let mut stream = live(server.addr, "?station=a", Some(seen)).await;
-        assert_eq!(place(&mut stream).await, second, "no gap");
+        assert_eq!(position(&mut stream).await, second, "no gap");
     }
     // Only the missed readings of this station are counted, and those still kept are sent.
     record("a", 2).await;
@@ -134,23 +135,23 @@ async fn a_filtered_stream_keeps_up_with_the_others() {
     let mut everything = live(server.addr, "", Some(&second)).await;
     assert!(event(&mut everything).await.ends_with("data: {\"missed\":2}"));
 
-    // After an ID of another server comes a gap of unknown size, with an ID of this one.
+    // An ID of another server leads to a gap of unknown size, whose ID is this server's.
     let mut stream = live(server.addr, "?station=a", Some("1-1")).await;
     let restarted = event(&mut stream).await;
     assert!(restarted.ends_with("data: {\"missed\":null}"), "{restarted}");
     let mut stream = live(server.addr, "?station=a", Some(id(&restarted))).await;
     assert!(event(&mut stream).await.starts_with("event: reading"));
 
-    // An ID that this server has not reached yet counts as its newest.
+    // An ID that this server has not reached yet is treated as its newest.
     let (instance_id, _) = second.split_once('-').unwrap();
     let mut stream = live(server.addr, "", Some(&format!("{instance_id}-ffffffffffffffff"))).await;
-    place(&mut stream).await;
+    position(&mut stream).await;
     record("b", 1).await;
     assert!(event(&mut stream).await.starts_with("event: reading"));
 
     for wrong in ["", "x", "1", "1-", "-1", "1-x", "+1-1", "1-+1", "1-1-1", "1-10000000000000000"] {
-        let answer = request(server.addr, "GET", "/readings/live", &[("last-event-id", wrong)], "").await;
-        assert_eq!(answer.problem()["status"], 400, "{wrong}");
+        let response = request(server.addr, "GET", "/readings/live", &[("last-event-id", wrong)], "").await;
+        assert_eq!(response.problem()["status"], 400, "{wrong}");
     }
     server.stop().await;
 }
@@ -169,13 +170,13 @@ async fn a_quiet_live_stream_has_a_heartbeat() {
 async fn a_slow_reader_does_not_slow_the_recorder() {
     let server = Local::start(Limits { live_kept: 100, ..Limits::default() }).await;
     let mut slow = live(server.addr, "", None).await;
-    // 30 MB of events, more than the sockets between them hold: these answers
-    // can only come if none of them waits for the reader.
+    // 30 MB of events are more than both sockets can hold. So these requests can only
+    // succeed if none of them waits for the reader.
     for _ in 0..20 {
-        let answer = request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
-        assert_eq!(answer.status, 200);
+        let response = request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
+        assert_eq!(response.status, 200);
     }
-    // Now that it reads, it gets a gap.
+    // When the client reads at last, it gets a gap.
     until(&mut slow, "event: gap\nid: ").await;
     drop(slow);
     server.stop().await;
@@ -183,7 +184,7 @@ async fn a_slow_reader_does_not_slow_the_recorder() {
 
 #[apply(test!)]
 async fn a_watch_survives_a_restart_and_reports_it() {
-    // The drain is so long that the stream must end on its own for the server to stop.
+    // The drain timeout is so long that the server can only stop if it ends the stream itself.
     let server = Local::start(Limits {
         connections: ConnectionLimits { drain_timeout: Duration::from_secs(3600), ..Default::default() },
         ..Limits::default()

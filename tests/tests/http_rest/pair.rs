@@ -1,4 +1,4 @@
-//! The real binaries.
+//! Runs the server and client programs themselves.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -22,7 +22,7 @@ async fn the_pair_prints_what_the_readme_shows() {
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, include_str!("tour.txt"));
-    // The document shows parts of it: a line `...` stands for any others.
+    // The README shows parts of it: a line `...` stands for any number of lines.
     assert_same(
         &client.stdout,
         &expected_output("http_rest/README.md", "cargo run -p http_rest --bin client"),
@@ -47,7 +47,7 @@ async fn a_client_without_a_server_says_how_to_start_one() {
 }
 
 #[apply(test!)]
-async fn a_server_without_its_port_says_how_to_pick_another() {
+async fn a_server_whose_port_is_taken_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 
@@ -77,12 +77,12 @@ async fn every_limit_is_an_option_of_the_server() {
 }
 
 #[apply(test!)]
-async fn an_address_of_another_protocol_is_refused_by_the_client() {
+async fn the_client_refuses_an_address_of_another_protocol() {
     PAIR.client_refuses_another_protocol("http", &[&[], &["stations", "list"]]).await;
 }
 
 #[apply(test!)]
-async fn the_subcommands_do_one_thing_each() {
+async fn each_subcommand_does_one_thing() {
     let server = PAIR.serve().await;
     let steps: [(&[&str], &str); 9] = [
         (
@@ -116,14 +116,14 @@ async fn the_subcommands_do_one_thing_each() {
 }
 
 /// Starts a server that sends this response to each request, and returns its address.
-async fn answering(answer: String) -> String {
+async fn responding_with(response: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             until(&mut stream, "\r\n\r\n").await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         }
     });
     url
@@ -135,7 +135,7 @@ async fn text_from_outside_cannot_control_the_terminal() {
     let evil = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}\u{200b}x";
     let json = serde_json::to_string(evil).unwrap();
     let station = format!(r#"{{"id":"a","name":{json},"latitude":null,"longitude":null}}"#);
-    let reply = |status: &str, media_type: &str, headers: &str, body: &str| {
+    let build = |status: &str, media_type: &str, headers: &str, body: &str| {
         let length = body.len();
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
@@ -146,19 +146,19 @@ async fn text_from_outside_cannot_control_the_terminal() {
     );
     let list = format!(r#"{{"stations":[{station}]}}"#);
     let bare = "\u{9b}31m\u{202e}x\u{200b}";
-    for (answer, code) in [
-        (reply("404 Not Found", "application/problem+json", "", &problem), 1),
-        (reply("404 Not Found", "text/html", "", evil), 1),
-        (reply("200 OK", "application/json", "etag: \"1\"\r\n", evil), 1),
-        (reply("307 Temporary Redirect", "text/html", &format!("location: http://{bare}/\r\n"), ""), 1),
-        (reply("200 OK", "application/json", "etag: \"1\"\r\n", &station), 0),
-        (reply("200 OK", "application/json", "", &list), 0),
+    for (response, code) in [
+        (build("404 Not Found", "application/problem+json", "", &problem), 1),
+        (build("404 Not Found", "text/html", "", evil), 1),
+        (build("200 OK", "application/json", "etag: \"1\"\r\n", evil), 1),
+        (build("307 Temporary Redirect", "text/html", &format!("location: http://{bare}/\r\n"), ""), 1),
+        (build("200 OK", "application/json", "etag: \"1\"\r\n", &station), 0),
+        (build("200 OK", "application/json", "", &list), 0),
     ] {
-        let url = answering(answer.clone()).await;
+        let url = responding_with(response.clone()).await;
         let args: &[&str] =
-            if answer.contains("stations") { &["stations", "list"] } else { &["stations", "get", "a"] };
+            if response.contains("stations") { &["stations", "list"] } else { &["stations", "get", "a"] };
         let client = run_program(PAIR.client, &[args, &["--url", &url]].concat()).await;
-        assert_eq!(client.code, Some(code), "{answer:?}: {client:?}");
+        assert_eq!(client.code, Some(code), "{response:?}: {client:?}");
         let shown = client.stdout + &client.stderr;
         assert!(
             !shown.contains(|c: char| evil.contains(c) && c != 'x' && c != '\n' && !c.is_ascii_graphic()),
@@ -167,7 +167,7 @@ async fn text_from_outside_cannot_control_the_terminal() {
         assert!(shown.contains("\\u202e") && shown.lines().count() <= 2, "{shown}");
     }
 
-    // In the server's log too, what a client sends stays on its line.
+    // Text from a client can't control the terminal through the server's log, either.
     let server = PAIR.serve().await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream
@@ -180,7 +180,7 @@ async fn text_from_outside_cannot_control_the_terminal() {
 }
 
 #[apply(test!)]
-async fn a_client_whose_reader_leaves_ends_silently() {
+async fn a_client_whose_output_is_closed_ends_silently() {
     let server = Local::start(Limits::default()).await;
     request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
     let url = server.url();
@@ -201,7 +201,7 @@ async fn a_client_whose_reader_leaves_ends_silently() {
             drop(lines);
             assert!(line.contains("\"station\":\"a\""), "{line}");
         };
-        // A watch shows only what is recorded from now on.
+        // A watch shows only readings that are recorded while it runs.
         let busy = async {
             loop {
                 request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10)).await;
@@ -238,46 +238,46 @@ async fn a_second_signal_ends_the_server_at_once() {
         let pid = Pid::from_raw(server.id().unwrap().cast_signed());
         kill(pid, signal).unwrap();
         while TcpStream::connect(addr).await.is_ok() {
-            tokio::task::yield_now().await; // It refuses connections once it has received the first signal.
+            tokio::task::yield_now().await; // Once it refuses connections, it has received the first signal.
         }
         kill(pid, signal).unwrap();
         let status = timeout(SOON, server.wait()).await.expect("it ends").unwrap();
-        assert_eq!(status.code(), Some(130), "not after its drain time, with 0");
+        assert_eq!(status.code(), Some(130), "it must not exit with 0 after its drain time");
     }
 }
 
-/// A proxy between a client and a server. It lets one connection through for each permit, and cuts
-/// it when told to.
+/// A proxy between a client and a server. It lets one connection through for each permit, and
+/// closes it on command.
 struct Proxy {
     url: String,
     server: Arc<Mutex<SocketAddr>>,
-    /// `true` is a permit, `false` a cut.
-    tell: mpsc::UnboundedSender<bool>,
+    /// `true` permits a connection, `false` closes it.
+    commands: mpsc::UnboundedSender<bool>,
 }
 
 impl Proxy {
     async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (commands, mut received) = mpsc::unbounded_channel();
         let server = Arc::new(Mutex::new(server));
         let current = server.clone();
         tokio::spawn(async move {
-            while told.recv().await == Some(true) {
+            while received.recv().await == Some(true) {
                 let (mut client, _) = listener.accept().await.unwrap();
                 let addr = *current.lock().unwrap();
                 let mut server = TcpStream::connect(addr).await.unwrap();
                 tokio::select! {
                     _ = copy_bidirectional(&mut client, &mut server) => {}
-                    cut = told.recv() => assert_eq!(cut, Some(false)),
+                    cut = received.recv() => assert_eq!(cut, Some(false)),
                 }
             }
         });
-        Self { url, server, tell }
+        Self { url, server, commands }
     }
 }
 
-/// Reads a line that must come.
+/// Reads a line, and panics if none arrives.
 async fn line_of(lines: &mut (impl AsyncBufReadExt + Unpin)) -> String {
     let mut line = String::new();
     timeout(SOON, lines.read_line(&mut line)).await.expect("a line in time").unwrap();
@@ -288,7 +288,7 @@ async fn line_of(lines: &mut (impl AsyncBufReadExt + Unpin)) -> String {
 async fn a_watch_says_what_it_missed() {
     let server = Local::start(Limits { live_kept: 2, ..Limits::default() }).await;
     let proxy = Proxy::start(server.addr).await;
-    let (permit, cut) = (|| proxy.tell.send(true).unwrap(), || proxy.tell.send(false).unwrap());
+    let (permit, cut) = (|| proxy.commands.send(true).unwrap(), || proxy.commands.send(false).unwrap());
     permit();
     let mut client: Child = Command::new(PAIR.client)
         .args(["watch", "a", "--url", &proxy.url])
@@ -312,7 +312,7 @@ async fn a_watch_says_what_it_missed() {
         recorder.record(&readings).await.unwrap();
     };
     let shown = |at: u64| format!(r#"{{"station":"a","metric":"wind","value":1.0,"recorded_at":{at}}}"#);
-    // Nothing outside shows when the client is connected, so record until it prints a reading.
+    // Nothing shows when the client is connected, so record until it prints a reading.
     let mut first = Box::pin(line_of(&mut out));
     while timeout(std::time::Duration::from_millis(50), &mut first).await.is_err() {
         record("a", 1..2).await;
@@ -324,7 +324,7 @@ async fn a_watch_says_what_it_missed() {
     cut();
     let lost = line_of(&mut notes).await;
     assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
-    record("b", 0..5).await; // Not of this station.
+    record("b", 0..5).await; // Readings of another station.
     permit();
     assert_eq!(line_of(&mut notes).await, "connected again; nothing was missed");
 
@@ -352,9 +352,10 @@ async fn a_watch_says_what_it_missed() {
         "connected again; the server restarted and has forgotten earlier readings"
     );
 
-    // An error that another attempt would meet again ends the watch.
+    // An error that another attempt would get too ends the watch.
     let refusing =
-        answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()).await;
+        responding_with("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into())
+            .await;
     *proxy.server.lock().unwrap() = refusing.strip_prefix("http://").unwrap().parse().unwrap();
     cut();
     line_of(&mut notes).await;

@@ -1,4 +1,4 @@
-//! Whatever is sent: never a 5xx, a panic, or an error in another form.
+//! Whatever a client sends, it never causes a 5xx, a panic, or an error in the wrong form.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::raw::{Answer, JSON, Local, SOON, request};
+use crate::raw::{JSON, Local, Response, SOON, request};
 use tcp_socket::base::limits::ConnectionLimits;
 
 const CASES: u32 = 3000;
@@ -85,7 +85,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => json.prop_map(String::into_bytes), 1 => prop::collection::vec(any::<u8>(), 0..200)]
 }
 
-/// Method, path and headers of which nothing is wrong, so that the body is looked at.
+/// A valid method, path, and header, so that the server examines the body.
 fn plausible() -> impl Strategy<Value = (String, String, String)> {
     let json = "content-type: application/json\r\n";
     let known = [
@@ -98,7 +98,7 @@ fn plausible() -> impl Strategy<Value = (String, String, String)> {
         .prop_map(|(method, path, headers)| (method.into(), path.into(), headers))
 }
 
-/// A request that is mostly well-formed, or mere bytes.
+/// Usually an almost well-formed request, sometimes random bytes.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let head = prop_oneof![plausible(), (method(), path(), headers())];
     let request = (head, body()).prop_map(|((method, path, headers), body)| {
@@ -111,8 +111,8 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => request, 1 => prop::collection::vec(any::<u8>(), 0..300)]
 }
 
-/// The first answer, or what there is of it when the server closes.
-async fn answer(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+/// Returns the first response, or the part of it that arrived before the server closed.
+async fn first_response(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let mut received = Vec::new();
@@ -140,27 +140,28 @@ async fn answer(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 fn check(bytes: &[u8], received: &[u8]) -> Result<(), TestCaseError> {
     if received.is_empty() {
-        return Ok(()); // No whole header came, and the server closed in silence.
+        return Ok(()); // The header was incomplete, so the server closed without a response.
     }
-    let answer = Answer::parse(received);
-    prop_assert!(answer.status < 500, "{answer:?}");
-    if answer.status < 400 {
+    let response = Response::parse(received);
+    prop_assert!(response.status < 500, "{response:?}");
+    if response.status < 400 {
         return Ok(());
     }
-    let by_the_parser = matches!(answer.status, 400 | 414 | 431) && answer.header("content-type").is_none();
+    let by_the_parser =
+        matches!(response.status, 400 | 414 | 431) && response.header("content-type").is_none();
     if by_the_parser {
-        prop_assert!(answer.body.is_empty(), "{answer:?}");
+        prop_assert!(response.body.is_empty(), "{response:?}");
     } else if bytes.starts_with(b"HEAD ") {
-        prop_assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        prop_assert_eq!(response.header("content-type"), Some("application/problem+json"));
     } else {
-        answer.problem();
+        response.problem();
     }
     Ok(())
 }
 
 #[apply(test!)]
 #[alone]
-async fn generated_requests_get_proper_answers() {
+async fn generated_requests_get_proper_responses() {
     let short = Duration::from_millis(20);
     let limits = Limits {
         connections: ConnectionLimits { linger_time: short, ..Default::default() },
@@ -173,12 +174,13 @@ async fn generated_requests_get_proper_answers() {
     request(addr, "POST", "/stations", &[JSON], r#"{"id":"a","name":"A"}"#).await;
     let here = tokio::runtime::Handle::current();
     let run = move || {
-        // The same cases each time: what fails here fails on every machine.
+        // The same cases each time: one that fails here fails on every machine.
         let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
         let rng = proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm);
         TestRunner::new_with_rng(config, rng).run(&bytes(), |bytes| {
-            let received = here.block_on(async { timeout(SOON, answer(addr, &bytes)).await });
-            let received = received.map_err(|_| TestCaseError::fail("neither an answer nor an end"))?;
+            let received = here.block_on(async { timeout(SOON, first_response(addr, &bytes)).await });
+            let received = received
+                .map_err(|_| TestCaseError::fail("neither a response nor an end of the connection"))?;
             check(&bytes, &received)
         })
     };

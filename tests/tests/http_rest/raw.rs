@@ -1,4 +1,4 @@
-//! HTTP as bytes, and servers inside the test process whose limits are shortened.
+//! HTTP as bytes, and servers that run inside the test process, so that tests can set their limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// Header fields of a request.
 pub type Headers<'a> = Vec<(&'a str, &'a str)>;
 
-/// Bound on a wait for something that must come: it only ends a hanging test.
+/// Maximum time to wait for something that must happen. It only ends a test that hangs.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// A server in this process.
@@ -53,18 +53,18 @@ impl Local {
     }
 }
 
-/// An answer, taken apart.
+/// A response, split into its parts.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         Self {
             status: status.unwrap_or_else(|| panic!("no status: {head:?}")),
@@ -78,7 +78,7 @@ impl Answer {
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The body as JSON; panics unless it is a problem of the same status.
+    /// Returns the body as JSON. Panics unless it is a problem with the response's status.
     pub fn problem(&self) -> serde_json::Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
@@ -93,26 +93,26 @@ impl Answer {
 }
 
 /// Sends these bytes and reads until the server closes.
-pub async fn exchange(addr: SocketAddr, request: &[u8]) -> Answer {
+pub async fn exchange(addr: SocketAddr, request: &[u8]) -> Response {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     // The server may close before it has read everything.
     let _ = stream.write_all(request).await;
-    Answer::parse(&rest(&mut stream).await)
+    Response::parse(&rest(&mut stream).await)
 }
 
-/// All that still comes.
+/// Returns all bytes that arrive until the server closes.
 pub async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("the server closes").unwrap();
     bytes
 }
 
-/// Reads until these bytes have come, and returns all up to their end.
+/// Reads until this text has arrived, and returns everything up to its end.
 pub async fn until(stream: &mut TcpStream, wanted: &str) -> String {
     let mut text = Vec::new();
     while !text.ends_with(wanted.as_bytes()) {
         let byte =
-            timeout(SOON, stream.read_u8()).await.unwrap_or_else(|_| panic!("{wanted:?} did not come"));
+            timeout(SOON, stream.read_u8()).await.unwrap_or_else(|_| panic!("{wanted:?} did not arrive"));
         text.push(
             byte.unwrap_or_else(|_| panic!("closed before {wanted:?}: {}", String::from_utf8_lossy(&text))),
         );
@@ -120,18 +120,18 @@ pub async fn until(stream: &mut TcpStream, wanted: &str) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// One request on a connection of its own.
+/// Sends a request on a connection of its own.
 pub async fn request(
     addr: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> Answer {
+) -> Response {
     exchange(addr, head(method, path, headers, body.len(), body).as_bytes()).await
 }
 
-/// A request that closes its connection, with a body that may be shorter than it says.
+/// Returns a request that closes its connection. Its body may be shorter than `length`.
 pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize, body: &str) -> String {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!(
@@ -141,7 +141,7 @@ pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize, b
 
 pub const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// The body of a batch of so many valid readings of a station.
+/// Returns the body of a batch of `count` valid readings of a station.
 pub fn batch(station: &str, count: usize) -> String {
     let readings: Vec<String> = (0..count)
         .map(|i| {
@@ -151,8 +151,8 @@ pub fn batch(station: &str, count: usize) -> String {
     format!(r#"{{"readings":[{}]}}"#, readings.join(","))
 }
 
-/// Sends the header of a `POST /readings` and half of its body, and returns when
-/// the server has begun to work on it: it then asks for the body.
+/// Sends the header of a `POST /readings`, waits until the server asks for the body, and
+/// sends half of it. So the server is already handling the request.
 pub async fn half_sent(addr: SocketAddr, headers: &[(&str, &str)], body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let headers = [&[JSON, ("expect", "100-continue")], headers].concat();

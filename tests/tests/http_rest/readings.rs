@@ -1,4 +1,4 @@
-//! `/readings`: checks, filters, pages.
+//! `/readings`: checks, filters, and pages.
 
 use http_rest::Limits;
 use http_rest::client::ReadingQuery;
@@ -13,7 +13,7 @@ fn reading(metric: Metric, recorded_at: u64) -> Reading {
 }
 
 #[apply(test!)]
-async fn every_invalid_reading_is_named_up_to_a_bound() {
+async fn every_invalid_field_is_named_up_to_a_limit() {
     let server = Local::start(Limits::default()).await;
     let good = r#"{"station":"a","metric":"wind","value":1,"recorded_at":1}"#;
     let bad = [
@@ -42,9 +42,9 @@ async fn every_invalid_reading_is_named_up_to_a_bound() {
     );
 
     let body = format!(r#"{{"readings":[{}]}}"#, vec![bad[0]; 10_000].join(","));
-    let answer = request(server.addr, "POST", "/readings", &[JSON], &body).await;
-    assert_eq!(answer.problem()["errors"].as_array().unwrap().len(), 50);
-    assert_eq!(answer.problem()["detail"], "10000 fields are invalid; the first 50 are listed");
+    let response = request(server.addr, "POST", "/readings", &[JSON], &body).await;
+    assert_eq!(response.problem()["errors"].as_array().unwrap().len(), 50);
+    assert_eq!(response.problem()["detail"], "10000 fields are invalid; the first 50 are listed");
 
     let wrong_shape =
         request(server.addr, "POST", "/readings", &[JSON], "{\n\"readings\": 1}").await.problem();
@@ -57,8 +57,8 @@ async fn every_invalid_reading_is_named_up_to_a_bound() {
 async fn a_batch_is_all_or_nothing() {
     let server = Local::start(Limits::default()).await;
     for count in [0, 10_001] {
-        let answer = request(server.addr, "POST", "/readings", &[JSON], &batch("a", count)).await;
-        assert_eq!(answer.problem()["status"], 422, "{count}");
+        let response = request(server.addr, "POST", "/readings", &[JSON], &batch("a", count)).await;
+        assert_eq!(response.problem()["status"], 422, "{count}");
     }
     let mixed = r#"{"readings":[{"station":"a","metric":"wind","value":1,"recorded_at":1},
                                 {"station":"a","metric":"wind","value":-1,"recorded_at":1}]}"#;
@@ -74,7 +74,7 @@ async fn a_batch_is_all_or_nothing() {
 }
 
 #[apply(test!)]
-async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
+async fn readings_are_filtered_and_paged_without_gaps_or_repeats() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     let all: Vec<Reading> =
@@ -96,7 +96,7 @@ async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
     };
     let page = client.readings(&filtered).await.unwrap();
     assert_eq!(times(&page.items), [6, 4]);
-    // A reading that comes in between is on no later page.
+    // A reading recorded in between does not appear on a later page.
     client.record(&[reading(Metric::Wind, 3)]).await.unwrap();
     let page = client.more_readings(&page.next.unwrap()).await.unwrap();
     assert_eq!((times(&page.items), page.next), (vec![2], None));
@@ -109,8 +109,8 @@ async fn readings_are_filtered_and_paged_without_gap_or_repeat() {
         "?station=s&cursor=x",
         "?station=s&x=1",
     ] {
-        let answer = request(server.addr, "GET", &format!("/readings{wrong}"), &[], "").await;
-        assert_eq!(answer.problem()["status"], 400, "{wrong}");
+        let response = request(server.addr, "GET", &format!("/readings{wrong}"), &[], "").await;
+        assert_eq!(response.problem()["status"], 400, "{wrong}");
     }
     server.stop().await;
 }
@@ -140,7 +140,7 @@ async fn the_newest_readings_push_out_the_oldest() {
     for _ in 0..READINGS_PER_STATION / 10_000 {
         let oldest =
             ReadingQuery { station: "s".into(), metric: Some(Metric::Humidity), ..ReadingQuery::default() };
-        assert_eq!(client.readings(&oldest).await.unwrap().items.len(), 1, "it is still among the newest");
+        assert_eq!(client.readings(&oldest).await.unwrap().items.len(), 1, "it is still kept");
         client.record(&ten_thousand).await.unwrap();
     }
     let oldest =

@@ -1,4 +1,4 @@
-//! JSON whose shape differs from the contract, and the field that each error names.
+//! JSON of the wrong shape or with invalid values, and the field that each error names.
 
 use http_rest::Limits;
 use tests::{apply, test};
@@ -8,21 +8,21 @@ use crate::raw::{JSON, Local, batch, request};
 const PATCH: (&str, &str) = ("content-type", "application/merge-patch+json");
 const ANY: (&str, &str) = ("if-match", "*");
 
-/// Sends each body and expects 422 with a pointer to that field, and no effect.
+/// Sends each body, and expects a 422 that points to its field, and no change.
 async fn refused(method: &str, path: &str, cases: &[(&str, &str)]) {
     let server = Local::start(Limits::default()).await;
     let station = r#"{"id":"a","name":"A","latitude":1.5}"#;
     let before = request(server.addr, "POST", "/stations", &[JSON], station).await;
     let content_type = if method == "PATCH" { PATCH } else { JSON };
     for (body, pointer) in cases {
-        let answer = request(server.addr, method, path, &[content_type, ANY], body).await;
-        let problem = answer.problem();
+        let response = request(server.addr, method, path, &[content_type, ANY], body).await;
+        let problem = response.problem();
         assert_eq!(
             (&problem["status"], &problem["errors"][0]["pointer"]),
             (&422.into(), &(*pointer).into()),
             "{method} {path} {body}: {problem}"
         );
-        assert!(answer.body.len() < 2000, "{method} {path}: {} bytes", answer.body.len());
+        assert!(response.body.len() < 2000, "{method} {path}: {} bytes", response.body.len());
     }
     let after = request(server.addr, "GET", "/stations", &[], "").await;
     assert_eq!(after.json()["stations"], serde_json::json!([before.json()]), "nothing was changed");
@@ -35,7 +35,7 @@ fn reading(fields: &str) -> String {
 }
 
 #[apply(test!)]
-async fn a_batch_of_another_shape_names_its_field() {
+async fn an_error_points_to_the_malformed_field_of_a_batch() {
     let long = format!(r#"{{"readings":[{{"{}":1}}]}}"#, "x".repeat(1_000_000));
     let long_value = reading(&format!(r#""value":"{}""#, "é".repeat(1_000_000)));
     let cases = [
@@ -90,7 +90,7 @@ async fn a_batch_of_another_shape_names_its_field() {
 }
 
 #[apply(test!)]
-async fn a_station_of_another_shape_names_its_field() {
+async fn an_error_points_to_the_malformed_field_of_a_station() {
     let cases = [
         (r#"["oslo-9","Oslo",59.9,10.7]"#, "#"),
         (r#"[{"id":"a","name":"A"}]"#, "#"),
@@ -124,7 +124,7 @@ async fn a_station_of_another_shape_names_its_field() {
 }
 
 #[apply(test!)]
-async fn a_value_out_of_its_range_is_refused() {
+async fn a_value_out_of_range_is_refused() {
     let long = "x".repeat(101);
     let long = format!(r#"{{"id":"a","name":"{long}"}}"#);
     let cases = [
@@ -176,15 +176,15 @@ async fn a_name_that_people_could_misread_is_refused() {
         ("𝐎slo", false),
     ] {
         let post = format!(r#"{{"id":"n","name":"{name}"}}"#);
-        let answer = request(server.addr, "POST", "/stations", &[JSON], &post).await;
+        let response = request(server.addr, "POST", "/stations", &[JSON], &post).await;
         if accepted {
-            assert_eq!(answer.status, 201, "{name}: {answer:?}");
+            assert_eq!(response.status, 201, "{name}: {response:?}");
             let gone = request(server.addr, "DELETE", "/stations/n", &[ANY], "").await;
             assert_eq!(gone.status, 204);
             continue;
         }
         assert_eq!(
-            (answer.status, &answer.problem()["errors"][0]["pointer"]),
+            (response.status, &response.problem()["errors"][0]["pointer"]),
             (422, &"#/name".into()),
             "{name}"
         );
@@ -192,9 +192,13 @@ async fn a_name_that_people_could_misread_is_refused() {
         let put = format!(r#"{{"id":"m","name":"{name}"}}"#);
         let patch = format!(r#"{{"name":"{name}"}}"#);
         for (method, media_type, body) in [("PUT", JSON, put), ("PATCH", PATCH, patch)] {
-            let answer = request(server.addr, method, "/stations/m", &[media_type, ANY], &body).await;
-            let problem = answer.problem();
-            assert_eq!((answer.status, &problem["errors"][0]["pointer"]), (422, &"#/name".into()), "{name}");
+            let response = request(server.addr, method, "/stations/m", &[media_type, ANY], &body).await;
+            let problem = response.problem();
+            assert_eq!(
+                (response.status, &problem["errors"][0]["pointer"]),
+                (422, &"#/name".into()),
+                "{name}"
+            );
         }
     }
     server.stop().await;

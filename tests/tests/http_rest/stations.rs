@@ -1,4 +1,4 @@
-//! `/stations`, raw and typed.
+//! `/stations`, by raw requests and through the client.
 
 use http_rest::Limits;
 use http_rest::Station;
@@ -39,7 +39,7 @@ async fn a_station_is_created_read_replaced_patched_and_deleted() {
     )
     .await;
     assert_eq!(replaced.status, 200);
-    assert_eq!(replaced.json()["latitude"], serde_json::Value::Null, "PUT replaces the whole");
+    assert_eq!(replaced.json()["latitude"], serde_json::Value::Null, "PUT replaces the whole station");
     let second = replaced.header("etag").unwrap().to_owned();
     assert_ne!(first, second);
 
@@ -54,12 +54,12 @@ async fn a_station_is_created_read_replaced_patched_and_deleted() {
     assert_eq!(request(at, "GET", "/stations/oslo", &[], "").await.problem()["status"], 404);
 
     let again = request(at, "POST", "/stations", &[JSON], oslo).await;
-    assert_ne!(again.header("etag"), Some(&*first), "a new life of a station has new tags");
+    assert_ne!(again.header("etag"), Some(&*first), "a station that is created again gets a new tag");
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_conditional_read_saves_the_body() {
+async fn an_unchanged_station_is_not_sent_again() {
     let server = Local::start(Limits::default()).await;
     let client = server.client();
     let created = client.create_station(&station("a", "A")).await.unwrap();
@@ -72,9 +72,9 @@ async fn a_conditional_read_saves_the_body() {
         ("*".to_owned(), 304),
         ("\"x\"".to_owned(), 200),
     ] {
-        let answer = request(server.addr, "GET", "/stations/a", &[("if-none-match", &sent)], "").await;
-        assert_eq!((answer.status, answer.header("etag")), (status, Some(etag)), "{sent}");
-        assert_eq!(answer.body.is_empty(), status == 304);
+        let response = request(server.addr, "GET", "/stations/a", &[("if-none-match", &sent)], "").await;
+        assert_eq!((response.status, response.header("etag")), (status, Some(etag)), "{sent}");
+        assert_eq!(response.body.is_empty(), status == 304);
     }
     let changed = client.replace_station(&station("a", "B"), etag).await.unwrap();
     assert_eq!(client.station_if_changed("a", etag).await.unwrap(), Some(changed));
@@ -82,13 +82,13 @@ async fn a_conditional_read_saves_the_body() {
 }
 
 #[apply(test!)]
-async fn a_change_is_checked_in_the_order_of_the_statuses() {
+async fn the_first_check_that_fails_decides_the_status() {
     let server = Local::start(Limits::default()).await;
     let at = server.addr;
     let etag = server.client().create_station(&station("a", "A")).await.unwrap().etag;
     let (stale, current) = (("if-match", "\"stale\""), ("if-match", etag.as_str()));
     let weak = format!("W/{etag}");
-    // Each request has the fault that decides, and as many of the later ones as it can have.
+    // Each request has the fault that decides its status, and as many later faults as possible.
     let cases: [(&str, &str, Headers<'_>, &str, u16); 18] = [
         ("PUT", "/nowhere?x=1", vec![JSON, JSON], "", 400),
         ("PUT", "/nowhere?x=1", vec![], "", 404),
@@ -110,8 +110,8 @@ async fn a_change_is_checked_in_the_order_of_the_statuses() {
         ("PUT", "/stations/a", vec![JSON, current], r#"{"id":"b","name":"other id"}"#, 422),
     ];
     for (method, path, headers, body, status) in cases {
-        let answer = request(at, method, path, &headers, body).await;
-        assert_eq!(answer.problem()["status"], status, "{method} {path} {headers:?}");
+        let response = request(at, method, path, &headers, body).await;
+        assert_eq!(response.problem()["status"], status, "{method} {path} {headers:?}");
     }
     assert_eq!(server.client().station("a").await.unwrap().etag, etag, "nothing was changed");
     server.stop().await;
@@ -127,14 +127,15 @@ async fn a_merge_patch_changes_only_what_it_names() {
         (r#"{"name":null}"#, 422, Some(2.5)), // required
         (r#"{"name":{"deep":1}}"#, 422, Some(2.5)),
         (r#"{"unknown":1}"#, 422, Some(2.5)),
-        (r#"{"unknown":null}"#, 200, Some(2.5)), // to remove what is not there is no change
+        (r#"{"unknown":null}"#, 200, Some(2.5)), // removing an absent member changes nothing
         (r#"{"id":"b"}"#, 422, Some(2.5)),
         (r#"{"latitude":91}"#, 422, Some(2.5)),
         (r#"["not an object"]"#, 422, Some(2.5)),
         (r#"{"latitude":null}"#, 200, None),
     ] {
-        let answer = request(server.addr, "PATCH", "/stations/a", &[PATCH, ("if-match", &etag)], patch).await;
-        assert_eq!(answer.status, status, "{patch}: {answer:?}");
+        let response =
+            request(server.addr, "PATCH", "/stations/a", &[PATCH, ("if-match", &etag)], patch).await;
+        assert_eq!(response.status, status, "{patch}: {response:?}");
         let now = server.client().station("a").await.unwrap();
         assert_eq!(now.value.latitude, latitude, "{patch}");
         etag = now.etag;
@@ -154,17 +155,17 @@ async fn stations_are_listed_page_by_page() {
     loop {
         assert!(page.items.len() <= 2);
         seen.extend(page.items.iter().map(|station| station.id.clone()));
-        // What comes and goes before the cursor moves no entry to another page.
+        // A station created before the cursor moves no entry to another page.
         client.create_station(&station(&format!("a{}", seen.len()), "new")).await.unwrap();
         let Some(next) = page.next else { break };
         page = client.more_stations(&next).await.unwrap();
     }
     assert_eq!(seen.concat(), "abcde");
     let whole = request(server.addr, "GET", "/stations?limit=500", &[], "").await;
-    assert_eq!(whole.header("link"), None, "the last page links to none");
+    assert_eq!(whole.header("link"), None, "the last page has no link");
     for query in ["limit=0", "limit=501", "limit=x", "cursor=NO", "unknown=1", "limit=1&limit=2"] {
-        let answer = request(server.addr, "GET", &format!("/stations?{query}"), &[], "").await;
-        assert_eq!(answer.problem()["status"], 400, "{query}");
+        let response = request(server.addr, "GET", &format!("/stations?{query}"), &[], "").await;
+        assert_eq!(response.problem()["status"], 400, "{query}");
     }
     server.stop().await;
 }
@@ -196,19 +197,19 @@ async fn two_writers_lose_no_update() {
         refused += r;
     }
     assert_eq!(written + refused, 2 * TRIES_EACH);
-    assert!(refused > 0, "the two never met: nothing was tested");
+    assert!(refused > 0, "the writers never collided, so nothing was tested");
     assert_eq!(server.client().station("counter").await.unwrap().value.name, written.to_string());
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_station_too_many_is_refused_whole() {
+async fn a_request_for_too_many_stations_creates_none() {
     let server = Local::start(Limits::default()).await;
     let reading = |i: usize| format!(r#"{{"station":"s{i}","metric":"wind","value":1,"recorded_at":0}}"#);
     let readings: Vec<String> = (1..MAX_STATIONS).map(reading).collect();
     let body = format!(r#"{{"readings":[{}]}}"#, readings.join(","));
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &body).await.status, 200);
-    // Room for one more: a batch that needs two is refused, and makes none.
+    // There is room for one more: a batch that needs two is refused, and creates none.
     let two = format!(r#"{{"readings":[{},{}]}}"#, reading(5_000), reading(6_000));
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &two).await.problem()["status"], 507);
     assert_eq!(request(server.addr, "GET", "/stations/s5000", &[], "").await.status, 404);

@@ -1,4 +1,4 @@
-//! The messages that the README shows as they travel.
+//! The README shows messages as they travel, and these tests compare them with real ones.
 
 use futures::future::join;
 use regex::Regex;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::PAIR;
 use crate::raw::until;
 
-/// The request and the response under "On the wire", without the explanations behind arrows.
+/// Returns the request and the response under "On the wire", without the explanations.
 fn messages_in_the_readme() -> [String; 2] {
     let readme = include_str!("../../../http_rest/README.md");
     let mut blocks = readme.split("## On the wire").nth(1).unwrap().split("```text\n").skip(1);
@@ -20,8 +20,8 @@ fn messages_in_the_readme() -> [String; 2] {
     })
 }
 
-/// Returns the lines without what differs from run to run. The order of headers has no
-/// meaning (RFC 9110, section 5.3), so they are sorted.
+/// Returns the lines without the values that differ from run to run. The order of headers
+/// has no meaning (RFC 9110, section 5.3), so the lines are sorted.
 fn comparable(message: &str) -> Vec<String> {
     let varying = Regex::new(r#"(idempotency-key: |host: |date: |"recorded_at":)[^\r}]*"#).unwrap();
     let mut lines: Vec<_> = varying.replace_all(message, "$1…").lines().map(str::to_owned).collect();
@@ -30,7 +30,7 @@ fn comparable(message: &str) -> Vec<String> {
 }
 
 #[apply(test!)]
-async fn the_messages_in_the_readme_are_real() {
+async fn the_readme_shows_the_messages_that_are_sent() {
     let [request, response] = messages_in_the_readme();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! The lab.
+//! Tests of the lab.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ mod statistics;
 mod whole;
 
 fn main() -> ExitCode {
-    // The lab starts its servers as this very program.
+    // The lab starts its servers as further processes of the program that it is part of.
     if let Some(protocol) = lab::role() {
         lab::runtime().unwrap().block_on(lab::serve(&protocol)).unwrap();
         return ExitCode::SUCCESS;

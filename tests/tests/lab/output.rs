@@ -1,4 +1,4 @@
-//! The results as tables, documents, and a page.
+//! Checks how results are shown: as tables, in documents, and as a page.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,12 +12,12 @@ use regex::Regex;
 use serde_json::Value;
 use tests::{apply, test};
 
-/// A run's results with long names, large figures and errors.
+/// Returns the results of a run with long names, large figures, and errors.
 fn sample() -> Results {
     serde_json::from_str(include_str!("sample.json")).unwrap()
 }
 
-/// The results that the documents quote.
+/// Returns the results that the documents show.
 fn kept() -> Results {
     Results::parse(&fs::read_to_string(repository().join(docs::KEPT)).unwrap()).unwrap()
 }
@@ -54,14 +54,14 @@ async fn tables_fit_the_terminal() {
 }
 
 #[apply(test!)]
-async fn texts_are_escaped_in_the_report() {
+async fn the_report_escapes_all_text() {
     let page = comparison::html(&sample());
     assert!(page.contains("&lt;refused&gt;") && !page.contains("<refused>"));
 }
 
 /// Assumes that a character is 6.5 pixels wide and 12 pixels high.
 #[apply(test!)]
-async fn texts_in_plots_do_not_overlap() {
+async fn labels_in_plots_do_not_overlap() {
     let text = Regex::new(r#"<text class="([\w ]+)" x="([\d.]+)" y="([\d.]+)">([^<]+)<"#).unwrap();
     for (name, svg) in docs::images(&sample()).into_iter().chain(docs::images(&kept())) {
         let texts = text.captures_iter(&svg).map(|found| {
@@ -81,7 +81,7 @@ async fn texts_in_plots_do_not_overlap() {
             let over = |other: &&(_, f64, f64, f64)| {
                 one.1 < other.2 && other.1 < one.2 && (one.3 - other.3).abs() < 12.0
             };
-            assert_eq!(texts[..at].iter().find(over), None, "{name}: {one:?} is over it");
+            assert_eq!(texts[..at].iter().find(over), None, "{name}: {one:?} overlaps it");
         }
     }
 }
@@ -117,44 +117,43 @@ async fn every_field_of_the_results_is_documented() {
     assert!(missing.is_empty(), "not in lab/README.md: {missing:?}");
 }
 
-/// The document asks for the predictions that the figures decide.
 #[apply(test!)]
-async fn the_document_asks_for_each_prediction() {
+async fn the_document_lists_every_prediction_word_for_word() {
     let document = fs::read_to_string(repository().join("docs/performance_comparison.md")).unwrap();
     for (at, prediction) in PREDICTIONS.iter().enumerate() {
-        let asked = format!("\n{}. {}\n", at + 1, prediction.claim);
-        assert!(document.contains(&asked), "not in docs/performance_comparison.md: {asked}");
+        let listed = format!("\n{}. {}\n", at + 1, prediction.claim);
+        assert!(document.contains(&listed), "not in docs/performance_comparison.md: {listed}");
     }
 }
 
-/// Computed by hand from the sample, which lacks gRPC, WebSocket and Redis.
+/// The expected values are computed by hand from the sample. It lacks gRPC, WebSocket, and Redis.
 #[apply(test!)]
-async fn the_predictions_are_decided_by_the_figures() {
+async fn the_figures_decide_the_predictions() {
     let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");
     let expected = [
-        ("×1.2", "yes"), // 9.4 to 8.0 µs
+        ("×1.2", "yes"), // 9.4 µs / 8.0 µs
         lacking,
         lacking,
-        ("×0.2", "no"),  // 404.6 to 1,670 bytes
-        ("×20.0", "no"), // 1,418,504 to 70,923 per second
+        ("×0.2", "no"),  // 404.6 bytes / 1,670 bytes
+        ("×20.0", "no"), // 1,418,504 per second / 70,923 per second
         lacking,
-        ("×12.0", "no"), // 412.345 to 34.4 µs
-        ("×4.5", "no"),  // 154.4 to 34.52 µs
+        ("×12.0", "no"), // 412.345 µs / 34.4 µs
+        ("×4.5", "no"),  // 154.4 µs / 34.52 µs
         lacking,
     ];
     assert_eq!(outcome, expected);
 }
 
-/// One row computed by hand: TCP, beside the tokio echo's 8 µs, 7.2 µs of CPU time and
-/// 1,666,731 requests per second.
+/// TCP's row is computed by hand. The tokio echo's latency is 8 µs, its CPU time 7.2 µs, and its
+/// rate 1,666,731 requests per second.
 #[apply(test!)]
-async fn costs_are_shown_in_multiples_of_the_echo() {
+async fn costs_are_shown_as_multiples_of_the_echo() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
-    // In the sample every client is full, and every server is not.
+    // In the sample, every client is saturated, and no server is.
     assert!(
         table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
         "{}",
@@ -162,26 +161,25 @@ async fn costs_are_shown_in_multiples_of_the_echo() {
     );
 }
 
-/// Of the same sample, in differences to the echo: 1.4 µs of latency, 1.26 µs of CPU time.
+/// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
 #[apply(test!)]
-async fn a_first_look_shows_what_a_protocol_adds_to_the_echo() {
+async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
     let table = tables::summary(&sample(), ["protocol", "latency", "more", "CPU time", "more"]);
     let row = |name| table.rows.iter().find(|row| row[0] == name).map(|row| row[1..].join(" "));
     assert_eq!(row("TCP").unwrap(), "9.40 +1.4 8.46 +1.3");
     assert_eq!(row("tokio TCP echo").unwrap(), "8.00 – 7.20 –");
-    assert_eq!(row("blocking TCP echo"), None, "an echo that nothing is compared with");
+    assert_eq!(row("blocking TCP echo"), None, "only the echo that is the baseline should have a row");
 }
 
-/// The documents and plots agree with the kept data.
 #[apply(test!)]
-async fn the_documents_hold_the_kept_results() {
+async fn documents_and_plots_agree_with_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = kept();
     for (name, measured) in docs::DOCUMENTS {
         let document = read(name);
         let rendered = docs::replaced(&document, &measured(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
-        // Rendering replaces everything between the markers.
+        // Rendering again replaces everything between the markers.
         let other = docs::replaced(&document, &measured(&sample())).unwrap();
         assert!(other != document && docs::replaced(&other, &measured(&results)).unwrap() == document);
     }

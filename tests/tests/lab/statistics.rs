@@ -1,4 +1,4 @@
-//! The measuring loops and statistics, with inputs whose results are known.
+//! Tests the measuring loops and the statistics with inputs whose results are known.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 #[apply(test!)]
-async fn the_spread_of_known_values() {
+async fn the_spread_of_known_values_is_right() {
     assert_eq!(Spread::of(&[3.0]), Spread { median: 3.0, low: 3.0, high: 3.0 });
     assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, low: 1.0, high: 4.0 });
     assert_eq!(Spread::of(&[9.0, 1.0, 2.0]), Spread { median: 2.0, low: 1.0, high: 9.0 });
@@ -31,7 +31,7 @@ async fn the_spread_of_known_values() {
 }
 
 #[apply(test!)]
-async fn percentiles_of_known_values() {
+async fn percentiles_of_known_values_are_right() {
     let mut thousand = statistic::histogram();
     (1..=1000).for_each(|time| thousand.record(time * 1000).unwrap());
     let near = |found: Option<f64>, expected: f64| {
@@ -49,7 +49,7 @@ async fn percentiles_of_known_values() {
     assert_eq!(percentile(&few, 0.5), None, "nine and a half are beyond");
 }
 
-/// A connection to a server that answers each byte with a byte, but stalls once before the
+/// A connection to a server that returns each byte it receives, but stalls once, before the
 /// hundredth.
 struct Stalling(Mutex<TcpStream>);
 
@@ -95,16 +95,16 @@ fn span(measured: Duration) -> Span {
     Span { warm_up: Duration::ZERO, measured }
 }
 
-/// The server stalls once in both measurements. With one request in flight, the stall is one
-/// sample among thousands. At a fixed rate, all requests that were due meanwhile waited, too.
+/// The server stalls once in each measurement. With one request in flight, the stall is one sample
+/// among thousands. At a fixed rate, all requests that were due during the stall waited, too.
 #[apply(test!)]
 #[alone]
-async fn the_stall_shows_at_a_fixed_rate_only() {
+async fn the_stall_shows_only_at_a_fixed_rate() {
     let stall = STALL.as_nanos() as f64;
 
     let server = Stalling::start().await;
     let alone = measure::one_in_flight(&*server, span(5 * STALL), &Meter::default()).await;
-    assert!(alone.histogram.max() as f64 > 0.99 * stall, "the server stalled");
+    assert!(alone.histogram.max() as f64 > 0.99 * stall, "the server should have stalled");
     let p99 = percentile(&alone.histogram, 0.99).expect("a thousand requests");
     assert!(p99 < stall / 4.0, "one in flight: p99 {p99} ns");
 
@@ -112,15 +112,15 @@ async fn the_stall_shows_at_a_fixed_rate_only() {
     let paced = measure::fixed_rate(&server, 1000.0, span(5 * STALL), &Meter::default()).await;
     let times = paced.latencies.histogram;
     assert_eq!((times.len(), paced.unsent, paced.latencies.errors.count), (2000, 0, 0));
-    // 400 were due during the stall, of which the first 320 waited for a fifth of it.
-    // Only 256 can be in flight: the others had to wait to be sent, and that counts.
-    let p99 = percentile(&times, 0.99).expect("ten beyond");
+    // 400 requests were due during the stall, and the first 320 of them waited for at least a fifth
+    // of it. Only 256 can be in flight. The others had to wait to be sent, and that wait counts.
+    let p99 = percentile(&times, 0.99).expect("enough samples");
     assert!(p99 > 0.8 * stall, "fixed rate: p99 {p99} ns");
     let waited = times.count_between((stall / 5.0) as u64, u64::MAX);
-    assert!(waited >= 300, "{waited} requests waited for at least a fifth of it");
+    assert!(waited >= 300, "{waited} requests waited for at least a fifth of the stall");
 }
 
-/// Answers one request at a time, each after 5 ms.
+/// Handles one request at a time, each in 5 ms.
 struct Slow(Mutex<()>);
 
 impl Recorder for Slow {
@@ -144,10 +144,10 @@ async fn a_server_that_is_too_slow_is_reported_as_saturated() {
     assert!(measured.achieved() < 201.0, "{} per second, at 5 ms each", measured.achieved());
     assert!(measured.unsent > 0);
     let sent = measured.latencies.histogram.len() + measured.latencies.errors.count;
-    assert_eq!(sent + measured.unsent, 600, "every request is accounted for");
+    assert_eq!(sent + measured.unsent, 600, "every request should be accounted for");
 }
 
-/// Counts how many calls run at the same time.
+/// Counts the calls that run at the same time.
 #[derive(Default)]
 struct Crowd {
     now: AtomicU64,
@@ -169,20 +169,20 @@ impl Recorder for Crowd {
 }
 
 #[apply(test!)]
-async fn as_many_requests_as_asked_are_in_flight() {
+async fn exactly_the_given_number_of_requests_is_in_flight() {
     for count in [1, 8, 64] {
         let crowd = Arc::new(Crowd::default());
         let recorder: Arc<dyn Recorder> = crowd.clone();
         let span = span(Duration::from_millis(200));
         let measured = measure::in_flight(&recorder, count, span, &Meter::default()).await;
         assert_eq!(crowd.most.load(Relaxed), count);
-        assert_eq!(crowd.now.load(Relaxed), 0, "every call has returned");
+        assert_eq!(crowd.now.load(Relaxed), 0, "every call should have returned");
         let calls = crowd.calls.load(Relaxed);
         assert!(measured.completed > 0 && measured.completed <= calls, "{} of {calls}", measured.completed);
     }
 }
 
-/// Counts its calls, and fails every n-th one. A success takes 1 ms.
+/// Counts its calls and fails every nth one. A success takes 1 ms.
 #[derive(Default)]
 struct Failing(AtomicU64, u64);
 
@@ -207,12 +207,12 @@ async fn errors_are_counted_and_kept_out_of_the_percentiles() {
     assert_eq!(measured.errors.count, calls / 3);
     assert_eq!(measured.histogram.len(), calls - calls / 3);
     assert_eq!(measured.errors.first.as_deref(), Some("call 2 failed"));
-    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, but do not improve the figures");
+    assert!(measured.histogram.min() >= 1_000_000, "failures are fast, but should not improve the figures");
 }
 
 #[apply(test!)]
 async fn too_many_errors_end_a_measurement_early() {
-    let long = span(Duration::from_secs(3600)); // The test's own bound is far below.
+    let long = span(Duration::from_secs(3600)); // Far longer than a test may take.
     let hopeless: Arc<dyn Recorder> = Arc::new(Failing(AtomicU64::new(0), 1));
     let alone = measure::one_in_flight(&*hopeless, long, &Meter::default()).await;
     assert_eq!((alone.errors.count, alone.histogram.len()), (measure::TOO_MANY_ERRORS, 0));

@@ -1,4 +1,4 @@
-//! Short but complete runs, with real servers in processes of their own.
+//! Tests short but complete runs, in which real servers run in their own processes.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ use tests::{apply, test};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Measures everything once or twice, and briefly.
+/// Returns a plan that measures everything once or twice, and only briefly.
 fn brief() -> Plan {
     let span = Span { warm_up: Duration::from_millis(20), measured: Duration::from_millis(60) };
     Plan {
@@ -37,7 +37,7 @@ fn brief() -> Plan {
     }
 }
 
-/// Measures on a thread of its own, because the lab pins its thread to a core.
+/// Measures on a separate thread, because the lab pins its thread to a core.
 fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Results {
     let conditions = conditions(plan.rounds);
     let run = move || {
@@ -49,23 +49,23 @@ fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Result
 
 #[apply(test!)]
 #[alone]
-async fn a_run_measures_every_protocol() {
+async fn a_run_measures_every_protocol_without_a_broker() {
     check(through_brokers(false));
 }
 
-/// The same through brokers that the lab starts.
+/// Does the same with brokers that the lab starts.
 #[apply(test!)]
 #[alone]
 #[needs(message_queue::brokers::available())]
-async fn a_run_measures_what_goes_through_brokers() {
+async fn a_run_measures_every_protocol_with_a_broker() {
     let results = check(through_brokers(true));
     for row in &results.latency.rows {
-        let broker = row.broker_cpu.expect("its CPU time").median;
+        let broker = row.broker_cpu.expect("the broker's CPU time").median;
         assert!(broker > 1000.0, "{}: {broker} ns of the broker's CPU for a request", row.protocol);
         let accepted = ["redis_append", "rabbitmq_publish"].contains(&row.protocol.as_str());
         assert_eq!(row.server_cpu.is_none(), accepted, "{}", row.protocol);
     }
-    // Two hops carry at least the reading: client to broker, and broker to server.
+    // The reading makes two hops: from client to broker, and from broker to server.
     let request = results.bytes.iter().find(|row| row.protocol == "rabbitmq").unwrap();
     let publish = results.bytes.iter().find(|row| row.protocol == "rabbitmq_publish").unwrap();
     assert!(request.total() > 1.5 * publish.total(), "{request:?}, {publish:?}");
@@ -77,10 +77,11 @@ fn through_brokers(wanted: bool) -> Vec<&'static Protocol> {
 }
 
 #[apply(test!)]
-async fn without_a_broker_the_others_run() {
+async fn if_a_broker_is_missing_the_other_protocols_run() {
     let (runs, missing) = runnable(&protocols::ALL, |kind| kind == Kind::Redis);
     assert_eq!(runs.len() + missing.len(), protocols::ALL.len());
-    let missing: Vec<_> = missing.into_iter().map(|it| (it.name, it.reason, it.command)).collect();
+    let missing: Vec<_> =
+        missing.into_iter().map(|missing| (missing.name, missing.reason, missing.command)).collect();
     let lacks = |name: &str| {
         let command = "BROKERS=install cargo run --release".to_owned();
         (name.to_owned(), "RabbitMQ is not installed".to_owned(), command)
@@ -89,7 +90,7 @@ async fn without_a_broker_the_others_run() {
     assert!(runs.iter().any(|protocol| protocol.id == "redis"));
 }
 
-/// Checks that a brief run has all rows, and that they are written and shown.
+/// Makes a brief run and checks that it has all rows, and that they can be saved and shown.
 fn check(protocols: Vec<&'static Protocol>) -> Results {
     let results = measured(brief(), protocols.clone(), false);
     assert!(results.failures.is_empty(), "{:?}", results.failures);
@@ -120,7 +121,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         assert!(results.memory.iter().all(|row| row.at_rest > 1_000_000), "{:?}", results.memory);
     }
 
-    // What is written can be read again, and shows the same.
+    // The results can be written and read again, and then look the same.
     let text = serde_json::to_string(&results).unwrap();
     let again = Results::parse(&text).unwrap();
     let page = comparison::html(&again);
@@ -130,24 +131,27 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     }
     assert!(!page.contains("NaN") && !page.contains(">inf"), "{page}");
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-    // Latency against load may lack its p99, which needs a thousand samples.
+    // The plot of fixed rates may be missing, because p99 needs a thousand samples.
     assert!(matches!(page.matches("<svg").count(), 5 | 6));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
-    assert!(!outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("), "offline");
+    assert!(
+        !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
+        "the page should open offline"
+    );
     assert_eq!(tables::tables(&again).len(), 9);
     results
 }
 
 #[apply(test!)]
-async fn a_run_that_is_stopped_shows_what_it_has_measured() {
+async fn a_stopped_run_shows_what_it_has_measured() {
     let results = measured(brief(), through_brokers(false), true);
     assert!(results.conditions.interrupted);
     assert!(results.latency.rows.is_empty() && results.bytes.is_empty());
-    assert!(comparison::html(&results).contains("ended early"));
+    assert!(comparison::html(&results).contains("stopped early"));
     Results::parse(&serde_json::to_string(&results).unwrap()).unwrap();
 }
 
-/// This also works after kill -9 of the lab, because the pipe to stdin then closes.
+/// This also works after `kill -9` of the lab, because that closes the pipe to stdin, too.
 #[apply(test!)]
 async fn a_server_ends_with_its_owner() {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab-under-test"))

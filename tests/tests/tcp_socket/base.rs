@@ -1,4 +1,4 @@
-//! The module that all chapters share.
+//! Tests of the module that all chapters share.
 
 use std::time::Duration;
 use tests::{apply, test};

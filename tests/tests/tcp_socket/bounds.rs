@@ -1,4 +1,4 @@
-//! Limits that no other test reaches. Each test fails if its limit is removed.
+//! Limits that no other test covers. Each test fails if its limit is removed.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
 use tcp_socket::base::limits::ConnectionLimits;
 
 /// Writes until the other side has closed its socket.
-async fn is_closed(raw: &mut Raw, piece: &[u8]) {
+async fn wait_until_closed(raw: &mut Raw, piece: &[u8]) {
     within(async {
         while raw.stream.write_all(piece).await.is_ok() {
             sleep(Duration::from_millis(1)).await;
@@ -29,7 +29,7 @@ async fn is_closed(raw: &mut Raw, piece: &[u8]) {
 }
 
 #[apply(test!)]
-async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
+async fn lingering_is_limited_in_time_and_in_bytes() {
     let long = Duration::from_secs(600);
     for (limits, piece) in [
         (
@@ -65,7 +65,7 @@ async fn a_server_lingers_for_a_time_and_for_an_amount_of_input() {
         let mut raw = Raw::open(&server.addr).await;
         raw.send(kind::PING, 0, b"").await;
         assert_eq!(raw.last_error().await, ErrorCode::BadRequestId);
-        is_closed(&mut raw, &vec![0; piece]).await;
+        wait_until_closed(&mut raw, &vec![0; piece]).await;
     }
 }
 
@@ -88,8 +88,8 @@ async fn refused_connections_beyond_a_limit_are_closed_without_lingering() {
         assert_eq!(raw.last_error().await, ErrorCode::TooManyConnections);
         raws.push(raw);
     }
-    is_closed(&mut raws[1], &[0]).await;
-    assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the server no longer lingers over the first");
+    wait_until_closed(&mut raws[1], &[0]).await;
+    assert!(raws[0].stream.write_all(&[0]).await.is_ok(), "the server no longer lingers on the first");
 }
 
 #[apply(test!)]
@@ -103,7 +103,7 @@ async fn a_connection_that_cannot_be_drained_is_cut() {
     let mut raw = Raw::open(&server.addr).await;
     let pings = frame(kind::PING, 1, b"").repeat(10_000);
     let full = async { while raw.stream.write_all(&pings).await.is_ok() {} };
-    assert!(timeout(Duration::from_secs(1), full).await.is_err(), "the server took everything");
+    assert!(timeout(Duration::from_secs(1), full).await.is_err(), "the server read everything");
     within(server.ask_to_stop()).await.unwrap().unwrap();
 }
 
@@ -125,22 +125,22 @@ async fn a_client_that_reads_late_is_not_mistaken_for_a_silent_one() {
                 sent += writer.write(&pings[sent % ping.len()..]).await.unwrap();
             }
         };
-        assert!(timeout(Duration::from_millis(1_500), full).await.is_err(), "the server took everything");
-        // The last PING may be sent only in part: send the rest, then read all answers.
+        assert!(timeout(Duration::from_millis(1_500), full).await.is_err(), "the server read everything");
+        // The last PING may be sent only in part: send the rest, and read all responses.
         let rest = async { writer.write_all(&ping[sent % ping.len()..]).await.unwrap() };
-        let answers = async {
+        let responses = async {
             let expected = sent.next_multiple_of(ping.len());
-            let mut answers = vec![0; expected];
-            tokio::io::AsyncReadExt::read_exact(&mut reader, &mut answers).await.unwrap();
+            let mut responses = vec![0; expected];
+            tokio::io::AsyncReadExt::read_exact(&mut reader, &mut responses).await.unwrap();
             let pong = frame(kind::PONG, 1, b"");
-            assert!(answers.chunks(HEADER).all(|answer| answer == pong), "an ERROR came instead");
+            assert!(responses.chunks(HEADER).all(|response| response == pong), "got an ERROR instead");
         };
-        within(async { tokio::join!(rest, answers) }).await;
+        within(async { tokio::join!(rest, responses) }).await;
     }
 }
 
 #[apply(test!)]
-async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
+async fn busy_watches_take_turns_in_frames_of_limited_size() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
@@ -163,7 +163,7 @@ async fn watches_with_much_to_send_take_turns_in_frames_of_bounded_size() {
 }
 
 #[apply(test!)]
-async fn malformed_payloads_are_not_parsed() {
+async fn malformed_payloads_are_rejected() {
     let measurement =
         |metric: u8, value: f64, at: u64| [&[metric][..], &value.to_be_bytes(), &at.to_be_bytes()].concat();
     let good = measurement(4, 7.0, 0);
@@ -191,7 +191,7 @@ async fn malformed_payloads_are_not_parsed() {
 }
 
 #[apply(test!)]
-async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
+async fn a_client_does_not_send_requests_with_invalid_arguments() {
     let (listener, addr) = fake_server().await;
     let large = accept(&listener, |welcome| Welcome { max_payload: 524_288, ..welcome });
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
@@ -204,12 +204,12 @@ async fn a_client_does_not_send_requests_that_it_can_see_are_invalid() {
     for station in ["", "Oslo", "a b", "\u{e9}", &"a".repeat(33)] {
         invalid(client.watch(station).await.map(|_watch| 0));
     }
-    let answer = async {
+    let respond = async {
         let first = raw.receive().await;
-        assert_eq!(first.kind, kind::PING, "something was sent before");
+        assert_eq!(first.kind, kind::PING, "something was sent before the PING");
         raw.send(kind::PONG, first.id, b"").await;
     };
-    let (ping, ()) = tokio::join!(client.ping(), answer);
+    let (ping, ()) = tokio::join!(client.ping(), respond);
     ping.unwrap();
 }
 
@@ -229,7 +229,7 @@ async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
 }
 
 #[apply(test!)]
-async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
+async fn a_client_drops_a_connection_after_an_invalid_frame() {
     let mut too_large = frame(kind::READING, 9, &[0; 65_537]);
     too_large.truncate(HEADER);
     let mut flipped = frame(kind::PONG, 9, b"");
@@ -246,14 +246,14 @@ async fn a_client_drops_a_connection_with_a_frame_that_it_cannot_trust() {
 }
 
 #[apply(test!)]
-async fn a_client_gives_up_on_a_server_that_says_nothing() {
+async fn a_client_does_not_wait_forever_for_a_server_that_sends_nothing() {
     let (listener, addr) = fake_server().await;
     let connect = within(Client::connect(&addr)).await;
     assert!(matches!(connect.err(), Some(Error::Unreachable { .. })));
     drop(listener);
     let (listener, addr) = fake_server().await;
     let (client, _raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
-    within(client.unwrap().close()).await; // though no GOODBYE comes back
+    within(client.unwrap().close()).await; // completes although no GOODBYE comes back
 }
 
 #[apply(test!)]
@@ -271,7 +271,7 @@ async fn a_connection_without_any_frame_does_not_reset_the_pauses() {
 }
 
 #[apply(test!)]
-async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
+async fn a_refused_batch_can_be_resent_under_the_same_batch_id() {
     let server = start(Limits::default()).await;
     let mut raw = Raw::open(&server.addr).await;
     for (id, value) in [(1, 71.0), (1, -101.0), (1, f64::NAN)] {
@@ -282,7 +282,7 @@ async fn a_refused_batch_can_be_sent_again_under_its_batch_id() {
 }
 
 #[apply(test!)]
-async fn every_limit_is_an_option_of_the_server_with_its_name_and_default() {
+async fn every_limit_is_a_server_option_with_the_same_name_and_default() {
     #[derive(Parser)]
     struct Args {
         #[command(flatten)]

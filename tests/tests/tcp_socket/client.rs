@@ -1,4 +1,4 @@
-//! The client against servers that a test controls.
+//! Tests of the client with fake servers.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{Raw, Received, flagged_frame, frame, reading, within};
 
-/// A listener for a server that the test plays itself: see [`accept`].
+/// Returns a listener for a server that the test plays itself, and its address: see [`accept`].
 pub async fn fake_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -53,7 +53,7 @@ pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welc
 }
 
 #[apply(test!)]
-async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
+async fn responses_are_matched_by_request_id_in_any_order() {
     let (listener, addr) = fake_server().await;
     let server = tokio::spawn(async move {
         let mut raw = welcome(&listener, 60_000).await;
@@ -61,13 +61,13 @@ async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
         while requests.len() < 50 {
             requests.push(raw.receive().await);
         }
-        // The last request is answered first. Each answer has the batch ID as its count.
-        let mut answers = frame(0x01aa, 1, b"of a kind that this client does not know");
+        // The last request is answered first. Each response has the batch ID as its count.
+        let mut responses = frame(0x01aa, 1, b"of a kind that this client does not know");
         for request in requests.iter().rev() {
             assert_eq!(request.kind, kind::RECORD);
-            answers.extend(frame(kind::RECORDED, request.id, &request.payload[4..8]));
+            responses.extend(frame(kind::RECORDED, request.id, &request.payload[4..8]));
         }
-        raw.write(&answers).await;
+        raw.write(&responses).await;
         raw
     });
     let client = Client::connect(&addr).await.unwrap();
@@ -88,14 +88,14 @@ async fn answers_are_matched_by_request_id_in_whatever_order_they_come() {
 }
 
 #[apply(test!)]
-async fn a_call_without_an_answer_ends_and_says_what_that_means() {
+async fn a_call_without_a_response_says_whether_it_may_have_been_executed() {
     let (listener, addr) = fake_server().await;
     let client = Client::connect(&addr);
     let (client, mut raw) = tokio::join!(client, welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_millis(100));
     let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
-    assert_eq!(raw.receive().await.kind, kind::RECORD, "it was sent");
+    assert_eq!(raw.receive().await.kind, kind::RECORD);
 
     // A batch larger than this server accepts is not sent at all.
     let error = within(client.record(&vec![reading("oslo-1", 1.0); 100])).await.unwrap_err();
@@ -109,14 +109,14 @@ async fn a_call_without_an_answer_ends_and_says_what_that_means() {
         let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
         if !error.may_have_been_executed() {
             assert!(matches!(error, Error::NotExecuted(_)), "{error}");
-            break; // Until the client notices, it sends its calls.
+            break; // Until it notices that the connection is lost, the client sends its calls.
         }
     }
     client.close().await;
 }
 
 #[apply(test!)]
-async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
+async fn abandoned_calls_keep_their_permits_until_a_response_arrives() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_millis(300));
@@ -128,7 +128,7 @@ async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
     let errors = within(calls.join_all()).await;
     let sent = errors.iter().filter(|error| error.may_have_been_executed()).count();
     assert_eq!(sent, MAX_IN_FLIGHT);
-    // Their answers make room again, even if they are late.
+    // Their responses make room again, even if they are late.
     let mut first = None;
     for _ in 0..MAX_IN_FLIGHT {
         let request = raw.receive().await;
@@ -136,17 +136,17 @@ async fn calls_that_were_given_up_keep_their_place_so_that_nothing_grows() {
         first.get_or_insert(request.id);
     }
     let client = client.with_timeout(Duration::from_secs(60));
-    let answer = async {
+    let respond = async {
         let request = raw.receive().await;
         raw.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
     };
     let record = [reading("oslo-1", 1.0)];
-    let (recorded, ()) = tokio::join!(client.record(&record), answer);
+    let (recorded, ()) = tokio::join!(client.record(&record), respond);
     assert_eq!(recorded.unwrap(), 1);
 }
 
 #[apply(test!)]
-async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
+async fn a_goodbye_guarantees_that_unanswered_requests_were_not_executed() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_secs(2));
@@ -162,14 +162,14 @@ async fn a_goodbye_is_a_promise_that_the_rest_was_not_executed() {
 }
 
 #[apply(test!)]
-async fn a_goodbye_promises_nothing_about_an_earlier_connection() {
+async fn a_goodbye_guarantees_nothing_about_an_earlier_connection() {
     let (listener, addr) = fake_server().await;
     let (client, mut first) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap().with_timeout(Duration::from_secs(2));
     let record = [reading("oslo-1", 1.0)];
     let server = async {
         let sent = first.receive().await;
-        drop(first); // Perhaps it was executed.
+        drop(first); // The request may have been executed.
         let mut second = welcome(&listener, 60_000).await;
         assert_eq!(second.receive().await.payload, sent.payload);
         second.send(kind::GOODBYE, 0, b"").await;
@@ -181,14 +181,14 @@ async fn a_goodbye_promises_nothing_about_an_earlier_connection() {
 }
 
 #[apply(test!)]
-async fn a_client_that_is_closed_says_which_calls_may_have_been_executed() {
+async fn a_closed_client_says_which_calls_may_have_been_executed() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
     let client = client.unwrap();
     let record = [reading("oslo-1", 1.0)];
     let close = async {
         assert_eq!(raw.receive().await.kind, kind::RECORD);
-        client.clone().close().await; // without an answer
+        client.clone().close().await; // without a response to the RECORD
     };
     let (error, ()) = within(async { tokio::join!(client.record(&record), close) }).await;
     assert!(matches!(error, Err(Error::OutcomeUnknown(_))), "{error:?}");
@@ -197,23 +197,23 @@ async fn a_client_that_is_closed_says_which_calls_may_have_been_executed() {
 }
 
 #[apply(test!)]
-async fn a_client_notices_a_server_that_has_fallen_silent() {
+async fn a_client_reconnects_when_the_server_falls_silent() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 300));
     let client = client.unwrap();
-    // It sends a PING, gets no answer, and reconnects, although nothing was closed.
+    // It sends a PING, gets no response, and reconnects, although nothing was closed.
     assert_eq!(raw.receive().await.kind, kind::PING);
     let mut second = welcome(&listener, 60_000).await;
-    let answer = async {
+    let respond = async {
         let request = second.receive().await;
         second.send(kind::PONG, request.id, b"").await;
     };
-    let (ping, ()) = within(async { tokio::join!(client.ping(), answer) }).await;
+    let (ping, ()) = within(async { tokio::join!(client.ping(), respond) }).await;
     ping.unwrap();
 }
 
 #[apply(test!)]
-async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
+async fn a_client_waits_for_a_slow_frame_but_not_for_a_trickle_of_bytes() {
     let (listener, addr) = fake_server().await;
     let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 400));
     let client = client.unwrap();
@@ -223,7 +223,7 @@ async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
         raw.write(piece).await;
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    let answer = async {
+    let respond = async {
         loop {
             let request = raw.receive().await;
             raw.send(kind::PONG, request.id, b"").await;
@@ -231,10 +231,10 @@ async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
     };
     tokio::select! {
         ping = within(client.ping()) => drop(ping.unwrap()),
-        () = answer => unreachable!(),
-        _ = listener.accept() => panic!("it reconnected"),
+        () = respond => unreachable!(),
+        _ = listener.accept() => panic!("the client reconnected"),
     }
-    // The same frame byte by byte: the client gives this connection up.
+    // The same frame byte by byte: the client gives up this connection.
     let begun = async {
         let mut request = raw.receive().await;
         while request.kind != kind::WATCH {
@@ -243,14 +243,14 @@ async fn a_slow_download_keeps_the_connection_but_a_dribble_does_not() {
         raw.send(kind::READING, request.id, &[0; 8]).await;
     };
     let (watch, ()) = tokio::join!(client.watch("oslo-1"), begun);
-    let dribble = async {
+    let trickle = async {
         for byte in &reading {
             let _ = raw.stream.write_all(&[*byte]).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::select! {
-        () = dribble => panic!("the client waited for all of it"),
+        () = trickle => panic!("the client waited for all of it"),
         again = within(listener.accept()) => drop(again.unwrap()),
     }
     let mut watch = watch.unwrap();
@@ -265,7 +265,7 @@ fn measurements(count: usize) -> Vec<u8> {
 }
 
 #[apply(test!)]
-async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
+async fn a_client_waits_longer_for_the_response_to_a_large_frame() {
     let (listener, addr) = fake_server().await;
     let large = accept(&listener, |welcome| Welcome { max_payload: 500_000, idle_timeout: 300, ..welcome });
     let (client, mut raw) = tokio::join!(Client::connect(&addr), large);
@@ -281,7 +281,7 @@ async fn a_client_waits_while_a_large_frame_of_its_own_is_on_its_way() {
         (recorded, ()) = within(async { tokio::join!(client.record(&batch), server) }) => {
             assert_eq!(recorded.unwrap(), 2_000);
         }
-        _ = listener.accept() => panic!("it reconnected"),
+        _ = listener.accept() => panic!("the client reconnected"),
     }
 }
 
@@ -382,7 +382,7 @@ async fn addresses_are_understood_in_every_common_form() {
 }
 
 #[apply(test!)]
-async fn text_of_a_server_cannot_control_a_terminal() {
+async fn text_from_a_server_cannot_control_a_terminal() {
     let refusal = Refusal { code: 3, text: "\x1b[2J\rgone\u{202e}\u{3164}\n".into() };
     let shown = "TooManyConnections (3): \\u001b[2J\\rgone\\u202e\\u3164\\n";
     assert_eq!(refusal.to_string(), shown);
@@ -422,7 +422,7 @@ async fn a_refused_client_is_told_why() {
 }
 
 #[apply(test!)]
-async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
+async fn a_dropped_watch_is_canceled_and_a_closed_client_says_goodbye() {
     let (listener, addr) = fake_server().await;
     let client = async {
         let client = Client::connect(&addr).await.unwrap();
@@ -446,7 +446,7 @@ async fn a_dropped_watch_is_cancelled_and_a_closed_client_says_goodbye() {
 }
 
 #[apply(test!)]
-async fn a_server_that_has_forgotten_the_client_does_not_get_the_batch_again() {
+async fn a_batch_is_not_resent_to_a_server_that_has_forgotten_the_client() {
     let (listener, addr) = fake_server().await;
     for remembered in [true, false] {
         let server = async {

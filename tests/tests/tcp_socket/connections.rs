@@ -1,4 +1,4 @@
-//! More connections than the server accepts, and very many one after the other.
+//! More connections than the server accepts, and thousands of connections in a row.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{Raw, batch, frame, start, within};
 use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
-async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
+async fn a_connection_over_the_limit_is_refused_with_an_error_frame() {
     let server = start(Limits {
         connections: ConnectionLimits { max_connections: 2, ..Default::default() },
         ..Limits::default()
@@ -29,7 +29,7 @@ async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
     assert_eq!(refused.to_string(), "TooManyConnections (3): too many connections");
     first.assert_alive().await;
     drop(second);
-    // There is room again when the server has noticed.
+    // There is room again once the server has noticed that the second one is closed.
     let client = within(async {
         loop {
             if let Ok(client) = Client::connect(&server.addr).await {
@@ -42,7 +42,7 @@ async fn over_the_cap_a_connection_is_refused_in_the_protocols_own_way() {
 
 #[apply(test!)]
 #[alone]
-async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
+async fn many_refused_connections_do_not_disturb_the_open_ones() {
     let server = start(Limits {
         connections: ConnectionLimits { max_connections: 10, ..Default::default() },
         ..Limits::default()
@@ -57,7 +57,7 @@ async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
         let addr = server.addr.clone();
         storm.spawn(async move {
             let mut raw = Raw::connect(&addr).await;
-            // All say HELLO at once: unread input, which must not destroy the answer.
+            // All of them send HELLO at once. It stays unread, and must not destroy the response.
             let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() };
             let _ = raw.stream.write_all(&hello.encode()).await;
             assert_eq!(raw.welcome().await.version, 0);
@@ -76,7 +76,7 @@ async fn a_storm_above_the_cap_is_told_so_and_leaves_those_inside_alone() {
 }
 
 #[apply(test!)]
-async fn connections_leave_no_task_behind() {
+async fn closed_connections_leave_no_tasks_behind() {
     let server = start(Limits::default()).await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = metrics.num_alive_tasks();
@@ -108,8 +108,8 @@ async fn connections_leave_no_task_behind() {
     .await;
 }
 
-/// Returns the open descriptors of a process, and its resident memory in KiB.
-fn holds(server: &Server) -> (usize, u64) {
+/// Returns the number of open descriptors of a server, and its resident memory in KiB.
+fn resources(server: &Server) -> (usize, u64) {
     let process = format!("/proc/{}", server.pid());
     let descriptors = std::fs::read_dir(format!("{process}/fd")).unwrap().count();
     let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
@@ -139,10 +139,10 @@ async fn use_connections(addr: &str, count: usize) {
     }
 }
 
-/// Waits until the server has closed its connections: `expected` descriptors are left.
+/// Waits until the server has closed its connections, so that `expected` descriptors are left.
 async fn descriptors_fall_to(server: &Server, expected: usize) {
     within(async {
-        while holds(server).0 > expected {
+        while resources(server).0 > expected {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -151,15 +151,15 @@ async fn descriptors_fall_to(server: &Server, expected: usize) {
 
 #[apply(test!)]
 #[alone]
-async fn ten_thousand_connections_leave_no_descriptor_and_no_memory_behind() {
+async fn ten_thousand_connections_leak_no_descriptors_and_no_memory() {
     let server = PAIR.serve().await;
-    let (descriptors, _) = holds(&server);
+    let (descriptors, _) = resources(&server);
     use_connections(server.addr(), 1_000).await;
     descriptors_fall_to(&server, descriptors).await;
-    let (_, warm) = holds(&server);
+    let (_, warm) = resources(&server);
     use_connections(server.addr(), 10_000).await;
     descriptors_fall_to(&server, descriptors).await;
-    let (_, after) = holds(&server);
+    let (_, after) = resources(&server);
     // The server is meant to keep the windows of 8,192 clients and 20,000 readings, about
     // 3 MiB. The input buffers of 10,000 leaked connections alone would be 80 MiB.
     assert!(after < warm + 16 * 1024, "{warm} KiB before, {after} KiB after");

@@ -1,5 +1,5 @@
-//! `PROTOCOL.md` is true: these tests parse its examples, compare its tables, and run a
-//! client that was written from it alone.
+//! Checks that `PROTOCOL.md` is correct. The tests parse its examples, compare its tables with
+//! the code, and run a client that was written from it alone.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tests::{Server, apply, run_program, test};
 use crate::PAIR;
 use crate::support::frame;
 
-/// Returns the blocks `hex NAME` of the document, as bytes.
+/// Returns the names and bytes of the document's code blocks that begin with `hex NAME`.
 fn examples() -> Vec<(String, Vec<u8>)> {
     let document = include_str!("../../../tcp_socket/PROTOCOL.md");
     let blocks = document.split("```hex ").skip(1).map(|block| {
@@ -26,7 +26,7 @@ fn examples() -> Vec<(String, Vec<u8>)> {
 }
 
 #[apply(test!)]
-async fn the_examples_of_the_document_are_what_the_crate_speaks() {
+async fn the_examples_in_the_document_match_the_code() {
     let mut seen = Vec::new();
     for (name, bytes) in examples() {
         seen.push(name.clone());
@@ -85,7 +85,7 @@ async fn the_examples_of_the_document_are_what_the_crate_speaks() {
                 assert_eq!(Refusal::parse(payload), Some(Refusal::new(ErrorCode::InvalidReading, text)));
                 (kind::ERROR, 6)
             }
-            other => panic!("an example of {other}, which this test does not know"),
+            other => panic!("this test does not know the example {other}"),
         };
         assert_eq!((parsed.kind, parsed.request_id), (kind, id), "{name}");
         if parsed.flags == 0 {
@@ -96,13 +96,12 @@ async fn the_examples_of_the_document_are_what_the_crate_speaks() {
     assert_eq!(seen.join(" "), all);
 }
 
-/// The document's tables name every code and limit of the crate.
 #[apply(test!)]
-async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
+async fn the_tables_in_the_document_match_the_code() {
     let document = include_str!("../../../tcp_socket/PROTOCOL.md");
     for number in 0..=u16::MAX {
         if let Some(code) = ErrorCode::from_number(number) {
-            // BadMagic as BAD_MAGIC
+            // BadMagic becomes BAD_MAGIC.
             let name: String = format!("{code:?}")
                 .chars()
                 .enumerate()
@@ -143,7 +142,7 @@ async fn the_tables_of_the_document_hold_the_numbers_of_the_crate() {
 
 #[apply(test!)]
 #[needs(python())]
-async fn a_client_in_python_written_from_the_document_works() {
+async fn the_python_client_written_from_the_document_works() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tcp_socket/python/client.py");
     for (listens, host) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "tcp://localhost"), ("[::1]", "[::1]")]
     {

@@ -1,4 +1,4 @@
-//! The bytes that the server sends back for the bytes that it gets.
+//! How the server responds to valid and invalid bytes.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -13,7 +13,7 @@ use tcp_socket::protocol::message::{ErrorCode, Update};
 use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
 #[apply(test!)]
-async fn input_that_is_not_a_handshake_gets_the_reason_and_is_never_ignored() {
+async fn a_connection_without_a_valid_hello_is_refused_with_the_reason() {
     let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start(limits).await;
     let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
@@ -45,8 +45,8 @@ async fn the_highest_common_version_is_chosen() {
     let mut again = Raw::connect(&server.addr).await;
     again.write(&hello).await;
     assert!(again.welcome().await.remembered);
-    let told = (welcome.version, welcome.max_payload, welcome.window as usize, welcome.max_watches);
-    assert_eq!(told, (1, 512 * 1024, REPLIES_KEPT, 64));
+    let limits = (welcome.max_payload, welcome.window as usize, welcome.max_watches);
+    assert_eq!((welcome.version, limits), (1, (512 * 1024, REPLIES_KEPT, 64)));
     assert_eq!(welcome.idle_timeout, 60_000);
     let other = start(Limits::default()).await;
     let mut raw = Raw::connect(&other.addr).await;
@@ -55,7 +55,7 @@ async fn the_highest_common_version_is_chosen() {
 }
 
 #[apply(test!)]
-async fn any_split_and_any_merge_of_the_stream_is_understood() {
+async fn the_server_understands_any_split_of_the_stream() {
     let server = start(Limits::default()).await;
     let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
     let frames = [
@@ -69,7 +69,7 @@ async fn any_split_and_any_merge_of_the_stream_is_understood() {
         let mut raw = Raw::connect(&server.addr).await;
         for piece in all.chunks(size) {
             raw.write(piece).await;
-            // Now it probably arrives separately from the next; the property tests make sure.
+            // This piece probably arrives separately from the next. The property tests make sure.
             tokio::task::yield_now().await;
         }
         assert_eq!(raw.welcome().await.version, 1);
@@ -82,7 +82,7 @@ async fn any_split_and_any_merge_of_the_stream_is_understood() {
 }
 
 #[apply(test!)]
-async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
+async fn a_bad_frame_closes_only_its_own_connection_and_says_why() {
     let server = start(Limits::default()).await;
     let mut other = Raw::open(&server.addr).await;
     let ping = frame(kind::PING, 7, b"");
@@ -102,8 +102,8 @@ async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
         (frame(kind::PING, 0, b""), ErrorCode::BadRequestId),
     ] {
         let mut raw = Raw::open(&server.addr).await;
-        // The good frame before it is answered. Much input behind it is unread, and must not
-        // destroy the error.
+        // The valid frame before it is answered. A lot of input behind it stays unread, and must
+        // not destroy the error.
         raw.write(&[&ping[..], &bytes, &vec![0; 4 * 1024 * 1024]].concat()).await;
         assert_eq!(raw.receive().await.kind, kind::PONG);
         assert_eq!(raw.last_error().await, expected);
@@ -112,7 +112,7 @@ async fn a_bad_frame_ends_its_connection_with_the_reason_and_no_other() {
 }
 
 #[apply(test!)]
-async fn a_bad_request_is_refused_and_the_connection_goes_on() {
+async fn a_bad_request_is_refused_and_the_connection_stays_open() {
     let server = start(Limits { max_watches: 1, ..Limits::default() }).await;
     let mut raw = Raw::open(&server.addr).await;
     let mut flagged = BytesMut::new();
@@ -162,11 +162,11 @@ async fn a_bad_request_is_refused_and_the_connection_goes_on() {
         (kind::WATCH, b"Nowhere".to_vec(), BadPayload),
         (kind::WATCH, vec![], BadPayload),
     ] {
-        let answer = raw.ask(kind, 9, &payload).await;
-        assert_eq!(answer.error(), expected, "{kind:04x} {:?}", &payload[..payload.len().min(40)]);
+        let response = raw.ask(kind, 9, &payload).await;
+        assert_eq!(response.error(), expected, "{kind:04x} {:?}", &payload[..payload.len().min(40)]);
     }
     raw.assert_alive().await;
-    // None of it was recorded, and none of it used up the batch ID.
+    // None of these was recorded, and none used up the batch ID.
     assert_eq!(raw.ask(kind::WATCH, 10, b"s-0").await.error(), UnknownStation);
     assert_eq!(raw.ask(kind::WATCH, 10, b"oslo-1").await.error(), UnknownStation);
     assert_eq!(raw.ask(kind::RECORD, 10, &batch_of(1, &many)).await.accepted(), 10_000);
@@ -198,7 +198,7 @@ async fn a_goodbye_with_an_id_a_critical_flag_or_a_payload_is_refused() {
         raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
         raw.ask(kind::WATCH, 2, b"oslo-1").await;
         raw.write(&flagged_frame(kind::GOODBYE, flags, id, payload)).await;
-        // The error ends everything: no END of the watch comes before it, no GOODBYE after it.
+        // The error ends everything: no END of the watch before it, and no GOODBYE after it.
         assert_eq!(raw.last_error().await, ErrorCode::BadGoodbye, "{flags:04x} {id} {payload:?}");
     }
     let mut raw = Raw::open(&server.addr).await;
@@ -222,11 +222,11 @@ async fn a_malformed_cancel_ends_its_watch_and_is_ignored_without_one() {
         let mut raw = Raw::open(&server.addr).await;
         let cancel = flagged_frame(kind::CANCEL, flags, 7, payload);
         raw.write(&cancel).await;
-        raw.assert_alive().await; // no answer: there is no such watch
+        raw.assert_alive().await; // No response comes without such a watch.
         raw.ask(kind::WATCH, 7, b"oslo-1").await;
         raw.write(&cancel).await;
-        let answer = raw.receive().await;
-        assert_eq!((answer.id, answer.error()), (7, expected), "{flags:04x} {payload:?}");
+        let response = raw.receive().await;
+        assert_eq!((response.id, response.error()), (7, expected), "{flags:04x} {payload:?}");
         // The watch is over: it gets no more readings, and its ID is free.
         recorder.ask(kind::RECORD, 1, &batch(batch_id, "oslo-1", 1.0)).await;
         assert_eq!(raw.ask(kind::PING, 7, b"").await.kind, kind::PONG);
@@ -265,7 +265,7 @@ async fn the_id_of_an_open_watch_is_refused_before_the_rest_of_the_frame_is_chec
     }
 }
 
-/// Section 6.1: which fault of a batch is reported if it has several.
+/// Section 6.1 says which fault of a batch is reported if it has several.
 #[apply(test!)]
 async fn the_first_fault_of_a_batch_is_reported() {
     let server = start(Limits::default()).await;
@@ -287,10 +287,10 @@ async fn the_first_fault_of_a_batch_is_reported() {
         ("the form, after too many readings", join(2, &[&many, &good, b"\x06"]), BadPayload),
         ("too many readings in good runs", join(2, &[&many, &good]), InvalidReading),
         ("no run", join(2, &[]), InvalidReading),
-        ("no run, and batch id 0", join(0, &[]), InvalidReading),
-        ("the form, and batch id 0", join(0, &[&bad_station]), BadPayload),
-        ("a value, and a batch id that was recorded", join(1, &[&hot]), InvalidReading),
-        ("batch id 0 alone", join(0, &[&good]), BadBatchId),
+        ("no run, and batch ID 0", join(0, &[]), InvalidReading),
+        ("the form, and batch ID 0", join(0, &[&bad_station]), BadPayload),
+        ("a value, and a batch ID that was recorded", join(1, &[&hot]), InvalidReading),
+        ("batch ID 0 alone", join(0, &[&good]), BadBatchId),
     ] {
         assert_eq!(raw.ask(kind::RECORD, 9, &payload).await.error(), expected, "{case}");
     }
@@ -316,7 +316,7 @@ async fn a_batch_is_recorded_whole_or_not_at_all() {
 }
 
 #[apply(test!)]
-async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
+async fn a_watch_sees_what_others_record_until_it_is_canceled() {
     let server = start(Limits::default()).await;
     let mut recorder = Raw::open(&server.addr).await;
     recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
@@ -332,15 +332,16 @@ async fn a_watch_sees_what_others_record_until_it_is_cancelled() {
     let end = watcher.ask(kind::CANCEL, 7, b"").await;
     assert_eq!((end.kind, end.flags), (kind::READING, FLAG_END));
     recorder.ask(kind::RECORD, 3, &batch(3, "a", 9.0)).await;
-    watcher.send(kind::CANCEL, 7, b"").await; // there is no such watch: no answer
-    watcher.assert_alive().await; // and 9.0 did not arrive
-    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default()); // the ID is free again
+    watcher.send(kind::CANCEL, 7, b"").await; // The watch is over, so no response comes.
+    watcher.assert_alive().await; // 9.0 did not arrive, either.
+    // The ID is free again.
+    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
 }
 
 #[apply(test!)]
-async fn a_goodbye_comes_after_all_answers_and_the_end_of_watches() {
+async fn a_goodbye_comes_after_all_responses_and_the_end_of_the_watches() {
     let server = start(Limits::default()).await;
-    // A client that closes its direction without a GOODBYE gets the same.
+    // A client that closes its sending direction without a GOODBYE gets the same.
     for polite in [true, false] {
         let mut raw = Raw::open(&server.addr).await;
         raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;

@@ -1,4 +1,4 @@
-//! The exercises of the README: each passes once the reader has solved it.
+//! The exercises in the README. Each test passes once you have solved its exercise.
 
 use bytes::BytesMut;
 use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
@@ -12,7 +12,7 @@ const COUNT: u16 = 0x0006;
 const COUNTED: u16 = 0x0106;
 const HISTORY: u16 = 0x0007;
 
-/// The row of a kind in the table of `PROTOCOL.md`, section 5.
+/// Checks that the table in section 5 of `PROTOCOL.md` has a row for this kind.
 #[track_caller]
 fn assert_described(number: &str, name: &str) {
     let document = include_str!("../../../tcp_socket/PROTOCOL.md");
@@ -21,14 +21,14 @@ fn assert_described(number: &str, name: &str) {
 }
 
 #[track_caller]
-fn assert_known(answer: &Received, name: &str) {
-    let unknown = answer.kind == kind::ERROR && answer.error() == ErrorCode::UnknownKind;
-    assert!(!unknown, "still missing: the server answers {name} with UNKNOWN_KIND");
+fn assert_known(response: &Received, name: &str) {
+    let unknown = response.kind == kind::ERROR && response.error() == ErrorCode::UnknownKind;
+    assert!(!unknown, "still missing: the server responds to {name} with UNKNOWN_KIND");
 }
 
 #[apply(test!)]
 #[exercise]
-async fn exercise_a_station_is_asked_how_many_readings_it_has() {
+async fn exercise_count_returns_the_number_of_readings_of_a_station() {
     assert_described("0006", "COUNT");
     assert_described("0106", "COUNTED");
     let server = start(Limits::default()).await;
@@ -36,10 +36,11 @@ async fn exercise_a_station_is_asked_how_many_readings_it_has() {
     let three = [reading("oslo-1", 1.0), reading("oslo-2", 1.0), reading("oslo-1", 2.0)];
     assert_eq!(raw.ask(kind::RECORD, 1, &batch_of(1, &three)).await.accepted(), 3);
     for (id, station, count) in [(2, "oslo-1", 2u32), (3, "oslo-2", 1)] {
-        let answer = raw.ask(COUNT, id, station.as_bytes()).await;
-        assert_known(&answer, "COUNT");
-        assert_eq!((answer.kind, answer.flags), (COUNTED, 0), "{answer:?}");
-        assert_eq!(answer.payload, count.to_be_bytes(), "COUNTED is a u32: the readings of {station}");
+        let response = raw.ask(COUNT, id, station.as_bytes()).await;
+        assert_known(&response, "COUNT");
+        assert_eq!((response.kind, response.flags), (COUNTED, 0), "{response:?}");
+        let count = count.to_be_bytes();
+        assert_eq!(response.payload, count, "COUNTED holds the number of readings of {station} as a u32");
     }
     for (payload, expected) in [
         (&b"nowhere"[..], ErrorCode::UnknownStation),
@@ -50,13 +51,13 @@ async fn exercise_a_station_is_asked_how_many_readings_it_has() {
         let error = raw.ask(COUNT, 4, payload).await.error();
         assert_eq!(error, expected, "COUNT of {:?}", String::from_utf8_lossy(payload));
     }
-    // In flight with others, like any request.
+    // Like any request, it may be in flight with others.
     let mut both = frame(COUNT, 5, b"oslo-1");
     both.extend(frame(kind::PING, 6, b""));
     raw.write(&both).await;
-    let mut answers = [raw.receive().await, raw.receive().await];
-    answers.sort_by_key(|answer| answer.id);
-    assert_eq!(answers.map(|answer| (answer.id, answer.kind)), [(5, COUNTED), (6, kind::PONG)]);
+    let mut responses = [raw.receive().await, raw.receive().await];
+    responses.sort_by_key(|response| response.id);
+    assert_eq!(responses.map(|response| (response.id, response.kind)), [(5, COUNTED), (6, kind::PONG)]);
     // A request with an unknown critical flag is refused; COUNT is no exception.
     let mut flagged = BytesMut::new();
     put_frame(&mut flagged, COUNT, 0x8000, 7, |payload| payload.extend_from_slice(b"oslo-1"));
@@ -68,8 +69,8 @@ async fn exercise_a_station_is_asked_how_many_readings_it_has() {
 
 #[apply(test!)]
 #[exercise]
-async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() {
-    /// Far more than a watch may lag behind, or than the largest payload holds.
+async fn exercise_a_history_of_any_length_arrives_in_frames_of_limited_size() {
+    /// Far more than a watch may lag behind or the largest payload can hold.
     const READINGS: u64 = 50_000;
     /// The largest payload to a client: `PROTOCOL.md`, section 9.
     const LARGEST: usize = 65_536;
@@ -98,19 +99,19 @@ async fn exercise_a_history_of_any_length_comes_in_frames_of_bounded_size() {
         assert_eq!(received.id, 2, "{received:?}");
         assert!(received.payload.len() <= LARGEST, "a READING of {} bytes", received.payload.len());
         let update = received.update();
-        assert_eq!(update.skipped, 0, "a history leaves nothing out that the server still keeps");
+        assert_eq!(update.skipped, 0, "a history must include every reading that the server still keeps");
         for reading in update.readings {
-            assert_eq!(reading.recorded_at, next, "the oldest first, and each one once");
+            assert_eq!(reading.recorded_at, next, "each reading must come once, the oldest first");
             next += 1;
         }
         if received.flags & FLAG_END != 0 {
             break;
         }
     }
-    assert_eq!(next, READINGS, "END comes with or after the last reading");
-    assert!(pong, "the PING behind HISTORY was held up until all of the history was written");
+    assert_eq!(next, READINGS, "END came before the last reading");
+    assert!(pong, "the PING behind HISTORY had to wait until the whole history was written");
 
-    // It ended: its ID is free, and readings recorded now are not part of it.
+    // The history is over: readings recorded now are not part of it.
     assert_eq!(raw.ask(kind::RECORD, 2, &batch_of(9, &[reading("oslo-1", 1.0)])).await.accepted(), 1);
     assert_eq!(raw.ask(HISTORY, 4, b"nowhere").await.error(), ErrorCode::UnknownStation);
     assert_eq!(raw.ask(HISTORY, 5, b"").await.error(), ErrorCode::BadPayload);

@@ -1,4 +1,4 @@
-//! Property tests of framing: for any frames, any cut of the stream, any bytes.
+//! Property tests of framing with arbitrary frames, splits of the stream, and bytes.
 
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
@@ -15,10 +15,10 @@ use tcp_socket::server::replies::{DedupWindow, Lookup};
 use tcp_socket::{Metric, Reading};
 use tests::{apply, test};
 
-/// A limit that the arbitrary frames below can come near, and exceed.
+/// A limit that the arbitrary frames below come close to, and that arbitrary headers exceed.
 const LIMIT: u32 = 40_000;
 
-/// Checks a property for many values, the same ones each time.
+/// Checks a property for many values, which are the same each time.
 fn check<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
@@ -29,7 +29,7 @@ fn check<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value) -> R
 type Parts = (u16, u16, u32, Vec<u8>);
 
 fn parts() -> impl Strategy<Value = Parts> {
-    // Mostly small ones, and some that the buffer must grow for.
+    // Most are small, but the buffer must grow for some.
     let length = prop_oneof![8 => 0..100usize, 1 => 5_000..40_000usize];
     let payload = length.prop_flat_map(|length| vec(any::<u8>(), length));
     (any::<u16>(), any::<u16>(), any::<u32>(), payload)
@@ -39,7 +39,7 @@ fn put((kind, flags, id, payload): &Parts, into: &mut BytesMut) {
     put_frame(into, *kind, *flags, *id, |bytes| bytes.put_slice(payload));
 }
 
-/// Returns the frames that a receiver gets from a stream in these pieces.
+/// Returns the frames that a receiver gets from a stream that arrives in these pieces.
 fn receive(stream: &[u8], pieces: impl IntoIterator<Item = usize>) -> Result<Vec<Parts>, BadFrame> {
     let mut input = FrameBuffer::new(LIMIT);
     let mut frames = Vec::new();
@@ -73,7 +73,7 @@ async fn frames_survive_any_split_and_merge_of_the_stream() {
 }
 
 #[apply(test!)]
-async fn a_stream_byte_by_byte_gives_the_same_frames() {
+async fn a_stream_read_byte_by_byte_gives_the_same_frames() {
     check(30, &vec(parts(), 1..4), |frames| {
         let mut stream = BytesMut::new();
         for frame in &frames {
@@ -85,7 +85,7 @@ async fn a_stream_byte_by_byte_gives_the_same_frames() {
 }
 
 #[apply(test!)]
-async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
+async fn a_frame_is_incomplete_until_its_last_byte_arrives() {
     check(200, &(parts(), any::<Index>()), |(frame, cut)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
@@ -96,24 +96,24 @@ async fn a_frame_that_lacks_a_byte_is_not_there_yet() {
 }
 
 #[apply(test!)]
-async fn a_flipped_bit_never_passes() {
+async fn a_frame_with_a_flipped_bit_is_never_accepted() {
     check(500, &(parts(), any::<Index>(), 0..8u32), |(frame, at, bit)| {
         let mut stream = BytesMut::new();
         put(&frame, &mut stream);
         let at = at.index(stream.len());
         stream[at] ^= 1 << bit;
-        // A bit in the length may ask for more bytes, or for too many; otherwise the checksum
-        // is wrong.
+        // A flipped bit in the length may announce more bytes, or too many. Otherwise, the
+        // checksum is wrong.
         match Frame::parse(&stream, LIMIT) {
             Ok(None) | Err(BadFrame::TooLarge { .. }) => prop_assert!((8..12).contains(&at)),
             Err(BadFrame::Checksum { .. }) => {}
-            Ok(Some(frame)) => prop_assert!(false, "passed: {frame:?}"),
+            Ok(Some(frame)) => prop_assert!(false, "accepted: {frame:?}"),
         }
         Ok(())
     });
 }
 
-/// Arbitrary bytes, some of them right enough to get past the first checks.
+/// Arbitrary bytes, some of which are valid enough to pass the first checks.
 fn arbitrary_stream() -> impl Strategy<Value = Vec<u8>> {
     let framed = parts().prop_map(|parts| {
         let mut bytes = BytesMut::new();
@@ -132,7 +132,7 @@ fn arbitrary_stream() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![vec(any::<u8>(), 0..64), framed, known, header], 0..5).prop_map(|parts| parts.concat())
 }
 
-/// Everything that reads what a peer sent. None of it may panic; `receive` also
+/// Calls everything that parses bytes from a peer. None of it may panic; `receive` also
 /// asserts that the buffer keeps to its limit.
 fn read_everything(bytes: &[u8]) {
     let frames = receive(bytes, [1, 2, 3, 5, 8, 13, 21]).unwrap_or_default();
@@ -151,7 +151,7 @@ fn read_everything(bytes: &[u8]) {
 }
 
 #[apply(test!)]
-async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
+async fn arbitrary_bytes_never_make_the_decoder_panic_or_exceed_its_limit() {
     check(2_000, &arbitrary_stream(), |bytes| {
         read_everything(&bytes);
         Ok(())
@@ -159,7 +159,7 @@ async fn no_bytes_make_the_decoder_panic_or_grow_beyond_its_limit() {
 }
 
 #[apply(test!)]
-async fn a_header_alone_takes_no_memory_for_its_payload() {
+async fn a_header_alone_allocates_no_memory_for_its_payload() {
     let mut header = BytesMut::new();
     put_frame(&mut header, kind::RECORD, 0, 1, |_payload| {});
     header[8..12].copy_from_slice(&LIMIT.to_be_bytes());
@@ -187,7 +187,7 @@ fn measurement() -> impl Strategy<Value = Measurement> {
 }
 
 #[apply(test!)]
-async fn batches_come_back_as_they_were() {
+async fn batches_survive_encoding_and_decoding() {
     let station = select(vec!["a", "oslo-1", "0123456789abcdefghijklmnopqrstuv"]);
     let reading = (station, measurement()).prop_map(|(station, measurement)| Reading {
         station: station.to_owned(),
@@ -212,7 +212,7 @@ async fn batches_come_back_as_they_were() {
 }
 
 #[apply(test!)]
-async fn updates_errors_and_handshakes_come_back_as_they_were() {
+async fn updates_errors_and_handshakes_survive_encoding_and_decoding() {
     check(200, &(any::<u64>(), vec(measurement(), 0..40)), |(skipped, readings)| {
         let mut payload = BytesMut::new();
         payload.put_u64(skipped);
@@ -247,7 +247,7 @@ async fn updates_errors_and_handshakes_come_back_as_they_were() {
 }
 
 #[apply(test!)]
-async fn the_window_knows_what_a_longer_memory_would_know() {
+async fn the_window_agrees_with_a_complete_list_of_batches() {
     // IDs that mostly count up, with repetitions, gaps, and a jump now and then.
     let step = prop_oneof![6 => 0..3i64, 3 => -40..40i64, 1 => -2_000..5_000i64];
     check(200, &vec(step, 0..400), |steps| {
@@ -262,7 +262,7 @@ async fn the_window_knows_what_a_longer_memory_would_know() {
                 Some(count) => Lookup::Recorded(*count),
                 None => Lookup::New,
             };
-            // Its debug text shows all that it remembers, so this limits its memory.
+            // Its debug text shows everything that it remembers, so this limits its memory.
             let remembered = format!("{window:?}");
             prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
@@ -277,7 +277,7 @@ async fn the_window_knows_what_a_longer_memory_would_know() {
 }
 
 #[apply(test!)]
-async fn the_checksum_is_the_one_of_the_document() {
+async fn the_checksum_is_computed_as_the_document_says() {
     assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     let mut bytes = BytesMut::new();
     put_frame(&mut bytes, kind::PING, 0, 9, |payload| payload.put_slice(b"any"));

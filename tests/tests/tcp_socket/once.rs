@@ -14,7 +14,7 @@ use crate::proxy::{Fault, Proxy};
 use crate::support::{Raw, Running, batch, batch_of, reading, start, within};
 
 #[apply(test!)]
-async fn the_window_answers_again_and_refuses_what_it_forgot() {
+async fn a_resent_batch_gets_the_same_reply_until_the_window_forgets_it() {
     let server = start(Limits::default()).await;
     let client_id = random_id().unwrap();
     let mut raw = Raw::open_as(&server.addr, client_id).await;
@@ -26,7 +26,7 @@ async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(raw.ask(kind::RECORD, 3, &batch(kept, "oslo-1", 1.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings.len(), 1);
     let other_content = batch_of(1, &[reading("oslo-1", 5.0), reading("oslo-1", 5.0)]);
-    assert_eq!(raw.ask(kind::RECORD, 4, &other_content).await.accepted(), 1, "the first reply");
+    assert_eq!(raw.ask(kind::RECORD, 4, &other_content).await.accepted(), 1, "not the first reply");
     assert_eq!(raw.ask(kind::RECORD, 5, &batch(2, "oslo-1", 2.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 2.0);
 
@@ -36,10 +36,10 @@ async fn the_window_answers_again_and_refuses_what_it_forgot() {
     assert_eq!(raw.ask(kind::RECORD, 7, &batch(1, "oslo-1", 4.0)).await.error(), ErrorCode::UnknownOutcome);
     assert_eq!(raw.ask(kind::RECORD, 8, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
 
-    // The same on another connection of this client, but not of another client.
+    // Another connection of this client gets the same reply, but another client does not.
     let mut again = Raw::open_as(&server.addr, client_id).await;
     assert_eq!(again.ask(kind::RECORD, 1, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
-    raw.assert_alive().await; // without a reading: none of the repetitions was recorded
+    raw.assert_alive().await; // There is no reading before the PONG: no repetition was recorded.
     let mut other = Raw::open(&server.addr).await;
     assert_eq!(other.ask(kind::RECORD, 1, &batch(2, "oslo-1", 6.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 6.0);
@@ -47,12 +47,12 @@ async fn the_window_answers_again_and_refuses_what_it_forgot() {
     // After a jump far ahead, the window holds no earlier batch.
     raw.ask(kind::RECORD, 9, &batch(kept + 1 + MAX_BATCH_JUMP, "oslo-1", 7.0)).await;
     assert_eq!(raw.receive().await.update().readings[0].value, 7.0);
-    let answer = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
-    assert_eq!(answer.error(), ErrorCode::UnknownOutcome);
+    let response = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
+    assert_eq!(response.error(), ErrorCode::UnknownOutcome);
 }
 
 #[apply(test!)]
-async fn no_single_batch_id_shuts_a_client_out() {
+async fn no_batch_id_can_lock_a_client_out() {
     let server = start(Limits::default()).await;
     let (first, jump) = (MAX_FIRST_BATCH, MAX_BATCH_JUMP);
     for (before, refused, accepted) in [
@@ -69,16 +69,16 @@ async fn no_single_batch_id_shuts_a_client_out() {
         if let Some(before) = before {
             assert_eq!(raw.ask(kind::RECORD, 1, &batch(before, "oslo-1", 1.0)).await.accepted(), 1);
         }
-        let answer = raw.ask(kind::RECORD, 2, &batch(refused, "oslo-1", 1.0)).await;
-        assert_eq!(answer.error(), ErrorCode::BadBatchId, "{before:?} {refused}");
-        // It was not remembered, and the next valid one is recorded.
+        let response = raw.ask(kind::RECORD, 2, &batch(refused, "oslo-1", 1.0)).await;
+        assert_eq!(response.error(), ErrorCode::BadBatchId, "{before:?} {refused}");
+        // The refused ID was not remembered, so the next valid batch is recorded.
         assert_eq!(raw.ask(kind::RECORD, 3, &batch(accepted, "oslo-1", 1.0)).await.accepted(), 1);
         raw.assert_alive().await;
     }
 }
 
 #[apply(test!)]
-async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is() {
+async fn only_clients_without_a_connection_are_forgotten_oldest_first() {
     let id = |number: u64| -> [u8; 16] { u128::from(number).to_be_bytes() };
     let replies = Replies::new(1);
     let (connected, remembered) = replies.of(id(0));
@@ -94,7 +94,7 @@ async fn a_client_with_a_connection_is_never_forgotten_and_the_oldest_other_is()
     for other in 2..CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
-    assert_eq!((know(0), know(1)), (Lookup::Recorded(5), Lookup::Recorded(5)), "there is room for all");
+    assert_eq!((know(0), know(1)), (Lookup::Recorded(5), Lookup::Recorded(5)), "there was room for all");
     for other in 10_000..10_000 + CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
@@ -173,7 +173,7 @@ async fn a_batch_counts_once_when_the_connection_is_cut_before_it_arrives() {
 }
 
 #[apply(test!)]
-async fn many_calls_in_flight_all_count_once_across_a_cut() {
+async fn many_calls_in_flight_count_once_when_the_connection_is_cut() {
     let (server, mut watcher) = watched_server().await;
     let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
@@ -200,7 +200,7 @@ async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
     let second = start(Limits::default()).await;
     let proxy = Proxy::start(&first.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
-    // To the client, its server seems to have restarted: the instance ID is another one.
+    // To the client, the server seems to have restarted, as its instance ID is different.
     proxy.leads_to.send_modify(|(server, _)| server.clone_from(&second.addr));
     let error = within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)) && error.may_have_been_executed(), "{error}");
@@ -210,7 +210,7 @@ async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
 }
 
 #[apply(test!)]
-async fn the_same_batch_at_once_on_many_connections_counts_once() {
+async fn the_same_batch_on_many_connections_at_once_counts_once() {
     let (server, mut watcher) = watched_server().await;
     let client_id = random_id().unwrap();
     // Large, so that some arrive while the first is still being recorded, but not so large

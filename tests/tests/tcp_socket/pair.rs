@@ -1,4 +1,4 @@
-//! The pair in two terminals.
+//! Tests of the pair, as it runs in two terminals.
 
 use tests::{apply, assert_same, expected_output, run_program, test};
 
@@ -12,7 +12,7 @@ async fn the_pair_prints_what_the_readme_shows() {
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, include_str!("tour.txt"));
-    // The document shows parts of it: a line `...` stands for any others.
+    // The README shows parts of it: a line `...` replaces the others.
     assert_same(&client.stdout, &expected_output(README, "cargo run -p tcp_socket --bin client"));
     let printed = server.stop().await;
     assert_same(&printed, &expected_output(README, "cargo run -p tcp_socket --bin server"));
@@ -26,7 +26,7 @@ async fn the_minimal_example_prints_what_the_readme_shows() {
 }
 
 #[apply(test!)]
-async fn the_classic_mistake_fails_as_the_readme_shows() {
+async fn the_example_without_framing_prints_what_the_readme_shows() {
     let output = run_program(env!("CARGO_BIN_EXE_tcp_socket-without_framing"), &[]).await;
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     assert_same(
@@ -36,7 +36,7 @@ async fn the_classic_mistake_fails_as_the_readme_shows() {
 }
 
 #[apply(test!)]
-async fn the_subcommands_do_one_thing_each() {
+async fn the_subcommands_work() {
     let server = PAIR.serve().await;
     let unknown = PAIR.client(&server, &["watch", "oslo-1"]).await;
     assert_eq!(unknown.code, Some(1));
@@ -57,12 +57,12 @@ async fn the_subcommands_do_one_thing_each() {
 }
 
 #[apply(test!)]
-async fn a_watch_in_a_terminal_shows_what_another_records() {
+async fn a_watch_in_one_terminal_shows_what_another_one_records() {
     let server = PAIR.serve().await;
     PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
     let watch = PAIR.client(&server, &["watch", "oslo-1", "--count", "1"]);
     let record = async {
-        // Nobody outside can see when the watch has begun: record until it shows a reading.
+        // Nobody can see from outside when the watch has begun: record until it shows a reading.
         loop {
             PAIR.client(&server, &["record", "oslo-1", "wind", "7.25"]).await;
         }
@@ -83,7 +83,7 @@ async fn a_client_without_a_server_says_how_to_start_one() {
 }
 
 #[apply(test!)]
-async fn a_server_without_its_port_says_how_to_pick_another() {
+async fn a_server_whose_port_is_in_use_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 

@@ -1,5 +1,5 @@
-//! What all programs share: signals, output, and logs. Also `watch`, which goes on after a
-//! lost connection or a restart of the server.
+//! Tests of what all programs share: signals, output, and logs. Also tests of `watch`, which
+//! continues after a lost connection or a restart of the server.
 
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::PAIR;
 use crate::support::{Raw, frame, within};
 
-/// The test program logs the value of this variable instead of running tests.
+/// If this variable is set, the test program logs its value instead of running tests.
 pub const LOG_THIS: &str = "LOG_THIS";
 
 /// Logs `text` as a message and as fields.
@@ -49,7 +49,7 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().unwrap().cast_signed()), signal).unwrap();
 }
 
-/// A server, its address, and the lines of its stderr.
+/// Starts a server. Returns it, its address, and the lines of its stderr.
 async fn server() -> (Child, String, Lines<BufReader<ChildStderr>>) {
     let mut server = spawn(PAIR.server, &["--addr", "127.0.0.1:0"]);
     let listening = within(lines(server.stdout.take()).next_line()).await.unwrap().unwrap();
@@ -62,7 +62,7 @@ fn lines(stdout: Option<ChildStdout>) -> Lines<BufReader<ChildStdout>> {
     BufReader::new(stdout.unwrap()).lines()
 }
 
-/// The next line that contains `text`.
+/// Returns the next line that contains `text`.
 async fn line_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
     within(async {
         loop {
@@ -76,19 +76,19 @@ async fn line_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) -> Str
 }
 
 #[apply(test!)]
-async fn a_second_signal_ends_a_server_at_once_while_the_first_still_drains() {
+async fn a_second_signal_ends_a_draining_server_at_once() {
     for (first, second) in [
         (Signal::SIGINT, Signal::SIGINT),
         (Signal::SIGTERM, Signal::SIGINT),
         (Signal::SIGINT, Signal::SIGTERM),
     ] {
         let (mut server, addr, mut log) = server().await;
-        // This connection cannot be drained: it sends requests and reads no answers.
+        // This connection cannot be drained: it sends requests and reads no responses.
         let mut raw = Raw::open(&addr).await;
         let pings = frame(kind::PING, 1, b"").repeat(10_000);
         let full = async { while raw.stream.write_all(&pings).await.is_ok() {} };
         let stuck = tokio::time::timeout(std::time::Duration::from_secs(2), full).await;
-        assert!(stuck.is_err(), "the server took everything");
+        assert!(stuck.is_err(), "the server read everything");
         signal(&server, first);
         line_with(&mut log, "stopping").await;
         signal(&server, second);
@@ -127,8 +127,8 @@ async fn every_command_ends_silently_when_nobody_reads_its_output() {
 }
 
 #[apply(test!)]
-async fn a_program_whose_errors_nobody_reads_does_not_panic() {
-    // A server goes on serving, although each of its log lines fails.
+async fn a_program_does_not_panic_when_nobody_reads_its_errors() {
+    // A server continues to serve, although it can't write any of its log lines.
     let (mut server, addr, log) = server().await;
     drop(log);
     for _ in 0..3 {
@@ -144,7 +144,7 @@ async fn a_program_whose_errors_nobody_reads_does_not_panic() {
     }
 }
 
-/// Starts a proxy in front of a server. Notify it, and it ends all its connections.
+/// Starts a proxy in front of a server. It closes all its connections when it is notified.
 async fn cuttable(server: String) -> (String, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, cut) = (listener.local_addr().unwrap().to_string(), Arc::new(Notify::new()));
@@ -175,7 +175,7 @@ async fn watching(url: &str) -> (Child, Lines<BufReader<ChildStdout>>, Lines<Buf
 }
 
 #[apply(test!)]
-async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_missed() {
+async fn a_watch_reconnects_after_a_lost_connection_and_says_what_was_missed() {
     let server = PAIR.serve().await;
     let record = async |value| drop(PAIR.client(&server, &["record", "oslo-1", "wind", value]).await);
     record("1").await;
@@ -186,8 +186,8 @@ async fn a_watch_reconnects_after_its_connection_was_lost_and_says_what_was_miss
         let lost = within(notes.next_line()).await.unwrap().unwrap();
         assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
         let again = within(notes.next_line()).await.unwrap().unwrap();
-        assert_eq!(again, "connected again; what was recorded meanwhile is lost");
-        // Nobody outside sees when the new watch has begun: record until it shows one.
+        assert_eq!(again, "connected again; readings recorded in the meantime were missed");
+        // Nobody can see from outside when the new watch has begun: record until it shows one.
         let shown = tokio::select! {
             shown = out.next_line() => shown.unwrap().unwrap(),
             () = async { loop { record(value).await } } => unreachable!(),
@@ -212,7 +212,7 @@ async fn a_client_that_closes_its_connection_does_not_log_that_it_reconnects() {
 }
 
 #[apply(test!)]
-async fn a_watch_outlives_its_server() {
+async fn a_watch_survives_a_restart_of_its_server() {
     for kill_it in [false, true] {
         let first = PAIR.serve().await;
         let addr = first.addr().to_owned();
@@ -243,14 +243,14 @@ async fn a_watch_outlives_its_server() {
         client.kill().await.unwrap();
         let mut rest = String::new();
         notes.into_inner().read_to_string(&mut rest).await.unwrap();
-        assert_eq!(rest, "", "no further lines");
+        assert_eq!(rest, "", "there were further lines");
         second.stop().await;
     }
 }
 
 #[apply(test!)]
 async fn the_hint_to_start_a_server_appears_only_when_the_connection_is_refused() {
-    // A label of a host name has at most 63 characters (RFC 1035), so nobody is asked.
+    // A label of a host name has at most 63 characters (RFC 1035), so no name server is asked.
     let host = "x".repeat(64);
     let (address, at_port_1) = (format!("tcp://{host}:1"), format!("error: no server at tcp://{host}:1: "));
     let at_7878 = format!("error: no server at tcp://{host}:7878: ");

@@ -1,4 +1,4 @@
-//! A proxy between client and server that forwards byte by byte, or cuts.
+//! A proxy between client and server that forwards byte by byte or cuts the connection.
 
 use tcp_socket::protocol::handshake::{HELLO, WELCOME};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     None,
-    /// Forwards byte by byte, each in a write of its own.
+    /// Forwards each byte in a separate write.
     ByteByByte,
     /// Ends the connection when the server's first frame has arrived here.
     CutBeforeReply,
@@ -37,7 +37,7 @@ impl Proxy {
                 tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(server).await {
                         forward(client, server, fault).await;
-                        // It cuts once; the next connection is an ordinary one.
+                        // It cuts only once and forwards the next connection normally.
                         if matches!(fault, Fault::CutBeforeReply | Fault::CutBeforeRequest) {
                             cut.send_modify(|(_, fault)| *fault = Fault::None);
                         }

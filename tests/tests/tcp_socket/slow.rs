@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
 
 #[apply(test!)]
-async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
+async fn a_slow_reader_of_a_watch_learns_how_many_readings_it_missed() {
     let server = start(Limits::default()).await;
     let client = Client::connect(&server.addr).await.unwrap();
     client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
@@ -27,7 +27,7 @@ async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
         client.record(&vec![reading("oslo-1", 1.0); 300]).await.unwrap();
     }
     let (mut seen, mut skipped) = (0, 0);
-    // The next update that finds room says how many were skipped.
+    // The next update for which there is room says how many were skipped.
     client.record(&[reading("oslo-1", 7.0)]).await.unwrap();
     let last = [reading("oslo-1", 8.0)];
     let mut done = false;
@@ -39,7 +39,7 @@ async fn a_slow_reader_of_a_client_watch_is_told_how_many_it_skipped() {
                 skipped += update.skipped;
                 done = update.readings.last().is_some_and(|reading| reading.value == 8.0);
             }
-            // Now somebody reads, so these arrive, at least the last one.
+            // Now the updates are read, so at least the last one of these arrives.
             recorded = client.record(&last), if seen > 0 => assert_eq!(recorded.unwrap(), 1),
         }
     }
@@ -59,17 +59,13 @@ async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
         let mut silent = Raw::open(&server.addr).await;
         assert_eq!(silent.last_error().await, ErrorCode::IdleTimeout);
     }
-    let mut dribbling = Raw::open(&server.addr).await;
-    let ping = frame(kind::PING, 1, b"");
-    let dribble = async {
-        // Bytes, but no whole frame, and then silence.
-        for byte in &ping[..15] {
-            dribbling.write(&[*byte]).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        dribbling.last_error().await
-    };
-    assert_eq!(dribble.await, ErrorCode::IdleTimeout);
+    let mut incomplete = Raw::open(&server.addr).await;
+    // Most bytes of a frame, and then silence.
+    for byte in &frame(kind::PING, 1, b"")[..15] {
+        incomplete.write(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(incomplete.last_error().await, ErrorCode::IdleTimeout);
     // A watch ends with its connection, so this is still the first connection.
     client.record(&[reading("oslo-1", 1.0)]).await.unwrap();
     assert_eq!(within(watch.next()).await.unwrap().unwrap().readings[0].value, 1.0);
@@ -98,19 +94,19 @@ async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
 }
 
 #[apply(test!)]
-async fn a_frame_that_dribbles_is_refused_whatever_the_idle_timeout() {
+async fn a_frame_that_arrives_too_slowly_is_refused_whatever_the_idle_timeout() {
     let server = start(slow_limits()).await;
     let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50]));
     let ping = frame(kind::PING, 1, b"");
     // A whole frame before the slow one does not help, and neither do its first bytes.
     let late = [&ping[..], &record].concat();
-    let dribbles = [(&record, 0), (&record, 15), (&record, 300), (&ping, 3), (&late, 20)];
+    let slow = [(&record, 0), (&record, 15), (&record, 300), (&ping, 3), (&late, 20)];
     let mut connections = Vec::new();
-    for (bytes, at_once) in dribbles {
+    for (bytes, at_once) in slow {
         let mut raw = Raw::open(&server.addr).await;
         connections.push(async move {
             raw.write(&bytes[..at_once]).await;
-            // Most systems tell the writer only later that nobody reads anymore.
+            // On most systems, the writer learns only later that nobody reads anymore.
             for byte in &bytes[at_once..bytes.len().min(at_once + 100)] {
                 if bytes.len() - at_once > 20 && raw.stream.write_all(&[*byte]).await.is_err() {
                     break;
@@ -150,9 +146,9 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
     let (mut piece, mut left) = (vec![0; 64 * 1024], 1_000_000);
     let started = tokio::time::Instant::now();
     while left > 0 {
-        // Too few for the server's system to report its socket as writable in time.
+        // Too little for the system to report the server's socket as writable in time.
         let count = within(reader.read(&mut piece)).await.unwrap();
-        assert!(count > 0, "cut with {left} bytes to go");
+        assert!(count > 0, "the server cut the connection with {left} bytes to go");
         left -= count.min(left);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -161,7 +157,7 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
 }
 
 #[apply(test!)]
-async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
+async fn a_client_that_stops_reading_is_cut_off_and_cannot_fill_the_memory() {
     let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = start(limits).await;
     let mut raw = Raw::open(&server.addr).await;
@@ -181,7 +177,7 @@ async fn who_does_not_read_is_cut_off_and_cannot_fill_the_memory() {
 
 #[apply(test!)]
 #[alone]
-async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_missed() {
+async fn a_watcher_that_stops_reading_slows_nobody_down_and_learns_what_it_missed() {
     let limits = Limits { write_timeout: Duration::from_secs(60), ..Limits::default() };
     let server = start(limits).await;
     let mut recorder = Raw::open(&server.addr).await;
@@ -205,34 +201,34 @@ async fn a_watcher_that_stopped_reading_slows_nobody_and_is_told_what_it_missed(
 }
 
 #[apply(test!)]
-async fn a_watch_reads_on_from_its_place_and_leaves_nothing_behind() {
+async fn a_subscription_continues_at_its_position_and_leaves_nothing_behind() {
     let store = Arc::new(Store::default());
     let record = |id, count| {
         let payload = batch_of(id, &vec![reading("oslo-1", 1.0); count]);
         store.record(&Batch::parse(&payload).unwrap()).unwrap();
     };
     let notify = Arc::new(Notify::new());
-    assert!(store.watch("oslo-1", notify.clone()).is_none(), "nobody has recorded for it");
+    assert!(store.watch("oslo-1", notify.clone()).is_none(), "the store knows a station without readings");
     record(1, 3);
     let mut watch = store.watch("oslo-1", notify.clone()).unwrap();
     let mut read = |most| {
         let mut count = 0;
-        let skipped = watch.read_on(10, most, |_reading| count += 1);
+        let skipped = watch.read_next(10, most, |_reading| count += 1);
         (skipped, count)
     };
-    assert_eq!(read(5), (0, 0), "from now on");
+    assert_eq!(read(5), (0, 0), "a watch begins with earlier readings");
     record(2, 7);
     assert_eq!((read(5), read(5), read(5)), ((0, 5), (0, 2), (0, 0)));
     record(3, 25);
-    assert_eq!((read(8), read(8)), ((15, 8), (0, 2)), "only ten may be behind");
+    assert_eq!((read(8), read(8)), ((15, 8), (0, 2)), "the watch may lag only ten readings behind");
     // More than the 100,000 that the store keeps.
     (0..11).for_each(|_| record(4, 10_000));
     assert_eq!((read(20), read(20)), ((109_990, 10), (0, 0)));
     let mut patient = store.watch("oslo-1", notify.clone()).unwrap();
     (0..11).for_each(|_| record(5, 10_000));
-    assert_eq!(patient.read_on(usize::MAX, 1, |_reading| {}), 10_000);
+    assert_eq!(patient.read_next(usize::MAX, 1, |_reading| {}), 10_000);
     drop(patient);
-    notify.notified().await; // There was a notification.
+    notify.notified().await; // There has been a notification.
     drop(watch);
     assert_eq!(Arc::strong_count(&notify), 1, "the store still holds it");
 }

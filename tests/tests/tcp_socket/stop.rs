@@ -1,4 +1,4 @@
-//! The end of a server: drained, restarted, killed.
+//! What clients see when a server drains its connections, restarts, or is killed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +16,7 @@ use crate::PAIR;
 use crate::support::{Raw, batch, frame, reading, start, start_at, within};
 
 #[apply(test!)]
-async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
+async fn a_draining_server_ends_its_watches_and_says_goodbye() {
     let server = start(Limits::default()).await;
     let addr = server.addr.clone();
     let mut silent = Raw::connect(&addr).await;
@@ -33,11 +33,11 @@ async fn a_draining_server_answers_what_it_has_taken_up_and_says_goodbye() {
     assert_eq!(silent.last_error().await, ErrorCode::ShuttingDown);
     drop((raw, silent));
     within(stopped).await.unwrap().unwrap();
-    TcpStream::connect(&addr).await.expect_err("somebody still listens");
+    TcpStream::connect(&addr).await.expect_err("the port is still open");
 }
 
 #[apply(test!)]
-async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
+async fn every_call_succeeds_across_a_graceful_restart() {
     let first = start(Limits::default()).await;
     let addr = first.addr.clone();
     let client = Client::connect(&addr).await.unwrap().with_timeout(Duration::from_secs(60));
@@ -58,9 +58,9 @@ async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
     }
     within(first.ask_to_stop()).await.unwrap().unwrap();
     let before = done.load(Ordering::Relaxed);
-    assert!(before < 16 * 300, "all was done before the restart");
+    assert!(before < 16 * 300, "all calls were done before the restart");
     let second = start_at(&addr, Limits::default()).await;
-    // Every call succeeds: GOODBYE told the client which requests were not executed.
+    // Every call succeeds: from GOODBYE, the client knows which requests were not executed.
     while let Some(caller) = within(callers.join_next()).await {
         caller.unwrap();
     }
@@ -69,7 +69,7 @@ async fn a_restart_with_a_drain_loses_nothing_and_repeats_nothing() {
 }
 
 #[apply(test!)]
-async fn a_killed_server_leaves_no_call_waiting() {
+async fn calls_do_not_hang_when_the_server_is_killed() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::connect(&addr).await.unwrap().with_timeout(Duration::from_secs(2));
@@ -90,7 +90,7 @@ async fn a_killed_server_leaves_no_call_waiting() {
         let error = error.unwrap();
         assert!(matches!(error, Error::OutcomeUnknown(_) | Error::NotExecuted(_)), "{error}");
     }
-    // Its port is free when the process has ended; a zombie holds no port.
+    // Its port is free once the process has ended; a zombie holds no port.
     let stat = format!("/proc/{}/stat", server.pid());
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
         tokio::task::yield_now().await;

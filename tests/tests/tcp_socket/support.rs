@@ -1,5 +1,5 @@
-//! What the tests of the TCP chapter share: a server inside the test, and a
-//! connection of bytes.
+//! What the tests of the TCP chapter share: a server inside the test process, and a
+//! connection on which a test sends and receives raw bytes.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 /// Keeps a test from hanging; it measures nothing.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("hangs")
+    timeout(Duration::from_secs(60), future).await.expect("it takes more than 60 s")
 }
 
-/// A server inside the test.
+/// A server inside the test process.
 pub struct Running {
     pub addr: String,
     stop: oneshot::Sender<()>,
@@ -47,7 +47,7 @@ impl Running {
         self.ask_to_stop().await.unwrap().unwrap();
     }
 
-    /// Asks the server to stop; the returned task ends when it has.
+    /// Asks the server to stop. The returned task ends when it has stopped.
     pub fn ask_to_stop(self) -> JoinHandle<std::io::Result<()>> {
         let _ = self.stop.send(());
         self.task
@@ -63,7 +63,7 @@ pub fn reading(station: &str, value: f64) -> Reading {
     }
 }
 
-/// The payload of a `RECORD` of one reading.
+/// Returns the payload of a `RECORD` with one reading.
 pub fn batch(id: u64, station: &str, value: f64) -> Vec<u8> {
     batch_of(id, &[reading(station, value)])
 }
@@ -94,7 +94,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// The code of an `ERROR`.
+    /// Returns the code of an `ERROR`.
     #[track_caller]
     pub fn error(&self) -> ErrorCode {
         assert_eq!(self.kind, kind::ERROR, "{self:?}");
@@ -114,14 +114,14 @@ impl Received {
     }
 }
 
-/// A connection of bytes.
+/// A connection on which a test sends and receives raw bytes.
 pub struct Raw {
     pub stream: TcpStream,
     pub input: FrameBuffer,
 }
 
 impl Raw {
-    /// Connects, and sends nothing.
+    /// Connects without sending anything.
     pub async fn connect(addr: &str) -> Self {
         let stream = within(TcpStream::connect(addr)).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -154,7 +154,7 @@ impl Raw {
         self.write(&frame(kind, request_id, payload)).await;
     }
 
-    /// The next frame; `None` at the end of the stream.
+    /// Returns the next frame, or `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Received> {
         loop {
             if let Some(frame) = self.input.next_frame().unwrap() {
@@ -174,10 +174,10 @@ impl Raw {
     }
 
     pub async fn receive(&mut self) -> Received {
-        self.next().await.expect("no further frame")
+        self.next().await.expect("no further frame arrived")
     }
 
-    /// Sends a request, and returns its answer; nothing may come in between.
+    /// Sends a request and returns the response, which must be the next frame.
     pub async fn ask(&mut self, kind: u16, request_id: u32, payload: &[u8]) -> Received {
         self.send(kind, request_id, payload).await;
         let received = self.receive().await;
@@ -185,13 +185,13 @@ impl Raw {
         received
     }
 
-    /// Fails unless the connection is alive, with nothing unread.
+    /// Panics unless the connection is alive and no frame is unread.
     pub async fn assert_alive(&mut self) {
         assert_eq!(self.ask(kind::PING, 4_000_000_000, b"").await.kind, kind::PONG);
     }
 
-    /// Returns the code of the last frame: an error of the connection, then the end of the
-    /// stream.
+    /// Returns the code of the next frame, which must be an error about the connection and the
+    /// last frame of the stream.
     pub async fn last_error(&mut self) -> ErrorCode {
         let last = self.receive().await;
         assert_eq!(last.id, 0);

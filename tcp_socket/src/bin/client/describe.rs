@@ -146,12 +146,12 @@ pub fn frame(bytes: &[u8]) -> Vec<Field> {
     fields.fields
 }
 
-/// Returns how many bytes these fields have together.
+/// Returns the total number of bytes in these fields.
 pub fn length(fields: &[Field]) -> usize {
     fields.iter().map(|field| field.length).sum()
 }
 
-/// Returns the name of a kind in `PROTOCOL.md`.
+/// Returns the name that `PROTOCOL.md` gives to a kind.
 pub fn kind_name(number: u16) -> &'static str {
     match number {
         kind::RECORD => "RECORD",

@@ -19,8 +19,8 @@ mod describe;
 mod tour;
 mod watch;
 
-/// Talks to the weather server over a protocol of our own. Without a subcommand, it takes
-/// you on a tour of every byte that is sent and every byte that comes back.
+/// Talks to the weather server over a protocol of our own. Without a subcommand, it runs a
+/// short guided tour that shows each message byte by byte.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
@@ -40,33 +40,33 @@ enum Command {
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa, or m/s
+        /// The value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
-        /// The station's ID; somebody must have recorded a reading for it before
+        /// The station's ID; the server must already have a reading for it
         station: String,
         /// Stop after this many readings
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Check that the server answers, and how quickly
+    /// Check that the server responds, and how quickly
     Ping {
-        /// How many pings to send
+        /// Number of pings to send
         #[arg(long, default_value_t = 4)]
         count: u32,
     },
     /// Record many readings for the station "flood", many at a time
     Flood {
-        /// How many requests, each with one batch
+        /// Number of requests, each with one batch
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
         requests: u32,
-        /// How many of them at a time, 1 to 256
+        /// Number of requests in flight at a time, 1 to 256
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
         in_flight: u32,
-        /// Readings in a batch, 1 to 10,000
+        /// Number of readings in a batch, 1 to 10,000
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         batch: u32,
     },
@@ -145,11 +145,11 @@ async fn flood(
         out,
         "{accepted} readings in {requests} requests, {in_flight} at a time: {took:.1?}, {rate:.0} requests/s"
     )?;
-    ensure!(accepted == requests as usize * batch.len(), "the server accepted only {accepted}");
+    ensure!(accepted == requests as usize * batch.len(), "the server accepted only {accepted} readings");
     Ok(())
 }
 
 fn now() -> anyhow::Result<u64> {
-    let since = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+    let since = std::time::UNIX_EPOCH.elapsed().context("the system clock is set to a time before 1970")?;
     Ok(u64::try_from(since.as_millis())?)
 }

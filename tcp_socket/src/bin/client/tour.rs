@@ -1,5 +1,5 @@
-//! The guided tour: an exchange by hand, without the library's `Client`, so that it can show
-//! each frame as it is on the wire. A test compares its output with the README.
+//! The guided tour. It builds each frame by hand, without the library's `Client`, so that it
+//! can show the bytes on the wire. A test compares its output with the README.
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::describe::{self, Field};
 
 /// Maximum time to wait for bytes that the server should send.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let client_id = random_id()?;
@@ -26,7 +26,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let wind = reading(Metric::Wind, 7.25, 1);
 
     let mut wire = Wire::connect(url).await?;
-    writeln!(out, "1. HELLO and WELCOME: which versions, and who")?;
+    writeln!(out, "1. HELLO and WELCOME: the two sides agree on a version")?;
     wire.handshake(1, 1, client_id, out).await?;
 
     writeln!(out, "2. RECORD: a batch of two readings")?;
@@ -34,18 +34,24 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 1, |p| put_batch(p, 1, &batch))).await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "3. The same batch ID in another request, as after a lost connection: counted once")?;
+    writeln!(
+        out,
+        "3. The same batch again, as after a lost connection: its readings are not recorded twice"
+    )?;
     wire.send(out, |frames| put_frame(frames, kind::RECORD, 0, 2, |p| put_batch(p, 1, &batch))).await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "4. WATCH: an empty READING says that it has begun")?;
+    writeln!(out, "4. WATCH: an empty READING confirms that it has begun")?;
     wire.send(out, |frames| {
         put_frame(frames, kind::WATCH, 0, 3, |payload| payload.extend_from_slice(b"oslo-1"));
     })
     .await?;
     wire.receive(out, 1).await?;
 
-    writeln!(out, "5. RECORD and PING in one write; the answers, here in the order of their request IDs")?;
+    writeln!(
+        out,
+        "5. RECORD and PING in one write; the responses are shown in the order of their request IDs"
+    )?;
     wire.send(out, |frames| {
         put_frame(frames, kind::RECORD, 0, 4, |payload| put_batch(payload, 2, &[wind]));
         put_frame(frames, kind::PING, 0, 5, |_payload| {});
@@ -61,7 +67,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "7. GOODBYE: the watch ends, then the connection")?;
     wire.send(out, |frames| put_frame(frames, kind::GOODBYE, 0, 0, |_payload| {})).await?;
     wire.receive(out, 2).await?;
-    wire.ended(out).await?;
+    wire.receive_end(out).await?;
 
     writeln!(out, "8. Another connection, and a flipped bit: nothing after it can be trusted")?;
     let mut wire = Wire::connect(url).await?;
@@ -72,17 +78,17 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     })
     .await?;
     wire.receive(out, 1).await?;
-    wire.ended(out).await?;
+    wire.receive_end(out).await?;
 
-    writeln!(out, "9. A client from the future, which speaks only versions 2 and 3")?;
+    writeln!(out, "9. A client from the future that speaks only versions 2 and 3")?;
     let mut wire = Wire::connect(url).await?;
     wire.handshake(2, 3, client_id, out).await?;
     wire.receive(out, 1).await?;
-    wire.ended(out).await
+    wire.receive_end(out).await
 }
 
 fn reading(metric: Metric, value: f64, second: u64) -> Reading {
-    // From 2026-01-01T00:00:00Z on.
+    // Seconds are counted from 2026-01-01T00:00:00Z.
     Reading { station: "oslo-1".to_owned(), metric, value, recorded_at: 1_767_225_600_000 + second * 1000 }
 }
 
@@ -112,7 +118,8 @@ impl Wire {
         show(out, "client", &describe::hello(&hello))?;
         self.stream.write_all(&hello.encode()).await?;
         let mut bytes = [0; WELCOME];
-        timeout(PATIENCE, self.stream.read_exact(&mut bytes)).await.context("no WELCOME")??;
+        let read = self.stream.read_exact(&mut bytes);
+        timeout(RECEIVE_TIMEOUT, read).await.context("the server sent no WELCOME in time")??;
         let welcome = Welcome::decode(&bytes).context("the server does not speak this protocol")?;
         show(out, "server", &describe::welcome(&welcome))?;
         Ok(())
@@ -131,7 +138,7 @@ impl Wire {
         Ok(self.stream.write_all(&frames).await?)
     }
 
-    /// Waits for that many frames, and shows them in the order of their request IDs.
+    /// Waits for `count` frames, and shows them in the order of their request IDs.
     async fn receive(&mut self, out: &mut impl Write, count: usize) -> anyhow::Result<()> {
         let mut frames = Vec::new();
         while frames.len() < count {
@@ -142,7 +149,7 @@ impl Wire {
                 frames.push((frame.request_id, bytes));
             } else {
                 let read = self.input.read_from(&mut self.stream);
-                let count = timeout(PATIENCE, read).await.context("no answer")??;
+                let count = timeout(RECEIVE_TIMEOUT, read).await.context("no response arrived in time")??;
                 ensure!(count > 0, "the server closed the connection");
             }
         }
@@ -155,10 +162,10 @@ impl Wire {
     }
 
     /// Waits for the server to close the connection.
-    async fn ended(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
-        match timeout(PATIENCE, self.input.read_from(&mut self.stream))
+    async fn receive_end(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
+        match timeout(RECEIVE_TIMEOUT, self.input.read_from(&mut self.stream))
             .await
-            .context("the server does not close the connection")??
+            .context("the server did not close the connection in time")??
         {
             0 => Ok(writeln!(out, "   (the server closes the connection)")?),
             _ => bail!("the server sent more than expected"),
@@ -166,8 +173,8 @@ impl Wire {
     }
 }
 
-fn show(out: &mut impl Write, who: &str, fields: &[Field]) -> anyhow::Result<()> {
-    writeln!(out, "   {who} sends {} bytes", describe::length(fields))?;
+fn show(out: &mut impl Write, sender: &str, fields: &[Field]) -> anyhow::Result<()> {
+    writeln!(out, "   {sender} sends {} bytes", describe::length(fields))?;
     for field in fields {
         writeln!(out, "     {field}")?;
     }

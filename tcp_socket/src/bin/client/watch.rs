@@ -1,4 +1,4 @@
-//! The command `watch`, which goes on after a lost connection or a restart of the server.
+//! The command `watch`, which continues after a lost connection or a restart of the server.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tcp_socket::protocol::handshake::Id;
 use tcp_socket::protocol::message::{ErrorCode, Update};
 use tokio::time::sleep;
 
-/// Shortest and longest pause between checks for whether a restarted server knows the station.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Shortest and longest pause between attempts to watch again.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Prints each reading of a station to `out` when it is recorded. News about the connection
-/// goes to `notes`; a failed write there is ignored, since perhaps nobody reads it anymore.
+/// Prints each reading of a station to `out` when it is recorded. Notes about the connection
+/// go to `notes`. A failed write there is ignored: perhaps nobody reads the notes anymore.
 pub async fn watch(
     client: &Client,
     station: &str,
@@ -48,28 +48,31 @@ pub async fn watch(
     Ok(())
 }
 
-/// Waits until there is a connection and the server knows the station.
+/// Watches the station again, once there is a connection and the server knows the station.
 async fn watch_again(
     client: &Client,
     station: &str,
     instance_id: &mut Id,
     notes: &mut impl Write,
 ) -> Result<Watch, Error> {
-    let mut pauses = Pauses::new(LOOK_AGAIN.0, LOOK_AGAIN.1);
+    let mut pauses = Pauses::new(RETRY_PAUSE.0, RETRY_PAUSE.1);
     let mut said = false;
     loop {
         let now = client.connected().await?;
         if !said {
-            let restarted = "the server restarted and has forgotten earlier readings";
-            let missed = if now == *instance_id { "what was recorded meanwhile is lost" } else { restarted };
+            let missed = if now == *instance_id {
+                "readings recorded in the meantime were missed"
+            } else {
+                "the server restarted and has forgotten earlier readings"
+            };
             let _ = writeln!(notes, "connected again; {missed}");
             (said, *instance_id) = (true, now);
         }
         match client.watch(station).await {
             Ok(watch) => return Ok(watch),
-            // A server that restarted knows the station when somebody records for it.
+            // A restarted server knows the station once it has a reading for it.
             Err(Error::Refused(refusal)) if refusal.code == ErrorCode::UnknownStation as u16 => {}
-            // The connection was lost once more.
+            // The connection was lost again.
             Err(Error::NotExecuted(_) | Error::OutcomeUnknown(_)) => {}
             Err(error) => return Err(error),
         }
