@@ -1,8 +1,8 @@
 //! The whole idea of this chapter in one file.
 //!
-//! A WebSocket starts as an HTTP request, which asks for an upgrade. From then on both
-//! sides send messages when they like, over the same connection. So the server can send
-//! a client something that the client has not asked for.
+//! A WebSocket begins as an HTTP request that asks for an upgrade. From then on, both sides
+//! send messages over the same connection whenever they like. So the server can send a
+//! client something that it has not asked for.
 //!
 //! ```sh
 //! cargo run -p websocket --example minimal
@@ -17,40 +17,40 @@ use tokio_tungstenite::{accept_async, connect_async};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0: any free one.
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0 picks a free one.
     let url = format!("ws://{}", listener.local_addr()?);
     tokio::spawn(serve(listener));
     call(&url).await
 }
 
-/// The server: gives each connection a task. Each message that a client sends goes to all
-/// clients.
+/// The server: gives each connection its own task. A message from one client goes to all of
+/// them.
 async fn serve(listener: TcpListener) -> Result<(), Error> {
-    let (news, _) = broadcast::channel(100);
+    let (messages, _) = broadcast::channel(100);
     loop {
         let (stream, _peer) = listener.accept().await?;
-        tokio::spawn(forward(stream, news.clone()));
+        tokio::spawn(forward(stream, messages.clone()));
     }
 }
 
 /// Serves one connection. Waits for two things at once: a message from this client, and a
 /// message that any client has sent.
-async fn forward(stream: TcpStream, news: broadcast::Sender<String>) -> Result<(), Error> {
-    let mut all = news.subscribe();
+async fn forward(stream: TcpStream, messages: broadcast::Sender<String>) -> Result<(), Error> {
+    let mut all = messages.subscribe();
     let mut socket = accept_async(stream).await?; // The upgrade.
     loop {
         select! {
             received = socket.next() => match received.transpose()? {
-                Some(Message::Text(text)) => _ = news.send(text.to_string()),
+                Some(Message::Text(text)) => _ = messages.send(text.to_string()),
                 Some(Message::Close(_)) | None => return Ok(()),
-                Some(_) => {} // The library answers pings.
+                Some(_) => {} // The library responds to pings.
             },
             Ok(text) = all.recv() => socket.send(Message::text(text)).await?,
         }
     }
 }
 
-/// Two clients: Anna sends, and Ben gets it without having asked.
+/// Two clients: Anna sends messages, and Ben receives them without asking.
 async fn call(url: &str) -> Result<(), Error> {
     let (mut anna, response) = connect_async(url).await?;
     println!("Anna connects: {}", response.status());

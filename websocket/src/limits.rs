@@ -1,55 +1,54 @@
-//! Every bound of this chapter in one place, with its reason.
+//! Every limit of this chapter in one place.
 //!
-//! - [`Limits`]: what the server allows a connection. Each field is an option of the
-//!   server's program, with the same name.
+//! - [`Limits`]: what the server allows a connection. Each field is also an option of the
+//!   server's command line, with the field's name.
 //! - [`Timeouts`]: how patient the client is.
-//! - The constants bound contents and memory. A peer that exceeds one gets an error or
-//!   the close code named here.
+//! - The constants limit the contents of messages and the memory that both sides use.
 
 use std::time::Duration;
 
 use clap::Args;
 use tcp_socket::base::limits::{ConnectionLimits, count, defaults, seconds};
 
-/// The server's limits, with defaults for a small machine.
+/// The server's limits. The defaults suit a small machine.
 #[derive(Debug, Clone, Args)]
 #[command(mut_arg("max_connections", |max| max.default_value("10000")))]
 pub struct Limits {
     /// What the server allows any connection.
     #[command(flatten)]
     pub connections: ConnectionLimits,
-    /// Time for all the HTTP on a connection, from its first packet to the end of the
-    /// handshake or of the last page; beyond it the connection is closed
+    /// Maximum time for all the HTTP on a connection, up to the end of the WebSocket handshake
+    /// or of the last plain request; after it, the server closes the connection
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Maximum number of bytes in one message, however many frames it comes in, and so
-    /// also in one frame; beyond it close code 1009 (10,000 readings take about 1.1 MB)
+    /// Maximum number of bytes in a message, in however many frames it arrives; beyond it,
+    /// close code 1009 (10,000 readings take about 1.1 MB)
     #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_message: usize,
     /// Time between two pings, and between two `heartbeat` messages
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub heartbeat: Duration,
-    /// Time without a single byte from the peer after which it is considered dead
+    /// Time without a single byte from the peer after which the server considers it dead
     ///
     /// The server checks this at each heartbeat. With the defaults, it closes the connection
-    /// with code 1008 after 20 to 30 s.
+    /// with code 1008 when 20 to 40 s have passed since the last byte.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub dead_after: Duration,
     /// Minimum average rate, in bytes per second, at which a message must arrive and a
     /// client must read
     ///
-    /// A message is held to it once it has been arriving for `dead_after`; if it is slower,
-    /// the server closes the connection with code 1008. For a client that reads, see
+    /// It applies to a message that has been arriving for `dead_after`: if it is slower, the
+    /// server closes the connection with code 1008. For a client that reads too slowly, see
     /// `write_timeout`.
     #[arg(long, value_name = "BYTES", default_value = "1000")]
     pub min_rate: u64,
-    /// Time after which the server gives up sending to a peer that reads nothing, or
-    /// less than `min_rate`
+    /// Time after which the server gives up on a peer that reads nothing, or less than
+    /// `min_rate`
     ///
     /// It resets the connection, because a close frame could not reach the peer either.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub write_timeout: Duration,
-    /// Time for which a chat member whose connection broke keeps name and place
+    /// Time for which a chat member whose connection broke stays in the room and keeps its name
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub away: Duration,
 }
@@ -65,13 +64,13 @@ impl Default for Limits {
 pub struct Timeouts {
     /// Maximum time from the first packet to the end of the handshake.
     pub connect: Duration,
-    /// Maximum wait for the response to a request, in addition to the time that both
-    /// take at `min_rate`.
-    pub answer: Duration,
+    /// Maximum wait for the response to a request, in addition to the time that the two need
+    /// at `min_rate`.
+    pub response: Duration,
     /// Time between two pings.
     pub heartbeat: Duration,
-    /// Time without a single byte from the server after which the client closes the connection,
-    /// at the next heartbeat.
+    /// Time without a single byte from the server after which the client gives up the
+    /// connection. It checks this at each heartbeat.
     pub dead_after: Duration,
     /// Minimum average rate, in bytes per second, at which a message must arrive. It applies
     /// once the message has been arriving for `dead_after`.
@@ -82,7 +81,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            answer: Duration::from_secs(10),
+            response: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
             min_rate: 1_000,
@@ -90,7 +89,7 @@ impl Default for Timeouts {
     }
 }
 
-// The contents of messages. More is refused with the code `invalid`.
+// The contents of messages. Beyond these, the server responds with the code `invalid`.
 
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;
@@ -113,78 +112,81 @@ pub(crate) const MAX_NAME: usize = 32;
 /// Maximum length of a `message_id`, in bytes.
 pub(crate) const MAX_MESSAGE_ID: usize = 64;
 
-// The server's memory. More is refused with the code `full`.
+// The server's memory. Beyond these, the server responds with the code `full`.
 
-/// Maximum number of rooms. A new one replaces an empty one.
+/// Maximum number of rooms. At the maximum, a new room replaces an empty one.
 pub(crate) const MAX_ROOMS: usize = 100;
 
 /// Maximum number of members of a room, including those whose connection broke.
 pub(crate) const MAX_MEMBERS: usize = 1_000;
 
-/// Maximum number of rooms that one connection is in.
+/// Maximum number of rooms that a connection can be in at once.
 pub(crate) const MAX_ROOMS_JOINED: usize = 8;
 
 /// Maximum number of stations; a batch that would create more is refused.
 pub(crate) const MAX_STATIONS: usize = 1_000;
 
-// Buffers that forget their oldest entries.
+// Buffers that drop their oldest entries.
 
-/// Number of events that a room keeps: how far a member may fall behind, or be away, and
-/// still be told everything. At 2.5 kB an event, all rooms take at most 2.5 GB.
+/// Number of events that a room keeps. A member that falls behind by more, or misses more
+/// while it is away, gets a `gap`. At 2.5 kB an event, all rooms together take at most 2.5 GB.
 pub(crate) const ROOM_BUFFER: usize = 10_000;
 
-/// Number of messages that a newcomer to a room is shown.
+/// Number of earlier messages that the server sends to a new member of a room.
 pub(crate) const HISTORY: usize = 100;
 
 /// Number of readings kept for each station. At 32 bytes a reading, a full store takes
 /// 3.2 GB.
 pub(crate) const READINGS_PER_STATION: usize = 100_000;
 
-/// Number of readings in the ring: how far a subscriber may fall behind.
+/// Number of readings in the ring. For a subscriber that falls behind by more, the server
+/// skips some.
 pub(crate) const RING: usize = 4096;
 
 // One connection of the server.
 
-/// Maximum number of invalid messages in a row; beyond it close code 1008. A peer that
-/// sends nothing else is broken.
+/// Maximum number of invalid messages in a row; beyond it, close code 1008, because a peer
+/// that sends nothing else is broken.
 pub(crate) const MAX_INVALID: usize = 100;
 
-/// Maximum number of messages that are read before their responses are sent.
+/// Maximum number of messages that the server reads before it sends their responses.
 pub(crate) const READS_PER_TURN: usize = 128;
 
-/// Maximum number of events that are sent before the connection looks for messages again.
+/// Maximum number of events that the server takes from a room or the ring before it reads
+/// again.
 pub(crate) const EVENTS_PER_TURN: usize = 256;
 
 /// Size of the read buffer that an idle connection holds, in bytes.
 pub(crate) const READ_BUFFER: usize = 4 * 1024;
 
-/// Number of queued bytes at which they are written without waiting for the flush.
+/// Number of queued bytes beyond which they are written without waiting for the flush.
 pub(crate) const WRITE_BUFFER: usize = 64 * 1024;
 
 // The client.
 
-/// Maximum number of requests in flight on one connection; a further one waits.
+/// Maximum number of requests in flight on one connection; further ones wait.
 pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
-/// Maximum number of chat messages without a response; a further one waits.
+/// Maximum number of chat messages without a response; further ones wait.
 pub(crate) const MAX_UNANSWERED: usize = 256;
 
-/// Maximum number of events that wait for their reader. Beyond it the client stops
-/// reading; the server keeps a room's events, and skips readings.
+/// Maximum number of events that wait until the program reads them. Beyond it, the client
+/// stops reading from the connection. Meanwhile the server keeps the events of a room, but
+/// skips readings.
 pub(crate) const EVENTS: usize = 1024;
 
 /// Maximum length of a message that the client accepts, in bytes.
 pub(crate) const MAX_SERVER_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Maximum length of one reading in a response, in bytes.
+/// Maximum length of one reading in a response, in bytes. The timeout of a call depends on it.
 pub(crate) const READING_BYTES: usize = 200;
 
-/// Pause before the first attempt to connect again. It doubles for each one after that.
+/// Pause before the first attempt to reconnect. It doubles before each further attempt.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum pause between two attempts. A connection that lasted longer counts as real
-/// progress: after it, the pauses start again with the shortest.
+/// Maximum pause between two attempts. After a connection that lasted longer than this, the
+/// pauses start again with the shortest.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Maximum wait for the end of a close handshake.
+/// Maximum time for the close handshake.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,17 +1,17 @@
 //! Liveness: how each end notices that the other one is gone or too slow.
 //!
-//! TCP reports a peer that closes its connection, but not one whose cable was pulled:
-//! a connection on which nobody writes stays open forever. So each end sends a ping
-//! (RFC 6455, section 5.5.2) at an interval, which the other end's library answers on
-//! its own. A peer from which no byte arrived for too long is considered dead.
+//! TCP reports a peer that closes its connection, but not one whose cable was pulled: a
+//! connection on which nobody writes stays open forever. So each end regularly sends a ping
+//! (RFC 6455, section 5.5.2), and the other end's library responds to it on its own. An end
+//! that has received no byte for too long considers its peer dead.
 //!
-//! Bytes count here, not messages: on a slow link, a large message takes longer to arrive
-//! than a silent peer is given. A second bound limits how slowly it may arrive. Otherwise
-//! a peer could keep a half-received message in memory for as long as it likes, with a byte
-//! now and then (a *slow loris*).
+//! Bytes count here, not messages: on a slow link, a large message may take longer to arrive
+//! than a peer may stay silent. A second limit says how slowly a message may arrive. Without
+//! it, a peer could keep a half-received message in memory for as long as it likes by sending
+//! a byte now and then (a *slow loris*).
 //!
-//! The WebSocket library reports only whole messages. So a [`MeteredStream`] below it
-//! counts the bytes of its connection.
+//! The WebSocket library reports only whole messages, so a [`MeteredStream`] below it counts
+//! the bytes of the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,28 +24,29 @@ use tokio_util::io::{InspectReader, InspectWriter};
 /// How patient one end of a connection is with the other.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// Time between two pings. Before each one, the peer is checked.
+    /// Time between two pings. The peer is checked before each one.
     pub(crate) heartbeat: Duration,
-    /// Time without a byte after which the peer is dead.
+    /// Time without a byte after which the peer is considered dead.
     pub(crate) dead_after: Duration,
-    /// Minimum average rate of a message, in bytes per second. It applies once the message has
-    /// been arriving for `dead_after`.
+    /// Minimum average rate at which a message must arrive, in bytes per second. It applies
+    /// once the message has been arriving for `dead_after`.
     pub(crate) min_rate: u64,
 }
 
-/// Maximum size of a control frame, in bytes: 2, a mask of 4, and a payload of 125.
+/// Maximum size of a control frame: a header of 2 bytes, a mask of 4, and a payload of 125.
 const MAX_CONTROL_FRAME: u64 = 131;
 
-/// The clock of one end of a connection.
+/// Decides when one end of a connection sends a ping, and when it gives up on its peer.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     interval: Interval,
     patience: Patience,
-    /// Size of the header of the peer's control frames, in bytes.
+    /// Size of the header of the peer's control frames, with its mask, in bytes.
     control_header: u64,
     meter: Arc<Meter>,
-    /// Bytes received up to the last check; `last_activity` is the last check that found more.
+    /// Bytes received up to the last check.
     seen: u64,
+    /// Time of the last check that found new bytes.
     last_activity: Instant,
     /// Bytes received that belong to complete messages and control frames.
     complete: u64,
@@ -53,7 +54,7 @@ pub(crate) struct Heartbeat {
     partial_since: Option<Instant>,
 }
 
-/// Why a peer is given up.
+/// Why this end gives up on its peer.
 #[derive(Debug, PartialEq)]
 pub(crate) enum GiveUp {
     /// Nothing arrived for too long.
@@ -67,7 +68,7 @@ impl Heartbeat {
     pub(crate) fn new(patience: Patience, masked: bool, meter: Arc<Meter>) -> Self {
         let now = Instant::now();
         let mut interval = interval_at(now + patience.heartbeat, patience.heartbeat);
-        // After a pause (a suspended laptop) one ping is enough.
+        // After a long pause, as when a laptop was suspended, one ping is enough.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let control_header = if masked { 6 } else { 2 };
         let (seen, complete) = (0, 0);
@@ -87,14 +88,15 @@ impl Heartbeat {
         &self.meter
     }
 
-    /// Notes that a message is complete. Bytes read beyond its end are not counted as the start
-    /// of the next one; they are at most one read buffer.
+    /// Notes that a message is complete. If bytes beyond its end were read with it, they are
+    /// not counted as part of the next message. They are at most one read buffer.
     pub(crate) fn on_message(&mut self) {
         self.complete = self.meter.received();
         self.partial_since = None;
     }
 
-    /// Notes that a control frame is complete. It may come between the fragments of a message.
+    /// Notes that a control frame is complete. It may have come between the fragments of a
+    /// message.
     pub(crate) fn on_control_frame(&mut self, payload: usize) {
         let complete = self.complete + self.control_header + payload as u64;
         self.complete = complete.min(self.meter.received());
@@ -125,7 +127,7 @@ impl Heartbeat {
     }
 }
 
-/// Returns whether this many bytes in this time are fewer than `min_rate` per second.
+/// Returns whether `bytes` in this time is less than `min_rate` per second.
 pub(crate) fn is_slower(bytes: u64, time: Duration, min_rate: u64) -> bool {
     (bytes as f64) < min_rate as f64 * time.as_secs_f64()
 }
@@ -148,7 +150,7 @@ impl Meter {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Wraps a stream so that its bytes are counted here.
+    /// Wraps a stream so that this meter counts its bytes.
     pub(crate) fn attach<S: AsyncRead + AsyncWrite>(self: &Arc<Self>, stream: S) -> MeteredStream<S> {
         let (received, sent) = (self.clone(), self.clone());
         let on_read: OnBytes = Box::new(move |bytes| add(&received.received, bytes.len()));
@@ -157,7 +159,7 @@ impl Meter {
     }
 }
 
-/// Adds to a count. Only one task at a time changes it, so no atomic addition is needed.
+/// Adds to a count. Only one task at a time changes it, so an atomic addition isn't needed.
 fn add(count: &AtomicU64, more: usize) {
     count.store(count.load(Ordering::Relaxed) + more as u64, Ordering::Relaxed);
 }
@@ -165,5 +167,5 @@ fn add(count: &AtomicU64, more: usize) {
 /// A stream whose bytes are counted.
 pub(crate) type MeteredStream<S> = InspectWriter<InspectReader<S, OnBytes>, OnBytes>;
 
-/// Is shown the bytes of each read or write.
+/// Called with the bytes of each read or write.
 type OnBytes = Box<dyn FnMut(&[u8]) + Send + Sync>;

@@ -1,4 +1,4 @@
-//! A browser that a test drives over the DevTools protocol, itself a WebSocket.
+//! A browser that a test drives over the DevTools protocol, which itself uses a WebSocket.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::local::soon;
 
-/// What this test lacks, if anything.
+/// Returns an error with a remedy if Chromium is not installed.
 pub fn chromium() -> Result<(), String> {
     let found = std::process::Command::new("chromium").arg("--version").output();
     match found {
@@ -30,7 +30,7 @@ pub struct Browser {
     ids: u64,
 }
 
-/// One tab, by its DevTools session.
+/// A tab, identified by its DevTools session.
 pub struct Page(String);
 
 impl Browser {
@@ -42,13 +42,13 @@ impl Browser {
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
             .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
             .args(["--disable-dev-shm-usage", "--remote-debugging-port=0", "about:blank"])
-            // A name for this machine that the server does not know as its own.
+            // A name for this machine that is not among the server's own origins.
             .arg("--host-resolver-rules=MAP weather.test 127.0.0.1")
             .arg(format!("--user-data-dir={}", profile.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        own_group(&mut command); // To end all of its processes.
+        own_group(&mut command); // So that `drop` can end all of its processes.
         let mut child = Command::from(command).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = loop {
@@ -58,7 +58,7 @@ impl Browser {
                 break url.to_owned();
             }
         };
-        // Chromium keeps writing to stderr, which must not block it.
+        // Chromium keeps writing to stderr, and would block if nobody read it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let (tools, _) = connect_async(url).await.unwrap();
         Self { child, profile, tools, ids: 0 }
@@ -74,15 +74,15 @@ impl Browser {
         loop {
             let message = soon(method, self.tools.next()).await.unwrap().unwrap();
             let Message::Text(text) = message else { continue };
-            let answer: Value = serde_json::from_str(&text).unwrap();
-            if answer["id"] == self.ids {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
+            let response: Value = serde_json::from_str(&text).unwrap();
+            if response["id"] == self.ids {
+                assert!(response["error"].is_null(), "{method}: {response}");
+                return response["result"].clone();
             }
         }
     }
 
-    /// Opens the page in a tab of that size.
+    /// Opens the page in a tab of this size.
     pub async fn open(&mut self, url: &str, width: u32, height: u32) -> Page {
         let target = self.call(None, "Target.createTarget", json!({"url": "about:blank"})).await;
         let attach = json!({"targetId": target["targetId"], "flatten": true});
@@ -90,7 +90,7 @@ impl Browser {
         let page = Page(session["sessionId"].as_str().unwrap().to_owned());
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call(Some(&page), "Emulation.setDeviceMetricsOverride", size).await;
-        // Only one tab has the focus. Let each one behave as if it had.
+        // Only one tab has the focus, but each should behave as if it had it.
         self.call(Some(&page), "Emulation.setFocusEmulationEnabled", json!({"enabled": true})).await;
         self.call(Some(&page), "Page.navigate", json!({"url": url})).await;
         self.call(Some(&page), "Page.bringToFront", json!({})).await;
@@ -101,12 +101,12 @@ impl Browser {
 
     pub async fn evaluate(&mut self, page: &Page, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let answer = self.call(Some(page), "Runtime.evaluate", params).await;
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].clone()
+        let response = self.call(Some(page), "Runtime.evaluate", params).await;
+        assert!(response["exceptionDetails"].is_null(), "{expression}: {response}");
+        response["result"]["value"].clone()
     }
 
-    /// Waits, inside the page, for a condition.
+    /// Waits inside the page until the condition is true.
     pub async fn until(&mut self, page: &Page, condition: &str) {
         let wait = format!(
             "new Promise((resolve) => {{
@@ -120,7 +120,7 @@ impl Browser {
         assert_eq!(found, "yes", "waited for {condition}");
     }
 
-    /// Puts a text into a field as if it had been pasted there.
+    /// Puts a text into a field, as if it had been pasted.
     pub async fn fill(&mut self, page: &Page, field: &str, text: &str) {
         let text = json!(text);
         let fill = format!(
@@ -135,13 +135,13 @@ impl Browser {
         self.evaluate(page, &fill).await;
     }
 
-    /// Waits until an element's text is this one.
+    /// Waits until an element shows exactly this text.
     pub async fn shows(&mut self, page: &Page, element: &str, text: &str) {
         self.until(page, &format!("document.getElementById('{element}').textContent === {}", json!(text)))
             .await;
     }
 
-    /// Types into the focused element, like a person who has only a keyboard.
+    /// Types a line into the element that has the focus.
     pub async fn type_line(&mut self, page: &Page, text: &str) {
         self.call(Some(page), "Input.insertText", json!({"text": text})).await;
         self.press(page, "Enter", "\r").await;
@@ -158,7 +158,8 @@ impl Browser {
         }
     }
 
-    /// For a person to look at: `SCREENSHOTS=<folder> cargo test --test websocket`.
+    /// Saves a screenshot for people to look at, if you run
+    /// `SCREENSHOTS=<folder> cargo test --test websocket`.
     pub async fn screenshot(&mut self, page: &Page, name: &str) {
         let Some(folder) = std::env::var_os("SCREENSHOTS") else { return };
         let shot =
@@ -192,6 +193,7 @@ fn decode_base64(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Returns a condition: exactly one line of the page's log contains the text.
 pub fn log_has(text: &str) -> String {
     format!(
         "[...document.querySelectorAll('#log li')].filter((li) => li.innerText.includes({text:?})).length === 1"

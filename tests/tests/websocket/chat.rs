@@ -1,4 +1,4 @@
-//! Rooms: one order, takeover and resume, and their bounds.
+//! Rooms: the order of events, takeover and resume, and the limits.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use websocket::Limits;
 
 use crate::local::{Local, Raw, TEXT, frame, limits};
 
-/// Joins and returns the answer.
+/// Joins a room and returns the response.
 pub async fn join(raw: &mut Raw, room: &str, name: &str) -> Value {
     raw.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await
 }
@@ -17,7 +17,7 @@ pub async fn say(raw: &mut Raw, id: u64, text: &str) -> Value {
     raw.ask(json!({"type": "say", "id": id, "room": "r", "message_id": format!("m{id}"), "text": text})).await
 }
 
-/// A connection that has joined room `r`.
+/// Opens a connection and joins room `r`. Returns the response, too.
 pub async fn member(server: &Local, name: &str) -> (Raw, Value) {
     let mut raw = Raw::open(server.addr, "/chat").await;
     let joined = join(&mut raw, "r", name).await;
@@ -25,7 +25,7 @@ pub async fn member(server: &Local, name: &str) -> (Raw, Value) {
     (raw, joined)
 }
 
-/// `after` says what a client has seen, and a client may say anything.
+/// `after` says what the client has seen, but a client may claim anything.
 #[apply(test!)]
 async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
     let server = Local::start(limits()).await;
@@ -41,7 +41,7 @@ async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
         let sequence = say(&mut ben, after % 1000, &after.to_string()).await["sequence"].clone();
         let message = again.json().await;
         assert_eq!((&message["type"], &message["sequence"]), (&json!("message"), &sequence), "{after}");
-        // The same without a token, in a room that this client has not been in.
+        // The same holds without a token, for a client that has not been in the room.
         let mut carl = Raw::open(server.addr, "/chat").await;
         let join = json!({"type": "join", "id": 1, "room": "r", "name": "carl", "boot_id": joined["boot_id"], "after": after});
         assert_eq!(carl.ask(join).await["resumed"], true);
@@ -52,14 +52,14 @@ async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
 }
 
 #[apply(test!)]
-async fn bounds_of_rooms_are_told() {
+async fn the_limits_on_rooms_are_enforced() {
     let server = Local::start(limits()).await;
     let mut first = Raw::open(server.addr, "/chat").await;
     for room in 0..8 {
         assert_eq!(join(&mut first, &format!("room-{room}"), "ana").await["type"], "joined");
     }
     assert_eq!(join(&mut first, "room-8", "ana").await["code"], "full");
-    // All hundred rooms, somebody in each.
+    // Somebody is in each of the hundred rooms.
     let mut others = Vec::new();
     for start in (8..100).step_by(8) {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -70,14 +70,14 @@ async fn bounds_of_rooms_are_told() {
     }
     let mut last = Raw::open(server.addr, "/chat").await;
     assert_eq!(join(&mut last, "one-more", "ana").await["code"], "full");
-    // An empty room gives way.
+    // A new room replaces an empty one.
     assert_eq!(first.ask(json!({"type": "leave", "id": 2, "room": "room-3"})).await["type"], "left");
     assert_eq!(join(&mut last, "one-more", "ana").await["type"], "joined");
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
+async fn a_room_holds_a_thousand_members_including_absent_ones() {
     let server = Local::start(Limits { away: Duration::from_secs(600), ..limits() }).await;
     for number in 0..1000 {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -86,7 +86,10 @@ async fn a_room_holds_a_thousand_members_including_those_who_are_away() {
     }
     let mut raw = Raw::open(server.addr, "/chat").await;
     let refused = join(&mut raw, "r", "one-more").await;
-    assert_eq!((&refused["code"], &refused["reason"]), (&json!("full"), &json!("a room holds 1000 members")));
+    assert_eq!(
+        (&refused["code"], &refused["reason"]),
+        (&json!("full"), &json!("a room holds at most 1000 members"))
+    );
     server.stop().await;
 }
 
@@ -98,7 +101,7 @@ async fn a_newcomer_is_shown_the_last_hundred_messages() {
         say(&mut ana, 100 + number, &number.to_string()).await;
     }
     let (mut ben, joined) = member(&server, "ben").await;
-    assert_eq!(joined["sequence"], 122); // Two came, 120 were said.
+    assert_eq!(joined["sequence"], 122); // Two joined, and 120 messages were said.
     for number in 20..120 {
         let message = ben.json().await;
         assert_eq!((&message["type"], &message["text"]), (&json!("message"), &json!(number.to_string())));
@@ -111,7 +114,7 @@ async fn a_newcomer_is_shown_the_last_hundred_messages() {
 }
 
 #[apply(test!)]
-async fn a_message_that_is_sent_again_is_stored_once() {
+async fn a_resent_message_is_stored_once() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
@@ -119,7 +122,7 @@ async fn a_message_that_is_sent_again_is_stored_once() {
     assert_eq!(first, json!({"type": "said", "id": 7, "sequence": 3, "duplicate": false}));
     let again = say(&mut ana, 7, "once").await;
     assert_eq!(again, json!({"type": "said", "id": 7, "sequence": 3, "duplicate": true}));
-    // Somebody else's message may have the same id.
+    // Another member's message may have the same ID.
     assert_eq!(say(&mut ben, 7, "mine").await["sequence"], 4);
     let (mut carl, _) = member(&server, "carl").await;
     let history = [carl.json().await, carl.json().await].map(|message| message["text"].clone());
@@ -128,13 +131,13 @@ async fn a_message_that_is_sent_again_is_stored_once() {
 }
 
 #[apply(test!)]
-async fn a_token_takes_over_and_brings_what_was_missed() {
+async fn a_token_takes_over_the_name_and_brings_the_missed_events() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     let (mut ben, _) = member(&server, "ben").await;
-    assert_eq!(ana.json().await["sequence"], 2); // ben came.
+    assert_eq!(ana.json().await["sequence"], 2); // ben joined.
     say(&mut ben, 1, "one").await;
-    // Her network fails, unnoticed. Meanwhile:
+    // Her network fails, and nobody notices. Meanwhile, ben says something.
     say(&mut ben, 2, "two").await;
     let token = joined["token"].as_str().unwrap();
     let rejoin = |token: &str, after: u64| json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": token, "after": after});
@@ -144,17 +147,17 @@ async fn a_token_takes_over_and_brings_what_was_missed() {
     assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(4)));
     assert_eq!(back["boot_id"], joined["boot_id"]);
     assert_eq!(again.json().await["text"], "two");
-    // The old connection is told.
+    // The old connection learns why it is closed.
     let (code, reason) = ana.closed().await;
     assert_eq!((code, reason.as_str()), (4001, "another connection took over this name"));
-    // Nobody saw her leave or come; the next event follows at once.
+    // Nobody saw her leave or join: the number of the next event shows it.
     let said = say(&mut again, 5, "I am back").await;
     assert_eq!(said["sequence"], 5);
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
+async fn a_member_that_is_cut_off_keeps_its_name_for_a_while_and_then_leaves() {
     let server = Local::start(Limits { away: Duration::from_millis(300), ..limits() }).await;
     let (mut ana, _) = member(&server, "ana").await;
     let (ben, joined) = member(&server, "ben").await;
@@ -162,14 +165,14 @@ async fn who_is_cut_off_keeps_the_name_for_a_while_and_then_has_left() {
     drop(ben.stream); // Without a close frame.
     let left = ana.json().await;
     assert_eq!((&left["name"], &left["change"]), (&json!("ben"), &json!("left")));
-    // The old token is worth nothing now, and does no harm.
+    // The old token no longer has any effect.
     let mut again = Raw::open(server.addr, "/chat").await;
     let token = &joined["token"];
     let mut join = json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 2});
     let back = again.ask(join.clone()).await;
     assert_eq!((&back["type"], &back["resumed"]), (&json!("joined"), &json!(false)));
     assert_ne!(back["token"], *token);
-    // But what was missed is still there for who says what it has seen, and of which run.
+    // The missed events are still there for a client that gives the instance ID and `after`.
     join["room"] = json!("r2");
     join["boot_id"] = json!("another run");
     assert_eq!(again.ask(join.clone()).await["resumed"], false);
@@ -200,13 +203,13 @@ async fn a_member_that_comes_back_in_time_has_not_left() {
         .await;
     assert_eq!((&back["token"], &back["sequence"]), (&joined["token"], &json!(2)), "{back}");
     say(&mut again, 1, "back").await;
-    assert_eq!(ben.json().await["text"], "back", "nobody saw her leave");
+    assert_eq!(ben.json().await["text"], "back", "nobody may see her leave");
     server.stop().await;
 }
 
-/// Messages that were still on their way on the old connection are dropped at the takeover.
+/// Such messages may still have been on their way when the takeover happened.
 #[apply(test!)]
-async fn a_connection_that_was_taken_over_says_nothing_more() {
+async fn messages_on_a_connection_that_was_taken_over_are_dropped() {
     let server = Local::start(limits()).await;
     let (ana, joined) = member(&server, "ana").await;
     let says: Vec<u8> = (0..5000)
@@ -227,21 +230,21 @@ async fn a_connection_that_was_taken_over_says_nothing_more() {
     let back = again
         .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": u64::MAX}))
         .await;
-    let _ = (speak.await, listen.await); // The server has closed it.
+    let _ = (speak.await, listen.await); // The server has closed this connection.
     let said = say(&mut again, 1, "new").await;
     assert_eq!(said["sequence"].as_u64(), back["sequence"].as_u64().map(|sequence| sequence + 1));
     server.stop().await;
 }
 
-/// A room that gave way to another one and is made again does not count from 1:
-/// who comes back would take new events for old ones.
+/// If a room that was replaced counted from 1 again, a member who comes back would mistake new
+/// events for old ones.
 #[apply(test!)]
-async fn a_room_that_is_made_again_goes_on_counting() {
+async fn a_room_that_is_created_again_continues_its_numbers() {
     let server = Local::start(limits()).await;
     let (mut ana, _) = member(&server, "ana").await;
     assert_eq!(say(&mut ana, 1, "hello").await["sequence"], 2);
-    ana.ask(json!({"type": "leave", "id": 2, "room": "r"})).await; // Event 3.
-    // A hundred others, so that it has to go.
+    ana.ask(json!({"type": "leave", "id": 2, "room": "r"})).await; // This is event 3.
+    // A hundred other rooms replace it.
     let mut others = Vec::new();
     for start in (0..99).step_by(8) {
         let mut raw = Raw::open(server.addr, "/chat").await;
@@ -258,13 +261,13 @@ async fn a_room_that_is_made_again_goes_on_counting() {
 }
 
 #[apply(test!)]
-async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
+async fn a_member_is_told_how_many_events_it_missed_beyond_the_buffer() {
     let server = Local::start(limits()).await;
     let (ben, joined) = member(&server, "ben").await;
     drop(ben.stream);
     let (ana, _) = member(&server, "ana").await;
-    // 10,005 messages while ben is away, all in flight at once; the answers are
-    // read meanwhile, or neither side could go on.
+    // While ben is away, ana says 10,005 messages, all in flight at once. The test reads the
+    // responses meanwhile: otherwise, neither side could continue.
     let mut bytes = Vec::new();
     for number in 0..10_005 {
         let say =
@@ -290,21 +293,21 @@ async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
         answered += usize::from(payload.starts_with(br#"{"type":"said""#));
     }
     let mut writing = write.await.unwrap();
-    // The room forgets a message together with its event, so the same message is new to it.
+    // The room forgets the ID of a message together with its event. A resend is then a new message.
     let forgotten = json!({"type": "say", "id": 0, "room": "r", "message_id": "0", "text": "x"}).to_string();
     let remembered = json!({"type": "say", "id": 0, "room": "r", "message_id": "9", "text": "x"}).to_string();
     for (say, expected) in [(remembered, "true"), (forgotten, "false")] {
         tokio::io::AsyncWriteExt::write_all(&mut writing, &frame(TEXT, say.as_bytes())).await.unwrap();
-        let mut answer = String::new();
-        while !answer.contains(r#""type":"said""#) {
+        let mut response = String::new();
+        while !response.contains(r#""type":"said""#) {
             let mut head = [0; 2];
             tokio::io::AsyncReadExt::read_exact(&mut reading, &mut head).await.unwrap();
-            assert!(head[1] < 126, "a short message");
+            assert!(head[1] < 126, "the message must be short");
             let mut payload = vec![0; head[1].into()];
             tokio::io::AsyncReadExt::read_exact(&mut reading, &mut payload).await.unwrap();
-            answer = String::from_utf8(payload).unwrap();
+            response = String::from_utf8(payload).unwrap();
         }
-        assert!(answer.contains(&format!(r#""duplicate":{expected}"#)), "{answer}");
+        assert!(response.contains(&format!(r#""duplicate":{expected}"#)), "{response}");
     }
     let mut ben = Raw::open(server.addr, "/chat").await;
     let token = &joined["token"];
@@ -312,7 +315,7 @@ async fn beyond_the_buffer_there_is_a_gap_of_known_size() {
         .ask(json!({"type": "join", "id": 1, "room": "r", "name": "ben", "token": token, "after": 1}))
         .await;
     assert_eq!((&back["resumed"], &back["sequence"]), (&json!(true), &json!(10_008)));
-    // 10,007 events came after the first, 10,000 are kept.
+    // There are 10,007 events after the first, and the room keeps 10,000.
     assert_eq!(ben.json().await, json!({"type": "gap", "room": "r", "missed": 7}));
     for sequence in 9..=10_008 {
         assert_eq!(ben.json().await["sequence"], sequence);

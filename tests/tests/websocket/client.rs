@@ -1,4 +1,4 @@
-//! The typed client's calls, and what it does with servers that fall silent or break the rules.
+//! The calls of the client library, with servers that fall silent or break the rules, too.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use websocket::Metric;
 use websocket::client::{Client, Error};
 use websocket::limits::Timeouts;
 
-use crate::fake::{Fake, answer, read_head, request};
+use crate::fake::{Fake, read_head, request, send};
 use crate::live::reading;
 use crate::local::soon;
 
 #[apply(test!)]
-async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() {
+async fn a_call_fails_when_its_connection_breaks_and_the_next_one_reconnects() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let batch = [reading("a", Metric::Wind, 1.0)];
@@ -28,8 +28,8 @@ async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() {
         drop(socket); // The request is in flight.
         let mut socket = fake.accept().await;
         let id = request(&mut socket).await["id"].clone();
-        answer(&mut socket, json!({"type": "recorded", "id": 999_999, "accepted": 7})).await; // Nobody's.
-        answer(&mut socket, json!({"type": "recorded", "id": id, "accepted": 1})).await;
+        send(&mut socket, json!({"type": "recorded", "id": 999_999, "accepted": 7})).await; // No request has this ID.
+        send(&mut socket, json!({"type": "recorded", "id": id, "accepted": 1})).await;
         socket
     };
     let calls = async {
@@ -44,7 +44,7 @@ async fn a_call_whose_connection_breaks_fails_and_the_next_connects_again() {
 }
 
 #[apply(test!)]
-async fn a_server_that_falls_silent_is_given_up() {
+async fn the_client_gives_up_on_a_silent_server() {
     let (fake, url) = Fake::start().await;
     let timeouts = Timeouts {
         heartbeat: Duration::from_millis(50),
@@ -53,17 +53,17 @@ async fn a_server_that_falls_silent_is_given_up() {
     };
     let client = Client::with_timeouts(&url, timeouts);
     let batch = [reading("a", Metric::Wind, 1.0)];
-    // It reads nothing, so that its library answers no ping.
+    // The server reads nothing, so its library doesn't respond to pings.
     let (_silent, dead) = tokio::join!(fake.accept(), soon("a call", client.record(&batch)));
     assert!(matches!(&dead, Err(error @ Error::Dead) if error.may_have_been_executed()), "{dead:?}");
 }
 
-/// It answers each ping, and never the request.
+/// The server responds to pings, but never to the request.
 #[apply(test!)]
-async fn a_request_without_an_answer_times_out() {
+async fn a_request_without_a_response_times_out() {
     let (fake, url) = Fake::start().await;
-    let answer = Duration::from_millis(50);
-    let client = Client::with_timeouts(&url, Timeouts { answer, ..Timeouts::default() });
+    let response = Duration::from_millis(50);
+    let client = Client::with_timeouts(&url, Timeouts { response, ..Timeouts::default() });
     let batch = [reading("a", Metric::Wind, 1.0)];
     let mute = async {
         let mut connection = fake.accept().await;
@@ -93,7 +93,7 @@ async fn a_server_that_does_not_speak_websocket_is_recognized() {
 }
 
 #[apply(test!)]
-async fn a_handshake_without_an_answer_times_out() {
+async fn a_handshake_without_a_response_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let timeouts = Timeouts { connect: Duration::from_millis(50), ..Timeouts::default() };
     let client = Client::with_timeouts(&format!("http://{}", listener.local_addr().unwrap()), timeouts);
@@ -103,18 +103,17 @@ async fn a_handshake_without_an_answer_times_out() {
     drop(connection);
 }
 
-/// Calls whose callers have given up make room for others.
 #[apply(test!)]
 async fn abandoned_calls_make_room_for_others() {
     let (fake, url) = Fake::start().await;
     let patient = Duration::from_millis(300);
-    let client = Client::with_timeouts(&url, Timeouts { answer: patient, ..Timeouts::default() });
+    let client = Client::with_timeouts(&url, Timeouts { response: patient, ..Timeouts::default() });
     let serve = async {
         let mut socket = fake.accept().await;
         loop {
             let request = request(&mut socket).await;
             if request["station"] == "answered" {
-                answer(&mut socket, json!({"type": "readings", "id": request["id"], "readings": []})).await;
+                send(&mut socket, json!({"type": "readings", "id": request["id"], "readings": []})).await;
                 return socket;
             }
         }
@@ -142,7 +141,7 @@ async fn a_message_over_the_clients_limit_breaks_the_connection() {
     assert!(matches!(&result, Err(Error::Broken(why)) if why.to_string().contains("too long")), "{result:?}");
 }
 
-/// The client bounds how much waits for the server: calls, and messages in a room.
+/// The client limits how many calls and how many chat messages wait for the server.
 #[apply(test!)]
 async fn requests_in_flight_are_bounded() {
     let (fake, url) = Fake::start().await;
@@ -178,7 +177,7 @@ async fn requests_in_flight_are_bounded() {
 
 /// Accepts one connection and sends this as the response to its handshake. Returns whether the
 /// client then closed the connection without sending another byte.
-async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
+async fn respond_to_handshake(listener: &TcpListener, lines: &str) -> bool {
     let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
     let head = read_head(&mut stream).await;
     let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
@@ -187,9 +186,9 @@ async fn answer_handshake(listener: &TcpListener, lines: &str) -> bool {
     soon("the end", stream.read(&mut [0])).await.is_ok_and(|count| count == 0)
 }
 
-/// RFC 6455, section 4.1: a client fails the connection.
+/// In these cases, RFC 6455, section 4.1, requires a client to close the connection.
 #[apply(test!)]
-async fn a_server_that_selects_what_was_not_offered_is_refused() {
+async fn a_handshake_response_that_breaks_the_rules_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let good = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n\
@@ -210,13 +209,13 @@ async fn a_server_that_selects_what_was_not_offered_is_refused() {
         good.replace("Connection: Upgrade\r\n", ""),
     ] {
         let client = Client::new(&url);
-        let (closed, result) = tokio::join!(answer_handshake(&listener, &lines), client.readings("a", 1));
+        let (closed, result) = tokio::join!(respond_to_handshake(&listener, &lines), client.readings("a", 1));
         assert!(matches!(result, Err(Error::Handshake(_))), "{lines} {result:?}");
         assert!(closed, "{lines}");
     }
-    // A correct response, and with other upper and lower case, is accepted.
+    // A correct response is accepted, whatever its case.
     let client = Client::new(&url);
     let lines = good.replace("Upgrade: websocket", "UPGRADE: WebSocket");
-    let (closed, _) = tokio::join!(answer_handshake(&listener, &lines), client.readings("a", 1));
-    assert!(!closed, "it sends a request");
+    let (closed, _) = tokio::join!(respond_to_handshake(&listener, &lines), client.readings("a", 1));
+    assert!(!closed, "the client must send a request");
 }

@@ -1,5 +1,5 @@
-//! The README's exercises that have a test: each fails until it is solved. They
-//! speak to the server in JSON, since what they ask for is not in `message.rs` yet.
+//! The tests of the README's tested exercises. Each one fails until the exercise is solved. They
+//! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
 use serde_json::{Value, json};
 use tests::{apply, test};
@@ -11,13 +11,14 @@ use crate::local::{Local, Raw, limits};
 
 type Shown = (String, String, f64, u64);
 
-/// The readings up to the one of that value, which was recorded last: station,
-/// metric, value and number. Those before it are sorted, as they may come in any order.
+/// Returns the readings up to the one with the value `last`, which was recorded last: station,
+/// metric, value, and number. The readings before it are sorted, because they may arrive in any
+/// order.
 async fn readings_until(raw: &mut Raw, last: f64) -> Vec<Shown> {
     let mut readings = Vec::new();
     loop {
         let message = raw.json().await;
-        assert_eq!(message["type"], "reading", "a reading should come now, not {message}");
+        assert_eq!(message["type"], "reading", "expected a reading, not {message}");
         let text = |field: &str| message[field].as_str().unwrap().to_owned();
         let value = message["value"].as_f64().unwrap();
         readings.push((text("station"), text("metric"), value, message["sequence"].as_u64().unwrap()));
@@ -35,7 +36,7 @@ fn shown(station: &str, metric: &str, value: f64, sequence: u64) -> Shown {
 
 #[apply(test!)]
 #[exercise]
-async fn exercise_a_subscriber_may_be_given_the_newest_first() {
+async fn exercise_a_subscriber_may_ask_for_the_newest_first() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let record = async |batch: &[Reading]| assert_eq!(client.record(batch).await.unwrap(), batch.len());
@@ -52,7 +53,7 @@ async fn exercise_a_subscriber_may_be_given_the_newest_first() {
     let subscribed = raw.ask(subscribe(1, json!([]), json!(["temperature", "wind"]))).await;
     assert_eq!(
         subscribed["type"], "subscribed",
-        "the server refuses a field that it does not know, so `newest` has to become one of `Series`: {subscribed}"
+        "the server refuses unknown fields, so add `newest` to `Series` in message.rs: {subscribed}"
     );
     record(&[reading("oslo-1", Metric::Wind, 8.0)]).await;
     assert_eq!(
@@ -63,24 +64,28 @@ async fn exercise_a_subscriber_may_be_given_the_newest_first() {
             shown("rome-1", "temperature", 12.0, 1),
             shown("oslo-1", "wind", 8.0, 2),
         ],
-        "with `newest` the newest reading of each series that was asked for comes after `subscribed`, and \
-         then what is recorded"
+        "with `newest`, the newest reading of each series of the subscription comes after `subscribed`, \
+         and then what is recorded later"
     );
 
-    // More for the same connection: temperatures of rome-1 come already.
+    // The same connection subscribes to more. It already gets the temperature and wind of rome-1.
     raw.ask(subscribe(2, json!(["rome-1"]), json!([]))).await;
     record(&[reading("rome-1", Metric::Pressure, 1000.0)]).await;
     assert_eq!(
         readings_until(&mut raw, 1000.0).await,
         [shown("rome-1", "humidity", 40.0, 1), shown("rome-1", "pressure", 1000.0, 1)],
-        "what this connection was sent before is not sent again"
+        "the server must not send a reading to the same connection twice"
     );
 
-    // Without the field it is as it was.
+    // Without the field, nothing has changed.
     let mut plain = Raw::open(server.addr, "/live").await;
     plain.ask(json!({"type": "subscribe", "id": 1})).await;
     record(&[reading("oslo-1", Metric::Wind, 9.0)]).await;
-    assert_eq!(readings_until(&mut plain, 9.0).await, [shown("oslo-1", "wind", 9.0, 3)], "only what is new");
+    assert_eq!(
+        readings_until(&mut plain, 9.0).await,
+        [shown("oslo-1", "wind", 9.0, 3)],
+        "without `newest`, only new readings come"
+    );
     client.close().await;
     server.stop().await;
 }
@@ -99,7 +104,7 @@ async fn say(raw: &mut Raw, message_id: &str) -> Value {
 
 #[apply(test!)]
 #[exercise]
-async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
+async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
     let server = Local::start(limits()).await;
     let mut ana = Raw::open(server.addr, "/chat").await;
     join(&mut ana, "ana").await;
@@ -111,7 +116,7 @@ async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
     assert_eq!(
         renamed,
         json!({"type": "renamed", "id": 9, "sequence": 4}),
-        "the request `rename` is answered by `renamed` with the number of its event: see `ChatRequest` in \
+        "the response to `rename` is `renamed` with the number of the event: see `ChatRequest` in \
          message.rs and `ChatSession::respond` in chat.rs"
     );
     assert_eq!(say(&mut ben, "m2").await["sequence"], 5);
@@ -124,33 +129,33 @@ async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
     assert_eq!(
         order,
         expected.map(|(sequence, name)| (json!(sequence), json!(name))),
-        "the room is told between the last message of ben and the first of bea"
+        "the event comes between the last message of ben and the first of bea"
     );
     let told = json!({
         "type": "presence", "room": "r", "sequence": 4, "name": "ben", "change": "renamed", "new_name": "bea"
     });
-    assert_eq!(seen[2], told, "the event names both");
+    assert_eq!(seen[2], told, "the event has both names");
 
-    // Refused is what `join` refuses, and changes nothing.
+    // `rename` is refused for the same reasons as `join`, and then changes nothing.
     assert_eq!(rename(&mut ben, "ana").await["code"], "name_taken", "somebody else has this name");
-    assert_eq!(rename(&mut ben, "b b").await["code"], "invalid", "a name has no spaces");
+    assert_eq!(rename(&mut ben, "b b").await["code"], "invalid", "a name must not contain spaces");
     let elsewhere = ben.ask(json!({"type": "rename", "id": 9, "room": "other", "name": "bo"})).await;
     assert_eq!(elsewhere["code"], "wrong_room", "this connection is not in that room");
 
-    // Sent again after the change, since its answer was lost, say.
+    // The client resends a message after the change, for example because the response was lost.
     let again = say(&mut ben, "m1").await;
     assert_eq!(
         (&again["sequence"], &again["duplicate"]),
         (&json!(3), &json!(true)),
-        "a message that was said under the old name is not stored twice"
+        "a message that was said under the old name must not be stored twice"
     );
     let mut carl = Raw::open(server.addr, "/chat").await;
     let newcomer = join(&mut carl, "ben").await;
-    assert_eq!(newcomer["present"], json!(["ana", "bea", "ben"]), "the old name is free");
+    assert_eq!(newcomer["present"], json!(["ana", "bea", "ben"]), "the old name must be free");
     let first = say(&mut carl, "m1").await;
-    assert_eq!(first["duplicate"], false, "who has the old name now has said nothing yet");
+    assert_eq!(first["duplicate"], false, "the new owner of the old name has said nothing yet");
 
-    // The connection breaks, and its owner does not know whether the name was changed.
+    // The connection breaks, and the client doesn't know whether the name was changed.
     carl.ask(json!({"type": "leave", "id": 2, "room": "r"})).await;
     let mut back = Raw::open(server.addr, "/chat").await;
     let (token, boot_id) = (&joined["token"], &joined["boot_id"]);
@@ -162,8 +167,8 @@ async fn exercise_a_new_name_is_told_in_order_and_keeps_the_place() {
     assert_eq!(
         (&again["name"], &again["resumed"], &again["present"]),
         (&json!("bea"), &json!(true), &json!(["ana", "bea"])),
-        "the token finds its member also under the old name, and `joined` tells the new one"
+        "the token must also work with the old name, and `joined` must have the new one"
     );
-    assert_eq!(ben.closed().await.0, 4001, "and the old connection is told that it was taken over");
+    assert_eq!(ben.closed().await.0, 4001, "the old connection must be closed with 4001");
     server.stop().await;
 }

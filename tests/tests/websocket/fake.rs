@@ -1,4 +1,4 @@
-//! Servers that do what a test tells them, and connections that can be cut.
+//! A server that does what a test tells it, and a proxy that can cut connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use websocket::client::{ChatEvent, ChatEvents};
 
 use crate::local::soon;
 
-/// Stands between a client and a server, and can be cut.
+/// A proxy between a client and a server. It can cut the connections.
 pub struct Proxy {
     pub url: String,
     up: Arc<AtomicBool>,
@@ -31,7 +31,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 if !is_up.load(Ordering::SeqCst) {
-                    continue; // Closed at once.
+                    continue; // The new connection is closed at once.
                 }
                 let (target, mut cut) = (target.clone(), subscribe.subscribe());
                 tokio::spawn(async move {
@@ -46,7 +46,7 @@ impl Proxy {
         Self { url, up, cuts }
     }
 
-    /// Breaks all connections; those to come are broken as well until [`Proxy::mend`].
+    /// Breaks all connections, and new ones as well until [`Proxy::mend`] is called.
     pub fn cut(&self) {
         self.up.store(false, Ordering::SeqCst);
         self.cuts.send_modify(|cuts| *cuts += 1);
@@ -77,7 +77,7 @@ impl Fake {
         tokio_tungstenite::accept_hdr_async(stream, agree).await.unwrap()
     }
 
-    /// Accepts a connection and agrees to its first request, `join` or `subscribe`.
+    /// Accepts a connection, and responds to its first request, `join` or `subscribe`.
     pub async fn agree(&self) -> WebSocketStream<TcpStream> {
         let mut socket = self.accept().await;
         let first = request(&mut socket).await;
@@ -85,11 +85,11 @@ impl Fake {
             Some("join") => joined(&first, false, 1),
             _ => subscribed(&first, &[], 0),
         };
-        answer(&mut socket, agreed).await;
+        send(&mut socket, agreed).await;
         socket
     }
 
-    /// Accepts a connection, reads a request for a handshake, and sends this as its response.
+    /// Accepts a connection, reads its handshake request, and sends this text as the response.
     pub async fn respond(&self, response: &str) {
         let (mut stream, _) = soon("a connection", self.0.accept()).await.unwrap();
         read_head(&mut stream).await;
@@ -102,27 +102,27 @@ pub async fn request(socket: &mut WebSocketStream<TcpStream>) -> Value {
     serde_json::from_str(message.to_text().unwrap()).unwrap()
 }
 
-pub async fn answer(socket: &mut WebSocketStream<TcpStream>, answer: Value) {
-    socket.send(Message::text(answer.to_string())).await.unwrap();
+pub async fn send(socket: &mut WebSocketStream<TcpStream>, message: Value) {
+    socket.send(Message::text(message.to_string())).await.unwrap();
 }
 
 pub async fn next(events: &mut ChatEvents) -> ChatEvent {
     soon("an event", events.next()).await.expect("an event, not the end").unwrap()
 }
 
-/// The response to `join`. The room's newest event has this number.
+/// Returns the response to `join`. `sequence` is the number of the room's newest event.
 pub fn joined(join: &Value, resumed: bool, sequence: u64) -> Value {
     json!({"type": "joined", "id": join["id"], "room": join["room"], "name": join["name"], "boot_id": "b",
         "token": "t", "resumed": resumed, "sequence": sequence, "present": [join["name"]]})
 }
 
-/// The response to `subscribe`.
+/// Returns the response to `subscribe`.
 pub fn subscribed(subscribe: &Value, stations: &[&str], recorded: u64) -> Value {
     json!({"type": "subscribed", "id": subscribe["id"], "boot_id": "b", "stations": stations,
         "recorded": recorded})
 }
 
-/// What ben says in the room `r`.
+/// Returns a message that ben said in room `r`.
 pub fn message(sequence: u64) -> Value {
     json!({"type": "message", "room": "r", "sequence": sequence, "name": "ben", "message_id": "x",
         "text": "hi", "sent_at": 0})

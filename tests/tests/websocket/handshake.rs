@@ -9,7 +9,7 @@ use websocket::Limits;
 use crate::local::{BINARY, KEY, Local, Raw, TEXT, frame, handshake, limits, soon};
 
 #[apply(test!)]
-async fn the_handshake_is_that_of_the_rfc() {
+async fn the_handshake_follows_the_rfc() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::tcp(server.addr).await;
     raw.send(handshake("/echo", "Sec-WebSocket-Protocol: other, weather.v1.json\r\n")).await;
@@ -24,7 +24,7 @@ async fn the_handshake_is_that_of_the_rfc() {
         "",
     ];
     assert_eq!(lines, expected);
-    // The frames that the README shows.
+    // These are the frames that the README shows.
     raw.send([0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]).await;
     assert_eq!(raw.frame().await.unwrap(), (TEXT, b"Hello".to_vec()));
     raw.send([0x88, 0x82, 0x37, 0xfa, 0x21, 0x3d, 0x34, 0x12]).await;
@@ -33,7 +33,7 @@ async fn the_handshake_is_that_of_the_rfc() {
 }
 
 #[apply(test!)]
-async fn a_frame_glued_to_the_handshake_is_not_lost() {
+async fn a_frame_sent_together_with_the_handshake_is_not_lost() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::tcp(server.addr).await;
     let whole = [handshake("/echo", "").into_bytes(), frame(TEXT, b"early"), frame(BINARY, &[0, 255])];
@@ -44,7 +44,7 @@ async fn a_frame_glued_to_the_handshake_is_not_lost() {
     server.stop().await;
 }
 
-/// The status that a request gets.
+/// Sends a request, and returns the status and the header of the response.
 pub async fn status(server: &Local, request: String) -> (u16, String) {
     let mut raw = Raw::tcp(server.addr).await;
     raw.send(request).await;
@@ -53,7 +53,7 @@ pub async fn status(server: &Local, request: String) -> (u16, String) {
 }
 
 #[apply(test!)]
-async fn a_bad_handshake_gets_its_status() {
+async fn an_invalid_handshake_gets_the_right_status() {
     let server = Local::start(limits()).await;
     let good = handshake("/chat", "");
     assert_eq!(status(&server, good.clone()).await.0, 101);
@@ -84,7 +84,7 @@ async fn a_bad_handshake_gets_its_status() {
 }
 
 #[apply(test!)]
-async fn header_names_and_tokens_may_be_written_in_any_case() {
+async fn header_names_and_tokens_are_case_insensitive() {
     let server = Local::start(limits()).await;
     let request = handshake("/chat", "")
         .replace("Upgrade: websocket", "UPGRADE: WebSocket")
@@ -94,7 +94,7 @@ async fn header_names_and_tokens_may_be_written_in_any_case() {
 }
 
 #[apply(test!)]
-async fn of_the_subprotocols_only_ours_is_spoken() {
+async fn the_server_accepts_only_its_own_subprotocol() {
     let server = Local::start(limits()).await;
     let offer = |lines: &str| handshake("/live", lines);
     let ours = "sec-websocket-protocol: weather.v1.json\r\n";
@@ -112,7 +112,7 @@ async fn of_the_subprotocols_only_ours_is_spoken() {
 }
 
 #[apply(test!)]
-async fn pages_from_elsewhere_may_not_connect() {
+async fn pages_from_other_origins_may_not_connect() {
     let allowed_origins = vec!["https://weather.example".parse().unwrap()];
     let server = Local::allowing(allowed_origins, limits()).await;
     let port = server.addr.port();
@@ -133,7 +133,7 @@ async fn pages_from_elsewhere_may_not_connect() {
     ] {
         assert_eq!(status(&server, from(&foreign)).await.0, 403, "{foreign}");
     }
-    // A name that was made to resolve to this machine is a foreign page's, too.
+    // A page is foreign even if its domain name was made to resolve to this machine.
     let rebound = from(&format!("http://evil.example:{port}"))
         .replace("Host: 127.0.0.1", &format!("Host: evil.example:{port}"));
     assert_eq!(status(&server, rebound).await.0, 403);
@@ -143,7 +143,7 @@ async fn pages_from_elsewhere_may_not_connect() {
 }
 
 #[apply(test!)]
-async fn a_handshake_that_does_not_come_ends_the_connection() {
+async fn a_connection_is_closed_if_no_handshake_arrives_in_time() {
     let handshake_timeout = Duration::from_millis(100);
     let server = Local::start(Limits { handshake_timeout, ..limits() }).await;
     for start in ["", "GET /chat HTTP/1.1\r\nHo"] {
@@ -165,7 +165,10 @@ async fn the_page_and_the_health_route_are_plain_http() {
     let nonce = policy.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0;
     let html = page.text().await.unwrap();
     assert!(html.contains(&format!("<script nonce=\"{nonce}\">")) && !html.contains("NONCE"));
-    assert!(!html.contains("http://") || !html.contains("src=\"http"), "nothing is loaded from elsewhere");
+    assert!(
+        !html.contains("http://") || !html.contains("src=\"http"),
+        "the page loads nothing from elsewhere"
+    );
     let health = reqwest::get(format!("{}/healthz", server.url())).await.unwrap();
     assert_eq!((health.status().as_u16(), health.text().await.unwrap().as_str()), (200, "ok\n"));
     server.stop().await;

@@ -13,15 +13,15 @@ use websocket::Limits;
 use crate::handshake::status;
 use crate::local::{BINARY, CLOSE, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
 
-/// A server of which only the heartbeat is as given.
-async fn beating(heartbeat: u64, dead_after: u64) -> Local {
+/// Starts a server with this heartbeat. Its other limits are the defaults.
+async fn with_heartbeat(heartbeat: u64, dead_after: u64) -> Local {
     let [heartbeat, dead_after] = [heartbeat, dead_after].map(Duration::from_millis);
     Local::start(Limits { heartbeat, dead_after, ..limits() }).await
 }
 
 #[apply(test!)]
 async fn the_server_pings_and_sends_heartbeats() {
-    let server = beating(50, 600_000).await;
+    let server = with_heartbeat(50, 600_000).await;
     for path in ["/chat", "/live"] {
         let mut raw = Raw::open(server.addr, path).await;
         for _ in 0..3 {
@@ -35,22 +35,22 @@ async fn the_server_pings_and_sends_heartbeats() {
     server.stop().await;
 }
 
-/// One that answers is kept for longer than one that is silent.
+/// A peer that responds to pings stays connected for longer than a silent one.
 #[apply(test!)]
-async fn the_dead_are_closed_and_the_living_are_not() {
-    let server = beating(400, 2500).await;
+async fn silent_connections_are_closed_and_responsive_ones_are_not() {
+    let server = with_heartbeat(400, 2500).await;
     let mut alive = Raw::open(server.addr, "/echo").await;
     let mut silent = Raw::open(server.addr, "/echo").await;
     for _ in 0..9 {
         assert_eq!(alive.frame().await.unwrap().0, PING);
         alive.send(frame(PONG, b"")).await;
     }
-    assert_eq!(silent.closed().await, (1008, "no sign of life".to_owned()));
+    assert_eq!(silent.closed().await, (1008, "keepalive timeout".to_owned()));
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
+async fn connections_over_the_limit_get_503_before_the_upgrade() {
     let server = Local::start(Limits {
         connections: ConnectionLimits { max_connections: 2, ..Default::default() },
         ..Limits::default()
@@ -63,7 +63,7 @@ async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
     first.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
     assert_eq!(first.closed().await.0, 1000);
     drop(first);
-    // Its place is free as soon as the server has seen it go.
+    // Its place becomes free once the server notices that it is gone.
     let again = async {
         while status(&server, handshake("/chat", "")).await.0 == 503 {
             tokio::task::yield_now().await;
@@ -74,26 +74,26 @@ async fn beyond_the_connection_cap_the_answer_is_503_before_the_upgrade() {
     server.stop().await;
 }
 
-/// The connections that are refused with 503 are bounded in number too.
+/// The number of connections that the server refuses with 503 at once is limited, too.
 #[apply(test!)]
-async fn beyond_the_refusals_connections_are_closed_without_a_word() {
+async fn connections_over_the_limit_on_refusals_get_no_response() {
     let limits = Limits {
         connections: ConnectionLimits { max_connections: 0, max_refusals: 1, ..Default::default() },
         ..Limits::default()
     };
     let server = Local::start(limits).await;
-    let mut told = Raw::tcp(server.addr).await;
-    assert!(told.head().await.starts_with("HTTP/1.1 503 "));
-    let mut not_told = Raw::tcp(server.addr).await;
-    let mut answer = Vec::new();
-    let _ = soon("the end", not_told.stream.read_to_end(&mut answer)).await; // Or a reset.
-    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    let mut refused = Raw::tcp(server.addr).await;
+    assert!(refused.head().await.starts_with("HTTP/1.1 503 "));
+    let mut closed = Raw::tcp(server.addr).await;
+    let mut response = Vec::new();
+    let _ = soon("the end", closed.stream.read_to_end(&mut response)).await; // Or it sees a reset.
+    assert!(response.is_empty(), "{}", String::from_utf8_lossy(&response));
     server.stop().await;
 }
 
-/// After the close frame, one peer keeps the connection open, and another goes on sending.
+/// After the close frame, one peer keeps the connection open, and another one keeps sending.
 #[apply(test!)]
-async fn lingering_has_an_end() {
+async fn the_server_does_not_linger_forever() {
     let forever = Duration::from_secs(600);
     let violation = frame(0x83, b"x");
     let limits = |linger_time, linger_bytes| Limits {
@@ -109,7 +109,7 @@ async fn lingering_has_an_end() {
     let mut holds_on = Raw::open(server.addr, "/chat").await;
     holds_on.send(&violation).await;
     assert_eq!(holds_on.closed().await.0, 1002);
-    server.stop().await; // It waits for its connections.
+    server.stop().await; // This waits until the connections have ended.
 
     let server = Local::start(limits(forever, 1_000_000)).await;
     let mut sends_on = Raw::open(server.addr, "/chat").await;
@@ -120,30 +120,30 @@ async fn lingering_has_an_end() {
 }
 
 #[apply(test!)]
-async fn on_shutdown_everybody_is_closed_with_1001() {
+async fn on_shutdown_every_connection_is_closed_with_1001() {
     let server = Local::start(Limits::default()).await;
     let addr = server.addr;
     let mut open = Vec::new();
     for path in ["/chat", "/live", "/echo"] {
         open.push(Raw::open(addr, path).await);
     }
-    // What was asked before is answered before the end.
+    // A request that was sent earlier gets its response first.
     open[2].send(frame(TEXT, b"last words")).await;
     assert_eq!(open[2].frame().await.unwrap(), (TEXT, b"last words".to_vec()));
     let mut stopping = server.terminate();
     for raw in &mut open {
         assert_eq!(raw.closed().await, (1001, "the server is stopping".to_owned()));
     }
-    // It waits for the connections, which are still open on our side.
+    // The server waits for the connections, which are still open on the client's side.
     let waited = timeout(Duration::from_millis(300), &mut stopping).await;
-    assert!(waited.is_err(), "it did not wait for upgraded connections");
+    assert!(waited.is_err(), "the server must wait for upgraded connections");
     drop(open);
     soon("the end", stopping).await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }
 
 #[apply(test!)]
-async fn shutdown_cuts_who_does_not_let_go() {
+async fn shutdown_cuts_connections_that_stay_open() {
     let limits = Limits {
         connections: ConnectionLimits {
             linger_time: Duration::from_secs(600),
@@ -158,7 +158,7 @@ async fn shutdown_cuts_who_does_not_let_go() {
 }
 
 #[apply(test!)]
-async fn who_reads_nothing_is_cut() {
+async fn a_client_that_reads_nothing_is_disconnected() {
     let limits = Limits {
         heartbeat: Duration::from_secs(600),
         write_timeout: Duration::from_millis(200),
@@ -169,7 +169,7 @@ async fn who_reads_nothing_is_cut() {
     let mut raw = Raw::open(server.addr, "/echo").await;
     let big = frame(BINARY, &vec![0; 16 << 20]);
     let sent = async {
-        // More than the kernels' buffers take: the echo of the first is never read.
+        // This is more than the kernels' buffers hold: nobody reads the echo of the first message.
         loop {
             if raw.stream.write_all(&big).await.is_err() {
                 break;
@@ -180,17 +180,17 @@ async fn who_reads_nothing_is_cut() {
     server.stop().await;
 }
 
-/// As `printf … | nc` does.
+/// For example, `printf … | nc` does this.
 #[apply(test!)]
-async fn a_client_that_has_said_everything_gets_its_answer() {
+async fn a_client_that_closes_its_sending_side_still_gets_its_response() {
     let server = Local::start(limits()).await;
     for _ in 0..50 {
         let mut stream = TcpStream::connect(server.addr).await.unwrap();
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
         stream.shutdown().await.unwrap();
-        let mut answer = String::new();
-        soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        let mut response = String::new();
+        soon("the response", stream.read_to_string(&mut response)).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     }
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Readings: recording, subscriptions, slow readers.
+//! Readings: recording, subscriptions, and slow readers.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -28,7 +28,7 @@ async fn a_batch_is_recorded_whole_or_not_at_all() {
         (vec![good.clone(), bad], "readings[1].value: 130 is outside 0 to 100"),
         (vec![], "a batch holds 1 to 10000 readings, not 0"),
         (vec![good.clone(); 10_001], "a batch holds 1 to 10000 readings, not 10001"),
-        (vec![good.clone(), reading("Oslo", Metric::Wind, 1.0)], "readings[1].station: \"Oslo\" is not of"),
+        (vec![good.clone(), reading("Oslo", Metric::Wind, 1.0)], "readings[1].station: \"Oslo\" must be"),
     ] {
         let Err(Error::Refused { code: ErrorCode::Invalid, reason }) = client.record(&batch).await else {
             panic!("accepted a batch with {expected}");
@@ -45,7 +45,7 @@ async fn a_batch_is_recorded_whole_or_not_at_all() {
 }
 
 #[apply(test!)]
-async fn stations_are_bounded() {
+async fn the_number_of_stations_is_limited() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     let station = |number: usize| reading(&format!("s-{number}"), Metric::Wind, 1.0);
@@ -56,7 +56,11 @@ async fn stations_are_bounded() {
         matches!(&refused, Err(error @ Error::Refused { code: ErrorCode::Full, .. }) if !error.may_have_been_executed()),
         "{refused:?}"
     );
-    assert_eq!(client.readings("s-0", 9).await.unwrap().len(), 1, "nothing of the batch was kept");
+    assert_eq!(
+        client.readings("s-0", 9).await.unwrap().len(),
+        1,
+        "the server must keep nothing of the batch"
+    );
     assert_eq!(client.record(&[station(0)]).await.unwrap(), 1);
     client.close().await;
     server.stop().await;
@@ -80,7 +84,7 @@ async fn a_subscription_names_at_most_a_thousand_stations() {
 }
 
 #[apply(test!)]
-async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() {
+async fn a_subscriber_is_told_its_stations_and_the_number_of_their_readings() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     for (station, metric, count) in
@@ -95,15 +99,15 @@ async fn a_subscription_is_told_its_stations_and_the_number_of_their_readings() 
         (json!(["a"]), json!(["wind", "pressure"]), (json!(["a"]), 2)),
         (json!([]), json!(["wind"]), (json!(["a", "b"]), 5)),
     ] {
-        let answer =
+        let response =
             raw.ask(json!({"type": "subscribe", "id": 1, "stations": stations, "metrics": metrics})).await;
-        assert_eq!((&answer["stations"], answer["recorded"].as_u64()), (&expected.0, Some(expected.1)));
+        assert_eq!((&response["stations"], response["recorded"].as_u64()), (&expected.0, Some(expected.1)));
     }
     client.close().await;
     server.stop().await;
 }
 
-/// Each of many tasks gets its own answer, and they really share one connection.
+/// Each of many tasks gets its own responses. The server allows only one connection.
 #[apply(test!)]
 async fn many_tasks_share_one_connection() {
     let server = Local::start(Limits {
@@ -139,8 +143,8 @@ fn station_of(task: usize) -> String {
     format!("s-{task}")
 }
 
-/// Records values 1, 2, … as wind and temperature of three stations and returns
-/// what a subscriber saw: `station metric value`, until the marker.
+/// Records this value as the wind and the temperature of three stations. Returns the readings that
+/// the subscriber received, as `station metric value`.
 async fn seen(raw: &mut Raw, client: &Client, value: f64) -> Vec<String> {
     let mut batch = Vec::new();
     for station in ["a", "b", "c"] {
@@ -148,11 +152,11 @@ async fn seen(raw: &mut Raw, client: &Client, value: f64) -> Vec<String> {
         batch.push(reading(station, Metric::Wind, value));
     }
     client.record(&batch).await.unwrap();
-    // Answers come after everything that was due before.
+    // The response to this request marks the end.
     raw.send_json(json!({"type": "readings", "id": 77, "station": "none", "limit": 1})).await;
     let mut seen = Vec::new();
     let mut answered = false;
-    // The marker's answer may overtake readings of this turn, so a second follows.
+    // The response may overtake readings of the same turn, so a second request follows.
     for id in [77, 78] {
         while !answered {
             let message = raw.json().await;
@@ -180,16 +184,16 @@ async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     assert_eq!(seen(&mut raw, &client, 1.0).await, [""; 0]);
     let both = |kind: &str, stations: Value, metrics: Value| json!({"type": kind, "id": 5, "stations": stations, "metrics": metrics});
 
-    let answer = raw.ask(both("subscribe", json!(["a"]), json!(["wind"]))).await;
-    assert_eq!(answer["type"], "subscribed");
-    assert_eq!(answer["boot_id"].as_str().unwrap().len(), 32);
+    let response = raw.ask(both("subscribe", json!(["a"]), json!(["wind"]))).await;
+    assert_eq!(response["type"], "subscribed");
+    assert_eq!(response["boot_id"].as_str().unwrap().len(), 32);
     assert_eq!(seen(&mut raw, &client, 2.0).await, ["a wind 2.0"]);
     raw.ask(both("subscribe", json!([]), json!(["temperature"]))).await;
     assert_eq!(
         seen(&mut raw, &client, 3.0).await,
         ["a temperature 3.0", "a wind 3.0", "b temperature 3.0", "c temperature 3.0"]
     );
-    // For one station this ends what was asked for that station, not what was asked for all.
+    // This ends the subscription to station a, but not the one to all stations.
     raw.ask(both("unsubscribe", json!(["a"]), json!([]))).await;
     assert_eq!(
         seen(&mut raw, &client, 4.0).await,
@@ -204,7 +208,7 @@ async fn a_subscriber_sees_what_it_asked_for_and_nothing_else() {
     server.stop().await;
 }
 
-/// Earlier readings are not shown, even while the server is still sending them to others.
+/// A subscriber gets no earlier readings, even if the server is still sending them to others.
 #[apply(test!)]
 async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
     let server = Local::start(limits()).await;
@@ -212,11 +216,11 @@ async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
     raw.ask(json!({"type": "subscribe", "id": 1, "stations": ["other"]})).await;
     let record = |id: u64| json!({"type": "record", "id": id, "readings": [reading("a", Metric::Wind, 1.0)]});
     let subscribe = json!({"type": "subscribe", "id": 3, "stations": ["a"]});
-    // In one turn of the server.
+    // The server handles all three in one turn.
     let turn = [record(2), subscribe, record(4)].map(|request| frame(TEXT, request.to_string().as_bytes()));
     raw.send(turn.concat()).await;
-    for answer in ["recorded", "subscribed", "recorded"] {
-        assert_eq!(raw.json().await["type"], answer);
+    for kind in ["recorded", "subscribed", "recorded"] {
+        assert_eq!(raw.json().await["type"], kind);
     }
     let seen = raw.json().await;
     assert_eq!((&seen["type"], &seen["sequence"]), (&json!("reading"), &json!(2)), "{seen}");
@@ -224,7 +228,7 @@ async fn a_subscriber_sees_only_what_is_recorded_after_it_subscribed() {
 }
 
 #[apply(test!)]
-async fn readings_carry_the_number_that_they_have_in_their_series() {
+async fn readings_carry_their_number_in_the_series() {
     let server = Local::start(limits()).await;
     let client = Client::new(&server.url());
     client.record(&vec![reading("a", Metric::Wind, 1.0); 41]).await.unwrap();
@@ -238,12 +242,12 @@ async fn readings_carry_the_number_that_they_have_in_their_series() {
     server.stop().await;
 }
 
-/// Reads nothing while far more is recorded than its buffers take; then every
-/// single reading is either seen or counted as skipped, and the newest is seen.
+/// The subscriber reads nothing while far more is recorded than its buffers hold. Then it reads
+/// everything: each reading was either sent or counted as skipped, and the newest ones were sent.
 #[apply(test!)]
-async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
+async fn a_slow_reader_is_told_how_many_it_missed_and_gets_the_newest() {
     const BATCHES: u64 = 40;
-    // It is slow, not dead, however long this takes on a busy machine.
+    // The subscriber must not count as dead, however long this takes on a busy machine.
     let [heartbeat, dead_after, write_timeout] = [600, 1200, 600].map(Duration::from_secs);
     let server = Local::start(Limits { heartbeat, dead_after, write_timeout, ..limits() }).await;
     let client = Client::new(&server.url());
@@ -257,7 +261,7 @@ async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
         batch.push(reading("marker", Metric::Wind, value));
         assert_eq!(client.record(&batch).await.unwrap(), 10_000);
     }
-    // Others are served meanwhile, and see their newest.
+    // Meanwhile, the server serves others, who receive their newest reading.
     loop {
         match soon("the marker", quick.next()).await.unwrap().unwrap() {
             LiveEvent::Reading { reading, .. } if reading.value == BATCHES as f64 => break,
@@ -280,7 +284,7 @@ async fn a_slow_reader_is_told_how_many_it_missed_and_given_the_newest() {
             other => panic!("{other}"),
         }
     }
-    assert!(skipped > 0, "this test is to overrun the reader");
+    assert!(skipped > 0, "the test must overrun the reader");
     assert_eq!(seen + skipped, 9999 * BATCHES);
     quick.close().await;
     client.close().await;

@@ -1,5 +1,5 @@
-//! Many at once: one order for all, what an idle connection costs, and readers
-//! that stop reading.
+//! Many clients at once: they all see one order, idle connections cost little, and clients that
+//! stop reading do no harm.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,11 +25,11 @@ const CLIENTS: usize = 50;
 const MESSAGES_EACH: usize = 200;
 const CUT: usize = 5;
 
-/// Five of fifty clients lose their connection in the middle; still all see the
-/// same messages in the same order, each message once.
+/// Five of fifty clients lose their connections in the middle. Still, all clients see the same
+/// messages in the same order, each of them once.
 #[apply(test!)]
 #[alone]
-async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
+async fn all_see_one_order_and_no_message_is_lost_or_duplicated() {
     let server = PAIR.serve().await;
     let everybody_is_here = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
@@ -44,7 +44,7 @@ async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
             let speak = tokio::spawn(async move {
                 for message in 0..MESSAGES_EACH {
                     if number < CUT && message == 50 + 20 * number {
-                        // Half of the time with the answer under way.
+                        // Sometimes the response is already on its way.
                         let said = tokio::spawn({
                             let chat = chat.clone();
                             async move { chat.say(&format!("{number}:{message}")).await }
@@ -66,7 +66,7 @@ async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
                 match soon("an event", events.next()).await.expect("an event, not the end").unwrap() {
                     ChatEvent::Message { sequence, name, text, .. } => seen.push((sequence, name, text)),
                     ChatEvent::Disconnected { .. } => cuts += 1,
-                    ChatEvent::Gap { missed } => panic!("{missed} events are lost"),
+                    ChatEvent::Gap { missed } => panic!("{missed} events were lost"),
                     ChatEvent::Joined { .. } | ChatEvent::Presence { .. } => {}
                 }
             }
@@ -82,18 +82,21 @@ async fn all_see_one_order_and_nothing_is_lost_or_doubled() {
         assert!(*order == seen, "client {number} saw another order");
     }
     let order = first.unwrap();
-    assert!(order.is_sorted_by(|a, b| a.0 < b.0), "sequence numbers grow");
+    assert!(order.is_sorted_by(|a, b| a.0 < b.0), "sequence numbers must increase");
     let distinct: HashSet<_> = order.iter().map(|(_sequence, _name, text)| text).collect();
-    assert_eq!(distinct.len(), CLIENTS * MESSAGES_EACH, "every message was seen once");
+    assert_eq!(distinct.len(), CLIENTS * MESSAGES_EACH, "every message must be seen once");
     for number in 0..CLIENTS {
         let of_one = order.iter().filter(|(_, name, _)| *name == format!("client-{number}"));
         let expected = (0..MESSAGES_EACH).map(|message| format!("{number}:{message}"));
-        assert!(of_one.map(|(_, _, text)| text.clone()).eq(expected), "in the order in which they were said");
+        assert!(
+            of_one.map(|(_, _, text)| text.clone()).eq(expected),
+            "messages must keep the order in which client {number} said them"
+        );
     }
     server.stop().await;
 }
 
-/// Memory of the server's process in bytes.
+/// Returns the memory of the server's process, in bytes.
 fn resident(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -102,7 +105,7 @@ fn resident(server: &Server) -> u64 {
 
 #[apply(test!)]
 #[alone]
-async fn five_thousand_idle_connections_take_little_memory() {
+async fn five_thousand_idle_connections_use_little_memory() {
     const CONNECTIONS: usize = 5000;
     let server = PAIR.serve().await;
     let addr = server.addr().parse().unwrap();
@@ -115,24 +118,24 @@ async fn five_thousand_idle_connections_take_little_memory() {
     assert_eq!(idle.len(), CONNECTIONS);
     let each = (resident(&server) - before) / CONNECTIONS as u64;
     println!("{CONNECTIONS} idle connections: {each} bytes of the server's memory each");
-    // About 11 kB in a debug build; a read buffer of 128 KiB, the library's default, would be seen.
+    // It is about 11 kB in a debug build. With the library's default, a read buffer of 128 KiB, the
+    // test would fail.
     assert!(each < 16 * 1024, "{each} bytes each");
-    // They are really open, and the server still serves.
+    // The connections are still open, and the server still responds.
     client.record(&batch).await.unwrap();
     drop(idle);
     client.close().await;
     server.stop().await;
 }
 
-/// Ten subscribers that never read: the server keeps nothing for them, and those
-/// who do read are served.
+/// The server keeps nothing for ten subscribers that never read, and serves the others.
 #[apply(test!)]
 #[alone]
-async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
+async fn a_client_that_stops_reading_costs_no_memory_and_slows_nobody() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let batch = vec![reading("a", Metric::Wind, 1.0); 10_000];
-    // The store is full for this station, so that it grows no more.
+    // Fill this station's part of the store, so that it stops growing.
     for _ in 0..11 {
         client.record(&batch).await.unwrap();
     }
@@ -144,17 +147,17 @@ async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
     }
     let mut reader = Client::new(server.url()).live(&["b"], &[]).await.unwrap();
     for _ in 0..10 {
-        client.record(&batch).await.unwrap(); // Everything that has a bound has reached it.
+        client.record(&batch).await.unwrap(); // After this, every buffer is full.
     }
     let before = resident(&server);
     for _ in 0..40 {
         assert_eq!(client.record(&batch).await.unwrap(), 10_000);
     }
     client.record(&[reading("b", Metric::Wind, 2.0)]).await.unwrap();
-    soon("a reading for who reads", reader.next()).await.unwrap().unwrap();
+    soon("a reading for the subscriber that reads", reader.next()).await.unwrap().unwrap();
     let grown = resident(&server).saturating_sub(before);
-    println!("400,000 readings for ten who read nothing: the server grew by {grown} bytes");
-    // As messages they are 40 MB, and ten queues of them 400 MB.
+    println!("400,000 readings for ten subscribers that read nothing: the server grew by {grown} bytes");
+    // As messages, the readings are 40 MB, and ten queues of them would be 400 MB.
     assert!(grown < 8 * 1024 * 1024, "grew by {grown} bytes");
     drop(stuck);
     reader.close().await;
@@ -162,11 +165,11 @@ async fn who_stops_reading_costs_no_memory_and_slows_nobody() {
     server.stop().await;
 }
 
-/// A subscriber that fell behind the ring is sent thousands of readings at once. The memory
-/// that the server needs for that is freed afterwards.
+/// When a subscriber has fallen behind the ring, the server sends it thousands of readings at
+/// once, and needs memory for them.
 #[apply(test!)]
 #[alone]
-async fn a_reader_that_has_caught_up_gives_its_memory_back() {
+async fn the_server_frees_the_memory_of_a_reader_that_has_caught_up() {
     const READERS: usize = 60;
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
@@ -176,7 +179,7 @@ async fn a_reader_that_has_caught_up_gives_its_memory_back() {
         raw.ask(json!({"type": "subscribe", "id": 1})).await;
         readers.push(BufReader::new(raw.stream));
     }
-    // 4,000 series, more than the ring holds.
+    // These are 4,000 series, and more readings than the ring holds.
     let batch: Vec<_> = (0..10_000)
         .map(|number| {
             reading(
@@ -201,14 +204,14 @@ async fn a_reader_that_has_caught_up_gives_its_memory_back() {
     }
     let each = resident(&server).saturating_sub(before) / READERS as u64;
     println!("{READERS} readers that have caught up: {each} bytes of the server's memory each");
-    // About 150 kB, most of it the library's write buffer. If the server also kept the list of
-    // events, it would be about 100 kB more.
+    // It is about 150 kB, most of it the library's write buffer. If the server also kept the list
+    // of events, it would be about 100 kB more.
     assert!(each < 200 * 1024, "{each} bytes each");
     client.close().await;
     server.stop().await;
 }
 
-/// The next message; null for a ping.
+/// Returns the next message, or null for a ping.
 async fn message(reader: &mut BufReader<TcpStream>) -> Value {
     let first = reader.read_u8().await.unwrap();
     let mut length = u64::from(reader.read_u8().await.unwrap());

@@ -1,5 +1,5 @@
-//! A server inside the test's process, whose limits the test chooses, and a
-//! WebSocket of bare bytes.
+//! A server in the test's process, with limits that the test chooses, and a WebSocket client that
+//! sends and receives bare bytes.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,15 +14,16 @@ use tokio::time::timeout;
 use websocket::Limits;
 use websocket::server::origin::Origin;
 
-/// Whatever has not happened by then will not. Nothing is measured with it.
+/// Time after which a test gives up waiting. It is generous, so that a busy machine never reaches
+/// it.
 const BOUND: Duration = Duration::from_secs(60);
 
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {BOUND:?}"))
 }
 
-/// The defaults, but for connections that are still open at a test's end: they
-/// need not be waited for.
+/// The default limits, except that the server hardly waits for connections that are still open at
+/// the end of a test.
 pub fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.connections.linger_time = Duration::from_millis(300);
@@ -40,7 +41,7 @@ impl Local {
         Self::allowing(Vec::new(), limits).await
     }
 
-    /// Pages from these origins may connect.
+    /// Starts a server to which pages from these origins may connect.
     pub async fn allowing(origins: Vec<Origin>, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -68,7 +69,7 @@ impl Local {
 /// The key of the example in RFC 6455, section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A handshake for `path` with some more header lines.
+/// Returns a handshake request for `path`, with additional header lines.
 pub fn handshake(path: &str, more: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -76,7 +77,7 @@ pub fn handshake(path: &str, more: &str) -> String {
     )
 }
 
-/// A frame as a client sends it.
+/// Returns a masked frame, as a client sends it.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -111,7 +112,7 @@ impl Raw {
         Self { stream: TcpStream::connect(addr).await.unwrap() }
     }
 
-    /// After a handshake that must succeed.
+    /// Connects and performs the handshake, which must succeed.
     pub async fn open(addr: SocketAddr, path: &str) -> Self {
         let mut raw = Self::tcp(addr).await;
         raw.send(handshake(path, "")).await;
@@ -128,7 +129,7 @@ impl Raw {
         self.send(frame(TEXT, message.to_string().as_bytes())).await;
     }
 
-    /// The header of an HTTP answer, and nothing beyond it.
+    /// Reads the header of an HTTP response, and nothing beyond it.
     pub async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -140,14 +141,14 @@ impl Raw {
         String::from_utf8(head).unwrap()
     }
 
-    /// First byte and payload of the next frame; `None` at the end of the stream.
+    /// Returns the first byte and the payload of the next frame, or `None` if the stream ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         soon("a frame", async {
             let first = self.stream.read_u8().await.ok()?;
             let length = match self.stream.read_u8().await.unwrap() {
                 126 => u64::from(self.stream.read_u16().await.unwrap()),
                 127 => self.stream.read_u64().await.unwrap(),
-                masked @ 128.. => panic!("the server masks: {masked:#x}"),
+                masked @ 128.. => panic!("the server must not mask: {masked:#x}"),
                 length => u64::from(length),
             };
             let mut payload = vec![0; length as usize];
@@ -157,7 +158,7 @@ impl Raw {
         .await
     }
 
-    /// The next message that is not a ping or a heartbeat.
+    /// Returns the next message that is not a ping or a heartbeat.
     pub async fn json(&mut self) -> Value {
         loop {
             let (first, payload) = self.frame().await.expect("a message, not the end");
@@ -172,7 +173,7 @@ impl Raw {
         }
     }
 
-    /// A request and its answer; what came in between is dropped.
+    /// Sends a request and returns its response. Drops messages that arrive in between.
     pub async fn ask(&mut self, request: Value) -> Value {
         let id = request["id"].clone();
         self.send_json(request).await;
@@ -184,12 +185,12 @@ impl Raw {
         }
     }
 
-    /// The code and reason with which the server closes; after it the stream must end.
+    /// Returns the code and the reason of the server's close frame. The stream must end after it.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             let (first, payload) = self.frame().await.expect("a close frame, not the end");
             if first == CLOSE {
-                assert_eq!(self.frame().await, None, "nothing comes after a close frame");
+                assert_eq!(self.frame().await, None, "nothing may follow a close frame");
                 let reason = String::from_utf8(payload.get(2..).unwrap_or_default().to_vec()).unwrap();
                 let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
                 return (code, reason);

@@ -46,7 +46,7 @@ async fn the_minimal_example_prints_what_the_readme_shows() {
     assert_same(&printed.stdout, &shown);
 }
 
-/// The fields of `Limits` are taken from its `Debug` output.
+/// The names of the fields come from the `Debug` output of `Limits`.
 #[apply(test!)]
 async fn every_limit_is_an_option_of_the_server() {
     let help = run_program(PAIR.server, &["--help"]).await.stdout;
@@ -57,6 +57,7 @@ async fn every_limit_is_an_option_of_the_server() {
         let option = format!("--{} <", field.replace('_', "-"));
         assert!(help.contains(&option), "{option} is not in {help}");
     }
+    // The server refuses invalid values.
     for (option, value) in [
         ("--heartbeat", "0"),
         ("--dead-after", "1000000000000000000"),
@@ -69,8 +70,8 @@ async fn every_limit_is_an_option_of_the_server() {
     }
 }
 
-/// The lines of a log without their times, sorted: connections that end at the
-/// same time are logged in any order.
+/// Returns the lines of a log without their times, sorted. Connections that end at the same time
+/// are logged in any order.
 fn sorted(log: &str) -> String {
     let mut lines: Vec<&str> =
         log.lines().map(|line| line.split_once("Z  ").map_or(line, |(_at, rest)| rest)).collect();
@@ -79,7 +80,7 @@ fn sorted(log: &str) -> String {
 }
 
 #[apply(test!)]
-async fn the_messages_of_the_readme_are_those_of_the_code() {
+async fn the_readme_lists_the_messages_of_the_code() {
     let read = |path: &str| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../websocket").join(path);
         std::fs::read_to_string(path).unwrap()
@@ -92,12 +93,12 @@ async fn the_messages_of_the_readme_are_those_of_the_code() {
             .collect()
     };
     let (readme, code) = (rows(&read("README.md")), rows(&read("src/protocol/message.rs")));
-    assert!(code.len() >= 14, "the tables were found"); // Exercises add to them.
+    assert!(code.len() >= 14, "{code:?}"); // The exercises add rows.
     assert_eq!(readme, code);
 }
 
 #[apply(test!)]
-async fn the_tour_can_be_taken_twice() {
+async fn the_tour_can_run_twice() {
     let server = PAIR.serve().await;
     for _ in 0..2 {
         let client = PAIR.client(&server, &[]).await;
@@ -112,7 +113,7 @@ async fn a_client_without_a_server_says_how_to_start_one() {
 }
 
 #[apply(test!)]
-async fn a_server_without_its_port_says_how_to_pick_another() {
+async fn a_server_whose_port_is_taken_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 

@@ -1,4 +1,4 @@
-//! The names of members and rooms, and the texts of messages: which ones are accepted.
+//! Which names of members and rooms, and which texts of messages, the server accepts.
 
 use serde_json::json;
 use tests::{apply, test};
@@ -7,7 +7,7 @@ use crate::chat::{join, member, say};
 use crate::local::{CLOSE, Local, Raw, frame, limits};
 
 #[apply(test!)]
-async fn a_name_is_unique_in_its_room_and_presence_is_told() {
+async fn names_are_unique_in_a_room_and_changes_are_announced() {
     let server = Local::start(limits()).await;
     let (mut ana, joined) = member(&server, "ana").await;
     assert_eq!(joined["present"], json!(["ana"]));
@@ -15,7 +15,7 @@ async fn a_name_is_unique_in_its_room_and_presence_is_told() {
     let mut ben = Raw::open(server.addr, "/chat").await;
     let refused = join(&mut ben, "r", "ana").await;
     assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("name_taken")));
-    // In another room it is free, and one connection may be in several.
+    // In another room the name is free. A connection may be in several rooms.
     assert_eq!(join(&mut ben, "other", "ana").await["present"], json!(["ana"]));
     assert_eq!(join(&mut ben, "r", "ben").await["present"], json!(["ana", "ben"]));
     assert_eq!(join(&mut ben, "r", "ben2").await["code"], "wrong_room");
@@ -32,10 +32,10 @@ async fn a_name_is_unique_in_its_room_and_presence_is_told() {
     assert_eq!(ana.json().await["change"], "left");
     assert_eq!(say(&mut ben, 10, "still here?").await["code"], "wrong_room");
     assert_eq!(ben.ask(json!({"type": "leave", "id": 11, "room": "r"})).await["code"], "wrong_room");
-    // The name is free at once.
+    // The name is free again at once.
     let (mut ben, _joined) = member(&server, "ben").await;
     assert_eq!(ana.json().await["change"], "joined");
-    // A close frame says goodbye as well.
+    // A member also leaves when it sends a close frame.
     ben.send(frame(CLOSE, &1001_u16.to_be_bytes())).await;
     let event = ana.json().await;
     assert_eq!((&event["name"], &event["change"]), (&json!("ben"), &json!("left")));
@@ -57,28 +57,29 @@ async fn names_rooms_and_texts_are_checked() {
         ("r", "a\u{202e}b"),
         ("r", "<b>"),
     ] {
-        let answer = join(&mut raw, room, name).await;
-        assert_eq!(answer["code"], "invalid", "{room:?} {name:?} {answer}");
+        let response = join(&mut raw, room, name).await;
+        assert_eq!(response["code"], "invalid", "{room:?} {name:?} {response}");
     }
     assert_eq!(join(&mut raw, "r", "Zoë-1._").await["type"], "joined");
     for text in ["", &"x".repeat(1001), &"é".repeat(501), "\u{1b}[2J", "a\0b", "\u{9b}2J"] {
-        let answer = say(&mut raw, 5, text).await;
-        assert_eq!(answer["code"], "invalid", "{text:?} {answer}");
+        let response = say(&mut raw, 5, text).await;
+        assert_eq!(response["code"], "invalid", "{text:?} {response}");
     }
     for message_id in [String::new(), "x".repeat(65)] {
-        let answer = raw
+        let response = raw
             .ask(json!({"type": "say", "id": 6, "room": "r", "message_id": message_id, "text": "x"}))
             .await;
-        assert_eq!(answer["code"], "invalid", "{answer}");
+        assert_eq!(response["code"], "invalid", "{response}");
     }
     assert_eq!(say(&mut raw, 7, &"x".repeat(1000)).await["type"], "said");
     assert_eq!(say(&mut raw, 8, "two\nlines\tand <b>&amp;").await["type"], "said");
     server.stop().await;
 }
 
-/// Letters of all scripts with their marks, and nothing that looks like something else.
+/// Letters of all scripts are accepted, with their marks, but nothing that looks like something
+/// else.
 #[apply(test!)]
-async fn names_follow_the_standards_of_unicode() {
+async fn names_follow_the_unicode_standards() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/chat").await;
     for name in [
@@ -99,8 +100,8 @@ async fn names_follow_the_standards_of_unicode() {
         assert_eq!(raw.ask(json!({"type": "leave", "id": 2, "room": "r"})).await["type"], "left");
     }
     for name in [
-        "\u{3164}", // A filler: a letter that is blank.
-        "\u{2800}", // A blank pattern of Braille.
+        "\u{3164}", // A filler: a letter that looks blank.
+        "\u{2800}", // The blank pattern of Braille.
         "ana\u{3164}",
         "an\u{430}",   // Cyrillic а.
         "\u{41e}slo",  // Cyrillic О.
@@ -116,15 +117,15 @@ async fn names_follow_the_standards_of_unicode() {
         "ana\n",
         "a\u{e000}",
     ] {
-        let answer = join(&mut raw, "r", name).await;
-        assert_eq!(answer["code"], "invalid", "{name:?} {answer}");
-        assert!(answer["reason"].as_str().unwrap().starts_with("name: "), "{answer}");
+        let response = join(&mut raw, "r", name).await;
+        assert_eq!(response["code"], "invalid", "{name:?} {response}");
+        assert!(response["reason"].as_str().unwrap().starts_with("name: "), "{response}");
     }
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn names_that_look_alike_are_not_in_a_room_together() {
+async fn a_room_refuses_names_that_look_alike() {
     let server = Local::start(limits()).await;
     for (name, lookalikes) in [
         ("paypal", &["PAYPAL", "paypa1", "\u{440}\u{430}\u{443}\u{440}\u{430}\u{4cf}"][..]),
@@ -136,10 +137,10 @@ async fn names_that_look_alike_are_not_in_a_room_together() {
         assert_eq!(joined["type"], "joined", "{joined}");
         let mut other = Raw::open(server.addr, "/chat").await;
         for lookalike in lookalikes {
-            let answer = join(&mut other, "r", lookalike).await;
-            assert_eq!(answer["code"], "name_taken", "{name} {lookalike} {answer}");
+            let response = join(&mut other, "r", lookalike).await;
+            assert_eq!(response["code"], "name_taken", "{name} {lookalike} {response}");
         }
-        // The owner of the name can come back under it, and in another room it is free.
+        // The owner of the name can come back under it. In another room, a lookalike is accepted.
         let back = json!({"type": "join", "id": 2, "room": "r", "name": name, "token": joined["token"]});
         assert_eq!(other.ask(back).await["type"], "joined");
         assert_eq!(join(&mut other, "other", lookalikes[0]).await["type"], "joined");

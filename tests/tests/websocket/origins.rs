@@ -1,4 +1,4 @@
-//! Which requests reach an endpoint at all: `Host`, and the origin of a page.
+//! Which requests the server accepts at all: the checks of `Host` and of a page's origin.
 
 use tests::{Server, apply, run_program, test};
 use tokio::io::AsyncReadExt;
@@ -48,7 +48,7 @@ async fn a_request_needs_one_valid_host() {
             assert_eq!(code, expected, "{request}{head}");
         }
     }
-    // HTTP/1.0 did not have the field yet.
+    // HTTP/1.0 did not have this header yet.
     let old = "GET /healthz HTTP/1.0\r\n\r\n".to_owned();
     assert_eq!(status(&server, old).await.0, 200);
     let old_and_bad = "GET /healthz HTTP/1.0\r\nHost: a:abc\r\n\r\n".to_owned();
@@ -143,10 +143,10 @@ async fn an_invalid_allow_origin_option_is_refused_at_startup() {
     }
 }
 
-/// The reason is in the log and in the response to a plain request, because a browser does
-/// not show a script the response to its handshake.
+/// A browser doesn't show a script the response to its handshake, so a plain POST gets the same
+/// response.
 #[apply(test!)]
-async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
+async fn the_response_and_the_log_say_why_a_page_is_refused() {
     let server = Server::start(PAIR.server, &["--addr", "127.0.0.1:0"]).await;
     let addr = server.addr().parse().unwrap();
     for (origin, what_to_do) in [
@@ -158,7 +158,7 @@ async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
             "https://Evil.example:443",
             "to allow it, start the server with --allow-origin https://evil.example",
         ),
-        ("null", "it cannot be allowed"),
+        ("null", "this origin cannot be allowed"),
     ] {
         let reason = format!("pages from the origin {origin:?} may not connect; {what_to_do}");
         for method in ["GET", "POST"] {
@@ -174,11 +174,11 @@ async fn a_foreign_page_is_told_the_reason_and_so_is_the_log() {
         }
         server.has_printed(&format!("WARN {reason}\n")).await;
     }
-    // The log shows control characters escaped, so that they can't forge or hide anything.
+    // The log escapes control characters, so that an origin can't forge or hide a line.
     let mut raw = Raw::tcp(addr).await;
     raw.send(b"GET /live HTTP/1.1\r\nHost: a\r\nOrigin: \xc2\x9b2J\xe2\x80\xaex\r\n\r\n").await;
     assert!(raw.head().await.starts_with("HTTP/1.1 403 "));
-    server.has_printed("it cannot be allowed").await;
+    server.has_printed("this origin cannot be allowed").await;
     let log = server.stop().await;
     assert!(!log.contains(['\u{9b}', '\u{202e}']), "{log}");
 }

@@ -1,4 +1,4 @@
-//! The page in a real browser: how it shows readings, names, and reasons.
+//! The page in a real browser: how it shows readings, names, and reasons for errors.
 
 use serde_json::json;
 use tests::signal::{Pid, Signal, kill};
@@ -10,7 +10,7 @@ use crate::PAIR;
 use crate::browser::{Browser, chromium};
 use crate::live::reading;
 
-/// Text from outside is shown as the terminal clients show it.
+/// The page escapes text from outside as the terminal client does.
 #[apply(test!)]
 #[needs(chromium())]
 #[alone]
@@ -33,7 +33,7 @@ async fn the_page_shows_invisible_characters_as_the_terminal_does() {
         let shown = browser.evaluate(&page, &format!("printable({})", json!(text))).await;
         assert_eq!(shown, json!(expected), "{text:?}");
     }
-    // Every text goes through `printable`. Only the line breaks and tabs of a message stay.
+    // All text goes through `printable`. Only the line breaks and tabs of a message are kept.
     browser
         .evaluate(&page, "said({ name: 'e\\u202eve', text: 'a\\u200bb\\n\\tc\\u001b', sent_at: 0 })")
         .await;
@@ -54,11 +54,10 @@ async fn the_page_shows_invisible_characters_as_the_terminal_does() {
     server.stop().await;
 }
 
-/// The chart and the raw messages.
 #[apply(test!)]
 #[needs(chromium())]
 #[alone]
-async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown() {
+async fn the_page_offers_the_known_stations_and_shows_raw_messages() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::new(server.url());
@@ -66,39 +65,39 @@ async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown() {
     now.recorded_at = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
     let mut soon_after = reading("rome-1", Metric::Wind, 8.0);
     soon_after.recorded_at = now.recorded_at + 1;
-    let first = reading("oslo-1", Metric::Temperature, -3.5); // As in the tour: January 1, 2026.
+    let first = reading("oslo-1", Metric::Temperature, -3.5); // The date is January 1, 2026.
     client.record(&[first, now.clone(), reading("bern-2", Metric::Humidity, 40.0)]).await.unwrap();
     client.record(&[soon_after]).await.unwrap();
 
-    // Readings from before the page was opened are shown, and their stations are offered.
+    // The page shows readings from before it was opened, and offers their stations.
     let mut browser = Browser::start().await;
     let page = browser.open(server.url(), 1280, 800).await;
     browser.call(Some(&page), "Emulation.setTimezoneOverride", json!({"timezoneId": "UTC"})).await;
     let offered = "[...$('station').options].map((option) => option.value).join()";
     browser.until(&page, &format!("{offered} === 'bern-2,oslo-1,rome-1'")).await;
-    browser.shows(&page, "latest", "humidity at bern-2: 40 %, the last of 1").await;
+    browser.shows(&page, "latest", "humidity at bern-2: 40 %, the latest of 1").await;
     let axis = "[...document.querySelectorAll('#chart .date')].map((text) => text.textContent)";
     let day = |ms: u64| format!("new Date({ms}).toLocaleDateString(undefined, {{ dateStyle: 'medium' }})");
 
-    // The axis shows dates if readings are from another day than today, and none otherwise.
+    // The axis shows dates only if not all readings are from today.
     browser.fill(&page, "station", "oslo-1").await;
-    browser.shows(&page, "latest", "temperature at oslo-1: 2.5 °C, the last of 2").await;
+    browser.shows(&page, "latest", "temperature at oslo-1: 2.5 °C, the latest of 2").await;
     let dates = format!("[{}, {}]", day(now.recorded_at), day(1_767_225_600_000));
     browser.until(&page, &format!("{axis}.join('|') === {dates}.join('|')")).await;
     assert!(browser.evaluate(&page, axis).await[1].as_str().is_some_and(|date| date.contains("2026")));
     browser.fill(&page, "station", "rome-1").await;
-    browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the last of 1").await;
+    browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the latest of 1").await;
     assert_eq!(browser.evaluate(&page, axis).await, json!([]));
     browser.fill(&page, "metric", "pressure").await;
-    browser.shows(&page, "latest", "No pressure among the newest readings of rome-1.").await;
+    browser.shows(&page, "latest", "There is no pressure among the newest readings of rome-1.").await;
     browser.fill(&page, "metric", "wind").await;
 
-    // A new station is added to the sorted list and does not replace the one shown.
+    // A new station is added to the sorted list, but doesn't replace the one shown.
     client.record(&[reading("lima-1", Metric::Wind, 1.0)]).await.unwrap();
     browser.until(&page, &format!("{offered} === 'bern-2,lima-1,oslo-1,rome-1'")).await;
-    browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the last of 1").await;
+    browser.shows(&page, "latest", "wind at rome-1: 8 m/s, the latest of 1").await;
 
-    // The raw messages: both directions, a bounded number, paused and cleared.
+    // The raw messages show both directions, are limited in number, and can be paused and cleared.
     let raw = "[...$('raw').children].map((li) => li.className + ' ' + li.textContent.replace(/^(.).*? \\//, '$1 /'))";
     let lines = browser.evaluate(&page, raw).await;
     assert_eq!(lines[0], "event · /live connected");
@@ -118,26 +117,26 @@ async fn the_chart_offers_the_known_stations_and_the_raw_messages_are_shown() {
     client.record(&batch[..1]).await.unwrap();
     browser.until(&page, "$('raw').lastChild.textContent.includes('\"lima-1\"')").await;
 
-    // A restarted server knows no readings. The page forgets them too, but not the chosen station.
+    // A restarted server has no readings. The page forgets them too, but not the chosen station.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     browser.until(&page, "$('live-state').dataset.state === 'lost'").await;
     drop(server);
     let server = Server::start(PAIR.server, &["--addr", &addr]).await;
     browser.until(&page, "$('live-state').dataset.state === 'open'").await;
     browser.shows(&page, "note", "The server restarted and has forgotten earlier readings.").await;
-    browser.until(&page, "$('latest').textContent.startsWith('No reading yet.')").await;
+    browser.until(&page, "$('latest').textContent.startsWith('No readings yet.')").await;
     assert_eq!(browser.evaluate(&page, offered).await, "");
     assert_eq!(browser.evaluate(&page, "document.querySelectorAll('#chart polyline').length").await, 0);
     let client = Client::new(server.url());
     client.record(&[reading("bern-2", Metric::Wind, 3.0)]).await.unwrap();
-    browser.shows(&page, "latest", "wind at bern-2: 3 m/s, the last of 1").await;
+    browser.shows(&page, "latest", "wind at bern-2: 3 m/s, the latest of 1").await;
     client.record(&[reading("rome-1", Metric::Wind, 4.0)]).await.unwrap();
-    browser.shows(&page, "latest", "wind at rome-1: 4 m/s, the last of 1").await;
+    browser.shows(&page, "latest", "wind at rome-1: 4 m/s, the latest of 1").await;
     drop(browser);
     server.stop().await;
 }
 
-/// A browser tells a script only that a handshake failed, not why.
+/// The browser tells the page only that the handshake failed, so the page has to ask why.
 #[apply(test!)]
 #[needs(chromium())]
 #[alone]
@@ -156,11 +155,11 @@ async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
     browser.screenshot(&page, "refused").await;
     browser.type_line(&page, "ana").await;
     browser.shows(&page, "chat-state", "chat: refused").await;
-    // Neither connection waits for another attempt.
+    // Neither connection is going to try again.
     let attempts = "[live, member.connection].map(({ timer, socket, attempts }) => [timer ?? null, socket ?? null, attempts])";
     assert_eq!(browser.evaluate(&page, attempts).await, json!([[null, null, 0], [null, null, 0]]));
 
-    // While no server is running, nothing refuses the page: it keeps trying, more and more slowly.
+    // While no server is running, the page keeps trying, with growing pauses.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     drop(server);
     browser.evaluate(&page, "$('again').click()").await;
@@ -170,7 +169,7 @@ async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
         .await;
     assert_eq!(browser.evaluate(&page, "$('refused').hidden").await, true);
 
-    // A server without the option refuses again, one with it doesn't.
+    // A server without the option refuses the page again; a server with it doesn't.
     let server = Server::start(PAIR.server, &["--addr", &addr]).await;
     browser.until(&page, "!$('refused').hidden && live.refused && member.connection.refused").await;
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();

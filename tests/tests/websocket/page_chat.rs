@@ -36,9 +36,9 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
             return;
         }
     };
-    shown("joined; here are terminal").await;
+    shown("joined; in the room: terminal").await;
 
-    // Both join with the keyboard alone: the name has the focus.
+    // Both join using only the keyboard: the name field has the focus.
     let mut browser = Browser::start().await;
     let ana = browser.open(server.url(), 1280, 800).await;
     browser.type_line(&ana, "ana").await;
@@ -76,16 +76,20 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         client.record(&[reading]).await.unwrap();
     }
     for page in [&ana, &ben] {
-        browser.until(page, "document.getElementById('latest').textContent === 'temperature at oslo-1: -1.5 °C, the last of 40'").await;
+        browser.until(page, "document.getElementById('latest').textContent === 'temperature at oslo-1: -1.5 °C, the latest of 40'").await;
         let points = "document.querySelector('#chart polyline').getAttribute('points').split(' ').length";
         assert_eq!(browser.evaluate(page, points).await, 40);
         let overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
-        assert_eq!(browser.evaluate(page, overflow).await, false, "the page is wider than its screen");
+        assert_eq!(
+            browser.evaluate(page, overflow).await,
+            false,
+            "the page must not be wider than the screen"
+        );
     }
     browser.screenshot(&ana, "desktop").await;
     browser.screenshot(&ben, "phone").await;
 
-    // A connection that fails silently is taken over: nobody sees ben leave.
+    // After a connection fails silently, the next one takes the name over: nobody sees ben leave.
     browser.evaluate(&ben, "member.connection.disconnected(1006, 'the network failed')").await;
     browser.until(&ben, "document.getElementById('chat-state').dataset.state === 'open'").await;
     browser.type_line(&ben, "back again").await;
@@ -93,7 +97,7 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     assert_eq!(browser.evaluate(&ana, &log_has("ben joined")).await, true);
     assert_eq!(browser.evaluate(&ana, &log_has("ben left")).await, false);
 
-    // The server is killed, something is said meanwhile, and another one starts.
+    // The server is killed, ana writes something meanwhile, and another server starts.
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     for page in [&ana, &ben] {
         browser.until(page, "document.getElementById('chat-state').dataset.state === 'lost'").await;
@@ -121,7 +125,7 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     shown("ana: said while there was no server").await;
     browser.until(&ana, &format!("{unsent}.length === 0")).await;
 
-    // In dark mode. Somebody with the token takes over, and the page gives up the name.
+    // The screenshot shows the page in dark mode.
     browser
         .call(
             Some(&ana),
@@ -130,6 +134,7 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
         )
         .await;
     browser.screenshot(&ana, "dark").await;
+    // Another connection takes over with the token, and the page gives up the name.
     let steal = "new Promise((resolve) => {
         const socket = new WebSocket(location.origin.replace('http', 'ws') + '/chat');
         const { room, name, token } = member;
@@ -150,11 +155,11 @@ async fn two_pages_and_a_terminal_chat_and_survive_a_restart() {
     server.stop().await;
 }
 
-/// Texts that the server would refuse, and texts at the limit that it accepts.
+/// The test also sends the longest texts that the server accepts.
 #[apply(test!)]
 #[needs(chromium())]
 #[alone]
-async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
+async fn the_page_keeps_a_refused_text_and_says_why_next_to_it() {
     let server = PAIR.serve().await;
     let mut browser = Browser::start().await;
     let ben = browser.open(server.url(), 390, 844).await;
@@ -162,11 +167,11 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     browser.until(&ben, "document.activeElement.id === 'text'").await;
     let ana = browser.open(server.url(), 1280, 800).await;
 
-    // Names and rooms: refused by the page, or (the last three) by the server.
+    // The page refuses these names and rooms, except for the last three, which the server refuses.
     let long = "The name has 33 characters; use at most 32.";
-    let room = "The room must be 1 to 32 of the characters a-z, 0-9, and -.";
+    let room = "Name a room with 1 to 32 of the characters a-z, 0-9, and -.";
     for (field, value, reason) in [
-        ("name", String::new(), "Type a name."),
+        ("name", String::new(), "Enter a name."),
         ("name", "x".repeat(33), long),
         ("name", "好".repeat(33), long),
         ("name", "𠮷".repeat(33), long),
@@ -188,14 +193,14 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
         assert_eq!(browser.evaluate(&ana, &kept).await, json!(value), "{reason}");
         assert_eq!(browser.evaluate(&ana, "document.activeElement.id").await, json!(field), "{reason}");
     }
-    // 32 characters are 64 UTF-16 units and 128 bytes here; pasting cuts nothing off.
+    // These 32 characters have 64 UTF-16 units and 128 bytes. The field must not cut any off.
     let name = "𠮷".repeat(32);
     browser.fill(&ana, "name", &name).await;
     browser.press(&ana, "Enter", "\r").await;
     browser.until(&ana, "document.activeElement.id === 'text'").await;
     browser.until(&ben, &log_has(&format!("{name} joined"))).await;
 
-    // Messages: a refused text stays in its field and is not sent.
+    // A message that the page refuses stays in its field and is not sent.
     let long = "The message is too long: shorten it to at most 1000 bytes.";
     let control = |which: &str| format!("The message contains {which}, which cannot be sent; remove it.");
     for (text, reason) in [
@@ -206,14 +211,14 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
         ("bell\u{7}".to_owned(), control(r"\u0007")),
         ("\u{1b}[2J".to_owned(), control(r"\u001b")),
         ("next\u{85}line".to_owned(), control(r"\u0085")),
-        (" \n ".to_owned(), "Type a message.".to_owned()),
+        (" \n ".to_owned(), "Enter a message.".to_owned()),
     ] {
         browser.fill(&ana, "text", &text).await;
         browser.press(&ana, "Enter", "\r").await;
         browser.shows(&ana, "text-problem", &reason).await;
         assert_eq!(browser.evaluate(&ana, "document.getElementById('text').value").await, json!(text));
     }
-    // Half of a character cannot be sent at all. (It cannot be written in Rust either.)
+    // Half of a surrogate pair cannot be sent at all. (A Rust string can't contain one either.)
     browser.evaluate(&ana, "void ($('text').value = 'half \\ud83d')").await;
     browser.press(&ana, "Enter", "\r").await;
     browser.shows(&ana, "text-problem", &control(r"\ud83d")).await;
@@ -269,7 +274,7 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
         assert_eq!(browser.evaluate(&ana, "$('outbox').children.length").await, 0);
     }
 
-    // A message whose reply is lost is sent again under its ID, and stored once.
+    // A message whose response is lost is resent under its ID, and stored only once.
     let cut = "(() => {
         $('text').value = 'kept once';
         $('say').requestSubmit();
@@ -290,8 +295,8 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     let sent = browser.evaluate(&ana, sent).await;
     assert!(sent[0] == sent[1] && sent.as_array().is_some_and(|sent| sent.len() == 2), "{sent}");
 
-    // When the connection is back, somebody else has the name. The unsent message is still there,
-    // even after a join under another name, and can be edited and sent.
+    // When the page reconnects, somebody else has the name. The unsent message stays, even after a
+    // join under another name, and can be edited and sent.
     let lose = "member.token = 'no longer valid';
         member.connection.disconnected(1006, 'the network failed');
         $('text').value = 'written before';
@@ -299,7 +304,7 @@ async fn the_page_keeps_a_text_that_is_refused_and_says_why_beside_it() {
     browser.evaluate(&ana, lose).await;
     browser.until(&ana, "$('name-problem').textContent.includes('somebody else')").await;
     assert_eq!(browser.evaluate(&ana, "document.activeElement.id").await, "name");
-    let unsent = format!("written before\nNot sent: it was written in the room lobby as {name}.\n");
+    let unsent = format!("written before\nNot sent: you wrote it in room lobby as {name}.\n");
     let listed = format!("$('outbox').innerText.startsWith({})", json!(unsent));
     assert_eq!(browser.evaluate(&ana, &listed).await, true);
     browser.fill(&ana, "name", "ana").await;

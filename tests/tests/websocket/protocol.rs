@@ -1,4 +1,4 @@
-//! Frames and messages on the wire, right and wrong.
+//! Valid and invalid frames and messages.
 
 use serde_json::json;
 use tests::{apply, test};
@@ -22,16 +22,20 @@ async fn a_violation_of_the_protocol_gets_its_close_code() {
         ("a ping in fragments", frame(0x09, b"x"), 1002),
         ("a ping of 126 bytes", frame(PING, &[0; 126]), 1002),
         ("a continuation of nothing", frame(0x80, b"x"), 1002),
-        ("a text inside of a text", [frame(0x01, b"a"), frame(TEXT, b"b")].concat(), 1002),
+        ("a text inside another text", [frame(0x01, b"a"), frame(TEXT, b"b")].concat(), 1002),
         ("half a close code", frame(CLOSE, &[3]), 1002),
         ("a reserved close code", frame(CLOSE, &code(1006)), 1002),
         ("a text that is not UTF-8", frame(TEXT, &[0xff]), 1007),
         ("a close reason that is not UTF-8", frame(CLOSE, &[code(1000), vec![0xc0]].concat()), 1007),
         ("a frame that is too long", frame(TEXT, &[b'x'; 1001]), 1009),
-        ("a frame that says it is", frame(TEXT, &[b'x'; 70_000])[..14].to_vec(), 1009),
-        ("fragments that are", [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 401])].concat(), 1009),
-        ("the client's own", frame(CLOSE, &code(4321)), 4321),
-        ("none", frame(CLOSE, b""), 1005),
+        ("a frame whose header says that it is too long", frame(TEXT, &[b'x'; 70_000])[..14].to_vec(), 1009),
+        (
+            "fragments that are too long together",
+            [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 401])].concat(),
+            1009,
+        ),
+        ("the client's own close code", frame(CLOSE, &code(4321)), 4321),
+        ("a close frame without a code", frame(CLOSE, b""), 1005),
     ];
     for (what, bytes, expected) in cases {
         let mut raw = Raw::open(server.addr, "/echo").await;
@@ -45,9 +49,9 @@ async fn a_violation_of_the_protocol_gets_its_close_code() {
 }
 
 #[apply(test!)]
-async fn the_close_frame_arrives_although_its_cause_is_still_being_sent() {
+async fn the_close_frame_arrives_while_the_client_is_still_sending() {
     let server = Local::start(Limits { max_message: 1000, ..Limits::default() }).await;
-    // Without lingering about half of these see a reset instead.
+    // Without lingering, about half of these connections see a reset instead.
     for _ in 0..20 {
         let mut raw = Raw::open(server.addr, "/chat").await;
         raw.send(frame(TEXT, &vec![b'x'; 2_000_000])).await;
@@ -72,7 +76,7 @@ async fn frames_may_arrive_byte_by_byte_and_messages_in_fragments() {
 }
 
 #[apply(test!)]
-async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
+async fn an_invalid_message_gets_a_reason_and_the_connection_stays_open() {
     let server = Local::start(limits()).await;
     let mut raw = Raw::open(server.addr, "/live").await;
     for (text, id, reason) in [
@@ -82,7 +86,7 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
         (
             r#"{"type":"say","id":7}"#,
             json!(7),
-            r#"type "say" is none of record, readings, subscribe, unsubscribe"#,
+            r#"unknown type "say": use record, readings, subscribe, or unsubscribe"#,
         ),
         (r#"{"type":"record","id":8}"#, json!(8), "missing field `readings`"),
         (r#"{"type":"record","id":9,"readings":[]}"#, json!(9), "a batch holds 1 to 10000 readings, not 0"),
@@ -110,24 +114,24 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_lives() {
         (r#"{"type":"subscribe","id":14,"stations":["A"]}"#, json!(14), "stations: \"A\""),
     ] {
         raw.send(frame(TEXT, text.as_bytes())).await;
-        let answer = raw.json().await;
-        assert_eq!(answer["type"], "error", "{text}: {answer}");
-        assert_eq!(answer["code"], "invalid", "{text}: {answer}");
-        assert_eq!(answer["id"], id, "{text}: {answer}");
-        assert!(answer["reason"].as_str().unwrap().contains(reason), "{text}: {answer}");
+        let response = raw.json().await;
+        assert_eq!(response["type"], "error", "{text}: {response}");
+        assert_eq!(response["code"], "invalid", "{text}: {response}");
+        assert_eq!(response["id"], id, "{text}: {response}");
+        assert!(response["reason"].as_str().unwrap().contains(reason), "{text}: {response}");
     }
-    let answer = raw.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
-    assert_eq!(answer["readings"], json!([]));
-    // Who sends nothing but nonsense is broken.
+    let response = raw.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
+    assert_eq!(response["readings"], json!([]));
+    // A client that sends nothing but nonsense is broken.
     raw.send(frame(TEXT, b"nonsense").repeat(101)).await;
     assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));
     server.stop().await;
 }
 
-/// Arrays in place of objects, unknown fields, and fields of another type: each is
-/// refused, and the reason names the field.
+/// The server refuses an array in place of an object, an unknown field, and a field of the wrong
+/// type. The reason names the field.
 #[apply(test!)]
-async fn a_request_of_another_shape_is_refused() {
+async fn a_request_with_wrong_fields_or_types_is_refused() {
     let server = Local::start(limits()).await;
     let mut live = Raw::open(server.addr, "/live").await;
     let mut chat = Raw::open(server.addr, "/chat").await;
@@ -188,15 +192,15 @@ async fn a_request_of_another_shape_is_refused() {
     for (is_live, (text, reason)) in live_cases.chain(chat_cases.into_iter().map(|case| (false, case))) {
         let raw = if is_live { &mut live } else { &mut chat };
         raw.send(frame(TEXT, text.as_bytes())).await;
-        let answer = raw.json().await;
+        let response = raw.json().await;
         assert_eq!(
-            (&answer["type"], &answer["code"]),
+            (&response["type"], &response["code"]),
             (&json!("error"), &json!("invalid")),
-            "{text}: {answer}"
+            "{text}: {response}"
         );
-        assert!(answer["reason"].as_str().unwrap().contains(reason), "{text}: {answer}");
+        assert!(response["reason"].as_str().unwrap().contains(reason), "{text}: {response}");
     }
-    // Nothing was recorded, nothing is subscribed to, and nobody is in the room.
+    // Nothing was recorded, there is no subscription, and nobody is in the room.
     let readings = live.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
     assert_eq!(readings["readings"], json!([]));
     let joined = chat.ask(json!({"type": "join", "id": 1, "room": "r", "name": "ana"})).await;
@@ -204,7 +208,7 @@ async fn a_request_of_another_shape_is_refused() {
     server.stop().await;
 }
 
-/// In JSON Schema, `1.0` and `1e3` are integers.
+/// As in JSON Schema, `1.0` and `1e3` are integers.
 #[apply(test!)]
 async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     let server = Local::start(limits()).await;
@@ -231,9 +235,9 @@ async fn an_integer_may_have_a_decimal_point_or_an_exponent() {
     ] {
         let raw = if path == "/live" { &mut live } else { &mut chat };
         raw.send(frame(TEXT, text.as_bytes())).await;
-        let (_text, answer) = raw.frame().await.unwrap();
-        let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.contains(expected), "{text}: {answer}");
+        let (_text, response) = raw.frame().await.unwrap();
+        let response = String::from_utf8(response).unwrap();
+        assert!(response.contains(expected), "{text}: {response}");
     }
     server.stop().await;
 }
@@ -277,24 +281,24 @@ async fn a_refusal_is_short_however_long_the_request_is() {
         json!({"type": "readings", "id": 1, "station": "a", "limit": long}),
         json!({"type": "record", "id": 1, "readings": [{"station": long, "metric": "wind", "value": 1, "recorded_at": 0}]}),
     ] {
-        let answer = raw.ask(request).await;
-        let reason = answer["reason"].as_str().unwrap();
+        let response = raw.ask(request).await;
+        let reason = response["reason"].as_str().unwrap();
         assert!(reason.len() < 400, "{} bytes: {}", reason.len(), &reason[..300]);
     }
     let mut chat = Raw::open(server.addr, "/chat").await;
     for (room, name) in [(&*long, "a"), ("r", &*long)] {
-        let answer = chat.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await;
-        assert!(answer["reason"].as_str().unwrap().len() < 400);
-        let answer = chat.ask(json!({"type": "leave", "id": 1, "room": room})).await;
-        assert!(answer["reason"].as_str().unwrap().len() < 400);
+        let response = chat.ask(json!({"type": "join", "id": 1, "room": room, "name": name})).await;
+        assert!(response["reason"].as_str().unwrap().len() < 400);
+        let response = chat.ask(json!({"type": "leave", "id": 1, "room": room})).await;
+        assert!(response["reason"].as_str().unwrap().len() < 400);
     }
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn garbage_harms_nobody() {
+async fn garbage_does_not_harm_the_server() {
     let server = Local::start(limits()).await;
-    // A generator that is the same in each run.
+    // This generator returns the same numbers in each run.
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = || {
         state ^= state << 13;
@@ -309,7 +313,7 @@ async fn garbage_harms_nobody() {
         } else {
             Raw::open(server.addr, ["/chat", "/live"][round % 2]).await
         };
-        // The server may well have closed in the middle of it.
+        // This may fail if the server has already closed the connection.
         let _ = raw.stream.write_all(&garbage).await;
     }
     let mut raw = Raw::open(server.addr, "/echo").await;

@@ -1,4 +1,4 @@
-//! The typed client when its connection is cut, or its server dies and comes back.
+//! The client library when its connection is cut, or when its server is killed and restarted.
 
 use std::time::{Duration, Instant};
 
@@ -14,28 +14,28 @@ use websocket::client::{ChatEvent, Client, Error, LiveEvent};
 use websocket::protocol::message::{Change, ErrorCode};
 
 use crate::PAIR;
-use crate::fake::{Fake, Proxy, answer, joined, message, next, request, subscribed};
+use crate::fake::{Fake, Proxy, joined, message, next, request, send, subscribed};
 use crate::live::reading;
 use crate::local::{Local, Raw, limits, soon};
 
-/// A full server is asked again, and events that were shown are not shown twice.
+/// The client tries again while the room is full, and skips events that it has already shown.
 #[apply(test!)]
-async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
+async fn a_member_retries_a_full_room_and_sees_no_event_twice() {
     let (fake, url) = Fake::start().await;
     let serve = async {
         let mut socket = fake.accept().await;
         let join = request(&mut socket).await;
-        answer(&mut socket, joined(&join, false, 7)).await;
-        answer(&mut socket, message(5)).await;
+        send(&mut socket, joined(&join, false, 7)).await;
+        send(&mut socket, message(5)).await;
         drop(socket);
         let mut socket = fake.accept().await;
         let id = request(&mut socket).await["id"].clone();
-        answer(&mut socket, json!({"type": "error", "id": id, "code": "full", "reason": "full"})).await;
+        send(&mut socket, json!({"type": "error", "id": id, "code": "full", "reason": "full"})).await;
         let mut socket = fake.accept().await;
         let join = request(&mut socket).await;
-        answer(&mut socket, joined(&join, true, 7)).await;
+        send(&mut socket, joined(&join, true, 7)).await;
         for sequence in [4, 5, 6] {
-            answer(&mut socket, message(sequence)).await;
+            send(&mut socket, message(sequence)).await;
         }
         socket
     };
@@ -50,9 +50,9 @@ async fn a_member_waits_for_a_place_and_sees_nothing_twice() {
     tokio::join!(serve, events);
 }
 
-/// An accepted connection alone is not progress, so the pauses grow.
+/// An accepted connection does not count as progress if it breaks at once.
 #[apply(test!)]
-async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
+async fn pauses_grow_while_a_server_closes_every_new_connection() {
     let reconnects = async |is_chat: bool| {
         let (fake, url) = Fake::start().await;
         let client = Client::new(&url);
@@ -65,14 +65,14 @@ async fn a_server_that_closes_at_once_is_asked_less_and_less_often() {
         for _ in 0..4 {
             fake.agree().await;
         }
-        // 100, 200, 400, and 800 ms, and a random part.
+        // The pauses are 100, 200, 400, and 800 ms, plus a random part.
         assert!(started.elapsed() >= Duration::from_millis(1500), "after {:?}", started.elapsed());
         drop((chat, live));
     };
     tokio::join!(reconnects(true), reconnects(false));
 }
 
-/// Readings that arrive while the client reads back may also be among those read back.
+/// A reading that arrives while the client reads back may also be among those read back.
 #[apply(test!)]
 async fn a_reading_that_was_read_back_is_not_shown_twice() {
     let (fake, url) = Fake::start().await;
@@ -84,17 +84,17 @@ async fn a_reading_that_was_read_back_is_not_shown_twice() {
     };
     let serve = async {
         let mut first = fake.agree().await;
-        answer(&mut first, live_reading(1)).await;
+        send(&mut first, live_reading(1)).await;
         drop(first);
         let mut second = fake.accept().await;
         let again = request(&mut second).await;
-        answer(&mut second, subscribed(&again, &["a"], 2)).await;
-        answer(&mut second, live_reading(3)).await;
+        send(&mut second, subscribed(&again, &["a"], 2)).await;
+        send(&mut second, live_reading(3)).await;
         let mut read_back = fake.accept().await;
         let id = request(&mut read_back).await["id"].clone();
         let readings = json!([numbered(1), numbered(2), numbered(3)]);
-        answer(&mut read_back, json!({"type": "readings", "id": id, "readings": readings})).await;
-        answer(&mut second, live_reading(4)).await;
+        send(&mut read_back, json!({"type": "readings", "id": id, "readings": readings})).await;
+        send(&mut second, live_reading(4)).await;
         let _ = read_back.next().await; // The client closes it.
         second
     };
@@ -113,7 +113,7 @@ async fn a_reading_that_was_read_back_is_not_shown_twice() {
 }
 
 #[apply(test!)]
-async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
+async fn clients_reconnect_to_a_server_that_was_killed_and_restarted() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let client = Client::new(server.url());
@@ -126,16 +126,16 @@ async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
     kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
     assert!(matches!(next(&mut events).await, ChatEvent::Disconnected { .. }));
     assert!(matches!(soon("an event", live.next()).await, Some(Ok(LiveEvent::Disconnected { .. }))));
-    // Said while there is no server.
+    // This message is said while no server is running.
     let speaker = chat.clone();
     let said = tokio::spawn(async move { speaker.say("meanwhile").await });
     drop(server);
     let server = Server::start(PAIR.server, &["--addr", &addr]).await;
-    // A new run counts from 1 again.
+    // The new run starts counting from 1.
     let ChatEvent::Joined { resumed: false, sequence: 1, .. } = next(&mut events).await else {
-        panic!("joined anew");
+        panic!("expected a new start");
     };
-    assert_eq!(soon("an answer", said).await.unwrap().unwrap(), 2);
+    assert_eq!(soon("a response", said).await.unwrap().unwrap(), 2);
     let ChatEvent::Message { sequence: 2, text, .. } = next(&mut events).await else { panic!("a message") };
     assert_eq!(text, "meanwhile");
     let again = soon("an event", live.next()).await.unwrap().unwrap();
@@ -149,7 +149,7 @@ async fn clients_come_back_to_a_server_that_was_killed_and_restarted() {
 }
 
 #[apply(test!)]
-async fn a_subscription_that_was_cut_goes_on_and_shows_what_it_missed() {
+async fn a_subscription_continues_after_a_cut_and_shows_what_it_missed() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let direct = Client::new(&server.url());
@@ -177,32 +177,31 @@ async fn a_subscription_that_was_cut_goes_on_and_shows_what_it_missed() {
 }
 
 #[apply(test!)]
-async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
+async fn a_message_whose_response_was_lost_is_resent_and_stored_once() {
     let (fake, url) = Fake::start().await;
     let client = Client::new(&url);
     let serve = async {
         let mut socket = fake.accept().await;
         let join = request(&mut socket).await;
         assert_eq!((&join["token"], &join["after"]), (&Value::Null, &json!(0)));
-        answer(&mut socket, joined(&join, false, 1)).await;
+        send(&mut socket, joined(&join, false, 1)).await;
         let first = request(&mut socket).await;
-        answer(&mut socket, message(5)).await;
-        drop(socket); // Before the answer.
+        send(&mut socket, message(5)).await;
+        drop(socket); // The response is never sent.
         let mut socket = fake.accept().await;
         let join = request(&mut socket).await;
         assert_eq!((&join["token"], &join["after"]), (&json!("t"), &json!(5)));
-        answer(&mut socket, joined(&join, true, 1)).await;
+        send(&mut socket, joined(&join, true, 1)).await;
         let again = request(&mut socket).await;
-        assert_eq!(first, again, "the same message under the same message_id");
-        answer(&mut socket, json!({"type": "said", "id": again["id"], "sequence": 4, "duplicate": true}))
-            .await;
-        // And then somebody takes over for good.
+        assert_eq!(first, again, "the client must resend the same message under its message_id");
+        send(&mut socket, json!({"type": "said", "id": again["id"], "sequence": 4, "duplicate": true})).await;
+        // Then another connection takes over for good.
         let close = CloseFrame { code: 4001.into(), reason: "over".into() };
         socket.send(Message::Close(Some(close))).await.unwrap();
     };
     let calls = async {
         let (chat, mut events) = client.chat("r", "ana").await.unwrap();
-        assert_eq!(soon("an answer", chat.say("once")).await.unwrap(), 4);
+        assert_eq!(soon("a response", chat.say("once")).await.unwrap(), 4);
         let mut seen = Vec::new();
         let end = loop {
             match soon("an event", events.next()).await.unwrap() {
@@ -211,7 +210,7 @@ async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
             }
         };
         assert!(matches!(end, Error::Closed { code: 4001, .. }), "{end}");
-        assert!(events.next().await.is_none(), "it does not fight for the name");
+        assert!(events.next().await.is_none(), "the client does not fight for the name");
         assert!(matches!(chat.say("too late").await, Err(Error::Gone)));
         let kinds: Vec<bool> = seen.iter().map(|event| matches!(event, ChatEvent::Joined { .. })).collect();
         assert_eq!(kinds, [true, false, false, true], "{seen:?}");
@@ -220,7 +219,7 @@ async fn a_message_whose_answer_was_lost_is_sent_again_and_stored_once() {
 }
 
 #[apply(test!)]
-async fn who_lost_the_name_meanwhile_is_told() {
+async fn a_member_whose_name_was_taken_meanwhile_gets_an_error() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let (_chat, mut events) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();
@@ -240,9 +239,9 @@ async fn who_lost_the_name_meanwhile_is_told() {
     server.stop().await;
 }
 
-/// A member can leave without waiting for a server that is gone.
+/// A member that leaves doesn't wait for a server that is gone.
 #[apply(test!)]
-async fn leaving_works_without_a_server_too() {
+async fn leaving_works_without_a_server() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let client = Client::new(&proxy.url);
@@ -255,15 +254,15 @@ async fn leaving_works_without_a_server_too() {
     let speaker = chat.clone();
     let said = tokio::spawn(async move { speaker.say("to nobody").await });
     soon("to leave", chat.leave()).await;
-    assert!(matches!(soon("an answer", said).await.unwrap(), Err(Error::Gone)));
+    assert!(matches!(soon("a response", said).await.unwrap(), Err(Error::Gone)));
     assert!(soon("the end", events.next()).await.is_none());
     soon("to end", live.close()).await;
     server.stop().await;
 }
 
-/// Even a member that was away for so long that it has left is shown what it missed.
+/// This holds even if the member was away for so long that the server removed it from the room.
 #[apply(test!)]
-async fn who_was_away_for_long_is_shown_everything_as_well() {
+async fn a_member_that_was_away_for_long_is_shown_everything_it_missed() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let (chat, mut at_ana) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();
@@ -284,7 +283,7 @@ async fn who_was_away_for_long_is_shown_everything_as_well() {
         let ChatEvent::Message { sequence, text, .. } = next(&mut at_ana).await else { panic!("a message") };
         assert_eq!((sequence, text), (4 + number, number.to_string()));
     }
-    assert_eq!(soon("an answer", chat.say("back")).await.unwrap(), 155);
+    assert_eq!(soon("a response", chat.say("back")).await.unwrap(), 155);
     chat.leave().await;
     ben.leave().await;
     server.stop().await;

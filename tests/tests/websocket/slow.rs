@@ -1,6 +1,6 @@
-//! Slow links and slow peers: bytes show that a peer is alive, and a second bound says how
-//! slowly a message may arrive. The limits are short here. The pauses between two pieces
-//! are the subject of these tests.
+//! Slow links and slow peers. Bytes show that a peer is alive, and a second limit says how slowly
+//! a message may arrive. These tests use short limits. They sleep between two pieces of a message,
+//! because slow sending is what they test.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -19,7 +19,7 @@ use crate::fake::{Fake, request};
 use crate::live::reading;
 use crate::local::{BINARY, CLOSE, Local, PING, PONG, Raw, TEXT, frame, handshake, limits, soon};
 
-/// Pause between two pieces, a small part of `DEAD_AFTER`.
+/// Pause between two pieces: a small fraction of `DEAD_AFTER`.
 const PAUSE: Duration = Duration::from_millis(20);
 
 const DEAD_AFTER: Duration = Duration::from_millis(500);
@@ -29,8 +29,8 @@ async fn server(min_rate: u64) -> Local {
     Local::start(Limits { heartbeat, dead_after: DEAD_AFTER, min_rate, ..limits() }).await
 }
 
-/// `text` as one frame, as fragments of one byte, and as fragments with a ping after
-/// each of them.
+/// Returns `text` as one frame, as fragments of one byte each, and as such fragments with a ping
+/// after each.
 fn ways_to_send(text: &[u8]) -> [(&'static str, Vec<u8>); 3] {
     let fragment = |(index, byte): (usize, &u8)| {
         let first = if index == 0 { 0x01 } else { 0x00 };
@@ -46,7 +46,7 @@ fn ways_to_send(text: &[u8]) -> [(&'static str, Vec<u8>); 3] {
     ]
 }
 
-/// Sends the bytes piece by piece, over about twice the time after which a silent peer is dead.
+/// Sends the bytes piece by piece. This takes about twice as long as a peer may stay silent.
 async fn send_slowly(stream: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) {
     let pieces = 2 * DEAD_AFTER.as_millis() / PAUSE.as_millis();
     for piece in bytes.chunks(bytes.len().div_ceil(pieces as usize)) {
@@ -63,7 +63,7 @@ async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
         let mut raw = Raw::open(server.addr, "/echo").await;
         let started = Instant::now();
         send_slowly(&mut raw.stream, &bytes).await;
-        assert!(started.elapsed() > DEAD_AFTER, "this test is to take longer than that");
+        assert!(started.elapsed() > DEAD_AFTER, "the transfer must take longer than the limit");
         loop {
             let (first, payload) = raw.frame().await.unwrap();
             if first != PING && first != PONG {
@@ -75,14 +75,14 @@ async fn a_message_may_arrive_slowly_while_its_bytes_keep_coming() {
     server.stop().await;
 }
 
-/// Nobody holds a half-sent message open with a byte now and then.
+/// A client can't hold a half-sent message open by sending a byte now and then.
 #[apply(test!)]
 async fn a_message_that_arrives_too_slowly_ends_the_connection() {
     let server = server(1_000_000).await;
     for (way, bytes) in ways_to_send(&[b'x'; 20_000]) {
         let raw = Raw::open(server.addr, "/echo").await;
         let (reading, mut writing) = raw.stream.into_split();
-        // Never ends on its own. The write fails once the server has closed.
+        // This sends for much longer than the server allows. A write fails once it has closed.
         let trickle = tokio::spawn(async move {
             for piece in bytes.chunks(10) {
                 if writing.write_all(piece).await.is_err() {
@@ -110,14 +110,14 @@ async fn a_message_that_arrives_too_slowly_ends_the_connection() {
     server.stop().await;
 }
 
-/// A peer that only answers pings is idle, not slow.
+/// A peer that sends only control frames is idle, not slow.
 #[apply(test!)]
 async fn control_frames_are_never_too_slow() {
     let server = server(1_000_000).await;
     let mut raw = Raw::open(server.addr, "/echo").await;
     send_slowly(&mut raw.stream, &frame(PONG, b"piece by piece").repeat(4)).await;
     raw.send(frame(TEXT, b"still there?")).await;
-    let answer = async {
+    let response = async {
         loop {
             let (first, payload) = raw.frame().await.unwrap();
             if first != PING {
@@ -125,11 +125,11 @@ async fn control_frames_are_never_too_slow() {
             }
         }
     };
-    assert_eq!(answer.await, (TEXT, b"still there?".to_vec()));
+    assert_eq!(response.await, (TEXT, b"still there?".to_vec()));
     server.stop().await;
 }
 
-/// A control frame that is read together with the end of a message counts once.
+/// A control frame that is read together with the end of a message must be counted only once.
 #[apply(test!)]
 async fn a_pong_right_after_a_message_is_harmless() {
     let server = server(1_000_000).await;
@@ -147,11 +147,11 @@ async fn a_pong_right_after_a_message_is_harmless() {
     server.stop().await;
 }
 
-/// The other direction: bytes must keep leaving, but need not all have left in time.
+/// In the other direction, the peer must keep reading, but may take longer than the time limit.
 #[apply(test!)]
-async fn a_peer_that_reads_slowly_is_not_cut() {
+async fn a_peer_that_reads_slowly_is_not_disconnected() {
     const SIZE: usize = 12 << 20;
-    // Long enough for a busy machine to read something meanwhile.
+    // Long enough for even a busy machine to read something.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
     let limits = Limits {
         heartbeat: Duration::from_secs(600),
@@ -174,12 +174,12 @@ async fn a_peer_that_reads_slowly_is_not_cut() {
         left -= count;
         sleep(Duration::from_millis(10)).await;
     }
-    assert!(started.elapsed() > WRITE_TIMEOUT, "this test is to take longer than that");
+    assert!(started.elapsed() > WRITE_TIMEOUT, "the transfer must take longer than the limit");
     server.stop().await;
 }
 
 #[apply(test!)]
-async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
+async fn the_client_accepts_a_slow_response_but_not_one_that_is_too_slow() {
     let timeouts = |min_rate| Timeouts {
         heartbeat: Duration::from_millis(50),
         dead_after: DEAD_AFTER,
@@ -196,14 +196,14 @@ async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
                 json!({"sequence": 1, "station": "a", "metric": "wind", "value": 1.0, "recorded_at": 0});
                 20
             ];
-            let answer = json!({"type": "readings", "id": id, "readings": readings}).to_string();
-            let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
-            let bytes = [&[TEXT, 126][..], &length[..], answer.as_bytes()].concat();
+            let response = json!({"type": "readings", "id": id, "readings": readings}).to_string();
+            let length = u16::try_from(response.len()).unwrap().to_be_bytes();
+            let bytes = [&[TEXT, 126][..], &length[..], response.as_bytes()].concat();
             let stream = socket.get_mut();
             if accepted {
                 send_slowly(stream, &bytes).await;
             } else {
-                // Until the client closes.
+                // Send until the client closes the connection.
                 for byte in bytes.chunks(1) {
                     if stream.write_all(byte).await.is_err() {
                         break;
@@ -214,40 +214,41 @@ async fn the_client_accepts_a_slow_answer_but_not_one_that_is_too_slow() {
             socket
         };
         let calls = async {
-            let answer = soon("an answer", client.readings("a", 20)).await;
+            let response = soon("a response", client.readings("a", 20)).await;
             match accepted {
-                true => assert_eq!(answer.unwrap().len(), 20),
-                false => assert!(matches!(answer, Err(Error::TooSlow)), "{answer:?}"),
+                true => assert_eq!(response.unwrap().len(), 20),
+                false => assert!(matches!(response, Err(Error::TooSlow)), "{response:?}"),
             }
             drop(client);
         };
-        // Closed with the client's pings unread, it would reset what it has sent.
+        // The socket stays open until the client is done. If it were closed while pings are unread,
+        // a reset could destroy what was sent.
         let (_socket, ()) = tokio::join!(serve, calls);
     }
 }
 
-/// A call waits for as long as its bytes take at the minimum rate.
+/// A call also waits for the time that its bytes need at the minimum rate.
 #[apply(test!)]
-async fn a_call_waits_longer_when_it_is_large() {
-    let answer = Duration::from_millis(50);
+async fn a_large_call_is_given_more_time() {
+    let response = Duration::from_millis(50);
     let (fake, url) = Fake::start().await;
-    let client = Client::with_timeouts(&url, Timeouts { answer, min_rate: 100, ..Timeouts::default() });
+    let client = Client::with_timeouts(&url, Timeouts { response, min_rate: 100, ..Timeouts::default() });
     let serve = async {
         let mut socket = fake.accept().await;
         for _ in 0..2 {
             let request = request(&mut socket).await;
-            sleep(4 * answer).await;
-            let answer = json!({"type": "recorded", "id": request["id"], "accepted": 1});
-            let _ = socket.send(tokio_tungstenite::tungstenite::Message::text(answer.to_string())).await;
+            sleep(4 * response).await;
+            let response = json!({"type": "recorded", "id": request["id"], "accepted": 1});
+            let _ = socket.send(tokio_tungstenite::tungstenite::Message::text(response.to_string())).await;
         }
     };
     let calls = async {
-        // About 330 bytes, which allow 3 s more.
+        // At the minimum rate, these 330 bytes or so need another 3 s.
         let large = vec![reading("a", Metric::Wind, 1.0); 4];
-        assert_eq!(soon("an answer", client.record(&large)).await.unwrap(), 1);
-        // A request of fewer than 100 bytes.
+        assert_eq!(soon("a response", client.record(&large)).await.unwrap(), 1);
+        // This request has fewer than 100 bytes.
         let small = client.readings("a", 0).await;
-        assert!(matches!(small, Err(Error::TimedOut(limit)) if limit == answer), "{small:?}");
+        assert!(matches!(small, Err(Error::TimedOut(limit)) if limit == response), "{small:?}");
     };
     tokio::join!(serve, calls);
 }

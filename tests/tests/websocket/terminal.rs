@@ -16,11 +16,11 @@ use websocket::client::{ChatEvent, Client};
 use websocket::protocol::message::Change;
 
 use crate::PAIR;
-use crate::fake::{Fake, Proxy, answer, joined, message, next, request};
+use crate::fake::{Fake, Proxy, joined, message, next, request, send};
 use crate::live::reading;
 use crate::local::{Local, Raw, limits, soon};
 
-/// The lines of a program's stdout or stderr.
+/// Returns the lines of a program's stdout or stderr.
 fn lines<T: AsyncRead + Unpin>(from: &mut Option<T>) -> Lines<BufReader<T>> {
     BufReader::new(from.take().unwrap()).lines()
 }
@@ -42,7 +42,7 @@ fn terminal(args: &[&str], url: &str) -> Child {
 }
 
 #[apply(test!)]
-async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
+async fn typed_lines_are_messages_and_the_end_of_input_leaves() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let (ben, mut at_ben) = client.chat("lobby", "ben").await.unwrap();
@@ -52,7 +52,7 @@ async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     let mut screen = lines(&mut terminal.stdout);
     let mut shown = async || line(&mut screen).await;
 
-    assert_eq!(shown().await, "* joined; here are ana, ben");
+    assert_eq!(shown().await, "* joined; in the room: ana, ben");
     let joined = ChatEvent::Presence { sequence: 2, name: "ana".to_owned(), change: Change::Joined };
     assert_eq!(next(&mut at_ben).await, joined);
     ben.say("hello ana").await.unwrap();
@@ -61,10 +61,10 @@ async fn in_the_terminal_lines_are_messages_and_the_end_of_input_leaves() {
     keyboard.write_all("hello ben\n\n/who\n".as_bytes()).await.unwrap();
     let mut lines = [shown().await, shown().await];
     lines.sort();
-    assert_eq!(lines, ["* here are ana, ben", "4  ana: hello ben"]);
+    assert_eq!(lines, ["* in the room: ana, ben", "4  ana: hello ben"]);
     let ChatEvent::Message { text, .. } = next(&mut at_ben).await else { panic!("a message") };
     assert_eq!(text, "hello ben");
-    // The last line is sent, although the input ends at once.
+    // The last line is still sent, although the input ends right after it.
     keyboard.write_all("goodbye\n".as_bytes()).await.unwrap();
     drop(keyboard);
     let ChatEvent::Message { text, .. } = next(&mut at_ben).await else { panic!("a message") };
@@ -93,7 +93,7 @@ async fn the_live_client_shows_readings_until_it_is_interrupted() {
     }
     let (shown, mut screen) = shown.await.unwrap();
     assert_eq!(shown, r#"{"station":"a","metric":"wind","value":7.2,"recorded_at":1767225600000}"#);
-    // While readings still come.
+    // Interrupt it while readings are still arriving.
     let recording =
         tokio::spawn(async move { while client.record(&[reading("a", Metric::Wind, 7.2)]).await.is_ok() {} });
     kill(Pid::from_raw(terminal.id().unwrap().cast_signed()), Signal::SIGINT).unwrap();
@@ -103,7 +103,7 @@ async fn the_live_client_shows_readings_until_it_is_interrupted() {
     server.stop().await;
 }
 
-/// Text from the server cannot control the screen.
+/// Text from the server must not be able to control the screen.
 #[apply(test!)]
 async fn the_terminal_client_shows_no_control_characters() {
     let (fake, url) = Fake::start().await;
@@ -111,18 +111,18 @@ async fn the_terminal_client_shows_no_control_characters() {
     let mut socket = fake.accept().await;
     let mut agreed = joined(&request(&mut socket).await, false, 1);
     agreed["present"] = json!(["a\u{1b}[2J"]);
-    answer(&mut socket, agreed).await;
+    send(&mut socket, agreed).await;
     let mut hostile = message(2);
     (hostile["name"], hostile["text"]) = (json!("b\u{7}"), json!("\u{1b}[2Jgone\u{9b}"));
-    answer(&mut socket, hostile).await;
+    send(&mut socket, hostile).await;
     let mut screen = lines(&mut terminal.stdout);
-    for expected in [r"* joined; here are a\u001b[2J", r"2  b\u0007: \u001b[2Jgone\u009b"] {
+    for expected in [r"* joined; in the room: a\u001b[2J", r"2  b\u0007: \u001b[2Jgone\u009b"] {
         assert_eq!(line(&mut screen).await, expected);
     }
 }
 
-/// Runs a command against a fake server that answers `record` and `readings` with text
-/// that a terminal would obey. Returns what it printed.
+/// Runs a command against a fake server that responds to `record` and `readings` with text that
+/// contains control characters. Returns the command's output.
 async fn printed_from_a_hostile_server(args: &[&str]) -> String {
     const HOSTILE: &str = "a\u{1b}[2J\u{7}\r\u{9b}2J\u{202e}b";
     let (fake, url) = Fake::start().await;
@@ -142,7 +142,7 @@ async fn printed_from_a_hostile_server(args: &[&str]) -> String {
                 _ => json!({"type": "error", "id": id, "code": "invalid", "reason": HOSTILE}),
             };
             recorded += 1;
-            answer(&mut socket, message).await;
+            send(&mut socket, message).await;
         }
     });
     let output = tests::run_program(PAIR.client, &[args, &["--url", &url]].concat()).await;
@@ -154,7 +154,7 @@ async fn printed_from_a_hostile_server(args: &[&str]) -> String {
 }
 
 #[apply(test!)]
-async fn nothing_that_a_server_sends_reaches_the_terminal_raw() {
+async fn no_control_character_from_a_server_reaches_the_terminal() {
     let escaped = r"a\u001b[2J\u0007\r\u009b2J\u202eb";
     let tour = printed_from_a_hostile_server(&[]).await;
     assert!(tour.contains(&format!(r#"   {{"station":"{escaped}","#)), "{tour}");
@@ -166,7 +166,7 @@ async fn nothing_that_a_server_sends_reaches_the_terminal_raw() {
 }
 
 #[apply(test!)]
-async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
+async fn live_reconnects_and_says_what_was_missed() {
     let server = Local::start(limits()).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let direct = Client::new(&server.url());
@@ -197,11 +197,11 @@ async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     proxy.mend();
     assert_eq!(again().await, "connected again; nothing was missed");
 
-    // A known station and a new one.
+    // The client missed readings of a known station and of a new one.
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("a", 2, 4.0).await;
-    direct.record(&[reading("new", Metric::Humidity, 50.0)]).await.unwrap(); // Not asked for.
+    direct.record(&[reading("new", Metric::Humidity, 50.0)]).await.unwrap(); // Not in the subscription.
     record("new", 1, 5.0).await;
     proxy.mend();
     assert_eq!(again().await, "connected again; here is what was missed");
@@ -216,7 +216,7 @@ async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
     proxy.mend();
     assert_eq!(again().await, "connected again; 2 readings were missed");
 
-    // More than can be read back.
+    // The client missed more readings than it can read back.
     proxy.cut();
     assert!(again().await.starts_with("connection lost: "));
     record("a", 600, 7.0).await;
@@ -235,14 +235,14 @@ async fn live_in_the_terminal_reconnects_and_says_what_was_missed() {
 }
 
 #[apply(test!)]
-async fn a_restarted_server_is_noticed_in_the_terminal() {
+async fn the_terminal_client_reports_a_restarted_server() {
     let server = PAIR.serve().await;
     let addr = server.addr().to_owned();
     let mut live = terminal(&["live"], server.url());
     let mut chat = terminal(&["chat", "--name", "ana"], server.url());
     let (mut live_notes, mut chat_notes) = (lines(&mut live.stderr), lines(&mut chat.stderr));
     let mut screen = lines(&mut chat.stdout);
-    assert_eq!(line(&mut screen).await, "* joined; here are ana");
+    assert_eq!(line(&mut screen).await, "* joined; in the room: ana");
     server.has_printed("GET /live 101").await;
     server.stop().await;
     let lost =
@@ -258,7 +258,7 @@ async fn a_restarted_server_is_noticed_in_the_terminal() {
         line(&mut chat_notes).await,
         "connected again; the server restarted and has forgotten earlier messages"
     );
-    assert_eq!(line(&mut screen).await, "* here are ana");
+    assert_eq!(line(&mut screen).await, "* in the room: ana");
     for program in [&mut live, &mut chat] {
         kill(Pid::from_raw(program.id().unwrap().cast_signed()), Signal::SIGINT).unwrap();
         assert!(soon("the end", program.wait()).await.unwrap().success());
@@ -266,9 +266,9 @@ async fn a_restarted_server_is_noticed_in_the_terminal() {
     server.stop().await;
 }
 
-/// An error that a new connection can't fix ends the program.
+/// The program exits if a new connection would only fail with the same error.
 #[apply(test!)]
-async fn live_ends_when_reconnecting_cannot_help() {
+async fn the_terminal_client_exits_when_reconnecting_cannot_help() {
     let rejections = [
         "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
@@ -280,7 +280,7 @@ async fn live_ends_when_reconnecting_cannot_help() {
         let mut program = terminal(command, &url);
         let mut notes = lines(&mut program.stderr);
         drop(fake.agree().await);
-        // A server that is only busy is asked again.
+        // The client tries again if the server is only busy, or breaks the connection.
         for response in ["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "", rejection] {
             fake.respond(response).await;
         }
@@ -291,9 +291,9 @@ async fn live_ends_when_reconnecting_cannot_help() {
     }
 }
 
-/// `client … | head -1`.
+/// For example, `client … | head -1` does this.
 #[apply(test!)]
-async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
+async fn the_terminal_client_exits_silently_when_its_output_is_closed() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let batch = vec![reading("a", Metric::Wind, 1.0); 500];
@@ -301,7 +301,7 @@ async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
     for command in [&[][..], &["readings", "a", "--limit", "500"], &["live"], &["chat", "--name", "ana"]] {
         let mut program = terminal(command, server.url());
         let stdout = program.stdout.take();
-        // `live` shows nothing until something is recorded, and `chat` until somebody speaks.
+        // `live` shows nothing until somebody records a reading, and `chat` needs messages, too.
         let busy = tokio::spawn({
             let (client, batch) = (client.clone(), batch[..1].to_vec());
             async move {
@@ -325,7 +325,7 @@ async fn a_reader_that_has_seen_enough_ends_the_program_silently() {
     server.stop().await;
 }
 
-/// The first Ctrl-C starts a close handshake, which this server never completes.
+/// The first Ctrl-C starts a close handshake that this server never completes.
 #[apply(test!)]
 async fn a_second_ctrl_c_ends_the_programs_at_once() {
     for command in [&["live"][..], &["chat", "--name", "ana"]] {
@@ -333,10 +333,10 @@ async fn a_second_ctrl_c_ends_the_programs_at_once() {
         let mut program = terminal(command, &url);
         let mut socket = fake.agree().await;
         let reading = json!({"type": "reading", "sequence": 1, "station": "a", "metric": "wind", "value": 1, "recorded_at": 0});
-        answer(&mut socket, reading).await;
-        answer(&mut socket, message(2)).await;
+        send(&mut socket, reading).await;
+        send(&mut socket, message(2)).await;
         let mut screen = lines(&mut program.stdout);
-        line(&mut screen).await; // By now the signal handlers are installed.
+        line(&mut screen).await; // By now, the signal handlers are installed.
         interrupt_twice(&mut program).await;
     }
     let server = PAIR.serve().await;
@@ -351,7 +351,7 @@ async fn a_second_ctrl_c_ends_the_programs_at_once() {
 async fn interrupt_twice(program: &mut Child) {
     let pid = Pid::from_raw(program.id().unwrap().cast_signed());
     kill(pid, Signal::SIGINT).unwrap();
-    // Two signals in a row may be merged into one by the kernel.
+    // The kernel may merge two signals in a row into one.
     let again = async {
         loop {
             if let Ok(ended) = timeout(Duration::from_millis(20), program.wait()).await {

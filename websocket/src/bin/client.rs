@@ -21,8 +21,8 @@ use websocket::client::{ChatEvent, ChatEvents, Client, Error, LiveEvent};
 use websocket::protocol::message::Change;
 use websocket::{Metric, Reading};
 
-/// Talks to the chat and weather server over WebSocket. Without a subcommand it
-/// takes you on a tour: what is sent, and what comes back.
+/// Talks to the chat and weather server over WebSocket. Without a command, it runs a short
+/// guided tour and exits.
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
@@ -35,41 +35,40 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Chat: each line that you type is a message; /who lists who is here, the
-    /// end of the input (Ctrl-D) leaves
+    /// Chat in a room: each line you type is a message, /who lists the members, and Ctrl-D leaves
     Chat {
-        /// The room's id: 1 to 32 of a-z, 0-9, and -
+        /// The room: 1 to 32 of the characters a-z, 0-9, and -
         #[arg(long, default_value = "lobby")]
         room: String,
-        /// Your name there: 1 to 32 letters, digits, -, _, and .
+        /// Your name in the room: 1 to 32 letters, digits, -, _, and .
         #[arg(long)]
         name: String,
     },
     /// Show readings as they are recorded, until Ctrl-C
     Live {
-        /// Only of this station; may be given several times
+        /// Show only this station; repeat the option to show several
         #[arg(long)]
         station: Vec<String>,
-        /// Only of this metric; may be given several times
+        /// Show only this metric; repeat the option to show several
         #[arg(long, value_parser = metric)]
         metric: Vec<Metric>,
     },
-    /// Record one reading, taken now
+    /// Record one reading, with the current time
     Record {
-        /// The station's id: 1 to 32 of a-z, 0-9, and -
+        /// The station's ID: 1 to 32 of the characters a-z, 0-9, and -
         station: String,
-        /// temperature, humidity, pressure, or wind
+        /// What was measured: temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
         metric: Metric,
-        /// In °C, percent, hPa, or m/s
+        /// The value, in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
-    /// Show the newest readings of a station, the oldest of them first
+    /// Show the newest readings of a station, oldest first
     Readings {
-        /// The station's id
+        /// The station's ID
         station: String,
-        /// How many at most, 1 to 500
+        /// Maximum number of readings, 1 to 500
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
@@ -112,50 +111,51 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tour. Its output stands in the README, and a test compares the two.
+/// Runs the tour. The README shows its output, and a test compares the two.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),
         metric,
         value,
-        recorded_at: 1_767_225_600_000 + second * 1000, // 2026-01-01T00:00:00Z and on
+        recorded_at: 1_767_225_600_000 + second * 1000, // Seconds after 2026-01-01T00:00:00Z.
     };
 
     let batch = [reading(Metric::Temperature, -3.5, 0), reading(Metric::Wind, 7.2, 1)];
-    let accepted = client.record(&batch).await?; // Without a server no step is announced.
-    writeln!(out, "1. /live: record a batch of two, and read them back")?;
+    // The first call comes before the first line, so that nothing is printed without a server.
+    let accepted = client.record(&batch).await?;
+    writeln!(out, "1. /live: record a batch of two readings and read them back")?;
     writeln!(out, "   accepted {accepted}")?;
     for reading in client.readings("oslo-1", 2).await? {
         write_reading(out, "   ", &reading)?;
     }
 
-    writeln!(out, "2. /live: a batch with an impossible value; nothing of it is kept")?;
+    writeln!(out, "2. /live: record a batch with an impossible value; the server refuses all of it")?;
     let batch = [reading(Metric::Temperature, 1.0, 2), reading(Metric::Humidity, 130.0, 2)];
     match client.record(&batch).await {
         Err(Error::Refused { reason, .. }) => writeln!(out, "   error: {}", printable(&reason))?,
         Err(other) => return Err(other.into()),
-        Ok(_) => bail!("the server accepted what it should refuse"),
+        Ok(_) => bail!("the server accepted a batch that it should refuse"),
     }
 
-    writeln!(out, "3. /live: subscribe to temperatures, then record one; nobody asks for it")?;
+    writeln!(out, "3. /live: subscribe to temperatures, then record one; the server sends it on its own")?;
     let mut live = client.live(&["oslo-1"], &[Metric::Temperature]).await?;
     client.record(&[reading(Metric::Wind, 8.0, 3), reading(Metric::Temperature, -3.4, 3)]).await?;
     match live.next().await {
         Some(Ok(LiveEvent::Reading { sequence, reading })) => {
             write_reading(out, &format!("   number {sequence}: "), &reading)?;
         }
-        other => bail!("a reading should come, not {other:?}"),
+        other => bail!("expected a reading, not {other:?}"),
     }
     live.close().await;
 
-    writeln!(out, "4. /chat: ana and ben join a room; both are told who is here")?;
+    writeln!(out, "4. /chat: ana and ben join a room; the server tells both who is there")?;
     let (ana, mut at_ana) = client.chat("tour", "ana").await?;
     let mut ana_has_seen = join(out, "ana", &mut at_ana).await?;
     let (ben, mut at_ben) = client.chat("tour", "ben").await?;
     join(out, "ben", &mut at_ben).await?;
     show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
 
-    writeln!(out, "5. /chat: ben speaks; the server numbers what is said, for all alike")?;
+    writeln!(out, "5. /chat: ben says something; everybody gets it with the same number")?;
     ben.say("good morning").await?;
     show(out, "ana", &mut at_ana, 1, &mut ana_has_seen).await?;
 
@@ -172,19 +172,19 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows who is here, and returns the number of the newest event.
+/// Shows who is in the room, and returns the number of the newest event.
 async fn join(out: &mut impl Write, who: &str, events: &mut ChatEvents) -> anyhow::Result<u64> {
     match events.next().await.context("the membership ended")?? {
         ChatEvent::Joined { present, sequence, .. } => {
-            writeln!(out, "   {who} sees: here are {}", printable(&present.join(", ")))?;
+            writeln!(out, "   {who} sees: in the room: {}", printable(&present.join(", ")))?;
             Ok(sequence)
         }
-        other => bail!("the first event should tell who is here, and was {other:?}"),
+        other => bail!("expected to join the room, but the first event is {other:?}"),
     }
 }
 
-/// Shows the next `count` events that are new: a room that was toured before
-/// begins with its last messages.
+/// Shows the next `count` new events. If the tour ran before, the room first sends its last
+/// messages, which are skipped.
 async fn show(
     out: &mut impl Write,
     who: &str,
@@ -211,7 +211,7 @@ fn line(event: &ChatEvent) -> String {
     match event {
         ChatEvent::Joined { present, resumed, .. } => {
             let how = if *resumed { "connected again" } else { "joined" };
-            format!("* {how}; here are {}", printable(&present.join(", ")))
+            format!("* {how}; in the room: {}", printable(&present.join(", ")))
         }
         ChatEvent::Message { sequence, name, text, .. } => {
             format!("{sequence}  {}: {}", printable(name), printable(text))
@@ -229,25 +229,25 @@ fn line(event: &ChatEvent) -> String {
     }
 }
 
-/// Writes a reading on a line of its own, as JSON.
+/// Writes a reading as one line of JSON.
 fn write_reading(out: &mut impl Write, before: &str, reading: &Reading) -> anyhow::Result<()> {
     writeln!(out, "{before}{}", printable(&serde_json::to_string(reading)?))?;
     Ok(())
 }
 
-/// Writes a line about the connection to stderr: stdout carries only what was asked for.
+/// Writes a line about the connection to stderr, because stdout carries only the results.
 fn note(line: &str) {
-    let _ = writeln!(stderr(), "{}", printable(line)); // Fails if nobody reads stderr anymore.
+    let _ = writeln!(stderr(), "{}", printable(line)); // Fails if stderr is closed.
 }
 
 async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let (chat, mut events) = client.chat(room, name).await?;
     let mut lines = typed_lines();
     let mut present = BTreeSet::new();
-    // The number of the newest event at the last join, and of the newest event shown.
+    // Numbers of the newest event at the last join, and of the newest event shown.
     let (mut known, mut shown) = (0, None);
-    // Messages that wait for their reply. While the connection is broken they wait, and the
-    // events that say so must still be shown.
+    // Tasks that send a message and wait for its response. Meanwhile, this loop must keep showing
+    // events, such as a lost connection.
     let mut unanswered: JoinSet<Result<u64, Error>> = JoinSet::new();
     let mut typing = true;
     let interrupted = shutdown_signal()?;
@@ -276,7 +276,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                     }
                     ChatEvent::Presence { sequence, name, change } => {
                         shown = shown.max(Some(*sequence));
-                        // Changes from before we joined are in the list already.
+                        // The list from `Joined` already includes earlier changes.
                         match change {
                             _ if *sequence <= known => {}
                             Change::Joined => drop(present.insert(name.clone())),
@@ -295,8 +295,8 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
                 }
                 writeln!(out, "{}", line(&event))?;
             }
-            Some(answer) = unanswered.join_next() => if let Err(error) = answer? {
-                note(&format!("not said: {error}"));
+            Some(said) = unanswered.join_next() => if let Err(error) = said? {
+                note(&format!("message not sent: {error}"));
             },
             typed = lines.recv(), if typing => match typed.as_deref().map(str::trim_end) {
                 None => typing = false,
@@ -316,12 +316,11 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
 
 fn write_present(out: &mut impl Write, present: &BTreeSet<String>) -> anyhow::Result<()> {
     let names: Vec<_> = present.iter().map(String::as_str).collect();
-    writeln!(out, "* here are {}", printable(&names.join(", ")))?;
+    writeln!(out, "* in the room: {}", printable(&names.join(", ")))?;
     Ok(())
 }
 
-/// Reads the lines of the standard input in a separate thread, because waiting for a terminal
-/// blocks.
+/// Reads the lines of standard input in a separate thread, because waiting for a terminal blocks.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {

@@ -1,5 +1,6 @@
-//! A chat room from the client's side: it comes back after a broken connection, takes its
-//! name over, reads what it missed, and resends the messages that got no reply.
+//! A chat room from the client's side. After a broken connection, the client reconnects, takes
+//! the member's name over, reads the events that it missed, and resends the messages that got no
+//! response.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -19,52 +20,54 @@ use crate::limits::{EVENTS, MAX_UNANSWERED};
 use crate::protocol::message::{Change, ChatRequest, ErrorCode, Join, Say, ServerMessage};
 use crate::protocol::{TAKEN_OVER, random_id};
 
-/// An event in a room, in the order that every member sees.
+/// An event in a room. All members see the events in the same order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ChatEvent {
-    /// We are in, for the first time or again.
+    /// The client has joined the room, for the first time or again.
     Joined {
-        /// Who is here, as of event `sequence`.
+        /// The members of the room after event `sequence`.
         present: Vec<String>,
         /// Number of the newest event so far.
         sequence: u64,
-        /// Whether all missed events follow. Otherwise the room's last messages follow,
-        /// without those already seen.
+        /// Whether all missed events follow. Otherwise, those of the room's last messages follow
+        /// that the client has not seen yet.
         resumed: bool,
     },
     /// Somebody said something.
     Message {
-        /// Its number in the room.
+        /// Number of the event in the room.
         sequence: u64,
-        /// Who.
+        /// Name of the member.
         name: String,
-        /// What.
+        /// What the member said.
         text: String,
-        /// When, in milliseconds since the Unix epoch by the server's clock.
+        /// When, in milliseconds since the Unix epoch, by the server's clock.
         sent_at: u64,
     },
-    /// Somebody came or went.
+    /// Somebody joined or left.
     Presence {
-        /// Its number in the room.
+        /// Number of the event in the room.
         sequence: u64,
-        /// Who.
+        /// Name of the member.
         name: String,
-        /// Which of the two.
+        /// Whether the member joined or left.
         change: Change,
     },
-    /// We were away for too long: the room no longer has some of the missed events.
+    /// The room no longer has some of the missed events, because the client was away for too
+    /// long or reads too slowly.
     Gap {
-        /// How many.
+        /// Number of events that the room no longer has.
         missed: u64,
     },
-    /// The connection broke; it is being made anew.
+    /// The connection broke. The client is reconnecting.
     Disconnected {
-        /// Why.
+        /// Why the connection broke.
         reason: String,
     },
 }
 
-/// Speaks in a room. Clones speak for the same member, who leaves with the last of them.
+/// Speaks in a room, as one member. Clones speak for the same member, who leaves when the last
+/// one is dropped.
 #[derive(Debug, Clone)]
 pub struct Chat {
     ids: Arc<AtomicU64>,
@@ -74,8 +77,8 @@ pub struct Chat {
     leaving: CancellationToken,
 }
 
-/// Listens in a room. Read it while you wait for [`Chat::say`]: once 1,024 events wait here,
-/// the client stops reading, and no reply arrives either.
+/// The events of a room, for one member. Keep reading them while you wait for [`Chat::say`]: once
+/// 1,024 events wait here, the client stops reading, and responses don't arrive either.
 #[derive(Debug)]
 pub struct ChatEvents {
     events: mpsc::Receiver<Result<ChatEvent, Error>>,
@@ -109,38 +112,38 @@ pub(super) async fn join(target: Target, room: &str, name: &str) -> Result<(Chat
 }
 
 impl Chat {
-    /// Says something and returns its sequence number. While the connection is
-    /// broken, this waits; the message is stored once.
+    /// Says something, and returns the sequence number of the message. While the connection is
+    /// broken, the call waits. The server stores the message only once.
     ///
     /// # Errors
-    /// [`Error::Refused`] says what is wrong with the text; [`Error::Gone`] if
-    /// this member has left or was taken over.
+    /// [`Error::Refused`] says what is wrong with the text. [`Error::Gone`] means that the member
+    /// has left, or that another connection took it over.
     pub async fn say(&self, text: &str) -> Result<u64, Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let message_id = format!("{}-{id}", self.prefix);
         let say = Say { id, room: self.room.to_string(), message_id, text: text.to_owned() };
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.commands.send(Command::Say(say, reply)).await.map_err(|_| Error::Gone)?;
-        answer.await.map_err(|_| Error::Gone)?
+        response.await.map_err(|_| Error::Gone)?
     }
 
-    /// Abandons the connection without closing it and makes another one, as after a network
-    /// failure that the server has not noticed.
+    /// Abandons the connection without closing it, and reconnects. The server doesn't notice, as
+    /// after a network failure.
     pub async fn break_connection(&self) {
         let _ = self.commands.send(Command::Break).await;
     }
 
-    /// Leaves the room in good order, for all clones. Calls of [`Chat::say`] that still wait
-    /// fail with [`Error::Gone`].
+    /// Leaves the room and closes the connection, for all clones. Calls of [`Chat::say`] that are
+    /// still waiting fail with [`Error::Gone`].
     pub async fn leave(self) {
         self.leaving.cancel();
         self.commands.closed().await;
     }
 }
 
-/// Ends after the member has left. If something else ended the membership for good, the last
-/// item is an error that says so: another connection took over, or somebody else has the name
-/// now.
+/// The stream ends after the member has left. If something else ended the membership for good,
+/// the last item is an error that says so. For example, another connection took over, or
+/// somebody else now has the name.
 impl Stream for ChatEvents {
     type Item = Result<ChatEvent, Error>;
 
@@ -149,19 +152,18 @@ impl Stream for ChatEvents {
     }
 }
 
-/// A member of a room, over all its connections.
+/// A member of a room, across all its connections.
 struct Member {
     target: Target,
-    /// The request that brings us back; `after` is the last event seen.
+    /// The request to join again. Its `after` is the number of the last event seen.
     join: Join,
-    /// Messages without a reply by ID, in the order in which they were sent.
+    /// Messages without a response, by ID, and so in the order in which they were sent.
     unanswered: BTreeMap<u64, (Say, oneshot::Sender<Result<u64, Error>>)>,
     reconnect: Reconnect,
     events: mpsc::Sender<Result<ChatEvent, Error>>,
-    /// The connection that was last abandoned. It is not closed, just as it couldn't be over a
-    /// network that failed.
+    /// The connection that was abandoned last. It stays open, as it would after a network failure.
     abandoned: Option<Box<Connection>>,
-    /// Cancelled when we leave: nothing is worth waiting for anymore.
+    /// Canceled when the member leaves, to end every wait.
     leaving: CancellationToken,
 }
 
@@ -173,7 +175,7 @@ enum ConnectionEnd {
 }
 
 impl Member {
-    /// Connects and enters the room.
+    /// Connects, joins the room, and resends the messages without a response.
     async fn join(&mut self) -> Result<(Connection, ChatEvent), Error> {
         let mut connection = Connection::connect(&self.target, "/chat").await?;
         connection.send(&ChatRequest::Join(self.join.clone()));
@@ -182,7 +184,7 @@ impl Member {
             return Err(Error::Unexpected(format!("{joined:?}")));
         };
         if self.join.instance_id.as_ref() != Some(&instance_id) {
-            // Another run of the server counts from 1 again.
+            // Another run of the server starts counting from 1.
             (self.join.instance_id, self.join.after) = (Some(instance_id), 0);
         }
         self.join.token = Some(token);
@@ -231,7 +233,7 @@ impl Member {
                 return Err(Error::Gone);
             }
             match self.join().await {
-                // The room is full, but another member may leave: try again.
+                // The room is full, but somebody may leave it: try again.
                 Err(Error::Refused { code: ErrorCode::Full, .. }) => {}
                 Err(error) if !is_permanent(&error) => {}
                 result => return result,
@@ -284,14 +286,14 @@ impl Member {
         }
     }
 
-    /// Hands an event to the listener once it has room. Returns false if the listener is gone
-    /// or we leave.
+    /// Passes an event on, waiting until there is room for it. Returns false if nobody listens
+    /// anymore, or if the member leaves.
     async fn emit(&self, event: ChatEvent) -> bool {
         let emitted = self.leaving.run_until_cancelled(self.events.send(Ok(event))).await;
         emitted.is_some_and(|sent| sent.is_ok())
     }
 
-    /// Hands a reply to its caller, or returns an event for the listener.
+    /// Passes a response on to its caller, or returns an event for the listener.
     fn handle_message(&mut self, message: ServerMessage) -> Option<ChatEvent> {
         let event = match message {
             ServerMessage::Said { id, sequence, .. } => {
@@ -314,7 +316,7 @@ impl Member {
             _ => return None,
         };
         let (sequence, event) = event;
-        // After a join that did not resume, the room's last messages may include seen ones.
+        // After a join that did not resume, the room's last messages may include ones already seen.
         if sequence <= self.join.after {
             return None;
         }

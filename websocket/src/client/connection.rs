@@ -36,21 +36,21 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
 }
 
-/// What the WebSocket stands on: a TCP connection, which [`connect`] makes. TLS would come
-/// between the two there.
+/// The stream below the WebSocket: a TCP connection, which [`connect`] makes. TLS would go
+/// between the two.
 type Transport = MeteredStream<TcpStream>;
 
-/// A connection with its heartbeat and the messages that wait to be sent.
+/// A connection with its heartbeat and its queue of messages to send.
 pub(super) struct Connection {
     socket: WebSocketStream<Transport>,
     heartbeat: Heartbeat,
-    /// Bounded by the owners of the connection, which bound their requests in flight.
+    /// Its length is limited because the owners of connections limit their requests in flight.
     outgoing: VecDeque<Message>,
     unflushed: bool,
 }
 
 impl Connection {
-    /// Connects to an endpoint of a server, whose address begins with `ws://` or `http://`.
+    /// Connects to an endpoint of the server. Its URL must begin with `ws://` or `http://`.
     pub(super) async fn connect(target: &Target, path: &str) -> Result<Self, Error> {
         let Target { url, timeouts } = target;
         let url = url.trim_end_matches('/');
@@ -81,22 +81,22 @@ impl Connection {
 
     /// Queues a request; [`Connection::next`] sends it.
     pub(super) fn send(&mut self, request: &impl Serialize) {
-        // Fails only for maps whose keys are no strings; there is none.
+        // Serialization fails only for maps whose keys are not strings. There are none here.
         self.send_text(serde_json::to_string(request).unwrap_or_default());
     }
 
-    /// Queues a request that is JSON already.
+    /// Queues a request that is already JSON.
     pub(super) fn send_text(&mut self, text: String) {
         self.outgoing.push_back(Message::Text(text.into()));
     }
 
-    /// Returns the next message, and meanwhile sends all queued ones with one flush. It keeps
-    /// reading while it writes: two ends that only write would wait for each other forever.
-    /// Cancel safe.
+    /// Waits for the next message, and meanwhile sends all queued ones with one flush. It keeps
+    /// reading while it writes. Otherwise, two ends that only write would wait for each other
+    /// forever. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<ServerMessage, Error> {
         loop {
             let Self { socket, heartbeat, outgoing, unflushed } = self;
-            // Cancel safe: `exchange` has no state of its own.
+            // Cancel safe: `exchange` keeps no state of its own.
             select! {
                 biased;
                 received = poll_fn(|cx| exchange(socket, outgoing, unflushed, cx)) => {
@@ -111,7 +111,7 @@ impl Connection {
                             }
                         }
                         Message::Close(frame) => return Err(closed(frame)),
-                        // The library answers pings on its own.
+                        // The library responds to pings on its own.
                         Message::Ping(payload) | Message::Pong(payload) => {
                             heartbeat.on_control_frame(payload.len());
                         }
@@ -127,12 +127,12 @@ impl Connection {
         }
     }
 
-    /// Ends the connection in good order: the server knows that we leave.
+    /// Closes the connection with a close frame, so that the server knows that the client left.
     pub(super) async fn close(mut self) {
         let goodbye = async {
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             self.socket.close(Some(frame)).await?;
-            // Until the server's close frame, and the end of the stream after it.
+            // Read until the server's close frame, and then to the end of the stream.
             while let Some(received) = self.socket.next().await {
                 received?;
             }
@@ -142,8 +142,8 @@ impl Connection {
     }
 }
 
-/// Connects to the request's host and makes the handshake. The library can't know which
-/// extensions its user supports, so it leaves part of RFC 6455, section 4.1, to us.
+/// Connects to the request's host and performs the handshake. The library can't know which
+/// extensions its user supports, so it leaves some checks of RFC 6455, section 4.1, to us.
 async fn connect(
     request: Request,
     config: WebSocketConfig,
@@ -159,8 +159,8 @@ async fn connect(
     Ok(socket)
 }
 
-/// Checks the server's response. The client offered no extension, so the server must not
-/// select one. The other two fields must not appear twice (sections 11.3.3 and 11.3.4).
+/// Checks the server's response. The client offered no extensions, so the server must not
+/// select one. The other two headers must not appear twice (sections 11.3.3 and 11.3.4).
 fn check_response(response: &Response) -> Result<(), WebSocketError> {
     let count = |name: &HeaderName| response.headers().get_all(name).iter().count();
     let wrong = [(SEC_WEBSOCKET_EXTENSIONS, 0), (SEC_WEBSOCKET_PROTOCOL, 1), (SEC_WEBSOCKET_ACCEPT, 1)]
@@ -172,6 +172,7 @@ fn check_response(response: &Response) -> Result<(), WebSocketError> {
     }
 }
 
+/// Sends as many queued messages as possible, and returns the next one that arrives.
 fn exchange(
     socket: &mut WebSocketStream<Transport>,
     outgoing: &mut VecDeque<Message>,
@@ -199,7 +200,7 @@ fn exchange(
 }
 
 fn closed(frame: Option<CloseFrame>) -> Error {
-    // 1005 stands for a close frame without a code (RFC 6455, section 7.1.5).
+    // 1005 means that the close frame had no code (RFC 6455, section 7.1.5).
     frame.map_or(Error::Closed { code: 1005, reason: String::new() }, |frame| Error::Closed {
         code: frame.code.into(),
         reason: frame.reason.to_string(),

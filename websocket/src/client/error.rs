@@ -1,4 +1,4 @@
-//! Why a call failed, and whether its request may have been executed nevertheless.
+//! Why a call failed, and whether its request may have been executed anyway.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::protocol::message::{ErrorCode, ServerMessage};
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
-    /// Not the address of a server.
+    /// The URL is not the address of a server.
     #[error("{url:?} is not of the form http://host:port")]
     Address {
-        /// What was given.
+        /// The URL that was given.
         url: String,
     },
-    /// No connection: the request was never sent.
+    /// The client could not connect, so it never sent the request.
     #[error("no server at {url}")]
     Unreachable {
-        /// The address that was tried.
+        /// The address that the client tried.
         url: String,
-        /// What the transport said.
+        /// The error of the connection attempt.
         #[source]
         source: Arc<WebSocketError>,
     },
@@ -32,47 +32,49 @@ pub enum Error {
     /// The server refused the request and did not execute it.
     #[error("{reason}")]
     Refused {
-        /// The kind of error, for a program to branch on.
+        /// The kind of error, for programs.
         code: ErrorCode,
-        /// The explanation, for a person.
+        /// The explanation, for people.
         reason: String,
     },
-    /// The connection broke; the request may have been executed, or not.
+    /// The connection broke. The request may or may not have been executed.
     #[error("the connection broke; the request may have been executed")]
     Broken(#[source] Arc<WebSocketError>),
     /// The server closed the connection. As with [`Error::Broken`], requests in flight may have
     /// been executed.
     #[error("the server closed the connection with {code}: {reason}")]
     Closed {
-        /// RFC 6455, section 7.4.
+        /// The close code: see RFC 6455, section 7.4.
         code: u16,
-        /// The explanation, for a person.
+        /// The explanation, for people.
         reason: String,
     },
-    /// No response in time; see [`Timeouts::answer`](crate::limits::Timeouts::answer). The request
-    /// may have been executed, or not.
-    #[error("no answer within {0:?}; the request may or may not have been carried out")]
+    /// The response did not arrive in time: see
+    /// [`Timeouts::response`](crate::limits::Timeouts::response). The request may or may not have
+    /// been executed.
+    #[error("no response within {0:?}; the request may have been executed")]
     TimedOut(Duration),
-    /// No byte came from the server for [`Timeouts::dead_after`](crate::limits::Timeouts::dead_after).
+    /// No byte arrived from the server for
+    /// [`Timeouts::dead_after`](crate::limits::Timeouts::dead_after).
     #[error("the server is silent")]
     Dead,
     /// A message arrived at less than [`Timeouts::min_rate`](crate::limits::Timeouts::min_rate).
     #[error("the server's message arrives too slowly")]
     TooSlow,
-    /// The server sent a message that was not expected here.
+    /// The server sent a message that the client did not expect here.
     #[error("unexpected message: {0}")]
     Unexpected(String),
-    /// This client was closed, or its member of a room is no longer there.
-    #[error("closed")]
+    /// The client was closed, or its member has left the room or was taken over.
+    #[error("the client is closed, or no longer in the room")]
     Gone,
 }
 
 impl Error {
-    /// Returns whether the server may have executed the request all the same.
+    /// Returns whether the server may have executed the request.
     ///
-    /// - `false`: it was not executed. The request never arrived, or it was refused.
-    /// - `true`: it may have been. Sending a batch again could record it twice. A chat
-    ///   message may be sent again only under the same `message_id`.
+    /// - `false`: it did not. Either the request never arrived, or the server refused it.
+    /// - `true`: it may have. If you resend a batch, it may be recorded twice. Resend a chat
+    ///   message only under the same `message_id`.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::Address { .. } | Self::Unreachable { .. } | Self::Handshake(_) | Self::Refused { .. } => {
@@ -89,7 +91,7 @@ impl Error {
     }
 }
 
-/// Returns the message, or the refusal that it is.
+/// Returns the message, or an error if the message is a refusal.
 pub(super) fn unless_refused(message: ServerMessage) -> Result<ServerMessage, Error> {
     match message {
         ServerMessage::Error { code, reason, .. } => Err(Error::Refused { code, reason }),

@@ -1,5 +1,5 @@
-//! Live readings from the client's side: subscribes again after a broken
-//! connection, and reads back what it missed.
+//! Live readings from the client's side. After a broken connection, the client subscribes again
+//! and reads back the readings that it missed.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::protocol::model::{Metric, Reading};
 pub enum LiveEvent {
     /// A reading was recorded.
     Reading {
-        /// Its number in its series (one metric of one station), from 1.
+        /// Number of the reading in its series (one metric of one station), from 1.
         sequence: u64,
         /// The reading.
         reading: Reading,
@@ -33,24 +33,24 @@ pub enum LiveEvent {
         /// Number of readings left out.
         readings: u64,
     },
-    /// The connection broke; it is being made anew.
+    /// The connection broke. The client is reconnecting.
     Disconnected {
-        /// Why.
+        /// Why the connection broke.
         reason: String,
     },
-    /// The subscription goes on. Missed readings follow, but at most 500 of each station.
+    /// The client has subscribed again. Missed readings follow, but at most 500 of each station.
     Resubscribed {
-        /// Whether it is still the same run of the server. Another one has forgotten
-        /// everything recorded before.
+        /// Whether this is still the same run of the server. Another run doesn't have the
+        /// readings recorded before.
         same_server: bool,
         /// Number of missed readings that follow.
         recovered: u64,
-        /// Number of missed readings that don't.
+        /// Number of missed readings that do not follow.
         lost: u64,
     },
 }
 
-/// A subscription. Ends when it is dropped.
+/// A subscription. It ends when it is dropped.
 #[derive(Debug)]
 pub struct LiveEvents {
     subscriber: JoinHandle<()>,
@@ -99,7 +99,7 @@ impl Stream for LiveEvents {
     }
 }
 
-/// The newest sequence number by station and metric.
+/// The newest sequence number seen, by station and metric.
 type Sequences = HashMap<(String, &'static str), u64>;
 
 /// The server's response to a subscription.
@@ -111,17 +111,17 @@ struct Subscribed {
     recorded: u64,
 }
 
-/// A subscription over all its connections.
+/// A subscription, across all its connections.
 struct Subscriber {
     target: Target,
     series: Series,
     instance_id: String,
-    /// How many of the `recorded` readings are accounted for: recorded before the subscription,
-    /// shown, skipped, or missed.
+    /// How many of the `recorded` readings are accounted for: they were recorded before the
+    /// subscription, delivered, skipped, or missed.
     counted: u64,
     seen: Sequences,
-    /// Stations that existed before the subscription. Until a series of such a station was seen,
-    /// we can't tell which of its readings are older than the subscription.
+    /// Stations that existed before the subscription. Until a reading of one of their series has
+    /// arrived, nobody knows which readings of that series are older than the subscription.
     known: HashSet<String>,
     reconnect: Reconnect,
     events: mpsc::Sender<Result<LiveEvent, Error>>,
@@ -142,11 +142,11 @@ impl Subscriber {
 
     async fn run(mut self, mut connection: Connection) {
         loop {
-            // None: nobody listens anymore.
+            // `None` means that nobody listens anymore.
             let Some(error) = self.connected(connection).await else { return };
             let _ = self.events.send(Ok(LiveEvent::Disconnected { reason: error.to_string() })).await;
             let listener = self.events.clone();
-            // Cancel safe enough: only a connection in the making is dropped.
+            // Not cancel safe, but only a connection that is still being made is lost.
             let again = select! {
                 again = self.reconnect() => again,
                 () = listener.closed() => return,
@@ -180,7 +180,7 @@ impl Subscriber {
         let (connection, Subscribed { instance_id, stations, recorded }) = self.subscribe().await?;
         let same_server = instance_id == self.instance_id;
         if !same_server {
-            self.counted = 0; // Another run of the server counts from 1 again.
+            self.counted = 0; // Another run of the server starts counting from 1.
             self.seen.clear();
             self.known.clear();
         }
@@ -197,8 +197,8 @@ impl Subscriber {
         Ok((connection, events))
     }
 
-    /// Reads back the missed readings over a separate connection, because new readings already
-    /// arrive on the first one.
+    /// Reads back the missed readings over a second connection, because new readings are already
+    /// arriving on the first one.
     async fn read_back(&self, stations: Vec<String>, missed: u64) -> Result<Vec<Numbered>, Error> {
         let limit = usize::try_from(missed).map_or(MAX_READ_BACK, |missed| missed.min(MAX_READ_BACK));
         let mut connection = Connection::connect(&self.target, "/live").await?;
@@ -225,7 +225,7 @@ impl Subscriber {
         wanted && seen.map_or(!self.known.contains(&reading.station), |seen| sequence > seen)
     }
 
-    /// Passes readings on until the connection breaks, and returns why, or until nobody listens.
+    /// Passes readings on. Returns why the connection broke, or `None` once nobody listens.
     async fn connected(&mut self, mut connection: Connection) -> Option<Error> {
         loop {
             // Cancel safe, both.
@@ -241,7 +241,7 @@ impl Subscriber {
                     self.counted += 1;
                     let seen = self.seen.entry((reading.station.clone(), reading.metric.name())).or_default();
                     if sequence <= *seen {
-                        continue; // It was read back already.
+                        continue; // It was already read back.
                     }
                     *seen = sequence;
                     LiveEvent::Reading { sequence, reading }

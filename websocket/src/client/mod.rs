@@ -1,6 +1,6 @@
-//! The client: [`Client::record`] and [`Client::readings`] over one connection,
-//! and streams of [`chat`](Client::chat) and [`live`](Client::live) events that
-//! survive a broken one.
+//! The client: calls of [`Client::record`] and [`Client::readings`] over one connection, and
+//! streams of [`chat`](Client::chat) and [`live`](Client::live) events that survive a broken
+//! connection.
 
 mod chat;
 mod connection;
@@ -28,10 +28,9 @@ use crate::limits::{MAX_IN_FLIGHT, READING_BYTES, Timeouts};
 use crate::protocol::message::{LiveRequest, ReadBack, Record, ServerMessage};
 use crate::protocol::model::{Metric, Reading};
 
-/// A client of one server. Clones share one connection, on which any number of
-/// tasks may have calls in flight at once: each request carries an ID, which its
-/// response repeats. The first call makes the connection, and so does
-/// the first call after it broke.
+/// A client of one server. Clones share one connection, on which many tasks can have calls in
+/// flight at once: each request carries an ID, and its response repeats it. The first call
+/// makes the connection. If it breaks, the next call makes a new one.
 #[derive(Debug, Clone)]
 pub struct Client {
     target: Target,
@@ -47,13 +46,13 @@ enum Command {
 type Reply = oneshot::Sender<Result<ServerMessage, Error>>;
 
 impl Client {
-    /// Makes a client of the server at `url`, such as `http://127.0.0.1:8081`. Nothing is sent
-    /// yet. Call it on a Tokio runtime.
+    /// Makes a client of the server at `url`, such as `http://127.0.0.1:8081`, but doesn't connect
+    /// yet. Call this on a Tokio runtime.
     pub fn new(url: &str) -> Self {
         Self::with_timeouts(url, Timeouts::default())
     }
 
-    /// As [`Client::new`], with other timeouts.
+    /// Like [`Client::new`], but with these timeouts.
     pub fn with_timeouts(url: &str, timeouts: Timeouts) -> Self {
         let target = Target { url: url.into(), timeouts };
         let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
@@ -61,11 +60,11 @@ impl Client {
         Self { target, ids: Arc::default(), commands }
     }
 
-    /// Records a batch, all of it or nothing, and returns how many readings
-    /// were accepted.
+    /// Records a batch, all or nothing, and returns the number of readings recorded.
     ///
     /// # Errors
-    /// [`Error::Refused`] names the first invalid field.
+    /// [`Error::Refused`] names the first invalid field, or the limit that the batch exceeds. Check
+    /// [`Error::may_have_been_executed`] before you send the batch again.
     pub async fn record(&self, readings: &[Reading]) -> Result<usize, Error> {
         let call = |id| LiveRequest::Record(Record { id, readings: Cow::Borrowed(readings) });
         match self.call(call, 0).await? {
@@ -74,7 +73,7 @@ impl Client {
         }
     }
 
-    /// Returns the newest `limit` readings of a station, the oldest of them first.
+    /// Returns the newest `limit` readings of a station, oldest first.
     ///
     /// # Errors
     /// [`Error::Refused`] if the limit is not 1 to 500.
@@ -106,7 +105,7 @@ impl Client {
         live::subscribe(self.target.clone(), stations, metrics).await
     }
 
-    /// Closes the connection in good order, for all clones.
+    /// Closes the connection with a close frame, for all clones.
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
@@ -114,7 +113,8 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its response, which has at most `response_bytes` bytes.
+    /// Sends a request and waits for its response. The response is expected to have at most
+    /// `response_bytes` bytes.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
@@ -128,18 +128,18 @@ impl Client {
         let transfer = Duration::from_secs(bytes / timeouts.min_rate.max(1));
         let (reply, response) = oneshot::channel();
         self.commands.send(Command::Call { id, text, reply }).await.map_err(|_| Error::Gone)?;
-        let limit = timeouts.answer.saturating_add(transfer);
+        let limit = timeouts.response.saturating_add(transfer);
         timeout(limit, response).await.map_err(|_| Error::TimedOut(limit))?.map_err(|_| Error::Gone)?
     }
 }
 
-/// Owns the connection of all clones of a [`Client`]; ends with the last of them.
+/// Owns the connection of all clones of a [`Client`]. Ends when the last one is dropped.
 async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.recv().await {
         let done = match command {
             Command::Close(done) => Some(done),
             first @ Command::Call { .. } => match Connection::connect(&target, "/live").await {
-                Ok(connection) => connected(connection, first, &mut commands, target.timeouts.answer).await,
+                Ok(connection) => connected(connection, first, &mut commands, target.timeouts.response).await,
                 Err(error) => {
                     reply_to(first, Err(error));
                     None
@@ -150,8 +150,8 @@ async fn calls(target: Target, mut commands: mpsc::Receiver<Command>) {
     }
 }
 
-/// Serves calls until the connection ends. Returns the sender of the `Close` that ended
-/// it, if one did.
+/// Serves calls until the connection ends. If a `Close` ended it, returns the sender that
+/// notifies the caller.
 async fn connected(
     mut connection: Connection,
     first: Command,
@@ -177,8 +177,8 @@ async fn connected(
             in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
         }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, all three. What came in is handled first, so that the callers' next
-        // requests go out together.
+        // Cancel safe, all three. Incoming messages come first, so that the callers' next requests
+        // are sent together.
         select! {
             biased;
             message = connection.next() => match message {
@@ -194,12 +194,12 @@ async fn connected(
                 connection.close().await;
                 return None;
             },
-            () = sleep(response_timeout / 4), if room == 0 => {} // Then look again for callers that gave up.
+            () = sleep(response_timeout / 4), if room == 0 => {} // Look again for callers that gave up.
         }
     }
 }
 
-/// Hands a response to the call that waits for it.
+/// Passes a response on to the call that waits for it.
 fn deliver(message: ServerMessage, in_flight: &mut HashMap<u64, Reply>) {
     let id = match &message {
         ServerMessage::Recorded { id, .. } | ServerMessage::Readings { id, .. } => Some(*id),

@@ -1,4 +1,4 @@
-//! When to reconnect after a connection was lost, and when not to.
+//! When to reconnect after a connection is lost, and when not to.
 
 use tcp_socket::base::retry::Pauses;
 use tokio::time::{Instant, sleep};
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::http::StatusCode;
 use super::error::Error;
 use crate::limits::{MAX_PAUSE, MIN_PAUSE};
 
-/// When to reconnect after a connection was lost.
+/// The pauses between attempts to reconnect.
 pub(super) struct Reconnect {
     pauses: Pauses,
     connected_at: Option<Instant>,
@@ -20,12 +20,12 @@ impl Reconnect {
         Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), connected_at: None }
     }
 
-    /// Notes that a connection was made and that the server accepted the request on it.
+    /// Notes that the client has connected, and that the server has accepted its first request.
     pub(super) fn on_connect(&mut self) {
         self.connected_at = Some(Instant::now());
     }
 
-    /// Waits until the next attempt.
+    /// Waits until it is time for the next attempt.
     pub(super) async fn pause(&mut self) {
         if self.connected_at.take().is_some_and(|at| at.elapsed() > MAX_PAUSE) {
             self.pauses.reset();
@@ -34,7 +34,7 @@ impl Reconnect {
     }
 }
 
-/// Returns whether another attempt would only meet the same error.
+/// Returns whether another attempt would only fail with the same error.
 pub(super) fn is_permanent(error: &Error) -> bool {
     match error {
         Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,
@@ -44,7 +44,7 @@ pub(super) fn is_permanent(error: &Error) -> bool {
                 let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 !status.is_server_error() && !later.contains(&status)
             }
-            // The connection ended in the middle of the handshake.
+            // The connection broke in the middle of the handshake.
             WebSocketError::Protocol(ProtocolError::HandshakeIncomplete) => false,
             _ => true,
         },

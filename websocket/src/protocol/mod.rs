@@ -1,23 +1,23 @@
-//! The messages between client and server, and how they are checked.
+//! The messages between client and server, and how the server checks them.
 //!
 //! - [`message`]: the messages, in two tables.
-//! - `parse`: how the server reads a request, and the reasons for refusing one.
-//! - [`model`]: the readings in them.
+//! - `parse`: how the server reads a request, and why it may refuse it.
+//! - [`model`]: the readings in the messages.
 
 pub mod message;
 pub mod model;
 pub(crate) mod parse;
 
-/// The subprotocol: version 1 of the messages in [`message`].
+/// The name of the subprotocol: version 1 of the messages in [`message`].
 pub(crate) const SUBPROTOCOL: &str = "weather.v1.json";
 
-/// Private close code: another connection took over the member's name.
+/// Our own close code: another connection took over the member's name.
 pub(crate) const TAKEN_OVER: u16 = 4001;
 
 /// Returns 128 random bits in hexadecimal.
 ///
 /// # Errors
-/// If the system has no random numbers.
+/// Fails if the system cannot provide random numbers.
 pub(crate) fn random_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The readings of weather stations that are exchanged, as JSON.
+//! The readings of weather stations, as JSON.
 
 use std::fmt;
 
@@ -23,17 +23,17 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All of them; a metric's place here is `metric as usize`.
+    /// All metrics. The index of a metric is `metric as usize`.
     pub const ALL: [Self; 4] = [Self::Temperature, Self::Humidity, Self::Pressure, Self::Wind];
 
-    /// Returns the name as it is written in JSON.
+    /// Returns the metric's name in JSON.
     pub(crate) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
     const NAMES: [&'static str; 4] = ["temperature", "humidity", "pressure", "wind"];
 
-    /// Returns the metric of that name.
+    /// Returns the metric with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
@@ -50,8 +50,8 @@ impl Metric {
 }
 
 impl<'de> Deserialize<'de> for Metric {
-    /// Accepts only a name. The code that serde derives for an enum would also accept an object,
-    /// such as `{"wind": null}`.
+    /// Accepts only a string. The code that serde derives for an enum would also accept an
+    /// object, such as `{"wind": null}`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
 
@@ -75,26 +75,28 @@ impl<'de> Deserialize<'de> for Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
-    /// The station's id, `[a-z0-9-]{1,32}`.
+    /// The station's ID, `[a-z0-9-]{1,32}`.
     pub station: String,
     /// What was measured.
     pub metric: Metric,
-    /// The value in the metric's unit, within the range of the metric.
+    /// The value in the metric's unit and range: see [`Metric`].
     pub value: f64,
-    /// Time of the measurement, in milliseconds since the Unix epoch; at most the end of the
+    /// Time of the measurement, in milliseconds since the Unix epoch, up to the end of the
     /// year 9999.
     #[serde(deserialize_with = "whole_number")]
     pub recorded_at: u64,
 }
 
 impl Reading {
+    /// Checks that each field is within its range.
+    ///
     /// # Errors
-    /// Names the first field that is out of its range.
+    /// The error names the first field that isn't.
     pub(crate) fn check(&self) -> Result<(), String> {
         let (low, high) = self.metric.range();
         if !is_id(&self.station) {
             return Err(format!(
-                "station: {:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}",
+                "station: {:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -",
                 shorten(&self.station)
             ));
         }
@@ -108,10 +110,10 @@ impl Reading {
     }
 }
 
-/// Checks that a batch may be recorded: 1 to [`MAX_BATCH`] readings, each in range.
+/// Checks that a batch has 1 to [`MAX_BATCH`] readings, each within its range.
 ///
 /// # Errors
-/// Names the first field that is wrong; readings are counted from 0.
+/// The error names the first field that is wrong, and counts the readings from 0.
 pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     if !(1..=MAX_BATCH).contains(&readings.len()) {
         return Err(format!("a batch holds 1 to {MAX_BATCH} readings, not {}", readings.len()));
@@ -122,14 +124,14 @@ pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     readings.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
 }
 
-/// Returns whether `id` is valid for a station or a room: 1 to 32 of `a` to `z`, `0` to `9`,
-/// and `-`.
+/// Returns whether `id` is valid for a station or a room: 1 to 32 of the characters `a` to `z`,
+/// `0` to `9`, and `-`.
 pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Returns the first characters of a string, for quoting it back to its sender.
+/// Returns the first 40 characters of a text, to quote it in an error.
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }

@@ -1,5 +1,5 @@
-//! How the server reads a request: its errors name the field that is wrong, and carry
-//! the request's `id` wherever that can be read.
+//! How the server reads a request. Its errors name the field that is wrong, and carry the
+//! request's `id` if it can be read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use tcp_socket::base::json::{Object, whole_number};
 use super::message::{ChatRequest, ErrorCode, LiveRequest, ServerMessage};
 use super::model::shorten;
 
-/// Why a request is not executed.
+/// Why the server refuses a request.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) id: Option<u64>,
@@ -33,10 +33,10 @@ impl From<Refusal> for ServerMessage {
     }
 }
 
-/// The fields that every request has. They are read first, so that the error for a request with
-/// a wrong field still has its `id`. Even scanning the text twice is cheaper than serde's way with
-/// a tagged enum: until it has seen the tag, it keeps the whole message as a tree, ten thousand
-/// readings included.
+/// The fields that every request has. The server reads them first, so that an error about
+/// another field still has the `id`. Even if this scans the text twice, it is cheaper than a
+/// tagged enum of serde, which keeps the whole message as a tree until it has seen the tag: up
+/// to ten thousand readings.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type", borrow)]
@@ -58,7 +58,7 @@ impl<'a> Head<'a> {
 
     /// Finds the two fields where most programs write them, as in `{"type":"say","id":7,…`, so
     /// that the text is scanned only once. Returns `None` if they are elsewhere or look unusual.
-    /// This doesn't check the JSON: `rest` does, these fields included.
+    /// This doesn't check the JSON: `rest` does that for the whole text.
     fn in_front(text: &'a str) -> Option<Self> {
         let (kind, rest) = text.strip_prefix(r#"{"type":""#)?.split_once('"')?;
         let (id, _) = rest.strip_prefix(r#","id":"#)?.split_once(',')?;
@@ -76,7 +76,7 @@ impl<'a> Head<'a> {
     }
 
     fn unknown(&self, known: &str) -> Refusal {
-        let reason = format!("type {:?} is none of {known}", shorten(&self.kind));
+        let reason = format!("unknown type {:?}: use {known}", shorten(&self.kind));
         Refusal { id: self.id(), code: ErrorCode::Invalid, reason }
     }
 }
@@ -88,14 +88,14 @@ fn invalid(id: Option<u64>, reason: String) -> Refusal {
 /// Parses JSON. The error names the field that is wrong.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| {
-        // Tracking the field costs time, so only a text with an error is parsed again with it.
+        // Tracking the field costs time, so only a text with an error is parsed again this way.
         let mut json = serde_json::Deserializer::from_str(text);
         let path =
             serde_path_to_error::deserialize::<_, T>(&mut json).err().map(|error| error.path().to_string());
         let field = path.filter(|path| path != ".").map(|path| format!("{}: ", shorten(&path)));
         let mut reason = error.to_string();
         if reason.len() > 300 {
-            // Keep only the start of a long reason. Line and column were at its end, so add them again.
+            // A long reason is cut, and with it the line and the column at its end: add them again.
             reason = format!("{}… at line {} column {}", shorten(&reason), error.line(), error.column());
         }
         field.unwrap_or_default() + &reason
@@ -167,7 +167,7 @@ impl ChatRequest {
             "join" => Self::Join(head.rest(text)?),
             "say" => Self::Say(head.rest(text)?),
             "leave" => Self::Leave(head.rest(text)?),
-            _ => return Err(head.unknown("join, say, leave")),
+            _ => return Err(head.unknown("join, say, or leave")),
         })
     }
 }
@@ -180,7 +180,7 @@ impl LiveRequest<'static> {
             "readings" => Self::Readings(head.rest(text)?),
             "subscribe" => Self::Subscribe(head.rest(text)?),
             "unsubscribe" => Self::Unsubscribe(head.rest(text)?),
-            _ => return Err(head.unknown("record, readings, subscribe, unsubscribe")),
+            _ => return Err(head.unknown("record, readings, subscribe, or unsubscribe")),
         })
     }
 }

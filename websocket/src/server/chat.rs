@@ -1,7 +1,7 @@
-//! `/chat`: one connection's part in the [rooms](super::room).
+//! `/chat`: what one connection does in the [rooms](super::room).
 //!
-//! A connection holds no queue of events, only the number of the next one. A member that
-//! was cut off comes back with a token, takes its name over, and reads on where it was.
+//! A connection has no queue of events, only the number of the next one to send. A member whose
+//! connection broke comes back with a token, takes its name over, and continues where it was.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -34,11 +34,11 @@ struct Seat {
     name: String,
     /// Sequence number of the next event to send.
     next: u64,
-    /// Messages that a newcomer is sent before that.
+    /// Earlier messages to send to a new member first.
     history: Vec<Utf8Bytes>,
 }
 
-/// The member is at another connection now.
+/// Another connection has taken the member over.
 #[derive(Debug)]
 pub(crate) struct TakenOver;
 
@@ -64,9 +64,9 @@ impl ChatSession {
         let id = join.id;
         self.check(&join)?;
         let mut rooms = self.rooms.list();
-        let room = rooms.room(&join.room).ok_or_else(|| {
-            Refusal::new(id, ErrorCode::Full, format!("there is somebody in each of {MAX_ROOMS} rooms"))
-        })?;
+        let room = rooms
+            .room(&join.room)
+            .ok_or_else(|| Refusal::new(id, ErrorCode::Full, format!("all {MAX_ROOMS} rooms are in use")))?;
         let mut state = lock(&room.state);
         drop(rooms);
         let before = state.sequence;
@@ -97,23 +97,27 @@ impl ChatSession {
     fn check(&self, Join { id, room, name, .. }: &Join) -> Result<(), Refusal> {
         let refuse = |code, reason: String| Err(Refusal::new(*id, code, reason));
         if !is_id(room) {
-            let reason = format!("room: {:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(room));
+            let reason =
+                format!("room: {:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -", shorten(room));
             return refuse(ErrorCode::Invalid, reason);
         }
         if let Err(reason) = check_name(name) {
             return refuse(ErrorCode::Invalid, reason);
         }
         if self.seat(*id, room).is_ok() {
-            return refuse(ErrorCode::WrongRoom, format!("already in room {room:?}"));
+            return refuse(ErrorCode::WrongRoom, format!("this connection is already in room {room:?}"));
         }
         if self.seats.len() >= MAX_ROOMS_JOINED {
-            return refuse(ErrorCode::Full, format!("a connection is in at most {MAX_ROOMS_JOINED} rooms"));
+            return refuse(
+                ErrorCode::Full,
+                format!("a connection can be in at most {MAX_ROOMS_JOINED} rooms"),
+            );
         }
         Ok(())
     }
 
-    /// Takes over the member's place, or makes a new one. Returns its token and
-    /// whether it was there before.
+    /// Takes over the member's place in the room, or makes a new one. Returns the member's token,
+    /// and whether the member was there before.
     fn take_seat(&self, state: &mut RoomState, join: &Join) -> Result<(String, bool), Refusal> {
         let refuse = |code, reason: String| Err(Refusal::new(join.id, code, reason));
         let Join { room, name, .. } = join;
@@ -122,19 +126,21 @@ impl ChatSession {
         match state.members.get_mut(name) {
             Some(member) if join.token.as_ref() == Some(&member.token) => {
                 if let Ok((_connection, notify)) = std::mem::replace(&mut member.seat, seat) {
-                    notify.notify_one(); // It will see that it was taken over.
+                    notify.notify_one(); // The old connection wakes up and finds that it was taken over.
                 }
                 Ok((member.token.clone(), true))
             }
-            Some(_) => refuse(ErrorCode::NameTaken, format!("{name:?} is somebody else in this room")),
+            Some(_) => {
+                refuse(ErrorCode::NameTaken, format!("somebody else in this room has the name {name:?}"))
+            }
             None if has_lookalike => {
                 let reason = format!("{name:?} looks like the name of somebody else in this room");
                 refuse(ErrorCode::NameTaken, reason)
             }
-            None if full => refuse(ErrorCode::Full, format!("a room holds {MAX_MEMBERS} members")),
+            None if full => refuse(ErrorCode::Full, format!("a room holds at most {MAX_MEMBERS} members")),
             None => {
                 let Ok(token) = random_id() else {
-                    return refuse(ErrorCode::Full, "the system has no random numbers".to_owned());
+                    return refuse(ErrorCode::Full, "the system cannot provide random numbers".to_owned());
                 };
                 let member = Member { token: token.clone(), lookalike_key: lookalike_key(name), seat };
                 state.members.insert(name.clone(), member);
@@ -147,20 +153,25 @@ impl ChatSession {
     fn say(&mut self, Say { id, room, message_id, text }: Say) -> Result<ServerMessage, Refusal> {
         let refuse = |reason: String| Err(Refusal::new(id, ErrorCode::Invalid, reason));
         if !(1..=MAX_TEXT).contains(&text.len()) {
-            return refuse(format!("text: {} bytes are not 1 to {MAX_TEXT}", text.len()));
+            return refuse(format!("text: {} bytes is outside 1 to {MAX_TEXT}", text.len()));
         }
         if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-            return refuse("text: there are control characters in it".to_owned());
+            return refuse(
+                "text: remove the control characters; only line feed and tab are allowed".to_owned(),
+            );
         }
         if !(1..=MAX_MESSAGE_ID).contains(&message_id.len()) {
-            return refuse(format!("message_id: {} bytes are not 1 to {MAX_MESSAGE_ID}", message_id.len()));
+            return refuse(format!(
+                "message_id: {} bytes is outside 1 to {MAX_MESSAGE_ID}",
+                message_id.len()
+            ));
         }
         let seat = &self.seats[self.seat(id, &room)?];
         let name = seat.name.clone();
         let mut state = lock(&seat.room.state);
         if !state.members.get(&name).is_some_and(|member| member.is_at(self.connection)) {
-            // Taken over a moment ago; the close frame is on its way.
-            return Err(Refusal::new(id, ErrorCode::WrongRoom, "this name is at another connection now"));
+            // It happened a moment ago; the close frame is on its way.
+            return Err(Refusal::new(id, ErrorCode::WrongRoom, "another connection took over this name"));
         }
         let key = (name.clone(), message_id.clone());
         if let Some(&sequence) = state.stored.get(&key) {
@@ -173,9 +184,14 @@ impl ChatSession {
     }
 
     fn seat(&self, id: u64, room: &str) -> Result<usize, Refusal> {
-        let place = self.seats.iter().position(|seat| seat.room.name == room);
-        place
-            .ok_or_else(|| Refusal::new(id, ErrorCode::WrongRoom, format!("not in room {:?}", shorten(room))))
+        let index = self.seats.iter().position(|seat| seat.room.name == room);
+        index.ok_or_else(|| {
+            Refusal::new(
+                id,
+                ErrorCode::WrongRoom,
+                format!("this connection is not in room {:?}", shorten(room)),
+            )
+        })
     }
 
     /// Completes when there may be something to send. Cancel safe.
@@ -207,11 +223,11 @@ impl ChatSession {
         Ok(())
     }
 
-    /// Notes that the connection has ended. If it ended in good order, the member leaves. If it
-    /// broke, the member may come back.
-    pub(crate) fn ended(&mut self, in_order: bool) {
+    /// Notes that the connection has ended. If the peer closed it with a close frame, the member
+    /// leaves its rooms. Otherwise, the member may come back.
+    pub(crate) fn ended(&mut self, by_peer: bool) {
         for seat in std::mem::take(&mut self.seats) {
-            if in_order {
+            if by_peer {
                 self.give_up(&seat);
             } else if let Some(member) = lock(&seat.room.state).members.get_mut(&seat.name)
                 && member.is_at(self.connection)
@@ -230,21 +246,21 @@ impl ChatSession {
 }
 
 impl Drop for ChatSession {
-    /// However the connection's task ended, no member stays in a room forever without a
-    /// connection.
+    /// Makes sure that no member stays in a room forever without a connection, however the
+    /// connection's task ended.
     fn drop(&mut self) {
         self.ended(false);
     }
 }
 
-/// Checks the name of a member. It is shown in front of each message, so it has no
-/// spaces and no punctuation that could make it look like more than a name.
+/// Checks the name of a member. It is shown in front of each message, so it must not contain
+/// spaces or punctuation that could make it look like more than a name.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// The error says what is wrong with the name.
 fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| {
-        // Persian and Hindi are written with joiners, which are invisible.
+        // Joiners are invisible, but Persian and Hindi are written with them.
         let joiner = matches!(c, '\u{200c}' | '\u{200d}');
         c.is_alphanumeric() || is_mark(c) || joiner || matches!(c, '-' | '_' | '.')
     };
@@ -258,7 +274,7 @@ fn check_name(name: &str) -> Result<(), String> {
     text::check_name(name).map_err(|why| format!("name: {name:?} is refused: {why}"))
 }
 
-/// Returns whether the character belongs to the one before it, such as an accent or a vowel sign.
+/// Returns whether the character belongs to the one before it, as an accent or a vowel sign does.
 fn is_mark(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Mark
 }

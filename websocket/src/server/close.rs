@@ -1,4 +1,4 @@
-//! Why a connection ends, and which close code tells the peer.
+//! Why a connection ends, and with which close code.
 
 use std::fmt;
 
@@ -9,27 +9,27 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 /// Why a connection ends.
 pub(crate) enum CloseReason {
-    /// The peer closed it in good order, with its code if it sent one.
+    /// The peer sent a close frame, perhaps with a code.
     ByPeer(Option<CloseFrame>),
-    /// We close it, for this reason.
+    /// The server closes the connection, with this code and reason.
     ByUs(CloseFrame),
     /// The peer reads nothing, or too slowly.
     WriteTimeout,
-    /// The connection is gone.
+    /// The connection broke.
     ConnectionLost(Error),
 }
 
-/// Makes the reason of an end by this side.
+/// Returns the reason for which the server itself closes a connection.
 pub(crate) fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> CloseReason {
     CloseReason::ByUs(CloseFrame { code, reason: reason.into() })
 }
 
 impl From<Error> for CloseReason {
-    /// Picks the close code that tells the peer which rule it broke (RFC 6455, section 7.4.1).
-    /// The library sends nothing on its own.
+    /// Picks the close code for the rule that the peer broke (RFC 6455, section 7.4.1). The
+    /// library doesn't send a close frame on its own.
     fn from(error: Error) -> Self {
         let code = match &error {
-            // The stream ended without a close frame: there is no message to respond to.
+            // The stream ended without a close frame: the connection is already gone.
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 return Self::ConnectionLost(error);
             }
@@ -38,7 +38,7 @@ impl From<Error> for CloseReason {
             Error::Capacity(_) => CloseCode::Size,
             _ => return Self::ConnectionLost(error),
         };
-        // A control frame carries at most 125 bytes, 2 of them the code.
+        // A control frame carries at most 125 bytes, and the code takes 2 of them.
         let mut reason = error.to_string();
         while reason.len() > 123 {
             reason.pop();
@@ -53,7 +53,7 @@ impl fmt::Display for CloseReason {
             Self::ByPeer(Some(frame)) => write!(f, "closed by the peer with {}", u16::from(frame.code)),
             Self::ByPeer(None) => write!(f, "closed by the peer"),
             Self::ByUs(frame) => write!(f, "closed with {}: {}", u16::from(frame.code), frame.reason),
-            Self::WriteTimeout => write!(f, "cut: the peer reads nothing, or too slowly"),
+            Self::WriteTimeout => write!(f, "reset: the peer reads too slowly, or not at all"),
             Self::ConnectionLost(error) => write!(f, "lost: {error}"),
         }
     }

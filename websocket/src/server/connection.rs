@@ -1,10 +1,10 @@
-//! One WebSocket connection on the server: read, answer, pass events on, flush,
-//! and end in a way that the peer understands.
+//! One WebSocket connection on the server: it reads requests, responds, passes events on, and
+//! ends in a way that the peer understands.
 //!
-//! One task does it all. It never writes while it could still read more: the messages that
-//! are queued go out in one write, and writes are most of the cost. While a peer does not
-//! read, the task waits for it in the middle of a write, and so does not read from it either.
-//! A peer that wants to send requests has to read the responses.
+//! One task does all of this. It reads all messages that have arrived, up to a limit, before it
+//! sends the queued responses in one write, because most of the cost is in writing. While a
+//! peer doesn't read, the task waits in the middle of a write, and so doesn't read from the
+//! peer either. A peer that wants to send requests has to read the responses.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -36,7 +36,7 @@ use crate::protocol::parse::Refusal;
 
 /// The endpoint behind a connection.
 pub(crate) enum Session {
-    /// `/echo`: every message comes back.
+    /// `/echo`: sends every message back.
     Echo,
     /// `/chat`: rooms.
     Chat(ChatSession),
@@ -44,7 +44,7 @@ pub(crate) enum Session {
     Live(LiveSession),
 }
 
-/// One connection from the end of its handshake on.
+/// A connection after its handshake.
 struct Connection<'a, S> {
     socket: WebSocketStream<MeteredStream<S>>,
     session: Session,
@@ -54,8 +54,9 @@ struct Connection<'a, S> {
     limits: &'a Limits,
 }
 
-/// Runs a connection from the end of its handshake to its own; `early` is what the
-/// peer had already sent after the handshake. `tcp` returns the TCP connection below the stream.
+/// Runs a connection from the end of its handshake until it is closed. `early` holds the bytes
+/// that were read together with the handshake. `tcp` returns the TCP connection below the
+/// stream.
 pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     path: &str,
     stream: S,
@@ -82,10 +83,10 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     info!("{path} {reason} after {:.1?}", started.elapsed());
     let sent = async {
         match reason {
-            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued the response.
+            CloseReason::ByPeer(_) => socket.flush().await.is_ok(), // The library has queued its close frame.
             CloseReason::ByUs(frame) => socket.close(Some(frame)).await.is_ok(),
             CloseReason::WriteTimeout => {
-                // The kernel discards what it still holds for the peer.
+                // The kernel then sends a reset, and discards what it still holds for the peer.
                 let _ = tcp(socket.get_ref().get_ref().get_ref()).set_zero_linger();
                 false
             }
@@ -98,7 +99,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn config(limits: &Limits) -> WebSocketConfig {
-    // More than one message is never queued beyond the write buffer.
+    // At most one message is ever queued beyond the write buffer.
     let longest = limits.max_message.max(1024 * 1024);
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -109,12 +110,12 @@ fn config(limits: &Limits) -> WebSocketConfig {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
-    /// The loop: ends only with the connection.
+    /// The loop. It ends only with the connection, and returns why.
     async fn exchange(&mut self, stopping: &CancellationToken) -> Result<Infallible, CloseReason> {
         let mut events = Vec::new();
         loop {
-            // Cancel safe: a frame that was read in part stays in the socket; an
-            // event that was received stays in the session.
+            // Cancel safe: a partly read frame stays in the socket, and a received event in the
+            // session.
             select! {
                 received = self.socket.next() => {
                     let mut next = Some(received);
@@ -127,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 () = self.session.wait_for_events() => {}
                 due = self.heartbeat.due() => match due {
                     Ok(()) => self.send_heartbeat().await?,
-                    Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "no sign of life")),
+                    Err(GiveUp::Dead) => return Err(close(CloseCode::Policy, "keepalive timeout")),
                     Err(GiveUp::TooSlow) => {
                         return Err(close(CloseCode::Policy, "the message arrives too slowly"));
                     }
@@ -138,12 +139,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             for event in events.drain(..) {
                 self.queue(Message::Text(event)).await?;
             }
-            events.shrink_to(EVENTS_PER_TURN); // Catching up takes more memory, once.
+            events.shrink_to(EVENTS_PER_TURN); // Catching up needs more memory, but only rarely.
             with_write_timeout(self.socket.flush(), self.heartbeat.meter(), self.limits).await?;
         }
     }
 
-    /// Handles one message. Its response is queued, not yet sent.
+    /// Handles one message. Queues its response, but doesn't send it yet.
     async fn handle_message(&mut self, received: Option<Result<Message, Error>>) -> Result<(), CloseReason> {
         match received {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
@@ -152,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
                 self.queue(response).await
             }
             Some(Ok(Message::Close(frame))) => Err(CloseReason::ByPeer(frame)),
-            // The library answers pings on its own.
+            // The library responds to pings on its own.
             Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
                 self.heartbeat.on_control_frame(payload.len());
                 Ok(())
@@ -163,8 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         }
     }
 
-    /// Sends a ping for the peer's library, and a message for a page's script, because browsers
-    /// hide pings from scripts.
+    /// Queues a ping for the peer's library. Since browsers hide pings from scripts, it also
+    /// queues a message for the script of a page.
     async fn send_heartbeat(&mut self) -> Result<(), CloseReason> {
         self.queue(Message::Ping(Bytes::new())).await?;
         if matches!(self.session, Session::Echo) {
@@ -174,20 +175,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         self.queue(Message::Text(ServerMessage::Heartbeat { next_within_ms }.to_text())).await
     }
 
-    /// Queues a message. Only a full queue is written here; the rest waits for the flush.
+    /// Queues a message. It is written here only if the queue is full, and otherwise at the flush.
     async fn queue(&mut self, message: Message) -> Result<(), CloseReason> {
         with_write_timeout(self.socket.feed(message), self.heartbeat.meter(), self.limits).await
     }
 }
 
-/// Waits for a write for as long as the peer reads: see [`Limits::write_timeout`].
+/// Waits for a write to finish for as long as the peer keeps reading: see
+/// [`Limits::write_timeout`].
 async fn with_write_timeout(
     write: impl Future<Output = Result<(), Error>>,
     meter: &Meter,
     limits: &Limits,
 ) -> Result<(), CloseReason> {
     let mut write = pin!(write);
-    // Most writes only fill the queue. They shouldn't pay for a timer and a look at the clock.
+    // Most writes only fill the queue, and need neither a timer nor a look at the clock.
     if let Poll::Ready(written) = poll!(&mut write) {
         return written.map_err(CloseReason::from);
     }
@@ -208,7 +210,7 @@ impl Session {
         let request = match (&*self, message) {
             (Self::Echo, message) => return Ok(message),
             (_, Message::Text(request)) => request,
-            _ => return Err(close(CloseCode::Unsupported, "messages are text here")),
+            _ => return Err(close(CloseCode::Unsupported, "this endpoint accepts only text messages")),
         };
         let response = match self {
             Self::Chat(chat) => chat.respond(&request),

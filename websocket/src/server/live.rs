@@ -1,14 +1,13 @@
-//! `/live`: readings are recorded, and subscribers see them as they arrive.
+//! `/live`: clients record readings, and subscribers receive them as they arrive.
 //!
-//! A recorded reading is put into one ring that all subscribers read, each at
-//! its own place. Recording therefore costs the same for one subscriber and for
-//! a thousand, and a subscriber owns no queue that could grow: one that reads
-//! more slowly than the ring turns finds that its place was overwritten. It is
-//! then told how many readings it missed, and given the newest one of each series: the
-//! current value is what a person who looks at a thermometer wants.
+//! Each recorded reading goes into one ring that all subscribers read, each at its own position.
+//! Recording a reading therefore costs as much for a thousand subscribers as for one, and no
+//! subscriber has a queue that could grow. If a subscriber reads too slowly, the ring overwrites
+//! readings that it has not seen. The server then tells it how many it missed, and sends it the
+//! newest one of each series: the current value is what you look for on a thermometer.
 //!
-//! Memory for each subscriber: 8 bytes for each series that exists (32 kB for
-//! 4,000) and its list of stations (64 kB for 1,000).
+//! Each subscriber needs 8 bytes of memory for each series that exists (32 kB for 4,000), and
+//! its list of stations (64 kB for 1,000).
 
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
@@ -24,25 +23,25 @@ use crate::protocol::message::{ErrorCode, LiveRequest, Numbered, ReadBack, Serie
 use crate::protocol::model::{Metric, Reading, check_batch, is_id, shorten};
 use crate::protocol::parse::Refusal;
 
-/// All recorded readings, and the ring that takes them to the subscribers.
+/// All recorded readings, and the ring that brings them to the subscribers.
 pub(crate) struct Live {
     instance_id: String,
     state: Mutex<State>,
 }
 
-/// Everything is under one lock, so that the ring has each series in its order.
+/// One lock protects all of it, so that the readings of a series enter the ring in order.
 struct State {
     store: Store,
     ring: broadcast::Sender<Arc<Published>>,
-    /// By series: the newest reading that was put into the ring.
+    /// The newest reading in the ring, by series.
     newest: Vec<Option<Arc<Published>>>,
 }
 
-/// A reading on its way to the subscribers, who share it.
+/// A reading on its way to the subscribers. They all share it.
 struct Published {
     place: Place,
     reading: Reading,
-    /// Its JSON, written by the first subscriber that sends it and used by all.
+    /// The reading as JSON. The first subscriber's task writes it, and all others reuse it.
     text: OnceLock<Utf8Bytes>,
 }
 
@@ -55,7 +54,7 @@ impl Published {
 }
 
 impl Live {
-    /// Nothing recorded yet. `instance_id` identifies this run of the server.
+    /// Starts without readings. `instance_id` identifies this run of the server.
     pub(crate) fn new(instance_id: String) -> Self {
         let state = State { store: Store::default(), ring: broadcast::Sender::new(RING), newest: Vec::new() };
         Self { instance_id, state: Mutex::new(state) }
@@ -80,8 +79,8 @@ impl Live {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if something ever does, the
-        // state is still whole.
+        // Nothing panics while it holds the lock. Even if something did, the state would still be
+        // consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +93,7 @@ impl State {
             self.newest.resize(series + 1, None);
         }
         self.newest[series] = Some(published.clone());
-        let _ = self.ring.send(published); // Fails if the last subscriber left meanwhile.
+        let _ = self.ring.send(published); // Fails if the last subscriber has just left.
     }
 }
 
@@ -104,16 +103,15 @@ type Metrics = u8;
 /// One connection to `/live`.
 pub(crate) struct LiveSession {
     live: Arc<Live>,
-    /// Metrics wanted of every station.
+    /// Metrics subscribed to at every station.
     everywhere: Metrics,
-    /// Metrics wanted of one station.
+    /// Metrics subscribed to at single stations.
     stations: HashMap<String, Metrics>,
-    /// Present while something is subscribed to.
+    /// `Some` while there is a subscription.
     ring: Option<broadcast::Receiver<Arc<Published>>>,
-    /// What ended the wait in `wait_for_events`.
+    /// What `wait_for_events` received; `events` handles it.
     woken: Option<Result<Arc<Published>, RecvError>>,
-    /// By series: the sequence number up to which everything was sent or counted
-    /// as skipped.
+    /// Sequence number of the last reading that was sent or counted as skipped, by series.
     done: Vec<u64>,
 }
 
@@ -144,37 +142,38 @@ impl LiveSession {
         }
     }
 
-    /// Subscribes. Returns the subscription's stations that exist, and the number of readings
-    /// ever recorded in its series.
+    /// Subscribes. Returns those of the subscription's stations that exist, and the number of
+    /// readings ever recorded in its series.
     fn subscribe(&mut self, series: &Series) -> Result<(Vec<String>, u64), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong = shorten(wrong);
-            let reason = format!("stations: {wrong:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}");
+            let reason =
+                format!("stations: {wrong:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -");
             return Err(Refusal::new(series.id, ErrorCode::Invalid, reason));
         }
         let named: HashSet<&str> = series.stations.iter().map(String::as_str).collect();
         let new = named.iter().filter(|station| !self.stations.contains_key(**station)).count();
         if self.stations.len() + new > MAX_STATIONS {
-            let reason = format!("a subscription names at most {MAX_STATIONS} stations");
+            let reason = format!("a subscription can name at most {MAX_STATIONS} stations");
             return Err(Refusal::new(series.id, ErrorCode::Full, reason));
         }
-        // The new series start now. The lock keeps readings from being recorded between
-        // taking the place in the ring and these numbers.
+        // The new series start now. The lock is held so that nothing is recorded between the
+        // position in the ring and the numbers in `done`.
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);
-        let meant = |station: &&str| named.is_empty() || named.contains(station);
+        let is_named = |station: &&str| named.is_empty() || named.contains(station);
         let mut recorded = 0;
         for (station, metric, place) in state.store.places() {
             let before = self.everywhere | self.stations.get(station).copied().unwrap_or(0);
-            if meant(&station) && wanted & bit(metric) != 0 {
+            if is_named(&station) && wanted & bit(metric) != 0 {
                 recorded += place.sequence;
                 if before & bit(metric) == 0 {
                     set(&mut self.done, place);
                 }
             }
         }
-        let stations = state.store.stations().filter(meant).map(str::to_owned).collect();
+        let stations = state.store.stations().filter(is_named).map(str::to_owned).collect();
         drop(state);
         if series.stations.is_empty() {
             self.everywhere |= wanted;
@@ -185,8 +184,8 @@ impl LiveSession {
         Ok((stations, recorded))
     }
 
-    /// Unsubscribes. Without stations, it ends all subscriptions to these metrics. With some, a
-    /// subscription to all stations goes on.
+    /// Unsubscribes. If the list of stations is empty, this ends all subscriptions to these
+    /// metrics. Otherwise, a subscription to all stations continues.
     fn unsubscribe(&mut self, series: &Series) {
         let unwanted = metrics(series);
         if series.stations.is_empty() {
@@ -202,8 +201,8 @@ impl LiveSession {
         }
     }
 
-    /// Completes when there may be something to send. Cancel safe: a reading
-    /// that was received is kept.
+    /// Completes when there may be something to send. Cancel safe: a received reading is kept in
+    /// `woken`.
     pub(crate) async fn wait_for_events(&mut self) {
         match &mut self.ring {
             Some(_) if self.woken.is_some() => {}
@@ -237,20 +236,21 @@ impl LiveSession {
     fn wants(&self, published: &Published) -> bool {
         let Place { series, sequence } = published.place;
         let reading = &published.reading;
-        // A subscriber to everything needs no look at the map.
+        // For a subscription to all stations, the map need not be searched.
         let wanted = self.everywhere & bit(reading.metric) != 0
             || self.stations.get(&reading.station).is_some_and(|wanted| wanted & bit(reading.metric) != 0);
         wanted && sequence > self.done.get(series).copied().unwrap_or(0)
     }
 
-    /// Goes on at the newest end of the ring, because the ring has overtaken this subscriber.
+    /// Continues at the newest end of the ring, because the ring has overtaken this subscriber.
+    /// Takes the newest reading of each series, and counts the others as skipped.
     fn catch_up(&mut self, into: &mut Vec<Utf8Bytes>) {
         let state = self.live.lock();
         self.ring = Some(state.ring.subscribe());
         let newest: Vec<_> = state.newest.iter().flatten().filter(|p| self.wants(p)).cloned().collect();
         drop(state);
         let mut skipped = 0;
-        let announced = into.len();
+        let start = into.len();
         for published in newest {
             let Place { series, sequence } = published.place;
             skipped += sequence - self.done.get(series).copied().unwrap_or(0) - 1;
@@ -258,7 +258,7 @@ impl LiveSession {
             into.push(published.text());
         }
         if skipped > 0 {
-            into.insert(announced, ServerMessage::Skipped { readings: skipped }.to_text());
+            into.insert(start, ServerMessage::Skipped { readings: skipped }.to_text());
         }
     }
 }

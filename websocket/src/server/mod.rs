@@ -1,6 +1,7 @@
 //! The server: its routes, and the lifecycle of a connection from HTTP to WebSocket.
 //!
-//! [`tcp_socket::base::accept`] accepts, refuses, drains, and cuts the connections.
+//! [`tcp_socket::base::accept`] accepts the connections, refuses those over the limit, and ends
+//! all of them at a shutdown.
 
 mod chat;
 mod close;
@@ -45,10 +46,10 @@ use self::origin::Origin;
 use self::state::Shared;
 use crate::limits::Limits;
 
-/// The whole browser page: it has no build step and loads nothing else.
+/// The whole browser page. It needs no build step and loads nothing else.
 const PAGE: &str = include_str!("page.html");
 
-/// Where a connection's upgrade leads, once its handshake has succeeded.
+/// The endpoint that a connection was upgraded to. It is empty until the handshake succeeds.
 type Upgraded = Arc<OnceLock<&'static str>>;
 
 fn router(shared: Arc<Shared>) -> Router {
@@ -63,9 +64,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// The page runs its own script and style, marked by this run's nonce, and talks
-/// to its own server. Even if a member's text were taken for HTML, no script in
-/// it would run.
+/// Serves the page. The policy allows no script or style but the page's own, which are marked
+/// with this run's nonce. Even if a member's text were mistaken for HTML, the browser would not
+/// run a script in it.
 async fn page(State(shared): State<Arc<Shared>>) -> Response {
     let nonce = &shared.nonce;
     let policy = format!(
@@ -76,7 +77,8 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
     (headers, Html(PAGE.replace("NONCE", nonce))).into_response()
 }
 
-/// The handshake; see [`handshake`]. It is the last HTTP on its connection.
+/// Responds to the handshake: see [`handshake`]. If it succeeds, no more HTTP follows on the
+/// connection.
 fn upgrade(
     path: &'static str,
     State(shared): State<Arc<Shared>>,
@@ -86,7 +88,7 @@ fn upgrade(
     let is_allowed = |origin: &Origin| shared.allows(origin);
     match handshake::accept(request.method(), request.version(), request.headers(), is_allowed) {
         Ok(response) => {
-            let _ = upgraded.set(path); // It was empty: nothing follows an upgrade.
+            let _ = upgraded.set(path); // Never set before: no request follows an upgrade.
             response
         }
         Err(response) => *response,
@@ -108,15 +110,16 @@ async fn log(request: Request, next: middleware::Next) -> Response {
     response
 }
 
-/// Serves until `shutdown` completes, then closes every connection with code
-/// 1001 within [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout).
+/// Serves until `shutdown` completes, and then closes every WebSocket with code 1001. After
+/// [`drain_timeout`](tcp_socket::base::limits::ConnectionLimits::drain_timeout), it cuts the
+/// connections that are still open.
 ///
-/// Besides the server's own page, pages from `allowed_origins` may connect. A page from
-/// another origin gets 403.
+/// Besides the server's own page, pages from `allowed_origins` may connect. A page from any
+/// other origin gets 403.
 ///
 /// # Errors
-/// If the listener cannot be used at all, or the system has no random numbers. A failure on
-/// one connection ends only that one.
+/// Fails if the listener's address cannot be read, or if the system cannot provide random
+/// numbers. An error on a connection ends only that one.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -130,17 +133,17 @@ pub async fn serve(
     let serve =
         |stream, _peer| connection(stream, |tcp| tcp, router.clone(), shared.clone(), connections.stopping());
     let refuse = |stream| refuse(stream, shared.clone());
-    // Cancel safe: a member is forgotten within one poll, so never halfway.
+    // Cancel safe: `forget_absent` removes each member within one poll, so never halfway.
     select! {
         () = connections.accept(listener, shutdown, serve, refuse) => {}
         () = forget_absent(&shared) => {}
     }
-    info!("stopping: no new connections, those open are closed with 1001");
+    info!("stopping: no new connections are accepted, and open ones are closed with 1001");
     connections.finish(limits.connections.drain_timeout).await;
     Ok(())
 }
 
-/// Regularly removes chat members that have been away for too long. Never ends.
+/// Regularly removes chat members that have been away for too long. Never completes.
 async fn forget_absent(shared: &Shared) {
     let away = shared.limits.away;
     let pause = (away / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -150,8 +153,9 @@ async fn forget_absent(shared: &Shared) {
     }
 }
 
-/// One connection: HTTP, request after request, and then perhaps WebSocket, all in one task.
-/// `tcp` returns the TCP connection below the stream, which with TLS is not the same.
+/// Serves a connection in one task: first one HTTP request after another, and then, after an
+/// upgrade, the WebSocket. `tcp` returns the TCP connection below the stream. (With TLS, the
+/// two would differ.)
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     tcp: fn(&S) -> &TcpStream,
@@ -160,7 +164,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stopping: CancellationToken,
 ) {
     let upgraded = Upgraded::default();
-    // Boxed, so that its kilobytes are not kept for as long as the WebSocket lives.
+    // Boxed, so that these kilobytes are freed once the WebSocket begins.
     let http = Box::pin(http(stream, router, &upgraded, &stopping));
     let Ok(Some((stream, early))) = timeout(shared.limits.handshake_timeout, http).await else {
         return;
@@ -178,8 +182,8 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-/// Serves the HTTP on a connection. Returns the stream and the bytes that were read after the
-/// HTTP: a client need not wait for the server's 101 before it sends frames.
+/// Serves the HTTP on a connection. Returns the stream, and the bytes that were already read
+/// beyond the HTTP: a client may send frames before it has received the server's 101.
 async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     router: Router,
@@ -191,7 +195,7 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let router = router.clone();
         Box::pin(async move { Ok::<_, Infallible>(router.oneshot(request).await.into_response()) })
     });
-    // A FIN closes one direction only (RFC 9293, section 3.6): the client still listens.
+    // A FIN closes only one direction (RFC 9293, section 3.6): the client may still read.
     let mut connection =
         http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
@@ -217,9 +221,8 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
-/// Tells the peer of a connection beyond
-/// [`max_connections`](tcp_socket::base::limits::ConnectionLimits::max_connections) why it is
-/// closed.
+/// Responds with 503 to a client whose connection exceeds
+/// [`max_connections`](tcp_socket::base::limits::ConnectionLimits::max_connections).
 async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     const RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
         content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";

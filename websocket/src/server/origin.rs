@@ -1,8 +1,8 @@
-//! Which requests may come in at all: the origin of a web page, and the `Host` field.
+//! Which requests the server accepts at all: the check of a page's origin and of `Host`.
 //!
-//! An origin (RFC 6454) is the scheme, host, and port of a page. A browser lets any page open a
-//! WebSocket to any server, and sends the user's cookies along. It also sends the page's origin,
-//! so that the server can refuse foreign pages.
+//! An origin (RFC 6454) is the scheme, host, and port of a web page. A browser lets any page
+//! open a WebSocket to any server, and may send the user's cookies along. It also sends the
+//! page's origin, so that the server can refuse foreign pages.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -20,13 +20,12 @@ use crate::protocol::model::shorten;
 
 /// An origin, such as `https://weather.example`.
 ///
-/// It is kept in one form, so that it can be compared. Upper and lower case are the same in the
-/// scheme and the host. A port that is left out is the scheme's default, which browsers always
-/// leave out.
+/// It is stored in a normalized form, so that two origins can be compared: the scheme and the
+/// host are in lower case, and the scheme's default port is left out, as browsers do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// A text that is not an origin.
+/// The error for a text that is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "an origin is scheme://host or scheme://host:port without a path; for example, https://weather.example"
@@ -42,12 +41,12 @@ impl FromStr for Origin {
         let has_host = url.host_str().is_some_and(|host| !host.is_empty() && !host.contains('*'));
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
-        // No page has an origin with one of these schemes and a host, so it would never match.
+        // A page never has an origin with one of these schemes, so it would never match.
         let of_pages = !matches!(url.scheme(), "ws" | "wss" | "ftp" | "file");
         if !(has_host && bare && anonymous && of_pages && text.contains("://")) {
             return Err(InvalidOrigin);
         }
-        // The parser has put the host and the port into their usual forms.
+        // The parser has normalized the host and the port.
         Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
     }
 }
@@ -60,8 +59,8 @@ impl fmt::Display for Origin {
 
 /// Returns the origins under which a browser may open the page of a server on this address.
 ///
-/// Comparing `Origin` with `Host` instead would admit any page whose domain name was made
-/// to point to this machine (*DNS rebinding*).
+/// If the server compared `Origin` with `Host` instead, a foreign page could connect by making
+/// its own domain name point to this machine (*DNS rebinding*).
 pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
     let port = addr.port();
     let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{port}"));
@@ -71,7 +70,7 @@ pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
 
 /// Refuses a page's request. The log and the response say how to allow its origin.
 pub(super) fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
-    let what_to_do = origin.map_or("it cannot be allowed".to_owned(), |origin| {
+    let what_to_do = origin.map_or("this origin cannot be allowed".to_owned(), |origin| {
         format!("to allow it, start the server with --allow-origin {origin}")
     });
     let sent: Vec<_> = headers.get_all(header::ORIGIN).iter().map(|value| value.as_bytes()).collect();
@@ -82,21 +81,22 @@ pub(super) fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Respo
     (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response()
 }
 
-/// Checks the `Host` field of any request: HTTP/1.1 requires exactly one (RFC 9112,
-/// section 3.2), with a host and perhaps a port.
+/// Checks the `Host` header of a request. HTTP/1.1 requires exactly one, with a host and an
+/// optional port (RFC 9112, section 3.2).
 ///
 /// # Errors
-/// The response to a request that is refused: 400.
+/// If the request is refused, the error is the response: 400.
 pub(super) fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Box<Response>> {
     let valid = match single(headers, header::HOST) {
         Some(host) => is_host(host),
         None => version < Version::HTTP_11 && !headers.contains_key(header::HOST),
     };
-    let why = "send one Host field with a host and perhaps a port, such as Host: 127.0.0.1:8081\n";
+    let why =
+        "send exactly one Host header, with a host and an optional port, such as Host: 127.0.0.1:8081\n";
     if valid { Ok(()) } else { Err(Box::new((StatusCode::BAD_REQUEST, why).into_response())) }
 }
 
-/// `uri-host [ ":" port ]` of RFC 9110, section 7.2.
+/// Returns whether the value matches `uri-host [ ":" port ]` of RFC 9110, section 7.2.
 fn is_host(value: &str) -> bool {
     let Ok(authority) = value.parse::<Authority>() else { return false };
     let host = authority.host();
@@ -108,7 +108,8 @@ fn is_host(value: &str) -> bool {
     !host.is_empty() && port_is_valid && address.is_none_or(|address| address.parse::<Ipv6Addr>().is_ok())
 }
 
-/// The value of a header that may be there only once.
+/// Returns the value of a header that must not be repeated, or `None` if it is missing or
+/// repeated.
 pub(super) fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;

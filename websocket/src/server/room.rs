@@ -1,7 +1,7 @@
 //! The rooms of `/chat`, in which everybody sees the same events in the same order.
 //!
-//! A room is a log. Every event in it, a message or a member's coming and going, is written
-//! at its end under the next sequence number. Each member reads the log at its own pace.
+//! A room is a log. Whenever somebody says something, joins, or leaves, the server appends an
+//! event to the log under the next sequence number. Each member reads the log at its own pace.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +25,8 @@ pub(crate) struct Rooms {
 #[derive(Default)]
 pub(super) struct RoomList {
     by_name: HashMap<String, Arc<Room>>,
-    /// The highest sequence number of all rooms that were replaced. New rooms go on from there,
-    /// so that a room that is made again does not use a number twice.
+    /// The highest sequence number in any room that was replaced. New rooms continue from there,
+    /// so that a room that is created again doesn't use a number twice.
     used: u64,
 }
 
@@ -37,25 +37,25 @@ pub(super) struct Room {
 
 #[derive(Default)]
 pub(super) struct RoomState {
-    /// Number of the newest event, which is the last in the log.
+    /// Number of the newest event, which is the last one in the log.
     pub(super) sequence: u64,
     pub(super) log: VecDeque<Event>,
     pub(super) members: BTreeMap<String, Member>,
-    /// Sequence numbers of the log's messages by name and message ID.
+    /// Sequence numbers of the messages in the log, by name and message ID.
     pub(super) stored: HashMap<(String, String), u64>,
 }
 
 pub(super) struct Event {
     pub(super) text: Utf8Bytes,
-    /// Name and message ID, if it is a message.
+    /// Name and message ID, if the event is a message.
     message: Option<(String, String)>,
 }
 
 pub(super) struct Member {
     pub(super) token: String,
-    /// The `lookalike_key` of the name. Names that people could confuse have the same one.
+    /// The `lookalike_key` of the name. Names that people could confuse have the same key.
     pub(super) lookalike_key: String,
-    /// The member's connection, or the time at which it broke.
+    /// The member's connection, or the time at which it was lost.
     pub(super) seat: Result<(u64, Arc<Notify>), Instant>,
 }
 
@@ -66,7 +66,7 @@ impl Member {
 }
 
 impl Rooms {
-    /// No rooms yet. `instance_id` identifies this run of the server.
+    /// Creates an empty list of rooms. `instance_id` identifies this run of the server.
     pub(crate) fn new(instance_id: String) -> Self {
         Self { instance_id, connections: AtomicU64::new(0), list: Mutex::default() }
     }
@@ -97,8 +97,9 @@ impl Rooms {
 }
 
 impl RoomList {
-    /// Returns the room of that name, and makes it if there is none. Keep the list locked until
-    /// somebody is in the room: an empty room may be replaced by another.
+    /// Returns the room with this name, and creates it if it doesn't exist. Returns `None` if all
+    /// rooms are in use. Keep the list locked until the room has a member, because a new room may
+    /// replace an empty one.
     pub(super) fn room(&mut self, name: &str) -> Option<Arc<Room>> {
         if let Some(room) = self.by_name.get(name) {
             return Some(room.clone());
@@ -116,7 +117,7 @@ impl RoomList {
 }
 
 impl RoomState {
-    /// Writes an event at the end of the log and wakes everybody.
+    /// Appends an event to the log and wakes all members' connections.
     pub(super) fn add(&mut self, message: Option<(String, String)>, event: &ServerMessage) {
         if self.log.len() == ROOM_BUFFER
             && let Some(Event { message: Some(oldest), .. }) = self.log.pop_front()
@@ -146,13 +147,13 @@ impl RoomState {
         }
     }
 
-    /// Returns whether the name looks like that of a member.
+    /// Returns whether the name looks like a member's name.
     pub(super) fn has_lookalike(&self, name: &str) -> bool {
         let key = lookalike_key(name);
         self.members.values().any(|member| member.lookalike_key == key)
     }
 
-    /// Sequence number of the oldest event in the log.
+    /// Returns the sequence number of the oldest event in the log.
     pub(super) fn oldest(&self) -> u64 {
         self.sequence + 1 - self.log.len() as u64
     }
@@ -166,7 +167,7 @@ impl RoomState {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds a lock; if something ever does, what it
-    // protects is still whole.
+    // Nothing panics while it holds a lock. Even if something did, the state would still be
+    // consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

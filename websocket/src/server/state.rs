@@ -1,4 +1,4 @@
-//! The state that the connections of a server share.
+//! The state that all connections of a server share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::room::Rooms;
 use crate::limits::Limits;
 use crate::protocol::random_id;
 
-/// State of one run of the server.
+/// The state of one run of the server.
 pub(super) struct Shared {
     pub(super) rooms: Arc<Rooms>,
     pub(super) live: Arc<Live>,
@@ -21,7 +21,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// No rooms, no readings. `addr` is where the server listens.
+    /// Creates the state, without rooms or readings. `addr` is the address on which the server
+    /// listens.
     pub(super) fn new(addr: SocketAddr, limits: Limits, allowed_origins: Vec<Origin>) -> io::Result<Self> {
         let instance_id = random_id().map_err(io::Error::other)?;
         let nonce = random_id().map_err(io::Error::other)?;
@@ -31,7 +32,7 @@ impl Shared {
         Ok(Self { rooms, live, limits, nonce, allowed_origins })
     }
 
-    /// Returns whether pages from this origin may connect: our own page and allowed ones may.
+    /// Returns whether pages from this origin may connect.
     pub(super) fn allows(&self, origin: &Origin) -> bool {
         self.allowed_origins.contains(origin)
     }

@@ -1,4 +1,4 @@
-//! The readings that the server keeps: in memory, bounded, and gone when it stops.
+//! The readings that the server keeps: a limited number, in memory, until it stops.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,7 +6,7 @@ use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
 use crate::protocol::message::Numbered;
 use crate::protocol::model::{Metric, Reading};
 
-/// Stations and their readings.
+/// The stations and their readings.
 #[derive(Default)]
 pub(crate) struct Store {
     stations: BTreeMap<String, Station>,
@@ -14,14 +14,14 @@ pub(crate) struct Store {
 
 /// One station's readings. Its readings of one metric are a *series*.
 struct Station {
-    /// Its place in the order of creation.
+    /// The station's position in the order of creation.
     index: usize,
     readings: VecDeque<StoredReading>,
     /// Number of readings ever recorded in each series.
     counts: [u64; Metric::ALL.len()],
 }
 
-/// A reading without its station's id, which the map already holds.
+/// A reading without its station's ID, which is the key of the map.
 struct StoredReading {
     metric: Metric,
     value: f64,
@@ -48,7 +48,7 @@ impl Store {
         self.stations.len() + new.len() <= MAX_STATIONS
     }
 
-    /// Stores a reading, and creates its station if it is new.
+    /// Stores a reading, and creates its station if that is new.
     pub(crate) fn keep(&mut self, reading: &Reading) -> Place {
         if let Some(station) = self.stations.get_mut(&reading.station) {
             return station.keep(reading);
@@ -58,13 +58,13 @@ impl Store {
         self.stations.entry(reading.station.clone()).or_insert(new).keep(reading)
     }
 
-    /// Returns the newest `limit` readings of a station in the order in which they were
-    /// recorded, and none if there is no such station.
+    /// Returns the newest `limit` readings of a station, in the order in which they were
+    /// recorded. The list is empty if there is no such station.
     pub(crate) fn readings(&self, station: &str, limit: usize) -> Vec<Numbered> {
         let Some(Station { readings, counts, .. }) = self.stations.get(station) else {
             return Vec::new();
         };
-        // A reading's number is not stored: it follows from its distance to the newest.
+        // The numbers are not stored: count backward from the newest reading.
         let mut numbers = *counts;
         let newest_first =
             readings.iter().rev().take(limit).map(|&StoredReading { metric, value, recorded_at }| {
@@ -85,7 +85,7 @@ impl Store {
         self.stations.keys().map(String::as_str)
     }
 
-    /// Returns the newest place in every series.
+    /// Returns the place of the newest reading in every series.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Metric, Place)> {
         self.stations.iter().flat_map(|(id, station)| {
             Metric::ALL.into_iter().map(move |metric| (id.as_str(), metric, station.place(metric)))
