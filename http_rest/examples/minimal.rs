@@ -27,7 +27,7 @@ type Store = Arc<Mutex<Vec<Reading>>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0: any free one.
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0: any free port.
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async { axum::serve(listener, routes()).await });
     call(&url).await?;
@@ -42,8 +42,8 @@ fn routes() -> Router {
         .with_state(Store::default())
 }
 
-/// Responds to `POST /readings`. axum has already parsed the body. If that is JSON but not
-/// a reading, axum responds with 422, and this function is not called.
+/// Responds to `POST /readings`. axum has already parsed the body. If it is JSON but not a
+/// reading, axum responds with 422 and doesn't call this function.
 async fn record(State(store): State<Store>, Json(reading): Json<Reading>) -> (StatusCode, Json<Reading>) {
     store.lock().unwrap_or_else(PoisonError::into_inner).push(reading.clone());
     (StatusCode::CREATED, Json(reading))

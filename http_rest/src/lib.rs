@@ -12,12 +12,12 @@
 //! 3. `src/server/mod.rs`: which function responds to which request.
 //! 4. `src/server/readings.rs`: how a batch is recorded and read back.
 //!
-//! The other files add one idea each:
+//! The other files add one idea each. They belong to four modules:
 //!
 //! - [`protocol`]: what travels, and how it is checked.
 //! - [`server`]: a file for each resource, and one for each idea, such as
 //!   `conditional.rs` (`ETag`s) or `idempotency.rs` (a `POST` that is safe to repeat).
-//! - [`client`]: `error.rs` distinguishes the calls that may have been executed, `retry.rs`
+//! - [`client`]: `error.rs` says whether a failed call may have been executed, `retry.rs`
 //!   decides when to try again, and `watch.rs` lets a live stream outlive its connection.
 //! - [`limits`]: every limit in one place.
 

@@ -1,8 +1,8 @@
 //! Every limit of this chapter in one place.
 //!
 //! - The first constants limit the contents of requests and responses.
-//! - [`Limits`] is what the server allows its clients. Each field is also an option of the
-//!   server program.
+//! - [`Limits`] holds the server's limits that you can set: each field is also an option of
+//!   the server program.
 //! - The constants after it limit how much the server keeps, how long the client waits, and
 //!   how much it reads.
 
@@ -50,7 +50,8 @@ pub(crate) const MAX_FIELD_ERRORS: usize = 50;
 /// Maximum number of characters that a problem quotes from a request.
 pub(crate) const MAX_QUOTE: usize = 40;
 
-/// Maximum length of a serde message in an error, in characters, without its line and column.
+/// Maximum length of a serde message in an error, in characters. If the message is longer, its
+/// line and column follow the part that is kept.
 pub(crate) const MAX_DETAIL: usize = 200;
 
 /// The server's limits, with defaults for a small machine.
@@ -143,7 +144,7 @@ pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Maximum length of a response's body, in bytes. The server's longest one, a page of 500
-/// stations, has less than 300 kB.
+/// stations, is shorter than 300 kB.
 pub const MAX_RESPONSE: usize = 8 * 1024 * 1024;
 
 /// Maximum length of an event of a live stream, in bytes; a reading takes about 150.

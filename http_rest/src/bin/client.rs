@@ -38,7 +38,7 @@ enum Command {
     Stations(Stations),
     /// Record one reading, taken now
     Record {
-        /// The station's ID: 1 to 32 characters a-z, 0-9, and -
+        /// The station's ID (1 to 32 characters: a-z, 0-9, and -)
         station: String,
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
@@ -82,7 +82,7 @@ enum Stations {
     },
     /// Create a station
     Create {
-        /// Its ID: 1 to 32 characters a-z, 0-9, and -
+        /// Its ID (1 to 32 characters: a-z, 0-9, and -)
         id: String,
         /// Its name
         name: String,
@@ -308,7 +308,7 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "8. POST /readings: one value is impossible, so none of the batch is recorded")?;
     refused(out, client.record(&[reading(Metric::Wind, 1.0, 2), reading(Metric::Humidity, 130.0, 2)]).await)?;
 
-    writeln!(out, "9. DELETE with If-Match: delete it")?;
+    writeln!(out, "9. DELETE with If-Match: delete the station")?;
     client.delete_station("oslo-1", &patched.etag).await?;
     writeln!(out, "   204: deleted")?;
 
@@ -321,8 +321,8 @@ fn show(out: &mut impl Write, status: u16, station: &Versioned<Station>) -> anyh
     line(out, &station.value)
 }
 
-/// Prints the problem that the server returned for a deliberate mistake. Any other result
-/// ends the tour.
+/// Prints the problem with which the server responded to a request that it should refuse. Any
+/// other result ends the tour.
 fn refused<T>(out: &mut impl Write, result: Result<T, Error>) -> anyhow::Result<()> {
     match result {
         Err(Error::Problem(problem)) => {
@@ -330,6 +330,6 @@ fn refused<T>(out: &mut impl Write, result: Result<T, Error>) -> anyhow::Result<
             Ok(writeln!(out, "   {}", body.replace('\n', "\n   "))?)
         }
         Err(other) => Err(other.into()),
-        Ok(_) => anyhow::bail!("the server accepted a request that it should refuse"),
+        Ok(_) => anyhow::bail!("the server accepted a request that it should have refused"),
     }
 }

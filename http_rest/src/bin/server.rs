@@ -15,7 +15,7 @@ use http_rest::Limits;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
-/// Ctrl-C lets the requests in flight finish, then stops it; a second Ctrl-C stops it at once.
+/// After Ctrl-C, it finishes the requests in flight and exits; a second Ctrl-C stops it at once.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {

@@ -14,7 +14,7 @@ pub enum Error {
         url: String,
     },
     /// The HTTP library could not start or could not build the request.
-    #[error("cannot build the request")]
+    #[error("cannot prepare the request")]
     Setup(#[source] reqwest::Error),
     /// No connection: the request was never sent.
     #[error("no server at {url}")]
@@ -49,8 +49,8 @@ pub enum Error {
         /// The `Location` header as it was sent.
         location: String,
     },
-    /// The connection broke, or the attempt's time ran out.
-    #[error("the connection broke; the request may have been executed")]
+    /// The connection broke, or the attempt's time ran out, before the whole response arrived.
+    #[error("no complete response; the request may have been executed")]
     Broken(#[source] reqwest::Error),
     /// All attempts together took too long.
     #[error("no response in time; the request may have been executed")]

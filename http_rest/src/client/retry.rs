@@ -15,7 +15,7 @@ pub(super) enum Repeat {
     Idempotent,
     /// A POST that the server recognizes by its `Idempotency-Key`.
     Keyed,
-    /// A second execution might do harm: repeat it only if it certainly was not executed.
+    /// A second execution might do harm: retry only if the request certainly was not executed.
     Harmful,
 }
 

@@ -1,4 +1,4 @@
-//! Sends any request, and reads the response to it.
+//! Sends requests and reads their responses.
 
 use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
@@ -61,7 +61,7 @@ async fn read(mut incoming: reqwest::Response) -> Result<Response, Error> {
     while let Some(chunk) = incoming.chunk().await.map_err(Error::Broken)? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_RESPONSE {
-            break; // The first part is not valid JSON, and is reported as unexpected.
+            break; // A body cut off here is not valid JSON, so it is reported as unexpected.
         }
     }
     let response = Response { status: incoming.status(), headers: incoming.headers().clone(), body };

@@ -44,7 +44,7 @@ pub(super) struct Watch {
     transport: Transport,
     station: Option<String>,
     last_id: Option<String>,
-    /// The lines of the next event that have arrived.
+    /// The part of the next event that has arrived.
     event: Event,
     connected_at: Instant,
     /// Whether the connection was lost and no event has arrived since.
@@ -153,7 +153,8 @@ impl Watch {
         Err(read_error(response).await)
     }
 
-    /// Returns the meaning of an event, or `None` for a comment or an unknown kind of event.
+    /// Returns the meaning of an event, or `None` for one that the caller doesn't need to see, such
+    /// as a comment.
     fn interpret(&mut self, event: Event) -> Option<LiveEvent> {
         let id_alone = event.data.is_empty() && !event.id.is_empty();
         if !event.id.is_empty() {
@@ -165,7 +166,7 @@ impl Watch {
                 serde_json::from_str(&event.data).ok().map(LiveEvent::Reading)
             }
             "gap" => serde_json::from_str(&event.data).ok().map(LiveEvent::Gap),
-            // The server has nothing more to send at the moment.
+            // An ID alone: the server has sent everything up to it, so nothing was missed.
             _ => (id_alone && self.returning).then_some(LiveEvent::NothingMissed),
         }
     }

@@ -1,5 +1,5 @@
-//! The header fields and media types that both sides use, apart from those that the
-//! crate `http` names.
+//! The names of header fields and media types that both sides use and that the `http` crate
+//! doesn't define.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
@@ -30,7 +30,7 @@ pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 /// The content coding of a body that isn't compressed. The server accepts no other.
 pub(crate) const IDENTITY: &str = "identity";
 
-/// Returns whether `Content-Type` names this media type. It ignores parameters such as `charset`:
+/// Returns whether `Content-Type` names this media type. Parameters such as `charset` don't matter:
 /// JSON (RFC 8259, section 8.1) and event streams are always UTF-8.
 pub(crate) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -50,7 +50,7 @@ impl Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"station": "oslo-1", "metric": "temperature", "value": -3.5, "recorded_at": 1_767_225_600_000_u64}))]
 pub struct Reading {
-    /// The station's ID, `[a-z0-9-]{1,32}`.
+    /// The station's ID (1 to 32 characters: a-z, 0-9, and -).
     pub station: String,
     /// What was measured.
     pub metric: Metric,
@@ -81,7 +81,7 @@ pub(crate) struct Recorded {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ReadingQuery {
-    /// ID of the station whose readings to return.
+    /// The station's ID.
     pub station: String,
     /// Only readings of this metric.
     #[param(nullable = false)]
@@ -95,7 +95,7 @@ pub struct ReadingQuery {
     /// Maximum number of readings on this page; 100 by default.
     #[param(nullable = false)]
     pub limit: Option<usize>,
-    /// From the `Link` header of the previous page.
+    /// The cursor in the `Link` header of the previous page.
     #[param(nullable = false, pattern = "^[0-9a-f]{16}-[0-9a-f]{1,16}$")]
     pub cursor: Option<String>,
 }
@@ -114,7 +114,7 @@ pub(crate) struct ReadingList {
 pub struct Station {
     /// Chosen by the client; it never changes.
     pub id: String,
-    /// Name for people. It contains only characters that a nickname may have (RFC 8266), and does
+    /// A name for people to read. It contains only characters that a nickname may have (RFC 8266), and does
     /// not mix scripts that look alike (Unicode Technical Standard 39, section 5.2).
     pub name: String,
     /// Degrees north, -90 to 90; `null` if unknown.

@@ -16,16 +16,16 @@ use utoipa::ToSchema;
 use super::headers::{IDENTITY, PROBLEM_JSON};
 use crate::limits::MAX_FIELD_ERRORS;
 
-/// [`Problem::kind`] of 409: the first request with this `Idempotency-Key` is still running.
+/// The [`Problem::kind`] of a 409: the first request with this `Idempotency-Key` is still running.
 pub(crate) const KEY_IN_USE: &str = "/problems/idempotency-key-in-use";
 
-/// [`Problem::kind`] of 422: this `Idempotency-Key` was used with another body.
+/// The [`Problem::kind`] of a 422: this `Idempotency-Key` was used with another body.
 pub(crate) const KEY_REUSED: &str = "/problems/idempotency-key-reused";
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Problem {
-    /// Identifies the kind of problem. `about:blank` adds nothing to the status.
+    /// Identifies the kind of problem. `about:blank` means that the status alone does.
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: Cow<'static, str>,
@@ -53,7 +53,7 @@ pub struct Problem {
 /// One field that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// Where in the request body, as a JSON pointer in a URI fragment (RFC 6901,
+    /// The field's place in the request body, as a JSON pointer in a URI fragment (RFC 6901,
     /// section 6): `#/readings/3/value` is field `value` of reading 3, counted from 0.
     pub pointer: String,
     /// What is wrong with it.

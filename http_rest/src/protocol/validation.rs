@@ -24,8 +24,8 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Reads an object and checks its shape. The JSON may already be parsed, as the result of a
-/// patch is.
+/// Reads an object and checks its shape. The JSON may already be parsed, for example after a
+/// patch was applied.
 pub(crate) fn shape<'de, T, D>(deserializer: D) -> Result<T, Problem>
 where
     T: DeserializeOwned,
@@ -90,7 +90,7 @@ pub(crate) struct UncheckedBatch {
 }
 
 impl UncheckedBatch {
-    /// Returns the readings, or 422 that names each invalid field.
+    /// Returns the readings, or a 422 that names each invalid field.
     pub(crate) fn check(self) -> Result<Vec<Reading>, Problem> {
         let count = self.readings.len();
         if !(1..=MAX_BATCH).contains(&count) {
@@ -156,7 +156,7 @@ impl UncheckedReading {
 }
 
 impl Station {
-    /// Returns 422 that names each invalid field.
+    /// Returns a 422 that names each invalid field, if there are any.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         let mut errors = Vec::new();
         let mut wrong = |pointer: &str, detail: String| {
@@ -180,14 +180,14 @@ impl Station {
     }
 }
 
-/// Returns whether `id` is a station ID: 1 to 32 characters `a` to `z`, `0` to `9`, and `-`.
+/// Returns whether `id` is a station ID (1 to 32 characters: a-z, 0-9, and -).
 pub(crate) fn is_station_id(id: &str) -> bool {
     (1..=MAX_STATION_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn not_an_id(id: &str) -> String {
-    format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}", shorten(id))
+    format!("{:?} is not a station ID (1 to {MAX_STATION_ID} characters: a-z, 0-9, and -)", shorten(id))
 }
 
 /// Shortens a string that is quoted back to its sender.

@@ -19,7 +19,7 @@ impl ETag {
     /// server counts versions from 1.
     pub(crate) fn new(instance_id: u64, version: u64) -> Self {
         let tag = HeaderValue::try_from(format!("\"{instance_id:016x}-{version:x}\""));
-        // Quotes, hexadecimal digits and a hyphen are always a header value.
+        // Quotes, hexadecimal digits, and a hyphen always form a valid header value.
         Self(tag.unwrap_or(HeaderValue::from_static("\"\"")))
     }
 }

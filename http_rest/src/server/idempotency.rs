@@ -129,8 +129,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Runs the handler of a `POST` at most once for each key. It wraps the handler, which
-/// doesn't know about keys, and passes it the whole body.
+/// Runs the handler of a `POST`, unless a request with the same key is running or has succeeded.
+/// It wraps the handler, which doesn't know about keys, and passes it the whole body.
 ///
 /// The key is claimed before the body is read, so a request that repeats an unfinished one
 /// gets its 409 at once.
@@ -169,8 +169,8 @@ pub(crate) async fn once(
             });
         }
     };
-    // From here on, nothing has to wait: the handler has its body, and the response is
-    // complete. So even if the client disconnects, an executed request is remembered.
+    // From here on, nothing has to wait: the handler already has the whole body, and its response
+    // is not a stream. So an executed request is remembered even if the client disconnects.
     let response = next.run(request).await;
     if !response.status().is_success() {
         return Ok(response);

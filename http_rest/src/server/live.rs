@@ -1,4 +1,4 @@
-//! `/readings/live` sends readings as they are recorded, as server-sent events (HTML
+//! `/readings/live` sends readings, as soon as they are recorded, in server-sent events (HTML
 //! standard, section 9.2): one long response with a block of lines for each event.
 //!
 //! Each stream reads the store's [`Feed`](super::store::Feed) at its own pace. A slow reader
@@ -37,15 +37,16 @@ use crate::protocol::validation::is_station_id;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LiveFilter {
-    /// ID of the only station whose readings to send; by default, all stations.
+    /// ID of a station: send only its readings. By default, those of all stations are sent.
     #[param(nullable = false)]
     station: Option<String>,
 }
 
 /// Readings as they are recorded
 ///
-/// Events: `reading` (data: a reading) and `gap` (data: how many were missed). Each has an ID; send
-/// the last one as `Last-Event-ID` to resume. A block may be just an ID. Comments are heartbeats.
+/// The events are `reading` (its data is a reading) and `gap` (how many were missed). Each has an
+/// ID; send the last one as `Last-Event-ID` to resume. A block may also consist of an ID alone.
+/// Comments are heartbeats.
 #[utoipa::path(get, path = "/readings/live", operation_id = "watch_readings", tag = "readings",
     params(LiveFilter, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this event")),
     responses(
@@ -61,7 +62,7 @@ pub(crate) async fn live(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     if filter.station.as_deref().is_some_and(|station| !is_station_id(station)) {
-        return Err(Problem::bad_request("station must be an ID of 1 to 32 characters a-z, 0-9, and -"));
+        return Err(Problem::bad_request("station must have 1 to 32 characters: a-z, 0-9, and -"));
     }
     let (newest, changes) = store.feed.subscribe();
     let (seen, restarted) = match headers.get(LAST_EVENT_ID) {
@@ -94,7 +95,7 @@ pub(crate) async fn live(
 /// Follows the feed for one stream.
 struct Follower {
     store: Arc<Store>,
-    /// The station whose readings to send; `None` for all stations.
+    /// Send only this station's readings; `None` sends those of all stations.
     station: Option<String>,
     changes: watch::Receiver<u64>,
     /// Sequence number of the last reading that was examined.

@@ -55,7 +55,7 @@ fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "this resource does not support the method; the Allow header lists those that it does",
+                "this resource does not support this method; the Allow header lists those that it supports",
             )
         })
         .fallback(async |request: Request| {

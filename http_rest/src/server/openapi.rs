@@ -21,7 +21,7 @@ const COMMON: [(StatusCode, &str); 4] = [
         StatusCode::BAD_REQUEST,
         "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
     ),
-    (StatusCode::PRECONDITION_FAILED, "If-Match is false or, for a change, If-None-Match is"),
+    (StatusCode::PRECONDITION_FAILED, "If-Match or, for a change, If-None-Match is false"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be executed"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
 ];
@@ -87,7 +87,7 @@ fn describe_errors(operation: &mut Operation) {
     }
 }
 
-/// Adds the limits that the server checks to a field of a schema or a parameter of a path.
+/// Describes the limits that the server checks in a field of a schema or a parameter of a path.
 fn describe_limits(owner: &str, name: &str, schema: &mut RefOr<Schema>) {
     let object = match schema {
         RefOr::T(Schema::Object(object)) => object,

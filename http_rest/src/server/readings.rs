@@ -56,7 +56,7 @@ pub(crate) async fn list(
         None => None,
         Some(Some(id)) if id.instance_id == store.instance_id => Some(id.sequence),
         Some(Some(_)) => {
-            let detail = "this page was lost when the server was restarted";
+            let detail = "this page was lost when the server was restarted; start at the first page";
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         }
         Some(None) => return Err(Problem::bad_request("unknown cursor: use the one from the Link header")),

@@ -44,8 +44,8 @@ impl Requests {
 
     /// Returns the response to a request, and logs it.
     //
-    // An axum middleware (`from_fn`) would do the same, but at the cost of two more boxes on the
-    // heap for each request.
+    // An axum middleware (`from_fn`) would do the same, but with two more heap allocations for
+    // each request.
     pub(crate) async fn respond(
         &self,
         router: Router,
@@ -109,7 +109,7 @@ const SINGLE: [HeaderName; 5] =
 /// Returns 400 if a field of [`SINGLE`] appears more than once (RFC 9110, section 5.3).
 fn check_single(headers: &HeaderMap) -> Result<(), Problem> {
     if headers.len() == headers.keys_len() {
-        return Ok(()); // Usually no field appears twice, and this is the cheapest test of it.
+        return Ok(()); // Usually no field appears twice, and this is the cheapest way to check.
     }
     match SINGLE.iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
         None => Ok(()),
@@ -149,7 +149,7 @@ fn is_host(text: &str) -> bool {
     valid_host && (port.is_empty() || valid_port)
 }
 
-/// Refuses a query string with 400, on resources that have no parameters. A misplaced
+/// Refuses a query string with 400, for requests that have no parameters. A misplaced
 /// parameter would otherwise be ignored silently.
 pub(crate) struct NoQuery;
 

@@ -32,7 +32,7 @@ pub(crate) struct Page {
     /// Maximum number of stations on this page; 100 by default.
     #[param(nullable = false)]
     limit: Option<usize>,
-    /// From the `Link` header of the previous page.
+    /// The cursor in the `Link` header of the previous page.
     #[param(nullable = false)]
     cursor: Option<String>,
 }
@@ -188,7 +188,8 @@ async fn change(
     conditions.check_required(&before.tag)?;
     let body = read_body(body, limits.max_body).await?;
     let changed = store.update(id, |current, tag| {
-        // Check once more: now nobody else can change the station before this request does.
+        // Check once more: the body took time to arrive, and the station may have changed. From here
+        // on, nobody else can change it.
         conditions.check_required(tag)?;
         let station = new(current, &body)?;
         station.check()?;
@@ -218,7 +219,7 @@ impl<S: Send + Sync> FromRequestParts<S> for StationId {
             Ok(Path(id)) if is_station_id(&id) => Ok(Self { id }),
             _ => Err(Problem::new(
                 StatusCode::NOT_FOUND,
-                "a station ID has 1 to 32 characters a-z, 0-9, and -",
+                "a station ID has 1 to 32 characters: a-z, 0-9, and -",
             )),
         }
     }

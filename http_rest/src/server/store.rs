@@ -74,7 +74,7 @@ struct StoredReading {
 pub(crate) enum CreateError {
     /// A station with this ID exists.
     Exists,
-    /// There are already [`MAX_STATIONS`].
+    /// The server would have more than [`MAX_STATIONS`].
     Full,
 }
 
@@ -184,8 +184,8 @@ impl Store {
     }
 
     /// Replaces a station with the result of `change`, or returns `None` if there is no such
-    /// station. Nobody else can change it meanwhile, so `change` should check its version
-    /// once more.
+    /// station. Nobody else can change it while `change` runs, so `change` should make the final
+    /// check of its version.
     pub(crate) fn update<E>(
         &self,
         id: &str,
@@ -231,7 +231,7 @@ impl Inner {
     }
 }
 
-/// The position of a reading among all that this run of the server has recorded.
+/// The position of a reading among all that one run of the server has recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EventId {
     pub(crate) instance_id: u64,

@@ -19,8 +19,15 @@ async fn each_error_is_sent_as_problem_details() {
     let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 10] = [
         ("GET", "/nowhere", vec![], "", 404, "there is no resource at /nowhere"),
         ("GET", "/stations/", vec![], "", 404, "there is no resource at /stations/"),
-        ("GET", "/stations/%ff", vec![], "", 404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
-        ("GET", "/stations/%1b%5b2J", vec![], "", 404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
+        ("GET", "/stations/%ff", vec![], "", 404, "a station ID has 1 to 32 characters: a-z, 0-9, and -"),
+        (
+            "GET",
+            "/stations/%1b%5b2J",
+            vec![],
+            "",
+            404,
+            "a station ID has 1 to 32 characters: a-z, 0-9, and -",
+        ),
         ("POST", "/readings", vec![JSON], broken, 400, "expected value at line 2 column 16"),
         (
             "POST",
@@ -201,7 +208,7 @@ async fn a_request_keeps_its_id_or_gets_one() {
     assert_eq!(own.header("x-request-id"), Some("my-id_1.2"));
     for strange in ["a b", "\u{1b}[31m", &"x".repeat(65)] {
         let given = request(server.addr, "GET", "/healthz", &[("x-request-id", strange)], "").await;
-        // The parser refuses an escape character, before the request gets an ID.
+        // The parser refuses an escape character before the request gets an ID.
         let id = given.header("x-request-id");
         assert!(
             given.status == 400 || id.is_some_and(|id| id.parse::<u64>().is_ok()),

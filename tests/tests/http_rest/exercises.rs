@@ -145,7 +145,11 @@ async fn exercise_a_put_creates_a_station_that_does_not_exist() {
     let statuses: HashSet<u16> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, HashSet::from([201, 412]));
     let race = request(addr, "GET", "/stations/race", &[], "").await;
-    assert_eq!(race.json()["name"], winners[0].0.as_str(), "the station is that of the 201");
+    assert_eq!(
+        race.json()["name"],
+        winners[0].0.as_str(),
+        "the station must have the name from the request that got 201"
+    );
 
     let description = request(addr, "GET", "/openapi.json", &[], "").await.json();
     let put = &description["paths"]["/stations/{id}"]["put"];

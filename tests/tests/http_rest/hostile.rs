@@ -163,7 +163,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
     // Send until a write fails, which happens only when the server closes the connection.
     timeout(SOON, async { while stream.write_all(request).await.is_ok() {} })
         .await
-        .expect("the server gives up");
+        .expect("the server closes the connection");
     server.stop().await;
 }
 
@@ -189,7 +189,7 @@ async fn sigterm_lets_a_hundred_requests_in_flight_finish() {
         let response = Response::parse(&rest(&mut stream).await);
         assert_eq!((response.status, response.json()["accepted"].as_u64()), (200, Some(1)));
     }
-    server.wait().await; // Exit code 0, or it panics.
+    server.wait().await; // It panics unless the exit code is 0.
 }
 
 #[apply(test!)]

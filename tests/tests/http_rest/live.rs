@@ -39,8 +39,8 @@ async fn event(stream: &mut TcpStream) -> String {
     }
 }
 
-/// Returns the ID of the next block, which must contain nothing else. It says that all events
-/// up to it were sent.
+/// Returns the ID of the next block, which must contain nothing else. Such a block says that
+/// all events up to this ID were sent.
 async fn position(stream: &mut TcpStream) -> String {
     let text = until(stream, "\n\n").await;
     let (_size, block) = text.trim_end().rsplit_once("\r\n").unwrap();
@@ -176,7 +176,7 @@ async fn a_slow_reader_does_not_slow_the_recorder() {
         let response = request(server.addr, "POST", "/readings", &[JSON], &batch("a", 10_000)).await;
         assert_eq!(response.status, 200);
     }
-    // When the client reads at last, it gets a gap.
+    // When the client finally reads, it gets a gap.
     until(&mut slow, "event: gap\nid: ").await;
     drop(slow);
     server.stop().await;

@@ -131,7 +131,8 @@ async fn responding_with(response: String) -> String {
 
 #[apply(test!)]
 async fn text_from_outside_cannot_control_the_terminal() {
-    // Escape sequences, bell, carriage return, line feed, C1, bidirectional, invisible.
+    // An escape sequence, a bell, CR and LF, a C1 control, a bidirectional override, and an
+    // invisible character.
     let evil = "\u{1b}[2J\u{7}\r\n\u{9b}31m\u{202e}\u{200b}x";
     let json = serde_json::to_string(evil).unwrap();
     let station = format!(r#"{{"id":"a","name":{json},"latitude":null,"longitude":null}}"#);
@@ -212,7 +213,7 @@ async fn a_client_whose_output_is_closed_ends_silently() {
             ended.as_mut().await.unwrap()
         };
         let output = tokio::select! {
-            output = timeout(SOON, both) => output.expect("it ends"),
+            output = timeout(SOON, both) => output.expect("the client ends in time"),
             () = busy => unreachable!(),
         };
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -241,8 +242,8 @@ async fn a_second_signal_ends_the_server_at_once() {
             tokio::task::yield_now().await; // Once it refuses connections, it has received the first signal.
         }
         kill(pid, signal).unwrap();
-        let status = timeout(SOON, server.wait()).await.expect("it ends").unwrap();
-        assert_eq!(status.code(), Some(130), "it must not exit with 0 after its drain time");
+        let status = timeout(SOON, server.wait()).await.expect("the server ends in time").unwrap();
+        assert_eq!(status.code(), Some(130), "the second signal must end it before its drain time is over");
     }
 }
 
@@ -361,6 +362,6 @@ async fn a_watch_says_what_it_missed() {
     line_of(&mut notes).await;
     permit();
     assert_eq!(line_of(&mut notes).await, "error: unexpected response 404:");
-    assert_eq!(timeout(SOON, client.wait()).await.expect("it ends").unwrap().code(), Some(1));
+    assert_eq!(timeout(SOON, client.wait()).await.expect("the client ends in time").unwrap().code(), Some(1));
     another.stop().await;
 }

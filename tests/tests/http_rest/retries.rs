@@ -275,7 +275,7 @@ async fn the_client_reads_every_valid_form_of_an_event_stream() {
 }
 
 #[apply(test!)]
-async fn a_watch_ends_after_an_error_that_would_come_again() {
+async fn a_watch_ends_after_an_error_that_another_attempt_would_get() {
     let stream = || response("200 OK", "", "text/event-stream", "id: 1-1\n\n");
     for (refusal, status) in [
         (response("400 Bad Request", "", PROBLEM, "{}"), 400),

@@ -155,7 +155,7 @@ async fn stations_are_listed_page_by_page() {
     loop {
         assert!(page.items.len() <= 2);
         seen.extend(page.items.iter().map(|station| station.id.clone()));
-        // A station created before the cursor moves no entry to another page.
+        // Creating a station whose ID is before the cursor moves no entry to another page.
         client.create_station(&station(&format!("a{}", seen.len()), "new")).await.unwrap();
         let Some(next) = page.next else { break };
         page = client.more_stations(&next).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_request_for_too_many_stations_creates_none() {
     let readings: Vec<String> = (1..MAX_STATIONS).map(reading).collect();
     let body = format!(r#"{{"readings":[{}]}}"#, readings.join(","));
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &body).await.status, 200);
-    // There is room for one more: a batch that needs two is refused, and creates none.
+    // There is room for one more. A batch that needs two is refused and creates none.
     let two = format!(r#"{{"readings":[{},{}]}}"#, reading(5_000), reading(6_000));
     assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &two).await.problem()["status"], 507);
     assert_eq!(request(server.addr, "GET", "/stations/s5000", &[], "").await.status, 404);
@@ -227,7 +227,7 @@ async fn an_id_cannot_change_the_path() {
         let Error::Problem(problem) = error else { panic!("{id}: {error}") };
         assert_eq!(
             (problem.status, problem.detail.as_str()),
-            (404, "a station ID has 1 to 32 characters a-z, 0-9, and -"),
+            (404, "a station ID has 1 to 32 characters: a-z, 0-9, and -"),
             "{id}"
         );
     }
