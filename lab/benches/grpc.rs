@@ -4,11 +4,15 @@
 //! cargo bench -p lab --bench grpc
 //! ```
 //!
-//! Measures `Record` with one reading and a hello-world on tonic's own server, each with one call
-//! and with 32 calls in flight, and `Upload`. They take turns, round after round. The servers run
-//! on core 0, the client on core 1, and logs are off. `Record` is called through the bare stub,
-//! like the hello-world, and through this chapter's client, which adds a request ID and a deadline.
-//! The figure is the server's CPU time per call or, for `Upload`, per reading.
+//! Measures three things, which take turns, round after round:
+//!
+//! - A hello-world on tonic's own server, with one call and with 32 calls in flight.
+//! - `Record` with one reading, in the same two ways. It is called through the bare stub and
+//!   through this chapter's client, which adds a request ID and a deadline.
+//! - `Upload`.
+//!
+//! The servers run on core 0, the client on core 1, and logs are off. The figure is the server's
+//! CPU time per call or, for `Upload`, per reading.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

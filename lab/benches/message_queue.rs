@@ -1,5 +1,5 @@
-//! What publishing and consuming cost in the message-queue chapter, compared with the bare client
-//! libraries.
+//! What publishing costs in the message-queue chapter, compared with the bare client libraries, and
+//! how much faster a consumer is when it acknowledges in batches.
 //!
 //! ```sh
 //! cargo bench -p lab --bench message_queue     # needs RabbitMQ and Redis installed
@@ -124,7 +124,7 @@ async fn publish_bare(channel: &Channel) -> anyhow::Result<f64> {
             && let Some(confirm) = window.pop_front()
         {
             let confirm: lapin::PublisherConfirm = confirm;
-            ensure!(confirm.await?.is_ack(), "not confirmed");
+            ensure!(confirm.await?.is_ack(), "the broker did not confirm a message");
         }
         let options = BasicPublishOptions::default();
         let published =
@@ -132,7 +132,7 @@ async fn publish_bare(channel: &Channel) -> anyhow::Result<f64> {
         window.push_back(published.await?);
     }
     for confirm in window {
-        ensure!(confirm.await?.is_ack(), "not confirmed");
+        ensure!(confirm.await?.is_ack(), "the broker did not confirm a message");
     }
     Ok(rate(MESSAGES, since))
 }
@@ -143,7 +143,7 @@ async fn consume(url: &str, batch: usize) -> anyhow::Result<f64> {
     let since = Instant::now();
     for _ in 0..MESSAGES {
         let delivery = deliveries.next().await?;
-        ensure!(delivery.data == PAYLOAD, "received another message than was sent");
+        ensure!(delivery.data == PAYLOAD, "received a different message from the one sent");
         deliveries.done(delivery).await?;
     }
     let rate = rate(MESSAGES, since);

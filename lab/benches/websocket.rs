@@ -80,7 +80,7 @@ async fn echo(stream: TcpStream, flush_each: bool, parse: bool) -> anyhow::Resul
             let message = received?;
             if parse && let Message::Text(text) = &message {
                 let Record { id, readings } = serde_json::from_str(text)?;
-                ensure!(id == 7 && readings.len() == 1, "received another message than was sent");
+                ensure!(id == 7 && readings.len() == 1, "received a different message from the one sent");
             }
             if message.is_text() {
                 socket.feed(message).await?;

@@ -44,15 +44,15 @@ struct Args {
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
     #[arg(long, value_delimiter = ',', value_parser = protocol)]
     protocols: Vec<&'static Protocol>,
-    /// Place client and server on cores in this way for all measurements [default: separate for
-    /// throughput and fixed rates, same for everything else]
+    /// Where client and server run in all measurements [default: separate for throughput and fixed
+    /// rates, same for everything else]
     #[arg(long)]
     placement: Option<Placement>,
     /// Folder for report.html and results.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
     /// Measure nothing, but copy this results.json to docs/performance_comparison.json and render
-    /// it into the documents. Without a path, render the kept file again
+    /// it into the documents. Without a path, render the stored file again
     #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = docs::KEPT)]
     write_docs: Option<PathBuf>,
 }
@@ -143,7 +143,7 @@ fn write_files(results: &Results, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn progress_bar() -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %, {eta} left, {wide_msg}")?;
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%, {eta} left, {wide_msg}")?;
     Ok(ProgressBar::no_length().with_style(style))
 }
 

@@ -1,5 +1,5 @@
-//! Checks the mistakes that newcomers make first. They are the same in each chapter whose server
-//! has its own address.
+//! Checks what the programs print when newcomers make the usual first mistakes. These are the same
+//! in each chapter whose server has its own address.
 
 use crate::{Pair, run_program, unused_address};
 

@@ -101,7 +101,7 @@ impl Test {
     }
 
     fn into_trial(self) -> Trial {
-        /// Every test holds this lock for reading. A test that runs alone holds it for writing.
+        /// Tests hold this lock for reading, but a test that runs alone holds it for writing.
         static MACHINE: RwLock<()> = RwLock::new(());
 
         let trial = Trial::ignorable_test(self.name, move || {

@@ -4,8 +4,8 @@ use crate::protocols::Recorder;
 use crate::run::proxy::{Bytes, Proxy};
 use crate::run::running_protocol::RunningProtocol;
 
-/// Number of requests before the counting starts. During these, the connection settles: HTTP/2
-/// fills its table of headers and opens its flow-control windows.
+/// Number of requests before the counting starts. The first requests carry extra bytes: for
+/// example, HTTP/2 fills its table of headers and opens its flow-control windows.
 const WARM_UP: u32 = 20;
 
 /// Number of requests whose bytes are counted.
@@ -23,7 +23,7 @@ pub struct Wire {
     pub set_up: f64,
 }
 
-/// Sends requests through `proxy`, one at a time, and counts the bytes of a hundred.
+/// Sends requests through `proxy`, one at a time, and counts the bytes of the last 100.
 ///
 /// # Errors
 /// If the connection or a request fails.

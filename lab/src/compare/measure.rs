@@ -22,10 +22,11 @@ use crate::run::meter::{Cpu, Meter};
 /// and this wait is part of their latency. Every client here allows at least this many.
 pub const MAX_IN_FLIGHT: u64 = 256;
 
-/// Number of errors after which a measurement ends early, because nothing works.
+/// Number of errors after which a measurement sends no more requests.
 pub const TOO_MANY_ERRORS: u64 = 100;
 
-/// Time after which requests that are still in flight at the end count as errors.
+/// Maximum wait for the last replies at the end of a measurement. At a fixed rate, requests without
+/// a reply then count as errors.
 const LAST_REPLIES: Duration = Duration::from_secs(5);
 
 /// How long to warm up, and then to measure.
@@ -52,7 +53,7 @@ impl Errors {
         self.first.get_or_insert_with(|| format!("{error:#}"));
     }
 
-    /// Returns an error if so many requests failed that the measurement ended early.
+    /// Returns an error if so many requests failed that the measurement was given up.
     pub(super) fn ensure_few(&self) -> anyhow::Result<()> {
         let first = self.first.as_deref().unwrap_or_default();
         ensure!(self.count < TOO_MANY_ERRORS, "{} requests failed; the first error: {first}", self.count);
@@ -68,7 +69,7 @@ pub struct Latencies {
     pub errors: Errors,
     /// Time from the first request to the last reply.
     pub elapsed: Duration,
-    /// CPU time that each side used meanwhile.
+    /// CPU time that each side used during the measurement.
     pub cpu: Cpu,
 }
 
@@ -117,7 +118,7 @@ pub struct Throughput {
     pub errors: Errors,
     /// Duration of the measurement.
     pub elapsed: Duration,
-    /// CPU time that each side used meanwhile.
+    /// CPU time that each side used during the measurement.
     pub cpu: Cpu,
 }
 
@@ -172,8 +173,8 @@ impl Shared {
         }
     }
 
-    /// Discards the counts of the warm-up, unless so many requests failed that the measurement
-    /// has ended.
+    /// Discards the counts of the warm-up, unless so many requests failed that the callers
+    /// have stopped.
     fn reset(&self) {
         if !self.stop.load(Relaxed) {
             *self.errors.lock().unwrap_or_else(PoisonError::into_inner) = Errors::default();
@@ -200,8 +201,8 @@ impl FixedRate {
 }
 
 /// Sends `rate` requests per second, whether or not replies have arrived, and measures each
-/// from its *intended* moment. A stall therefore shows in every request that was due meanwhile,
-/// including those that could not be sent yet.
+/// from its *intended* moment. A stall therefore shows in every request that was due
+/// during it, including those that could not be sent yet.
 ///
 /// At most [`MAX_IN_FLIGHT`] requests are in flight. The loop polls the clock, because tokio's
 /// timers can be a millisecond late. Polling keeps one core busy.

@@ -1,4 +1,4 @@
-//! Says what a run measures, and for how long.
+//! What a run measures, and for how long.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ pub(super) fn information(readings: usize) -> Vec<u8> {
 
 /// Checks that the server returned what was sent.
 pub(super) fn verify_echo(sent: &[u8], reply: &[u8]) -> anyhow::Result<()> {
-    anyhow::ensure!(sent == reply, "the echo returned different bytes from those that were sent");
+    anyhow::ensure!(sent == reply, "the echo returned bytes that differ from those sent");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ pub trait Recorder: Send + Sync {
     fn record(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
-/// A client that all callers share.
+/// The outcome of connecting: a client that all callers share.
 pub type Connected = anyhow::Result<Arc<dyn Recorder>>;
 
 /// Wraps a client in the type that [`Protocol::connect`] returns.
@@ -30,7 +30,7 @@ pub struct Protocol {
     pub id: &'static str,
     /// Its name in tables.
     pub name: &'static str,
-    /// What a reply means, and so which protocols it can be compared with.
+    /// What a reply means. Only protocols of the same kind can be compared.
     pub kind: Kind,
     /// Whether a call blocks its thread, so that only one can be in flight.
     pub one_at_a_time: bool,
@@ -69,7 +69,7 @@ impl Served {
 /// Called when the server is ready for requests.
 pub type Listening = Box<dyn FnOnce() + Send>;
 
-/// What a reply means. Compare a protocol only with those whose replies mean the same.
+/// What a reply means. Compare a protocol only with the baselines and with its own kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

@@ -1,4 +1,4 @@
-//! RabbitMQ: requests and replies through the broker, and publishing on its own.
+//! RabbitMQ: requests and replies through the broker, and publishing without a consumer.
 
 use anyhow::bail;
 use futures::future::{BoxFuture, FutureExt};

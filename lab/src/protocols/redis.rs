@@ -1,4 +1,4 @@
-//! Redis: requests and replies over Pub/Sub, and appending to a stream on its own.
+//! Redis: requests and replies over Pub/Sub, and appending to a stream that nobody reads.
 
 use anyhow::ensure;
 use futures::future::{BoxFuture, FutureExt};

@@ -1,4 +1,4 @@
-//! Renders the kept results into the documents that show them, so that documents and data always
+//! Renders the stored results into the documents that show them, so that documents and data always
 //! agree.
 
 use std::fs;
@@ -14,7 +14,7 @@ use super::{predictions, tables};
 /// for it.
 type Document = (&'static str, fn(&Results) -> String);
 
-/// The documents that show the kept results.
+/// The documents that show the stored results.
 pub const DOCUMENTS: [Document; 4] = [
     ("README.md", summary),
     ("README.id.md", summary_in_indonesian),
@@ -22,7 +22,7 @@ pub const DOCUMENTS: [Document; 4] = [
     ("docs/use_cases.md", costs),
 ];
 
-/// The kept results, from the root of the repository.
+/// Path of the stored results, from the root of the repository.
 pub const KEPT: &str = "docs/performance_comparison.json";
 
 /// The lines before and after the rendered text.
@@ -73,8 +73,9 @@ pub fn images(results: &Results) -> Vec<(String, String)> {
     plots(results).into_iter().map(|plot| (format!("{PLOTS}/{}.svg", plot.id), plot.file())).collect()
 }
 
-/// Renders the conditions, the tables with one row per protocol, and all plots. The other tables
-/// are too long for a document. They are in a run's report, and the plots show their figures.
+/// Renders the conditions, the tables with one row per protocol, the predictions, and all plots.
+/// The other tables are too long for a document. They are in a run's report, and the plots show
+/// their most important figures.
 fn comparison(results: &Results) -> String {
     let mut text = String::from("| condition | |\n|---|---|\n");
     for (name, value) in tables::conditions(&results.conditions) {

@@ -22,7 +22,8 @@ pub struct Prediction {
 /// The claims, in the order of `docs/performance_comparison.md`.
 pub const PREDICTIONS: [Prediction; 9] = [
     Prediction {
-        claim: "Our own protocol over TCP adds less than half of the bare echo's latency.",
+        claim: "Our own protocol over TCP adds less than half to the latency of a bare TCP echo, which only \
+                returns what it receives.",
         figure: "latency: TCP ÷ tokio echo",
         measured: |results| ratio(results.latency_of("tcp_socket"), results.latency_of("tokio_echo")),
         low: 0.0,

@@ -43,7 +43,7 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
-        ("duration", format!("{:.0} s", conditions.duration_seconds)),
+        ("duration", format!("{} s", grouped(conditions.duration_seconds))),
         ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
@@ -59,7 +59,7 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         let busy = if conditions.was_busy() { ": the machine was busy, so expect noise" } else { "" };
         lines.push((
             "other load",
-            format!("{:.0} % of the cores' time just before the run{busy}", share * 100.0),
+            format!("{:.0}% of the cores' time just before the run{busy}", share * 100.0),
         ));
     }
     if conditions.interrupted {
@@ -135,14 +135,14 @@ fn throughput(results: &Results) -> Table {
     let placement = results.throughput.placement;
     let mut table = Table::new(
         format!("Requests per second by requests in flight; {placement}"),
-        "client, server, broker: CPU time per second of wall-clock time; 100 % is one core. saturated: the side \
+        "client, server, broker: CPU time per second of wall-clock time; 100% is one core. saturated: the side \
          that had no CPU time left. The rate is that side's limit and says nothing about the other side. none: \
          each side waited part of the time, for another side or for a disk.",
         &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
         let busy = |spread: Option<Spread>| {
-            spread.map_or(NONE.into(), |busy| format!("{:.0} %", busy.median * 100.0))
+            spread.map_or(NONE.into(), |busy| format!("{:.0}%", busy.median * 100.0))
         };
         table.rows.push(vec![
             results.name(&row.protocol).into(),
@@ -188,7 +188,7 @@ fn fixed_rate(results: &Results) -> Table {
 fn batch(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Time by batch size, with one batch in flight, p50 in µs; {}", results.batch.placement),
-        "The readings of a batch share the costs that each batch has once.",
+        "The readings in a batch share the costs that arise once per batch.",
         &["protocol", "readings", "per batch", "range", "per reading", ""],
     );
     for row in &results.batch.rows {
@@ -218,7 +218,7 @@ fn bytes(results: &Results) -> Table {
             grouped(row.response),
             grouped(row.total()),
             row.payload.to_string(),
-            format!("{:.0} %", row.share() * 100.0),
+            format!("{:.0}%", row.share() * 100.0),
             grouped(row.set_up),
         ]);
     }
@@ -246,7 +246,7 @@ fn memory(results: &Results) -> Table {
     let mut table = Table::new(
         "The server's memory, in kB".into(),
         "RAM of the server or, with a broker, of the broker, without the kernel's buffers. Each idle connection has \
-         made one request. –: too small to tell from the usual changes of the process's memory.",
+         made one request. –: too small to distinguish from normal changes in the process's memory.",
         &["protocol", "at rest", "per idle connection"],
     );
     for row in &results.memory {

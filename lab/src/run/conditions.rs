@@ -13,7 +13,7 @@ const LIBRARIES: [&str; 7] = ["tokio", "axum", "reqwest", "tokio-tungstenite", "
 /// Time for which the machine is watched before a run.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// Share of the cores' time used by other programs above which the machine counts as busy.
+/// The machine counts as busy if other programs use more than this share of the cores' time.
 const BUSY: f64 = 0.1;
 
 /// The lock file, which has the versions of the libraries in this build.
@@ -80,7 +80,7 @@ fn read(path: &str) -> Option<String> {
 }
 
 /// Returns the share of all cores' time that other programs use while this one sleeps. It
-/// includes time that a hypervisor takes away (proc_stat(5)). The load average would not do:
+/// includes time that a hypervisor takes away (proc_stat(5)). The load average would mislead:
 /// it still includes the build that has just ended.
 fn busy() -> Option<f64> {
     let (idle, all) = core_time()?;
@@ -93,7 +93,8 @@ fn busy() -> Option<f64> {
 fn core_time() -> Option<(f64, f64)> {
     let stat = read("/proc/stat")?;
     let fields = stat.lines().next()?.split_whitespace().skip(1);
-    // user, nice, system, idle, iowait, irq, softirq, steal. These include the fields that follow.
+    // user, nice, system, idle, iowait, irq, softirq, steal. The fields that follow are parts of
+    // user and nice.
     let times: Vec<f64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
     Some((times.get(3)? + times.get(4)?, times.iter().sum()))
 }

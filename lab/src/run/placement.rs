@@ -53,7 +53,7 @@ impl Placement {
     /// Returns the nearest placement that this machine allows.
     pub(crate) fn possible(self) -> Self {
         match CORES.len() {
-            // On other systems, the call exists, but it is only a hint or does nothing.
+            // Outside Linux, choosing a core is only a hint or has no effect.
             _ if cfg!(not(target_os = "linux")) => Self::Free,
             0 => Self::Free,
             1 if self == Self::Separate => Self::Same,

@@ -1,6 +1,6 @@
-//! A proxy between client and server that forwards everything and counts the bytes of TCP
-//! payload, which programs write and read. The headers of Ethernet, IP, and TCP are extra:
-//! usually 66 bytes per segment.
+//! A proxy between client and server that forwards everything and counts TCP payload: the bytes
+//! that programs write and read. The headers of Ethernet, IP, and TCP are not included. They
+//! usually add 66 bytes per segment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -50,7 +50,7 @@ impl Proxy {
         let counts = Arc::new(Counts::default());
         let (open, dropped) = oneshot::channel::<()>();
         let counted = counts.clone();
-        // The proxy runs on its own thread, so a client that blocks its thread doesn't block it.
+        // The proxy has its own thread, which keeps running while a client blocks its thread.
         thread::spawn(move || {
             runtime.spawn(async { accept(TcpListener::from_std(listener)?, target, counted).await });
             let _ = runtime.block_on(dropped);

@@ -78,8 +78,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The server has nothing left that anybody needs. A graceful shutdown would only wait for
-        // its connections to finish.
+        // Nobody needs the server's data any more, so there is no reason to wait for a graceful
+        // shutdown.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -32,7 +32,7 @@ impl<'a> Cargo<'a> {
         let mut words = command.words[1..].iter().map(String::as_str).peekable();
         words.next_if(|word| word.starts_with('+')); // the toolchain
         let subcommand = words.next().ok_or("cargo has no subcommand")?;
-        // A `cd` into the clone itself leads to no folder in it.
+        // After `cd <chapter>`, that chapter is the package. A `cd` into the clone names no package.
         let package = Some(command.folder.as_str()).filter(|to| !to.is_empty() && REPOSITORY.has_folder(to));
         let mut cargo = Self { subcommand, package, ..Self::default() };
         while let Some(word) = words.next() {
@@ -149,8 +149,8 @@ fn exists_if_ours(word: &str) -> Result<(), String> {
     if is_there { Ok(()) } else { in_repository(word) }
 }
 
-/// Checks that the program accepts these arguments. Because `--help` follows them, it parses them
-/// and then does nothing else.
+/// Checks that the program accepts these arguments. With `--help` after them, it parses them and
+/// then only prints its help.
 async fn accepts(program: &Path, arguments: &[&str]) -> Result<(), String> {
     if !program.exists() {
         return Err(format!("tests/Cargo.toml has no binary {}", program.file_name().unwrap().display()));

@@ -1,4 +1,4 @@
-//! Compares the bytes that the lab counts with the layout of each protocol.
+//! Compares the bytes that the lab counts with the layouts of three protocols.
 
 use lab::compare::bytes::{Wire, count_bytes};
 use lab::protocols::{self, INFORMATION};

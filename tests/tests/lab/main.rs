@@ -13,7 +13,7 @@ mod statistics;
 mod whole;
 
 fn main() -> ExitCode {
-    // The lab starts its servers as further processes of the program that it is part of.
+    // The lab runs its own program again for each server, and here that is this test program.
     if let Some(protocol) = lab::role() {
         lab::runtime().unwrap().block_on(lab::serve(&protocol)).unwrap();
         return ExitCode::SUCCESS;
