@@ -1,5 +1,5 @@
-//! Checks that `PROTOCOL.md` is correct. The tests parse its examples, compare its tables with
-//! the code, and run a client that was written from it alone.
+//! Tests of `PROTOCOL.md`. They parse its examples, compare its tables with the code, and run a
+//! client that was written from this document alone.
 
 use std::time::Duration;
 
