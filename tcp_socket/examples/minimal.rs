@@ -1,8 +1,8 @@
 //! The whole idea of this chapter in one file.
 //!
-//! TCP carries a stream of bytes and knows nothing of messages. One `write` can arrive
+//! TCP carries a stream of bytes and knows nothing about messages. One `write` can arrive
 //! in several reads, and several writes can arrive in one. So a protocol has to say
-//! where each message ends. Here a message starts with its length, in four bytes.
+//! where each message ends. Here, each one begins with its length, in four bytes.
 //!
 //! ```sh
 //! cargo run -p tcp_socket --example minimal

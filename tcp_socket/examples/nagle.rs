@@ -1,5 +1,5 @@
-//! Shows how Nagle's algorithm and delayed acknowledgements slow each other down. A client
-//! sends a request of 16 header bytes and 34 payload bytes in three different ways.
+//! Shows how Nagle's algorithm and delayed acknowledgements together delay a request. A client
+//! sends a header of 16 bytes and a payload of 34 bytes in three different ways.
 //!
 //! ```sh
 //! cargo run --release -p tcp_socket --example nagle

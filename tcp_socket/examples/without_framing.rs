@@ -1,4 +1,4 @@
-//! The classic mistake: taking the bytes of one `read` for one message.
+//! The classic mistake: treating the bytes of one `read` as one message.
 //!
 //! ```sh
 //! cargo run -p tcp_socket --example without_framing

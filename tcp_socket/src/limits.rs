@@ -1,5 +1,5 @@
-//! All limits of this chapter in one place, with their reasons: those of the protocol,
-//! of the server (its operator can choose some), and of the client.
+//! All limits of this chapter, with their reasons: first those of the protocol, then the
+//! server's, some of which its operator can choose, and last the client's.
 
 use std::time::Duration;
 
@@ -38,9 +38,9 @@ pub const READINGS_PER_STATION: usize = 100_000;
 /// below it.
 pub const REPLIES_KEPT: usize = 1024;
 
-/// Number of clients whose replies are kept. Beyond it, the server forgets the client that
-/// connected longest ago and has no connection now. At 4 bytes a reply, all of them take up to
-/// 32 MiB.
+/// Number of clients whose replies are kept. If there are more, the server forgets one that is
+/// not connected now, beginning with the one that connected longest ago. At 4 bytes a reply,
+/// the replies take up to 32 MiB.
 pub const CLIENTS_REMEMBERED: usize = 8192;
 
 /// Highest batch ID that a client may begin with. It leaves room for higher ones.
@@ -50,10 +50,10 @@ pub const MAX_FIRST_BATCH: u64 = 1 << 63;
 /// wrong number would make all later ones too old.
 pub const MAX_BATCH_JUMP: u64 = 1 << 32;
 
-/// Number of bytes of unsent output at which a connection stops handling input.
+/// Number of unsent bytes at which the server stops handling a connection's input.
 pub(crate) const OUTPUT: usize = 64 * 1024;
 
-/// Maximum number of readings in one `READING`.
+/// Maximum number of readings in one `READING` frame.
 pub(crate) const READINGS_PER_FRAME: usize = 256;
 
 /// The limits that the operator of a server can choose. The defaults suit a small machine.
@@ -82,10 +82,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Time that a frame may take to arrive, however slow it is
     ///
-    /// A frame that takes longer must arrive at `min_frame_rate` or faster.
+    /// A frame that takes longer must arrive at `--min-frame-rate` or faster.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub frame_grace: Duration,
-    /// Minimum rate for a frame after its `frame_grace`; a slower one gets `FRAME_TOO_SLOW`
+    /// Minimum rate for a frame after its `--frame-grace`; a slower one gets `FRAME_TOO_SLOW`
     ///
     /// This keeps a client from occupying a connection with one byte now and then. By default,
     /// the largest frame may take 141 s.
@@ -93,11 +93,11 @@ pub struct Limits {
     pub min_frame_rate: u32,
     /// Time in which a client must read some of what the server sends
     ///
-    /// After that, the server cuts the connection, without an `ERROR` that the client would not
-    /// read either.
+    /// Otherwise, the server cuts the connection. It sends no `ERROR`, since the client would
+    /// not read that either.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub write_timeout: Duration,
-    /// Maximum number of watches of one connection; further ones get `TOO_MANY_WATCHES`
+    /// Maximum number of watches on one connection; further ones get `TOO_MANY_WATCHES`
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(0))]
     pub max_watches: usize,
     /// Maximum number of readings that a watch may lag behind
@@ -119,7 +119,7 @@ impl Default for Limits {
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time from a call to its result, including reconnects, unless
-/// [`Client::with_timeout`](crate::Client::with_timeout) sets another one.
+/// [`Client::with_timeout`](crate::Client::with_timeout) sets a different one.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of calls in flight; further ones wait for their turn. A call that was given

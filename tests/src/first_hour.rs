@@ -37,7 +37,7 @@ impl Pair {
         let server = run_program(self.server, &["--addr", &addr]).await;
         assert_eq!((server.code, server.stdout.as_str()), (Some(1), ""));
         let hint = format!(
-            "; for a free port run: cargo run -p {} --bin server -- --addr 127.0.0.1:0 \
+            "; to use a free port, run: cargo run -p {} --bin server -- --addr 127.0.0.1:0 \
              (it prints its address; give that to the client with --url)\n",
             self.chapter
         );

@@ -1,6 +1,6 @@
 //! Feeds arbitrary bytes, in arbitrary pieces, to the parsers. None of them may panic, and the
-//! buffer must keep to its limit. Run it with `-malloc_limit_mb=1`: then memory that is
-//! allocated only because a peer announced a length counts as a crash, too.
+//! buffer must keep to its limit. Run it with `-malloc_limit_mb=1`: then a larger allocation
+//! counts as a crash, too, for example one made only because a peer announced a length.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ const LIMIT: u32 = 64 * 1024;
 fuzz_target!(|input: (u16, &[u8])| {
     let (piece, bytes) = input;
     let _ = (bytes.first_chunk().map(Hello::decode), bytes.first_chunk().map(Welcome::decode));
-    // A fuzzer rarely guesses a checksum, so the payload parsers also get the bytes without one.
+    // A fuzzer rarely guesses a checksum, so the payload parsers also get the bytes directly.
     parse_payload(bytes);
 
     let mut framed = bytes::BytesMut::new();

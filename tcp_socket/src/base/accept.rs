@@ -1,4 +1,4 @@
-//! Accepts connections up to a limit, refuses the rest, and closes all of them cleanly when
+//! Accepts connections up to a limit, refuses the rest, and lets the open ones finish when
 //! the server stops.
 
 use std::future::Future;
@@ -64,8 +64,8 @@ impl Connections {
     /// Returns a token that is canceled when the server stops. A connection should then
     /// finish the work it has begun and end.
     pub fn stopping(&self) -> CancellationToken {
-        // Each connection gets its own child token: all of them wait on it constantly, so
-        // they should not share a lock.
+        // Each call returns a new child token: connections wait on theirs all the time, and
+        // on a shared one, they would compete for its lock.
         self.stopping.child_token()
     }
 
@@ -92,7 +92,7 @@ impl Connections {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        warn!("accept: {error}");
+                        warn!("cannot accept a connection: {error}");
                         sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
@@ -137,7 +137,7 @@ impl Connections {
     /// [Drains](Connections::drain), then cuts the connections that are still open.
     pub async fn finish(&self, limit: Duration) {
         if !self.drain(limit).await {
-            warn!("{} connections are still open after {limit:?}: cutting them", self.tasks.len());
+            warn!("cutting the connections that are still open after {limit:?}: {}", self.tasks.len());
             self.cut.cancel();
             self.tasks.wait().await;
         }

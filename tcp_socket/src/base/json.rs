@@ -1,5 +1,5 @@
-//! Reads JSON as its contract describes it, in two cases where serde alone accepts too much
-//! or too little.
+//! Reads objects and integers as a JSON contract describes them. Without this module, serde
+//! would accept arrays as objects, and refuse `1.0` as an integer.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,10 +1,9 @@
-//! Code that several chapters share, apart from their protocols.
+//! The code that all chapters share. It depends on none of their protocols.
 //!
 //! All of these protocols run on top of TCP, so this module is part of the TCP chapter.
-//! It does not depend on that chapter's own protocol.
 //!
-//! - [`accept`]: accepting connections up to a limit, refusing the rest, and closing all of
-//!   them when the server stops.
+//! - [`accept`]: accepting connections up to a limit, refusing the rest, and letting the open
+//!   ones finish when the server stops.
 //! - [`linger`]: closing a connection without losing the last message.
 //! - [`limits`]: the limits that all servers share, and parsers for command-line options.
 //! - [`json`]: reading objects and integers as a JSON contract describes them.

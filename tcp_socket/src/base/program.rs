@@ -1,5 +1,5 @@
-//! Logs, shutdown signals, a listener, output, error messages, and exit codes: every program
-//! needs them besides its actual work.
+//! What programs need besides their actual work: logs, shutdown signals, a listener, output,
+//! error messages, and exit codes.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -27,7 +27,9 @@ const INTERRUPTED: i32 = 130;
 /// If `RUST_LOG` is not a list of levels and targets.
 pub fn start_logs(default: &str) -> anyhow::Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_not_set| default.to_owned());
-    let filter: Targets = filter.parse().context("RUST_LOG")?;
+    let filter: Targets = filter
+        .parse()
+        .context("RUST_LOG is not a list of levels and targets, such as info or tcp_socket=debug")?;
     let fields = debug_fn(|writer, field, value| {
         let value = format!("{value:?}");
         match field.name() {
@@ -103,7 +105,7 @@ pub async fn listen(addr: SocketAddr, chapter: &str) -> anyhow::Result<TcpListen
     }
     TcpListener::bind(addr).await.map_err(|error| {
         anyhow::anyhow!(
-            "cannot listen on {addr}: {error}; for a free port run: cargo run -p {chapter} --bin server -- \
+            "cannot listen on {addr}: {error}; to use a free port, run: cargo run -p {chapter} --bin server -- \
              --addr 127.0.0.1:0 (it prints its address; give that to the client with --url)"
         )
     })

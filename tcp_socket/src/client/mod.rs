@@ -123,7 +123,7 @@ impl Client {
     pub async fn watch(&self, station: &str) -> Result<Watch, Error> {
         if !is_station_id(station.as_bytes()) {
             return Err(Error::Invalid(format!(
-                "{station:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
+                "the station ID {station:?} must have 1 to {MAX_STATION_ID} characters: a-z, 0-9, and -"
             )));
         }
         let (sender, updates) = mpsc::channel(WATCH_QUEUE + 1); // One more, for the reason why it ends.

@@ -296,7 +296,7 @@ pub fn parse_station(payload: &[u8]) -> Result<&str, Refusal> {
         _ => {
             let start = String::from_utf8_lossy(&payload[..payload.len().min(40)]).into_owned();
             Err(Refusal::bad_payload(&format!(
-                "station {start:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}"
+                "the station ID {start:?} must have 1 to {MAX_STATION_ID} characters: a-z, 0-9, and -"
             )))
         }
     }

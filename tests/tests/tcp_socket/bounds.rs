@@ -1,4 +1,4 @@
-//! Limits that no other test covers. Each test fails if its limit is removed.
+//! Limits and checks that no other test covers, of both the server and the client.
 
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::PAIR;
-use crate::client::{accept, fake_server, welcome};
-use crate::support::{Raw, batch, batch_of, frame, reading, start, within};
+use crate::support::{Raw, accept, batch, batch_of, fake_server, frame, reading, start, welcome, within};
 use tcp_socket::base::limits::ConnectionLimits;
 
 /// Writes until the other side has closed its socket.

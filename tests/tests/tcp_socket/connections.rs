@@ -15,7 +15,7 @@ use crate::support::{Raw, batch, frame, start, within};
 use tcp_socket::base::limits::ConnectionLimits;
 
 #[apply(test!)]
-async fn a_connection_over_the_limit_is_refused_with_an_error_frame() {
+async fn a_connection_beyond_the_limit_is_refused_with_an_error_frame() {
     let server = start(Limits {
         connections: ConnectionLimits { max_connections: 2, ..Default::default() },
         ..Limits::default()
@@ -160,8 +160,8 @@ async fn ten_thousand_connections_leak_no_descriptors_and_no_memory() {
     use_connections(server.addr(), 10_000).await;
     descriptors_fall_to(&server, descriptors).await;
     let (_, after) = resources(&server);
-    // The server is meant to keep the windows of 8,192 clients and 20,000 readings, about
-    // 3 MiB. The input buffers of 10,000 leaked connections alone would be 80 MiB.
+    // The server is meant to keep 10,000 more readings, and the replies to up to 8,192 clients:
+    // a few MiB. The input buffers of 10,000 leaked connections alone would take about 80 MiB.
     assert!(after < warm + 16 * 1024, "{warm} KiB before, {after} KiB after");
     server.stop().await;
 }

@@ -1,5 +1,5 @@
-//! Checks that `PROTOCOL.md` is correct. The tests parse its examples, compare its tables with
-//! the code, and run a client that was written from it alone.
+//! Tests of `PROTOCOL.md`. They parse its examples, compare its tables with the code, and run a
+//! client that was written from this document alone.
 
 use std::time::Duration;
 
@@ -125,8 +125,8 @@ async fn the_tables_in_the_document_match_the_code() {
         "| connections | 4,096 |",
         "| time for `HELLO` | 5 s |",
         "| time without a byte from the client | `WELCOME`: 60 s |",
-        "| time for a frame that has begun | 10 s, and 1 s for each 4,000 bytes |",
-        "| time without the client reading anything | 10 s |",
+        "| time for a frame that has begun | 10 s, plus 1 s for each 4,000 bytes |",
+        "| time in which the client reads nothing | 10 s |",
     ] {
         assert!(document.contains(row), "{row}");
     }

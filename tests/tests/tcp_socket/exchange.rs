@@ -69,7 +69,8 @@ async fn the_server_understands_any_split_of_the_stream() {
         let mut raw = Raw::connect(&server.addr).await;
         for piece in all.chunks(size) {
             raw.write(piece).await;
-            // This piece probably arrives separately from the next. The property tests make sure.
+            // The server probably reads each piece separately. The property tests of framing
+            // don't depend on such timing.
             tokio::task::yield_now().await;
         }
         assert_eq!(raw.welcome().await.version, 1);
@@ -102,8 +103,8 @@ async fn a_bad_frame_closes_only_its_own_connection_and_says_why() {
         (frame(kind::PING, 0, b""), ErrorCode::BadRequestId),
     ] {
         let mut raw = Raw::open(&server.addr).await;
-        // The valid frame before it is answered. A lot of input behind it stays unread, and must
-        // not destroy the error.
+        // The valid frame before the bad one gets its response. A lot of input after it stays
+        // unread, and must not destroy the error.
         raw.write(&[&ping[..], &bytes, &vec![0; 4 * 1024 * 1024]].concat()).await;
         assert_eq!(raw.receive().await.kind, kind::PONG);
         assert_eq!(raw.last_error().await, expected);

@@ -1,4 +1,4 @@
-//! Property tests of framing with arbitrary frames, splits of the stream, and bytes.
+//! Property tests of frames, payloads, and the window of batch IDs, with arbitrary values.
 
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
@@ -18,14 +18,14 @@ use tests::{apply, test};
 /// A limit that the arbitrary frames below come close to, and that arbitrary headers exceed.
 const LIMIT: u32 = 40_000;
 
-/// Checks a property for many values, which are the same each time.
+/// Checks a property for many random values, which are the same in each run.
 fn check<S: Strategy>(cases: u32, strategy: &S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     TestRunner::new_with_rng(config, rng).run(strategy, property).unwrap();
 }
 
-/// A frame as values.
+/// The kind, flags, request ID, and payload of a frame.
 type Parts = (u16, u16, u32, Vec<u8>);
 
 fn parts() -> impl Strategy<Value = Parts> {
@@ -225,7 +225,7 @@ async fn updates_errors_and_handshakes_survive_encoding_and_decoding() {
         Refusal { code, text: text.clone() }.put(&mut payload);
         let back = Refusal::parse(&payload).unwrap();
         prop_assert!(back.code == code && text.starts_with(&back.text));
-        prop_assert!(back.text == text || back.text.len() > 508, "cut at a character near 512 bytes");
+        prop_assert!(back.text == text || back.text.len() > 508, "the text was cut too early");
         Ok(())
     });
     check(200, &(any::<[u16; 3]>(), any::<[u8; 16]>(), any::<[u32; 4]>()), |(small, id, numbers)| {
@@ -262,7 +262,7 @@ async fn the_window_agrees_with_a_complete_list_of_batches() {
                 Some(count) => Lookup::Recorded(*count),
                 None => Lookup::New,
             };
-            // Its debug text shows everything that it remembers, so this limits its memory.
+            // The debug text shows everything that the window remembers, so it must stay short.
             let remembered = format!("{window:?}");
             prop_assert!(remembered.len() < 10 * REPLIES_KEPT);
             let known = window.look_up(id as u64);
@@ -285,7 +285,7 @@ async fn the_checksum_is_computed_as_the_document_says() {
     assert_eq!(bytes[12..16], crc32c(&covered).to_be_bytes());
 }
 
-/// Computed bit by bit, as the document defines it, unlike in the crate.
+/// Computes a checksum bit by bit, as the document defines it. The crate does it differently.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))

@@ -18,6 +18,7 @@ mod once;
 mod pair;
 mod program;
 mod proxy;
+mod reconnecting;
 mod slow;
 mod stop;
 mod support;

@@ -22,7 +22,7 @@ async fn a_resent_batch_gets_the_same_reply_until_the_window_forgets_it() {
     raw.ask(kind::WATCH, 2, b"oslo-1").await;
     let kept = REPLIES_KEPT as u64;
 
-    // Batch 1 is the oldest in the window, batch 2 is still unknown.
+    // Now batch 1 is the oldest in the window, and batch 2 has not been recorded.
     assert_eq!(raw.ask(kind::RECORD, 3, &batch(kept, "oslo-1", 1.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings.len(), 1);
     let other_content = batch_of(1, &[reading("oslo-1", 5.0), reading("oslo-1", 5.0)]);
@@ -30,7 +30,7 @@ async fn a_resent_batch_gets_the_same_reply_until_the_window_forgets_it() {
     assert_eq!(raw.ask(kind::RECORD, 5, &batch(2, "oslo-1", 2.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 2.0);
 
-    // One more, and batch 1 is forgotten; batch 2 is not.
+    // After one more batch, batch 1 is forgotten, but batch 2 is not.
     assert_eq!(raw.ask(kind::RECORD, 6, &batch(kept + 1, "oslo-1", 3.0)).await.accepted(), 1);
     assert_eq!(raw.receive().await.update().readings[0].value, 3.0);
     assert_eq!(raw.ask(kind::RECORD, 7, &batch(1, "oslo-1", 4.0)).await.error(), ErrorCode::UnknownOutcome);
@@ -128,7 +128,7 @@ async fn everything_works_through_a_proxy_that_forwards_single_bytes() {
     client.close().await;
 }
 
-/// A server, and a connection that watches station "oslo-1" on it.
+/// Starts a server, and a connection that watches its station "oslo-1".
 async fn watched_server() -> (Running, Raw) {
     let server = start(Limits::default()).await;
     let mut watcher = Raw::open(&server.addr).await;
@@ -155,7 +155,7 @@ async fn a_batch_counts_once_when_the_connection_is_cut_after_its_commit() {
     let (server, mut watcher) = watched_server().await;
     let proxy = Proxy::start(&server.addr, Fault::CutBeforeReply).await;
     let client = Client::connect(&proxy.addr).await.unwrap();
-    // The reply reached the proxy, so the server has recorded it. Then the client retries.
+    // The reply reaches the proxy, so the server has recorded the batch when the client resends it.
     assert_eq!(within(client.record(&[reading("oslo-1", 1.0)])).await.unwrap(), 1);
     assert_eq!(proxy.leads_to.borrow().1, Fault::None, "nothing was cut");
     assert_eq!(within(client.record(&[reading("oslo-1", 2.0)])).await.unwrap(), 1);
@@ -213,7 +213,7 @@ async fn after_a_restart_the_client_says_that_the_outcome_is_unknown() {
 async fn the_same_batch_on_many_connections_at_once_counts_once() {
     let (server, mut watcher) = watched_server().await;
     let client_id = random_id().unwrap();
-    // Large, so that some arrive while the first is still being recorded, but not so large
+    // Large, so that some copies arrive while the first is being recorded, but not so large
     // that a watcher may skip readings.
     let payload = batch_of(7, &vec![reading("oslo-1", 1.0); 9_000]);
     let mut connections = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Tests of the pair, as it runs in two terminals.
+//! Tests of the server and the client as you run them in two terminals.
 
 use tests::{apply, assert_same, expected_output, run_program, test};
 
@@ -12,7 +12,7 @@ async fn the_pair_prints_what_the_readme_shows() {
     let client = PAIR.client(&server, &[]).await;
     assert_eq!(client.code, Some(0), "{}", client.stderr);
     assert_same(&client.stdout, include_str!("tour.txt"));
-    // The README shows parts of it: a line `...` replaces the others.
+    // The README shows parts of this output; `...` stands for the lines between them.
     assert_same(&client.stdout, &expected_output(README, "cargo run -p tcp_socket --bin client"));
     let printed = server.stop().await;
     assert_same(&printed, &expected_output(README, "cargo run -p tcp_socket --bin server"));
@@ -62,7 +62,7 @@ async fn a_watch_in_one_terminal_shows_what_another_one_records() {
     PAIR.client(&server, &["record", "oslo-1", "wind", "1"]).await;
     let watch = PAIR.client(&server, &["watch", "oslo-1", "--count", "1"]);
     let record = async {
-        // Nobody can see from outside when the watch has begun: record until it shows a reading.
+        // This test can't see when the watch begins, so it records until the watch shows a reading.
         loop {
             PAIR.client(&server, &["record", "oslo-1", "wind", "7.25"]).await;
         }
@@ -83,7 +83,7 @@ async fn a_client_without_a_server_says_how_to_start_one() {
 }
 
 #[apply(test!)]
-async fn a_server_whose_port_is_in_use_says_how_to_pick_another() {
+async fn a_server_whose_port_is_taken_says_how_to_pick_another() {
     PAIR.server_says_how_to_pick_another_port().await;
 }
 

@@ -165,7 +165,7 @@ async fn cuttable(server: String) -> (String, Arc<Notify>) {
     (addr, cut)
 }
 
-/// Starts a client that watches, and returns the lines that it prints.
+/// Starts a client that watches. Returns it, and the lines of its stdout and its stderr.
 async fn watching(url: &str) -> (Child, Lines<BufReader<ChildStdout>>, Lines<BufReader<ChildStderr>>) {
     let mut client = spawn(PAIR.client, &["watch", "oslo-1", "--url", url]);
     let out = lines(client.stdout.take());
@@ -187,7 +187,7 @@ async fn a_watch_reconnects_after_a_lost_connection_and_says_what_was_missed() {
         assert!(lost.starts_with("connection lost: ") && lost.ends_with("; reconnecting"), "{lost}");
         let again = within(notes.next_line()).await.unwrap().unwrap();
         assert_eq!(again, "connected again; readings recorded in the meantime were missed");
-        // Nobody can see from outside when the new watch has begun: record until it shows one.
+        // This test can't see when the new watch begins, so it records until a reading is shown.
         let shown = tokio::select! {
             shown = out.next_line() => shown.unwrap().unwrap(),
             () = async { loop { record(value).await } } => unreachable!(),

@@ -55,7 +55,7 @@ async fn a_silent_connection_is_closed_and_heartbeats_keep_one_open() {
     client.record(&[reading("oslo-1", 0.0)]).await.unwrap();
     let mut watch = client.watch("oslo-1").await.unwrap();
     for _ in 0..2 {
-        // One after the other: at least twice the idle timeout.
+        // One after the other, so together they take at least twice the idle timeout.
         let mut silent = Raw::open(&server.addr).await;
         assert_eq!(silent.last_error().await, ErrorCode::IdleTimeout);
     }
@@ -88,17 +88,17 @@ async fn a_large_frame_may_take_longer_than_the_idle_timeout() {
             raw.write(piece).await;
             tokio::time::sleep(Duration::from_millis(70)).await;
         }
-        assert!(started.elapsed() > Duration::from_secs(2), "not slow at all");
+        assert!(started.elapsed() > Duration::from_secs(2), "the test was too fast");
         assert_eq!(raw.receive().await.kind, expected);
     }
 }
 
 #[apply(test!)]
-async fn a_frame_that_arrives_too_slowly_is_refused_whatever_the_idle_timeout() {
+async fn a_frame_that_arrives_too_slowly_is_refused_before_the_idle_timeout() {
     let server = start(slow_limits()).await;
     let record = frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50]));
     let ping = frame(kind::PING, 1, b"");
-    // A whole frame before the slow one does not help, and neither do its first bytes.
+    // It makes no difference if a whole frame comes first, or part of the slow one at once.
     let late = [&ping[..], &record].concat();
     let slow = [(&record, 0), (&record, 15), (&record, 300), (&ping, 3), (&late, 20)];
     let mut connections = Vec::new();
@@ -152,7 +152,7 @@ async fn a_client_that_reads_slowly_is_not_cut_off() {
         left -= count.min(left);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert!(started.elapsed() > Duration::from_secs(1), "not slow at all");
+    assert!(started.elapsed() > Duration::from_secs(1), "the test was too fast");
     writing.abort();
 }
 
@@ -162,7 +162,8 @@ async fn a_client_that_stops_reading_is_cut_off_and_cannot_fill_the_memory() {
     let server = start(limits).await;
     let mut raw = Raw::open(&server.addr).await;
     let pings = frame(kind::PING, 1, b"").repeat(10_000);
-    // The server stops reading when it cannot write, so this blocks until the server cuts it.
+    // The server stops reading when it cannot write, so this blocks until the server
+    // cuts the connection.
     let error = within(async {
         loop {
             if let Err(error) = raw.stream.write_all(&pings).await {
@@ -201,7 +202,7 @@ async fn a_watcher_that_stops_reading_slows_nobody_down_and_learns_what_it_misse
 }
 
 #[apply(test!)]
-async fn a_subscription_continues_at_its_position_and_leaves_nothing_behind() {
+async fn a_watch_continues_at_its_position_and_leaves_nothing_behind() {
     let store = Arc::new(Store::default());
     let record = |id, count| {
         let payload = batch_of(id, &vec![reading("oslo-1", 1.0); count]);

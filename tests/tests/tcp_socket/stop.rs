@@ -90,7 +90,7 @@ async fn calls_do_not_hang_when_the_server_is_killed() {
         let error = error.unwrap();
         assert!(matches!(error, Error::OutcomeUnknown(_) | Error::NotExecuted(_)), "{error}");
     }
-    // Its port is free once the process has ended; a zombie holds no port.
+    // The port is free once the process has ended, even if it is still a zombie.
     let stat = format!("/proc/{}/stat", server.pid());
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
         tokio::task::yield_now().await;

@@ -1,12 +1,12 @@
-//! What the tests of the TCP chapter share: a server inside the test process, and a
-//! connection on which a test sends and receives raw bytes.
+//! Helpers for the tests of the TCP chapter: a server inside the test process, a server that a
+//! test plays itself, and a connection on which a test sends and receives raw bytes.
 
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tcp_socket::protocol::frame::{FrameBuffer, kind, put_frame};
-use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
+use tcp_socket::protocol::handshake::{HELLO, Hello, Id, VERSION, WELCOME, Welcome, random_id};
 use tcp_socket::protocol::message::{ErrorCode, Refusal, Update, put_batch};
 use tcp_socket::{Limits, Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Keeps a test from hanging; it measures nothing.
+/// Waits for `future`, but at most a minute, so that a test can't hang.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(60), future).await.expect("it takes more than 60 s")
+    timeout(Duration::from_secs(60), future).await.expect("it took more than 60 s")
 }
 
 /// A server inside the test process.
@@ -52,6 +52,44 @@ impl Running {
         let _ = self.stop.send(());
         self.task
     }
+}
+
+/// Returns a listener, and its address, for a server that the test plays itself with [`accept`]
+/// or [`welcome`].
+pub async fn fake_server() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+/// Accepts a connection of a client that this server remembers.
+pub async fn welcome(listener: &TcpListener, idle_timeout: u32) -> Raw {
+    welcome_as(listener, idle_timeout, true).await
+}
+
+pub async fn welcome_as(listener: &TcpListener, idle_timeout: u32, remembered: bool) -> Raw {
+    accept(listener, |welcome| Welcome { idle_timeout, remembered, ..welcome }).await
+}
+
+/// Accepts a connection, and sends a `WELCOME` that `change` may modify.
+pub async fn accept(listener: &TcpListener, change: impl FnOnce(Welcome) -> Welcome) -> Raw {
+    let (stream, _) = within(listener.accept()).await.unwrap();
+    let mut raw = Raw { stream, input: FrameBuffer::new(1024 * 1024) };
+    let mut hello = [0; HELLO];
+    raw.stream.read_exact(&mut hello).await.unwrap();
+    assert_eq!(Hello::decode(&hello).unwrap().highest, VERSION);
+    let instance_id = *b"the same server.";
+    let welcome = Welcome {
+        version: 1,
+        remembered: true,
+        instance_id,
+        max_payload: 1000,
+        window: 1024,
+        max_watches: 64,
+        idle_timeout: 60_000,
+    };
+    raw.write(&change(welcome).encode()).await;
+    raw
 }
 
 pub fn reading(station: &str, value: f64) -> Reading {

@@ -35,7 +35,7 @@ struct Args {
 enum Command {
     /// Record one reading, taken now
     Record {
-        /// The station's ID: 1 to 32 of a-z, 0-9, and -
+        /// The station's ID, 1 to 32 characters: a-z, 0-9, and -
         station: String,
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
@@ -58,7 +58,7 @@ enum Command {
         #[arg(long, default_value_t = 4)]
         count: u32,
     },
-    /// Record many readings for the station "flood", many at a time
+    /// Record many readings for the station "flood", with many requests in flight
     Flood {
         /// Number of requests, each with one batch
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]

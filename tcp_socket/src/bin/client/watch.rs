@@ -15,7 +15,7 @@ use tokio::time::sleep;
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Prints each reading of a station to `out` when it is recorded. Notes about the connection
-/// go to `notes`. A failed write there is ignored: perhaps nobody reads the notes anymore.
+/// go to `notes`, where a failed write is ignored: perhaps nobody reads them anymore.
 pub async fn watch(
     client: &Client,
     station: &str,
