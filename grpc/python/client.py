@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from weather.v1 import weather_pb2 as weather
 from weather.v1.weather_pb2_grpc import WeatherServiceStub
 
-# The timeout of each call, so that none waits forever.
+# The timeout of each call, so that no call waits forever.
 SECONDS = 20
 
 

@@ -1,7 +1,7 @@
 """A generic client. It has no proto file, so it asks the server for the contract.
 
-    reflect.py 127.0.0.1:50051                            list the services
-    reflect.py 127.0.0.1:50051 SERVICE/METHOD '{"…": …}'  make one unary call, in JSON
+    reflect.py 127.0.0.1:50051                            list the services and their methods
+    reflect.py 127.0.0.1:50051 SERVICE/METHOD '{"…": …}'  make a unary call, with this JSON
 """
 
 import sys

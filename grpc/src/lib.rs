@@ -1,8 +1,8 @@
 //! # gRPC
 //!
-//! With gRPC, a program calls a function of another program. A `.proto` file describes
-//! the functions and their messages, and each language generates its types and stubs from
-//! it. Messages travel as Protocol Buffers over HTTP/2, so one connection carries many
+//! With gRPC, a program calls a function in another program. A `.proto` file describes
+//! the functions and their messages. A compiler generates types and stubs from it for each
+//! language. Messages travel as Protocol Buffers over HTTP/2, so one connection carries many
 //! calls at once, and a call can be a stream in either direction or both.
 //!
 //! Read in this order:
@@ -22,7 +22,7 @@
 //!   keeps the readings.
 //! - [`client`]: the other side. `channel` holds what all calls share, `error` says
 //!   whether a call may have been executed, `retry` decides when to retry, and `watch`
-//!   shows how a stream outlives its connection.
+//!   and `monitor` show how a stream outlives its connection.
 //! - [`limits`]: every limit in one place.
 //!
 //! [`status`]: protocol::status

@@ -1,6 +1,6 @@
-//! Every limit of this chapter. Those in [`Limits`] are options of the server, and a test
-//! lowers the ones that it wants to see exceeded. The constants are fixed: many of them
-//! are part of the contract.
+//! Every limit of this chapter. Those in [`Limits`] are options of the server, so a test
+//! can lower a limit and then exceed it. The constants are fixed: many of them are part
+//! of the contract.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tcp_socket::base::limits::{ConnectionLimits, defaults, seconds};
 /// The server's limits, with defaults for a small machine.
 ///
 /// The messages of all calls in flight occupy at most `max_calls` times `max_message`.
-/// The worst case is 4 GiB: every client sends all but the last byte of a message of the
-/// largest size, and then waits.
+/// The worst case is 4 GiB: every client sends all but the last byte of the largest
+/// message, and then waits.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 #[command(mut_arg("max_connections", |max| max.default_value("1024")))]
@@ -46,7 +46,7 @@ pub struct Limits {
     pub stream_window: u32,
     /// Maximum number of unread bytes of all calls on a connection together.
     ///
-    /// The default is many times that of one call, so unread calls do not hold up the
+    /// The default is 16 times that of one call, so a few unread calls do not hold up the
     /// others.
     #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024, value_parser = number::<u32>)]
     pub connection_window: u32,
@@ -56,10 +56,12 @@ pub struct Limits {
     /// Such a call is safe to retry.
     #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = number::<u32>)]
     pub max_streams: u32,
-    /// Maximum number of calls in flight on all connections; more get RESOURCE_EXHAUSTED.
+    /// Maximum number of calls in flight on all connections; further ones get
+    /// RESOURCE_EXHAUSTED.
     #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = number::<usize>)]
     pub max_calls: usize,
-    /// Maximum number of abandoned calls on a connection, minus the completed ones.
+    /// Maximum number of abandoned calls on a connection; each completed call makes up for
+    /// one.
     ///
     /// Beyond it, the server closes the connection. A client that opens streams and
     /// resets them at once (rapid reset, CVE-2023-44487) makes the server work without
@@ -97,7 +99,8 @@ impl Default for Limits {
     }
 }
 
-/// Parses a limit that counts bytes or items. An HTTP/2 window is a number of 31 bits.
+/// Parses a limit that counts bytes or items. An HTTP/2 window has 31 bits, and no limit
+/// may be larger.
 fn number<T: TryFrom<u32>>(text: &str) -> Result<T, String> {
     let number = text.parse().ok().filter(|number: &u32| (1..=MAX_NUMBER).contains(number));
     let number = number.and_then(|number| T::try_from(number).ok());
@@ -147,7 +150,7 @@ pub(crate) const MAX_MESSAGE: usize = 400;
 /// Maximum number of bytes that an error quotes of an invalid ID.
 pub(crate) const MAX_QUOTED: usize = 40;
 
-/// Maximum number of bytes of a request ID and of a method name in the log.
+/// Maximum number of characters of a request ID and of a method name in the log.
 pub(crate) const MAX_LOGGED: usize = 100;
 
 /// Maximum number of bytes of one call that wait to be written to the socket.
@@ -157,8 +160,8 @@ pub(crate) const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// after a GOAWAY.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Maximum number of readings copied out of the store at once: enough to make the lock
-/// cheap, and few enough to keep a stream small.
+/// Maximum number of readings copied out of the store at once: enough that locking costs
+/// little, and few enough that a stream needs little memory.
 pub(crate) const CHUNK: usize = 64;
 
 /// Maximum number of retries of the client after its first attempt.

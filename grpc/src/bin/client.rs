@@ -49,7 +49,7 @@ struct Args {
 enum Command {
     /// Record one reading, with the current time
     Record {
-        /// The station's ID: 1 to 32 characters of a-z, 0-9, and -
+        /// The station's ID, 1 to 32 characters: a-z, 0-9, and -
         station: String,
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
@@ -145,8 +145,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn upload(client: &Client, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let file = BufReader::new(File::open(path).with_context(|| path.display().to_string())?);
-    // The stream cannot carry an error. So the first invalid line ends it, and its error
-    // is kept here until the summary of the lines before it has been printed.
+    // The stream can carry only readings, so the first invalid line ends it. The error in
+    // that line is kept here, and reported after the summary of the lines before.
     let wrong = Arc::new(Mutex::new(None));
     let found = wrong.clone();
     let readings = file.lines().enumerate().map_while(move |(index, line)| {
@@ -221,15 +221,15 @@ async fn monitor(mut monitoring: Monitoring, out: &mut impl Write) -> anyhow::Re
                     let reason = error.disconnect_reason().filter(|_| open).ok_or(error)?;
                     note(&format!("connection lost: {reason}; reconnecting"));
                     monitoring.reconnect().await?;
-                    note("connected again; alerts in the meantime were missed");
+                    note("connected again; alerts for readings recorded in the meantime were missed");
                 }
             },
         }
     }
 }
 
-/// Ignores the error that the call has ended: `Monitoring::reconnect` sends the request
-/// again.
+/// Ignores the error that says that the call has ended: `Monitoring` keeps the request, and
+/// its `reconnect` sends it again.
 fn ignore_ended(sent: Result<(), Error>) -> Result<(), Error> {
     match sent {
         Err(Error::Ended) => Ok(()),
@@ -248,7 +248,7 @@ fn threshold(id: &str, station: &str, name: &str, side: &str, bound: &str) -> an
     Ok(Threshold { id: id.to_owned(), station: station.to_owned(), metric, bound: Some(bound) })
 }
 
-/// Runs the tour. The README shows its output, and a test compares the two.
+/// Runs the tour. The README shows parts of its output, and a test compares them.
 async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     let reading = |metric: Metric, value, second: u64| Reading {
         station: "oslo-1".to_owned(),
@@ -345,11 +345,11 @@ fn show_event(out: &mut impl Write, indent: &str, event: &Event) -> anyhow::Resu
     Ok(())
 }
 
-/// Prints the status that a deliberate mistake leads to. Any other result ends the tour.
+/// Prints the status of a call that is meant to fail. Any other result ends the tour.
 fn show_failure<T>(out: &mut impl Write, result: Result<T, Error>) -> anyhow::Result<()> {
     match result {
         Err(Error::Status(failure)) => Ok(writeln!(out, "   {failure}")?),
         Err(other) => Err(other.into()),
-        Ok(_) => bail!("the server accepted a call that it should have refused"),
+        Ok(_) => bail!("the server responded with OK to a call that should have failed"),
     }
 }

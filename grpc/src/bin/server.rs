@@ -15,16 +15,16 @@ use grpc::protocol::is_token;
 use grpc::{Config, Limits};
 use tcp_socket::base::program;
 
-/// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it lets
-/// the calls in flight finish and then stops.
+/// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it ends
+/// open Watch and Monitor calls, lets other calls finish, and stops.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:50051")]
     addr: SocketAddr,
-    /// Refuse calls without the metadata "authorization: Bearer TOKEN"; other users of
-    /// this machine can see TOKEN in the list of processes
+    /// Refuse calls to the weather service without the metadata "authorization: Bearer
+    /// TOKEN"; other users of this machine can see TOKEN in the list of processes
     #[arg(long, value_parser = token)]
     token: Option<String>,
     /// Accept gzip from clients, and compress responses for clients that accept it

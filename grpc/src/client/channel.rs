@@ -23,8 +23,8 @@ use crate::protocol::{REQUEST_ID, is_token};
 pub struct Options {
     /// Maximum time to wait for a connection.
     pub connect_timeout: Duration,
-    /// Maximum time for a `Record`, including its retries, and for opening a stream. Each
-    /// attempt of a `Record` sends the server what is left of it.
+    /// Maximum time for a `Record`, including its retries, and for opening a `Watch` or
+    /// `Monitor`. Each attempt of a `Record` tells the server how much of it is left.
     pub deadline: Duration,
     /// Time without input after which the client sends a `PING`.
     pub keepalive_interval: Duration,
@@ -65,7 +65,7 @@ fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
     response
 }
 
-/// One connection to a server, and the metadata of its calls. Clones share it.
+/// One connection to a server, and the metadata of its calls. Clones share both.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     pub(super) stub: WeatherServiceClient<Transport>,
@@ -77,7 +77,7 @@ pub(super) struct Channel {
 struct Shared {
     url: String,
     authorization: Option<MetadataValue<Ascii>>,
-    /// The first half of every request ID; `calls` is the second.
+    /// The first part of every request ID. The second is the call's number, from `calls`.
     id: u32,
     calls: AtomicU64,
 }

@@ -115,12 +115,12 @@ fn root_cause(status: &Status) -> String {
 pub struct Failure {
     /// The kind of failure.
     pub code: Code,
-    /// An explanation, for a person.
+    /// An explanation for people.
     pub message: String,
     /// With `INVALID_ARGUMENT`: the invalid fields, and what is wrong with each.
     pub violations: Vec<FieldViolation>,
-    /// The reason in `google.rpc.ErrorInfo`, such as
-    /// [`FELL_BEHIND`](crate::protocol::status::FELL_BEHIND), for a program.
+    /// The reason in `google.rpc.ErrorInfo`, for programs, such as
+    /// [`FELL_BEHIND`](crate::protocol::status::FELL_BEHIND).
     pub reason: Option<String>,
     may_have_been_executed: bool,
 }
@@ -161,7 +161,7 @@ pub(super) enum LocalCause {
     Broken,
     /// The deadline passed by the client's clock.
     Deadline,
-    /// Something else, which its code describes well enough.
+    /// Something else, which the status code describes well enough.
     Other,
 }
 

@@ -32,14 +32,14 @@ impl Client {
     /// broke. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if metadata
-    /// cannot carry the token.
+    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if the token is
+    /// not valid: see [`is_token`](crate::protocol::is_token).
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         Ok(Self { channel: Channel::new(url, options)? })
     }
 
-    /// Records a batch, all of it or nothing, and returns how many readings
-    /// were accepted. Retries while that is safe.
+    /// Records a batch, all of it or nothing, and returns how many readings were accepted.
+    /// Retries while that is safe.
     ///
     /// # Errors
     /// [`Error::Status`] with `INVALID_ARGUMENT` if the batch is invalid; it names the
@@ -59,7 +59,7 @@ impl Client {
     /// may have kept some of the readings.
     ///
     /// # Errors
-    /// [`Error::Broken`] if the connection breaks; the server keeps what it has received.
+    /// [`Error::Broken`] if the connection breaks; the server keeps what it has recorded.
     pub async fn upload(
         &self,
         readings: impl Stream<Item = Reading> + Send + 'static,

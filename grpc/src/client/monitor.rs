@@ -111,10 +111,10 @@ impl Monitoring {
         (is_shown || matches!(event, Event::Refused(_))).then_some(event)
     }
 
-    /// Opens the call again, however many attempts it takes, and adds its thresholds
-    /// again. Alerts in the meantime are lost. A server that does not know a threshold's
-    /// station, for example after a restart, refuses the threshold: the stream yields the
-    /// refusal, and the threshold is gone.
+    /// Opens the call again, however many attempts that needs, and adds its thresholds
+    /// again. Alerts for readings recorded in the meantime are missed. A server that does
+    /// not know a threshold's station, for example after a restart, refuses the threshold:
+    /// the stream yields the refusal, and the client forgets the threshold.
     ///
     /// # Errors
     /// An error that another attempt would not fix.

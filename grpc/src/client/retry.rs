@@ -1,10 +1,10 @@
-//! When to retry a call: only if the first attempt certainly had no effect.
+//! When to retry a call: only if the failed attempt certainly had no effect.
 //!
 //! `UNAVAILABLE` invites a retry, but a `Record` that is sent twice may be stored twice.
 //! A retry is safe only if there was no connection, if the server refused the stream
 //! unprocessed, or if the server itself sent `UNAVAILABLE`, which in this contract means
-//! that it did nothing. When a connection breaks after the request was sent, the client
-//! cannot know.
+//! that it did nothing. If a connection breaks after the request was sent, the client
+//! cannot know what the server did.
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};

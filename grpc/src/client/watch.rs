@@ -22,9 +22,9 @@ use crate::protocol::status::{FELL_BEHIND, deadline_exceeded};
 /// the server stops, it reconnects and goes on after the last reading seen.
 ///
 /// The stream ends when the server ends the call with `OK`, and after an error that a new
-/// connection cannot fix: [`Error::Status`] with `DEADLINE_EXCEEDED` if the deadline
-/// passed, or with `RESOURCE_EXHAUSTED` if this reader fell behind. Dropping it cancels
-/// the call.
+/// connection cannot fix. Such errors are [`Error::Status`] with `DEADLINE_EXCEEDED` if
+/// the deadline passed, with `RESOURCE_EXHAUSTED` if this reader fell behind, and, for
+/// example, with `UNAUTHENTICATED`. Dropping the stream cancels the call.
 pub struct Watching {
     events: BoxStream<'static, Result<(Event, Position), Error>>,
     position: Position,
@@ -226,8 +226,8 @@ impl Subscription {
                 self.position = Position::default();
                 Ok(std::mem::take(&mut self.disconnected).then_some(Event::Reconnected(Missed::Restarted)))
             }
-            // The server has too many calls, or it restarted between the two calls of
-            // `resume`.
+            // The server has too many calls in flight, or it restarted between the two
+            // calls of `resume`.
             Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::FailedPrecondition) => {
                 Ok(None)
             }

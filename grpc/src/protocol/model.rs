@@ -62,7 +62,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
     if valid {
         Ok(())
     } else {
-        Err(format!("{:?} is not of the form [a-z0-9-]{{1,{MAX_ID}}}", shorten(id, MAX_QUOTED)))
+        Err(format!("{:?} must be 1 to {MAX_ID} characters: a-z, 0-9, and -", shorten(id, MAX_QUOTED)))
     }
 }
 

@@ -15,16 +15,15 @@ use crate::limits::{MAX_MESSAGE, MAX_STATIONS, MAX_VIOLATION_BYTES};
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "weather.v1";
 
-/// Reason: the position has another instance ID, so its sequence number means nothing
-/// here.
+/// Reason: the position has another instance ID, so its sequence number is from another
+/// run of the server.
 pub const SERVER_RESTARTED: &str = "SERVER_RESTARTED";
 
 /// Reason: the next reading to send is no longer kept.
 pub const FELL_BEHIND: &str = "FELL_BEHIND";
 
-/// Returns the status of a request that is wrong whatever the state of the server, so
-/// resending it does not help. `google.rpc.BadRequest` names the first of the `total`
-/// invalid fields.
+/// Returns the status of an invalid request: the client must correct it, not retry it.
+/// Its `google.rpc.BadRequest` lists the first of the `total` invalid fields.
 pub(crate) fn invalid(mut violations: Vec<FieldViolation>, total: usize) -> Status {
     let mut bytes = 0;
     let fits = |violation: &&FieldViolation| {
@@ -104,8 +103,8 @@ pub(crate) fn name(code: Code) -> String {
 ///
 /// - tonic refuses an oversized message with `OUT_OF_RANGE`, which gRPC defines for
 ///   reading past the end of something. Other implementations send `RESOURCE_EXHAUSTED`.
-/// - A call whose request broke off ends with `ABORTED`. Only the log still shows the
-///   code, and it should say what happened: the client left.
+/// - A call whose client broke off the request ends with `ABORTED`. The log should say
+///   `CANCELLED` instead: the client, which gave up the call, no longer sees the code.
 pub(crate) fn translate(headers: &mut HeaderMap) -> Option<Code> {
     let value = headers.get_mut(Status::GRPC_STATUS)?;
     let code = match Code::from_bytes(value.as_bytes()) {

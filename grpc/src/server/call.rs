@@ -64,10 +64,10 @@ pub(super) struct ConnectionState {
 pub(super) struct Call {
     server: Arc<ServerState>,
     connection: Arc<ConnectionState>,
-    /// As in the proto: neither the request nor the response is a stream.
+    /// Whether, according to the proto, neither the request nor the response is a stream.
     is_unary: bool,
-    /// As in the proto: the request is a stream.
-    is_upload: bool,
+    /// Whether, according to the proto, the request is a stream.
+    is_request_stream: bool,
     started: Instant,
     /// When the client stops waiting.
     deadline: Result<Option<Instant>, MalformedTimeout>,
@@ -92,7 +92,7 @@ impl Call {
         connection.total.fetch_add(1, Relaxed);
         let path = request.uri().path();
         // Methods that are not in the proto (health and reflection) may be streams.
-        let (_, is_upload, is_stream) =
+        let (_, is_request_stream, is_stream) =
             METHODS.iter().find(|(method, ..)| *method == path).copied().unwrap_or(("", false, true));
         let started = Instant::now();
         let deadline = deadline(request.headers(), started);
@@ -100,12 +100,12 @@ impl Call {
             uri: request.uri().clone(),
             request_id: request.headers().get(REQUEST_ID).cloned(),
         });
-        let is_unary = !is_upload && !is_stream;
+        let is_unary = !is_request_stream && !is_stream;
         Self {
             server,
             connection,
             is_unary,
-            is_upload,
+            is_request_stream,
             started,
             deadline,
             permit: None,
@@ -137,7 +137,7 @@ impl Call {
         let handler = self.handler(request);
         async move {
             let server = &self.server;
-            let too_slow_at = (!self.is_upload).then(|| self.started + server.limits.request_timeout);
+            let too_slow_at = (!self.is_request_stream).then(|| self.started + server.limits.request_timeout);
             let end = [self.deadline(), too_slow_at].into_iter().flatten().min();
             // The timer costs nothing if the handler finishes at once: it is registered
             // when it is first polled, which is after the handler. Cancel safety does not
@@ -270,7 +270,7 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
 
 /// Returns the request's body, which yields an error if the client breaks off.
 ///
-/// Without this error, tonic would end the requests as if the client had no more. A
+/// Without this error, the requests would end as if the client had no more to send. A
 /// handler has to tell the two apart: an upload that broke off is not complete.
 /// [`translate`] turns the status into CANCELLED.
 fn break_off_with_error(body: Incoming) -> impl hyper::body::Body<Data = Bytes, Error = Status> {
@@ -316,7 +316,7 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-/// The body of a response: the messages and, after them, the status as trailers. Ends
+/// The body of a response: the messages and, after them, the status as trailers. It ends
 /// early, with a status of its own, if the deadline passes, or if the server stops while
 /// the handler has nothing to send.
 struct ResponseBody {

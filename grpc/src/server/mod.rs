@@ -96,7 +96,7 @@ pub async fn serve(
     let refuse = |stream| refuse(stream, limits.connections.linger());
     connections.accept(listener, shutdown, serve, refuse).await;
 
-    info!("stopping: no new connections; calls in flight may finish");
+    info!("stopping: no new connections; Watch and Monitor calls end, and others may finish");
     for service in ["", service::NAME] {
         health.set_service_status(service, NotServing).await;
     }
@@ -157,7 +157,7 @@ async fn first_bytes<S: AsyncRead + Unpin>(
     }
 }
 
-/// Serves a connection and all calls on it, at the same time.
+/// Serves a connection. All its calls run at the same time.
 async fn connection<S>(mut stream: S, server: Arc<ServerState>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

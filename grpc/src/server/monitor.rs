@@ -45,9 +45,9 @@ struct Monitor {
     requests: Streaming<MonitorRequest>,
     /// The stations that have a threshold.
     watched: HashMap<String, WatchedStation>,
-    /// Yields the ID of each of them that has new readings.
+    /// Yields the ID of such a station when it has new readings.
     changes: StreamMap<String, WatchStream<()>>,
-    /// The IDs of those with readings to compare.
+    /// The IDs of such stations that have readings to compare.
     unread: VecDeque<String>,
     /// At most one acknowledgement or the alerts of one chunk.
     responses: VecDeque<Event>,

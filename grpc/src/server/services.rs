@@ -2,7 +2,7 @@
 //! specifications.
 //!
 //! - For an unknown service, health's `Watch` sends `SERVICE_UNKNOWN` and stays open, as
-//!   the "gRPC Health Checking Protocol" asks. tonic ends the call with `NOT_FOUND`.
+//!   the "gRPC Health Checking Protocol" requires. tonic ends the call with `NOT_FOUND`.
 //! - If a reflection request fails, the response is an `error_response`, and the next
 //!   request can follow on the same stream. tonic ends the call.
 

@@ -2,8 +2,8 @@
 //! response.
 //!
 //! Backpressure needs no code: the loop reads a message from the connection only when it
-//! is ready for the next one. Until then, HTTP/2's window for the stream stays shut, and
-//! the sender has to wait.
+//! is ready for the next one. If the client sends faster than that, it fills HTTP/2's
+//! window for the stream, and then has to wait.
 
 use std::sync::Arc;
 use std::time::Duration;

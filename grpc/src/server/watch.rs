@@ -3,7 +3,8 @@
 //!
 //! The stream has no queue of its own. It remembers the number of the last reading that
 //! it sent, and reads on from the store when HTTP/2 flow control lets it send. So a slow
-//! reader needs hardly any memory, and a reader that reconnects resumes with that number.
+//! reader costs hardly any memory, and a reader that reconnects resumes after the last
+//! number that it received.
 
 use std::sync::Arc;
 use std::vec;
@@ -22,8 +23,8 @@ use crate::protocol::proto::watch_response::Event;
 use crate::protocol::proto::{Position, RecordedReading, WatchRequest, WatchResponse};
 use crate::protocol::status::{fell_behind, invalid, no_station, restarted};
 
-/// Returns the stream of responses. It works only while it is polled. When the client
-/// leaves, the stream is dropped, and its work ends.
+/// Returns the stream of responses. It does nothing while it is not polled, and is dropped
+/// when the client leaves.
 pub(super) fn watch(
     store: &Store,
     request: &WatchRequest,

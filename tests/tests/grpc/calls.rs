@@ -277,10 +277,10 @@ async fn monitor_refuses_a_request_and_stays_open() {
         let Some(Event::Refused(refusal)) = within(monitoring.try_next()).await.unwrap() else {
             panic!("{id}")
         };
-        assert!(refusal.description.contains("is not of the form"), "{refusal:?}");
+        assert!(refusal.description.contains("must be 1 to 32 characters"), "{refusal:?}");
         assert!(refusal.id.len() < 100, "{refusal:?}");
     }
-    // Field 9, for example, is an action that this version does not know.
+    // An action that this version does not know: field 9.
     let connection = connect(server.addr()).await;
     let response = unary(&connection, MONITOR, &[], Bytes::from_static(b"\0\0\0\0\x02\x48\x01")).await;
     assert!(String::from_utf8_lossy(&response.messages).contains("newer than this server"));
@@ -350,6 +350,6 @@ async fn a_deadline_ends_a_stream_that_always_has_data() {
         body.flow_control().release_capacity(data.len()).unwrap();
     }
     assert_eq!(within(body.trailers()).await.unwrap().unwrap()["grpc-status"], "4");
-    assert!(bytes < 1_000_000, "all of it came before the deadline");
+    assert!(bytes < 1_000_000, "the whole stream came before the deadline");
     server.stop().await;
 }

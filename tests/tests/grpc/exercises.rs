@@ -104,8 +104,8 @@ fn field_4(metrics: &[u8]) -> Vec<u8> {
     [&[4 << 3 | 2, metrics.len().try_into().unwrap()], metrics].concat()
 }
 
-/// Returns a request for the newest 500 readings of oslo-1 and those that follow, of
-/// these metrics only.
+/// Returns a request for the readings of these metrics only: of the newest 500 of oslo-1,
+/// and of those that follow.
 fn watch_only(metrics: &[u8]) -> Bytes {
     let mut message = watch_of("oslo-1", Some(Start::Newest(500))).encode_to_vec();
     message.extend(field_4(metrics));
@@ -129,7 +129,7 @@ impl Responses {
                 if self.read.len() >= 5 + length {
                     self.read.advance(5);
                     let message = WatchResponse::decode(self.read.split_to(length)).unwrap();
-                    return message.event.expect("an event");
+                    return message.event.expect("the response should hold an event");
                 }
             }
             let data = timeout(Duration::from_secs(60), self.body.data()).await.expect(

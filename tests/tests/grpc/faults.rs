@@ -45,14 +45,14 @@ async fn a_client_that_vanishes_ends_the_handlers_work() {
             let end = if path == WATCH { END_STREAM } else { 0 };
             raw.send(&frame(DATA, end, 1, &body)).await;
             if path == UPLOAD {
-                // There is no response yet. A second reading in the store shows that it
-                // was recorded.
+                // There is no response yet, but the second reading in the store is the
+                // uploaded one.
                 let mut watching =
                     client(server.url()).watch("oslo-1", Some(Start::Newest(2)), None).await.unwrap();
                 within(watching.next_reading()).await.unwrap();
                 within(watching.next_reading()).await.unwrap();
             } else {
-                raw.next(DATA).await.expect("a response");
+                raw.next(DATA).await.expect("the server should send a response");
             }
             if vanish == "reset the stream" {
                 raw.send(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes())).await;
@@ -143,7 +143,10 @@ async fn a_slow_reader_gets_an_error_and_delays_nobody() {
             })
             .collect();
         assert!(numbers.len() < 10_000, "{} readings were buffered somewhere", numbers.len());
-        assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "without gaps up to the status");
+        assert!(
+            numbers.iter().copied().eq(1..=numbers.len() as u64),
+            "a reading is missing before the status"
+        );
     }
     server.stop().await;
 }

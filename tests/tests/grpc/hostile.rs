@@ -1,5 +1,5 @@
-//! Hostile peers that send single frames. Most attacks run against the real server: its
-//! memory and CPU time are measured, and another client must not notice the attack.
+//! Hostile peers that build their own frames. Most attacks run against the real server:
+//! its memory and CPU time are measured, and another client must not notice the attack.
 
 use std::fs;
 use std::time::Duration;
@@ -196,7 +196,7 @@ async fn a_rapid_reset_closes_the_connection() {
     let many: Vec<u8> = (0..50_000).flat_map(|i| attack(2 * i + 1)).collect();
     raw.try_send(&many).await;
     let frames = raw.read_to_end().await;
-    assert!(goaway(&frames).is_none_or(|code| code == 11), "ENHANCE_YOUR_CALM");
+    assert!(goaway(&frames).is_none_or(|code| code == 11), "the GOAWAY should say ENHANCE_YOUR_CALM");
 
     // One by one. A PING in between gives the server time to begin each call.
     raw = Raw::connect(watchdog.addr()).await;

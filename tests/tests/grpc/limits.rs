@@ -113,7 +113,10 @@ async fn calls_and_streams_are_capped() {
     .await;
     let mut first = Raw::connect(&local.addr).await;
     let settings = first.next(SETTINGS).await.unwrap();
-    assert!(settings.payload.chunks(6).any(|entry| entry == b"\0\x03\0\0\0\x02"), "MAX_CONCURRENT_STREAMS");
+    assert!(
+        settings.payload.chunks(6).any(|entry| entry == b"\0\x03\0\0\0\x02"),
+        "MAX_CONCURRENT_STREAMS should be 2"
+    );
     first.send(&frame(SETTINGS, ACK, 0, &[])).await;
     for stream in [1, 3, 5] {
         first.send(&frame(HEADERS, END_HEADERS, stream, &call_headers(MONITOR))).await;
@@ -128,12 +131,16 @@ async fn calls_and_streams_are_capped() {
     responses.sort_by_key(|response| response.stream);
     let kinds: Vec<_> = responses.iter().map(|response| (response.stream, response.kind)).collect();
     assert_eq!(kinds, [(1, HEADERS), (3, HEADERS), (5, RST_STREAM)]);
-    assert_eq!(responses[2].payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
+    assert_eq!(responses[2].payload, 7u32.to_be_bytes(), "the code should be REFUSED_STREAM");
 
     let second = connect(&local.addr).await;
     let (monitor, send) = open(&second, MONITOR, &[]).await;
     let monitor = within(monitor).await.unwrap().into_body();
-    assert_eq!(unary(&second, RECORD, &[], Bytes::new()).await.code(), "8", "a fourth call");
+    assert_eq!(
+        unary(&second, RECORD, &[], Bytes::new()).await.code(),
+        "8",
+        "the fourth call should be refused"
+    );
     drop((monitor, send));
     drop(first);
     // The permits become free once the server has noticed.
@@ -150,7 +157,7 @@ async fn connections_are_capped() {
     assert_eq!(unary(&second, RECORD, &[], record_one()).await.code(), "0");
     let mut third = Raw::connect(&local.addr).await;
     let refused = third.read_to_end().await;
-    assert_eq!(goaway(&refused), Some(11), "ENHANCE_YOUR_CALM");
+    assert_eq!(goaway(&refused), Some(11), "the GOAWAY should say ENHANCE_YOUR_CALM");
     assert!(refused.last().unwrap().payload.ends_with(b"too many connections"));
     let refused = async {
         loop {
@@ -290,7 +297,7 @@ async fn an_upload_may_take_longer_than_other_calls() {
     let local = Local::start(|config| config.limits.request_timeout = Duration::from_millis(100)).await;
     let connection = connect(&local.addr).await;
     let (upload, mut send_upload) = open(&connection, UPLOAD, &[]).await;
-    // A call that began later ends before it, since it was too slow.
+    // A `Record` that began later is too slow, and ends first.
     let (record, mut send_record) = open(&connection, RECORD, &[]).await;
     send_record.send_data(Bytes::from_static(b"\0\0"), false).unwrap();
     assert_eq!(whole_response(record).await.code(), "4");
@@ -301,8 +308,8 @@ async fn an_upload_may_take_longer_than_other_calls() {
     local.stop().await;
 }
 
-/// The server reads no further requests while its responses are not read, so the sender's
-/// window stays shut.
+/// While its responses are not read, the server reads no further requests, and the
+/// sender's window fills up.
 #[apply(test!)]
 async fn backpressure_reaches_the_sender() {
     let server = PAIR.serve().await;
@@ -357,7 +364,7 @@ async fn an_upload_takes_readings_no_faster_than_the_server_reads() {
         tokio::task::yield_now().await;
     }
     let readings = taken.load(SeqCst);
-    assert!(readings * 28 < 200_000, "{readings} readings for a window of 64 KiB");
+    assert!(readings * 28 < 200_000, "{readings} readings were taken for a window of 64 KiB");
     body.flow_control().release_capacity(read).unwrap();
     while read < 2 * 65_535 {
         read += within(body.data()).await.unwrap().unwrap().len();

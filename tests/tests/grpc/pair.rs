@@ -113,7 +113,7 @@ async fn the_bytes_in_the_readme_are_real() {
         received.push(frame(response.kind, response.flags, response.stream, &response.payload));
     }
     // The connection's own frames may arrive in any order; those of the stream have a
-    // fixed one.
+    // fixed order.
     let is_of_a_stream = |frame: &Vec<u8>| frame[5..9] != [0, 0, 0, 0];
     received.sort_by_key(is_of_a_stream);
     expected.sort_by_key(is_of_a_stream);

@@ -1,4 +1,4 @@
-//! An implementation of gRPC in another language, against our server.
+//! Clients in another language, Python, against our server.
 
 use std::path::{Path, PathBuf};
 

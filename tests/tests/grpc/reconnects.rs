@@ -222,7 +222,7 @@ async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     monitor.types("add cold oslo-1 temperature below 0\n").await;
     record(&server, 1, 31.0).await; // This alert is lost.
     gate.open(&server);
-    monitor.notes("connected again; alerts in the meantime were missed").await;
+    monitor.notes("connected again; alerts for readings recorded in the meantime were missed").await;
     monitor.says("added cold").await;
     record(&server, 1, 32.0).await;
     monitor.says(&format!("alert hot: {}", line(3, 32.0))).await;
@@ -232,7 +232,7 @@ async fn monitor_adds_its_thresholds_again_after_reconnecting() {
     gate.close();
     monitor.notes_a_loss().await;
     gate.open(&empty);
-    monitor.notes("connected again; alerts in the meantime were missed").await;
+    monitor.notes("connected again; alerts for readings recorded in the meantime were missed").await;
     for _ in ["hot", "cold"] {
         monitor.says("refused: add.station has no readings yet").await;
     }

@@ -139,8 +139,8 @@ async fn the_authorization_header_is_parsed_as_the_rfcs_say() {
         assert_eq!(response.code(), code, "{values:?}");
     }
     server.stop().await;
-    // The server's command line and the client library refuse a token that no header
-    // could carry.
+    // The server's command line and the client library refuse a token that is empty or
+    // contains anything but visible ASCII characters.
     for token in ["", " x", "x y", "x\ty", "ø"] {
         let server = run_program(PAIR.server, &["--addr", "127.0.0.1:0", "--token", token]).await;
         assert_eq!(server.code, Some(2), "{token:?}");
@@ -258,7 +258,7 @@ async fn a_status_says_how_many_violations_it_leaves_out() {
             format!("60 fields are invalid; the first {listed} are listed, and {left_out} are left out");
         assert_eq!(failed.message, expected);
     }
-    // An Upload's summary is a message, not a header, but it also shortens quotations.
+    // An Upload's summary is a message, not a header, but its quotations are shortened, too.
     let connection = connect(server.addr()).await;
     let wrong = prefixed(&UploadRequest { reading: Some(reading(&"駅".repeat(5_000), 1.0)) });
     let summary = unary(&connection, UPLOAD, &[], wrong).await;

@@ -76,7 +76,8 @@ async fn a_call_is_retried_when_that_is_safe() {
     assert_eq!(calls.load(SeqCst), 1);
 }
 
-/// Starts a server that closes each connection after its first call. Counts the calls.
+/// Starts a server that closes each connection when the first call arrives on it. Counts
+/// the calls.
 async fn cutting() -> (String, Arc<AtomicUsize>) {
     let (listener, url) = listen().await;
     let seen = Arc::new(AtomicUsize::new(0));
@@ -174,7 +175,7 @@ async fn a_client_gives_up_connecting_in_time() {
 }
 
 /// Starts a proxy that cuts each connection after this many bytes to the client. Returns
-/// its URL, its target, which the test can change, and how often it has cut.
+/// its URL, its target, which the test can change, and the number of cuts so far.
 pub async fn proxy(bytes: u64, target: &str) -> (String, Arc<Mutex<String>>, Arc<AtomicUsize>) {
     let (listener, url) = listen().await;
     let target = Arc::new(Mutex::new(target.to_owned()));
@@ -234,7 +235,7 @@ async fn a_watch_goes_on_after_its_connection_breaks() {
     server.stop().await;
 }
 
-/// Starts a server whose calls all stay on one connection. The first call ends with
+/// Starts a server that accepts only one connection. The first call on it ends with
 /// UNAVAILABLE, the second never gets a response, and the others stay open.
 async fn silent_once(first_message: Bytes) -> String {
     let (listener, url) = listen().await;

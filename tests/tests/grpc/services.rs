@@ -66,10 +66,10 @@ async fn health_is_reported_for_each_service_and_changes_before_shutdown() {
     assert_eq!(within(watched.message()).await.unwrap().unwrap().status(), NotServing);
     assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
     for mut watched in unknown {
-        // It was open until now.
+        // The stream was open until now.
         assert_eq!(within(watched.message()).await.unwrap_err().code(), Code::Unavailable);
     }
-    // Another signal would end it at once.
+    // Another signal would end the server at once.
     server.wait().await;
 }
 
@@ -178,7 +178,7 @@ async fn requests_that_are_not_calls_get_a_fitting_status() {
     server.stop().await;
 }
 
-/// Decodes the bytes of the status details by hand.
+/// Decodes the status details without the typed client.
 #[apply(test!)]
 async fn field_violations_travel_in_the_trailers() {
     let server = PAIR.serve().await;

@@ -28,7 +28,7 @@ pub const WATCH: &str = "/weather.v1.WeatherService/Watch";
 pub const UPLOAD: &str = "/weather.v1.WeatherService/Upload";
 pub const MONITOR: &str = "/weather.v1.WeatherService/Monitor";
 
-/// Ends a test that hangs. This is not a measurement.
+/// Ends a test that hangs. The limit is generous: it measures nothing.
 pub async fn within<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future).await.expect("the test hangs")
 }
@@ -190,7 +190,7 @@ pub async fn send_all(send: &mut SendStream<Bytes>, mut body: Bytes) {
     }
 }
 
-/// The only place where the tests list the fields of the message.
+/// Returns a `WatchRequest`. The tests list its fields only here.
 #[allow(clippy::needless_update, reason = "an exercise adds a field, and the tests should still compile")]
 pub fn watch_of(station: &str, start: Option<Start>) -> WatchRequest {
     WatchRequest { station: station.to_owned(), start, ..WatchRequest::default() }
@@ -341,7 +341,7 @@ impl Raw {
         within(self.stream.write_all(bytes)).await.unwrap();
     }
 
-    /// Sends bytes that the peer may refuse to read. Returns false if it did.
+    /// Sends bytes that the peer may refuse to read. Returns whether they could be sent.
     pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
         within(self.stream.write_all(bytes)).await.is_ok()
     }
