@@ -28,7 +28,7 @@ pub struct BrokerArgs {
 
 fn prefix(text: &str) -> Result<String, &'static str> {
     let valid = crate::model::is_station_id(text);
-    if valid { Ok(text.to_owned()) } else { Err("use 1 to 32 characters a-z, 0-9, and -") }
+    if valid { Ok(text.to_owned()) } else { Err("use 1 to 32 characters: a-z, 0-9, and -") }
 }
 
 impl BrokerArgs {
@@ -69,7 +69,7 @@ impl BrokerArgs {
 /// and reports each one once. `RUST_LOG` overrides that.
 ///
 /// # Errors
-/// If `RUST_LOG` can't be understood.
+/// If `RUST_LOG` is not valid.
 pub fn logs() -> anyhow::Result<()> {
     start_logs("info,lapin=off")
 }

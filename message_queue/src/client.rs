@@ -20,8 +20,9 @@ use crate::model::Reading;
 use crate::reconnect::Retry;
 use crate::record::{Reason, Reply};
 
-/// A broker, given by the names on it: [`Topology`](crate::rabbitmq::topology::Topology) for
-/// RabbitMQ or [`KeyNames`](crate::redis::names::KeyNames) for Redis.
+/// A kind of broker, and the names to use on it:
+/// [`Topology`](crate::rabbitmq::topology::Topology) for RabbitMQ or
+/// [`KeyNames`](crate::redis::names::KeyNames) for Redis.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Connects, and from then on passes each reply to its call in `calls`.

@@ -3,6 +3,7 @@
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use redis::RedisError;
 
+use crate::limits::rabbitmq::MAX_PATTERN;
 use crate::limits::redis::MIN_VERSION;
 use crate::record::Reason;
 use crate::results::Fault;
@@ -23,7 +24,7 @@ pub enum Error {
     NoBroker {
         /// The URL, without the password.
         url: String,
-        /// The error of the transport.
+        /// The reason: the transport's error, or a timeout.
         detail: String,
     },
     /// The broker answers, but this program can't use it. The text says whether the login, the
@@ -38,7 +39,7 @@ pub enum Error {
     PreconditionFailed {
         /// Name of the queue or exchange.
         name: String,
-        /// What RabbitMQ said.
+        /// RabbitMQ's explanation.
         detail: String,
     },
     /// RabbitMQ or the connection to it failed.
@@ -48,9 +49,9 @@ pub enum Error {
     #[error("Redis: {}", redis_text(.0))]
     Redis(RedisError), // As above.
     /// The connection ended.
-    #[error("the connection to the broker is lost")]
+    #[error("the connection to the broker was lost")]
     Disconnected,
-    /// Messages come back as unroutable although everything is declared.
+    /// Messages come back as unroutable, although all queues have been declared.
     #[error("no queue receives messages with the routing key {0}")]
     Unroutable(String),
     /// No server listens for requests. The request was not executed.
@@ -71,29 +72,29 @@ pub enum Error {
         /// The reason in words.
         detail: String,
     },
-    /// A field of a reading is out of range, so it was not published.
+    /// A field of a reading is not valid, so the reading was not published.
     #[error("not published: {0}")]
     Invalid(String),
-    /// This library can't read a reply, or can't use a pattern.
+    /// A subscriber's pattern is too long for RabbitMQ.
+    #[error("a pattern is longer than {} bytes; use a shorter one", MAX_PATTERN)]
+    PatternTooLong,
+    /// This library can't read a reply.
     #[error("not understood: {0}")]
     Unexpected(String),
-    /// This machine can't keep results.
+    /// This machine can't store results.
     #[error("{0}; this worker stops, and its jobs go back to the queue")]
     Machine(Fault), // Not a source: its text is in the message already.
-    /// Reading, writing, or encoding failed.
-    #[error("input or output failed: {0}")]
+    /// A message can't be written as JSON.
+    #[error("cannot write JSON")]
+    Json(#[from] serde_json::Error),
+    /// Reading or writing failed.
+    #[error("input or output failed")]
     Io(#[from] std::io::Error),
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         Self::Machine(fault)
-    }
-}
-
-impl From<serde_json::Error> for Error {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Io(error.into())
     }
 }
 
@@ -155,7 +156,7 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
         // Somebody deleted a queue or an exchange, which is then declared again, or another
         // connection still holds an exclusive queue.
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
-        // A message that waited longer than RabbitMQ's `consumer_timeout`.
+        // A message was not acknowledged within RabbitMQ's `consumer_timeout`.
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
         AMQPErrorKind::Hard(
             AMQPHardError::CONNECTIONFORCED | AMQPHardError::RESOURCEERROR | AMQPHardError::INTERNALERROR,

@@ -1,4 +1,4 @@
-//! A job: compute the summary of a station's day. [`crate::results`] makes sure that its effect
+//! A job asks for the summary of a station's day. [`crate::results`] makes sure that its effect
 //! happens once, however often it is delivered.
 
 use std::collections::BTreeMap;
@@ -84,7 +84,8 @@ impl Job {
         let job: Self = crate::model::from_json(message).map_err(Failed::Malformed)?;
         // The id becomes the name of a file.
         if !is_id(&job.id, MAX_JOB_ID) {
-            return Err(Failed::Malformed(format!("the id is not of the form [a-z0-9-]{{1,{MAX_JOB_ID}}}")));
+            let detail = format!("the id must be 1 to {MAX_JOB_ID} characters: a-z, 0-9, and -");
+            return Err(Failed::Malformed(detail));
         }
         Ok(job)
     }
@@ -155,7 +156,7 @@ impl Job {
 pub struct DeadLetter {
     /// The job's ID, or `(no id)` if the message has none.
     pub id: String,
-    /// Why it failed the last time.
+    /// The reason for its last failure.
     pub error: String,
     /// Number of tries.
     pub attempts: u32,
@@ -175,7 +176,7 @@ pub enum Outcome {
 pub enum Attempt {
     /// The job was done, or had been done before.
     Finished(Outcome),
-    /// The job failed. It will be tried again, or it is a dead letter now.
+    /// The job failed.
     Failed {
         /// The job's ID.
         id: String,
@@ -183,9 +184,30 @@ pub enum Attempt {
         attempt: u32,
         /// The reason.
         error: Failed,
-        /// Time until the next try; `None` if the job is a dead letter now.
-        again_in: Option<Duration>,
+        /// What happens to the job now.
+        next: Next,
     },
+}
+
+/// What happens to a job that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is tried again after this time.
+    Try(Duration),
+    /// It is a dead letter now.
+    DeadLetter,
+    /// It stays in the work queue, since there are too many dead letters.
+    Stay,
+}
+
+impl std::fmt::Display for Next {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Try(delay) => write!(f, "next try in {delay:?}"),
+            Self::DeadLetter => f.write_str("moved to the dead letters"),
+            Self::Stay => f.write_str("it stays in the queue, since the dead letters are full"),
+        }
+    }
 }
 
 impl std::fmt::Display for Attempt {
@@ -199,14 +221,11 @@ impl std::fmt::Display for Attempt {
                 Ok(())
             }
             Self::Finished(Outcome::AlreadyDone(id)) => write!(f, "{id} already done: a duplicate"),
-            Self::Failed { id, attempt, error, again_in: Some(delay) } => {
-                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; next try in {delay:?}")
+            Self::Failed { id, error: error @ Failed::DeliveryLimitExceeded(_), next, .. } => {
+                write!(f, "{id} failed: {error}; {next}")
             }
-            Self::Failed { id, error: error @ Failed::DeliveryLimitExceeded(_), .. } => {
-                write!(f, "{id} failed: {error}; moved to the dead letters")
-            }
-            Self::Failed { id, attempt, error, again_in: None } => {
-                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; moved to the dead letters")
+            Self::Failed { id, attempt, error, next } => {
+                write!(f, "{id} failed, try {attempt} of {TRIES}: {error}; {next}")
             }
         }
     }

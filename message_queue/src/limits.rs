@@ -1,5 +1,5 @@
-//! Every limit of this chapter, with its reason: first those for both brokers, then those for
-//! each.
+//! Every limit of this chapter, with its reason: first the limits for both brokers, then those
+//! for only one.
 //!
 //! (The limits for starting and stopping a private broker are in [`brokers`](crate::brokers).)
 
@@ -76,9 +76,10 @@ pub mod rabbitmq {
     /// messages and at-least-once dead lettering.
     pub const MIN_VERSION: &str = "3.10";
 
-    /// Number of redeliveries, each after its worker or the connection died, after which a job
-    /// becomes a dead letter. It is larger than [`TRIES`](super::TRIES), since the death of a
-    /// worker counts against every job that it had been sent.
+    /// Maximum number of times that RabbitMQ redelivers a job whose worker or connection died.
+    /// After that, the job becomes a dead letter. The limit is larger than
+    /// [`TRIES`](super::TRIES), since a worker's death counts against every job that had been sent
+    /// to it.
     pub const DELIVERY_LIMIT: u32 = 20;
 
     /// Maximum number of dead letters. At the limit, a worker with a bad job waits until somebody
@@ -106,7 +107,7 @@ pub mod rabbitmq {
     /// RabbitMQ closes the channel of a consumer that has not acknowledged a message for its
     /// `consumer_timeout` (30 minutes unless configured) and redelivers everything that it
     /// had sent on that channel. `MAX_WAIT` is far shorter, so only a single job that takes as
-    /// long as the timeout can run into it.
+    /// long as the timeout can cause that.
     pub const MAX_WAIT: Duration = Duration::from_secs(15);
 
     /// Maximum time for giving jobs back to the queue.
@@ -157,7 +158,7 @@ pub mod redis {
     pub const CLAIM_AFTER: Duration = Duration::from_secs(30);
 
     /// Idle time recorded for a job that nobody works on, so that it can be claimed at once.
-    /// It is longer than any worker's [`CLAIM_AFTER`].
+    /// It is longer than any useful [`CLAIM_AFTER`].
     pub(crate) const AT_ONCE: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Interval at which workers look for jobs to claim.

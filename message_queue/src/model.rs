@@ -92,14 +92,14 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D:
 }
 
 impl Reading {
-    /// Checks that each field is in its range.
+    /// Checks that each field is valid.
     ///
     /// # Errors
-    /// Names the first field that is not.
+    /// A text that names the first field that is not.
     pub fn check(&self) -> Result<(), String> {
         if !is_station_id(&self.station) {
             return Err(format!(
-                "station: {:?} is not of the form [a-z0-9-]{{1,{MAX_STATION_ID}}}",
+                "station: {:?} must be 1 to {MAX_STATION_ID} characters: a-z, 0-9, and -",
                 shorten(&self.station)
             ));
         }
@@ -114,8 +114,8 @@ impl Reading {
     }
 }
 
-/// Returns whether `id` is a station ID: 1 to 32 characters `a` to `z`, `0` to `9`, and `-`. Such
-/// an ID is also safe as a word of a routing key or a channel name.
+/// Returns whether `id` is a station's ID (1 to 32 characters: `a` to `z`, `0` to `9`, and `-`).
+/// Such an ID is also safe as a word of a routing key or a channel name.
 pub(crate) fn is_station_id(id: &str) -> bool {
     is_id(id, MAX_STATION_ID)
 }

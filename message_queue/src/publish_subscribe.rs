@@ -53,7 +53,7 @@ pub(crate) trait Source: Sized + Send + 'static {
 
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Error>> + Send;
 
-    /// Waits for a message and returns its event, or `None` if it has none.
+    /// Waits for a message. Returns its event, or `None` if the message holds no reading.
     fn next(connection: &mut Self::Connection) -> impl Future<Output = Result<Option<Event>, Error>> + Send;
 
     /// Subscribes, and returns the events. The stream reconnects on its own, and ends after an

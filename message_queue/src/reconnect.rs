@@ -36,7 +36,7 @@ impl Retry {
         if error.is_transient() { Ok(self.0.next_pause()) } else { Err(error) }
     }
 
-    /// Pauses as after an error, while a queue on the broker has no room.
+    /// Pauses as after an error, for example while a queue on the broker is full.
     pub(crate) async fn pause(&mut self) {
         sleep(self.0.next_pause()).await;
     }

@@ -90,7 +90,7 @@ impl Reply {
 }
 
 /// Counts the recorded readings of each station. It doesn't keep the readings themselves: this
-/// chapter is about their way to the server, and the other chapters have queries.
+/// chapter is about how they reach the server, and it has no queries.
 ///
 /// A plain mutex is enough: each operation is short and waits for nothing while it holds the lock.
 #[derive(Default)]

@@ -170,7 +170,7 @@ impl Results {
         Ok(())
     }
 
-    /// [`Results::attempt`] on a thread that may wait for the disk.
+    /// Runs [`Results::attempt`] on a thread that may wait for the disk.
     pub(crate) async fn attempt_in_background(
         &self,
         message: Vec<u8>,
@@ -179,7 +179,7 @@ impl Results {
         attempt.unwrap_or(Ok(Err(Failed::Panicked)))
     }
 
-    /// [`Results::sync`] on a thread that may wait for the disk.
+    /// Runs [`Results::sync`] on a thread that may wait for the disk.
     pub(crate) async fn sync_in_background(&self) -> Result<(), Fault> {
         let synced = self.in_background(Self::sync).await;
         synced.unwrap_or_else(|| Err(self.fault(io::Error::other("the sync panicked"))))

@@ -23,8 +23,8 @@ use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
 
-/// Does jobs from the work queue, one after the other; start several to share the
-/// work. Ctrl-C finishes the current job and leaves the rest queued.
+/// Does jobs from the work queue, one after another; start several consumers to share
+/// the work. Ctrl-C finishes the current job and leaves the rest queued.
 #[derive(Parser)]
 #[command(name = "consumer")]
 struct Args {
@@ -42,7 +42,7 @@ struct Args {
     /// Redis: claim the jobs of a worker after this many milliseconds of silence
     #[arg(long, value_name = "MILLISECONDS", default_value_t = message_queue::limits::redis::CLAIM_AFTER.as_millis() as u64)]
     claim_after: u64,
-    /// Maximum number of jobs in the queue; RabbitMQ fixes it when the queue is created
+    /// RabbitMQ: maximum number of jobs in the queue, which is fixed when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
     #[command(subcommand)]

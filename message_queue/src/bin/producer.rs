@@ -44,7 +44,7 @@ struct Args {
 enum Command {
     /// Publish one reading to the current subscribers
     Publish {
-        /// The station's ID: 1 to 32 characters a-z, 0-9, and -
+        /// The station's ID (1 to 32 characters: a-z, 0-9, and -)
         station: String,
         /// temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]

@@ -15,8 +15,8 @@ use message_queue::cli::{BrokerArgs, logs};
 use message_queue::{rabbitmq, redis};
 use tcp_socket::base::program::{output, shutdown_signal};
 
-/// Counts the readings of weather stations that clients send through a broker. On
-/// Ctrl-C, it replies to the requests that it has taken, and stops.
+/// Counts the weather readings that clients send through a broker. On Ctrl-C, it
+/// replies to the requests that it has taken, and stops.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {

@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// A private broker can be started only on Unix.
     #[error(
-        "this program starts {kind} only on Linux and macOS; elsewhere start it yourself \
+        "this program starts {kind} only on Linux and macOS; elsewhere, start it yourself \
          (docker compose up -d --wait), or run this in WSL"
     )]
     NotOnThisSystem {

@@ -38,7 +38,7 @@ pub fn install() -> Result<(), Error> {
     );
     eprintln!("installing: {command}");
     eprintln!(
-        "the system may now start both as services, also after a reboot; to stop that, run: \
+        "afterward, the system may run both as services, even after a reboot; to prevent that, run: \
          {sudo}systemctl disable --now rabbitmq-server redis-server"
     );
     // Stdout belongs to the program that called this, so the command's output goes to stderr.

@@ -51,7 +51,7 @@ const SUPERVISOR: &str = r#"
 pub struct Options {
     /// Its port; `None` picks a free one.
     pub port: Option<u16>,
-    /// Folder for its data; `None` is a temporary one that is deleted with the broker.
+    /// Folder for its data; `None` means a temporary one, which is deleted with the broker.
     pub data: Option<PathBuf>,
     /// Further arguments for Redis, or lines of RabbitMQ's `rabbitmq.conf`.
     pub settings: Vec<String>,
@@ -149,7 +149,7 @@ impl Broker {
         self.end(group::TERMINATE);
     }
 
-    /// Starts it again on the same port and data, and waits until it is ready.
+    /// Starts it again with the same port and data, and waits until it is ready.
     ///
     /// # Errors
     /// The same as for [`Broker::start`].

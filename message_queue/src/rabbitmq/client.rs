@@ -58,8 +58,8 @@ impl Connection for Requests {
         let queue = self.topology.requests().into();
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let published = self.session.channel.basic_publish("".into(), queue, options, &request, properties);
-        // The confirm arrives before any reply. It may bring back an unroutable request, of this
-        // call or of another one, which then ends.
+        // The confirm may bring back an unroutable request, of this call or of another one. That
+        // call then ends.
         let confirmation = published.await?.await.map_err(|_| Error::OutcomeUnknown)?;
         if let Some(returned) = confirmation.take_message()
             && let Some(id) = correlation_id(&returned.properties)

@@ -1,9 +1,10 @@
 //! One connection to RabbitMQ, and the messages that arrive on it.
 //!
-//! Everything that uses a connection does so in a loop: connect, declare, work until an
-//! error, and start over. That covers every way in which a connection ends: a broker that
-//! restarts, an operator who closes it, a missing heartbeat, or a channel that RabbitMQ closes
-//! after an error. [`reconnect`](crate::reconnect) decides whether and when to start over.
+//! Workers, publishers, subscribers, and servers use a connection in a loop: connect, declare,
+//! work until an error, and start over. That covers every way in which a connection ends: a
+//! broker that restarts, an operator who closes it, a missing heartbeat, or a channel that
+//! RabbitMQ closes after an error. [`reconnect`](crate::reconnect) decides whether and when to
+//! start over. (A client of request/reply connects again at its next call instead.)
 
 use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;

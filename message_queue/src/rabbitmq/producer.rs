@@ -24,7 +24,7 @@ pub struct Message {
     pub exchange: ShortString,
     /// The routing key.
     pub routing_key: ShortString,
-    /// Whether the broker returns the message if no queue receives it. Otherwise, it drops it.
+    /// Whether the broker returns the message if no queue receives it. If not, the broker drops it.
     pub mandatory: bool,
     /// Delivery mode, message ID, headers, and so on.
     pub properties: BasicProperties,
@@ -157,8 +157,8 @@ impl Publisher {
                 self.refused.push_back(message);
                 self.on_return(returned);
             }
-            // Somebody deleted the queue. A confirm may bring back another message than its own,
-            // but each returned message comes with some confirm.
+            // Somebody deleted the queue. A confirm may bring back a message other than
+            // its own, but each returned message comes with some confirm.
             returned @ Confirmation::Ack(Some(_)) => self.on_return(returned.take_message()),
         }
         Ok(())

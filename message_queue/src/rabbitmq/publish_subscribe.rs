@@ -10,12 +10,12 @@ use super::connection::{Deliveries, connect};
 use super::producer::Message;
 use super::topology::{Topology, own_queue};
 use crate::error::Error;
-use crate::limits::rabbitmq::{MAX_BACKLOG, MAX_PATTERN, MESSAGE_PREFETCH};
+use crate::limits::rabbitmq::{MAX_BACKLOG, MESSAGE_PREFETCH};
 use crate::model::Reading;
 use crate::publish_subscribe::{Event, Source};
 
 /// Returns a reading as a message with the routing key `readings.<station>.<metric>`. RabbitMQ
-/// drops it if nobody subscribes.
+/// drops it if nobody is subscribed.
 ///
 /// # Errors
 /// If a field is out of range, or the reading can't be written as JSON.
@@ -34,17 +34,16 @@ pub fn message(topology: &Topology, reading: &Reading) -> Result<Message, Error>
 /// stream reconnects on its own.
 ///
 /// # Errors
-/// If no broker answers, or a pattern is longer than [`MAX_PATTERN`].
+/// If no broker answers, or a pattern is longer than
+/// [`MAX_PATTERN`](crate::limits::rabbitmq::MAX_PATTERN).
 pub async fn subscribe(
     url: &str,
     topology: Topology,
     patterns: &[String],
 ) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
-    let shorten = |pattern: &String| {
-        ShortString::try_new(pattern.as_str())
-            .map_err(|_| Error::Unexpected(format!("a pattern is longer than {MAX_PATTERN} bytes")))
-    };
-    let patterns = patterns.iter().map(shorten).collect::<Result<_, _>>()?;
+    let short =
+        |pattern: &String| ShortString::try_new(pattern.as_str()).map_err(|_too_long| Error::PatternTooLong);
+    let patterns = patterns.iter().map(short).collect::<Result<_, _>>()?;
     Patterns { url: url.to_owned(), topology, patterns }.subscribe().await
 }
 

@@ -28,7 +28,8 @@ use crate::limits::rabbitmq::{DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_REQUESTS, MI
 pub struct Topology {
     /// Prefix of every name.
     pub prefix: String,
-    /// Maximum number of jobs in the work queue; beyond it, RabbitMQ refuses them with a nack.
+    /// Maximum number of jobs in the work queue, and in each retry queue. Beyond it, RabbitMQ
+    /// refuses jobs with a nack.
     pub max_length: u32,
     /// Delays before the second try, the third one, and so on.
     pub delays: Vec<Duration>,
@@ -49,27 +50,27 @@ impl Default for Topology {
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Topology {
-    /// The work queue.
+    /// Name of the work queue.
     pub fn jobs(&self) -> String {
         format!("{}.jobs.v1", self.prefix)
     }
 
-    /// The queue for jobs that failed for good.
+    /// Name of the queue for jobs that failed for good.
     pub fn dead_letters(&self) -> String {
         format!("{}.dead", self.jobs())
     }
 
-    /// The queue in which a job waits for its next try.
+    /// Name of the queue in which a job waits this long for its next try.
     pub fn retry(&self, delay: Duration) -> String {
         format!("{}.retry-{}ms", self.jobs(), delay.as_millis())
     }
 
-    /// The topic exchange for readings.
+    /// Name of the topic exchange for readings.
     pub fn readings(&self) -> String {
         format!("{}.readings.v1", self.prefix)
     }
 
-    /// The queue of requests to record.
+    /// Name of the queue for `record` requests.
     pub fn requests(&self) -> String {
         format!("{}.record.v1", self.prefix)
     }

@@ -18,7 +18,7 @@ use super::connection::{Session, acknowledge, connect, consume};
 use super::producer::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
 use crate::error::Error;
-use crate::job::{Attempt, DeadLetter, Failed, Job};
+use crate::job::{Attempt, DeadLetter, Failed, Job, Next};
 use crate::limits::TRIES;
 use crate::limits::rabbitmq::GIVE_BACK_WITHIN;
 use crate::worker::{Jobs, Queue};
@@ -76,7 +76,7 @@ impl Queue for WorkQueue {
     }
 }
 
-/// A worker's consumer, and the jobs that were sent to it ahead.
+/// A worker's consumer, and the jobs that were sent ahead to it.
 pub struct Consuming {
     queue: WorkQueue,
     session: Session,
@@ -178,7 +178,12 @@ impl Jobs for Consuming {
         self.retries.publish(copy_of(job, queue, headers)).await?;
         self.retries.flush().await?;
         self.session.channel.basic_ack(job.delivery_tag, BasicAckOptions::default()).await?;
-        Ok(Attempt::Failed { id: Job::id_in(&job.data), attempt, error, again_in: delay })
+        Ok(Attempt::Failed {
+            id: Job::id_in(&job.data),
+            attempt,
+            error,
+            next: delay.map_or(Next::DeadLetter, Next::Try),
+        })
     }
 
     async fn leave(mut self, held: Vec<Delivery>) {

@@ -39,8 +39,8 @@ async fn open(
     config: AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, Error> {
     let config = config.set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
-    // The redis crate drops the reason if Redis refuses a login, so the login happens here. The
-    // crate's own commands need none, except the HELLO that begins RESP3.
+    // If Redis refuses a login, the redis crate drops the reason, so the login happens here. With
+    // RESP3, it is part of the crate's own first command, HELLO.
     let login = info.redis_settings();
     let mut settings = RedisConnectionInfo::default().set_protocol(protocol);
     if protocol == ProtocolVersion::RESP3 {

@@ -14,22 +14,22 @@ impl Default for KeyNames {
 }
 
 impl KeyNames {
-    /// The stream of jobs.
+    /// Name of the stream of jobs.
     pub fn jobs(&self) -> String {
         format!("{}:jobs:v1", self.prefix)
     }
 
-    /// The stream of jobs that failed for good.
+    /// Name of the stream of jobs that failed for good.
     pub fn dead_letters(&self) -> String {
         format!("{}:dead", self.jobs())
     }
 
-    /// The channel of readings; `what` is `<station>:<metric>` or a pattern.
+    /// Name of the channel for readings; `what` is `<station>:<metric>` or a pattern.
     pub fn readings(&self, what: &str) -> String {
         format!("{}:readings:{what}", self.prefix)
     }
 
-    /// The channel of requests to record.
+    /// Name of the channel for `record` requests.
     pub fn requests(&self) -> String {
         format!("{}:record:v1", self.prefix)
     }

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::connection::{GROUP, open_group};
 use super::names::KeyNames;
 use crate::error::Error;
-use crate::job::{Attempt, DeadLetter, Failed, Job};
+use crate::job::{Attempt, DeadLetter, Failed, Job, Next};
 use crate::limits::TRIES;
 use crate::limits::redis::{
     AT_ONCE, BATCH, BLOCK, CLAIM_EVERY, DELAYS, DELIVERY_LIMIT, MAX_DEAD_LETTERS, MAX_LENGTH, PIPELINE,
@@ -167,7 +167,7 @@ impl Jobs for Claiming {
                 }
             }
             if self.waiting.is_empty() {
-                // A shutdown does not interrupt this, since Redis may just be handing out jobs.
+                // A shutdown does not interrupt this: Redis may be handing out jobs at that moment.
                 self.read().await?;
             }
             self.renewed = Instant::now();
@@ -177,7 +177,7 @@ impl Jobs for Claiming {
 
     fn message(entry: &Entry) -> Result<Vec<u8>, Failed> {
         if entry.delivery > DELIVERY_LIMIT {
-            return Err(Failed::DeliveryLimitExceeded(DELIVERY_LIMIT)); // Before it kills this one too.
+            return Err(Failed::DeliveryLimitExceeded(DELIVERY_LIMIT)); // It might kill this worker too.
         }
         Ok(entry.job.clone())
     }
@@ -208,13 +208,14 @@ impl Jobs for Claiming {
     }
 
     /// Leaves a failed job for any worker to claim after its delay, or moves it to the dead
-    /// letters.
+    /// letters if there is room.
     async fn retry_or_dead_letter(&mut self, entry: &Entry, error: Failed) -> Result<Attempt, Error> {
         let attempt = u32::try_from(entry.delivery).unwrap_or(u32::MAX);
         let delay = DELAYS.get(entry.delivery - 1).copied().filter(|_| attempt < TRIES);
-        if let Some(delay) = delay {
+        let next = if let Some(delay) = delay {
             let idle = self.queue.claim_after.saturating_sub(delay);
             self.claim_for(RETRY, std::slice::from_ref(&entry.id), idle).await?;
+            Next::Try(delay)
         } else {
             let (jobs, dead) = (self.queue.keys.jobs(), self.queue.keys.dead_letters());
             let mut move_away = cmd("EVAL");
@@ -225,8 +226,9 @@ impl Jobs for Claiming {
             if !moved {
                 warn!("{dead} is full; the job stays where it is");
             }
-        }
-        Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, again_in: delay })
+            if moved { Next::DeadLetter } else { Next::Stay }
+        };
+        Ok(Attempt::Failed { id: Job::id_in(&entry.job), attempt, error, next })
     }
 
     /// Leaves the group: other workers can claim its jobs at once.

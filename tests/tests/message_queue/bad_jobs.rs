@@ -57,7 +57,7 @@ async fn a_malformed_job_is_refused_and_the_wrong_field_is_named() {
         ),
         (with(reading).replace(r#""day":1"#, r#""day":"1""#), "not a job: day: invalid type: string"),
         (with(reading).replace(r#""day""#, r#""date""#), "not a job: date: unknown field `date`"),
-        (with(reading).replace(r#""j""#, r#""../j""#), "not a job: the id is not of the form"),
+        (with(reading).replace(r#""j""#, r#""../j""#), "not a job: the id must be 1 to 64 characters"),
         (with(""), "a job holds 1 to 10000 readings, not 0"),
         (with(&many), "a job holds 1 to 10000 readings, not 10001"),
         (changed(":1,", ":121,"), "readings[0].value: 121 is outside 0 to 120"),
@@ -173,7 +173,9 @@ async fn a_failed_job_stays_if_there_are_too_many_dead_letters() {
     failed.exec_async(&mut redis).await.unwrap();
     let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
     worker.shows(&format!("{dead} is full; the job stays where it is"), 1).await;
-    worker.stop().await;
+    let printed = worker.stop().await;
+    let stays = "; it stays in the queue, since the dead letters are full\n";
+    assert!(printed.contains(stays) && !printed.contains("moved to the dead letters"), "{printed}");
     assert_eq!(queue_length(Kind::Redis, &url, &prefix).await, 1);
 
     // A redrive must find room in the work queue, too.

@@ -107,6 +107,13 @@ async fn an_error_says_whether_the_request_may_have_been_executed() {
     }
 }
 
+/// JSON that can't be written is not reported as failed input or output.
+#[apply(test!)]
+async fn a_json_error_has_its_own_variant() {
+    let error = Error::from(serde_json::from_str::<u8>("x").unwrap_err());
+    assert!(matches!(error, Error::Json(_)), "{error:?}");
+}
+
 /// Checks for exit code 1 and a single error line on stderr.
 pub fn assert_error(output: &Output, text: &str) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.contains(" INFO ")).collect();

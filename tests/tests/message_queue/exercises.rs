@@ -77,7 +77,7 @@ async fn exercise_redis_servers_share_the_requests() {
     let mut listener = redis.get_async_pubsub().await.unwrap();
     listener.psubscribe(format!("{}*", keys(&prefix).replies())).await.unwrap();
 
-    // Each request has a station of its own, and they are one more than a single server keeps.
+    // Each request adds a station, and there is one more of them than a single server keeps.
     let client = connect(Kind::Redis, &url, &prefix, LONG).await;
     let requests = MAX_STATIONS + 1;
     let calls = (0..requests).map(|number| {

@@ -64,8 +64,8 @@ async fn command(lines: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<
     Ok(name)
 }
 
-/// Starts a proxy for RabbitMQ. It replaces the first methods with this class and number by the
-/// `replacements`, one each.
+/// Starts a proxy for RabbitMQ. Each of the `replacements` replaces one of the first methods that
+/// have this class and number.
 pub async fn rewritten(url: &str, method: (u16, u16), replacements: Vec<Vec<u8>>) -> Fake {
     let target = url.rsplit('/').next().unwrap().to_owned();
     let (replacements, used) = (Arc::new(replacements), Arc::new(AtomicUsize::new(0)));

@@ -1,4 +1,4 @@
-//! Thousands of jobs, while everything breaks that can break.
+//! Thousands of jobs, while a worker, a connection, and the broker fail.
 
 use message_queue::brokers::{Broker, Kind, Options};
 use tests::apply;

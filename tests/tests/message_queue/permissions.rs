@@ -147,7 +147,7 @@ async fn a_revoked_permission_ends_the_programs_that_need_it() {
     }
 }
 
-/// Three permissions are missing from the start, and one is revoked later.
+/// Three workers each lack one permission from the start. A fourth one loses a permission later.
 #[apply(broker_test!)]
 async fn a_worker_without_a_permission_ends_with_one_error_line() {
     let mut redis = connect_redis().await;

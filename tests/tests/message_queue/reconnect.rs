@@ -1,4 +1,4 @@
-//! Connections that end, and programs that go on.
+//! Connections that are lost, and programs that reconnect.
 
 use futures::StreamExt;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -120,7 +120,8 @@ async fn a_blocked_producer_says_so_and_resumes() {
     assert!(producer.success().await.contains("all confirmed: 100"));
 }
 
-/// Nothing passes any more, but no connection is closed: only a heartbeat reveals it.
+/// Nothing gets through anymore, but no connection is closed. RabbitMQ's heartbeat reveals that; on
+/// Redis, the missing response to a command does.
 #[apply(broker_test!)]
 async fn a_worker_notices_a_silent_broker() {
     for kind in BOTH {

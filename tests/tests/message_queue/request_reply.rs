@@ -240,13 +240,13 @@ async fn servers_survive_malformed_requests() {
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let requests = keys(&prefix).requests();
     let mine = format!("{prefix}:reply:me");
-    let jobs = format!("{prefix}:readings:oslo-1:wind");
+    let foreign = format!("{prefix}:readings:oslo-1:wind");
     let valid = r#"{"station":"oslo-1","metric":"wind","value":1.0,"recorded_at":0}"#;
     for body in [
         "".to_owned(),
         "{}".to_owned(),
         "\u{0}".to_owned(),
-        format!(r#"{{"id":1,"reply_to":"{jobs}","readings":[]}}"#),
+        format!(r#"{{"id":1,"reply_to":"{foreign}","readings":[]}}"#),
         format!(r#"[2,"{mine}",[{valid}]]"#),
         format!(r#"{{"id":2.5,"reply_to":"{mine}","readings":[{valid}]}}"#),
         format!(r#"{{"id":2,"reply_to":"{mine}","readings":[{valid}],"x":1}}"#),

@@ -115,7 +115,7 @@ async fn held(kind: Kind, url: &str, prefix: &str) -> u64 {
 }
 
 /// A finished job is acknowledged although the next one takes long. Here, the next one waits for
-/// the lock on the results until then.
+/// the lock on the results, which the test holds until the acknowledgement.
 #[apply(broker_test!)]
 async fn a_finished_job_does_not_wait_for_the_next_one() {
     for kind in BOTH {

@@ -84,7 +84,7 @@ pub fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// A folder that is deleted with the test.
+/// A folder that is deleted at the end of the test.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -235,7 +235,7 @@ impl Program {
         timeout(Duration::from_secs(5), end).await.unwrap()
     }
 
-    /// Stops it like Ctrl-C, and returns its output.
+    /// Stops it as Ctrl-C does, and returns its output.
     pub async fn stop(&mut self) -> String {
         self.signal(Signal::SIGINT);
         self.success().await

@@ -196,8 +196,8 @@ async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
     assert!(folder.done().is_empty(), "the job was tried again");
 }
 
-/// A queue of 200 and 1,500 jobs: the length of the queue stays bounded, the producer waits,
-/// and neither the producer nor the broker grows with the number of jobs.
+/// A producer has 1,500 jobs for a queue that holds 200. The queue's length stays bounded, the
+/// producer waits, and neither the producer nor the broker needs more memory for more jobs.
 #[apply(broker_test!)]
 async fn a_full_queue_makes_the_producer_wait_and_memory_stays_bounded() {
     for kind in BOTH {
