@@ -17,14 +17,14 @@ use tokio_tungstenite::{accept_async, connect_async};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0 picks a free one.
+    let listener = TcpListener::bind("127.0.0.1:0").await?; // Port 0 picks a free port.
     let url = format!("ws://{}", listener.local_addr()?);
     tokio::spawn(serve(listener));
     call(&url).await
 }
 
-/// The server: gives each connection its own task. A message from one client goes to all of
-/// them.
+/// Runs the server. Each connection gets its own task, and a message from one client goes to all
+/// of them.
 async fn serve(listener: TcpListener) -> Result<(), Error> {
     let (messages, _) = broadcast::channel(100);
     loop {
@@ -50,7 +50,7 @@ async fn forward(stream: TcpStream, messages: broadcast::Sender<String>) -> Resu
     }
 }
 
-/// Two clients: Anna sends messages, and Ben receives them without asking.
+/// Runs two clients: Anna sends messages, and Ben receives them without asking.
 async fn call(url: &str) -> Result<(), Error> {
     let (mut anna, response) = connect_async(url).await?;
     println!("Anna connects: {}", response.status());

@@ -14,15 +14,15 @@ use tcp_socket::base::limits::{ConnectionLimits, count, defaults, seconds};
 #[derive(Debug, Clone, Args)]
 #[command(mut_arg("max_connections", |max| max.default_value("10000")))]
 pub struct Limits {
-    /// What the server allows any connection.
+    /// Limits on connections, which the servers of all chapters have.
     #[command(flatten)]
     pub connections: ConnectionLimits,
     /// Maximum time for all the HTTP on a connection, up to the end of the WebSocket handshake
     /// or of the last plain request; after it, the server closes the connection
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
-    /// Maximum number of bytes in a message, in however many frames it arrives; beyond it,
-    /// close code 1009 (10,000 readings take about 1.1 MB)
+    /// Maximum number of bytes in a message, in all its frames together; the server closes a
+    /// connection that exceeds it with code 1009 (10,000 readings are about 1.1 MB)
     #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_message: usize,
     /// Time between two pings, and between two `heartbeat` messages
@@ -42,7 +42,7 @@ pub struct Limits {
     /// `write_timeout`.
     #[arg(long, value_name = "BYTES", default_value = "1000")]
     pub min_rate: u64,
-    /// Time after which the server gives up on a peer that reads nothing, or less than
+    /// Time after which the server gives up on a peer that reads nothing, or more slowly than
     /// `min_rate`
     ///
     /// It resets the connection, because a close frame could not reach the peer either.
@@ -62,7 +62,7 @@ impl Default for Limits {
 /// How patient a client is.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Maximum time from the first packet to the end of the handshake.
+    /// Maximum time to connect, including the handshake.
     pub connect: Duration,
     /// Maximum wait for the response to a request, in addition to the time that the two need
     /// at `min_rate`.
@@ -89,7 +89,8 @@ impl Default for Timeouts {
     }
 }
 
-// The contents of messages. Beyond these, the server responds with the code `invalid`.
+// Limits on the contents of messages. If a request exceeds one, the server responds with the code
+// `invalid`.
 
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;
@@ -112,7 +113,8 @@ pub(crate) const MAX_NAME: usize = 32;
 /// Maximum length of a `message_id`, in bytes.
 pub(crate) const MAX_MESSAGE_ID: usize = 64;
 
-// The server's memory. Beyond these, the server responds with the code `full`.
+// Limits on the server's memory. If a request would exceed one, the server responds with the code
+// `full`.
 
 /// Maximum number of rooms. At the maximum, a new room replaces an empty one.
 pub(crate) const MAX_ROOMS: usize = 100;
@@ -123,7 +125,7 @@ pub(crate) const MAX_MEMBERS: usize = 1_000;
 /// Maximum number of rooms that a connection can be in at once.
 pub(crate) const MAX_ROOMS_JOINED: usize = 8;
 
-/// Maximum number of stations; a batch that would create more is refused.
+/// Maximum number of stations that the server keeps, and of those that a subscription can name.
 pub(crate) const MAX_STATIONS: usize = 1_000;
 
 // Buffers that drop their oldest entries.
@@ -139,14 +141,14 @@ pub(crate) const HISTORY: usize = 100;
 /// 3.2 GB.
 pub(crate) const READINGS_PER_STATION: usize = 100_000;
 
-/// Number of readings in the ring. For a subscriber that falls behind by more, the server
-/// skips some.
+/// Number of readings in the ring. If a subscriber falls behind by more, the server skips some of
+/// them.
 pub(crate) const RING: usize = 4096;
 
 // One connection of the server.
 
-/// Maximum number of invalid messages in a row; beyond it, close code 1008, because a peer
-/// that sends nothing else is broken.
+/// Maximum number of invalid messages in a row. A peer that sends more is broken, so the server
+/// closes its connection with code 1008.
 pub(crate) const MAX_INVALID: usize = 100;
 
 /// Maximum number of messages that the server reads before it sends their responses.
@@ -159,7 +161,7 @@ pub(crate) const EVENTS_PER_TURN: usize = 256;
 /// Size of the read buffer that an idle connection holds, in bytes.
 pub(crate) const READ_BUFFER: usize = 4 * 1024;
 
-/// Number of queued bytes beyond which they are written without waiting for the flush.
+/// Number of queued bytes beyond which the server writes without waiting for the flush.
 pub(crate) const WRITE_BUFFER: usize = 64 * 1024;
 
 // The client.
@@ -170,18 +172,19 @@ pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 /// Maximum number of chat messages without a response; further ones wait.
 pub(crate) const MAX_UNANSWERED: usize = 256;
 
-/// Maximum number of events that wait until the program reads them. Beyond it, the client
-/// stops reading from the connection. Meanwhile the server keeps the events of a room, but
-/// skips readings.
+/// Maximum number of events that wait until the program reads them. When it is reached, the client
+/// stops reading from the connection. Meanwhile, the server keeps the events of a room, but skips
+/// readings.
 pub(crate) const EVENTS: usize = 1024;
 
 /// Maximum length of a message that the client accepts, in bytes.
 pub(crate) const MAX_SERVER_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Maximum length of one reading in a response, in bytes. The timeout of a call depends on it.
+/// Assumed maximum length of one reading in a response, in bytes. The timeout of a call depends
+/// on it.
 pub(crate) const READING_BYTES: usize = 200;
 
-/// Pause before the first attempt to reconnect. It doubles before each further attempt.
+/// Minimum pause before the first attempt to reconnect. Each further pause is about twice as long.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum pause between two attempts. After a connection that lasted longer than this, the

@@ -41,7 +41,7 @@ const MAX_CONTROL_FRAME: u64 = 131;
 pub(crate) struct Heartbeat {
     interval: Interval,
     patience: Patience,
-    /// Size of the header of the peer's control frames, with its mask, in bytes.
+    /// Size of the header of the peer's control frames in bytes, including the mask.
     control_header: u64,
     meter: Arc<Meter>,
     /// Bytes received up to the last check.
@@ -68,7 +68,7 @@ impl Heartbeat {
     pub(crate) fn new(patience: Patience, masked: bool, meter: Arc<Meter>) -> Self {
         let now = Instant::now();
         let mut interval = interval_at(now + patience.heartbeat, patience.heartbeat);
-        // After a long pause, as when a laptop was suspended, one ping is enough.
+        // After a long pause, such as when a laptop was suspended, one ping is enough.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let control_header = if masked { 6 } else { 2 };
         let (seen, complete) = (0, 0);
@@ -107,6 +107,9 @@ impl Heartbeat {
     }
 
     /// Completes when the next ping is due. Cancel safe.
+    ///
+    /// # Errors
+    /// The error says why this end gives up on its peer.
     pub(crate) async fn due(&mut self) -> Result<(), GiveUp> {
         self.interval.tick().await;
         let (now, received) = (Instant::now(), self.meter.received());
@@ -127,12 +130,12 @@ impl Heartbeat {
     }
 }
 
-/// Returns whether `bytes` in this time is less than `min_rate` per second.
+/// Returns whether `bytes` in `time` is a lower rate than `min_rate`, in bytes per second.
 pub(crate) fn is_slower(bytes: u64, time: Duration, min_rate: u64) -> bool {
     (bytes as f64) < min_rate as f64 * time.as_secs_f64()
 }
 
-/// The bytes that a connection has moved so far.
+/// Counts the bytes that a connection has received and sent.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     received: AtomicU64,
@@ -140,12 +143,12 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Bytes from the peer.
+    /// Returns the number of bytes received from the peer.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Bytes handed to the kernel, which sends them to the peer.
+    /// Returns the number of bytes handed to the kernel, which sends them to the peer.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

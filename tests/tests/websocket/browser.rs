@@ -90,7 +90,7 @@ impl Browser {
         let page = Page(session["sessionId"].as_str().unwrap().to_owned());
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call(Some(&page), "Emulation.setDeviceMetricsOverride", size).await;
-        // Only one tab has the focus, but each should behave as if it had it.
+        // Only one tab has the focus, but each should behave as if it did.
         self.call(Some(&page), "Emulation.setFocusEmulationEnabled", json!({"enabled": true})).await;
         self.call(Some(&page), "Page.navigate", json!({"url": url})).await;
         self.call(Some(&page), "Page.bringToFront", json!({})).await;

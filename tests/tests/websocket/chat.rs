@@ -266,8 +266,8 @@ async fn a_member_is_told_how_many_events_it_missed_beyond_the_buffer() {
     let (ben, joined) = member(&server, "ben").await;
     drop(ben.stream);
     let (ana, _) = member(&server, "ana").await;
-    // While ben is away, ana says 10,005 messages, all in flight at once. The test reads the
-    // responses meanwhile: otherwise, neither side could continue.
+    // While ben is away, ana sends 10,005 messages without waiting for responses. Meanwhile, the
+    // test reads the responses; otherwise, neither side could continue.
     let mut bytes = Vec::new();
     for number in 0..10_005 {
         let say =

@@ -1,4 +1,4 @@
-//! The calls of the client library, with servers that fall silent or break the rules, too.
+//! The calls of the client library, also to servers that fall silent or break the rules.
 
 use std::time::Duration;
 
@@ -213,7 +213,7 @@ async fn a_handshake_response_that_breaks_the_rules_is_refused() {
         assert!(matches!(result, Err(Error::Handshake(_))), "{lines} {result:?}");
         assert!(closed, "{lines}");
     }
-    // A correct response is accepted, whatever its case.
+    // The client ignores the case of header names and tokens.
     let client = Client::new(&url);
     let lines = good.replace("Upgrade: websocket", "UPGRADE: WebSocket");
     let (closed, _) = tokio::join!(respond_to_handshake(&listener, &lines), client.readings("a", 1));

@@ -84,7 +84,7 @@ async fn exercise_a_subscriber_may_ask_for_the_newest_first() {
     assert_eq!(
         readings_until(&mut plain, 9.0).await,
         [shown("oslo-1", "wind", 9.0, 3)],
-        "without `newest`, only new readings come"
+        "without `newest`, only new readings arrive"
     );
     client.close().await;
     server.stop().await;

@@ -1,4 +1,4 @@
-//! A server that does what a test tells it, and a proxy that can cut connections.
+//! A server that does what a test tells it to, and a proxy that can cut connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ impl Proxy {
     }
 }
 
-/// A server that does what the test tells it.
+/// A server that does what the test tells it to.
 pub struct Fake(TcpListener);
 
 impl Fake {

@@ -167,7 +167,7 @@ async fn the_page_and_the_health_route_are_plain_http() {
     assert!(html.contains(&format!("<script nonce=\"{nonce}\">")) && !html.contains("NONCE"));
     assert!(
         !html.contains("http://") || !html.contains("src=\"http"),
-        "the page loads nothing from elsewhere"
+        "the page must load nothing from elsewhere"
     );
     let health = reqwest::get(format!("{}/healthz", server.url())).await.unwrap();
     assert_eq!((health.status().as_u16(), health.text().await.unwrap().as_str()), (200, "ok\n"));

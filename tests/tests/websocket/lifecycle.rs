@@ -169,7 +169,7 @@ async fn a_client_that_reads_nothing_is_disconnected() {
     let mut raw = Raw::open(server.addr, "/echo").await;
     let big = frame(BINARY, &vec![0; 16 << 20]);
     let sent = async {
-        // This is more than the kernels' buffers hold: nobody reads the echo of the first message.
+        // Nobody reads the echo of the first message, which is more than the kernel's buffers hold.
         loop {
             if raw.stream.write_all(&big).await.is_err() {
                 break;
@@ -180,7 +180,7 @@ async fn a_client_that_reads_nothing_is_disconnected() {
     server.stop().await;
 }
 
-/// For example, `printf … | nc` does this.
+/// This is what `printf … | nc` does, for example.
 #[apply(test!)]
 async fn a_client_that_closes_its_sending_side_still_gets_its_response() {
     let server = Local::start(limits()).await;

@@ -31,7 +31,7 @@ async fn a_batch_is_recorded_whole_or_not_at_all() {
         (vec![good.clone(), reading("Oslo", Metric::Wind, 1.0)], "readings[1].station: \"Oslo\" must be"),
     ] {
         let Err(Error::Refused { code: ErrorCode::Invalid, reason }) = client.record(&batch).await else {
-            panic!("accepted a batch with {expected}");
+            panic!("the server accepted a batch that it should refuse: {expected}");
         };
         assert!(reason.starts_with(expected), "{reason}");
     }
@@ -125,7 +125,7 @@ async fn many_tasks_share_one_connection() {
                 assert_eq!(client.record(&batch).await.unwrap(), task);
                 let bad = reading(&station, Metric::Wind, 200.0 + task as f64);
                 let Err(Error::Refused { reason, .. }) = client.record(&[bad]).await else {
-                    panic!("accepted")
+                    panic!("the server accepted an impossible value")
                 };
                 assert_eq!(reason, format!("readings[0].value: {} is outside 0 to 120", 200 + task));
             }
@@ -152,11 +152,11 @@ async fn seen(raw: &mut Raw, client: &Client, value: f64) -> Vec<String> {
         batch.push(reading(station, Metric::Wind, value));
     }
     client.record(&batch).await.unwrap();
-    // The response to this request marks the end.
     raw.send_json(json!({"type": "readings", "id": 77, "station": "none", "limit": 1})).await;
     let mut seen = Vec::new();
     let mut answered = false;
-    // The response may overtake readings of the same turn, so a second request follows.
+    // The response to a second request marks the end. The first response may overtake readings
+    // of the same turn.
     for id in [77, 78] {
         while !answered {
             let message = raw.json().await;
@@ -261,7 +261,7 @@ async fn a_slow_reader_is_told_how_many_it_missed_and_gets_the_newest() {
         batch.push(reading("marker", Metric::Wind, value));
         assert_eq!(client.record(&batch).await.unwrap(), 10_000);
     }
-    // Meanwhile, the server serves others, who receive their newest reading.
+    // Meanwhile, the server still sends another subscriber its newest reading.
     loop {
         match soon("the marker", quick.next()).await.unwrap().unwrap() {
             LiveEvent::Reading { reading, .. } if reading.value == BATCHES as f64 => break,

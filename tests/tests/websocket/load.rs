@@ -1,5 +1,5 @@
-//! Many clients at once: they all see one order, idle connections cost little, and clients that
-//! stop reading do no harm.
+//! Many clients at once: they all see the same order, idle connections cost little, and clients
+//! that stop reading do no harm.
 
 use std::collections::HashSet;
 use std::fs;
@@ -29,7 +29,7 @@ const CUT: usize = 5;
 /// messages in the same order, each of them once.
 #[apply(test!)]
 #[alone]
-async fn all_see_one_order_and_no_message_is_lost_or_duplicated() {
+async fn all_clients_see_the_same_order_and_no_message_is_lost_or_duplicated() {
     let server = PAIR.serve().await;
     let everybody_is_here = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
@@ -131,7 +131,7 @@ async fn five_thousand_idle_connections_use_little_memory() {
 /// The server keeps nothing for ten subscribers that never read, and serves the others.
 #[apply(test!)]
 #[alone]
-async fn a_client_that_stops_reading_costs_no_memory_and_slows_nobody() {
+async fn a_client_that_stops_reading_costs_no_memory_and_slows_nobody_down() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let batch = vec![reading("a", Metric::Wind, 1.0); 10_000];

@@ -1,5 +1,5 @@
 //! A server in the test's process, with limits that the test chooses, and a WebSocket client that
-//! sends and receives bare bytes.
+//! sends and receives raw bytes.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use tokio::time::timeout;
 use websocket::Limits;
 use websocket::server::origin::Origin;
 
-/// Time after which a test gives up waiting. It is generous, so that a busy machine never reaches
-/// it.
+/// Time after which a test gives up waiting. It is long enough that even a busy machine never
+/// reaches it.
 const BOUND: Duration = Duration::from_secs(60);
 
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {BOUND:?}"))
 }
 
-/// The default limits, except that the server hardly waits for connections that are still open at
-/// the end of a test.
+/// Returns the default limits, except that the server waits only briefly for connections that are
+/// still open at the end of a test.
 pub fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.connections.linger_time = Duration::from_millis(300);

@@ -76,8 +76,8 @@ async fn names_rooms_and_texts_are_checked() {
     server.stop().await;
 }
 
-/// Letters of all scripts are accepted, with their marks, but nothing that looks like something
-/// else.
+/// The server accepts the letters of all scripts, with their marks. It refuses invisible characters
+/// and lookalikes.
 #[apply(test!)]
 async fn names_follow_the_unicode_standards() {
     let server = Local::start(limits()).await;

@@ -169,7 +169,7 @@ async fn the_page_keeps_a_refused_text_and_says_why_next_to_it() {
 
     // The page refuses these names and rooms, except for the last three, which the server refuses.
     let long = "The name has 33 characters; use at most 32.";
-    let room = "Name a room with 1 to 32 of the characters a-z, 0-9, and -.";
+    let room = "Enter a room name of 1 to 32 characters: a-z, 0-9, and -.";
     for (field, value, reason) in [
         ("name", String::new(), "Enter a name."),
         ("name", "x".repeat(33), long),

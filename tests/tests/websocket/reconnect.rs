@@ -210,7 +210,7 @@ async fn a_message_whose_response_was_lost_is_resent_and_stored_once() {
             }
         };
         assert!(matches!(end, Error::Closed { code: 4001, .. }), "{end}");
-        assert!(events.next().await.is_none(), "the client does not fight for the name");
+        assert!(events.next().await.is_none(), "the client must not fight for the name");
         assert!(matches!(chat.say("too late").await, Err(Error::Gone)));
         let kinds: Vec<bool> = seen.iter().map(|event| matches!(event, ChatEvent::Joined { .. })).collect();
         assert_eq!(kinds, [true, false, false, true], "{seen:?}");
@@ -262,7 +262,7 @@ async fn leaving_works_without_a_server() {
 
 /// This holds even if the member was away for so long that the server removed it from the room.
 #[apply(test!)]
-async fn a_member_that_was_away_for_long_is_shown_everything_it_missed() {
+async fn a_member_that_was_away_for_a_long_time_is_shown_everything_it_missed() {
     let server = Local::start(Limits { away: Duration::from_millis(50), ..limits() }).await;
     let proxy = Proxy::start(server.addr.to_string()).await;
     let (chat, mut at_ana) = Client::new(&proxy.url).chat("r", "ana").await.unwrap();

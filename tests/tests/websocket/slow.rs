@@ -82,7 +82,8 @@ async fn a_message_that_arrives_too_slowly_ends_the_connection() {
     for (way, bytes) in ways_to_send(&[b'x'; 20_000]) {
         let raw = Raw::open(server.addr, "/echo").await;
         let (reading, mut writing) = raw.stream.into_split();
-        // This sends for much longer than the server allows. A write fails once it has closed.
+        // This sends for much longer than the server allows. Once the server has closed the
+        // connection, a write fails.
         let trickle = tokio::spawn(async move {
             for piece in bytes.chunks(10) {
                 if writing.write_all(piece).await.is_err() {

@@ -42,7 +42,7 @@ fn terminal(args: &[&str], url: &str) -> Child {
 }
 
 #[apply(test!)]
-async fn typed_lines_are_messages_and_the_end_of_input_leaves() {
+async fn typed_lines_become_messages_and_the_end_of_input_leaves_the_room() {
     let server = PAIR.serve().await;
     let client = Client::new(server.url());
     let (ben, mut at_ben) = client.chat("lobby", "ben").await.unwrap();
@@ -241,9 +241,17 @@ async fn the_terminal_client_reports_a_restarted_server() {
     let mut live = terminal(&["live"], server.url());
     let mut chat = terminal(&["chat", "--name", "ana"], server.url());
     let (mut live_notes, mut chat_notes) = (lines(&mut live.stderr), lines(&mut chat.stderr));
-    let mut screen = lines(&mut chat.stdout);
+    let (mut readings, mut screen) = (lines(&mut live.stdout), lines(&mut chat.stdout));
     assert_eq!(line(&mut screen).await, "* joined; in the room: ana");
-    server.has_printed("GET /live 101").await;
+    // Once `live` shows a reading, it has subscribed.
+    let client = Client::new(server.url());
+    let subscribed = async {
+        while timeout(Duration::from_millis(50), line(&mut readings)).await.is_err() {
+            client.record(&[reading("a", Metric::Wind, 1.0)]).await.unwrap();
+        }
+    };
+    soon("a reading", subscribed).await;
+    client.close().await;
     server.stop().await;
     let lost =
         "connection lost: the server closed the connection with 1001: the server is stopping; reconnecting";
@@ -291,7 +299,7 @@ async fn the_terminal_client_exits_when_reconnecting_cannot_help() {
     }
 }
 
-/// For example, `client … | head -1` does this.
+/// This happens, for example, in `client … | head -1`.
 #[apply(test!)]
 async fn the_terminal_client_exits_silently_when_its_output_is_closed() {
     let server = PAIR.serve().await;
@@ -301,7 +309,8 @@ async fn the_terminal_client_exits_silently_when_its_output_is_closed() {
     for command in [&[][..], &["readings", "a", "--limit", "500"], &["live"], &["chat", "--name", "ana"]] {
         let mut program = terminal(command, server.url());
         let stdout = program.stdout.take();
-        // `live` shows nothing until somebody records a reading, and `chat` needs messages, too.
+        // `live` shows nothing until somebody records a reading. A program notices that its output
+        // is closed only when it writes again.
         let busy = tokio::spawn({
             let (client, batch) = (client.clone(), batch[..1].to_vec());
             async move {
@@ -325,7 +334,7 @@ async fn the_terminal_client_exits_silently_when_its_output_is_closed() {
     server.stop().await;
 }
 
-/// The first Ctrl-C starts a close handshake that this server never completes.
+/// The first Ctrl-C starts a close handshake, which the peer never completes.
 #[apply(test!)]
 async fn a_second_ctrl_c_ends_the_programs_at_once() {
     for command in [&["live"][..], &["chat", "--name", "ana"]] {

@@ -37,10 +37,10 @@ struct Args {
 enum Command {
     /// Chat in a room: each line you type is a message, /who lists the members, and Ctrl-D leaves
     Chat {
-        /// The room: 1 to 32 of the characters a-z, 0-9, and -
+        /// The room's name, 1 to 32 characters: a-z, 0-9, and -
         #[arg(long, default_value = "lobby")]
         room: String,
-        /// Your name in the room: 1 to 32 letters, digits, -, _, and .
+        /// Your name in the room, 1 to 32 characters: letters, digits, -, _, and .
         #[arg(long)]
         name: String,
     },
@@ -55,7 +55,7 @@ enum Command {
     },
     /// Record one reading, with the current time
     Record {
-        /// The station's ID: 1 to 32 of the characters a-z, 0-9, and -
+        /// The station's ID, 1 to 32 characters: a-z, 0-9, and -
         station: String,
         /// What was measured: temperature, humidity, pressure, or wind
         #[arg(value_parser = metric)]
@@ -183,8 +183,8 @@ async fn join(out: &mut impl Write, who: &str, events: &mut ChatEvents) -> anyho
     }
 }
 
-/// Shows the next `count` new events. If the tour ran before, the room first sends its last
-/// messages, which are skipped.
+/// Shows the next `count` new events. If the tour has run before, the server first sends the room's
+/// last messages, which are not shown.
 async fn show(
     out: &mut impl Write,
     who: &str,
@@ -252,7 +252,7 @@ async fn chat(client: &Client, room: &str, name: &str, out: &mut impl Write) -> 
     let mut typing = true;
     let interrupted = shutdown_signal()?;
     while typing || !unanswered.is_empty() {
-        // Cancel safe, all four.
+        // All four are cancel safe.
         select! {
             event = events.next() => {
                 let Some(event) = event.transpose()? else { return Ok(()) };
@@ -343,7 +343,7 @@ async fn live(
     let mut events = client.live(&stations, metrics).await?;
     let interrupted = shutdown_signal()?;
     loop {
-        // Cancel safe, both.
+        // Both are cancel safe.
         select! {
             event = events.next() => match event.transpose()? {
                 Some(LiveEvent::Reading { reading, .. }) => write_reading(out, "", &reading)?,

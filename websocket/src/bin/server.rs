@@ -15,16 +15,16 @@ use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_l
 use websocket::Limits;
 use websocket::server::origin::Origin;
 
-/// Serves chat rooms and live weather readings over WebSocket. To see both, open the address that
-/// it prints in a browser. Ctrl-C closes every connection and stops the server.
+/// Serves chat rooms and live weather readings over WebSocket. Open the printed address in a
+/// browser to see both. Ctrl-C closes every connection and stops the server.
 #[derive(Parser)]
 #[command(name = "server")]
 struct Args {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8081")]
     addr: SocketAddr,
-    /// Origin of web pages that may connect besides the server's own page, such as
-    /// https://weather.example; repeat the option to allow several
+    /// Also let web pages from this origin connect (such as https://weather.example); repeat the
+    /// option to allow several
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
     #[command(flatten, next_help_heading = "Limits")]
@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
 
 async fn run(Args { addr, allow_origin, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
-    // Before `listening on` is printed, because a signal may follow as soon as somebody reads it.
+    // Handle signals before printing `listening on`: one may follow as soon as somebody reads it.
     let shutdown = shutdown_signal()?;
     let listener = listen(addr, "websocket").await?;
     writeln!(output(), "listening on http://{}", listener.local_addr()?)?;

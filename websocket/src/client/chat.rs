@@ -1,5 +1,5 @@
-//! A chat room from the client's side. After a broken connection, the client reconnects, takes
-//! the member's name over, reads the events that it missed, and resends the messages that got no
+//! A chat room from the client's side. When its connection breaks, the client reconnects, takes
+//! over the member's name, reads the events that it missed, and resends the messages that got no
 //! response.
 
 use std::collections::BTreeMap;
@@ -29,8 +29,8 @@ pub enum ChatEvent {
         present: Vec<String>,
         /// Number of the newest event so far.
         sequence: u64,
-        /// Whether all missed events follow. Otherwise, those of the room's last messages follow
-        /// that the client has not seen yet.
+        /// Whether all missed events follow. If not, the room's last messages follow, except for
+        /// those that the client has already seen.
         resumed: bool,
     },
     /// Somebody said something.
@@ -41,7 +41,7 @@ pub enum ChatEvent {
         name: String,
         /// What the member said.
         text: String,
-        /// When, in milliseconds since the Unix epoch, by the server's clock.
+        /// Time of the message, in milliseconds since the Unix epoch, by the server's clock.
         sent_at: u64,
     },
     /// Somebody joined or left.
@@ -233,7 +233,7 @@ impl Member {
                 return Err(Error::Gone);
             }
             match self.join().await {
-                // The room is full, but somebody may leave it: try again.
+                // There is no room for another member, but somebody may leave: try again.
                 Err(Error::Refused { code: ErrorCode::Full, .. }) => {}
                 Err(error) if !is_permanent(&error) => {}
                 result => return result,
@@ -252,7 +252,7 @@ impl Member {
             return ConnectionEnd::Left;
         }
         loop {
-            // Cancel safe, all three.
+            // All three are cancel safe.
             select! {
                 biased;
                 () = self.leaving.cancelled() => {

@@ -160,7 +160,8 @@ async fn connect(
 }
 
 /// Checks the server's response. The client offered no extensions, so the server must not
-/// select one. The other two headers must not appear twice (sections 11.3.3 and 11.3.4).
+/// select one. The headers with the subprotocol and the proof must not appear twice (sections
+/// 11.3.3 and 11.3.4).
 fn check_response(response: &Response) -> Result<(), WebSocketError> {
     let count = |name: &HeaderName| response.headers().get_all(name).iter().count();
     let wrong = [(SEC_WEBSOCKET_EXTENSIONS, 0), (SEC_WEBSOCKET_PROTOCOL, 1), (SEC_WEBSOCKET_ACCEPT, 1)]

@@ -1,4 +1,4 @@
-//! Live readings from the client's side. After a broken connection, the client subscribes again
+//! Live readings from the client's side. When its connection breaks, the client subscribes again
 //! and reads back the readings that it missed.
 
 use std::collections::{HashMap, HashSet};
@@ -41,7 +41,7 @@ pub enum LiveEvent {
     /// The client has subscribed again. Missed readings follow, but at most 500 of each station.
     Resubscribed {
         /// Whether this is still the same run of the server. Another run doesn't have the
-        /// readings recorded before.
+        /// earlier readings.
         same_server: bool,
         /// Number of missed readings that follow.
         recovered: u64,
@@ -228,7 +228,7 @@ impl Subscriber {
     /// Passes readings on. Returns why the connection broke, or `None` once nobody listens.
     async fn connected(&mut self, mut connection: Connection) -> Option<Error> {
         loop {
-            // Cancel safe, both.
+            // Both are cancel safe.
             let message = select! {
                 message = connection.next() => message,
                 () = self.events.closed() => {

@@ -47,7 +47,7 @@ type Reply = oneshot::Sender<Result<ServerMessage, Error>>;
 
 impl Client {
     /// Makes a client of the server at `url`, such as `http://127.0.0.1:8081`, but doesn't connect
-    /// yet. Call this on a Tokio runtime.
+    /// yet. Call this inside a Tokio runtime.
     pub fn new(url: &str) -> Self {
         Self::with_timeouts(url, Timeouts::default())
     }
@@ -113,8 +113,8 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for its response. The response is expected to have at most
-    /// `response_bytes` bytes.
+    /// Sends a request and waits for its response. The timeout leaves time to transfer the request
+    /// and a response of `response_bytes` bytes.
     async fn call<'a>(
         &self,
         request: impl FnOnce(u64) -> LiveRequest<'a>,
@@ -177,7 +177,7 @@ async fn connected(
             in_flight.retain(|_id, reply| !reply.is_closed()); // Their callers have given up.
         }
         let room = MAX_IN_FLIGHT - in_flight.len();
-        // Cancel safe, all three. Incoming messages come first, so that the callers' next requests
+        // All three are cancel safe. Incoming messages come first, so that the callers' next requests
         // are sent together.
         select! {
             biased;

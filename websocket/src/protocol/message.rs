@@ -65,7 +65,8 @@ pub(crate) struct Join {
     /// Repeated in the response.
     #[serde(deserialize_with = "whole_number")]
     pub(crate) id: u64,
-    /// The room, `[a-z0-9-]{1,32}`. The server creates it if it doesn't exist.
+    /// The room's name, 1 to 32 characters: a-z, 0-9, and -. The server creates a room that
+    /// doesn't exist.
     pub(crate) room: String,
     /// The member's name, 1 to 32 characters: letters with their marks, digits, `-`, `_`, and
     /// `.`. It must not mix scripts that look alike, and must not look like the name of another
@@ -76,8 +77,8 @@ pub(crate) struct Join {
     /// left the room, the server ignores the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
-    /// The instance ID from `joined`. If the server has not restarted since, it sends the events
-    /// after number `after` instead of the room's last messages.
+    /// The instance ID from `joined`. If the server has not restarted since then, it sends the
+    /// events after number `after` instead of the room's last messages.
     #[serde(rename = "boot_id", default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance_id: Option<String>,
     /// The highest sequence number that the client has seen.
@@ -273,7 +274,7 @@ pub enum ErrorCode {
     Invalid,
     /// Somebody else in the room has this name, or one that looks like it.
     NameTaken,
-    /// The connection has not joined the room or, on `join`, already has.
+    /// The connection is not in the room or, for a `join`, already is.
     WrongRoom,
     /// The request exceeds the server's limit on rooms, members, or stations.
     Full,

@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Metric {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
-    /// The station's ID, `[a-z0-9-]{1,32}`.
+    /// The station's ID, 1 to 32 characters: a-z, 0-9, and -.
     pub station: String,
     /// What was measured.
     pub metric: Metric,
@@ -96,7 +96,7 @@ impl Reading {
         let (low, high) = self.metric.range();
         if !is_id(&self.station) {
             return Err(format!(
-                "station: {:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -",
+                "station: {:?} must be 1 to {MAX_ID} characters: a-z, 0-9, and -",
                 shorten(&self.station)
             ));
         }
@@ -124,8 +124,7 @@ pub(crate) fn check_batch(readings: &[Reading]) -> Result<(), String> {
     readings.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
 }
 
-/// Returns whether `id` is valid for a station or a room: 1 to 32 of the characters `a` to `z`,
-/// `0` to `9`, and `-`.
+/// Returns whether `id` is valid for a station or a room: 1 to 32 characters a-z, 0-9, and -.
 pub(crate) fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

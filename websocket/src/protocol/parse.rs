@@ -35,8 +35,8 @@ impl From<Refusal> for ServerMessage {
 
 /// The fields that every request has. The server reads them first, so that an error about
 /// another field still has the `id`. Even if this scans the text twice, it is cheaper than a
-/// tagged enum of serde, which keeps the whole message as a tree until it has seen the tag: up
-/// to ten thousand readings.
+/// tagged enum of serde, which first builds a tree of the whole message, with up to ten thousand
+/// readings.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type", borrow)]

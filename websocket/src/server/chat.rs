@@ -1,7 +1,7 @@
 //! `/chat`: what one connection does in the [rooms](super::room).
 //!
 //! A connection has no queue of events, only the number of the next one to send. A member whose
-//! connection broke comes back with a token, takes its name over, and continues where it was.
+//! connection broke comes back with a token, takes over its name, and continues where it was.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -38,7 +38,7 @@ struct Seat {
     history: Vec<Utf8Bytes>,
 }
 
-/// Another connection has taken the member over.
+/// Another connection has taken over the member.
 #[derive(Debug)]
 pub(crate) struct TakenOver;
 
@@ -98,7 +98,7 @@ impl ChatSession {
         let refuse = |code, reason: String| Err(Refusal::new(*id, code, reason));
         if !is_id(room) {
             let reason =
-                format!("room: {:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -", shorten(room));
+                format!("room: {:?} must be 1 to {MAX_ID} characters: a-z, 0-9, and -", shorten(room));
             return refuse(ErrorCode::Invalid, reason);
         }
         if let Err(reason) = check_name(name) {
@@ -170,7 +170,7 @@ impl ChatSession {
         let name = seat.name.clone();
         let mut state = lock(&seat.room.state);
         if !state.members.get(&name).is_some_and(|member| member.is_at(self.connection)) {
-            // It happened a moment ago; the close frame is on its way.
+            // The takeover happened a moment ago, and the close frame is on its way.
             return Err(Refusal::new(id, ErrorCode::WrongRoom, "another connection took over this name"));
         }
         let key = (name.clone(), message_id.clone());
@@ -199,7 +199,7 @@ impl ChatSession {
         self.notify.notified().await;
     }
 
-    /// Takes the events to send next.
+    /// Takes the events to send next, unless another connection has taken over.
     pub(crate) fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), TakenOver> {
         for seat in &mut self.seats {
             into.append(&mut seat.history);
@@ -268,7 +268,7 @@ fn check_name(name: &str) -> Result<(), String> {
         name.chars().next().is_some_and(|c| !is_mark(c) && c != '\u{200c}' && c != '\u{200d}');
     if name.chars().count() > MAX_NAME || !begins_with_base || !name.chars().all(allowed) {
         let shown = shorten(name);
-        let rule = "letters, digits, -, _, and . (an accent can't come first)";
+        let rule = "characters: letters, digits, -, _, and . (an accent can't come first)";
         return Err(format!("name: {shown:?} must be 1 to {MAX_NAME} {rule}"));
     }
     text::check_name(name).map_err(|why| format!("name: {name:?} is refused: {why}"))

@@ -19,7 +19,7 @@ pub(crate) enum CloseReason {
     ConnectionLost(Error),
 }
 
-/// Returns the reason for which the server itself closes a connection.
+/// Returns the [`CloseReason`] for a connection that the server itself closes.
 pub(crate) fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> CloseReason {
     CloseReason::ByUs(CloseFrame { code, reason: reason.into() })
 }

@@ -110,7 +110,7 @@ fn config(limits: &Limits) -> WebSocketConfig {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
-    /// The loop. It ends only with the connection, and returns why.
+    /// Runs the loop until the connection ends, and returns why it ended.
     async fn exchange(&mut self, stopping: &CancellationToken) -> Result<Infallible, CloseReason> {
         let mut events = Vec::new();
         loop {

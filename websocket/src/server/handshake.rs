@@ -10,11 +10,11 @@ use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::origin::{Origin, refuse_page, single};
+use super::origin::{Origin, check_origin, single};
 use crate::protocol::SUBPROTOCOL;
 
 /// Checks a request for an upgrade. Returns the response 101 with the proof; once it is sent,
-/// both sides speak WebSocket. `is_allowed` decides whether a page's `Origin` may connect.
+/// both sides speak WebSocket. Pages from `allowed_origins` may connect.
 ///
 /// # Errors
 /// If the request is refused, the error is the response: 400, 403, 405, or 426.
@@ -22,18 +22,13 @@ pub(super) fn accept(
     method: &Method,
     version: Version,
     headers: &HeaderMap,
-    is_allowed: impl Fn(&Origin) -> bool,
+    allowed_origins: &[Origin],
 ) -> Result<Response, Box<Response>> {
     let refuse = |status: StatusCode, why: &'static str| Err(Box::new((status, why).into_response()));
 
     // This check comes before that of the method. A browser doesn't tell a page's script why a
     // handshake failed, so our page asks for the reason with a plain POST.
-    if headers.contains_key(header::ORIGIN) {
-        let origin = single(headers, header::ORIGIN).and_then(|origin| origin.parse().ok());
-        if !origin.as_ref().is_some_and(is_allowed) {
-            return Err(Box::new(refuse_page(headers, origin.as_ref())));
-        }
-    }
+    check_origin(headers, allowed_origins)?;
 
     // The checks of section 4.2.1, in its order.
     if method != Method::GET {

@@ -4,7 +4,7 @@
 //! Recording a reading therefore costs as much for a thousand subscribers as for one, and no
 //! subscriber has a queue that could grow. If a subscriber reads too slowly, the ring overwrites
 //! readings that it has not seen. The server then tells it how many it missed, and sends it the
-//! newest one of each series: the current value is what you look for on a thermometer.
+//! newest one of each series, because the current value matters most.
 //!
 //! Each subscriber needs 8 bytes of memory for each series that exists (32 kB for 4,000), and
 //! its list of stations (64 kB for 1,000).
@@ -41,7 +41,7 @@ struct State {
 struct Published {
     place: Place,
     reading: Reading,
-    /// The reading as JSON. The first subscriber's task writes it, and all others reuse it.
+    /// The reading as JSON. The first subscriber's task serializes it, and all others reuse it.
     text: OnceLock<Utf8Bytes>,
 }
 
@@ -54,7 +54,7 @@ impl Published {
 }
 
 impl Live {
-    /// Starts without readings. `instance_id` identifies this run of the server.
+    /// Creates a store without readings. `instance_id` identifies this run of the server.
     pub(crate) fn new(instance_id: String) -> Self {
         let state = State { store: Store::default(), ring: broadcast::Sender::new(RING), newest: Vec::new() };
         Self { instance_id, state: Mutex::new(state) }
@@ -147,8 +147,7 @@ impl LiveSession {
     fn subscribe(&mut self, series: &Series) -> Result<(Vec<String>, u64), Refusal> {
         if let Some(wrong) = series.stations.iter().find(|station| !is_id(station)) {
             let wrong = shorten(wrong);
-            let reason =
-                format!("stations: {wrong:?} must be 1 to {MAX_ID} of the characters a-z, 0-9, and -");
+            let reason = format!("stations: {wrong:?} must be 1 to {MAX_ID} characters: a-z, 0-9, and -");
             return Err(Refusal::new(series.id, ErrorCode::Invalid, reason));
         }
         let named: HashSet<&str> = series.stations.iter().map(String::as_str).collect();
@@ -157,8 +156,8 @@ impl LiveSession {
             let reason = format!("a subscription can name at most {MAX_STATIONS} stations");
             return Err(Refusal::new(series.id, ErrorCode::Full, reason));
         }
-        // The new series start now. The lock is held so that nothing is recorded between the
-        // position in the ring and the numbers in `done`.
+        // The subscription to the new series starts here. While the lock is held, nothing can be
+        // recorded between taking the position in the ring and noting the numbers in `done`.
         let state = self.live.lock();
         self.ring.get_or_insert_with(|| state.ring.subscribe());
         let wanted = metrics(series);

@@ -1,7 +1,7 @@
 //! The server: its routes, and the lifecycle of a connection from HTTP to WebSocket.
 //!
 //! [`tcp_socket::base::accept`] accepts the connections, refuses those over the limit, and ends
-//! all of them at a shutdown.
+//! all of them at shutdown.
 
 mod chat;
 mod close;
@@ -64,9 +64,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Serves the page. The policy allows no script or style but the page's own, which are marked
-/// with this run's nonce. Even if a member's text were mistaken for HTML, the browser would not
-/// run a script in it.
+/// Serves the page. The content security policy allows only the page's own script and style, which
+/// are marked with this run's nonce. Even if a member's text were mistaken for HTML, the browser
+/// would not run a script in it.
 async fn page(State(shared): State<Arc<Shared>>) -> Response {
     let nonce = &shared.nonce;
     let policy = format!(
@@ -85,8 +85,8 @@ fn upgrade(
     Extension(upgraded): Extension<Upgraded>,
     request: &Request,
 ) -> Response {
-    let is_allowed = |origin: &Origin| shared.allows(origin);
-    match handshake::accept(request.method(), request.version(), request.headers(), is_allowed) {
+    let (method, version, headers) = (request.method(), request.version(), request.headers());
+    match handshake::accept(method, version, headers, &shared.allowed_origins) {
         Ok(response) => {
             let _ = upgraded.set(path); // Never set before: no request follows an upgrade.
             response

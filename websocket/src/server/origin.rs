@@ -1,4 +1,5 @@
-//! Which requests the server accepts at all: the check of a page's origin and of `Host`.
+//! Which requests the server accepts at all: `check_origin` decides which pages may connect, and
+//! `check_host` checks the `Host` header.
 //!
 //! An origin (RFC 6454) is the scheme, host, and port of a web page. A browser lets any page
 //! open a WebSocket to any server, and may send the user's cookies along. It also sends the
@@ -68,8 +69,23 @@ pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
     all.filter_map(|origin| origin.parse().ok()).collect()
 }
 
+/// Checks the origin of a page. Programs that are not browsers send no `Origin`, and may connect.
+///
+/// # Errors
+/// If the page is refused, the error is the response: 403.
+pub(super) fn check_origin(headers: &HeaderMap, allowed: &[Origin]) -> Result<(), Box<Response>> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let origin: Option<Origin> = single(headers, header::ORIGIN).and_then(|origin| origin.parse().ok());
+    if origin.as_ref().is_some_and(|origin| allowed.contains(origin)) {
+        return Ok(());
+    }
+    Err(Box::new(refuse_page(headers, origin.as_ref())))
+}
+
 /// Refuses a page's request. The log and the response say how to allow its origin.
-pub(super) fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
+fn refuse_page(headers: &HeaderMap, origin: Option<&Origin>) -> Response {
     let what_to_do = origin.map_or("this origin cannot be allowed".to_owned(), |origin| {
         format!("to allow it, start the server with --allow-origin {origin}")
     });

@@ -17,7 +17,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     /// Marks the page's own script and style: see [`page`](super::page).
     pub(super) nonce: String,
-    allowed_origins: Vec<Origin>,
+    /// The origins whose pages may connect, including the server's own.
+    pub(super) allowed_origins: Vec<Origin>,
 }
 
 impl Shared {
@@ -30,10 +31,5 @@ impl Shared {
         let live = Arc::new(Live::new(instance_id));
         let allowed_origins = [own_origins(addr), allowed_origins].concat();
         Ok(Self { rooms, live, limits, nonce, allowed_origins })
-    }
-
-    /// Returns whether pages from this origin may connect.
-    pub(super) fn allows(&self, origin: &Origin) -> bool {
-        self.allowed_origins.contains(origin)
     }
 }
