@@ -96,8 +96,8 @@ pub struct Limits {
     pub live_kept: usize,
     /// Time between two heartbeats on a live stream that has nothing else to send
     ///
-    /// A heartbeat is a comment. It shows both ends, and any proxy between them, that the
-    /// connection still works.
+    /// A heartbeat is an event-stream comment, which clients skip. It shows both ends, and any
+    /// proxy between them, that the connection still works.
     #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
     pub heartbeat: Duration,
 }

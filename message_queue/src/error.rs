@@ -33,8 +33,9 @@ pub enum Error {
     Unusable(String),
     /// RabbitMQ already has a queue or exchange with this name, but with other properties.
     #[error(
-        "{name} exists with other properties: {detail}. It was declared by another version or with other \
-         limits; delete it (rabbitmqctl delete_queue {name}) or use another --prefix"
+        "{name} exists with other properties: {detail}. It was declared by another version of \
+         these programs or with another --max-length; use another --prefix, or delete it with its messages: \
+         rabbitmqctl delete_queue {name}"
     )]
     PreconditionFailed {
         /// Name of the queue or exchange.
@@ -67,7 +68,7 @@ pub enum Error {
     /// The server refused the request, and did not execute it.
     #[error("refused: {detail}")]
     Refused {
-        /// The kind of reason.
+        /// Why the server refused it, as a code.
         reason: Reason,
         /// The reason in words.
         detail: String,
@@ -79,7 +80,7 @@ pub enum Error {
     #[error("a pattern is longer than {} bytes; use a shorter one", MAX_PATTERN)]
     PatternTooLong,
     /// This library can't read a reply.
-    #[error("not understood: {0}")]
+    #[error("cannot read the reply: {0}; the request may have been executed")]
     Unexpected(String),
     /// This machine can't store results.
     #[error("{0}; this worker stops, and its jobs go back to the queue")]
@@ -116,7 +117,8 @@ impl Error {
     pub fn may_have_been_executed(&self) -> bool {
         match self {
             Self::TimedOut | Self::OutcomeUnknown | Self::Disconnected | Self::Unexpected(_) => true,
-            // A refused request was not executed. After a lost connection, it may have been.
+            // A request that the broker refused was not executed. If the connection was lost,
+            // the request may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
             Self::Redis(error) => error.is_io_error(),
             _ => false,
@@ -197,7 +199,7 @@ fn redis_may_recover(error: &RedisError) -> bool {
     })
 }
 
-/// Returns the reason without the prefixes that lapin's own text repeats.
+/// Returns the reason without the prefixes that lapin puts before it.
 pub(crate) fn rabbitmq_text(error: &lapin::Error) -> String {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(reason) => reason.get_message().to_string(),

@@ -22,9 +22,11 @@ use crate::protocol::status::{FELL_BEHIND, deadline_exceeded};
 /// the server stops, it reconnects and goes on after the last reading seen.
 ///
 /// The stream ends when the server ends the call with `OK`, and after an error that a new
-/// connection cannot fix. Such errors are [`Error::Status`] with `DEADLINE_EXCEEDED` if
-/// the deadline passed, with `RESOURCE_EXHAUSTED` if this reader fell behind, and, for
-/// example, with `UNAUTHENTICATED`. Dropping the stream cancels the call.
+/// connection cannot fix. Such an error is an [`Error::Status`]. Its code is
+/// `DEADLINE_EXCEEDED` if the deadline passed, `RESOURCE_EXHAUSTED` if this reader fell
+/// behind, or, for example, `UNAUTHENTICATED` if the token is missing or wrong.
+///
+/// Dropping the stream cancels the call.
 pub struct Watching {
     events: BoxStream<'static, Result<(Event, Position), Error>>,
     position: Position,

@@ -36,7 +36,7 @@ async fn a_resent_batch_gets_the_same_reply_until_the_window_forgets_it() {
     assert_eq!(raw.ask(kind::RECORD, 7, &batch(1, "oslo-1", 4.0)).await.error(), ErrorCode::UnknownOutcome);
     assert_eq!(raw.ask(kind::RECORD, 8, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
 
-    // Another connection of this client gets the same reply, but another client does not.
+    // Another connection of this client gets the remembered reply. For another client, batch 2 is new.
     let mut again = Raw::open_as(&server.addr, client_id).await;
     assert_eq!(again.ask(kind::RECORD, 1, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
     raw.assert_alive().await; // There is no reading before the PONG: no repetition was recorded.
@@ -94,7 +94,11 @@ async fn only_clients_without_a_connection_are_forgotten_oldest_first() {
     for other in 2..CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }
-    assert_eq!((know(0), know(1)), (Lookup::Recorded(5), Lookup::Recorded(5)), "there was room for all");
+    assert_eq!(
+        (know(0), know(1)),
+        (Lookup::Recorded(5), Lookup::Recorded(5)),
+        "a client was forgotten although there was room for all"
+    );
     for other in 10_000..10_000 + CLIENTS_REMEMBERED as u64 {
         replies.of(id(other));
     }

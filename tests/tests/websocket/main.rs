@@ -88,7 +88,7 @@ async fn the_readme_lists_the_messages_of_the_code() {
     let rows = |text: &str| -> Vec<String> {
         let lines = text.lines().map(|line| line.strip_prefix("//! ").unwrap_or(line));
         lines
-            .filter(|line| line.starts_with("| `/") || line.starts_with("| both"))
+            .filter(|line| line.starts_with("| `/") || line.starts_with("| both |"))
             .map(str::to_owned)
             .collect()
     };

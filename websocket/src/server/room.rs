@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::limits::{HISTORY, MAX_ROOMS, ROOM_BUFFER};
 use crate::protocol::message::{Change, ServerMessage};
 
-/// All rooms.
+/// The rooms of one server, by name.
 pub(crate) struct Rooms {
     pub(super) instance_id: String,
     connections: AtomicU64,
