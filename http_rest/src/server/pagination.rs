@@ -1,5 +1,6 @@
 //! Pages of a long list. A cursor says where the next page begins. Unlike a page number,
-//! it neither skips nor repeats an entry when others are added or removed.
+//! it neither skips nor repeats an entry when others are added or removed. Each handler makes
+//! its own: the last station's ID, or the position of the last reading.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 

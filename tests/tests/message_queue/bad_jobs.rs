@@ -9,16 +9,16 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use message_queue::brokers::Kind;
 use message_queue::limits;
 use message_queue::limits::MAX_JOB;
-use message_queue::limits::rabbitmq::MAX_WAIT;
 use message_queue::limits::redis::MAX_LENGTH;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
-use message_queue::worker::Worker;
 use redis::aio::MultiplexedConnection;
 use tests::{apply, run_program, test};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{CONSUMER, Folder, Program, broker_test, eventually, keys, prefix, topology, url};
+use crate::support::{
+    CONSUMER, Folder, Program, broker_test, eventually, keys, prefix, rabbitmq_worker, topology, url,
+};
 use crate::work_queue::queue_length;
 use crate::workers::connect_redis;
 
@@ -88,16 +88,7 @@ async fn messages_with_odd_properties_become_dead_letters() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_millis(2)];
     let topology = Topology { delays, ..topology(&prefix) };
-    let worker = Worker {
-        queue: rabbitmq::WorkQueue {
-            url: url.clone(),
-            topology: topology.clone(),
-            prefetch: limits::rabbitmq::PREFETCH,
-            max_wait: MAX_WAIT,
-        },
-        results: folder.results(),
-        work_time: Duration::ZERO,
-    };
+    let worker = rabbitmq_worker(&topology, &folder);
     let (lines, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
     let (seen, stopped) = (lines.clone(), stop.clone());
     let working = tokio::spawn(async move {

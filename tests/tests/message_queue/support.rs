@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::job::Job;
+use message_queue::limits;
 use message_queue::rabbitmq::topology::Topology;
+use message_queue::rabbitmq::worker::WorkQueue;
 use message_queue::redis::names::KeyNames;
 use message_queue::results::Results;
+use message_queue::worker::Worker;
 use tests::signal::{Pid, Signal, kill};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -71,6 +74,20 @@ pub fn prefix() -> String {
 /// Returns the names with this prefix.
 pub fn topology(prefix: &str) -> Topology {
     Topology { prefix: prefix.to_owned(), ..Topology::default() }
+}
+
+/// Returns a worker on RabbitMQ that does its jobs at once and keeps the results in the folder.
+pub fn rabbitmq_worker(topology: &Topology, folder: &Folder) -> Worker<WorkQueue> {
+    Worker {
+        queue: WorkQueue {
+            url: url(Kind::RabbitMq),
+            topology: topology.clone(),
+            prefetch: limits::rabbitmq::PREFETCH,
+            max_wait: limits::rabbitmq::MAX_WAIT,
+        },
+        results: folder.results(),
+        work_time: Duration::ZERO,
+    }
 }
 
 pub fn keys(prefix: &str) -> KeyNames {

@@ -8,15 +8,12 @@ use std::time::Duration;
 use message_queue::brokers::Kind;
 use message_queue::job::Outcome;
 use message_queue::job::{Job, Summary};
-use message_queue::limits;
-use message_queue::limits::rabbitmq::MAX_WAIT;
 use message_queue::limits::redis::DELIVERY_LIMIT;
 use message_queue::model::Metric;
 use message_queue::rabbitmq::producer::Publisher;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::worker as rabbitmq;
 use message_queue::record::{Reason, Reply, Store};
-use message_queue::worker::Worker;
 use proptest::prelude::*;
 use tests::signal::Signal;
 use tests::{apply, run_program, test};
@@ -25,8 +22,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    BOTH, CONSUMER, Folder, LONG, Program, broker_test, eventually, keys, name, peak_memory, prefix, shared,
-    topology, url,
+    BOTH, CONSUMER, Folder, LONG, Program, broker_test, eventually, keys, name, peak_memory, prefix,
+    rabbitmq_worker, shared, topology, url,
 };
 
 #[apply(test!)]
@@ -311,16 +308,7 @@ async fn a_long_delay_does_not_hold_up_a_short_one() {
     let (url, prefix, folder) = (url(Kind::RabbitMq), prefix(), Folder::new());
     let delays = vec![Duration::from_millis(1), Duration::from_secs(3600)];
     let topology = Topology { delays, ..topology(&prefix) };
-    let worker = Worker {
-        queue: rabbitmq::WorkQueue {
-            url: url.clone(),
-            topology: topology.clone(),
-            prefetch: limits::rabbitmq::PREFETCH,
-            max_wait: MAX_WAIT,
-        },
-        results: folder.results(),
-        work_time: Duration::ZERO,
-    };
+    let worker = rabbitmq_worker(&topology, &folder);
     let (sender, mut lines) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let stopped = stop.clone();
