@@ -16,8 +16,9 @@
 //! Then read folder by folder. Each of them uses only those before it:
 //!
 //! - [`protocols`]: how to serve each protocol, and how to connect to it.
-//! - [`run`]: what has to run for a measurement (server processes, brokers, a proxy that
-//!   counts bytes), and on which cores.
+//! - [`wire`]: what travels between two programs: a proxy, and decoders that name each byte.
+//! - [`run`]: what has to run for a measurement (server processes and brokers), and on which
+//!   cores.
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
 //!
@@ -27,6 +28,7 @@ pub mod compare;
 pub mod protocols;
 pub mod report;
 pub mod run;
+pub mod wire;
 
 pub use report::statistic::Spread;
 pub use run::placement::{pin, runtime};

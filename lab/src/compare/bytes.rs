@@ -1,8 +1,8 @@
 //! Counts the bytes that a request takes on the wire.
 
 use crate::protocols::Recorder;
-use crate::run::proxy::{Bytes, Proxy};
 use crate::run::running_protocol::RunningProtocol;
+use crate::wire::proxy::{Bytes, Proxy};
 
 /// Number of requests before the counting starts. The first requests carry extra bytes: for
 /// example, HTTP/2 fills its table of headers and opens its flow-control windows.

@@ -4,6 +4,5 @@ pub mod brokers;
 pub mod conditions;
 pub mod meter;
 pub mod placement;
-pub mod proxy;
 pub mod running_protocol;
 pub(crate) mod server;

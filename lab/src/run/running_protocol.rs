@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::brokers::Brokers;
 use super::meter::Meter;
 use super::placement::Placement;
-use super::proxy::Proxy;
 use super::server::Server;
 use crate::protocols::{Protocol, Recorder, Served};
+use crate::wire::proxy::Proxy;
 
 /// A protocol with its running server and the address to connect to. Dropping it stops the
 /// server.
@@ -44,7 +44,7 @@ impl RunningProtocol {
             if !counted {
                 return Ok(address);
             }
-            let started = proxy.insert(Proxy::start(address)?);
+            let started = proxy.insert(Proxy::start(address, None)?);
             Ok(started.address().to_owned())
         };
         let (address, server) = match (&protocol.served, broker) {

@@ -4,8 +4,8 @@ use lab::compare::bytes::{Wire, count_bytes};
 use lab::protocols::{self, INFORMATION};
 use lab::run::brokers::Brokers;
 use lab::run::placement::Placement;
-use lab::run::proxy::{Bytes, Proxy};
 use lab::run::running_protocol::RunningProtocol;
+use lab::wire::proxy::{Bytes, Proxy};
 use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 #[apply(test!)]
 async fn the_proxy_counts_what_it_forwards() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxy = Proxy::start(listener.local_addr().unwrap().to_string()).unwrap();
-    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let proxy = Proxy::start(listener.local_addr().unwrap().to_string(), None).unwrap();
+    let mut client = TcpStream::connect(&proxy.address()).await.unwrap();
     let (mut server, _peer) = listener.accept().await.unwrap();
     client.write_all(&[1; 100_000]).await.unwrap();
     server.read_exact(&mut [0; 100_000]).await.unwrap();

@@ -1,0 +1,189 @@
+//! Names the bytes of a unit, one field after the other.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::message::{Field, Purpose};
+
+/// Maximum depth of fields inside fields. Deeper ones become one field.
+pub const MAX_DEPTH: u8 = 32;
+
+/// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
+/// missing, a field has fewer bytes, and a missing number is 0.
+pub struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    base: u64,
+    depth: u8,
+    purpose: Purpose,
+    fields: Vec<Field>,
+}
+
+impl<'a> Cursor<'a> {
+    /// Starts at the first of these bytes, which is at position `base` of its stream.
+    pub fn new(bytes: &'a [u8], base: u64) -> Self {
+        Self { bytes, at: 0, base, depth: 0, purpose: Purpose::Framing, fields: Vec::new() }
+    }
+
+    /// Returns the only field of bytes that nobody keeps.
+    pub(super) fn unread(span: Range<u64>) -> Vec<Field> {
+        let (name, value) = ("not decoded".into(), String::new());
+        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler: None }]
+    }
+
+    /// Returns the fields.
+    pub fn into_fields(self) -> Vec<Field> {
+        self.fields
+    }
+
+    /// Returns the bytes that have no name yet.
+    pub fn left(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// Returns the whole unit, or the part of it that [`within`](Self::within) allows.
+    pub fn whole(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns the next `count` bytes, or as many as there are, without naming them.
+    pub fn peek(&self, count: usize) -> &'a [u8] {
+        &self.left()[..count.min(self.left().len())]
+    }
+
+    /// Returns whether every byte has a name.
+    pub fn is_empty(&self) -> bool {
+        self.left().is_empty()
+    }
+
+    /// Names the next `count` bytes. `value` says what they mean.
+    pub fn take(
+        &mut self,
+        count: usize,
+        name: impl Into<Cow<'static, str>>,
+        value: impl FnOnce(&'a [u8]) -> String,
+    ) -> &'a [u8] {
+        let bytes = self.peek(count);
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let start = self.position();
+        let span = start..start + bytes.len() as u64;
+        let (depth, purpose) = (self.depth, self.purpose);
+        self.fields.push(Field {
+            span,
+            depth,
+            name: name.into(),
+            value: value(bytes),
+            purpose,
+            filler: None,
+        });
+        self.at += bytes.len();
+        bytes
+    }
+
+    /// Names a number in network byte order.
+    pub fn number(&mut self, count: usize, name: impl Into<Cow<'static, str>>) -> u64 {
+        number(self.take(count, name, |bytes| number(bytes).to_string()))
+    }
+
+    /// Names a number in network byte order that stands for something.
+    pub fn coded(
+        &mut self,
+        count: usize,
+        name: impl Into<Cow<'static, str>>,
+        meaning: impl FnOnce(u64) -> String,
+    ) -> u64 {
+        number(self.take(count, name, |bytes| meaning(number(bytes))))
+    }
+
+    /// Names text, or bytes that may be text.
+    pub fn text(&mut self, count: usize, name: impl Into<Cow<'static, str>>) -> &'a [u8] {
+        self.take(count, name, text)
+    }
+
+    /// Names a credential. Its value is not shown, and each of its bytes may be replaced by `filler`.
+    pub fn secret(&mut self, count: usize, name: impl Into<Cow<'static, str>>, filler: u8) {
+        let before = self.fields.len();
+        self.take(count, name, |_| "hidden".into());
+        if let Some(field) = self.fields.get_mut(before) {
+            field.filler = Some(filler);
+        }
+    }
+
+    /// Names all bytes that are left, if any.
+    pub fn rest(&mut self, name: &'static str, purpose: Purpose) {
+        let count = self.left().len();
+        self.purposed(purpose, |unit| unit.text(count, name));
+    }
+
+    /// Sets the purpose of all fields that `inside` names.
+    pub fn purposed<T>(&mut self, purpose: Purpose, inside: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.purpose, purpose);
+        let result = inside(self);
+        self.purpose = before;
+        result
+    }
+
+    /// Adds a field around those that `inside` names. `inside` returns the value of that field.
+    pub fn group<T>(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        inside: impl FnOnce(&mut Self) -> (String, T),
+    ) -> T {
+        let (index, start) = (self.fields.len(), self.position());
+        let (depth, purpose) = (self.depth, self.purpose);
+        let (name, value) = (name.into(), String::new());
+        self.fields.push(Field { span: start..start, depth, name, value, purpose, filler: None });
+        self.depth += 1;
+        let (value, result) = inside(self);
+        self.depth -= 1;
+        let end = self.position();
+        if start == end {
+            self.fields.truncate(index); // A field without bytes would be no leaf of anything.
+        } else {
+            let field = &mut self.fields[index];
+            (field.value, field.span.end) = (value, end);
+        }
+        result
+    }
+
+    /// Returns whether another [`group`](Self::group) may open here.
+    pub fn may_go_deeper(&self) -> bool {
+        self.depth < MAX_DEPTH
+    }
+
+    /// Lets `inside` see only the next `count` bytes. Bytes that it leaves become a field.
+    pub fn within<T>(&mut self, count: usize, inside: impl FnOnce(&mut Self) -> T) -> T {
+        let whole = self.bytes;
+        self.bytes = &whole[..self.at.saturating_add(count).min(whole.len())];
+        let result = inside(self);
+        self.rest("not decoded", self.purpose);
+        self.bytes = whole;
+        result
+    }
+
+    fn position(&self) -> u64 {
+        self.base + self.at as u64
+    }
+}
+
+/// Returns the number that these bytes are in network byte order. Only the first eight count.
+pub fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Returns text in quotes, a few bytes in hexadecimal, or the number of bytes.
+pub fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(|c| !c.is_control() || "\r\n\t".contains(c)) => format!("{text:?}"),
+        _ if bytes.len() > 24 => format!("{} bytes", bytes.len()),
+        _ => hex(bytes),
+    }
+}
+
+/// Returns the bytes in hexadecimal, with a space between them.
+pub fn hex(bytes: &[u8]) -> String {
+    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.join(" ")
+}

@@ -1,0 +1,15 @@
+//! A decoder for each protocol.
+
+use super::message::Decoder;
+
+pub mod amqp;
+pub mod hpack;
+pub mod http1;
+pub mod http2;
+pub mod protobuf;
+pub mod resp;
+pub mod tcp_socket;
+pub mod websocket;
+
+/// A function that returns a decoder for a new connection.
+pub type NewDecoder = fn() -> Box<dyn Decoder>;

@@ -1,0 +1,17 @@
+//! What travels between two programs, as messages with named fields. It needs no root: a proxy sees
+//! the bytes, and a decoder for each protocol names them.
+//!
+//! - [`proxy`] forwards and records on a [`tape`].
+//! - [`message`]: what a decoder makes of bytes.
+//! - [`units`] splits a stream into the units of its protocol; [`cursor`] names the bytes of one unit.
+//! - [`decode`]: a decoder for each protocol.
+//! - [`trace`]: a recording with its messages, for everything that shows or writes it.
+
+pub mod cursor;
+pub mod decode;
+pub mod json;
+pub mod message;
+pub mod proxy;
+pub mod tape;
+pub mod trace;
+pub mod units;

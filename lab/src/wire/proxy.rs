@@ -1,0 +1,164 @@
+//! A proxy between client and server. It forwards everything, counts TCP payload, and can record
+//! what passes. TCP payload is what programs write and read: the headers of Ethernet, IP, and TCP
+//! are not included. They usually add 66 bytes per segment.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::message::Side;
+use super::tape::{Tape, What};
+
+/// A proxy on its own port. Dropping it closes its connections.
+pub struct Proxy {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    /// The proxy's thread ends when this is dropped.
+    _open: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Bytes of TCP payload, from the client's point of view.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bytes {
+    /// From client to server.
+    pub sent: u64,
+    /// From server to client.
+    pub received: u64,
+}
+
+impl Proxy {
+    /// Starts a proxy on a free port, in front of the server at `target`. If there is a tape, it
+    /// records what passes.
+    ///
+    /// # Errors
+    /// If no port is available.
+    pub fn start(target: String, tape: Option<Arc<Tape>>) -> std::io::Result<Self> {
+        Self::listen("127.0.0.1:0", target, tape)
+    }
+
+    /// Starts a proxy that listens on the `host:port` of `listen`.
+    ///
+    /// # Errors
+    /// If it cannot listen there.
+    pub fn listen(listen: &str, target: String, tape: Option<Arc<Tape>>) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = std::net::TcpListener::bind(listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let counts = Arc::new(Counts::default());
+        let (open, dropped) = oneshot::channel::<()>();
+        let counted = counts.clone();
+        // The proxy has its own thread, which keeps running while a client blocks its thread.
+        thread::spawn(move || {
+            runtime.spawn(async { accept(TcpListener::from_std(listener)?, target, counted, tape).await });
+            let _ = runtime.block_on(dropped);
+        });
+        Ok(Self { address, counts, _open: open })
+    }
+
+    /// Returns the `host:port` that the proxy listens on.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Returns how many bytes the proxy has forwarded so far.
+    pub fn count(&self) -> Bytes {
+        Bytes { sent: self.counts.sent.load(Relaxed), received: self.counts.received.load(Relaxed) }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    counts: Arc<Counts>,
+    tape: Option<Arc<Tape>>,
+) -> std::io::Result<()> {
+    let mut connections = JoinSet::new(); // The connections end with this task.
+    let mut number = 0;
+    loop {
+        let (client, peer) = listener.accept().await?;
+        while connections.try_join_next().is_some() {} // Forgets those that have ended.
+        let observer = Observer { connection: number, counts: counts.clone(), tape: tape.clone() };
+        number += 1;
+        let target = target.clone();
+        connections.spawn(async move { connect(client, peer, &target, &observer).await });
+    }
+}
+
+/// Connects to the server and forwards both directions.
+async fn connect(client: TcpStream, peer: SocketAddr, target: &str, observer: &Observer) {
+    let server = TcpStream::connect(target).await;
+    let port = server.as_ref().ok().and_then(|server| server.peer_addr().ok()).map_or(0, |addr| addr.port());
+    observer.note(Side::Client, What::Open { client: peer.port(), server: port });
+    let Ok(server) = server else { return observer.note(Side::Server, What::Reset) };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::join!(
+        forward(from_client, to_server, Side::Client, observer),
+        forward(from_server, to_client, Side::Server, observer),
+    );
+}
+
+/// Forwards one direction. Bytes are counted and recorded before they are written, so every byte
+/// that a peer has received is already known here.
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, side: Side, observer: &Observer) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => {
+                observer.note(side, What::End);
+                break;
+            }
+            Ok(length) => {
+                observer.data(side, &buffer[..length]);
+                if to.write_all(&buffer[..length]).await.is_err() {
+                    return; // The other direction reports that the peer is gone.
+                }
+            }
+            Err(_) => {
+                observer.note(side, What::Reset);
+                break;
+            }
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// Counts and records what passes on one connection.
+struct Observer {
+    connection: u32,
+    counts: Arc<Counts>,
+    tape: Option<Arc<Tape>>,
+}
+
+impl Observer {
+    fn data(&self, from: Side, bytes: &[u8]) {
+        let count = match from {
+            Side::Client => &self.counts.sent,
+            Side::Server => &self.counts.received,
+        };
+        count.fetch_add(bytes.len() as u64, Relaxed);
+        if let Some(tape) = &self.tape {
+            tape.push(self.connection, from, What::Data(bytes.to_vec()));
+        }
+    }
+
+    fn note(&self, from: Side, what: What) {
+        if let Some(tape) = &self.tape {
+            tape.push(self.connection, from, what);
+        }
+    }
+}

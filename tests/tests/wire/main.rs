@@ -1,0 +1,26 @@
+//! Tests of what the lab shows of the bytes on the wire.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+use tests::run;
+
+mod amqp;
+mod http1;
+mod http2;
+mod pcap;
+mod resp;
+mod streams;
+mod tcp_socket;
+mod views;
+mod websocket;
+
+fn main() -> ExitCode {
+    // The lab runs its own program again for each server, and here that is this test program.
+    if let Some(protocol) = lab::role() {
+        lab::runtime().unwrap().block_on(lab::serve(&protocol)).unwrap();
+        return ExitCode::SUCCESS;
+    }
+    run()
+}
