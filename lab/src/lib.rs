@@ -28,6 +28,7 @@ pub mod compare;
 pub mod protocols;
 pub mod report;
 pub mod run;
+pub mod scenes;
 pub mod wire;
 
 pub use report::statistic::Spread;
