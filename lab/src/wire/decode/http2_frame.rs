@@ -103,18 +103,21 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
     if first.kind == CONTINUATION {
         return Err("a CONTINUATION frame without HEADERS before it".into());
     }
+    let begins_block = matches!(first.kind, HEADERS | PUSH_PROMISE);
     let (mut length, mut head) = (HEAD + first.length, first);
-    while matches!(first.kind, HEADERS | PUSH_PROMISE) && !head.has(END_HEADERS) {
+    loop {
+        if begins_block && length > MAX_HEADER_BLOCK {
+            return Err(format!("a header block of more than {MAX_HEADER_BLOCK} bytes"));
+        }
+        if !begins_block || head.has(END_HEADERS) {
+            return Ok(Some(length));
+        }
         let Some(next) = bytes.get(length..).and_then(Head::parse) else { return Ok(None) };
         if next.kind != CONTINUATION || next.stream != first.stream {
             return Err("a header block with another frame in it".into());
         }
         (length, head) = (length + HEAD + next.length, next);
-        if length > MAX_HEADER_BLOCK {
-            return Err(format!("a header block of more than {MAX_HEADER_BLOCK} bytes"));
-        }
     }
-    Ok(Some(length))
 }
 
 /// Names a frame: its head, its padding, and what `content` names.
