@@ -400,7 +400,9 @@ async fn a_program_that_does_not_speak_http2_is_named_in_one_line() {
     let server = frame(SETTINGS, 0, 0, &[]);
     let endless = [PREFACE, &frame(HEADERS, 0, 1, &[0x82])].concat();
     let flood = [endless.clone(), frame(CONTINUATION, 0, 1, &[]).repeat(8_000)].concat();
-    let cases: [(Side, &[u8], &str); 9] = [
+    let block = [PREFACE, &frame(HEADERS, END_HEADERS, 1, &[0x82; 70_000])].concat();
+    let cases: [(Side, &[u8], &str); 10] = [
+        (Side::Client, &block, "a header block of more than 65536 bytes"),
         (Side::Client, b"GET / HTTP/1.1\r\n\r\n", "the client speaks HTTP/1.1 or another text protocol"),
         (Side::Client, b"\x16\x03\x01\x02\x00\x01\x00", "encrypted with TLS"),
         (Side::Client, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", "a client sends the connection preface first"),
