@@ -5,14 +5,12 @@
 #![no_main]
 
 use lab::wire::decode::http2::decoder;
-use lab::wire::message::{Decoder, Message, Side};
+use lab::wire::message::{Message, Side};
 use libfuzzer_sys::fuzz_target;
 
 /// What each side sends first: a fuzzer rarely guesses it.
-const BEGIN: [(bool, &[u8]); 2] = [
-    (true, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
-    (false, b"\0\0\0\x04\0\0\0\0\0"),
-];
+const BEGIN: [(bool, &[u8]); 2] =
+    [(true, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"), (false, b"\0\0\0\x04\0\0\0\0\0")];
 
 fuzz_target!(|input: (bool, Vec<(bool, &[u8])>)| {
     let (begins_well, pieces) = input;
