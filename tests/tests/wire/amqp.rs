@@ -529,7 +529,13 @@ async fn passwords_of_every_mechanism_are_hidden() {
 }
 
 #[apply(test!)]
-async fn foreign_bytes_end_in_one_line() {
+async fn damaged_frames_do_no_harm() {
+    let frames = [(CLIENT, publish("a", &[b"{\"a\":", b"1}"])), (SERVER, deliver(1, "a", &[b"text"]))];
+    survives(&decoder, &conversation(frames), BYTES);
+}
+
+#[apply(test!)]
+async fn bytes_that_are_not_amqp_end_in_one_line() {
     let last = |from: Side, bytes: &[u8]| {
         let lines = summaries(&check(&decoder, &conversation([(from, bytes.to_vec())])));
         lines.into_iter().find(|line| line.contains("cannot read")).unwrap_or_default()

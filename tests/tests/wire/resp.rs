@@ -268,7 +268,12 @@ async fn nesting_and_numbers_of_elements_have_a_bound() {
 }
 
 #[apply(test!)]
-async fn foreign_bytes_end_in_one_line() {
+async fn damaged_commands_and_replies_do_no_harm() {
+    survives(&decoder, &[command(&["HELLO", "3"]), reply("%1|+a|*2|:1|$3|abc|")], BYTES);
+}
+
+#[apply(test!)]
+async fn bytes_that_are_not_resp_end_in_one_line() {
     let line = |from, bytes: &[u8]| {
         let messages = check(&decoder, &[(from, bytes.to_vec())]);
         messages[0].summary.clone()

@@ -85,6 +85,18 @@ struct Content {
     body: Json,
 }
 
+impl Content {
+    /// Says what the frame is that was just read.
+    fn part(&mut self) -> (Role, Vec<u64>) {
+        let whole = if self.left == 0 { self.whole.take() } else { self.whole };
+        match whole {
+            Some((role, call)) if self.left == 0 => (role, vec![call]),
+            Some((Role::Request, call)) => (Role::Part, vec![call]),
+            _ => (Role::Other, Vec::new()),
+        }
+    }
+}
+
 impl Protocol for Amqp {
     fn length(&mut self, from: Side, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
         // A server sends the header instead of a frame if it does not know the client's version.
@@ -117,7 +129,10 @@ impl Protocol for Amqp {
             let summary = format!("protocol header AMQP {}", version.join("-"));
             return Reading::other(summary).refused(from == Side::Server);
         }
-        let kind = unit.coded(1, "type", |kind| frame_type(kind).into());
+        let kind = unit.coded(1, "type", |kind| {
+            let kinds = ["", "method", "content header", "content body"];
+            (*kinds.get(kind as usize).unwrap_or(&"heartbeat")).into()
+        });
         let channel = unit.number(2, "channel");
         let size = unit.number(4, "size") as usize;
         let reading = unit.within(size, |unit| match kind {
@@ -143,9 +158,9 @@ impl Amqp {
         unit.coded(2, "method-id", |id| format!("{id} ({own})"));
         let arguments = amqp_arguments::read(unit, &method.arguments);
         let (role, calls) = self.role(from, channel, method, &arguments);
-        let refused = matches!(method.name, "basic.nack" | "basic.reject" | "basic.return")
-            || is_error(method.name, &arguments);
-        Reading { summary: summary(method.name, &arguments), role, refused, calls }
+        let refused = matches!(method.name.as_str(), "basic.nack" | "basic.reject" | "basic.return")
+            || is_error(&method.name, &arguments);
+        Reading { summary: summary(&method.name, &arguments), role, refused, calls }
     }
 
     /// Says what a method is in the conversation, and remembers it.
@@ -156,11 +171,13 @@ impl Amqp {
         method: &'static Method,
         arguments: &Arguments<'_>,
     ) -> (Role, Vec<u64>) {
-        match method.name {
+        let name = method.name.as_str();
+        match name {
             "basic.publish" | "basic.deliver" | "basic.return" | "basic.get-ok" => {
-                let whole = self.whole_message(from, channel, method.name, arguments);
-                self.channel(channel).content[from as usize] = Content { whole, ..Content::default() };
-                return part(whole, false);
+                let whole = self.whole_message(from, channel, name, arguments);
+                let content = &mut self.channel(channel).content[from as usize];
+                *content = Content { whole, left: u64::MAX, body: Json::default() };
+                return content.part();
             }
             "basic.ack" | "basic.nack" | "basic.reject" => {
                 let calls = self.settle(from.other(), channel, arguments);
@@ -170,13 +187,13 @@ impl Amqp {
             "confirm.select" => self.channel(channel).published = Some(0),
             _ => {}
         }
-        if let Some(answered) = self.answered(from.other(), channel, method.name) {
+        if let Some(answered) = self.answered(from.other(), channel, name) {
             if answered.is_automatic {
                 self.consume_automatically(channel, arguments);
             }
             return (Role::Response, vec![answered.call]);
         }
-        if is_error(method.name, arguments) {
+        if is_error(name, arguments) {
             // An error closes the channel, instead of the responses.
             let failed = &mut self.channel(channel).waiting[from.other() as usize];
             let calls: Vec<u64> = failed.drain(..).map(|waiting| waiting.call).collect();
@@ -184,14 +201,14 @@ impl Amqp {
                 return (Role::Response, calls);
             }
         }
-        let is_automatic = method.name == "basic.consume" && arguments.is_set("no-ack");
+        let is_automatic = name == "basic.consume" && arguments.is_set("no-ack");
         if method.has_response && !arguments.is_set("no-wait") {
             let call = self.new_call(from);
             let waiting = &mut self.channel(channel).waiting[from as usize];
             if waiting.len() >= MAX_WAITING {
                 waiting.pop_front();
             }
-            waiting.push_back(Waiting { name: method.name, call, is_automatic });
+            waiting.push_back(Waiting { name, call, is_automatic });
             return (Role::Request, vec![call]);
         }
         if is_automatic {
@@ -292,7 +309,7 @@ impl Amqp {
         });
         let content = &mut self.channel(channel).content[from as usize];
         content.left = size;
-        let (role, calls) = part(content.whole, size == 0);
+        let (role, calls) = content.part();
         Reading { summary: format!("content header, body of {size} bytes"), role, refused: false, calls }
     }
 
@@ -301,9 +318,8 @@ impl Amqp {
         let content = &mut self.channel(channel).content[from as usize];
         let size = unit.left().len();
         content.left = content.left.saturating_sub(size as u64);
-        let is_last = content.left == 0;
-        let body = content.body.piece(unit, size, is_last);
-        let (role, calls) = part(content.whole, is_last);
+        let body = content.body.piece(unit, size, content.left == 0);
+        let (role, calls) = content.part();
         Reading { summary: format!("body {}", shown(body.as_bytes())), role, refused: false, calls }
     }
 }
@@ -314,27 +330,9 @@ fn settle_up_to(unsettled: &mut BTreeMap<(u64, u64), u64>, channel: u64, last: u
     tags.iter().filter_map(|key| unsettled.remove(key)).collect()
 }
 
-/// Says what a frame of a message is.
-fn part(whole: Option<(Role, u64)>, is_last: bool) -> (Role, Vec<u64>) {
-    match whole {
-        Some((role, call)) if is_last => (role, vec![call]),
-        Some((Role::Request, call)) => (Role::Part, vec![call]),
-        _ => (Role::Other, Vec::new()),
-    }
-}
-
 /// Returns whether a method closes the channel or the connection because of an error.
 fn is_error(name: &str, arguments: &Arguments<'_>) -> bool {
     name.ends_with(".close") && arguments.number("reply-code") != 200
-}
-
-fn frame_type(kind: u64) -> &'static str {
-    match kind {
-        1 => "method",
-        2 => "content header",
-        3 => "content body",
-        _ => "heartbeat",
-    }
 }
 
 /// Says in one line what a method does.

@@ -9,7 +9,7 @@ use crate::wire::message::Purpose;
 /// A method: what one end asks the other to do.
 pub(super) struct Method {
     /// Its class and its own name.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Its arguments, in order.
     pub(super) arguments: Vec<Argument>,
     /// Whether the other end responds with a method of the same name and `-ok`.
@@ -22,19 +22,24 @@ pub(super) type Argument = (&'static str, char);
 
 /// Returns the method with these numbers.
 pub(super) fn method(class: u64, method: u64) -> Option<&'static Method> {
-    static METHODS: LazyLock<HashMap<(u64, u64), Method>> = LazyLock::new(|| {
-        let has_response =
-            |name: &str| TABLE.split_whitespace().any(|word| word.strip_suffix("-ok") == Some(name));
-        let lines = TABLE.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let numbers = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            let name = words.next()?;
-            let arguments = words.filter_map(argument).collect();
-            Some((numbers, Method { name, arguments, has_response: has_response(name) }))
-        });
-        lines.collect()
-    });
+    static METHODS: LazyLock<HashMap<(u64, u64), Method>> =
+        LazyLock::new(|| TABLE.lines().filter_map(methods).flatten().collect());
     METHODS.get(&(class, method))
+}
+
+/// Returns the method in a line of the table, and its response.
+fn methods(line: &'static str) -> Option<impl Iterator<Item = ((u64, u64), Method)>> {
+    let (class, rest) = line.trim_start().split_once(' ')?;
+    let (numbers, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let class = class.parse().ok()?;
+    let has_response = numbers.contains('/');
+    let both = numbers.split('/').zip([name.to_owned(), format!("{name}-ok")]).zip(rest.split('/'));
+    Some(both.filter_map(move |((number, name), arguments)| {
+        let arguments = arguments.split_whitespace().filter_map(argument).collect();
+        let has_response = has_response && !name.ends_with("-ok");
+        Some(((class, number.parse().ok()?), Method { name, arguments, has_response }))
+    }))
 }
 
 /// Returns the properties whose flags are set. The highest bit stands for the first one.
@@ -214,71 +219,44 @@ const PROPERTIES: &str = "
     content-type:t content-encoding:t headers:F delivery-mode:o priority:o correlation-id:t reply-to:t
     expiration:t message-id:t timestamp:q type:t user-id:t app-id:t cluster-id:t";
 
-/// Number of the class, number of the method, name, arguments.
+/// Number of the class, number of the method, name, arguments. If there is a response, its number
+/// and its arguments come after a slash. Its name is the same with `-ok`.
 const TABLE: &str = "
-    10 10 connection.start version-major:o version-minor:o server-properties:F mechanisms:T locales:T
-    10 11 connection.start-ok client-properties:F mechanism:t response:R locale:t
-    10 20 connection.secure challenge:T
-    10 21 connection.secure-ok response:C
-    10 30 connection.tune channel-max:s frame-max:l heartbeat:s
-    10 31 connection.tune-ok channel-max:s frame-max:l heartbeat:s
-    10 40 connection.open virtual-host:t reserved-1:t reserved-2:b
-    10 41 connection.open-ok reserved-1:t
-    10 50 connection.close reply-code:s reply-text:t class-id:s method-id:s
-    10 51 connection.close-ok
+    10 10/11 connection.start version-major:o version-minor:o server-properties:F mechanisms:T locales:T / client-properties:F mechanism:t response:R locale:t
+    10 20/21 connection.secure challenge:T / response:C
+    10 30/31 connection.tune channel-max:s frame-max:l heartbeat:s / channel-max:s frame-max:l heartbeat:s
+    10 40/41 connection.open virtual-host:t reserved-1:t reserved-2:b / reserved-1:t
+    10 50/51 connection.close reply-code:s reply-text:t class-id:s method-id:s /
     10 60 connection.blocked reason:t
     10 61 connection.unblocked
-    10 70 connection.update-secret new-secret:C reason:t
-    10 71 connection.update-secret-ok
-    20 10 channel.open reserved-1:t
-    20 11 channel.open-ok reserved-1:T
-    20 20 channel.flow active:b
-    20 21 channel.flow-ok active:b
-    20 40 channel.close reply-code:s reply-text:t class-id:s method-id:s
-    20 41 channel.close-ok
-    30 10 access.request realm:t exclusive:b passive:b active:b write:b read:b
-    30 11 access.request-ok reserved-1:s
-    40 10 exchange.declare reserved-1:s exchange:t type:t passive:b durable:b auto-delete:b internal:b no-wait:b arguments:F
-    40 11 exchange.declare-ok
-    40 20 exchange.delete reserved-1:s exchange:t if-unused:b no-wait:b
-    40 21 exchange.delete-ok
-    40 30 exchange.bind reserved-1:s destination:t source:t routing-key:t no-wait:b arguments:F
-    40 31 exchange.bind-ok
-    40 40 exchange.unbind reserved-1:s destination:t source:t routing-key:t no-wait:b arguments:F
-    40 51 exchange.unbind-ok
-    50 10 queue.declare reserved-1:s queue:t passive:b durable:b exclusive:b auto-delete:b no-wait:b arguments:F
-    50 11 queue.declare-ok queue:t message-count:l consumer-count:l
-    50 20 queue.bind reserved-1:s queue:t exchange:t routing-key:t no-wait:b arguments:F
-    50 21 queue.bind-ok
-    50 30 queue.purge reserved-1:s queue:t no-wait:b
-    50 31 queue.purge-ok message-count:l
-    50 40 queue.delete reserved-1:s queue:t if-unused:b if-empty:b no-wait:b
-    50 41 queue.delete-ok message-count:l
-    50 50 queue.unbind reserved-1:s queue:t exchange:t routing-key:t arguments:F
-    50 51 queue.unbind-ok
-    60 10 basic.qos prefetch-size:l prefetch-count:s global:b
-    60 11 basic.qos-ok
-    60 20 basic.consume reserved-1:s queue:t consumer-tag:t no-local:b no-ack:b exclusive:b no-wait:b arguments:F
-    60 21 basic.consume-ok consumer-tag:t
-    60 30 basic.cancel consumer-tag:t no-wait:b
-    60 31 basic.cancel-ok consumer-tag:t
+    10 70/71 connection.update-secret new-secret:C reason:t /
+    20 10/11 channel.open reserved-1:t / reserved-1:T
+    20 20/21 channel.flow active:b / active:b
+    20 40/41 channel.close reply-code:s reply-text:t class-id:s method-id:s /
+    30 10/11 access.request realm:t exclusive:b passive:b active:b write:b read:b / reserved-1:s
+    40 10/11 exchange.declare reserved-1:s exchange:t type:t passive:b durable:b auto-delete:b internal:b no-wait:b arguments:F /
+    40 20/21 exchange.delete reserved-1:s exchange:t if-unused:b no-wait:b /
+    40 30/31 exchange.bind reserved-1:s destination:t source:t routing-key:t no-wait:b arguments:F /
+    40 40/51 exchange.unbind reserved-1:s destination:t source:t routing-key:t no-wait:b arguments:F /
+    50 10/11 queue.declare reserved-1:s queue:t passive:b durable:b exclusive:b auto-delete:b no-wait:b arguments:F / queue:t message-count:l consumer-count:l
+    50 20/21 queue.bind reserved-1:s queue:t exchange:t routing-key:t no-wait:b arguments:F /
+    50 30/31 queue.purge reserved-1:s queue:t no-wait:b / message-count:l
+    50 40/41 queue.delete reserved-1:s queue:t if-unused:b if-empty:b no-wait:b / message-count:l
+    50 50/51 queue.unbind reserved-1:s queue:t exchange:t routing-key:t arguments:F /
+    60 10/11 basic.qos prefetch-size:l prefetch-count:s global:b /
+    60 20/21 basic.consume reserved-1:s queue:t consumer-tag:t no-local:b no-ack:b exclusive:b no-wait:b arguments:F / consumer-tag:t
+    60 30/31 basic.cancel consumer-tag:t no-wait:b / consumer-tag:t
     60 40 basic.publish reserved-1:s exchange:t routing-key:t mandatory:b immediate:b
     60 50 basic.return reply-code:s reply-text:t exchange:t routing-key:t
     60 60 basic.deliver consumer-tag:t delivery-tag:q redelivered:b exchange:t routing-key:t
-    60 70 basic.get reserved-1:s queue:t no-ack:b
-    60 71 basic.get-ok delivery-tag:q redelivered:b exchange:t routing-key:t message-count:l
+    60 70/71 basic.get reserved-1:s queue:t no-ack:b / delivery-tag:q redelivered:b exchange:t routing-key:t message-count:l
     60 72 basic.get-empty reserved-1:t
     60 80 basic.ack delivery-tag:q multiple:b
     60 90 basic.reject delivery-tag:q requeue:b
     60 100 basic.recover-async requeue:b
-    60 110 basic.recover requeue:b
-    60 111 basic.recover-ok
+    60 110/111 basic.recover requeue:b /
     60 120 basic.nack delivery-tag:q multiple:b requeue:b
-    85 10 confirm.select no-wait:b
-    85 11 confirm.select-ok
-    90 10 tx.select
-    90 11 tx.select-ok
-    90 20 tx.commit
-    90 21 tx.commit-ok
-    90 30 tx.rollback
-    90 31 tx.rollback-ok";
+    85 10/11 confirm.select no-wait:b /
+    90 10/11 tx.select /
+    90 20/21 tx.commit /
+    90 30/31 tx.rollback /";
