@@ -8,6 +8,9 @@ use super::message::{Field, Purpose};
 /// Maximum depth of fields inside fields. Deeper ones become one field.
 pub const MAX_DEPTH: u8 = 32;
 
+/// Maximum number of characters that [`shorten`] leaves.
+const MAX_SHORT: usize = 60;
+
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
 /// missing, a field has fewer bytes, and a missing number is 0.
 pub struct Cursor<'a> {
@@ -163,6 +166,20 @@ impl<'a> Cursor<'a> {
         result
     }
 
+    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
+    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
+        let bytes = &readable[..readable.len().min(self.left().len())];
+        let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
+        let fields = std::mem::take(&mut self.fields);
+        let mut unit = Cursor { bytes, at: 0, base, depth, purpose, fields };
+        let result = inside(&mut unit);
+        unit.rest("not decoded", purpose);
+        self.fields = unit.fields;
+        self.at += bytes.len();
+        result
+    }
+
     fn position(&self) -> u64 {
         self.base + self.at as u64
     }
@@ -179,6 +196,14 @@ pub fn text(bytes: &[u8]) -> String {
         Ok(text) if text.chars().all(|c| !c.is_control() || "\r\n\t".contains(c)) => format!("{text:?}"),
         _ if bytes.len() > 24 => format!("{} bytes", bytes.len()),
         _ => hex(bytes),
+    }
+}
+
+/// Returns the beginning of a long text, for a summary.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHORT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -1,17 +1,19 @@
 //! Names the parts of JSON text: what the program says, and what makes it readable.
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, shorten, text};
 use super::message::Purpose;
 
+/// Maximum length of text that is taken apart. A field takes far more memory than its bytes.
+pub const MAX_JSON: usize = 1024 * 1024;
+
 /// Names the next `count` bytes as JSON: values as information, everything else as text. A value
-/// has the name of its member. Bytes that are not JSON become one field. Returns `text` shortened
-/// for a summary.
+/// has the name of its member. Bytes that are not JSON, or too many, become one field. Returns the
+/// text shortened for a summary.
 pub fn json(unit: &mut Cursor<'_>, count: usize) -> String {
     let bytes = unit.peek(count);
-    let readable = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
-    if !readable {
+    if !is_json(bytes) {
         unit.purposed(Purpose::Information, |unit| unit.text(count, "body"));
-        return super::cursor::text(bytes);
+        return shorten(&text(bytes));
     }
     unit.group("JSON", |unit| {
         unit.within(count, |unit| {
@@ -35,9 +37,14 @@ pub fn json(unit: &mut Cursor<'_>, count: usize) -> String {
                 }
             }
         });
-        let whole = String::from_utf8_lossy(bytes).into_owned();
-        (whole.clone(), whole)
+        let short = shorten(&String::from_utf8_lossy(bytes));
+        (short.clone(), short)
     })
+}
+
+/// Returns whether the bytes are JSON, and few enough to take apart.
+pub fn is_json(bytes: &[u8]) -> bool {
+    bytes.len() <= MAX_JSON && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
 struct Token {

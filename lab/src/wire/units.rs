@@ -147,7 +147,7 @@ impl<P: Protocol> Decoder for Units<P> {
                 None => self.protocol.length(from, &direction.rest),
             };
             match length {
-                Ok(Some(length)) if (1..=direction.rest.len()).contains(&length) => {
+                Ok(Some(length)) if (1..=direction.rest.len().min(MAX_UNIT)).contains(&length) => {
                     direction.length = None;
                     messages.push(self.decode(from, length));
                 }

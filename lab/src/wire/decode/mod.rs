@@ -3,11 +3,13 @@
 use super::message::Decoder;
 
 pub mod amqp;
+mod head;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
 pub mod protobuf;
 pub mod resp;
+mod sse;
 pub mod tcp_socket;
 pub mod websocket;
 
