@@ -84,10 +84,12 @@ impl Protocol for Http1 {
             Next::Bytes { left, .. } => Ok(Some(left.min(MAX_UNIT as u64) as usize)),
             Next::Chunk => direction.chunk_length(bytes),
             Next::UntilEnd => {
-                let is_stream = direction.content == Content::Events;
-                let event = is_stream.then(|| direction.through_empty_line(bytes)).flatten();
-                Ok(Some(event.unwrap_or(bytes.len()).min(MAX_UNIT))
-                    .filter(|length| event.is_some() || *length == MAX_UNIT))
+                let end = match direction.content {
+                    Content::Events => direction.through_empty_line(bytes),
+                    Content::Json | Content::Other => None,
+                };
+                let is_full = bytes.len() >= MAX_UNIT;
+                Ok(end.or(is_full.then_some(MAX_UNIT)).map(|length| length.min(MAX_UNIT)))
             }
         }
     }
@@ -162,8 +164,8 @@ impl Http1 {
         });
         let status: u16 = code.parse().unwrap_or_default();
         let headers = header_lines(unit);
-        let is_interim = (100..200).contains(&status) && status != 101;
-        if is_interim {
+        if (100..200).contains(&status) && status != 101 {
+            // An interim response: another one follows.
             let calls = self.waiting.front().map(|asked| asked.call).into_iter().collect();
             return Reading { calls, ..Reading::other(format!("{code} {reason}")) };
         }
