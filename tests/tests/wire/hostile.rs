@@ -20,14 +20,14 @@ pub fn check_arbitrary_bytes(
     ];
     let side = any::<bool>().prop_map(|client| if client { Side::Client } else { Side::Server });
     let pieces = vec((side, piece), 0..20);
-    run(1_000, &pieces, |pieces| drop(check(new, &[beginning, &pieces].concat())));
+    run(500, &pieces, |pieces| drop(check(new, &[beginning, &pieces].concat())));
 }
 
 /// Checks recordings in which a few bytes are wrong, or missing.
 pub fn check_mutations(new: &dyn Fn() -> Box<dyn Decoder>, recordings: Vec<Conversation>) {
     let change = (any::<Index>(), any::<Index>(), any::<u8>(), any::<bool>());
     let changes = (select(recordings), vec(change, 1..4));
-    run(200, &changes, |(mut conversation, changes)| {
+    run(100, &changes, |(mut conversation, changes)| {
         for (piece, at, byte, removes) in changes {
             let bytes = &mut piece.get_mut(&mut conversation).1;
             match at.index(bytes.len().max(1)) {

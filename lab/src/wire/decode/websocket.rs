@@ -133,8 +133,7 @@ impl WebSocket {
     /// Reads a message, or a fragment of one.
     fn data(&mut self, from: Side, head: &Head, unit: &mut Cursor<'_>) -> Reading {
         let payload = unit.whole();
-        let is_whole = head.is_final && head.opcode != 0;
-        if is_whole && head.opcode == 1 && is_json(payload) {
+        if head.is_final && head.opcode == 1 && is_json(payload) {
             json(unit, payload.len());
         } else {
             unit.rest("Payload data", Purpose::Information);
