@@ -3,11 +3,12 @@
 use futures::StreamExt;
 use lab::wire::decode::websocket::decoder;
 use lab::wire::message::{Message, Purpose, Role, Side};
+use lab::wire::units::MAX_UNIT;
 use tests::{apply, test};
 use websocket::{Client, Metric, Reading};
 
 use crate::hostile::{check_arbitrary_bytes, check_mutations};
-use crate::streams::{check, check_detail, record, summaries};
+use crate::streams::{check, check_detail, decode, record, summaries};
 
 fn reading(value: f64) -> Reading {
     Reading { station: "oslo-1".into(), metric: Metric::Temperature, value, recorded_at: 1_767_225_600_000 }
@@ -247,6 +248,9 @@ async fn bytes_that_are_not_websocket_are_refused_with_a_reason() {
         let messages = after_handshake([(S, bytes.to_vec())]);
         assert_eq!(messages[0].summary, format!("cannot read this: {reason}; it is still forwarded"));
     }
+    let at_once = [(C, REQUEST.into()), (S, RESPONSE.into()), frame(S, 0x82, vec![0; MAX_UNIT])];
+    let messages = decode(&mut *decoder(), &at_once);
+    assert!(messages[2].summary.contains("too long to decode"), "the same as in pieces");
     let refused = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
     let again = [
         (C, REQUEST.into()),
