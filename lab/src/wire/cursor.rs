@@ -11,8 +11,8 @@ pub const MAX_DEPTH: u8 = 32;
 /// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
 pub const MAX_FIELDS: usize = 50_000;
 
-/// Maximum number of characters that a summary repeats of a text.
-const MAX_SHOWN: usize = 40;
+/// Maximum number of characters that [`shorten`] leaves.
+const MAX_SHORT: usize = 60;
 
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
 /// missing, a field has fewer bytes, and a missing number is 0.
@@ -175,6 +175,20 @@ impl<'a> Cursor<'a> {
         result
     }
 
+    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
+    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
+        let bytes = &readable[..readable.len().min(self.left().len())];
+        let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
+        let fields = std::mem::take(&mut self.fields);
+        let mut unit = Cursor { bytes, at: 0, base, depth, purpose, fields };
+        let result = inside(&mut unit);
+        unit.rest("not decoded", purpose);
+        self.fields = unit.fields;
+        self.at += bytes.len();
+        result
+    }
+
     fn position(&self) -> u64 {
         self.base + self.at as u64
     }
@@ -195,11 +209,15 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// Returns the beginning of a text in one line, for a summary.
-pub fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHOWN + 4)]);
+pub fn shorten(text: &str) -> String {
     let in_line = |c: char| if c.is_control() { ' ' } else { c };
-    let beginning: String = text.chars().take(MAX_SHOWN).map(in_line).collect();
-    if text.chars().nth(MAX_SHOWN).is_some() { beginning + "…" } else { beginning }
+    let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
+    text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
+}
+
+/// Returns the beginning of bytes that may be text in one line, for a summary.
+pub fn shown(bytes: &[u8]) -> String {
+    shorten(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]))
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

@@ -1,14 +1,17 @@
 //! Names the parts of JSON text: what the program says, and what makes it readable.
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, shorten, shown, text};
 use super::message::Purpose;
 
 /// Maximum number of bytes of a member's name that its values repeat.
 const MAX_NAME: usize = 100;
 
+/// Maximum length of text that is taken apart. A field takes far more memory than its bytes.
+pub const MAX_JSON: usize = 1024 * 1024;
+
 /// Names the next `count` bytes as JSON: values as information, everything else as text. A value
-/// has the name of its member. Bytes that are not JSON become one field. Returns `text` shortened
-/// for a summary.
+/// has the name of its member. Bytes that are not JSON, or too many, become one field. Returns the
+/// text shortened for a summary.
 pub fn json(unit: &mut Cursor<'_>, count: usize) -> String {
     Json::default().piece(unit, count, true)
 }
@@ -35,7 +38,7 @@ impl Json {
         };
         if !*self.readable.get_or_insert_with(check) {
             unit.purposed(Purpose::Information, |unit| unit.text(count, "body"));
-            return super::cursor::text(bytes);
+            return shorten(&text(bytes));
         }
         unit.group("JSON", |unit| {
             unit.within(count, |unit| {
@@ -43,8 +46,8 @@ impl Json {
                     self.token(unit);
                 }
             });
-            let whole = String::from_utf8_lossy(bytes).into_owned();
-            (whole.clone(), whole)
+            let short = shown(bytes);
+            (short.clone(), short)
         })
     }
 
@@ -66,6 +69,11 @@ impl Json {
             });
         }
     }
+}
+
+/// Returns whether the bytes are JSON, and few enough to take apart.
+pub fn is_json(bytes: &[u8]) -> bool {
+    bytes.len() <= MAX_JSON && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
 struct Token {

@@ -149,7 +149,7 @@ impl<P: Protocol> Decoder for Units<P> {
                 None => self.protocol.length(from, &direction.rest),
             };
             match length {
-                Ok(Some(length)) if (1..=direction.rest.len()).contains(&length) => {
+                Ok(Some(length)) if (1..=direction.rest.len().min(MAX_UNIT)).contains(&length) => {
                     direction.length = None;
                     messages.push(self.decode(from, length));
                 }
@@ -184,7 +184,7 @@ impl<P: Protocol> Decoder for Units<P> {
         }
         let span = direction.start..direction.start + length as u64;
         let mut unit = Cursor::new(&direction.rest, span.start);
-        unit.rest("incomplete", Purpose::Framing);
+        unit.secret(length, "incomplete", b'*'); // It may be the beginning of a credential.
         let fields = unit.into_fields();
         direction.start = span.end;
         direction.rest = Vec::new();

@@ -171,7 +171,7 @@ async fn a_real_rabbitmq_is_read_completely() {
         "> basic.publish to nowhere",
         "< basic.return 312 NO_ROUTE",
         "< basic.get-empty",
-        "< channel.close 404 NOT_FOUND - no queue 'missing' in vhost …",
+        "< channel.close 404 NOT_FOUND - no queue 'missing' in vhost '/'",
         "> connection.close 200 done",
     ] {
         has(line);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tests::run;
 
 mod amqp;
+mod hostile;
 mod http1;
 mod http2;
 mod pcap;
