@@ -11,6 +11,7 @@ mod http1;
 mod http2;
 mod pcap;
 mod resp;
+mod scenes;
 mod streams;
 mod tcp_socket;
 mod views;
