@@ -137,8 +137,7 @@ impl Drawing {
         let first = left + half(scene.lanes.first());
         let last = width.saturating_sub(1 + half(scene.lanes.last())).max(first + 1);
         let gaps = scene.lanes.len().saturating_sub(1).max(1);
-        let columns: Vec<_> =
-            (0..scene.lanes.len()).map(|lane| first + (last - first) * lane / gaps).collect();
+        let columns: Vec<_> = (0..=gaps).map(|lane| first + (last - first) * lane / gaps).collect();
         let mut head = String::new();
         for (name, column) in scene.lanes.iter().zip(&columns) {
             put(&mut head, column - half(Some(name)), name);
@@ -151,8 +150,10 @@ impl Drawing {
     fn row(&mut self, when: &str, row: &Row<'_>, mut texts: Vec<String>, event: Option<&str>, size: &str) {
         let room = self.columns[row.from].abs_diff(self.columns[row.to]).saturating_sub(1);
         if let Some(note) = event.filter(|_| row.is_note()) {
-            let note = format!("! {note} {size}");
-            return self.line(when, row, &one_line(note.trim_end(), room));
+            for line in textwrap::wrap(&one_line(note, usize::MAX), room.saturating_sub(6)) {
+                self.line("", row, &format!("{:=<room$}", format!("== {line} ")));
+            }
+            return;
         }
         if texts.len() > MAX_SUMMARIES {
             let more = texts.len() - (MAX_SUMMARIES - 1);

@@ -57,11 +57,12 @@ pub struct Row<'a> {
 }
 
 impl Scene {
-    /// Returns the steps of all recordings, in the order of time.
+    /// Returns the steps of all recordings, in the order of time. A note concerns all lanes.
     pub fn rows(&self) -> Vec<Row<'_>> {
         let lanes = self.lanes.len().saturating_sub(1);
         let all = self.conversations.iter().enumerate();
-        let steps = all.flat_map(|(at, conversation)| conversation.trace.steps.iter().map(move |step| (at, step)));
+        let steps =
+            all.flat_map(|(at, conversation)| conversation.trace.steps.iter().map(move |step| (at, step)));
         let connections: BTreeSet<_> = steps.clone().map(|(at, step)| (at, step.event.connection)).collect();
         let mut rows: Vec<_> = steps
             .map(|(at, step)| {
@@ -70,7 +71,10 @@ impl Scene {
                 let (from, to) = if is_client { (client, server) } else { (server, client) };
                 let number = connections.range(..=(at, step.event.connection)).count();
                 let connection = if connections.len() > 1 { number } else { 0 };
-                Row { trace, step, from: (*from).min(lanes), to: (*to).min(lanes), connection }
+                match step.event.what {
+                    What::Note(_) => Row { trace, step, from: 0, to: lanes, connection: 0 },
+                    _ => Row { trace, step, from: (*from).min(lanes), to: (*to).min(lanes), connection },
+                }
             })
             .collect();
         rows.sort_by_key(|row| row.step.event.at);
@@ -90,7 +94,7 @@ impl Row<'_> {
         }
     }
 
-    /// Returns whether this is a note on something that did not travel.
+    /// Returns whether this is a note: something that did not travel.
     fn is_note(&self) -> bool {
         matches!(self.step.event.what, What::Note(_))
     }
