@@ -114,10 +114,10 @@ async fn a_diagram_shows_each_read_with_its_messages() {
              |   HEADERS #1 POST                                    |
    2.0 ms    |-- DATA #1 {value: -3.5} ---------------- 44 B [1] -->|
              |   HEADERS #1 200                                     |
-   4.0 ms    |<- DATA #1 {accepted: 1} (2.0 ms) -------- 43 B [1] --|
+   4.0 ms    |<- DATA #1 {accepted: 1} -------- (2.0 ms) 43 B [1] --|
   1.500 s    |.. connects .................................. [2] ..>|
   1.501 s    |-- GET /nothing ------------------------- 16 B [2] -->|
-  1.504 s    |<- 404 Not Found (3.0 ms) ---------------- 17 B [2] --|
+  1.504 s    |<- 404 Not Found ---------------- (3.0 ms) 17 B [2] --|
   1.505 s    |.. closes .................................... [2] ..>|
   1.506 s    |<. resets the connection ...................... [2] ..|
 ";
@@ -253,6 +253,10 @@ async fn what_differs_from_run_to_run_is_left_out_of_a_stable_diagram() {
         ("basic.consume-ok amq.ctag-3vG_hq.x==", "basic.consume-ok amq.ctag-…"),
         ("SUBSCRIBE weather:replies:0f3a5b00c0ffee11", "SUBSCRIBE weather:replies:…"),
         ("XADD 1767225600000-0", "XADD …"),
+        ("started {instance: 15708671070692779867, seque…", "started {instance: …"),
+        ("started {instance: 1570867107069277986, sequen…", "started {instance: …"),
+        ("SUBSCRIBE weather:replies:0f…", "SUBSCRIBE weather:replies:…"),
+        ("body {\"station\":\"oslo-1\",\"val… END_STREAM", "body {\"station\":\"oslo-1\",\"val… END_STREAM"),
         ("1f0e5b1c-7a0b-4c9d-8f00-aabbccddeeff", "…"),
         ("RECORD #12, 2 readings of oslo-1: -3.5", "RECORD #12, 2 readings of oslo-1: -3.5"),
         ("instance added, 1013.25 hPa, 404", "instance added, 1013.25 hPa, 404"),
@@ -370,19 +374,21 @@ async fn the_table_of_bytes_adds_up() {
     assert!(drawn.contains(" 44 B [1] --") && drawn.contains(" 43 B [1] --"), "{drawn}");
 }
 
-/// Returns the bytes in hexadecimal and the fields of each message on the page.
+/// Returns the bytes in hexadecimal of each message on the page, with a line between leaves, and its
+/// fields with their depths.
 fn messages(page: &str) -> Vec<(String, Vec<String>)> {
-    let leaf = Regex::new(r#"<span data-leaf="(\d+)">([^<]*)</span>"#).unwrap();
-    let field = Regex::new(r#"data-first="(\d+)" data-end="(\d+)""#).unwrap();
+    let leaf = Regex::new("<span>([0-9a-f ]+)</span>").unwrap();
+    let field =
+        Regex::new(r#"<li( class="group")?(?: tabindex="0")? style="--depth:(\d)"><b>(\w+)</b>"#).unwrap();
     let parts = page.split("<div class=\"message\">").skip(1);
     let parts = parts.map(|part| {
-        let leaves: Vec<_> = leaf.captures_iter(part).collect();
-        assert!(leaves.iter().enumerate().all(|(at, found)| found[1] == at.to_string()));
-        let bytes: Vec<_> = leaves.iter().map(|found| found[2].to_owned()).collect();
-        (
-            bytes.join(" "),
-            field.captures_iter(part).map(|found| format!("{}-{}", &found[1], &found[2])).collect(),
-        )
+        let (bytes, fields) = part.split_once("<ul").unwrap();
+        let leaves: Vec<_> = leaf.captures_iter(bytes).map(|found| found[1].to_owned()).collect();
+        let fields = field.captures_iter(fields).map(|found| {
+            let kind = if found.get(1).is_some() { " group" } else { "" };
+            format!("{} {}{kind}", &found[2], &found[3])
+        });
+        (leaves.join("|"), fields.collect())
     });
     parts.collect()
 }
@@ -399,9 +405,11 @@ async fn the_page_shows_each_byte_and_the_field_it_belongs_to() {
         .collect();
     let shown = messages(&html(&[scene]));
     assert_eq!(expected.len(), 6);
-    assert_eq!(shown.iter().map(|(bytes, _)| bytes.clone()).collect::<Vec<_>>(), expected);
-    // The head has three leaves: length, kind, and call. Then comes the text.
-    assert!(shown.iter().all(|(_, fields)| *fields == ["0-3", "0-1", "1-2", "2-3", "3-4"]), "{shown:?}");
+    assert_eq!(shown.iter().map(|(bytes, _)| bytes.replace('|', " ")).collect::<Vec<_>>(), expected);
+    // Length, kind, call, and text.
+    assert_eq!(shown[2].0, "00 10|46|01|48 45 41 44 45 52 53 20 23 31 20 32 30 30");
+    let fields = ["0 head group", "1 length", "1 kind", "1 call", "0 text"];
+    assert!(shown.iter().all(|(_, shown)| *shown == fields), "{shown:?}");
 }
 
 #[apply(test!)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use regex::Regex;
 
 use super::{MAX_SUMMARIES, Row, Scene, mark, one_line, time};
-use crate::wire::message::{Message, Role};
+use crate::wire::message::{Message, Role, Side};
 use crate::wire::tape::What;
 
 /// Width of the times to the left of the lanes, in characters.
@@ -20,11 +20,11 @@ pub fn diagram(scene: &Scene, width: usize) -> String {
     let Some(begin) = rows.first().map(|row| row.step.event.at) else { return drawing.text };
     for row in &rows {
         let when = format!("{:>width$}", time(row.step.event.at - begin), width = TIMES - 1);
-        let texts = row.step.messages.iter().map(|timed| match timed.took {
-            Some(took) => format!("{} ({})", timed.message.summary, time(took)),
-            None => timed.message.summary.clone(),
-        });
-        drawing.row(&when, row, texts.collect(), row.event(), &row.size());
+        let summaries = row.step.messages.iter().map(|timed| timed.message.summary.as_str());
+        let texts = summaries.chain(row.event()).map(str::to_owned).collect();
+        let took = row.step.messages.iter().filter_map(|timed| timed.took).max();
+        let took = took.map_or(String::new(), |took| format!("({}) ", time(took)));
+        drawing.row(&when, row, texts, &format!("{took}{}", row.size()));
     }
     drawing.text
 }
@@ -46,9 +46,9 @@ pub fn stable(scene: &Scene, width: usize) -> String {
     let mut arrows: Vec<_> = (0..=last).flat_map(|connection| arrows(rows_of(connection))).collect();
     arrows.sort_by_key(|(complete, ..)| *complete);
     for (_, row, messages) in arrows {
-        let texts: Vec<_> = messages.iter().map(|message| without_ids(&message.summary)).collect();
-        let event = row.event().filter(|_| texts.is_empty()).map(without_ids);
-        drawing.row("", row, texts, event.as_deref(), &mark(row.connection));
+        let summaries = messages.iter().map(|message| message.summary.as_str());
+        let texts = summaries.chain(row.event().filter(|_| messages.is_empty())).map(without_ids);
+        drawing.row("", row, texts.collect(), &mark(row.connection));
     }
     drawing.text
 }
@@ -59,19 +59,25 @@ fn arrows<'a>(
     rows: impl Iterator<Item = &'a Row<'a>>,
 ) -> Vec<(Option<Instant>, &'a Row<'a>, Vec<&'a Message>)> {
     let (mut items, mut arrows) = (Vec::new(), Vec::new());
-    let mut complete = None;
+    let (mut calls, mut complete) = (Vec::new(), None);
     for row in rows {
         if matches!(row.step.event.what, What::Open { .. } | What::Note(_)) {
             items.push((row, None));
         }
         let messages = row.step.messages.iter().map(|timed| &timed.message);
-        items
-            .extend(messages.filter(|message| !is_housekeeping(message)).map(|message| (row, Some(message))));
+        for message in messages.filter(|message| !is_housekeeping(message)) {
+            items.push((row, Some(message)));
+            if asks(message) {
+                calls.extend(message.calls.iter().map(|call| (message.from, *call)));
+            }
+        }
     }
     let from = |item: &Item<'a>| item.1.map(|message| message.from);
     for side in items.chunk_by_mut(|one, next| from(one) == from(next)) {
-        sort_by_call(side);
-        for items in side.split_inclusive(|(_, message)| message.is_none_or(is_complete)) {
+        sort(side, &calls);
+        for items in side.split_inclusive(|(_, message)| {
+            message.is_none_or(|message| matches!(message.role, Role::Request | Role::Response))
+        }) {
             let messages = items.iter().filter_map(|(_, message)| *message).collect();
             let row = items[items.len() - 1].0;
             complete = complete.max(Some(row.step.event.at));
@@ -84,8 +90,8 @@ fn arrows<'a>(
 /// A message, or a row without messages.
 type Item<'a> = (&'a Row<'a>, Option<&'a Message>);
 
-fn is_complete(message: &Message) -> bool {
-    matches!(message.role, Role::Request | Role::Response)
+fn asks(message: &Message) -> bool {
+    matches!(message.role, Role::Part | Role::Request)
 }
 
 /// Returns whether a message is housekeeping that may appear anywhere, or not at all. An HTTP/2
@@ -96,17 +102,19 @@ fn is_housekeeping(message: &Message) -> bool {
     message.role == Role::Other && names.into_iter().any(|name| summary.starts_with(name))
 }
 
-/// Sorts the messages that belong to calls by their first call. A server works on its calls at the
-/// same time, so their order differs.
-fn sort_by_call(items: &mut [Item<'_>]) {
-    let call = |item: &Item<'_>| item.1.and_then(|message| message.calls.first().copied());
-    for calls in items.chunk_by_mut(|one, next| call(one).is_some() && call(next).is_some()) {
-        calls.sort_by_key(call);
-    }
+/// Sorts what one side sends: first its responses, in the order in which the other side has asked,
+/// and then everything else. A program works on several calls at the same time, so its order differs.
+fn sort(items: &mut [Item<'_>], calls: &[(Side, u64)]) {
+    items.sort_by_key(|(_, message)| {
+        let message = message.filter(|message| !asks(message));
+        let call = message.and_then(|message| Some((message.from.other(), *message.calls.first()?)));
+        call.and_then(|call| calls.iter().position(|asked| *asked == call)).unwrap_or(usize::MAX)
+    });
 }
 
 /// Replaces what differs from run to run by "…": ports, dates, names that a broker made up, and
-/// numbers of 5 digits or more. Such numbers are IDs and times.
+/// numbers of 5 digits or more. Such numbers are IDs and times. If the text is cut, how much of it is
+/// left depends on their length, so everything after the first one goes, too.
 fn without_ids(text: &str) -> String {
     static VARYING: LazyLock<Regex> = LazyLock::new(|| {
         let patterns = [
@@ -116,11 +124,15 @@ fn without_ids(text: &str) -> String {
             r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::[\d.]+)?(?:Z|[+-]\d\d:\d\d)?)?",
             r"[0-9a-fA-F]{8,}(?:-[0-9a-fA-F]+)*",
             r"\d{5,}(?:-\d+)?",
+            r"[0-9a-fA-F]+…",
         ];
         #[allow(clippy::unwrap_used, reason = "a test uses the pattern")]
         Regex::new(&patterns.join("|")).unwrap()
     });
-    VARYING.replace_all(text, "${host}${broker}…").into_owned()
+    let first = VARYING.find(text).map_or(text.len(), |found| found.end());
+    let end = if text.contains('…') { first } else { text.len() };
+    let kept = VARYING.replace_all(&text[..end], "${host}${broker}…");
+    if end < text.len() && !kept.ends_with('…') { format!("{kept}…") } else { kept.into_owned() }
 }
 
 /// The text of a diagram, line by line.
@@ -145,27 +157,26 @@ impl Drawing {
         Self { columns, text: head + "\n" }
     }
 
-    /// Adds an arrow with its texts above each other. The last text is on the arrow itself. If there
-    /// is an event, that is the last text, and the arrow is dotted.
-    fn row(&mut self, when: &str, row: &Row<'_>, mut texts: Vec<String>, event: Option<&str>, size: &str) {
+    /// Adds an arrow with its texts above each other. The last text is on the arrow itself. The arrow
+    /// of an event is dotted. A note has no arrow.
+    fn row(&mut self, when: &str, row: &Row<'_>, mut texts: Vec<String>, size: &str) {
         let room = self.columns[row.from].abs_diff(self.columns[row.to]).saturating_sub(1);
-        if let Some(note) = event.filter(|_| row.is_note()) {
-            for line in textwrap::wrap(&one_line(note, usize::MAX), room.saturating_sub(6)) {
-                self.line("", row, &format!("{:=<room$}", format!("== {line} ")));
-            }
-            return;
-        }
         if texts.len() > MAX_SUMMARIES {
             let more = texts.len() - (MAX_SUMMARIES - 1);
             texts.truncate(MAX_SUMMARIES - 1);
             texts.push(format!("and {more} more"));
         }
-        texts.extend(event.map(str::to_owned));
         let last = texts.pop().unwrap_or_else(|| "part of a message".into());
+        if row.is_note() {
+            for line in textwrap::wrap(&one_line(&last, usize::MAX), room.saturating_sub(6)) {
+                self.line("", row, &format!("{:=<room$}", format!("== {line} ")));
+            }
+            return;
+        }
         for text in texts {
             self.line("", row, &format!("   {}", one_line(&text, room.saturating_sub(6))));
         }
-        let fill = if event.is_some() { "." } else { "-" };
+        let fill = if row.event().is_some() { "." } else { "-" };
         let (head, tail) = if row.from < row.to { (fill, ">") } else { ("<", "") };
         let end = if size.is_empty() { tail.to_owned() } else { format!(" {size} {fill}{fill}{tail}") };
         let text = one_line(&last, room.saturating_sub(end.chars().count() + 6));

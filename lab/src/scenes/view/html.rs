@@ -90,7 +90,9 @@ fn row(row: &Row<'_>, begin: Instant, scene: &Scene) -> Markup {
         div.track {
             div.arrow style={ "--from:" (left) ";--span:" (right - left) } {
                 span.hidden { (name(row.from)) " to " (name(row.to)) ": " }
-                @for timed in &messages[..shown] { (say(timed)) }
+                @for Timed { message, took } in &messages[..shown] {
+                    span.say { (one_line(&message.summary, MAX_TEXT)) @if let Some(took) = took { em { " (" (time(*took)) ")" } } }
+                }
                 @if shown < messages.len() { span.say { "and " (messages.len() - shown) " more" } }
                 @if let Some(event) = row.event() { span.say { (one_line(event, MAX_TEXT)) } }
                 @else if messages.is_empty() { span.say { "part of a message" } }
@@ -116,16 +118,6 @@ fn row(row: &Row<'_>, begin: Instant, scene: &Scene) -> Markup {
     }
 }
 
-/// Returns a message as a line of an arrow.
-fn say(timed: &Timed) -> Markup {
-    html! {
-        span.say {
-            (one_line(&timed.message.summary, MAX_TEXT))
-            @if let Some(took) = timed.took { " " em { "(" (time(took)) ")" } }
-        }
-    }
-}
-
 /// Returns the class of the color that says what these messages are.
 fn color(messages: &[Timed]) -> &'static str {
     let has = |roles: &[Role]| messages.iter().any(|timed| roles.contains(&timed.message.role));
@@ -137,29 +129,22 @@ fn color(messages: &[Timed]) -> &'static str {
     }
 }
 
-/// Returns the bytes of a message beside its fields. Bytes have the number of their leaf; a field
-/// has the numbers of its first leaf and of the first one after it.
+/// Returns the bytes of a message beside its fields, for the script to bring together: the bytes of
+/// the first leaf come first, and so on.
 fn message(message: &Message, bytes: &[u8]) -> Markup {
     let all: Vec<_> = fields(message, bytes).collect();
-    let leaves = all.iter().filter(|(_, _, is_leaf)| *is_leaf);
-    let mut next = 0;
     html! {
         div.message {
             h3 { (one_line(&message.summary, MAX_TEXT)) " " small { (bytes.len()) " B" } }
             div.hex aria-hidden="true" {
-                @for (number, (_, bytes, _)) in leaves.enumerate() {
-                    span data-leaf=(number) { (hex(&bytes[..bytes.len().min(MAX_BYTES)])) } " "
+                @for (_, bytes, _) in all.iter().filter(|(_, _, is_leaf)| *is_leaf) {
+                    span { (hex(&bytes[..bytes.len().min(MAX_BYTES)])) } " "
                     @if bytes.len() > MAX_BYTES { em { (grouped((bytes.len() - MAX_BYTES) as f64)) " more bytes" } }
                 }
             }
             ul.fields {
                 @for (at, (field, _, is_leaf)) in all.iter().enumerate() {
-                    @let inside = all[at + 1..].iter().take_while(|(inner, ..)| inner.depth > field.depth);
-                    @let first = next;
-                    @let end = first + inside.filter(|(_, _, is_leaf)| *is_leaf).count() + usize::from(*is_leaf);
-                    @let _ = next += usize::from(*is_leaf);
-                    li.group[!is_leaf] data-first=(first) data-end=(end)
-                        tabindex=(if at == 0 { "0" } else { "-1" }) style={ "--depth:" (field.depth) } {
+                    li class=[(!is_leaf).then_some("group")] tabindex=[(at == 0).then_some("0")] style={ "--depth:" (field.depth) } {
                         b { (field.name) } " " span { (one_line(&field.value, MAX_TEXT)) }
                     }
                 }
