@@ -3,9 +3,11 @@
 use super::message::Decoder;
 
 pub mod amqp;
+pub mod grpc;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+mod http2_frame;
 pub mod protobuf;
 pub mod resp;
 pub mod tcp_socket;
