@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use lab::run::brokers::Brokers;
+use lab::scenes;
 use lab::scenes::view::diagram::{diagram, stable};
 use lab::scenes::view::exchange::{find, table};
 use lab::scenes::view::html::html;
 use lab::scenes::view::{Conversation, Scene};
 use lab::wire::cursor::{Cursor, hex};
+use lab::wire::decode::{NewDecoder, http2};
 use lab::wire::message::{
     Decoder, Purpose, Role,
     Side::{self, Client, Server},
@@ -47,11 +50,11 @@ impl Protocol for Toy {
     }
 }
 
-pub fn toy() -> Box<dyn Decoder> {
+fn toy() -> Box<dyn Decoder> {
     Box::new(Units::new(Toy))
 }
 
-pub fn unit(kind: u8, call: u8, text: &str) -> Vec<u8> {
+fn unit(kind: u8, call: u8, text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len() + 2).unwrap().to_be_bytes();
     [&length[..], &[kind, call], text.as_bytes()].concat()
 }
@@ -59,7 +62,7 @@ pub fn unit(kind: u8, call: u8, text: &str) -> Vec<u8> {
 /// Milliseconds since the scene began, the connection, the sender, and what happened.
 type Moment = (u64, u32, Side, What);
 
-pub fn trace(moments: &[Moment]) -> Trace {
+fn trace(moments: &[Moment]) -> Trace {
     let begin = Instant::now();
     let events = moments.iter().map(|(at, connection, from, what)| Event {
         at: begin + Duration::from_millis(*at),
@@ -70,17 +73,13 @@ pub fn trace(moments: &[Moment]) -> Trace {
     Trace::new(events.collect(), toy)
 }
 
-pub fn scene(moments: &[Moment]) -> Scene {
+fn scene(moments: &[Moment]) -> Scene {
     let conversations = vec![Conversation { trace: trace(moments), client: 0, server: 1 }];
     Scene { title: "Toy".into(), lanes: vec!["client".into(), "server".into()], conversations }
 }
 
-pub fn open() -> What {
+fn open() -> What {
     What::Open { client: 40_000, server: 7_878 }
-}
-
-pub fn data(units: &[Vec<u8>]) -> What {
-    What::Data(units.concat())
 }
 
 /// What one side of a connection sends at a time, in pieces of this many bytes.
@@ -175,11 +174,12 @@ async fn a_scene_with_a_broker_has_three_lanes() {
 
 /// Splits a stable diagram into its connections, in the order of their marks. The notes come first.
 fn by_connection(diagram: &str) -> Vec<String> {
-    let mark = Regex::new(r"\[(\d+)\] (?:-->|\.\.>|--|\.\.)\|").unwrap();
+    let mark = Regex::new(r"(?:\[(\d+)\] )?(?:-->|\.\.>|--|\.\.)\|").unwrap();
     let (mut connections, mut pending) = (BTreeMap::<usize, String>::new(), String::new());
     for line in diagram.lines().skip(1) {
         pending += &format!("{line}\n");
-        let number = mark.captures(line).map(|found| found[1].parse().unwrap());
+        let number =
+            mark.captures(line).map(|found| found.get(1).map_or(0, |mark| mark.as_str().parse().unwrap()));
         if let Some(number) = number.or(line.contains("|==").then_some(0)) {
             *connections.entry(number).or_default() += &std::mem::take(&mut pending);
         }
@@ -225,6 +225,30 @@ async fn a_stable_diagram_is_the_same_in_every_run() {
     proptest!(|((size, settings, id, watch_first) in runs)| {
         prop_assert_eq!(stable(&varying(size, settings, id, watch_first), 80), expected.clone());
     });
+}
+
+/// Plays the lab's scene over a protocol.
+async fn play(id: &str, decoder: NewDecoder) -> Scene {
+    let subject = scenes::ALL.into_iter().find(|subject| subject.id == id).unwrap();
+    let recording = scenes::record(subject, &mut Brokers::default()).await.unwrap();
+    let trace = Trace::new(recording.client, decoder);
+    let lanes = vec!["client".into(), "server".into()];
+    Scene {
+        title: subject.name.into(),
+        lanes,
+        conversations: vec![Conversation { trace, client: 0, server: 1 }],
+    }
+}
+
+#[apply(test!)]
+async fn the_stable_diagram_of_a_real_scene_is_the_same_in_every_run() {
+    let decoders: [(&str, NewDecoder); 1] = [("grpc", http2::decoder)];
+    for (id, decoder) in decoders {
+        let [one, other] = [play(id, decoder).await, play(id, decoder).await];
+        let drawn = stable(&one, 100);
+        assert!(drawn.lines().count() > 10, "{drawn}");
+        assert_eq!(by_connection(&drawn), by_connection(&stable(&other, 100)), "{id}");
+    }
 }
 
 #[apply(test!)]

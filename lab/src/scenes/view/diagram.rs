@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use regex::Regex;
 
-use super::{MAX_SUMMARIES, Row, Scene, mark, one_line, time};
+use super::{MAX_SUMMARIES, Row, Scene, asks, mark, one_line, time};
 use crate::wire::message::{Message, Role, Side};
 use crate::wire::tape::What;
 
@@ -53,13 +53,15 @@ pub fn stable(scene: &Scene, width: usize) -> String {
     drawing.text
 }
 
-/// Returns the arrows of one connection: when each was complete, its row, and its messages. An event
-/// has no messages.
-fn arrows<'a>(
-    rows: impl Iterator<Item = &'a Row<'a>>,
-) -> Vec<(Option<Instant>, &'a Row<'a>, Vec<&'a Message>)> {
-    let (mut items, mut arrows) = (Vec::new(), Vec::new());
-    let (mut calls, mut complete) = (Vec::new(), None);
+/// A message, or a row without messages.
+type Item<'a> = (&'a Row<'a>, Option<&'a Message>);
+
+/// When it was complete, its row, and its messages. An event has no messages.
+type Arrow<'a> = (Option<Instant>, &'a Row<'a>, Vec<&'a Message>);
+
+/// Returns the arrows of one connection.
+fn arrows<'a>(rows: impl Iterator<Item = &'a Row<'a>>) -> Vec<Arrow<'a>> {
+    let (mut items, mut calls) = (Vec::new(), Vec::new());
     for row in rows {
         if matches!(row.step.event.what, What::Open { .. } | What::Note(_)) {
             items.push((row, None));
@@ -67,37 +69,28 @@ fn arrows<'a>(
         let messages = row.step.messages.iter().map(|timed| &timed.message);
         for message in messages.filter(|message| !is_housekeeping(message)) {
             items.push((row, Some(message)));
-            if asks(message) {
-                calls.extend(message.calls.iter().map(|call| (message.from, *call)));
-            }
+            calls.extend(message.calls.iter().filter(|_| asks(message)).map(|call| (message.from, *call)));
         }
     }
+    let (mut arrows, mut complete) = (Vec::new(), None);
     let from = |item: &Item<'a>| item.1.map(|message| message.from);
+    let is_last =
+        |item: &Item<'a>| item.1.is_none_or(|message| matches!(message.role, Role::Request | Role::Response));
     for side in items.chunk_by_mut(|one, next| from(one) == from(next)) {
         sort(side, &calls);
-        for items in side.split_inclusive(|(_, message)| {
-            message.is_none_or(|message| matches!(message.role, Role::Request | Role::Response))
-        }) {
-            let messages = items.iter().filter_map(|(_, message)| *message).collect();
+        for items in side.split_inclusive(is_last) {
             let row = items[items.len() - 1].0;
             complete = complete.max(Some(row.step.event.at));
-            arrows.push((complete, row, messages));
+            arrows.push((complete, row, items.iter().filter_map(|(_, message)| *message).collect()));
         }
     }
     arrows
 }
 
-/// A message, or a row without messages.
-type Item<'a> = (&'a Row<'a>, Option<&'a Message>);
-
-fn asks(message: &Message) -> bool {
-    matches!(message.role, Role::Part | Role::Request)
-}
-
 /// Returns whether a message is housekeeping that may appear anywhere, or not at all. An HTTP/2
 /// server, for example, sends its settings without waiting for those of the client.
 fn is_housekeeping(message: &Message) -> bool {
-    let names = ["SETTINGS", "WINDOW_UPDATE", "PING", "PONG", "HEARTBEAT"];
+    let names = ["SETTINGS", "WINDOW_UPDATE", "PING", "PONG", "HEARTBEAT", "GOAWAY"];
     let summary = message.summary.to_ascii_uppercase();
     message.role == Role::Other && names.into_iter().any(|name| summary.starts_with(name))
 }

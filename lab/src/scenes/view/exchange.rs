@@ -1,6 +1,6 @@
 //! One request and its response: every byte with its name, and what the bytes are there for.
 
-use super::{Scene, one_line};
+use super::{Scene, asks, one_line};
 use crate::report::format::grouped;
 use crate::report::table::Table;
 use crate::wire::cursor::hex;
@@ -26,7 +26,6 @@ pub struct Exchange<'a> {
 pub fn find(scene: &Scene, wanted: impl Fn(&Message) -> bool) -> Option<Exchange<'_>> {
     let rows = scene.rows();
     let all = rows.iter().flat_map(|row| row.step.messages.iter().map(move |timed| (row, &timed.message)));
-    let asks = |message: &Message| matches!(message.role, Role::Part | Role::Request);
     let begins = |message: &Message| asks(message) && !message.calls.is_empty() && wanted(message);
     let mut rest = all.skip_while(|(_, message)| !begins(message)).peekable();
     let (begun, request) = *rest.peek()?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use maud::{Markup, html};
 
 use super::exchange::fields;
-use super::{MAX_SUMMARIES, Row, Scene, one_line, time};
+use super::{MAX_SUMMARIES, Row, Scene, asks, one_line, time};
 use crate::report::format::grouped;
 use crate::report::page::page;
 use crate::wire::cursor::hex;
@@ -120,11 +120,11 @@ fn row(row: &Row<'_>, begin: Instant, scene: &Scene) -> Markup {
 
 /// Returns the class of the color that says what these messages are.
 fn color(messages: &[Timed]) -> &'static str {
-    let has = |roles: &[Role]| messages.iter().any(|timed| roles.contains(&timed.message.role));
+    let any = |is: fn(&Message) -> bool| messages.iter().any(|timed| is(&timed.message));
     match () {
-        () if messages.iter().any(|timed| timed.message.refused) => "s1",
-        () if has(&[Role::Response]) => "s2",
-        () if has(&[Role::Request, Role::Part]) => "s0",
+        () if any(|message| message.refused) => "s1",
+        () if any(|message| message.role == Role::Response) => "s2",
+        () if any(asks) => "s0",
         () => "s7",
     }
 }

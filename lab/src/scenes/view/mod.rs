@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::wire::message::Side;
+use crate::wire::message::{Message, Role, Side};
 use crate::wire::tape::What;
 use crate::wire::trace::{Step, Trace};
 
@@ -42,23 +42,20 @@ pub struct Conversation {
 }
 
 /// A step of a scene, with the lanes that it concerns.
-#[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
-    /// The recording that it belongs to.
-    pub trace: &'a Trace,
-    /// What happened.
-    pub step: &'a Step,
+struct Row<'a> {
+    trace: &'a Trace,
+    step: &'a Step,
     /// The lane that caused it.
-    pub from: usize,
+    from: usize,
     /// The other lane of the connection.
-    pub to: usize,
+    to: usize,
     /// The connection, counted from 1 in the whole scene. 0 if there is only one.
-    pub connection: usize,
+    connection: usize,
 }
 
 impl Scene {
     /// Returns the steps of all recordings, in the order of time. A note concerns all lanes.
-    pub fn rows(&self) -> Vec<Row<'_>> {
+    fn rows(&self) -> Vec<Row<'_>> {
         let lanes = self.lanes.len().saturating_sub(1);
         let all = self.conversations.iter().enumerate();
         let steps =
@@ -106,6 +103,11 @@ impl Row<'_> {
             _ => mark(self.connection),
         }
     }
+}
+
+/// Returns whether a message belongs to a request.
+fn asks(message: &Message) -> bool {
+    matches!(message.role, Role::Part | Role::Request)
 }
 
 /// Returns how a connection is marked if there are several.
