@@ -194,7 +194,7 @@ fn varying(size: usize, settings: usize, id: u64, watch_first: bool) -> Scene {
     let says = |from: Side, units: &[Vec<u8>]| sends(0, 0, from, units, size);
     let housekeeping = || says(Server, &[unit(b'O', 0, "SETTINGS"), unit(b'O', 0, "WINDOW_UPDATE 5177345")]);
     let welcome = format!("DATA #1 {{instance: {id}, at: 2026-01-0{}T10:00:00Z}}", 1 + id % 9);
-    let mut answers = vec![
+    let mut answers = [
         vec![unit(b'F', 1, "DATA #1 {recorded: 1}")],
         vec![unit(b'F', 3, "HEADERS #3 200"), unit(b'R', 3, "DATA #3 {accepted: 1}")],
     ];
