@@ -3,6 +3,7 @@
 use super::message::Decoder;
 
 pub mod amqp;
+mod amqp_arguments;
 pub mod grpc;
 pub mod hpack;
 pub mod http1;
