@@ -9,6 +9,7 @@ use tests::run;
 mod amqp;
 mod http1;
 mod http2;
+mod page;
 mod pcap;
 mod resp;
 mod scenes;
