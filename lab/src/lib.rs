@@ -21,6 +21,7 @@
 //!   cores.
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
+//! - [`scenes`]: short scenes over each protocol, and what travels in them.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 

@@ -6,6 +6,7 @@ mod play;
 mod rabbitmq;
 mod redis;
 mod tcp_socket;
+pub mod view;
 mod websocket;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod amqp;
 mod hostile;
 mod http1;
 mod http2;
+mod page;
 mod pcap;
 mod resp;
 mod scenes;
