@@ -13,6 +13,7 @@ mod pcap;
 mod resp;
 mod scenes;
 mod streams;
+mod tap;
 mod tcp_socket;
 mod views;
 mod websocket;
