@@ -7,9 +7,11 @@ use super::message::{Decoder, Side};
 use super::units::{Protocol, Reading, Units, Unreadable};
 
 pub mod amqp;
+pub mod grpc;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+mod http2_frame;
 pub mod protobuf;
 pub mod resp;
 pub mod tcp_socket;
@@ -47,7 +49,7 @@ impl Format {
         match self {
             Self::HttpRest => missing,
             Self::WebSocket => missing,
-            Self::Grpc => missing,
+            Self::Grpc => http2::decoder,
             Self::TcpSocket => missing,
             Self::RabbitMq => missing,
             Self::Redis => missing,
