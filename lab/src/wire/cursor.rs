@@ -8,6 +8,12 @@ use super::message::{Field, Purpose};
 /// Maximum depth of fields inside fields. Deeper ones become one field.
 pub const MAX_DEPTH: u8 = 32;
 
+/// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
+pub const MAX_FIELDS: usize = 50_000;
+
+/// Maximum number of characters that a summary repeats of a text.
+const MAX_SHOWN: usize = 40;
+
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
 /// missing, a field has fewer bytes, and a missing number is 0.
 pub struct Cursor<'a> {
@@ -150,7 +156,13 @@ impl<'a> Cursor<'a> {
 
     /// Returns whether another [`group`](Self::group) may open here.
     pub fn may_go_deeper(&self) -> bool {
-        self.depth < MAX_DEPTH
+        self.depth < MAX_DEPTH && !self.is_full()
+    }
+
+    /// Returns whether the message has as many fields as it may have. A loop over elements that
+    /// the sender counts has to stop then, and leave the other bytes.
+    pub fn is_full(&self) -> bool {
+        self.fields.len() >= MAX_FIELDS
     }
 
     /// Lets `inside` see only the next `count` bytes. Bytes that it leaves become a field.
@@ -180,6 +192,14 @@ pub fn text(bytes: &[u8]) -> String {
         _ if bytes.len() > 24 => format!("{} bytes", bytes.len()),
         _ => hex(bytes),
     }
+}
+
+/// Returns the beginning of a text in one line, for a summary.
+pub fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHOWN + 4)]);
+    let in_line = |c: char| if c.is_control() { ' ' } else { c };
+    let beginning: String = text.chars().take(MAX_SHOWN).map(in_line).collect();
+    if text.chars().nth(MAX_SHOWN).is_some() { beginning + "…" } else { beginning }
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

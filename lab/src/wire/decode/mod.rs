@@ -7,6 +7,7 @@ use super::message::{Decoder, Side};
 use super::units::{Protocol, Reading, Units, Unreadable};
 
 pub mod amqp;
+mod amqp_arguments;
 pub mod grpc;
 pub mod hpack;
 pub mod http1;
