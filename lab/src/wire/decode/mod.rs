@@ -52,8 +52,8 @@ impl Format {
             Self::WebSocket => missing,
             Self::Grpc => http2::decoder,
             Self::TcpSocket => missing,
-            Self::RabbitMq => missing,
-            Self::Redis => missing,
+            Self::RabbitMq => amqp::decoder,
+            Self::Redis => resp::decoder,
         }
     }
 
