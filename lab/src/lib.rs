@@ -22,6 +22,7 @@
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
 //! - [`scenes`]: short scenes over each protocol, and what travels in them.
+//! - [`tap`]: shows what travels between programs that you run yourself.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 
@@ -30,6 +31,7 @@ pub mod protocols;
 pub mod report;
 pub mod run;
 pub mod scenes;
+pub mod tap;
 pub mod wire;
 
 pub use report::statistic::Spread;

@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! ```
 
 use std::fs;
@@ -24,7 +25,7 @@ use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
-use lab::{runtime, serve};
+use lab::{runtime, serve, tap};
 
 /// Measures the protocols side by side on this machine.
 ///
@@ -59,6 +60,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Mode {
+    Tap(tap::Options),
     /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
     Serve {
@@ -85,8 +87,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(Mode::Serve { protocol }) = &args.command {
-        return runtime()?.block_on(serve(protocol));
+    match &args.command {
+        Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Tap(options)) => return tap::run(options),
+        None => {}
     }
     if let Some(results) = &args.write_docs {
         return docs::write(results);

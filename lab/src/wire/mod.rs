@@ -6,11 +6,13 @@
 //! - [`units`] splits a stream into the units of its protocol; [`cursor`] names the bytes of one unit.
 //! - [`decode`]: a decoder for each protocol.
 //! - [`trace`]: a recording with its messages, for everything that shows or writes it.
+//! - [`pcap`] writes it as a capture for Wireshark.
 
 pub mod cursor;
 pub mod decode;
 pub mod json;
 pub mod message;
+pub mod pcap;
 pub mod proxy;
 pub mod tape;
 pub mod trace;

@@ -34,6 +34,9 @@ pub struct Proxy {
 /// Time that [`Proxy::finish`] gives connections to end.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
+/// Time without accepting after the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 struct Counts {
     sent: AtomicU64,
@@ -79,7 +82,7 @@ impl Proxy {
                 let listener = TcpListener::from_std(listener)?;
                 let mut connections = JoinSet::new(); // The connections end with this task.
                 let accepting = accept(&listener, &mut connections, target, counted, tape);
-                stopped.run_until_cancelled(accepting).await.unwrap_or(Ok(()))?;
+                stopped.run_until_cancelled(accepting).await;
                 drop(listener);
                 let all = async { while connections.join_next().await.is_some() {} };
                 let _ = timeout(FINISH_WITHIN, all).await;
@@ -114,15 +117,24 @@ async fn accept(
     target: String,
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,
-) -> std::io::Result<()> {
+) {
     let mut number = 0;
     loop {
-        let (client, peer) = listener.accept().await?;
+        let Ok((client, peer)) = listener.accept().await else {
+            // Usually, too many files are open. A connection that ends makes room.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         while connections.try_join_next().is_some() {} // Forgets those that have ended.
         let observer = Observer { connection: number, counts: counts.clone(), tape: tape.clone() };
         number += 1;
         let target = target.clone();
-        connections.spawn(async move { connect(client, peer, &target, &observer).await });
+        connections.spawn(async move {
+            connect(client, peer, &target, &observer).await;
+            if let Some(tape) = observer.tape {
+                tape.closed(observer.connection);
+            }
+        });
     }
 }
 

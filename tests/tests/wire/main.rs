@@ -15,6 +15,7 @@ mod pcap;
 mod resp;
 mod scenes;
 mod streams;
+mod tap;
 mod tcp_socket;
 mod views;
 mod websocket;
