@@ -2,9 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::cursor::Cursor;
-use super::message::{Decoder, Side};
-use super::units::{Protocol, Reading, Units, Unreadable};
+use super::message::Decoder;
 
 pub mod amqp;
 mod amqp_arguments;
@@ -53,7 +51,7 @@ impl Format {
             Self::HttpRest => http1::decoder,
             Self::WebSocket => websocket::decoder,
             Self::Grpc => http2::decoder,
-            Self::TcpSocket => missing,
+            Self::TcpSocket => tcp_socket::decoder,
             Self::RabbitMq => amqp::decoder,
             Self::Redis => resp::decoder,
         }
@@ -77,21 +75,4 @@ impl Format {
             _ => "server",
         }
     }
-}
-
-/// Stands in for a decoder that is not written yet.
-struct Missing;
-
-impl Protocol for Missing {
-    fn length(&mut self, _from: Side, _bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
-        Err("there is no decoder for it yet".into())
-    }
-
-    fn read(&mut self, _from: Side, _unit: &mut Cursor<'_>) -> Reading {
-        Reading::other("")
-    }
-}
-
-fn missing() -> Box<dyn Decoder> {
-    Box::new(Units::new(Missing))
 }
