@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run -- wire                # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! ```
 
@@ -25,6 +26,7 @@ use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
+use lab::scenes::command;
 use lab::{runtime, serve, tap};
 
 /// Measures the protocols side by side on this machine.
@@ -60,6 +62,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Mode {
+    Wire(command::Options),
     Tap(tap::Options),
     /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
         None => {}
     }

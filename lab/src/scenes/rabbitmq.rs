@@ -43,7 +43,7 @@ async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
         max_wait: MAX_WAIT,
     };
     let producing = async || {
-        stage.say("A producer publishes a job. The broker confirms it, and the worker acknowledges it.");
+        stage.say("A producer publishes a job: the broker confirms, and the worker acknowledges.");
         let mut publisher = Publisher::connect(client, Topology::default(), 1).await?;
         publisher.publish(message(&Topology::default(), &Job::example("job-1".into(), 1))?).await?;
         publisher.flush().await?;

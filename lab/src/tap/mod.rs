@@ -58,13 +58,9 @@ fn chapter(name: &str) -> Result<Format, String> {
         return Err("name the broker: rabbitmq or redis".into());
     }
     Format::from_str(name, false).map_err(|_unknown| {
-        let names: Vec<_> = Format::value_variants().iter().map(|format| name_of(*format)).collect();
+        let names: Vec<_> = Format::value_variants().iter().map(|format| format.name()).collect();
         format!("use one of {}", names.join(", "))
     })
-}
-
-fn name_of(format: Format) -> String {
-    format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Accepts a URL, too: it is what the servers print.
@@ -184,7 +180,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn start(options: &Options, tape: Arc<Tape>) -> anyhow::Result<Proxy> {
-    let (listen, target, name) = (options.listen, options.target(), name_of(options.chapter));
+    let (listen, target, name) = (options.listen, options.target(), options.chapter.name());
     let targets = target.to_socket_addrs().with_context(|| format!("cannot find {target}"))?;
     ensure!(
         !targets.into_iter().any(|target| target == listen),

@@ -33,7 +33,7 @@ pub fn find(scene: &Scene, wanted: impl Fn(&Message) -> bool) -> Option<Exchange
     for (row, message) in rest {
         let belongs = row.connection == begun.connection && message.calls.contains(&request.calls[0]);
         if belongs && asks(message) == (message.from == request.from) {
-            let sender = scene.lanes.get(row.from).map_or("", String::as_str);
+            let sender = scene.lanes.get(row.from).copied().unwrap_or_default();
             messages.push((sender, message, row.trace.bytes(row.step.event.connection, message)));
             if message.role == Role::Response {
                 break;

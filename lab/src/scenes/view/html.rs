@@ -84,7 +84,7 @@ fn row(row: &Row<'_>, begin: Instant, scene: &Scene) -> Markup {
     let more = messages.len().saturating_sub(MAX_MESSAGES);
     let way = if row.from < row.to { "right" } else { "left" };
     let shown = if messages.len() > MAX_SUMMARIES { MAX_SUMMARIES - 1 } else { messages.len() };
-    let name = |lane: usize| scene.lanes.get(lane).map_or("", String::as_str);
+    let name = |lane: usize| scene.lanes.get(lane).copied().unwrap_or_default();
     let arrow = html! {
         time { (time(row.step.event.at - begin)) }
         div.track {

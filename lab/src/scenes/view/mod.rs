@@ -25,7 +25,7 @@ pub struct Scene {
     pub title: String,
     /// The programs, from left to right. Neighbors should be those that talk to each other, for
     /// example client, broker, server.
-    pub lanes: Vec<String>,
+    pub lanes: Vec<&'static str>,
     /// One recording for each pair of lanes that talk to each other.
     pub conversations: Vec<Conversation>,
 }

@@ -45,6 +45,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Returns its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// Returns how to decode a new connection.
     pub fn decoder(self) -> NewDecoder {
         match self {
