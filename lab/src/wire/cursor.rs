@@ -211,6 +211,11 @@ pub fn shown(text: impl AsRef<[u8]>) -> String {
     text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
 }
 
+/// Returns the beginning of a text in one line, like [`shown`].
+pub fn shorten(text: &str) -> String {
+    shown(text)
+}
+
 /// Returns the bytes in hexadecimal, with a space between them.
 pub fn hex(bytes: &[u8]) -> String {
     let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

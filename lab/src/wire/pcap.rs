@@ -139,8 +139,7 @@ impl<'a> Connection<'a> {
         };
         let client = end(recording.client, UNKNOWN_PORT + (number % 16_384) as u16, Side::Client);
         let ends = [client, end(recording.server, recording.port, Side::Server)];
-        let (packets, at, comments) = (Vec::new(), Duration::ZERO, Vec::new());
-        Self { ends, packets, at, comments, is_over: false }
+        Self { ends, packets: Vec::new(), at: Duration::ZERO, comments: Vec::new(), is_over: false }
     }
 
     fn step(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -210,9 +209,8 @@ impl<'a> Connection<'a> {
         }
         let numbered = payload.len() as u32 + u32::from(tcp.syn || tcp.fin);
         sender.next = sender.next.wrapping_add(numbered);
-        let packet = PacketBuilder::ipv4(address[0], address[1], 64).tcp_header(tcp);
-        let mut data = Vec::with_capacity(packet.size(payload.len()));
-        packet.write(&mut data, payload)?;
+        let mut data = Vec::new();
+        PacketBuilder::ipv4(address[0], address[1], 64).tcp_header(tcp).write(&mut data, payload)?;
         let comments = self.comments.drain(..).map(|comment| {
             let comment: String = printable(&comment).chars().take(MAX_COMMENT).collect();
             EnhancedPacketOption::Comment(comment.into())

@@ -26,18 +26,17 @@ pub(super) fn events(unit: &mut Cursor<'_>) -> String {
 
 /// Returns the name of a line, and where its value begins: after the colon and one space.
 fn field(line: &[u8]) -> (&'static str, usize) {
-    let colon = line.iter().position(|byte| *byte == b':');
-    let start = colon.map_or(line.len(), |colon| colon + 1);
-    let name = match line[..start].trim_ascii_end() {
-        b"data:" => "data",
-        b"event:" => "event",
-        b"id:" => "id",
-        b"retry:" => "retry",
-        b":" => "comment",
-        b"" => return ("end of event", 0),
+    let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+    let name = match &line[..colon] {
+        b"data" => "data",
+        b"event" => "event",
+        b"id" => "id",
+        b"retry" => "retry",
+        b"" => "comment",
+        b"\n" | b"\r\n" => return ("end of event", 0),
         _ => return ("unknown field", 0),
     };
-    (name, start + usize::from(line[start..].starts_with(b" ")))
+    (name, line.len().min(colon + 1 + usize::from(line[colon..].starts_with(b": "))))
 }
 
 /// Names a line of data. Returns it for a summary.
