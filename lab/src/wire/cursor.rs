@@ -32,9 +32,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// Returns the only field of bytes that nobody keeps.
-    pub(super) fn unread(span: Range<u64>) -> Vec<Field> {
+    pub(super) fn unread(span: Range<u64>, filler: Option<u8>) -> Vec<Field> {
         let (name, value) = ("not decoded".into(), String::new());
-        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler: None }]
+        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler }]
     }
 
     /// Returns the fields.
@@ -209,11 +209,6 @@ pub fn shown(text: impl AsRef<[u8]>) -> String {
     let in_line = |c: char| if c.is_control() { ' ' } else { c };
     let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
     text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
-}
-
-/// Returns the beginning of a text in one line, like [`shown`].
-pub fn shorten(text: &str) -> String {
-    shown(text)
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

@@ -53,16 +53,16 @@ impl Json {
         let (length, is_value) = token(unit.left(), &mut self.string);
         let after = &unit.left()[length..];
         let spaces = after.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let plain = |bytes| String::from_utf8_lossy(bytes).into_owned();
         if !is_value {
-            unit.purposed(Purpose::Text, |unit| unit.text(length, "JSON"));
+            unit.purposed(Purpose::Text, |unit| unit.take(length, "JSON", plain));
         } else if after.get(spaces) == Some(&b':') {
             let name = unit.peek(length.min(MAX_NAME));
             self.member = String::from_utf8_lossy(name).trim_matches('"').to_owned();
-            unit.purposed(Purpose::Text, |unit| unit.text(length + spaces + 1, "name"));
+            unit.purposed(Purpose::Text, |unit| unit.take(length + spaces + 1, "name", plain));
         } else {
             let name = if self.member.is_empty() { "value".to_owned() } else { self.member.clone() };
-            let value = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            unit.purposed(Purpose::Information, |unit| unit.take(length, name, value));
+            unit.purposed(Purpose::Information, |unit| unit.take(length, name, plain));
         }
     }
 }
