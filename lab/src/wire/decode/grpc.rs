@@ -101,7 +101,7 @@ impl Messages {
                 return (CONTINUES.into(), None);
             }
             (self.prefix, self.kept) = Default::default();
-            (text.clone(), Some(shown(&format!("{name} {text}"))))
+            (text.clone(), Some(shown(format!("{name} {text}"))))
         })
     }
 

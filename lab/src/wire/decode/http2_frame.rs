@@ -170,7 +170,7 @@ fn settings(unit: &mut Cursor<'_>) -> String {
         let number = unit.coded(2, "Identifier", name);
         all.push(format!("{} {}", name(number), unit.number(4, "Value")));
     }
-    shown(&all.join(", "))
+    shown(all.join(", "))
 }
 
 /// Names a number of 31 bits.

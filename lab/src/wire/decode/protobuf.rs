@@ -42,7 +42,7 @@ pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> Strin
         1 => format!("{name}: {text}"),
         _ => format!("{count}{more} {name}: {text}"),
     });
-    shown(&format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")))
+    shown(format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")))
 }
 
 /// Names the value of a field, with its length if it has one. Returns the value for people.
