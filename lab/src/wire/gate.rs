@@ -61,7 +61,10 @@ pub(super) struct Gate {
     position: [u64; 2],
     /// What the client sent since its last complete request.
     request: Vec<u8>,
-    struck: Option<Kind>,
+    /// The fault that has struck, and the call of its request.
+    struck: Option<(Kind, Option<u64>)>,
+    /// Whether the response to that request has begun.
+    answered: bool,
     /// End of a silence.
     silent_until: Option<Instant>,
 }
@@ -69,7 +72,15 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(faults: Arc<Faults>) -> Self {
         let decoder = (faults.new)();
-        Self { faults, decoder, position: [0; 2], request: Vec::new(), struck: None, silent_until: None }
+        Self {
+            faults,
+            decoder,
+            position: [0; 2],
+            request: Vec::new(),
+            struck: None,
+            answered: false,
+            silent_until: None,
+        }
     }
 
     /// Takes bytes of one direction. A request is complete here before its last byte goes on, so no
@@ -79,7 +90,7 @@ impl Gate {
         self.position[from as usize] += bytes.len() as u64;
         let messages = self.decoder.push(from, bytes);
         match self.struck {
-            Some(kind) => self.after(kind, from, bytes),
+            Some((kind, call)) => self.after(kind, call, from, bytes, &messages),
             None if from == Side::Client => self.requests(bytes, start, &messages),
             None => vec![Act::Forward(bytes.to_vec())],
         }
@@ -90,7 +101,7 @@ impl Gate {
         for request in messages.iter().filter(|message| message.role == Role::Request) {
             if let Some(fault) = self.faults.count() {
                 let say = Act::Say(format!("{} ({})", fault.kind, request.summary));
-                let mut acts = self.strike(fault.kind, bytes, start, request);
+                let mut acts = self.strike(fault.kind, bytes, start, request, messages);
                 acts.insert(0, say);
                 return acts;
             }
@@ -107,7 +118,15 @@ impl Gate {
     }
 
     /// Lets the fault strike at this request, which ends within `bytes`.
-    fn strike(&mut self, kind: Kind, bytes: &[u8], start: u64, request: &Message) -> Vec<Act> {
+    fn strike(
+        &mut self,
+        kind: Kind,
+        bytes: &[u8],
+        start: u64,
+        request: &Message,
+        messages: &[Message],
+    ) -> Vec<Act> {
+        let struck = Some((kind, request.calls.first().copied()));
         let (before, rest) = bytes.split_at((request.span.end - start) as usize);
         match kind {
             Kind::CutInRequest => {
@@ -121,34 +140,46 @@ impl Gate {
             }
             Kind::Flip => {
                 let mut bytes = bytes.to_vec();
-                let information = request.leaves().filter(|leaf| leaf.purpose == Purpose::Information);
-                let leaf = information.last().map_or(request.span.end - 1, |leaf| leaf.span.end - 1);
+                let parts = messages.iter().filter(|part| part.calls == request.calls);
+                let leaves = parts.flat_map(Message::leaves);
+                let last = leaves.filter(|leaf| leaf.purpose == Purpose::Information).last();
+                let leaf = last.map_or(request.span.end - 1, |leaf| leaf.span.end - 1);
                 if let Some(byte) = leaf.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
                     *byte ^= 1;
                 }
                 vec![Act::Forward(bytes)]
             }
             Kind::Silence(time) => {
-                self.struck = Some(kind);
+                self.struck = struck;
                 self.silent_until = time.map(|time| Instant::now() + time);
                 vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
             }
             Kind::CutAfterRequest | Kind::CutInResponse | Kind::LoseResponse | Kind::Delay(_) => {
-                self.struck = Some(kind);
+                self.struck = struck;
                 vec![Act::Forward(bytes.to_vec())]
             }
         }
     }
 
     /// Returns what happens to bytes after the fault has struck.
-    fn after(&self, kind: Kind, from: Side, bytes: &[u8]) -> Vec<Act> {
+    fn after(
+        &mut self,
+        kind: Kind,
+        call: Option<u64>,
+        from: Side,
+        bytes: &[u8],
+        messages: &[Message],
+    ) -> Vec<Act> {
         let all = Act::Forward(bytes.to_vec());
+        // Other messages of the server may come first, for example its settings.
+        let answers = messages.iter().any(|message| call.is_none_or(|call| message.calls.contains(&call)));
+        self.answered |= from == Side::Server && answers;
         match (kind, from) {
-            (Kind::CutAfterRequest, Side::Server) => vec![Act::Cut],
-            (Kind::CutInResponse, Side::Server) => {
+            (Kind::CutAfterRequest, Side::Server) if self.answered => vec![Act::Cut],
+            (Kind::CutInResponse, Side::Server) if self.answered => {
                 vec![Act::Forward(bytes[..bytes.len() / 2].to_vec()), Act::Cut]
             }
-            (Kind::LoseResponse, Side::Server) => Vec::new(),
+            (Kind::LoseResponse, Side::Server) if self.answered => Vec::new(),
             (Kind::Silence(_), _) => vec![self.silence(), all],
             (Kind::Delay(time), _) => vec![Act::Wait(time), all],
             _ => vec![all],
