@@ -1,16 +1,16 @@
 //! `cargo run -- wire`: plays a scene over each protocol and shows what travelled.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::view::{Scene, diagram, exchange, html};
-use super::{ALL, Subject, documents, record};
+use super::documents::{self, capture};
+use super::view::{diagram, exchange, html};
+use super::{ALL, Subject, record};
 use crate::run::brokers::{Brokers, INSTALL, is_installed};
 use crate::wire::decode::Format;
-use crate::wire::pcap::{self, Recording};
 
 /// Width of what is printed, in characters.
 const WIDTH: usize = 100;
@@ -29,7 +29,8 @@ pub struct Options {
     /// Folder for wire.html and the captures
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Show nothing, but write the diagrams of the READMEs and the captures of the chapters again
+    /// Show nothing, but write the diagrams of the READMEs again, and the chapters' captures that are
+    /// missing
     #[arg(long)]
     write_docs: bool,
 }
@@ -73,23 +74,4 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         writeln!(out, "written: {}", path.display())?;
     }
     Ok(())
-}
-
-/// Writes a scene as a capture for Wireshark.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn capture(path: &Path, format: Format, scene: &Scene) -> anyhow::Result<()> {
-    let recordings = scene.conversations.iter().map(|conversation| Recording {
-        trace: &conversation.trace,
-        client: scene.lanes[conversation.client],
-        server: scene.lanes[conversation.server],
-        port: format.standard_port(),
-    });
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        pcap::write(&mut file, &recordings.collect::<Vec<_>>())?;
-        anyhow::Ok(file.flush()?)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,16 +1,17 @@
 //! The diagrams in the documents, and the captures that the chapters keep. Both come from a real run.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
 
-use super::command::capture;
 use super::view::{Scene, diagram};
 use super::{ALL, Subject, record};
 use crate::report::docs::replaced;
 use crate::run::brokers::Brokers;
 use crate::wire::decode::Format;
+use crate::wire::pcap::{self, Recording};
 
 /// Width of a diagram in a document, in characters.
 const WIDTH: usize = 96;
@@ -64,7 +65,7 @@ pub fn topic(format: Format) -> String {
     format!("wire {}", format.name())
 }
 
-/// Plays all scenes, and writes the diagrams and the captures. The current folder has to be the root
+/// Plays all scenes, and writes the diagrams, and the captures that do not exist. The current folder has to be the root
 /// of the repository.
 ///
 /// # Errors
@@ -84,7 +85,28 @@ pub fn write() -> anyhow::Result<()> {
         let path = capture_path(format);
         let path = Path::new(&path);
         fs::create_dir_all(path.parent().unwrap_or(path))?;
-        capture(path, format, &scene)?;
+        if !path.exists() {
+            capture(path, format, &scene)?; // The answers in the READMEs depend on each packet.
+        }
     }
     Ok(())
+}
+
+/// Writes a scene as a capture for Wireshark.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn capture(path: &Path, format: Format, scene: &Scene) -> anyhow::Result<()> {
+    let recordings = scene.conversations.iter().map(|conversation| Recording {
+        trace: &conversation.trace,
+        client: scene.lanes[conversation.client],
+        server: scene.lanes[conversation.server],
+        port: format.standard_port(),
+    });
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        pcap::write(&mut file, &recordings.collect::<Vec<_>>())?;
+        anyhow::Ok(file.flush()?)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
