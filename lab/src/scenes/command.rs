@@ -9,7 +9,6 @@ use anyhow::Context;
 use super::view::{Scene, diagram, exchange, html};
 use super::{ALL, Subject, documents, record};
 use crate::run::brokers::{Brokers, INSTALL, is_installed};
-use crate::runtime;
 use crate::wire::decode::Format;
 use crate::wire::pcap::{self, Recording};
 
@@ -55,7 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             writeln!(out, "{}: {kind} is not installed; to add it, run {INSTALL}\n", subject.name)?;
             continue;
         }
-        let scene = runtime()?.block_on(record(subject, &mut brokers))?;
+        let scene = record(subject, &mut brokers)?;
         writeln!(out, "{}\n\n{}", subject.name, diagram::diagram(&scene, WIDTH))?;
         if let Some(exchange) = exchange::find(&scene, |message| message.summary.contains(subject.record)) {
             writeln!(out, "{}, one request byte by byte\n\n{}", subject.name, exchange.text(WIDTH))?;

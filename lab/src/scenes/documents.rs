@@ -10,7 +10,6 @@ use super::view::{Scene, diagram};
 use super::{ALL, Subject, record};
 use crate::report::docs::replaced;
 use crate::run::brokers::Brokers;
-use crate::runtime;
 use crate::wire::decode::Format;
 
 /// Width of a diagram in a document, in characters.
@@ -75,7 +74,7 @@ pub fn write() -> anyhow::Result<()> {
     let mut brokers = Brokers::default();
     for subject in ALL {
         let Subject { format, .. } = *subject;
-        let scene = runtime()?.block_on(record(subject, &mut brokers))?;
+        let scene = record(subject, &mut brokers)?;
         for (path, _) in DOCUMENTS.into_iter().filter(|(_, shown)| *shown == format) {
             let document = fs::read_to_string(path).with_context(|| {
                 format!("cannot read {path}; run this in the root folder of the repository")

@@ -113,7 +113,14 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// If something that the scene needs does not start, or a step of the scene goes wrong.
-pub async fn record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Scene> {
+pub fn record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Scene> {
+    // One thread, so that a scene plays in the same way each time. With several, reqwest may not yet
+    // have noticed that a connection is free, and opens another one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(play_and_record(subject, brokers))
+}
+
+async fn play_and_record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Scene> {
     let mut server = None;
     let target = match subject.needs {
         Needs::Server(role) => server.insert(Server::start(role, None)?).address().to_owned(),

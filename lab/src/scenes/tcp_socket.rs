@@ -15,8 +15,7 @@ pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
     let mut readings = client.watch(STATION).await?;
     client.record(&[reading(TEMPERATURE)]).await?;
     readings.next().await.transpose()?;
-    stage.say("It stops watching and says goodbye.");
-    drop(readings);
+    stage.say("It says goodbye.");
     client.close().await;
     Ok(())
 }

@@ -13,6 +13,8 @@ use tcp_socket::base::program::shutdown_signal;
 
 use crate::runtime;
 use crate::wire::decode::Format;
+use crate::wire::fault::Fault;
+use crate::wire::gate::Faults;
 use crate::wire::pcap::{self, Recording};
 use crate::wire::proxy::Proxy;
 use crate::wire::tape::{MAX_KEPT, Tape};
@@ -47,6 +49,11 @@ pub struct Options {
     /// Also show the fields of each message: position, bytes, name, and value
     #[arg(long)]
     bytes: bool,
+    /// Make a fault: cut in request N, cut after request N, cut in response N, lose response N, repeat
+    /// request N, flip a bit in request N, silence after request N, silence 2s after request N, or
+    /// delay 200ms from request N
+    #[arg(long)]
+    fault: Option<Fault>,
     /// When tap ends, write the latest 64 MiB that passed to this file, for Wireshark. Passwords and
     /// tokens are replaced in messages that tap can decode. An existing file is replaced
     #[arg(long, value_name = "FILE.pcapng")]
@@ -187,7 +194,8 @@ fn start(options: &Options, tape: Arc<Tape>) -> anyhow::Result<Proxy> {
         "{listen} is the address of the {} itself; leave out --listen or name another address",
         options.chapter.server()
     );
-    Proxy::listen(&listen.to_string(), target, Some(tape)).map_err(|error| {
+    let faults = options.fault.map(|fault| Arc::new(Faults::new(options.format().decoder(), fault)));
+    Proxy::listen(&listen.to_string(), target, Some(tape), faults).map_err(|error| {
         anyhow!(
             "cannot listen on {listen}: {error}; to use a free port, run: cargo run -- tap {name} \
              (it prints its address and the client's command)"

@@ -11,7 +11,7 @@ pub const MAX_DEPTH: u8 = 32;
 /// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
 pub const MAX_FIELDS: usize = 50_000;
 
-/// Maximum number of characters that [`shorten`] leaves.
+/// Maximum number of characters that [`shown`] leaves.
 const MAX_SHORT: usize = 60;
 
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
@@ -32,9 +32,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// Returns the only field of bytes that nobody keeps.
-    pub(super) fn unread(span: Range<u64>) -> Vec<Field> {
+    pub(super) fn unread(span: Range<u64>, filler: Option<u8>) -> Vec<Field> {
         let (name, value) = ("not decoded".into(), String::new());
-        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler: None }]
+        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler }]
     }
 
     /// Returns the fields.
@@ -73,17 +73,7 @@ impl<'a> Cursor<'a> {
         if bytes.is_empty() {
             return bytes;
         }
-        let start = self.position();
-        let span = start..start + bytes.len() as u64;
-        let (depth, purpose) = (self.depth, self.purpose);
-        self.fields.push(Field {
-            span,
-            depth,
-            name: name.into(),
-            value: value(bytes),
-            purpose,
-            filler: None,
-        });
+        self.add(bytes.len(), name.into(), value(bytes));
         self.at += bytes.len();
         bytes
     }
@@ -138,9 +128,7 @@ impl<'a> Cursor<'a> {
         inside: impl FnOnce(&mut Self) -> (String, T),
     ) -> T {
         let (index, start) = (self.fields.len(), self.position());
-        let (depth, purpose) = (self.depth, self.purpose);
-        let (name, value) = (name.into(), String::new());
-        self.fields.push(Field { span: start..start, depth, name, value, purpose, filler: None });
+        self.add(0, name.into(), String::new());
         self.depth += 1;
         let (value, result) = inside(self);
         self.depth -= 1;
@@ -189,6 +177,12 @@ impl<'a> Cursor<'a> {
         result
     }
 
+    /// Adds a field without moving on.
+    fn add(&mut self, length: usize, name: Cow<'static, str>, value: String) {
+        let span = self.position()..self.position() + length as u64;
+        self.fields.push(Field { span, depth: self.depth, name, value, purpose: self.purpose, filler: None });
+    }
+
     fn position(&self) -> u64 {
         self.base + self.at as u64
     }
@@ -208,16 +202,13 @@ pub fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// Returns the beginning of a text in one line, for a summary.
-pub fn shorten(text: &str) -> String {
+/// Returns the beginning of text, or of bytes that may be text, in one line: for a summary.
+pub fn shown(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref(); // A character has at most four bytes.
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]);
     let in_line = |c: char| if c.is_control() { ' ' } else { c };
     let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
     text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
-}
-
-/// Returns the beginning of bytes that may be text in one line, for a summary.
-pub fn shown(bytes: &[u8]) -> String {
-    shorten(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]))
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

@@ -82,12 +82,6 @@ pub fn write(out: impl Write, recordings: &[Recording<'_>]) -> anyhow::Result<()
             out.write_pcapng_block(packet)?;
         }
     }
-    for connection in connections.values_mut().filter(|connection| !connection.comments.is_empty()) {
-        connection.packet(Side::Client, TcpHeader::default(), &[])?;
-        for packet in connection.packets.drain(..) {
-            out.write_pcapng_block(packet)?;
-        }
-    }
     Ok(())
 }
 
@@ -121,7 +115,6 @@ struct Connection<'a> {
     at: Duration,
     /// What to say about it.
     comments: Vec<String>,
-    has_begun: bool,
     /// Set after a reset. Nothing follows it.
     is_over: bool,
 }
@@ -146,31 +139,30 @@ impl<'a> Connection<'a> {
         };
         let client = end(recording.client, UNKNOWN_PORT + (number % 16_384) as u16, Side::Client);
         let ends = [client, end(recording.server, recording.port, Side::Server)];
-        let (packets, at, comments) = (Vec::new(), Duration::ZERO, Vec::new());
-        Self { ends, packets, at, comments, has_begun: false, is_over: false }
+        Self { ends, packets: Vec::new(), at: Duration::ZERO, comments: Vec::new(), is_over: false }
     }
 
     fn step(&mut self, step: &Step) -> anyhow::Result<()> {
-        let (from, flags) = (step.event.from, TcpHeader::default());
+        let from = step.event.from;
         match &step.event.what {
             What::Note(text) => self.comments.push(text.clone()),
             _ if self.is_over => {}
             What::Open { client, server } => {
-                (self.has_begun, self.ends[0].port) = (true, *client);
+                self.ends[0].port = *client;
                 self.comments.push(format!("the {}'s real port is {server}", self.ends[1].name));
-                self.packet(Side::Client, TcpHeader { syn: true, ..flags.clone() }, &[])?;
+                self.packet(Side::Client, "S", &[])?;
                 if *server != 0 {
-                    self.packet(Side::Server, TcpHeader { syn: true, ..flags.clone() }, &[])?;
-                    self.packet(Side::Client, flags, &[])?;
+                    self.packet(Side::Server, "S", &[])?;
+                    self.packet(Side::Client, "", &[])?;
                 }
             }
             What::Data(bytes) => self.data(from, step.start, bytes)?,
             What::End => {
-                self.packet(from, TcpHeader { fin: true, ..flags.clone() }, &[])?;
-                self.packet(from.other(), flags, &[])?;
+                self.packet(from, "F", &[])?;
+                self.packet(from.other(), "", &[])?;
             }
             What::Reset => {
-                self.packet(from, TcpHeader { rst: true, ..flags }, &[])?;
+                self.packet(from, "R", &[])?;
                 self.is_over = true;
             }
         }
@@ -179,9 +171,6 @@ impl<'a> Connection<'a> {
 
     /// Adds bytes that were read at once, and the acknowledgements that are due.
     fn data(&mut self, from: Side, start: u64, bytes: &[u8]) -> anyhow::Result<()> {
-        if !std::mem::replace(&mut self.has_begun, true) {
-            self.comments.push("the beginning of this connection was not kept".into());
-        }
         let mut end = start;
         for segment in bytes.chunks(MAX_SEGMENT.into()) {
             end += segment.len() as u64;
@@ -193,37 +182,35 @@ impl<'a> Connection<'a> {
                 self.comments.push(format!("{name}{verb} {}", message.summary));
                 messages.pop_front();
             }
-            let psh = end == start + bytes.len() as u64;
-            self.packet(from, TcpHeader { psh, ..Default::default() }, segment)?;
+            let is_last = end == start + bytes.len() as u64;
+            self.packet(from, if is_last { "P" } else { "" }, segment)?;
             let acknowledged = self.ends[from.other() as usize].acknowledged;
             if self.ends[from as usize].next.wrapping_sub(acknowledged) >= ACKNOWLEDGE_AFTER {
-                self.packet(from.other(), TcpHeader::default(), &[])?;
+                self.packet(from.other(), "", &[])?;
             }
         }
         Ok(())
     }
 
-    /// Adds one packet with these flags, and with the comments that are due.
-    fn packet(&mut self, from: Side, mut tcp: TcpHeader, payload: &[u8]) -> anyhow::Result<()> {
+    /// Adds one packet with this flag, and with the comments that are due.
+    fn packet(&mut self, from: Side, flag: &str, payload: &[u8]) -> anyhow::Result<()> {
         let other = &self.ends[from.other() as usize];
-        (tcp.destination_port, tcp.acknowledgment_number) = (other.port, other.next);
         let address = [self.ends[from as usize].name, other.name].map(address);
+        let (port, acknowledgement) = (other.port, other.next);
         let sender = &mut self.ends[from as usize];
-        (tcp.source_port, tcp.sequence_number, tcp.window_size) = (sender.port, sender.next, u16::MAX);
+        let mut tcp = TcpHeader::new(sender.port, port, sender.next, u16::MAX);
+        (tcp.syn, tcp.fin, tcp.rst, tcp.psh) = (flag == "S", flag == "F", flag == "R", flag == "P");
         if tcp.syn {
             tcp.set_options(&[TcpOptionElement::MaximumSegmentSize(MAX_SEGMENT)])?;
         }
-        if tcp.syn && from == Side::Client {
-            tcp.acknowledgment_number = 0;
-        } else {
-            tcp.ack = true;
-            sender.acknowledged = tcp.acknowledgment_number;
+        if !tcp.syn || from == Side::Server {
+            (tcp.ack, tcp.acknowledgment_number) = (true, acknowledgement);
+            sender.acknowledged = acknowledgement;
         }
         let numbered = payload.len() as u32 + u32::from(tcp.syn || tcp.fin);
         sender.next = sender.next.wrapping_add(numbered);
-        let packet = PacketBuilder::ipv4(address[0], address[1], 64).tcp_header(tcp);
-        let mut data = Vec::with_capacity(packet.size(payload.len()));
-        packet.write(&mut data, payload)?;
+        let mut data = Vec::new();
+        PacketBuilder::ipv4(address[0], address[1], 64).tcp_header(tcp).write(&mut data, payload)?;
         let comments = self.comments.drain(..).map(|comment| {
             let comment: String = printable(&comment).chars().take(MAX_COMMENT).collect();
             EnhancedPacketOption::Comment(comment.into())

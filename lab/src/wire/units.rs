@@ -80,6 +80,8 @@ struct Direction {
     unreadable: bool,
     /// Number of bytes that came after that.
     uncounted: u64,
+    /// What may replace those bytes, since they may hold credentials. Encrypted ones stay.
+    filler: Option<u8>,
 }
 
 /// A decoder for a protocol that consists of units.
@@ -123,6 +125,7 @@ impl<P: Protocol> Units<P> {
         direction.unreadable = true;
         direction.uncounted = direction.rest.len() as u64;
         let tls = direction.start == 0 && direction.rest.starts_with(TLS);
+        direction.filler = (!tls).then_some(b'*');
         direction.rest = Vec::new();
         let why = if tls { "encrypted with TLS" } else { why };
         let at = direction.start;
@@ -172,7 +175,7 @@ impl<P: Protocol> Decoder for Units<P> {
             direction.uncounted = 0;
             return (!span.is_empty()).then(|| {
                 let summary = format!("{} bytes that could not be read", span.end - span.start);
-                message(from, span.clone(), summary, Cursor::unread(span))
+                message(from, span.clone(), summary, Cursor::unread(span, direction.filler))
             });
         }
         let length = direction.rest.len();

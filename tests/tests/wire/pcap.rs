@@ -191,6 +191,11 @@ async fn the_payload_of_a_capture_is_exactly_what_passed() {
         sent.entry((50_000 + connection as u16, from == Side::Client)).or_default().extend(&bytes);
         script = script.data(connection as u32, from, bytes);
     }
+    for (connection, from) in (0..3).flat_map(|number| [(number, Side::Client), (number, Side::Server)]) {
+        // A message that is not complete would be replaced: it may contain a credential.
+        sent.entry((50_000 + connection as u16, from == Side::Client)).or_default().push(b'\n');
+        script = script.data(connection, from, "\n");
+    }
     for connection in 0..3 {
         script = script.add(connection, Side::Client, What::End).add(connection, Side::Server, What::End);
     }
@@ -230,8 +235,7 @@ async fn a_packet_has_a_comment_for_each_message_that_begins_in_it() {
         .add(0, Side::Server, What::Note("the proxy holds the response back".into()))
         .data(0, Side::Server, "x".repeat(1_460) + "\nlate\n\x1b[2J\n")
         .data(0, Side::Client, "refused\nunfinished")
-        .add(0, Side::Client, What::End)
-        .add(0, Side::Client, What::Note("the end".into()));
+        .add(0, Side::Client, What::End);
     let packets = packets(&script.trace());
     let commented: Vec<_> =
         packets.iter().skip(3).filter(|packet| !packet.payload.is_empty()).map(|p| &p.comments[..]).collect();
@@ -242,7 +246,6 @@ async fn a_packet_has_a_comment_for_each_message_that_begins_in_it() {
     assert_eq!(commented[3], ["server sends late", "server sends \\u001b[2J"]);
     let ended = "client: the connection ended after 10 bytes of a message";
     assert_eq!(commented[4], ["client sends refused", ended]);
-    assert_eq!(packets.last().unwrap().comments, ["the end"]);
 }
 
 #[apply(test!)]
@@ -281,7 +284,7 @@ async fn connections_that_lost_their_beginnings_stay_apart() {
     let packets = packets(&script.trace());
     assert_eq!(flags(&packets), ["< P", "> P"]);
     assert_ne!(packets[0].to.1, packets[1].from.1);
-    assert_eq!(packets[0].comments, ["the beginning of this connection was not kept", "server sends seven"]);
+    assert_eq!(packets[0].comments, ["server sends seven"]);
 }
 
 #[apply(test!)]

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 
 use super::protobuf::message;
-use crate::wire::cursor::{Cursor, number, shorten};
+use crate::wire::cursor::{Cursor, number, shown};
 use crate::wire::message::Purpose;
 
 /// Length of the prefix: a flag and the message's length.
@@ -101,7 +101,7 @@ impl Messages {
                 return (CONTINUES.into(), None);
             }
             (self.prefix, self.kept) = Default::default();
-            (text.clone(), Some(shorten(&format!("{name} {text}"))))
+            (text.clone(), Some(shown(format!("{name} {text}"))))
         })
     }
 

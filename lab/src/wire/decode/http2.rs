@@ -7,7 +7,7 @@ use prost_reflect::MethodDescriptor;
 use super::grpc::{Messages, method};
 use super::hpack::{self, Header, Hpack};
 use super::http2_frame::*;
-use crate::wire::cursor::{Cursor, shorten};
+use crate::wire::cursor::{Cursor, shown};
 use crate::wire::message::{Decoder, Purpose, Role, Side};
 use crate::wire::units::{Protocol, Reading, Units, Unreadable};
 
@@ -115,13 +115,13 @@ impl Http2 {
             (Side::Server, Some(false)) => stream.messages[from as usize] = None,
             _ => {}
         }
-        let shown =
+        let parts =
             [":method", ":path", ":status", "grpc-status", "grpc-message"].map(|name| match value(name) {
                 Some(value) if name.starts_with("grpc-") => format!("{name} {value} "),
                 Some(value) => format!("{value} "),
                 None => String::new(),
             });
-        shorten(shown.concat().trim_end())
+        shown(parts.concat().trim_end())
     }
 
     fn data(&mut self, from: Side, head: Head, unit: &mut Cursor<'_>) -> Reading {

@@ -1,6 +1,6 @@
 //! Frames of HTTP/2 (RFC 9113): where each ends, and what its fields are called.
 
-use crate::wire::cursor::{Cursor, hex, number, shorten};
+use crate::wire::cursor::{Cursor, hex, number, shown};
 use crate::wire::message::Purpose;
 use crate::wire::units::{Reading, Unreadable};
 
@@ -170,7 +170,7 @@ fn settings(unit: &mut Cursor<'_>) -> String {
         let number = unit.coded(2, "Identifier", name);
         all.push(format!("{} {}", name(number), unit.number(4, "Value")));
     }
-    shorten(&all.join(", "))
+    shown(all.join(", "))
 }
 
 /// Names a number of 31 bits.

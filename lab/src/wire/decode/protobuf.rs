@@ -2,7 +2,7 @@
 
 use prost_reflect::{Kind, MessageDescriptor};
 
-use crate::wire::cursor::{Cursor, shorten, text};
+use crate::wire::cursor::{Cursor, shown, text};
 use crate::wire::message::Purpose;
 
 /// Maximum number of different fields that the text of a message shows.
@@ -18,7 +18,7 @@ const FIXED32: u64 = 5;
 /// numbers instead of names. Returns the message for people; of several fields of the same name, it
 /// shows how many there are, and the first.
 pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> String {
-    let mut shown: Vec<(String, usize, String)> = Vec::new();
+    let mut listed: Vec<(String, usize, String)> = Vec::new();
     while !unit.is_empty() && !unit.is_full() {
         let (tag, tag_length) = varint(unit.left());
         let (number, wire) = (tag >> 3, tag & 7);
@@ -29,20 +29,20 @@ pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> Strin
             let text = value(unit, wire, field.map(|field| field.kind()).as_ref());
             (text.clone(), text)
         });
-        let has_room = shown.len() < MAX_SHOWN;
-        match shown.last_mut() {
+        let has_room = listed.len() < MAX_SHOWN;
+        match listed.last_mut() {
             Some((last, count, _)) if *last == name => *count += 1,
-            _ if has_room => shown.push((name, 1, text)),
+            _ if has_room => listed.push((name, 1, text)),
             _ => {}
         }
     }
     let more = if unit.is_empty() { "" } else { "+" };
     unit.rest("not decoded", Purpose::Information);
-    let fields = shown.into_iter().map(|(name, count, text)| match count {
+    let fields = listed.into_iter().map(|(name, count, text)| match count {
         1 => format!("{name}: {text}"),
         _ => format!("{count}{more} {name}: {text}"),
     });
-    shorten(&format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")))
+    shown(format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")))
 }
 
 /// Names the value of a field, with its length if it has one. Returns the value for people.
