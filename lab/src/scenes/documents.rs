@@ -17,8 +17,9 @@ use crate::wire::pcap::{self, Recording};
 const WIDTH: usize = 96;
 
 /// The documents with a diagram, by their paths from the root of the repository.
-pub const DOCUMENTS: [(&str, Format); 7] = [
+pub const DOCUMENTS: [(&str, Format); 8] = [
     ("README.md", Format::TcpSocket),
+    ("README.id.md", Format::TcpSocket),
     ("http_rest/README.md", Format::HttpRest),
     ("grpc/README.md", Format::Grpc),
     ("websocket/README.md", Format::WebSocket),

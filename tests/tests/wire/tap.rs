@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use tests::{Server, apply, pair, run_program, test};
+use tests::{Server, apply, assert_same, expected_output, pair, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
@@ -76,6 +76,22 @@ async fn the_client_command_that_tap_prints_works_in_front_of_each_server() {
         assert!(lines(&printed, " -> ").len() > 2 && lines(&printed, " <- ").len() > 2, "{printed}");
         assert!(lines(&printed, "cannot read").is_empty(), "{printed}");
     }
+}
+
+#[apply(test!)]
+async fn tap_prints_the_messages_in_the_labs_readme() {
+    let pair = pair!("tcp_socket");
+    let server = pair.serve().await;
+    let tap = tap("tcp_socket", server.url(), &[]).await;
+    let reading = ["--url", tap.url(), "record", "oslo-1", "temperature", "-3.5"];
+    assert_eq!(run_program(pair.client, &reading).await.code, Some(0));
+    // Times have different widths, and any end may close first.
+    let messages = |printed: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        lines(printed, " B ").into_iter().map(words).collect::<Vec<_>>().join("\n")
+    };
+    let shown = expected_output("lab/README.md", "cargo run -- tap tcp_socket");
+    assert_same(&messages(&tap.stop().await), &messages(&shown));
 }
 
 #[apply(test!)]
