@@ -1,4 +1,4 @@
-//! `cargo run -- wire`: plays a scene over each protocol and shows what travelled.
+//! `cargo run -- wire`: plays a scene over each protocol and shows what travels.
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -12,25 +12,25 @@ use super::{ALL, Subject, record};
 use crate::run::brokers::{Brokers, INSTALL, is_installed};
 use crate::wire::decode::Format;
 
-/// Width of what is printed, in characters.
+/// Width of the output, in characters.
 const WIDTH: usize = 100;
 
 /// Play a short scene over each protocol and show every message and byte that travels
 ///
-/// A scene connects, records a reading, tries to record an impossible one, shows what is special about
-/// its protocol, and says goodbye. For each protocol, the lab prints a sequence diagram and one
-/// request byte by byte. It also writes wire.html, in which every arrow unfolds, and a capture for
-/// Wireshark.
+/// In each scene, a client connects, records a reading, tries to record an impossible one, uses a
+/// special feature of the protocol, and disconnects. The lab prints a sequence diagram and one
+/// request byte by byte. It also writes wire.html, in which every arrow unfolds, and a capture of
+/// each scene for Wireshark.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only these protocols [default: all]
+    /// Play only the scenes of these protocols [default: all]
     #[arg(value_name = "PROTOCOL")]
     protocols: Vec<Format>,
     /// Folder for wire.html and the captures
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Show nothing, but write the diagrams of the READMEs again, and the chapters' captures that are
-    /// missing
+    /// Show nothing, but write the diagrams in the READMEs again, and the chapters' captures that are
+    /// missing. This needs both brokers
     #[arg(long)]
     write_docs: bool,
 }

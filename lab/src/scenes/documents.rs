@@ -28,8 +28,8 @@ pub const DOCUMENTS: [(&str, Format); 8] = [
     ("tcp_socket/README.md", Format::TcpSocket),
 ];
 
-/// Returns how the messages begin that open connections and declare queues. They would fill most of
-/// a diagram.
+/// Returns the first words of the messages that open connections and declare queues. The diagrams
+/// leave these messages out, because they would fill most of the lines.
 fn set_up(format: Format) -> &'static [&'static str] {
     match format {
         Format::RabbitMq => &[
@@ -56,7 +56,7 @@ pub fn capture_path(format: Format) -> String {
     }
 }
 
-/// Returns the diagram of a scene as the documents show it, between their markers.
+/// Returns the diagram of a scene as it appears between the markers of a document.
 pub fn rendered(scene: &Scene, format: Format) -> String {
     format!("```text\n{}```\n", diagram::stable(scene, WIDTH, set_up(format)))
 }

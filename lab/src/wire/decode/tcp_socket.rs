@@ -36,14 +36,18 @@ impl Protocol for TcpSocket {
         if !self.greeted[from as usize] {
             // `HELLO` and `WELCOME` begin with the same magic.
             return match from {
-                _ if !Hello::may_begin(bytes) => Err("it does not begin with \"WSTN\"".into()),
+                _ if !Hello::may_begin(bytes) => {
+                    Err("not the protocol of the TCP chapter, which begins with \"WSTN\"".into())
+                }
                 Side::Client => Ok(Some(HELLO)),
                 Side::Server => Ok(Some(WELCOME)),
             };
         }
         let Some(length) = bytes.get(8..12) else { return Ok(None) };
         match number(length) {
-            length if length > MAX_PAYLOAD => Err(format!("a frame announces {length} bytes of payload")),
+            length if length > MAX_PAYLOAD => {
+                Err(format!("a frame with a payload of {length} bytes; at most {MAX_PAYLOAD} are decoded"))
+            }
             length => Ok(Some(HEADER + length as usize)),
         }
     }
