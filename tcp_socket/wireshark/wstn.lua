@@ -218,9 +218,9 @@ function wstn.dissector(tvb, pinfo, root)
 end
 
 DissectorTable.get("tcp.port"):add(7878, wstn)
--- On any port: a connection that begins with the magic.
+-- On any port: a connection that begins with the magic, in a segment that holds all of HELLO.
 wstn:register_heuristic("tcp", function(tvb, pinfo, root)
-  if tvb:len() < 4 or tvb(0, 4):uint() ~= MAGIC then return false end
+  if tvb:len() < HELLO or tvb(0, 4):uint() ~= MAGIC then return false end
   pinfo.conversation = wstn -- for the packets that follow
   return wstn.dissector(tvb, pinfo, root) > 0
 end)

@@ -17,6 +17,7 @@ mod scenes;
 mod streams;
 mod tap;
 mod tcp_socket;
+mod tshark;
 mod views;
 mod websocket;
 
