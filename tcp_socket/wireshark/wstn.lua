@@ -1,7 +1,5 @@
--- Shows the Weather Station Protocol (tcp_socket/PROTOCOL.md) in Wireshark and tshark. Wireshark
--- calls this a dissector: it gives names to bytes and adds them to the tree of a packet. Usage:
---
---     wireshark -X lua_script:tcp_socket/wireshark/wstn.lua capture.pcapng
+-- A dissector for Wireshark and tshark: it names the bytes of the Weather Station Protocol, which
+-- tcp_socket/PROTOCOL.md describes. tcp_socket/README.md says how to use it.
 
 local wstn = Proto("wstn", "Weather Station Protocol")
 
@@ -19,7 +17,6 @@ local CODES = {
 }
 local MAGIC = 0x5753544e -- "WSTN"
 local HELLO, WELCOME, HEADER, READING = 24, 40, 16, 17 -- lengths in bytes
-local END = 0x0100
 
 -- The names are for display filters, for example `wstn.kind == 1`.
 local f = {
@@ -36,7 +33,7 @@ local f = {
   idle_timeout = ProtoField.uint32("wstn.idle_timeout", "Idle timeout in milliseconds"),
   kind = ProtoField.uint16("wstn.kind", "Kind", base.HEX, KINDS),
   flags = ProtoField.uint16("wstn.flags", "Flags", base.HEX),
-  ends = ProtoField.bool("wstn.flags.end", "END", 16, nil, END),
+  ends = ProtoField.bool("wstn.flags.end", "END", 16, nil, 0x0100),
   request_id = ProtoField.uint32("wstn.request_id", "Request ID"),
   length = ProtoField.uint32("wstn.payload_length", "Payload length"),
   checksum = ProtoField.uint32("wstn.checksum", "Checksum (CRC-32C)", base.HEX),
@@ -52,9 +49,6 @@ local f = {
   code = ProtoField.uint16("wstn.code", "Code", base.DEC, CODES),
   text = ProtoField.string("wstn.text", "Text"),
   payload = ProtoField.bytes("wstn.payload", "Payload"),
-  response_in = ProtoField.framenum("wstn.response_in", "Response in", base.NONE, frametype.RESPONSE),
-  request_in = ProtoField.framenum("wstn.request_in", "Request in", base.NONE, frametype.REQUEST),
-  time = ProtoField.relative_time("wstn.time", "Time since the request"),
 }
 wstn.fields = f
 
@@ -67,14 +61,12 @@ local refused = expert_info("refused", "Refused", "RESPONSE_CODE", "WARN")
 local unknown = expert_info("kind", "Unknown kind", "UNDECODED", "NOTE")
 wstn.experts = { bad_checksum, bad_payload, refused, unknown }
 
--- CRC-32C, a byte at a time: the table holds the checksum of each byte.
+-- CRC-32C, a byte at a time. The table holds what each byte does to the checksum.
 local crc_table = {}
 for byte = 0, 255 do
   local crc = byte
   for _ = 1, 8 do
-    local lowest = bit.band(crc, 1)
-    crc = bit.rshift(crc, 1)
-    if lowest == 1 then crc = bit.bxor(crc, 0x82f63b78) end
+    crc = bit.bxor(bit.rshift(crc, 1), bit.band(crc, 1) * 0x82f63b78)
   end
   crc_table[byte] = crc
 end
@@ -84,111 +76,151 @@ local function crc32c(bytes)
   for at = 1, #bytes do
     crc = bit.bxor(crc_table[bit.band(bit.bxor(crc, bytes:byte(at)), 0xff)], bit.rshift(crc, 8))
   end
-  return bit.bnot(crc)
+  return bit.tohex(bit.bnot(crc)) -- as hexadecimal digits, because `bit` has signed numbers
 end
 
--- Wireshark dissects a packet as often as it shows it, and may begin with any of them once it has
--- seen all in order. So what a dissector learns must be kept for each packet.
-local greeted, clients, open, calls
-
-function wstn.init() -- Wireshark calls this before it reads a capture.
-  greeted = {} -- "stream port": the packet that completed the HELLO or WELCOME from this port
+-- Wireshark dissects all packets in order once, and later again those that it shows. So this
+-- remembers in which packet it learned something.
+local greeted, clients
+function wstn.init() -- runs before a capture is read
+  greeted = {} -- "stream port": the packet that completes the HELLO or WELCOME from this port
   clients = {} -- stream: the client's port
-  open = {} -- "stream ID": the call that has no response yet
-  calls = {} -- "packet stream ID": the call that a request or response belongs to
 end
-
 local tcp_stream = Field.new("tcp.stream")
 
 -- Returns the length of the HELLO or WELCOME at `at`, or nil if a frame begins there. Only the
--- first message of each side is no frame.
+-- first message of each side is not a frame.
 local function greeting(tvb, at, pinfo)
-  if tvb(at, 4):uint() ~= MAGIC then return nil end
   local stream, port = tcp_stream().value, pinfo.src_port
   local side = stream .. " " .. port
-  if greeted[side] and pinfo.number > greeted[side] then return nil end
-  if not clients[stream] then
-    -- The client speaks first, except that a server may refuse at once, with version 0.
-    local is_refusal = tvb(at + 4, 4):uint() == 0
-    clients[stream] = is_refusal and pinfo.dst_port or port
-  end
+  if tvb(at, 4):uint() ~= MAGIC or pinfo.number > (greeted[side] or math.huge) then return nil end
+  -- The client speaks first, except that a server may refuse at once, with version 0.
+  clients[stream] = clients[stream] or (tvb(at + 4, 4):uint() == 0 and pinfo.dst_port or port)
   return clients[stream] == port and HELLO or WELCOME, side
 end
 
--- Adds `count` readings. Returns the position after them, or nil if the payload is too short.
-local function add_readings(tree, payload, at, count)
-  if payload:len() - at < count * READING then return nil end
-  for start = at, at + (count - 1) * READING, READING do
-    local value = payload(start + 1, 8)
-    local ms = payload(start + 9, 8):uint64()
-    local text = string.format("Reading: %s %g", METRICS[payload(start, 1):uint()] or "unknown", value:float())
-    local reading = tree:add(wstn, payload(start, READING), text)
-    reading:add(f.metric, payload(start, 1))
-    reading:add(f.value, value)
-    local time = NSTime.new((ms / 1000):tonumber(), (ms % 1000):tonumber() * 1000000)
-    reading:add(f.recorded_at, payload(start + 9, 8), time)
-  end
-  return at + count * READING
+local function add_reading(tree, payload, at)
+  local value, ms = payload(at + 1, 8), payload(at + 9, 8):uint64()
+  local metric = METRICS[payload(at, 1):uint()] or "unknown"
+  local text = string.format("Reading: %s %g", metric, value:float())
+  local reading = tree:add(wstn, payload(at, READING), text)
+  reading:add(f.metric, payload(at, 1))
+  reading:add(f.value, value)
+  local time = NSTime.new((ms / 1000):tonumber(), (ms % 1000):tonumber() * 1000000)
+  reading:add(f.recorded_at, payload(at + 9, 8), time)
 end
 
-local function count_of(count)
-  return count == 1 and ", 1 reading" or ", " .. count .. " readings"
-end
-
--- For each kind with a payload: adds its fields, and returns a text about them, or nil if the
--- payload is malformed.
+-- For each kind with a payload: adds its fields and returns a summary. Beyond the end of the
+-- payload, `payload(…)` raises an error.
 local payloads = {}
 
 function payloads.RECORD(payload, tree)
-  if payload:len() < 8 then return nil end
   tree:add(f.batch_id, payload(0, 8))
   local at, total = 8, 0
   while at < payload:len() do
     local id_length = payload(at, 1):uint()
-    local first = at + 1 + id_length + 2 -- the first reading
-    if payload:len() < first then return nil end
-    local station, count = payload(at + 1, id_length), payload(first - 2, 2):uint()
-    local run = tree:add(wstn, payload(at), "Run: " .. station:string() .. count_of(count))
+    local station, count = payload(at + 1, id_length), payload(at + 1 + id_length, 2)
+    local first = at + 3 + id_length
+    local after = first + count:uint() * READING
+    local run = tree:add(wstn, payload(at, after - at), "Run of " .. station:string())
     run:add(f.id_length, payload(at, 1))
     run:add(f.station, station)
-    run:add(f.readings, payload(first - 2, 2))
-    local after = add_readings(run, payload, first, count)
-    if not after then return nil end
-    run:set_len(after - at)
-    at, total = after, total + count
+    run:add(f.readings, count)
+    for reading = first, after - 1, READING do add_reading(run, payload, reading) end
+    at, total = after, total + count:uint()
   end
-  return count_of(total)
+  return ", readings: " .. total
 end
 
 function payloads.RECORDED(payload, tree)
-  if payload:len() ~= 4 then return nil end
   tree:add(f.accepted, payload(0, 4))
-  return ", accepted " .. payload(0, 4):uint()
+  return ", accepted: " .. payload(0, 4):uint()
 end
 
 function payloads.WATCH(payload, tree)
-  if payload:len() == 0 then return nil end
   tree:add(f.station, payload(0))
   return " " .. payload(0):string()
 end
 
 function payloads.READING(payload, tree)
-  if payload:len() < 8 or (payload:len() - 8) % READING ~= 0 then return nil end
   tree:add(f.skipped, payload(0, 8))
-  local count = (payload:len() - 8) / READING
-  add_readings(tree, payload, 8, count)
-  return count_of(math.floor(count))
+  for at = 8, payload:len() - 1, READING do add_reading(tree, payload, at) end
+  return ", readings: " .. math.floor((payload:len() - 8) / READING)
 end
 
 function payloads.ERROR(payload, tree)
-  if payload:len() < 2 then return nil end
   local code = payload(0, 2):uint()
-  local name, text = CODES[code] or "code " .. code, ""
-  local item = tree:add(f.code, payload(0, 2))
-  if payload:len() > 2 then
-    text = ": " .. payload(2):string(ENC_UTF_8)
-    tree:add(f.text, payload(2))
-  end
-  item:add_proto_expert_info(refused, "Refused with " .. name .. text)
+  local name = CODES[code] or "code " .. code
+  local text = payload:len() > 2 and payload(2):string(ENC_UTF_8) or ""
+  tree:add(f.code, payload(0, 2)):add_proto_expert_info(refused, "Refused: " .. name .. ", " .. text)
+  if text ~= "" then tree:add(f.text, payload(2)) end
   return " " .. name
 end
+
+local function add_frame(tree, tvb)
+  local kind, id, ends = tvb(0, 2):uint(), tvb(4, 4):uint(), tvb(2, 1):bitfield(7, 1) == 1
+  local name = KINDS[kind] or "unknown"
+  local item = tree:add(f.kind, tvb(0, 2))
+  if not KINDS[kind] then item:add_proto_expert_info(unknown) end
+  tree:add(f.flags, tvb(2, 2)):add(f.ends, tvb(2, 2))
+  tree:add(f.request_id, tvb(4, 4))
+  tree:add(f.length, tvb(8, 4))
+  item = tree:add(f.checksum, tvb(12, 4))
+  if crc32c(tvb:raw(0, 12) .. tvb:raw(HEADER)) ~= bit.tohex(tvb(12, 4):uint()) then
+    item:add_proto_expert_info(bad_checksum)
+  end
+  local summary = name .. (ends and " END" or "") .. (id == 0 and "" or " #" .. id)
+  if tvb:len() == HEADER then return summary end
+  -- A malformed payload, or one that its kind doesn't have, is shown as a whole.
+  local ok, about = pcall(payloads[name], tvb(HEADER):tvb(), tree)
+  if ok then return summary .. about end
+  item = tree:add(f.payload, tvb(HEADER))
+  if KINDS[kind] then item:add_proto_expert_info(bad_payload) end
+  return summary
+end
+
+local HELLO_FIELDS = { { f.magic, 4 }, { f.lowest, 2 }, { f.highest, 2 }, { f.client_id, 16 } }
+local WELCOME_FIELDS = {
+  { f.magic, 4 }, { f.version, 2 }, { f.remembered, 2 }, { f.instance_id, 16 },
+  { f.largest_payload, 4 }, { f.replies_kept, 4 }, { f.most_watches, 4 }, { f.idle_timeout, 4 },
+}
+
+local function add_greeting(tree, tvb, is_hello)
+  local at = 0
+  for _, part in ipairs(is_hello and HELLO_FIELDS or WELCOME_FIELDS) do
+    local item = tree:add(part[1], tvb(at, part[2]))
+    if part[1] == f.version and tvb(at, 2):uint() == 0 then item:add_proto_expert_info(refused) end
+    at = at + part[2]
+  end
+  return is_hello and "HELLO" or "WELCOME"
+end
+
+local function add_message(tvb, pinfo, root)
+  local tree = root:add(wstn, tvb())
+  local length, side = greeting(tvb, 0, pinfo)
+  if length then greeted[side] = greeted[side] or pinfo.number end
+  local summary = length and add_greeting(tree, tvb, length == HELLO) or add_frame(tree, tvb)
+  tree:append_text(", " .. summary)
+  pinfo.cols.protocol = "WSTN"
+  pinfo.cols.info:append(summary .. "  ")
+  pinfo.cols.info:fence() -- A packet may hold several messages.
+  return tvb:len()
+end
+
+local function length_of(tvb, pinfo, at)
+  return greeting(tvb, at, pinfo) or HEADER + tvb(at + 8, 4):uint()
+end
+
+function wstn.dissector(tvb, pinfo, root)
+  pinfo.cols.info = ""
+  dissect_tcp_pdus(tvb, root, HEADER, length_of, add_message) -- collects segments of a message
+  return tvb:len()
+end
+
+DissectorTable.get("tcp.port"):add(7878, wstn)
+-- On any port: a connection that begins with the magic, in a segment that holds all of HELLO.
+wstn:register_heuristic("tcp", function(tvb, pinfo, root)
+  if tvb:len() < HELLO or tvb(0, 4):uint() ~= MAGIC then return false end
+  pinfo.conversation = wstn -- for the packets that follow
+  return wstn.dissector(tvb, pinfo, root) > 0
+end)

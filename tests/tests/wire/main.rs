@@ -18,6 +18,7 @@ mod scenes;
 mod streams;
 mod tap;
 mod tcp_socket;
+mod tshark;
 mod views;
 mod websocket;
 

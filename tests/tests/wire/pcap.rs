@@ -18,6 +18,8 @@ use pcap_file::pcapng::blocks::section_header::SectionHeaderOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use tests::{apply, test};
 
+use crate::tshark::tshark;
+
 /// A protocol whose messages are lines.
 struct Lines;
 
@@ -309,11 +311,6 @@ async fn a_password_is_replaced_wherever_a_read_ends() {
         .add(0, Side::Client, What::End);
     let packets = packets(&script.trace());
     assert_eq!(reassemble(&packets)[&(50_000, true)], b"password xxxxx\n");
-}
-
-fn tshark() -> Result<(), String> {
-    let found = std::process::Command::new("tshark").arg("--version").output();
-    found.map(drop).map_err(|_| "tshark is not installed; to add it, run: sudo apt-get install tshark".into())
 }
 
 #[apply(test!)]

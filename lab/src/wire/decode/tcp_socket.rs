@@ -12,7 +12,7 @@ use crate::wire::units::{Protocol, Reading, Units, Unreadable};
 /// Maximum number of bytes in a payload. The chapter's server accepts half of that by default.
 const MAX_PAYLOAD: u64 = 1024 * 1024;
 
-/// Maximum number of characters of a value in a summary: a station ID in quotes.
+/// Maximum number of characters of a station ID in a summary, with its quotes.
 const MAX_SHOWN: usize = 34;
 
 /// The call to which `HELLO` and `WELCOME` belong. Request IDs are lower.
@@ -34,20 +34,17 @@ struct TcpSocket {
 impl Protocol for TcpSocket {
     fn length(&mut self, from: Side, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
         if !self.greeted[from as usize] {
-            // `HELLO` and `WELCOME` begin with the same magic.
+            // `HELLO` and `WELCOME` begin with the same magic, which has four bytes.
             return match from {
-                _ if !Hello::may_begin(bytes) => {
-                    Err("not the protocol of the TCP chapter, which begins with \"WSTN\"".into())
-                }
+                _ if !Hello::may_begin(bytes) => Err("not the protocol of the TCP chapter".into()),
+                _ if bytes.len() < 4 => Ok(None),
                 Side::Client => Ok(Some(HELLO)),
                 Side::Server => Ok(Some(WELCOME)),
             };
         }
         let Some(length) = bytes.get(8..12) else { return Ok(None) };
         match number(length) {
-            length if length > MAX_PAYLOAD => {
-                Err(format!("a frame with a payload of {length} bytes; at most {MAX_PAYLOAD} are decoded"))
-            }
+            length if length > MAX_PAYLOAD => Err(format!("a frame with {length} bytes of payload")),
             length => Ok(Some(HEADER + length as usize)),
         }
     }
@@ -59,33 +56,34 @@ impl Protocol for TcpSocket {
             name(unit, &fields);
             return self.frame(from, bytes, &fields);
         }
-        let (fields, role) = match from {
-            Side::Client => (describe::hello(bytes), Role::Request),
-            Side::Server => (describe::welcome(bytes), Role::Response),
-        };
+        if from == Side::Client {
+            let fields = describe::hello(bytes);
+            name(unit, &fields);
+            let [lowest, highest] = ["lowest version", "highest version"].map(|name| value(&fields, name));
+            return Reading::of_call(
+                format!("HELLO, versions {lowest} to {highest}"),
+                Role::Request,
+                HANDSHAKE,
+            );
+        }
+        let fields = describe::welcome(bytes);
         name(unit, &fields);
-        let summary = match role {
-            Role::Request => {
-                let (lowest, highest) = (value(&fields, "lowest version"), value(&fields, "highest version"));
-                format!("HELLO, versions {lowest} to {highest}")
-            }
-            _ => format!("WELCOME, version {}", value(&fields, "version")),
-        };
-        let refused = from == Side::Server && value(&fields, "version") == "0";
-        Reading::of_call(summary, role, HANDSHAKE).refused(refused)
+        let version = value(&fields, "version");
+        let summary = format!("WELCOME, version {version}");
+        Reading::of_call(summary, Role::Response, HANDSHAKE).refused(version == "0")
     }
 }
 
 impl TcpSocket {
     fn frame(&mut self, from: Side, bytes: &[u8], fields: &[Field<'_>]) -> Reading {
-        let (kind, flags, id) =
-            (number(&bytes[..2]) as u16, number(&bytes[2..4]) as u16, number(&bytes[4..8]));
-        let ends = kind != kind::READING || flags & FLAG_END != 0;
+        let [kind, flags] = [0, 2].map(|at| number(&bytes[at..at + 2]) as u16);
+        let id = number(&bytes[4..8]);
         let role = match (from, kind) {
             (Side::Client, kind::RECORD | kind::WATCH | kind::PING | kind::GOODBYE) => Role::Request,
-            (Side::Server, kind::RECORDED | kind::READING | kind::PONG) if ends => Role::Response,
-            (Side::Server, kind::GOODBYE) if self.client_said_goodbye => Role::Response,
+            (Side::Server, kind::RECORDED | kind::PONG) => Role::Response,
+            (Side::Server, kind::READING) if flags & FLAG_END != 0 => Role::Response,
             (Side::Server, kind::ERROR) if id != 0 => Role::Response, // 0: the whole connection.
+            (Side::Server, kind::GOODBYE) if self.client_said_goodbye => Role::Response,
             _ => Role::Other,
         };
         self.client_said_goodbye |= (from, kind) == (Side::Client, kind::GOODBYE);
@@ -109,32 +107,22 @@ fn name(unit: &mut Cursor<'_>, fields: &[Field<'_>]) {
 }
 
 fn summary(kind: u16, id: u64, fields: &[Field<'_>]) -> String {
-    let mut summary = describe::kind_name(kind).to_owned();
-    if value(fields, "flags") == "END" {
-        summary += " END";
-    }
-    if id != 0 {
-        summary += &format!(" #{id}");
-    }
-    let readings = match fields.iter().filter(|field| field.name == "metric").count() {
-        1 => "1 reading".to_owned(),
-        count => format!("{count} readings"),
-    };
-    match kind {
-        kind::RECORD => summary + ", " + &readings,
-        kind::READING => match value(fields, "skipped").as_str() {
-            "0" => summary + ", " + &readings,
-            skipped => summary + ", " + &readings + ", " + skipped + " skipped",
+    let end = if value(fields, "flags") == "END" { " END" } else { "" };
+    let id = if id == 0 { String::new() } else { format!(" #{id}") };
+    let about = match kind {
+        kind::RECORD | kind::READING => match fields.iter().filter(|field| field.name == "metric").count() {
+            1 => ", 1 reading".into(),
+            count => format!(", {count} readings"),
         },
-        kind::RECORDED => summary + ", accepted " + &value(fields, "accepted"),
-        kind::WATCH => summary + " " + &value(fields, "station ID"),
-        kind::ERROR => summary + " " + &value(fields, "code"),
-        _ => summary,
-    }
+        kind::RECORDED => format!(", accepted {}", value(fields, "accepted")),
+        kind::WATCH => format!(" {:.MAX_SHOWN$}", value(fields, "station ID")),
+        kind::ERROR => format!(" {}", value(fields, "code")),
+        _ => String::new(),
+    };
+    format!("{}{end}{id}{about}", describe::kind_name(kind))
 }
 
-/// Returns the value of the first field with this name, as much of it as fits into a summary.
-fn value(fields: &[Field<'_>], name: &str) -> String {
-    let field = fields.iter().find(|field| field.name == name);
-    field.map_or_else(String::new, |field| field.value.chars().take(MAX_SHOWN).collect())
+/// Returns the value of the first field with this name.
+fn value<'a>(fields: &'a [Field<'_>], name: &str) -> &'a str {
+    fields.iter().find(|field| field.name == name).map_or("", |field| &field.value)
 }
