@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use clap::Parser;
-use tcp_socket::limits::MAX_ERROR_TEXT;
+use tcp_socket::limits::{MAX_BATCH, MAX_ERROR_TEXT, MAX_STATION_ID};
 use tcp_socket::protocol::frame::{HEADER, kind};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
@@ -210,6 +210,15 @@ async fn a_client_does_not_send_requests_with_invalid_arguments() {
     };
     let (ping, ()) = tokio::join!(client.ping(), respond);
     ping.unwrap();
+}
+
+#[apply(test!)]
+async fn a_batch_may_be_as_large_and_a_station_id_as_long_as_the_limits_say() {
+    let server = start(Limits::default()).await;
+    let client = Client::connect(&server.addr).await.unwrap();
+    let longest = "a".repeat(MAX_STATION_ID);
+    assert_eq!(client.record(&vec![reading(&longest, 1.0); MAX_BATCH]).await.unwrap(), MAX_BATCH);
+    client.watch(&longest).await.unwrap();
 }
 
 #[apply(test!)]

@@ -89,6 +89,7 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_stays_open() {
             r#"unknown type "say": use record, readings, subscribe, or unsubscribe"#,
         ),
         (r#"{"type":"record","id":8}"#, json!(8), "missing field `readings`"),
+        (r#"{"type":"record","id":8,"readings":["#, json!(8), "EOF while parsing a list"),
         (r#"{"type":"record","id":9,"readings":[]}"#, json!(9), "a batch holds 1 to 10000 readings, not 0"),
         (
             r#"{"type":"record","id":10,"readings":[{"station":"Oslo","metric":"wind","value":1,"recorded_at":0}]}"#,
