@@ -224,9 +224,10 @@ async fn monitor_interleaves_alerts_and_acknowledgements() {
     }
     monitoring.remove("hot").await.unwrap();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("hot".into())));
-    client.record(&[reading("oslo-1", 31.0), reading("oslo-1", -1.0)]).await.unwrap();
+    // A value equal to the bound is not below it.
+    client.record(&[31.0, 0.0, -1.0].map(|value| reading("oslo-1", value))).await.unwrap();
     let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else { panic!("no alert") };
-    assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 203));
+    assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 204));
     monitoring.finish();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), None);
     server.stop().await;

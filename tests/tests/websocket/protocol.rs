@@ -123,6 +123,10 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_stays_open() {
     }
     let response = raw.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
     assert_eq!(response["readings"], json!([]));
+    // The largest values are accepted.
+    let latest = json!({"station": "a".repeat(32), "metric": "wind", "value": 120, "recorded_at": 253_402_300_799_999_u64});
+    let response = raw.ask(json!({"type": "record", "id": 1, "readings": [latest]})).await;
+    assert_eq!(response["accepted"], 1, "{response}");
     // A client that sends nothing but nonsense is broken.
     raw.send(frame(TEXT, b"nonsense").repeat(101)).await;
     assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));
