@@ -222,6 +222,11 @@ async fn a_request_for_too_many_stations_creates_none() {
     let error = server.client().create_station(&station("one-more", "No")).await.unwrap_err();
     assert_eq!(error.status(), Some(507));
     server.stop().await;
+    // A batch may take all places.
+    let server = Local::start(Limits::default()).await;
+    let body = format!(r#"{{"readings":[{},{}]}}"#, readings.join(","), reading(5_000));
+    assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &body).await.status, 200);
+    server.stop().await;
 }
 
 #[apply(test!)]
