@@ -10,7 +10,7 @@ use super::placement::{Placement, pin};
 use crate::protocols::Protocol;
 
 /// The command that installs missing brokers.
-const INSTALL: &str = "BROKERS=install cargo run --release";
+pub(crate) const INSTALL: &str = "BROKERS=install cargo run --release";
 
 /// A protocol that did not run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ impl Brokers {
     ///
     /// # Errors
     /// If the broker does not start.
-    pub(super) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
+    pub(crate) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
         if !self.running.iter().any(|(running, _)| *running == kind) {
             let core = self.core;
             let start = move || {

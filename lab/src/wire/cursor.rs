@@ -8,6 +8,12 @@ use super::message::{Field, Purpose};
 /// Maximum depth of fields inside fields. Deeper ones become one field.
 pub const MAX_DEPTH: u8 = 32;
 
+/// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
+pub const MAX_FIELDS: usize = 50_000;
+
+/// Maximum number of characters that [`shown`] leaves.
+const MAX_SHORT: usize = 60;
+
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
 /// missing, a field has fewer bytes, and a missing number is 0.
 pub struct Cursor<'a> {
@@ -26,9 +32,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// Returns the only field of bytes that nobody keeps.
-    pub(super) fn unread(span: Range<u64>) -> Vec<Field> {
+    pub(super) fn unread(span: Range<u64>, filler: Option<u8>) -> Vec<Field> {
         let (name, value) = ("not decoded".into(), String::new());
-        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler: None }]
+        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler }]
     }
 
     /// Returns the fields.
@@ -67,17 +73,7 @@ impl<'a> Cursor<'a> {
         if bytes.is_empty() {
             return bytes;
         }
-        let start = self.position();
-        let span = start..start + bytes.len() as u64;
-        let (depth, purpose) = (self.depth, self.purpose);
-        self.fields.push(Field {
-            span,
-            depth,
-            name: name.into(),
-            value: value(bytes),
-            purpose,
-            filler: None,
-        });
+        self.add(bytes.len(), name.into(), value(bytes));
         self.at += bytes.len();
         bytes
     }
@@ -132,9 +128,7 @@ impl<'a> Cursor<'a> {
         inside: impl FnOnce(&mut Self) -> (String, T),
     ) -> T {
         let (index, start) = (self.fields.len(), self.position());
-        let (depth, purpose) = (self.depth, self.purpose);
-        let (name, value) = (name.into(), String::new());
-        self.fields.push(Field { span: start..start, depth, name, value, purpose, filler: None });
+        self.add(0, name.into(), String::new());
         self.depth += 1;
         let (value, result) = inside(self);
         self.depth -= 1;
@@ -150,7 +144,13 @@ impl<'a> Cursor<'a> {
 
     /// Returns whether another [`group`](Self::group) may open here.
     pub fn may_go_deeper(&self) -> bool {
-        self.depth < MAX_DEPTH
+        self.depth < MAX_DEPTH && !self.is_full()
+    }
+
+    /// Returns whether the message has as many fields as it may have. A loop over elements that
+    /// the sender counts has to stop then, and leave the other bytes.
+    pub fn is_full(&self) -> bool {
+        self.fields.len() >= MAX_FIELDS
     }
 
     /// Lets `inside` see only the next `count` bytes. Bytes that it leaves become a field.
@@ -161,6 +161,26 @@ impl<'a> Cursor<'a> {
         self.rest("not decoded", self.purpose);
         self.bytes = whole;
         result
+    }
+
+    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
+    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
+        let bytes = &readable[..readable.len().min(self.left().len())];
+        let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
+        let fields = std::mem::take(&mut self.fields);
+        let mut unit = Cursor { bytes, at: 0, base, depth, purpose, fields };
+        let result = inside(&mut unit);
+        unit.rest("not decoded", purpose);
+        self.fields = unit.fields;
+        self.at += bytes.len();
+        result
+    }
+
+    /// Adds a field without moving on.
+    fn add(&mut self, length: usize, name: Cow<'static, str>, value: String) {
+        let span = self.position()..self.position() + length as u64;
+        self.fields.push(Field { span, depth: self.depth, name, value, purpose: self.purpose, filler: None });
     }
 
     fn position(&self) -> u64 {
@@ -180,6 +200,15 @@ pub fn text(bytes: &[u8]) -> String {
         _ if bytes.len() > 24 => format!("{} bytes", bytes.len()),
         _ => hex(bytes),
     }
+}
+
+/// Returns the beginning of text, or of bytes that may be text, in one line: for a summary.
+pub fn shown(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref(); // A character has at most four bytes.
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]);
+    let in_line = |c: char| if c.is_control() { ' ' } else { c };
+    let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
+    text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

@@ -99,6 +99,11 @@ impl Message {
         };
         self.fields.iter().enumerate().filter(move |(index, _)| is_leaf(*index)).map(|(_, field)| field)
     }
+
+    /// Returns where its credentials are, and what may replace each of their bytes.
+    pub fn secrets(&self) -> impl Iterator<Item = (Range<u64>, u8)> {
+        self.fields.iter().filter_map(|field| Some((field.span.clone(), field.filler?)))
+    }
 }
 
 /// Reads both directions of one connection. The same bytes give the same messages, however they

@@ -1,0 +1,25 @@
+//! The protocol over TCP: versions, a batch, a refusal, a stream, and a farewell.
+
+use futures::StreamExt;
+use tcp_socket::{Client, Metric, Reading};
+
+use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
+
+pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
+    stage.say("The client connects. Both sides say what they speak.");
+    let client = Client::connect(&stage.client).await?;
+    stage.say("It records a reading, and then an impossible one.");
+    client.record(&[reading(TEMPERATURE)]).await?;
+    expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;
+    stage.say("It watches the station while it records another reading.");
+    let mut readings = client.watch(STATION).await?;
+    client.record(&[reading(TEMPERATURE)]).await?;
+    readings.next().await.transpose()?;
+    stage.say("It says goodbye.");
+    client.close().await;
+    Ok(())
+}
+
+fn reading(value: f64) -> Reading {
+    Reading { station: STATION.into(), metric: Metric::Temperature, value, recorded_at: RECORDED_AT }
+}
