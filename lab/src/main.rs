@@ -4,7 +4,7 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
-//! cargo run -- wire                # show what travels, byte by byte
+//! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! ```
 
@@ -29,9 +29,9 @@ use lab::run::placement::Placement;
 use lab::scenes::command;
 use lab::{runtime, serve, tap};
 
-/// Measures the protocols side by side on this machine.
+/// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
-/// Each server runs in its own process. The lab prints tables and writes report.html and
+/// Without a command, it measures: each server runs in its own process. The lab prints tables and writes report.html and
 /// results.json. Ctrl-C ends the run early and keeps what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]

@@ -1,35 +1,36 @@
-//! `cargo run -- wire`: plays a scene over each protocol and shows what travelled.
+//! `cargo run -- wire`: plays a scene over each protocol and shows what travels.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::view::{Scene, diagram, exchange, html};
-use super::{ALL, Subject, documents, record};
+use super::documents::{self, capture};
+use super::view::{diagram, exchange, html};
+use super::{ALL, Subject, record};
 use crate::run::brokers::{Brokers, INSTALL, is_installed};
 use crate::wire::decode::Format;
-use crate::wire::pcap::{self, Recording};
 
-/// Width of what is printed, in characters.
+/// Width of the output, in characters.
 const WIDTH: usize = 100;
 
 /// Play a short scene over each protocol and show every message and byte that travels
 ///
-/// A scene connects, records a reading, tries to record an impossible one, shows what is special about
-/// its protocol, and says goodbye. For each protocol, the lab prints a sequence diagram and one
-/// request byte by byte. It also writes wire.html, in which every arrow unfolds, and a capture for
-/// Wireshark.
+/// In each scene, a client connects, records a reading, tries to record an impossible one, uses a
+/// special feature of the protocol, and disconnects. The lab prints a sequence diagram and one
+/// request byte by byte. It also writes wire.html, in which every arrow unfolds, and a capture of
+/// each scene for Wireshark.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only these protocols [default: all]
+    /// Play only the scenes of these protocols [default: all]
     #[arg(value_name = "PROTOCOL")]
     protocols: Vec<Format>,
     /// Folder for wire.html and the captures
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
-    /// Show nothing, but write the diagrams of the READMEs and the captures of the chapters again
+    /// Show nothing, but write the diagrams in the READMEs again, and the chapters' captures that are
+    /// missing. This needs both brokers
     #[arg(long)]
     write_docs: bool,
 }
@@ -73,23 +74,4 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         writeln!(out, "written: {}", path.display())?;
     }
     Ok(())
-}
-
-/// Writes a scene as a capture for Wireshark.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn capture(path: &Path, format: Format, scene: &Scene) -> anyhow::Result<()> {
-    let recordings = scene.conversations.iter().map(|conversation| Recording {
-        trace: &conversation.trace,
-        client: scene.lanes[conversation.client],
-        server: scene.lanes[conversation.server],
-        port: format.standard_port(),
-    });
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        pcap::write(&mut file, &recordings.collect::<Vec<_>>())?;
-        anyhow::Ok(file.flush()?)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }

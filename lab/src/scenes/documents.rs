@@ -1,23 +1,25 @@
 //! The diagrams in the documents, and the captures that the chapters keep. Both come from a real run.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
 
-use super::command::capture;
 use super::view::{Scene, diagram};
 use super::{ALL, Subject, record};
 use crate::report::docs::replaced;
 use crate::run::brokers::Brokers;
 use crate::wire::decode::Format;
+use crate::wire::pcap::{self, Recording};
 
 /// Width of a diagram in a document, in characters.
 const WIDTH: usize = 96;
 
 /// The documents with a diagram, by their paths from the root of the repository.
-pub const DOCUMENTS: [(&str, Format); 7] = [
+pub const DOCUMENTS: [(&str, Format); 8] = [
     ("README.md", Format::TcpSocket),
+    ("README.id.md", Format::TcpSocket),
     ("http_rest/README.md", Format::HttpRest),
     ("grpc/README.md", Format::Grpc),
     ("websocket/README.md", Format::WebSocket),
@@ -26,8 +28,8 @@ pub const DOCUMENTS: [(&str, Format); 7] = [
     ("tcp_socket/README.md", Format::TcpSocket),
 ];
 
-/// Returns how the messages begin that open connections and declare queues. They would fill most of
-/// a diagram.
+/// Returns the first words of the messages that open connections and declare queues. The diagrams
+/// leave these messages out, because they would fill most of the lines.
 fn set_up(format: Format) -> &'static [&'static str] {
     match format {
         Format::RabbitMq => &[
@@ -54,7 +56,7 @@ pub fn capture_path(format: Format) -> String {
     }
 }
 
-/// Returns the diagram of a scene as the documents show it, between their markers.
+/// Returns the diagram of a scene as it appears between the markers of a document.
 pub fn rendered(scene: &Scene, format: Format) -> String {
     format!("```text\n{}```\n", diagram::stable(scene, WIDTH, set_up(format)))
 }
@@ -64,7 +66,7 @@ pub fn topic(format: Format) -> String {
     format!("wire {}", format.name())
 }
 
-/// Plays all scenes, and writes the diagrams and the captures. The current folder has to be the root
+/// Plays all scenes, and writes the diagrams, and the captures that do not exist. The current folder has to be the root
 /// of the repository.
 ///
 /// # Errors
@@ -84,7 +86,28 @@ pub fn write() -> anyhow::Result<()> {
         let path = capture_path(format);
         let path = Path::new(&path);
         fs::create_dir_all(path.parent().unwrap_or(path))?;
-        capture(path, format, &scene)?;
+        if !path.exists() {
+            capture(path, format, &scene)?; // The answers in the READMEs depend on each packet.
+        }
     }
     Ok(())
+}
+
+/// Writes a scene as a capture for Wireshark.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn capture(path: &Path, format: Format, scene: &Scene) -> anyhow::Result<()> {
+    let recordings = scene.conversations.iter().map(|conversation| Recording {
+        trace: &conversation.trace,
+        client: scene.lanes[conversation.client],
+        server: scene.lanes[conversation.server],
+        port: format.standard_port(),
+    });
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        pcap::write(&mut file, &recordings.collect::<Vec<_>>())?;
+        anyhow::Ok(file.flush()?)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }

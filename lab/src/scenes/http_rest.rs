@@ -1,4 +1,5 @@
-//! HTTP/REST: create, record, be refused, ask again only for what changed, and follow a stream.
+//! HTTP/REST: create a station, record, be refused, ask for the station only if it has changed, and
+//! follow a stream.
 
 use futures::StreamExt;
 use http_rest::{Client, Metric, Reading, Station};

@@ -1,4 +1,4 @@
-//! Short scenes over each protocol, recorded on the wire.
+//! A short scene over each protocol, recorded by a proxy.
 
 pub mod command;
 pub mod documents;
@@ -31,11 +31,11 @@ use view::{Conversation, Scene};
 
 /// A protocol with a scene.
 pub struct Subject {
-    /// The protocol that travels.
+    /// The protocol, with its decoder and its name on the command line.
     pub format: Format,
     /// Its name in headings.
     pub name: &'static str,
-    /// Part of the summary of the first message that asks for a reading to be recorded.
+    /// Text in the summary of the first message that asks to record a reading.
     pub record: &'static str,
     needs: Needs,
     play: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, anyhow::Result<()>>,
@@ -131,14 +131,14 @@ async fn play_and_record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Re
     let [client, other] = [start(&tapes[0])?, start(&tapes[1])?];
     let stage = Stage { client: client.address(), other: other.address(), tape: tapes[0].clone() };
     let played = (subject.play)(&stage).await;
-    // All clients say goodbye before the server stops.
+    // All clients close their connections before the server stops.
     let goodbyes =
         async { tokio::join!(tapes[0].all_closed(Side::Client), tapes[1].all_closed(Side::Client)) };
     let _ = timeout(GOODBYE_WITHIN, goodbyes).await;
     drop(server);
     client.finish().await;
     other.finish().await;
-    played.with_context(|| format!("the scene of {} was not played to its end", subject.name))?;
+    played.with_context(|| format!("the scene over {} failed", subject.name))?;
     let trace = |tape: &Tape| Trace::new(tape.events().0, subject.format.decoder());
     let mut lanes = vec!["client", subject.format.server()];
     let mut conversations = vec![Conversation { trace: trace(&tapes[0]), client: 0, server: 1 }];

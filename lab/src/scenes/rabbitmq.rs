@@ -26,7 +26,7 @@ async fn request_and_reply(stage: &Stage, client: &str, other: &str) -> anyhow::
         Ok(())
     };
     let requests = async || {
-        stage.say("The client sends a request with one reading, and then an impossible one.");
+        stage.say("The client asks to record a reading, and then an impossible one.");
         let client = Client::connect(client, Topology::default()).await?;
         client.record(&[queue_reading(TEMPERATURE)]).await?;
         expect_refusal(&client.record(&[queue_reading(IMPOSSIBLE)]).await)
@@ -43,7 +43,7 @@ async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
         max_wait: MAX_WAIT,
     };
     let producing = async || {
-        stage.say("A producer publishes a job: the broker confirms, and the worker acknowledges.");
+        stage.say("A producer publishes a job. The broker confirms it, and the worker acknowledges it.");
         let mut publisher = Publisher::connect(client, Topology::default(), 1).await?;
         publisher.publish(message(&Topology::default(), &Job::example("job-1".into(), 1))?).await?;
         publisher.flush().await?;

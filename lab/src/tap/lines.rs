@@ -1,4 +1,4 @@
-//! Prints lines in a thread of its own, so that a slow terminal does not slow the proxy down.
+//! Prints lines in a thread of its own, so that a slow terminal does not slow down the proxy.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -71,7 +71,7 @@ impl Lines {
                 writeln!(out, "{text}")?;
             }
             if dropped > 0 {
-                writeln!(out, "{dropped} lines left out, because the terminal is too slow")?;
+                writeln!(out, "{dropped} lines left out because the terminal is too slow")?;
             }
             out.flush()?;
             if has_ended {

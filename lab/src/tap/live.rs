@@ -14,10 +14,10 @@ use crate::wire::message::{Decoder, Message, Role, Side};
 use crate::wire::tape::{Event, Watch, What};
 use crate::wire::units::MAX_UNIT;
 
-/// What the columns are.
+/// The names of the columns.
 pub(super) const HEADER: &str = "     time  connection      size      took  message";
 
-/// Maximum number of requests of a connection whose responses are awaited.
+/// Maximum number of requests on a connection that wait for their responses.
 const MAX_ASKED: usize = 10_000;
 
 /// Maximum number of characters of a summary or a value.
@@ -54,7 +54,7 @@ struct Connection {
 struct Direction {
     /// Number of bytes that have passed.
     passed: u64,
-    /// The latest of them, if they are going to be shown.
+    /// Those that are not decoded yet, if they will be shown.
     bytes: Vec<u8>,
 }
 
@@ -118,7 +118,7 @@ impl Watch for Live {
             }
             What::End => {
                 self.end(at, number, from);
-                self.line(at, number, &format!("the {name} closes"));
+                self.line(at, number, &format!("the {name} closes its side"));
             }
             What::Reset => {
                 self.end(at, number, from);
@@ -136,7 +136,7 @@ impl Watch for Live {
 }
 
 impl Connection {
-    /// Returns the time since the request was complete that this message responds to.
+    /// For a response, returns the time since its request was complete.
     fn took(&mut self, at: Instant, message: &Message) -> Option<Duration> {
         let mut took = None;
         for call in &message.calls {
@@ -181,7 +181,7 @@ fn start(began: Instant, at: Instant, number: u32) -> String {
     format!("{:>7.3} s  #{:<4}", (at - began).as_secs_f64(), number + 1)
 }
 
-/// Returns text from outside in a form that is safe for a terminal, and not too long.
+/// Returns received text, shortened and in a form that is safe for a terminal.
 fn shown(text: &str) -> String {
     let text = printable(text);
     match text.char_indices().nth(MAX_TEXT) {

@@ -28,13 +28,13 @@ use live::Live;
 
 /// Show each message that travels between a client and a server or broker
 ///
-/// You run the server, tap, and the client, each in its own terminal. tap forwards everything, so
-/// client and server work as usual, and shows a line for each message. It needs no root. Ctrl-C
-/// ends it.
+/// Run the server, tap, and the client, each in its own terminal. tap forwards everything, so client
+/// and server work as usual, and prints a line for each message. It needs no root. Press Ctrl-C to
+/// stop it.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// What to stand in front of: http_rest, grpc, websocket, tcp_socket, or a broker of the
-    /// message_queue chapter, which is rabbitmq or redis
+    /// What to put tap in front of: http_rest, grpc, websocket, tcp_socket, or one of the message_queue
+    /// chapter's brokers, rabbitmq or redis
     #[arg(value_parser = chapter)]
     chapter: Format,
     /// Address and port to listen on; port 0 picks a free one
@@ -43,19 +43,20 @@ pub struct Options {
     /// Address of the server or broker, as host:port [default: where the chapter's programs expect it]
     #[arg(long, value_name = "ADDRESS", value_parser = host_and_port)]
     to: Option<String>,
-    /// Decode another chapter's protocol
+    /// Decode this protocol instead [default: the one of CHAPTER]
     #[arg(long, value_name = "CHAPTER", value_parser = chapter)]
     protocol: Option<Format>,
     /// Also show the fields of each message: position, bytes, name, and value
     #[arg(long)]
     bytes: bool,
-    /// Make a fault: cut in request N, cut after request N, cut in response N, lose response N, repeat
-    /// request N, flip a bit in request N, silence after request N, silence 2s after request N, or
-    /// delay 200ms from request N
+    /// Break one request on purpose: "cut in request N", "cut after request N", "cut in response N",
+    /// "lose response N", "repeat request N", "flip a bit in request N", "silence after request N",
+    /// "silence 2s after request N", or "delay 200ms from request N"
     #[arg(long)]
     fault: Option<Fault>,
-    /// When tap ends, write the latest 64 MiB that passed to this file, for Wireshark. Passwords and
-    /// tokens are replaced in messages that tap can decode. An existing file is replaced
+    /// When tap stops, write the last 64 MiB that passed to this file, as a capture for Wireshark. An
+    /// existing file is overwritten. Credentials in headers and logins are replaced by other bytes;
+    /// secrets in a URL or a body are not
     #[arg(long, value_name = "FILE.pcapng")]
     write: Option<PathBuf>,
 }
@@ -70,7 +71,7 @@ fn chapter(name: &str) -> Result<Format, String> {
     })
 }
 
-/// Accepts a URL, too: it is what the servers print.
+/// Accepts a URL, too, because that is what the servers print.
 fn host_and_port(text: &str) -> Result<String, &'static str> {
     let address = text.split_once("://").map_or(text, |(_scheme, rest)| rest.trim_end_matches('/'));
     match address.rsplit_once(':') {
@@ -164,7 +165,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = shutdown_signal()?;
     if let Some(path) = &options.write {
-        // Say at the beginning, and not after the work, that the file cannot be written.
+        // If the file cannot be written, say so now and not at the end.
         let file = OpenOptions::new().create(true).append(true).open(path);
         file.with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -188,7 +189,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn start(options: &Options, tape: Arc<Tape>) -> anyhow::Result<Proxy> {
     let (listen, target, name) = (options.listen, options.target(), options.chapter.name());
-    let targets = target.to_socket_addrs().with_context(|| format!("cannot find {target}"))?;
+    let targets = target.to_socket_addrs().with_context(|| format!("cannot find the address of {target}"))?;
     ensure!(
         !targets.into_iter().any(|target| target == listen),
         "{listen} is the address of the {} itself; leave out --listen or name another address",
@@ -230,7 +231,8 @@ fn write(options: &Options, tape: &Tape, path: &PathBuf) -> anyhow::Result<Strin
     write().with_context(|| format!("cannot write {}", path.display()))?;
     let mut said = format!("written: {}", path.display());
     if dropped > 0 {
-        said += &format!(", without the oldest {dropped} events: only the latest 64 MiB are kept");
+        said +=
+            &format!(", without its beginning: only the last 64 MiB are kept ({dropped} events are missing)");
     }
     Ok(said)
 }

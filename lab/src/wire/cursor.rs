@@ -31,7 +31,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0, base, depth: 0, purpose: Purpose::Framing, fields: Vec::new() }
     }
 
-    /// Returns the only field of bytes that nobody keeps.
+    /// Returns one field for bytes that were counted but not kept.
     pub(super) fn unread(span: Range<u64>, filler: Option<u8>) -> Vec<Field> {
         let (name, value) = ("not decoded".into(), String::new());
         vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler }]
@@ -83,7 +83,7 @@ impl<'a> Cursor<'a> {
         number(self.take(count, name, |bytes| number(bytes).to_string()))
     }
 
-    /// Names a number in network byte order that stands for something.
+    /// Names a number in network byte order. `meaning` says what it stands for.
     pub fn coded(
         &mut self,
         count: usize,
@@ -134,7 +134,7 @@ impl<'a> Cursor<'a> {
         self.depth -= 1;
         let end = self.position();
         if start == end {
-            self.fields.truncate(index); // A field without bytes would be no leaf of anything.
+            self.fields.truncate(index); // A field without bytes cannot be a leaf.
         } else {
             let field = &mut self.fields[index];
             (field.value, field.span.end) = (value, end);
@@ -163,8 +163,8 @@ impl<'a> Cursor<'a> {
         result
     }
 
-    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
-    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    /// Lets `inside` see `readable` instead of the next bytes, which have the same length: for example
+    /// a payload without its mask. Bytes that `inside` leaves become a field.
     pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
         let bytes = &readable[..readable.len().min(self.left().len())];
         let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
@@ -188,7 +188,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Returns the number that these bytes are in network byte order. Only the first eight count.
+/// Returns these bytes as a number in network byte order. Only the first eight count.
 pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

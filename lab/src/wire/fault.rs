@@ -1,4 +1,4 @@
-//! Faults that a proxy makes, and the sentence in which people ask for one.
+//! Faults that a proxy makes, and the sentence that asks for one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,13 +14,13 @@ pub enum Kind {
     CutAfterRequest,
     /// The connection breaks in the middle of the response.
     CutInResponse,
-    /// The response and everything after it is lost, but the connection stays.
+    /// The response and everything after it are lost, but the connection stays open.
     LoseResponse,
     /// The server receives the request twice.
     Repeat,
     /// A bit of the request's information is inverted.
     Flip,
-    /// Nothing passes in either direction: for some time, or until the connection ends.
+    /// Nothing passes in either direction, for some time or until the connection ends.
     Silence(Option<Duration>),
     /// All bytes arrive later, in both directions.
     Delay(Duration),
@@ -29,15 +29,15 @@ pub enum Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CutInRequest => f.write_str("the connection breaks before the end of this request"),
-            Self::CutAfterRequest => f.write_str("the connection breaks before the response to this"),
-            Self::CutInResponse => f.write_str("the connection breaks in the response to this"),
-            Self::LoseResponse => f.write_str("the response to this is lost"),
-            Self::Repeat => f.write_str("the server receives this twice"),
-            Self::Flip => f.write_str("a bit of this is inverted"),
-            Self::Silence(None) => f.write_str("nothing passes after this"),
-            Self::Silence(Some(time)) => write!(f, "nothing passes for {time:?} after this"),
-            Self::Delay(time) => write!(f, "everything after this arrives {time:?} later"),
+            Self::CutInRequest => f.write_str("the connection breaks before this request ends"),
+            Self::CutAfterRequest => f.write_str("the connection breaks before the response to this request"),
+            Self::CutInResponse => f.write_str("the connection breaks in the response to this request"),
+            Self::LoseResponse => f.write_str("the response to this request is lost"),
+            Self::Repeat => f.write_str("the server receives this request twice"),
+            Self::Flip => f.write_str("one bit of this request is inverted"),
+            Self::Silence(None) => f.write_str("nothing passes after this request"),
+            Self::Silence(Some(time)) => write!(f, "nothing passes for {time:?} after this request"),
+            Self::Delay(time) => write!(f, "everything after this request arrives {time:?} later"),
         }
     }
 }
@@ -51,7 +51,7 @@ pub struct Fault {
     pub request: u64,
 }
 
-/// A sentence that describes no fault.
+/// The error for a sentence that does not describe a fault.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Misunderstood {
     /// Position of the first character that does not fit, counted from 1.
@@ -164,12 +164,12 @@ impl<'a> Words<'a> {
         if self.peek().is_empty() { Ok(Fault { kind, request }) } else { Err(self.expected("nothing more")) }
     }
 
-    /// Says what would fit at the next word.
+    /// Returns an error at the next word.
     fn expected(&self, expected: &'static str) -> Misunderstood {
         Misunderstood { position: self.text[..self.begin()].chars().count() + 1, expected }
     }
 
-    /// Says what would fit at the word before.
+    /// Returns an error at the last word.
     fn before(&self, expected: &'static str) -> Misunderstood {
         let before = self.text[..self.at].trim_end();
         let begin = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);

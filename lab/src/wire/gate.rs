@@ -1,4 +1,4 @@
-//! Decides what a proxy does with bytes: it knows the messages in them, so a fault can strike between
+//! Decides what a proxy does with bytes. It knows the messages in them, so a fault can strike between
 //! a request and its response.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,8 @@ pub struct Faults {
 
 struct State {
     armed: Option<Fault>,
-    /// Number of requests so far. A client that connects again is not cut again.
+    /// Number of requests so far on all connections. The fault strikes only once, so a client that
+    /// reconnects is not cut again.
     requests: u64,
 }
 
@@ -83,8 +84,8 @@ impl Gate {
         }
     }
 
-    /// Takes bytes of one direction. A request is complete here before its last byte goes on, so no
-    /// response can overtake the decision.
+    /// Takes bytes of one direction. The gate sees the end of a request before it forwards the last
+    /// byte, so no response can come before the decision.
     pub(super) fn pass(&mut self, from: Side, bytes: &[u8]) -> Vec<Act> {
         let start = self.position[from as usize];
         self.position[from as usize] += bytes.len() as u64;
@@ -186,7 +187,7 @@ impl Gate {
         }
     }
 
-    /// Waits until the silence is over.
+    /// Returns the act that waits until the silence is over.
     fn silence(&self) -> Act {
         let left = self.silent_until.map(|end| end.saturating_duration_since(Instant::now()));
         left.map_or(Act::WaitForever, Act::Wait)

@@ -1,9 +1,9 @@
-//! Names the parts of JSON text: what the program says, and what makes it readable.
+//! Names the parts of JSON text: the values, and what makes them readable.
 
 use super::cursor::{Cursor, shown, text};
 use super::message::Purpose;
 
-/// Maximum number of bytes of a member's name that its values repeat.
+/// Maximum number of bytes of a member's name that become the name of its value's field.
 const MAX_NAME: usize = 100;
 
 /// Names the next `count` bytes as JSON: values as information, everything else as text. A value

@@ -1,5 +1,5 @@
-//! What travels between two programs, as messages with named fields. It needs no root: a proxy sees
-//! the bytes, and a decoder for each protocol names them.
+//! What travels between two programs, as messages with named fields. This needs no root, because a
+//! proxy sees the bytes. A decoder for each protocol names them.
 //!
 //! - [`proxy`] forwards and records on a [`tape`].
 //! - [`fault`]: what a proxy can break; its [`gate`] decides when.

@@ -21,7 +21,7 @@ use super::message::{Message, Side};
 use super::tape::What;
 use super::trace::{Step, Trace};
 
-/// Maximum number of bytes in a packet, as on an Ethernet.
+/// Maximum payload of a packet in bytes, as on Ethernet.
 const MAX_SEGMENT: u16 = 1460;
 
 /// Number of bytes after which the receiver acknowledges.
@@ -44,7 +44,7 @@ const MADE_UP: &str = "A proxy recorded the bytes that the programs sent, and wh
     the headers of IP and TCP are made up: the addresses, the server's port, the handshakes, the sequence \
     numbers, the acknowledgements, and where a packet begins. Known credentials are replaced.";
 
-/// One recording of a capture.
+/// One recording for a capture.
 pub struct Recording<'a> {
     /// What passed.
     pub trace: &'a Trace,
@@ -59,7 +59,7 @@ pub struct Recording<'a> {
 /// Writes a capture in the format pcapng.
 ///
 /// # Errors
-/// If `out` fails.
+/// If writing to `out` fails.
 pub fn write(out: impl Write, recordings: &[Recording<'_>]) -> anyhow::Result<()> {
     let (mut steps, mut connections) = (Vec::new(), BTreeMap::new());
     for (index, recording) in recordings.iter().enumerate() {
@@ -113,7 +113,7 @@ struct Connection<'a> {
     packets: Vec<EnhancedPacketBlock<'static>>,
     /// Time of the next packet, since 1970.
     at: Duration,
-    /// What to say about it.
+    /// Comments for that packet.
     comments: Vec<String>,
     /// Set after a reset. Nothing follows it.
     is_over: bool,

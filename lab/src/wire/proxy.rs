@@ -24,7 +24,7 @@ use super::tape::{Tape, What};
 pub struct Proxy {
     address: SocketAddr,
     counts: Arc<Counts>,
-    /// Cancelled when the proxy shall accept no further connections.
+    /// Canceled once the proxy should accept no further connections.
     stop: CancellationToken,
     /// Completes once all connections have ended after that.
     ended: oneshot::Receiver<()>,
@@ -63,7 +63,7 @@ impl Proxy {
         Self::listen("127.0.0.1:0", target, tape, None)
     }
 
-    /// Starts a proxy that listens on the `host:port` of `listen`. It makes the faults, if any.
+    /// Starts a proxy that listens on the `host:port` in `listen`, and makes `faults`, if any.
     ///
     /// # Errors
     /// If it cannot listen there.
@@ -236,7 +236,7 @@ async fn act(
 /// Counts and records what passes on one connection.
 struct Observer {
     connection: u32,
-    /// Cancelled when a fault cuts the connection.
+    /// Canceled when a fault cuts the connection.
     cut: CancellationToken,
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,

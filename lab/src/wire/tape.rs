@@ -62,8 +62,8 @@ struct Kept {
 
 /// Follows what happens while it happens. The proxy waits for it.
 pub trait Watch: Send {
-    /// Gets all events after each new one, which is the last. It may replace bytes in them, but not
-    /// add or remove any.
+    /// Is called after each new event, with all events that are kept. The new one is the last. It may
+    /// replace bytes in them, but neither add nor remove any.
     fn event(&mut self, events: &mut VecDeque<Event>);
 
     /// Nothing more happens on this connection.
@@ -90,7 +90,7 @@ impl Kept {
 const EVENT: usize = size_of::<Event>();
 
 impl Tape {
-    /// Returns a tape that keeps this many bytes, and tells `watch` everything.
+    /// Returns a tape that keeps this many bytes, and passes every event to `watch`.
     pub fn watched(max_bytes: usize, watch: Box<dyn Watch>) -> Self {
         let kept = Kept { max_bytes, watch: Some(watch), ..Kept::default() };
         Self { kept: Mutex::new(kept), ended: Notify::new() }
@@ -119,7 +119,7 @@ impl Tape {
         }
     }
 
-    /// Says that nothing more happens on a connection.
+    /// Tells the watch that nothing more happens on a connection.
     pub(super) fn closed(&self, connection: u32) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watch) = &mut kept.watch {
@@ -127,7 +127,7 @@ impl Tape {
         }
     }
 
-    /// Waits until this side has ended all its directions.
+    /// Waits until this side has closed all its connections.
     pub async fn all_closed(&self, side: Side) {
         loop {
             let ended = self.ended.notified();

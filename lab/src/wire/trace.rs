@@ -1,5 +1,5 @@
-//! A recording with its messages: what the views show and what a capture contains. Credentials are
-//! replaced in it, so that nothing written or shown contains them.
+//! A recording with its messages: what the views show and what a capture contains. Credentials that
+//! a decoder recognizes are replaced in it before anything is shown or written.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -85,6 +85,14 @@ impl Trace {
                 timed.push(Timed { message, took });
             }
             trace.steps.push(Step { event, start, messages: timed });
+        }
+        // A connection that is still open may have sent half a credential.
+        for (connection, decoder) in &mut decoders {
+            for from in [Side::Client, Side::Server] {
+                let rest = decoder.end(from);
+                let hidden = rest.iter().flat_map(Message::secrets);
+                secrets.extend(hidden.map(|(span, filler)| (*connection, from, span, filler)));
+            }
         }
         trace.hide_credentials(secrets);
         trace

@@ -1,6 +1,5 @@
 //! Tests of the faults that a proxy makes between a real client and a real server.
 
-use std::fs;
 use std::sync::Arc;
 
 use lab::wire::decode::Format;
@@ -111,7 +110,7 @@ fn of_record(format: Format, sentence: &str) -> String {
 }
 
 #[apply(test!)]
-async fn a_connection_that_breaks_before_the_response_leaves_no_lie() {
+async fn a_client_never_claims_more_than_it_knows_after_a_cut() {
     // HTTP repeats the request under its key, and TCP under its batch ID. The others cannot.
     for (format, told) in [
         (Format::HttpRest, Told::Done),

@@ -159,7 +159,7 @@ async fn a_request_begins_with_its_headers() {
 }
 
 #[apply(test!)]
-async fn a_compressed_message_is_shown_as_it_was_before() {
+async fn a_compressed_message_is_shown_uncompressed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap().to_string();
     let task = tokio::spawn(grpc::serve(
@@ -414,7 +414,7 @@ async fn every_type_of_frame_is_named_field_by_field() {
 }
 
 #[apply(test!)]
-async fn a_program_that_does_not_speak_http2_is_named_in_one_line() {
+async fn bytes_that_are_not_http2_end_in_one_line() {
     let server = frame(SETTINGS, 0, 0, &[]);
     let endless = [PREFACE, &frame(HEADERS, 0, 1, &[0x82])].concat();
     let flood = [endless.clone(), frame(CONTINUATION, 0, 1, &[]).repeat(8_000)].concat();

@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod page;
 mod pcap;
+mod questions;
 mod resp;
 mod scenes;
 mod streams;

@@ -76,12 +76,12 @@ pub struct Packet {
     pub at: Duration,
     pub from: ([u8; 4], u16),
     pub to: ([u8; 4], u16),
-    sequence: u32,
-    acknowledgement: Option<u32>,
+    pub sequence: u32,
+    pub acknowledgement: Option<u32>,
     /// Letters of the flags that are set, besides ACK.
-    flags: String,
+    pub flags: String,
     pub payload: Vec<u8>,
-    comments: Vec<String>,
+    pub comments: Vec<String>,
 }
 
 /// Writes a capture of recordings between a client and a server on port 80, and reads it.

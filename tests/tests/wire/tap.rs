@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use tests::{Server, apply, pair, run_program, test};
+use tests::{Server, apply, assert_same, expected_output, pair, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
@@ -28,7 +28,7 @@ impl Tapped {
     async fn start(chapter: &str, options: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tap = tap(chapter, &listener.local_addr().unwrap().to_string(), options).await;
-        let (probe, _peer) = listener.accept().await.unwrap(); // It looked whether something listens.
+        let (probe, _peer) = listener.accept().await.unwrap(); // tap checks at its start whether something listens.
         drop(probe);
         Self { listener, tap }
     }
@@ -79,6 +79,22 @@ async fn the_client_command_that_tap_prints_works_in_front_of_each_server() {
 }
 
 #[apply(test!)]
+async fn tap_prints_the_messages_in_the_labs_readme() {
+    let pair = pair!("tcp_socket");
+    let server = pair.serve().await;
+    let tap = tap("tcp_socket", server.url(), &[]).await;
+    let reading = ["--url", tap.url(), "record", "oslo-1", "temperature", "-3.5"];
+    assert_eq!(run_program(pair.client, &reading).await.code, Some(0));
+    // Times have different widths, and any end may close first.
+    let messages = |printed: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        lines(printed, " B ").into_iter().map(words).collect::<Vec<_>>().join("\n")
+    };
+    let shown = expected_output("lab/README.md", "cargo run -- tap tcp_socket");
+    assert_same(&messages(&tap.stop().await), &messages(&shown));
+}
+
+#[apply(test!)]
 async fn the_client_command_for_each_broker_is_one_that_the_client_knows() {
     for broker in ["rabbitmq", "redis"] {
         let tapped = Tapped::start(broker, &[]).await;
@@ -92,7 +108,7 @@ async fn the_client_command_for_each_broker_is_one_that_the_client_knows() {
 }
 
 #[apply(test!)]
-async fn tap_stands_where_the_clients_expect_the_servers() {
+async fn tap_forwards_to_the_default_address_of_each_server() {
     for (chapter, server) in [
         ("http_rest", env!("CARGO_BIN_EXE_http_rest-server")),
         ("grpc", env!("CARGO_BIN_EXE_grpc-server")),
@@ -126,7 +142,7 @@ async fn a_server_may_start_later_and_tap_says_how() {
 }
 
 #[apply(test!)]
-async fn garbage_an_endless_header_and_a_half_open_connection_leave_tap_standing() {
+async fn garbage_an_endless_header_and_a_half_open_connection_do_not_stop_tap() {
     let tapped = Tapped::start("http_rest", &["--bytes"]).await;
     let (mut client, mut server) = tapped.connect().await;
     let garbage: Vec<u8> = (0..=255).cycle().take(100_000).collect();

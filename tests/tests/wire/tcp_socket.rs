@@ -178,7 +178,7 @@ async fn other_protocols_and_endless_payloads_are_not_read() {
         messages[beginning.len()].summary.clone()
     };
     let http = says(b"GET / HTTP/1.1\r\n\r\n", &[]);
-    assert_eq!(http, "cannot read this: it does not begin with \"WSTN\"; it is still forwarded");
+    assert_eq!(http, "cannot read this: not the protocol of the TCP chapter; it is still forwarded");
     assert!(says(&[22, 3, 1, 0, 0], &[]).contains("encrypted with TLS"));
     let mut header = frame(C, kind::RECORD, 1, |_| {}).1;
     header[8..12].copy_from_slice(&[0, 0x10, 0, 0]);

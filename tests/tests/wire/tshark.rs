@@ -1,8 +1,25 @@
 //! Reads captures with tshark, which uses the settings and the dissector of this repository.
 
 use std::path::{Path, PathBuf};
+use std::{fs, thread};
 
+use lab::run::brokers::Brokers;
+use lab::scenes;
+use lab::scenes::documents::{capture, capture_path};
+use lab::wire::decode::Format;
 use tests::{apply, run_program, test};
+
+/// What tshark 4.0 itself cannot name, by a part of what it shows instead. The packets' comments name
+/// these messages all the same.
+const UNNAMED: [(Format, &str); 4] = [
+    // It waits for the end of a response in chunks, and a live stream has none.
+    (Format::HttpRest, "[TCP segment of a reassembled PDU]"),
+    // It does not know the maps and pushes of RESP3.
+    (Format::Redis, "[fragment]"),
+    // It names a message in the packet with its end, our comments name it in the one with its beginning.
+    (Format::Redis, "[continuation]"),
+    (Format::RabbitMq, "[TCP segment of a reassembled PDU]"),
+];
 
 /// Returns an error with a remedy if tshark is not installed.
 pub fn tshark() -> Result<(), String> {
@@ -100,4 +117,55 @@ async fn with_the_settings_tshark_names_each_message_in_the_capture_of_this_chap
         matches!(noticed[..], [refused] if refused.starts_with("Refused: INVALID_READING")),
         "{noticed:?}"
     );
+}
+
+/// Checks a capture: tshark names every message, and finds nothing wrong.
+async fn check(format: Format, path: &Path) {
+    let names: &[&str] = match format {
+        Format::HttpRest => &["HTTP"],
+        Format::Grpc => &["HTTP2", "GRPC"],
+        Format::WebSocket => &["HTTP", "WebSocket"],
+        Format::TcpSocket => &["WSTN"],
+        Format::RabbitMq => &["AMQP"],
+        Format::Redis => &["RESP"],
+    };
+    let mut named = 0;
+    for packet in packets(path).await {
+        let wrong = |text: &String| {
+            ["Malformed", "checksum", "out-of-order", "retransmission", "overlap"]
+                .iter()
+                .any(|fault| text.to_lowercase().contains(&fault.to_lowercase()))
+        };
+        assert!(!packet.expert.iter().any(wrong) && !packet.info.contains("Malformed"), "{packet:?}");
+        if !packet.comments.iter().any(|comment| comment.split(' ').nth(1) == Some("sends")) {
+            continue;
+        }
+        let is_named = names.iter().any(|name| packet.protocol.contains(name));
+        let is_limit = UNNAMED.iter().any(|(of, shown)| *of == format && packet.info.contains(shown));
+        assert!(is_named || is_limit, "{format:?}: {packet:?}");
+        named += usize::from(is_named);
+    }
+    assert!(named > 5, "{format:?}");
+}
+
+#[apply(test!)]
+#[needs(tshark())]
+async fn tshark_names_every_message_of_the_kept_captures_and_finds_nothing_wrong() {
+    for subject in scenes::ALL {
+        check(subject.format, &root().join(capture_path(subject.format))).await;
+    }
+}
+
+#[apply(test!)]
+#[needs(tshark())]
+async fn tshark_names_every_message_of_a_new_capture_and_finds_nothing_wrong() {
+    for subject in scenes::ALL.into_iter().filter(|subject| subject.broker().is_none()) {
+        let play = || scenes::record(subject, &mut Brokers::default()).unwrap();
+        let scene = thread::scope(|scope| scope.spawn(play).join().unwrap());
+        let name = format!("wire-{}-{}.pcapng", subject.format.name(), std::process::id());
+        let path = std::env::temp_dir().join(name);
+        capture(&path, subject.format, &scene).unwrap();
+        check(subject.format, &path).await;
+        fs::remove_file(&path).unwrap();
+    }
 }

@@ -351,7 +351,7 @@ async fn an_exchange_has_all_messages_of_its_call_and_no_others() {
         ]
     );
     assert_eq!(exchange.purposes().map(|bytes| bytes.iter().sum::<u64>()), [16, 19]);
-    assert!(find(&scene, |message| message.summary == "SETTINGS").is_none(), "it is no request");
+    assert!(find(&scene, |message| message.summary == "SETTINGS").is_none(), "it is not a request");
 }
 
 #[apply(test!)]

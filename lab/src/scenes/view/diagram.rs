@@ -106,8 +106,8 @@ fn is_housekeeping(message: &Message) -> bool {
     message.role == Role::Other && names.into_iter().any(|name| summary.starts_with(name))
 }
 
-/// Sorts what one side sends: first its responses, in the order in which the other side has asked,
-/// and then everything else. A program works on several calls at the same time, so its order differs.
+/// Sorts what one side sends: first its responses, in the order of the requests, and then everything
+/// else. A program works on several calls at the same time, so its own order varies.
 fn sort(items: &mut [Item<'_>], calls: &[(Side, u64)]) {
     items.sort_by_key(|(_, message)| {
         let message = message.filter(|message| !asks(message));
@@ -116,9 +116,9 @@ fn sort(items: &mut [Item<'_>], calls: &[(Side, u64)]) {
     });
 }
 
-/// Replaces what differs from run to run by "…": ports, dates, names that a broker made up, and
-/// numbers of 5 digits or more. Such numbers are IDs and times. If the text is cut, how much of it is
-/// left depends on their length, so everything after the first one goes, too.
+/// Replaces what differs from run to run with "…": ports, dates, names that a broker made up, and
+/// numbers of 5 digits or more, which are IDs and times. How much of a shortened text is left
+/// depends on their length, so everything after the first one is removed, too.
 fn without_ids(text: &str) -> String {
     static VARYING: LazyLock<Regex> = LazyLock::new(|| {
         let patterns = [

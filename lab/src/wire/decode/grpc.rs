@@ -44,7 +44,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Messages of this type, if it is known.
+    /// Returns a reader for messages of this type, if it is known.
     pub fn new(kind: Option<MessageDescriptor>) -> Self {
         Self { kind, ..Self::default() }
     }
@@ -76,7 +76,7 @@ impl Messages {
         self.kind.as_ref().map_or("message".into(), |kind| kind.name().to_owned())
     }
 
-    /// Names what the unit has of one message. Returns the message if it is complete.
+    /// Names the unit's part of one message. Returns the message if it is complete.
     fn read_part(&mut self, unit: &mut Cursor<'_>, room: usize) -> Option<String> {
         let name = self.name();
         unit.group(name.clone(), |unit| {

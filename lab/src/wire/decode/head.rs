@@ -6,7 +6,7 @@ use crate::wire::message::{Purpose, Side};
 /// Maximum length of a method. Longer words are not HTTP.
 const MAX_METHOD: usize = 32;
 
-/// Headers whose values nobody else may see.
+/// Headers whose values are credentials.
 const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
 
 /// What the headers say about the body.

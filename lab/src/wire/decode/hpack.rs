@@ -11,7 +11,7 @@ use fluke_hpack::decoder::{Decoder, DecoderError};
 use crate::wire::cursor::Cursor;
 use crate::wire::message::Purpose;
 
-/// Maximum size of the dynamic table. It is 4,096 until an end asks for more.
+/// Maximum size of the dynamic table. It is 4,096 until one end asks for more.
 const MAX_TABLE: usize = 64 * 1024;
 
 /// Maximum number of bytes of a name or value that are shown.
@@ -23,7 +23,7 @@ const SECRETS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "s
 /// The byte that stands for `*` in a string with Huffman code.
 const HUFFMAN_STAR: u8 = 0xf9;
 
-/// What one representation in a header block says.
+/// One representation in a header block, decoded.
 pub struct Header {
     /// The header's name.
     pub name: String,
@@ -73,7 +73,7 @@ impl Hpack {
 fn decode(decoder: &mut Decoder<'_>, block: &[u8]) -> Option<Header> {
     let (span, is_huffman) = value_span(block)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
-    // This is what a representation says that is no header.
+    // The name and the value of a representation that is not a header.
     let mut name = "dynamic table size update".to_owned();
     let mut value = integer(block, 0, 5).map_or(String::new(), |(size, _)| size.to_string());
     let mut is_secret = false;
@@ -112,7 +112,7 @@ fn how(first: u8) -> &'static str {
     match first {
         0x80.. => "indexed",
         0x40.. => "literal, added to the table",
-        0x20.. => "no header",
+        0x20.. => "not a header",
         0x10.. => "literal, never indexed",
         _ => "literal",
     }
@@ -140,7 +140,7 @@ fn value_span(block: &[u8]) -> Option<(Range<usize>, bool)> {
     (end <= block.len()).then_some((start..end, is_huffman))
 }
 
-/// Returns the number whose first byte has `bits` bits for it, and where it ends.
+/// Returns an integer whose first byte has a prefix of `bits` bits, and where it ends.
 fn integer(block: &[u8], at: usize, bits: u32) -> Option<(usize, usize)> {
     let mask = (1 << bits) - 1;
     let first = usize::from(*block.get(at)?) & mask;

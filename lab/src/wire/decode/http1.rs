@@ -1,5 +1,5 @@
-//! HTTP/1.1 (RFC 9112). A unit is a head, or a body whose length the head says, or a chunk of a
-//! body. Other bodies end with the connection.
+//! HTTP/1.1 (RFC 9112). A unit is a head, a chunk of a body, or a whole body whose length is in its
+//! head. Other bodies end with the connection.
 
 use std::collections::VecDeque;
 
@@ -236,7 +236,7 @@ impl Direction {
     }
 }
 
-/// Returns the size that a chunk's first line says, if it is one.
+/// Returns the size in a chunk's first line, if the line is valid.
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let digits = line.strip_suffix(b"\n")?.split(|byte| *byte == b';').next()?.trim_ascii();
     let is_number = digits.iter().all(u8::is_ascii_hexdigit);

@@ -97,7 +97,7 @@ impl Http2 {
         self.reading(from, first, &what)
     }
 
-    /// Takes in what headers say about their stream. Returns what matters most of them.
+    /// Applies headers to their stream. Returns the most important ones as text.
     fn apply(&mut self, from: Side, id: u32, headers: &VecDeque<Header>) -> String {
         let value = |name| headers.iter().find(|header| header.name == name).map(|header| &*header.value);
         let code = |name| value(name).and_then(|value| value.parse::<u32>().ok()).unwrap_or_default();

@@ -42,7 +42,7 @@ const ERRORS: &str = "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR 
     FRAME_SIZE_ERROR REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM \
     INADEQUATE_SECURITY HTTP_1_1_REQUIRED";
 
-/// Returns the word at this place of a list. Without one, returns what `other` calls it.
+/// Returns the word at this position of a list. If there is none, returns `other` and the number.
 fn name_of(list: &str, number: u64, other: &str) -> String {
     let name = list.split(' ').nth(number as usize).filter(|name| *name != "-");
     name.map_or(format!("{other} {number}"), str::to_owned)

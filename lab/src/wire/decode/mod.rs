@@ -31,7 +31,7 @@ pub enum Format {
     /// HTTP/2, with the messages of gRPC
     #[value(alias = "http2")]
     Grpc,
-    /// WebSocket, after its HTTP request
+    /// WebSocket, and the HTTP request that begins it
     WebSocket,
     /// The protocol of the TCP chapter
     #[value(name = "tcp_socket")]

@@ -15,7 +15,7 @@ const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
 /// Names all bytes of the unit as a message of this type. If the type is not known, fields have
-/// numbers instead of names. Returns the message for people; of several fields of the same name, it
+/// numbers instead of names. Returns the message as text. Of several fields with the same name, it
 /// shows how many there are, and the first.
 pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> String {
     let mut listed: Vec<(String, usize, String)> = Vec::new();

@@ -36,7 +36,7 @@ impl Protocol for TcpSocket {
         if !self.greeted[from as usize] {
             // `HELLO` and `WELCOME` begin with the same magic, which has four bytes.
             return match from {
-                _ if !Hello::may_begin(bytes) => Err("it does not begin with \"WSTN\"".into()),
+                _ if !Hello::may_begin(bytes) => Err("not the protocol of the TCP chapter".into()),
                 _ if bytes.len() < 4 => Ok(None),
                 Side::Client => Ok(Some(HELLO)),
                 Side::Server => Ok(Some(WELCOME)),
@@ -44,7 +44,7 @@ impl Protocol for TcpSocket {
         }
         let Some(length) = bytes.get(8..12) else { return Ok(None) };
         match number(length) {
-            length if length > MAX_PAYLOAD => Err(format!("a frame announces {length} bytes of payload")),
+            length if length > MAX_PAYLOAD => Err(format!("a frame with {length} bytes of payload")),
             length => Ok(Some(HEADER + length as usize)),
         }
     }

@@ -43,7 +43,7 @@ impl Protocol for WebSocket {
             return self.http.length(from, bytes);
         }
         if name(bytes[0]) == "reserved" {
-            return Err(format!("a WebSocket frame with the opcode {}", bytes[0] & 0x0f));
+            return Err(format!("a WebSocket frame with the unknown opcode {}", bytes[0] & 0x0f));
         }
         let Some(second) = bytes.get(1) else { return Ok(None) };
         let (extended, masking_key) = lengths(*second);
@@ -118,7 +118,7 @@ impl WebSocket {
         }
     }
 
-    /// Says what a whole message means.
+    /// Returns the reading of a whole message.
     fn message(&mut self, from: Side, call: u64, payload: &[u8]) -> Reading {
         let Ok(json) = serde_json::from_slice::<Value>(payload) else {
             return Reading::other(shown(format!("message {}", text(payload))));
