@@ -185,7 +185,7 @@ async fn other_protocols_and_endless_payloads_are_not_read() {
     assert_eq!(says(&header, &[hello()]), "the connection ended after 16 bytes of a message");
     header[11] = 1;
     let too_large = says(&header, &[hello()]);
-    assert!(too_large.contains("a frame announces 1048577 bytes of payload"), "{too_large}");
+    assert!(too_large.contains("a frame with 1048577 bytes of payload"), "{too_large}");
 }
 
 #[apply(test!)]
