@@ -21,6 +21,7 @@
 //!   cores.
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
+//! - [`scenes`]: short scenes over each protocol, and what travels in them.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 
@@ -28,6 +29,7 @@ pub mod compare;
 pub mod protocols;
 pub mod report;
 pub mod run;
+pub mod scenes;
 pub mod wire;
 
 pub use report::statistic::Spread;

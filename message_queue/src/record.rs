@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tcp_socket::base::journal;
 
 use crate::limits::{MAX_BATCH, MAX_REQUEST, MAX_STATIONS};
 use crate::model::{Reading, from_json, objects, whole_number};
@@ -137,6 +138,10 @@ impl Store {
                 format!("this server keeps at most {MAX_STATIONS} stations"),
             );
         }
+        journal::append(batch.iter().map(|reading| {
+            let Reading { station, metric, value, recorded_at } = reading;
+            format!("{station} {} {value} {recorded_at}", metric.name())
+        }));
         let accepted = batch.len();
         for reading in batch {
             *stations.entry(reading.station).or_default() += 1;

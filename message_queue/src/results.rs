@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use tcp_socket::base::journal;
 use tokio::sync::oneshot;
 
 use crate::job::{Failed, Job, Outcome, Summary};
@@ -104,6 +105,9 @@ impl Results {
         let renamed = self.rename_once(&temporary, path);
         if !matches!(renamed, Ok(true)) {
             fs::remove_file(&temporary)?;
+        }
+        if matches!(renamed, Ok(true)) {
+            journal::append([format!("{} {}", summary.job, summary.station)]);
         }
         Ok(if renamed? { Outcome::Done(summary) } else { Outcome::AlreadyDone(summary.job) })
     }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Parser;
 use grpc::protocol::is_token;
 use grpc::{Config, Limits};
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it ends
@@ -32,6 +33,8 @@ struct Args {
     gzip: bool,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    journal: Journal,
 }
 
 #[tokio::main]
@@ -41,6 +44,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
+    args.journal.open()?;
     // Install the handlers first: a signal can arrive as soon as the line below is
     // printed.
     let shutdown = program::shutdown_signal()?;

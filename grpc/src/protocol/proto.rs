@@ -4,7 +4,7 @@
 tonic::include_proto!("weather.v1");
 
 /// The proto as descriptors, for the reflection service.
-pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weather_descriptor.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weather_descriptor.bin"));
 
 /// The service's methods: the path of a call, whether its request is a stream, and
 /// whether its response is.

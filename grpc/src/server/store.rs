@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tcp_socket::base::journal;
 use tokio::sync::watch;
 
 use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
@@ -83,6 +84,10 @@ impl Store {
                 station.push(run);
             }
         }
+        journal::append(batch.iter().map(|reading| {
+            let Reading { station, value, recorded_at, .. } = reading;
+            format!("{station} {} {value} {recorded_at}", reading.metric().name())
+        }));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use http_rest::Limits;
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
@@ -24,6 +25,8 @@ struct Args {
     addr: SocketAddr,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    journal: Journal,
 }
 
 #[tokio::main]
@@ -33,6 +36,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
+    args.journal.open()?;
     // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "http_rest").await?;

@@ -11,6 +11,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
+use tcp_socket::base::journal;
 use tokio::sync::watch;
 
 use super::conditional::ETag;
@@ -111,6 +112,10 @@ impl Store {
                 recorded_at: reading.recorded_at,
             });
         }
+        journal::append(batch.iter().map(|reading| {
+            let Reading { station, metric, value, recorded_at } = reading;
+            format!("{station} {} {value} {recorded_at}", metric.name())
+        }));
         let (accepted, last) = (batch.len(), inner.sequence);
         // The lock is still held, so the feed gets the readings in the same order.
         self.feed.publish(batch, last);

@@ -25,5 +25,5 @@ pub fn html(results: &Results) -> String {
         h2 { "Figures" }
         @for table in tables(results) { (Table::html(&table)) }
     };
-    page("Protocols side by side", &content)
+    page("Protocols side by side", "", "", &content)
 }

@@ -43,7 +43,7 @@ fn with_unit(value: f64) -> (f64, &'static str) {
 }
 
 /// Formats a whole number with commas between groups of three digits.
-pub(super) fn grouped(value: f64) -> String {
+pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")

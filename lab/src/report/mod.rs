@@ -5,7 +5,7 @@ mod claims;
 pub mod comparison;
 pub mod docs;
 pub mod format;
-mod page;
+pub(crate) mod page;
 mod plot;
 mod plots;
 pub mod predictions;

@@ -1,13 +1,13 @@
-//! The lab's HTML page. It is a single file that opens offline: it contains its style and needs no
-//! script. maud escapes all text.
+//! The lab's HTML pages. Each is a single file that opens offline: it contains its style and its
+//! script, if it has one. maud escapes all text.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// The style of the page and its plots, for light and dark mode, print, and narrow screens.
+/// The style of all pages and plots, for light and dark mode, print, and narrow screens.
 const STYLE: &str = concat!(include_str!("plot.css"), include_str!("page.css"));
 
-/// Returns a complete page. `title` is also its heading.
-pub fn page(title: &str, content: &Markup) -> String {
+/// Returns a complete page. `title` is also its heading. `style` comes after the style of all pages.
+pub fn page(title: &str, style: &str, script: &str, content: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -15,11 +15,12 @@ pub fn page(title: &str, content: &Markup) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(STYLE)) (PreEscaped(style)) }
             }
             body {
                 h1 { (title) }
                 (content)
+                @if !script.is_empty() { script { (PreEscaped(script)) } }
             }
         }
     };

@@ -82,7 +82,7 @@ impl Brokers {
     ///
     /// # Errors
     /// If the broker does not start.
-    pub(super) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
+    pub(crate) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
         if !self.running.iter().any(|(running, _)| *running == kind) {
             let core = self.core;
             let start = move || {

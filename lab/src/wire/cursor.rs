@@ -8,6 +8,12 @@ use super::message::{Field, Purpose};
 /// Maximum depth of fields inside fields. Deeper ones become one field.
 pub const MAX_DEPTH: u8 = 32;
 
+/// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
+pub const MAX_FIELDS: usize = 50_000;
+
+/// Maximum number of characters that [`shorten`] leaves.
+const MAX_SHORT: usize = 60;
+
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
 /// missing, a field has fewer bytes, and a missing number is 0.
 pub struct Cursor<'a> {
@@ -150,7 +156,13 @@ impl<'a> Cursor<'a> {
 
     /// Returns whether another [`group`](Self::group) may open here.
     pub fn may_go_deeper(&self) -> bool {
-        self.depth < MAX_DEPTH
+        self.depth < MAX_DEPTH && !self.is_full()
+    }
+
+    /// Returns whether the message has as many fields as it may have. A loop over elements that
+    /// the sender counts has to stop then, and leave the other bytes.
+    pub fn is_full(&self) -> bool {
+        self.fields.len() >= MAX_FIELDS
     }
 
     /// Lets `inside` see only the next `count` bytes. Bytes that it leaves become a field.
@@ -160,6 +172,20 @@ impl<'a> Cursor<'a> {
         let result = inside(self);
         self.rest("not decoded", self.purpose);
         self.bytes = whole;
+        result
+    }
+
+    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
+    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
+        let bytes = &readable[..readable.len().min(self.left().len())];
+        let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
+        let fields = std::mem::take(&mut self.fields);
+        let mut unit = Cursor { bytes, at: 0, base, depth, purpose, fields };
+        let result = inside(&mut unit);
+        unit.rest("not decoded", purpose);
+        self.fields = unit.fields;
+        self.at += bytes.len();
         result
     }
 
@@ -180,6 +206,18 @@ pub fn text(bytes: &[u8]) -> String {
         _ if bytes.len() > 24 => format!("{} bytes", bytes.len()),
         _ => hex(bytes),
     }
+}
+
+/// Returns the beginning of a text in one line, for a summary.
+pub fn shorten(text: &str) -> String {
+    let in_line = |c: char| if c.is_control() { ' ' } else { c };
+    let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
+    text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
+}
+
+/// Returns the beginning of bytes that may be text in one line, for a summary.
+pub fn shown(bytes: &[u8]) -> String {
+    shorten(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]))
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

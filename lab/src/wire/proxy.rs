@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::message::Side;
 use super::tape::{Tape, What};
@@ -20,9 +23,16 @@ use super::tape::{Tape, What};
 pub struct Proxy {
     address: SocketAddr,
     counts: Arc<Counts>,
+    /// Cancelled when the proxy shall accept no further connections.
+    stop: CancellationToken,
+    /// Completes once all connections have ended after that.
+    ended: oneshot::Receiver<()>,
     /// The proxy's thread ends when this is dropped.
     _open: oneshot::Sender<()>,
 }
+
+/// Time that [`Proxy::finish`] gives connections to end.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Counts {
@@ -60,18 +70,36 @@ impl Proxy {
         let address = listener.local_addr()?;
         let counts = Arc::new(Counts::default());
         let (open, dropped) = oneshot::channel::<()>();
-        let counted = counts.clone();
+        let (has_ended, ended) = oneshot::channel::<()>();
+        let (stop, counted) = (CancellationToken::new(), counts.clone());
+        let stopped = stop.clone();
         // The proxy has its own thread, which keeps running while a client blocks its thread.
         thread::spawn(move || {
-            runtime.spawn(async { accept(TcpListener::from_std(listener)?, target, counted, tape).await });
+            runtime.spawn(async move {
+                let listener = TcpListener::from_std(listener)?;
+                let mut connections = JoinSet::new(); // The connections end with this task.
+                let accepting = accept(&listener, &mut connections, target, counted, tape);
+                stopped.run_until_cancelled(accepting).await.unwrap_or(Ok(()))?;
+                drop(listener);
+                let all = async { while connections.join_next().await.is_some() {} };
+                let _ = timeout(FINISH_WITHIN, all).await;
+                drop(has_ended);
+                std::io::Result::Ok(())
+            });
             let _ = runtime.block_on(dropped);
         });
-        Ok(Self { address, counts, _open: open })
+        Ok(Self { address, counts, stop, ended, _open: open })
     }
 
     /// Returns the `host:port` that the proxy listens on.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Accepts no further connections, and waits until the others have ended: at most two seconds.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        let _ = self.ended.await; // An error only says that the other end is gone.
     }
 
     /// Returns how many bytes the proxy has forwarded so far.
@@ -81,12 +109,12 @@ impl Proxy {
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: &TcpListener,
+    connections: &mut JoinSet<()>,
     target: String,
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,
 ) -> std::io::Result<()> {
-    let mut connections = JoinSet::new(); // The connections end with this task.
     let mut number = 0;
     loop {
         let (client, peer) = listener.accept().await?;

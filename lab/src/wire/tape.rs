@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use super::message::Side;
 
 /// Maximum number of bytes that a tape keeps.
@@ -44,7 +46,11 @@ pub struct Event {
 
 /// A recording of everything that passed, with a bound: the oldest events are dropped first.
 #[derive(Default)]
-pub struct Tape(Mutex<Kept>);
+pub struct Tape {
+    kept: Mutex<Kept>,
+    /// Notified at each end of a direction.
+    ended: Notify,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -53,13 +59,24 @@ struct Kept {
     dropped: u64,
 }
 
+impl Kept {
+    /// Returns the number of directions that this side has not ended.
+    fn open(&self, side: Side) -> usize {
+        let count = |is: &dyn Fn(&Event) -> bool| self.events.iter().filter(|event| is(event)).count();
+        let opened = count(&|event| matches!(event.what, What::Open { .. }));
+        let ended = count(&|event| event.from == side && matches!(event.what, What::End | What::Reset));
+        opened.saturating_sub(ended)
+    }
+}
+
 /// Memory that an event takes besides its bytes.
 const EVENT: usize = size_of::<Event>();
 
 impl Tape {
     /// Adds an event.
     pub fn push(&self, connection: u32, from: Side, what: What) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = matches!(what, What::End | What::Reset);
         let event = Event { at: Instant::now(), connection, from, what };
         kept.bytes += size(&event);
         kept.events.push_back(event);
@@ -69,11 +86,27 @@ impl Tape {
             kept.bytes -= size(&oldest);
             kept.dropped += 1;
         }
+        drop(kept);
+        if ends {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Waits until this side has ended all its directions.
+    pub async fn all_closed(&self, side: Side) {
+        loop {
+            let ended = self.ended.notified();
+            let open = self.kept.lock().unwrap_or_else(PoisonError::into_inner).open(side);
+            if open == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Returns all events, and how many older ones were dropped.
     pub fn events(&self) -> (Vec<Event>, u64) {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         (kept.events.iter().cloned().collect(), kept.dropped)
     }
 }

@@ -12,6 +12,9 @@ pub const MAX_UNIT: usize = 16 * 1024 * 1024;
 /// Maximum number of requests whose beginning is remembered while they are incomplete.
 const MAX_INCOMPLETE: usize = 10_000;
 
+/// How a connection with TLS begins: the type of the first record (handshake), and its version.
+const TLS: &[u8] = &[22, 3];
+
 /// Why bytes cannot be read, as the end of a sentence: "not HTTP/1.1", "a frame of 20 MB".
 pub type Unreadable = String;
 
@@ -119,8 +122,7 @@ impl<P: Protocol> Units<P> {
         let direction = &mut self.directions[from as usize];
         direction.unreadable = true;
         direction.uncounted = direction.rest.len() as u64;
-        // A TLS record begins with its type and its version: 22 (handshake), 3.
-        let tls = direction.start == 0 && direction.rest.starts_with(&[22, 3]);
+        let tls = direction.start == 0 && direction.rest.starts_with(TLS);
         direction.rest = Vec::new();
         let why = if tls { "encrypted with TLS" } else { why };
         let at = direction.start;
@@ -139,7 +141,7 @@ impl<P: Protocol> Decoder for Units<P> {
         self.directions[from as usize].rest.extend_from_slice(bytes);
         loop {
             let direction = &mut self.directions[from as usize];
-            if direction.rest.is_empty() {
+            if direction.rest.is_empty() || (direction.start == 0 && direction.rest == TLS[..1]) {
                 return messages;
             }
             let length = match direction.length {
@@ -147,7 +149,7 @@ impl<P: Protocol> Decoder for Units<P> {
                 None => self.protocol.length(from, &direction.rest),
             };
             match length {
-                Ok(Some(length)) if (1..=direction.rest.len()).contains(&length) => {
+                Ok(Some(length)) if (1..=direction.rest.len().min(MAX_UNIT)).contains(&length) => {
                     direction.length = None;
                     messages.push(self.decode(from, length));
                 }
@@ -182,7 +184,7 @@ impl<P: Protocol> Decoder for Units<P> {
         }
         let span = direction.start..direction.start + length as u64;
         let mut unit = Cursor::new(&direction.rest, span.start);
-        unit.rest("incomplete", Purpose::Framing);
+        unit.secret(length, "incomplete", b'*'); // It may be the beginning of a credential.
         let fields = unit.into_fields();
         direction.start = span.end;
         direction.rest = Vec::new();

@@ -19,6 +19,7 @@ use message_queue::publish_subscribe::Event;
 use message_queue::results::Results;
 use message_queue::worker::Worker;
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program::{output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,8 @@ struct Args {
     /// RabbitMQ: maximum number of jobs in the queue, which is fixed when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
+    #[command(flatten)]
+    journal: Journal,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     logs()?;
+    args.journal.open()?;
     let shutdown = shutdown_signal()?;
     match &args.command {
         None => work(args, &shutdown).await,

@@ -13,6 +13,7 @@ use message_queue::address::without_password;
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program::{output, shutdown_signal};
 
 /// Counts the weather readings that clients send through a broker. On Ctrl-C, it
@@ -22,16 +23,19 @@ use tcp_socket::base::program::{output, shutdown_signal};
 struct Args {
     #[command(flatten)]
     broker: BrokerArgs,
+    #[command(flatten)]
+    journal: Journal,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse().broker;
-    args.exit(run(&args).await)
+    let args = Args::parse();
+    args.broker.exit(run(&args).await)
 }
 
-async fn run(args: &BrokerArgs) -> anyhow::Result<()> {
+async fn run(Args { broker: args, journal }: &Args) -> anyhow::Result<()> {
     logs()?;
+    journal.open()?;
     let shutdown = shutdown_signal()?;
     let url = args.url();
     let connected = |source: String| {

@@ -4,6 +4,7 @@
 //!
 //! - [`accept`]: accepting connections up to a limit, refusing the rest, and letting the open
 //!   ones finish when the server stops.
+//! - [`journal`]: a file of everything a program has executed, for experiments.
 //! - [`linger`]: closing a connection without losing the last message.
 //! - [`limits`]: the limits that all servers share, and parsers for command-line options.
 //! - [`json`]: reading objects and integers as a JSON contract describes them.
@@ -13,6 +14,7 @@
 //! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;
+pub mod journal;
 pub mod json;
 pub mod limits;
 pub mod linger;

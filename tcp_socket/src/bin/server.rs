@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tcp_socket::Limits;
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
 
 /// Keeps the readings of weather stations and serves them over a protocol of our own.
@@ -24,6 +25,8 @@ struct Args {
     addr: SocketAddr,
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    journal: Journal,
 }
 
 #[tokio::main]
@@ -33,6 +36,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
+    args.journal.open()?;
     // The signal handlers come first: a signal may arrive as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
     let listener = program::listen(args.addr, "tcp_socket").await?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::base::journal;
 use crate::limits::{MAX_STATIONS, READINGS_PER_STATION};
 use crate::protocol::message::Batch;
 use crate::protocol::model::Measurement;
@@ -66,6 +67,11 @@ impl Store {
                 watcher.notify_one();
             }
         }
+        journal::append(batch.runs().flat_map(|run| {
+            run.readings().map(move |Measurement { metric, value, recorded_at }| {
+                format!("{} {} {value} {recorded_at}", run.station, metric.name())
+            })
+        }));
         Ok(batch.count())
     }
 

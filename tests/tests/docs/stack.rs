@@ -25,7 +25,13 @@ async fn the_base_uses_nothing_else_from_its_crate() {
     let mut violations = Vec::new();
     let mut lines = 0;
     for (file, text) in sources("tcp_socket/src/base") {
-        lines += read(file).lines().count();
+        // The journal is a tool for experiments, with a limit of its own.
+        let count = read(file).lines().count();
+        if file.ends_with("/journal.rs") {
+            assert!(count <= 60, "the journal has {count} lines");
+        } else {
+            lines += count;
+        }
         let up = if file.ends_with("/mod.rs") { "super" } else { "super::super" };
         for found in path.find_iter(&text) {
             let found = found.as_str();

@@ -7,10 +7,13 @@ use std::process::ExitCode;
 use tests::run;
 
 mod amqp;
+mod hostile;
 mod http1;
 mod http2;
+mod page;
 mod pcap;
 mod resp;
+mod scenes;
 mod streams;
 mod tcp_socket;
 mod views;

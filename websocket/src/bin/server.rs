@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_logs};
 use websocket::Limits;
 use websocket::server::origin::Origin;
@@ -27,6 +28,8 @@ struct Args {
     /// option to allow several
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
+    #[command(flatten)]
+    journal: Journal,
     #[command(flatten, next_help_heading = "Limits")]
     limits: Limits,
 }
@@ -36,8 +39,9 @@ async fn main() -> ExitCode {
     finish(run(Args::parse()).await)
 }
 
-async fn run(Args { addr, allow_origin, limits }: Args) -> anyhow::Result<()> {
+async fn run(Args { addr, allow_origin, journal, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
+    journal.open()?;
     // Handle signals before printing `listening on`: one may follow as soon as somebody reads it.
     let shutdown = shutdown_signal()?;
     let listener = listen(addr, "websocket").await?;

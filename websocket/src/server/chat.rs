@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use tcp_socket::base::journal;
 use tcp_socket::base::text::{self, lookalike_key};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -179,6 +180,7 @@ impl ChatSession {
         }
         let sent_at = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64);
         let sequence = state.sequence + 1;
+        journal::append([format!("{room} {name} {message_id} {text:?}")]);
         state.add(Some(key), &ServerMessage::Message { room, sequence, name, message_id, text, sent_at });
         Ok(ServerMessage::Said { id, sequence, duplicate: false })
     }

@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use tcp_socket::base::journal;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -67,6 +68,10 @@ impl Live {
             let reason = format!("this server keeps at most {MAX_STATIONS} stations");
             return Err(Refusal::new(id, ErrorCode::Full, reason));
         }
+        journal::append(batch.iter().map(|reading| {
+            let Reading { station, metric, value, recorded_at } = reading;
+            format!("{station} {} {value} {recorded_at}", metric.name())
+        }));
         let accepted = batch.len();
         let watched = state.ring.receiver_count() > 0;
         for reading in batch {

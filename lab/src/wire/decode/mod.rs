@@ -3,11 +3,16 @@
 use super::message::Decoder;
 
 pub mod amqp;
+mod amqp_arguments;
+pub mod grpc;
+mod head;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+mod http2_frame;
 pub mod protobuf;
 pub mod resp;
+mod sse;
 pub mod tcp_socket;
 pub mod websocket;
 

@@ -1,0 +1,21 @@
+//! gRPC: a call that succeeds, one that is refused, and a stream from the server.
+
+use futures::StreamExt;
+use grpc::proto::{Metric, Reading};
+use grpc::{Client, Options};
+
+use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
+
+pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
+    let client = Client::new(&format!("http://{}", stage.client), &Options::default())?;
+    client.record(&[reading(TEMPERATURE)]).await?;
+    expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;
+    let mut readings = client.watch(STATION, None, None).await?;
+    client.record(&[reading(TEMPERATURE)]).await?;
+    readings.next().await.transpose()?;
+    Ok(())
+}
+
+fn reading(value: f64) -> Reading {
+    Reading { station: STATION.into(), metric: Metric::Temperature.into(), value, recorded_at: RECORDED_AT }
+}

@@ -1,0 +1,23 @@
+//! WebSocket: readings over one connection, and a chat room over another.
+
+use futures::StreamExt;
+use websocket::{Client, Metric, Reading};
+
+use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
+
+pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
+    let client = Client::new(&format!("http://{}", stage.client));
+    client.record(&[reading(TEMPERATURE)]).await?;
+    expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;
+    let (chat, mut events) = client.chat("lobby", "ada").await?;
+    events.next().await.transpose()?; // The list of members.
+    chat.say("It is cold in Oslo.").await?;
+    events.next().await.transpose()?;
+    chat.leave().await;
+    client.close().await;
+    Ok(())
+}
+
+fn reading(value: f64) -> Reading {
+    Reading { station: STATION.into(), metric: Metric::Temperature, value, recorded_at: RECORDED_AT }
+}
