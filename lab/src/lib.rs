@@ -16,12 +16,13 @@
 //! Then read folder by folder. Each of them uses only those before it:
 //!
 //! - [`protocols`]: how to serve each protocol, and how to connect to it.
-//! - [`wire`]: what travels between two programs: a proxy, and decoders that name each byte.
+//! - [`wire`]: a proxy that records what two programs send, and decoders that name each byte.
 //! - [`run`]: what has to run for a measurement (server processes and brokers), and on which
 //!   cores.
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
-//! - [`scenes`]: short scenes over each protocol, and what travels in them.
+//! - [`scenes`]: a short scene over each protocol, and views of what travels in it.
+//! - [`tap`]: shows what travels between programs that you run yourself.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 
@@ -30,6 +31,7 @@ pub mod protocols;
 pub mod report;
 pub mod run;
 pub mod scenes;
+pub mod tap;
 pub mod wire;
 
 pub use report::statistic::Spread;

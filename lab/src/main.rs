@@ -4,6 +4,8 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run -- wire                   # show what travels, byte by byte
+//! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! ```
 
 use std::fs;
@@ -24,11 +26,12 @@ use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
-use lab::{runtime, serve};
+use lab::scenes::command;
+use lab::{runtime, serve, tap};
 
-/// Measures the protocols side by side on this machine.
+/// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
-/// Each server runs in its own process. The lab prints tables and writes report.html and
+/// Without a command, it measures: each server runs in its own process. The lab prints tables and writes report.html and
 /// results.json. Ctrl-C ends the run early and keeps what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
@@ -59,6 +62,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Mode {
+    Wire(command::Options),
+    Tap(tap::Options),
     /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
     Serve {
@@ -85,8 +90,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(Mode::Serve { protocol }) = &args.command {
-        return runtime()?.block_on(serve(protocol));
+    match &args.command {
+        Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Wire(options)) => return command::run(options),
+        Some(Mode::Tap(options)) => return tap::run(options),
+        None => {}
     }
     if let Some(results) = &args.write_docs {
         return docs::write(results);

@@ -1,4 +1,4 @@
-//! Feeds arbitrary bytes of both sides, in arbitrary pieces, to the decoder of HTTP/1.1 and WebSocket.
+//! Feeds arbitrary bytes of both sides, in arbitrary pieces, to the decoder of HTTP/1.1.
 
 #![no_main]
 

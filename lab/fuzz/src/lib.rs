@@ -1,4 +1,4 @@
-//! What holds for every decoder, whatever it is fed: it does not panic, its leaves cover all bytes,
+//! What holds for every decoder, whatever bytes it gets: it does not panic, its leaves cover all bytes,
 //! and single bytes give the same messages as larger pieces. Run the targets with
 //! `-rss_limit_mb=1024`, so that memory without a bound counts as a crash, too.
 

@@ -25,9 +25,6 @@ pub const DOCUMENTS: [Document; 4] = [
 /// Path of the stored results, from the root of the repository.
 pub const KEPT: &str = "docs/performance_comparison.json";
 
-/// The lines before and after the rendered text.
-const MARKERS: (&str, &str) = ("<!-- measured: begin -->", "<!-- measured: end -->");
-
 /// Folder of the plots, from the root of the repository.
 const PLOTS: &str = "docs/performance_comparison";
 
@@ -43,7 +40,7 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     for (path, measured) in DOCUMENTS {
         let document = fs::read_to_string(path)
             .with_context(|| format!("cannot read {path}; run this in the root folder of the repository"))?;
-        let text = replaced(&document, &measured(&parsed)).with_context(|| path.to_owned())?;
+        let text = replaced(&document, "measured", &measured(&parsed)).with_context(|| path.to_owned())?;
         rendered.push((path.to_owned(), text));
     }
     if results != Path::new(KEPT) {
@@ -56,16 +53,17 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the document with everything between its markers replaced.
+/// Returns the document with everything between two markers replaced: the lines
+/// `<!-- topic: begin -->` and `<!-- topic: end -->`.
 ///
 /// # Errors
 /// If the document lacks a marker.
-pub fn replaced(document: &str, measured: &str) -> anyhow::Result<String> {
+pub fn replaced(document: &str, topic: &str, text: &str) -> anyhow::Result<String> {
+    let [begin, end] = ["begin", "end"].map(|place| format!("<!-- {topic}: {place} -->"));
     let (before, rest) =
-        document.split_once(MARKERS.0).with_context(|| format!("the line {} is missing", MARKERS.0))?;
-    let (_, after) =
-        rest.split_once(MARKERS.1).with_context(|| format!("the line {} is missing", MARKERS.1))?;
-    Ok(format!("{before}{}\n\n{measured}\n{}{after}", MARKERS.0, MARKERS.1))
+        document.split_once(&begin).with_context(|| format!("the line {begin} is missing"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("the line {end} is missing"))?;
+    Ok(format!("{before}{begin}\n\n{text}\n{end}{after}"))
 }
 
 /// Returns the path of each plot's file, from the root of the repository, and its content.

@@ -10,7 +10,7 @@ use super::placement::{Placement, pin};
 use crate::protocols::Protocol;
 
 /// The command that installs missing brokers.
-const INSTALL: &str = "BROKERS=install cargo run --release";
+pub(crate) const INSTALL: &str = "BROKERS=install cargo run --release";
 
 /// A protocol that did not run.
 #[derive(Debug, Clone, Serialize, Deserialize)]

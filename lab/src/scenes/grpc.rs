@@ -8,8 +8,10 @@ use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_r
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
     let client = Client::new(&format!("http://{}", stage.client), &Options::default())?;
+    stage.say("The client records a reading, and then an impossible one.");
     client.record(&[reading(TEMPERATURE)]).await?;
     expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;
+    stage.say("It watches the station while it records another reading.");
     let mut readings = client.watch(STATION, None, None).await?;
     client.record(&[reading(TEMPERATURE)]).await?;
     readings.next().await.transpose()?;

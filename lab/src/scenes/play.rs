@@ -25,7 +25,7 @@ pub(super) const IMPOSSIBLE: f64 = 1_000.0;
 /// When all readings were recorded: 1 January 2026, in milliseconds since the Unix epoch.
 pub(super) const RECORDED_AT: u64 = 1_767_225_600_000;
 
-/// Where a scene plays: behind proxies that record it.
+/// What the programs of a scene connect to: proxies that record everything.
 pub(super) struct Stage {
     /// The `host:port` to which the client connects: a proxy in front of the server or broker.
     pub client: String,
@@ -69,7 +69,7 @@ pub(super) async fn beside(
     let (ready, is_ready) = oneshot::channel();
     let program = program(shutdown.clone(), Box::new(move || _ = ready.send(())));
     let scene = async {
-        is_ready.await.context("a program of the scene ended before it was ready")?;
+        is_ready.await.context("a program in the background stopped before it was ready")?;
         scene().await?;
         shutdown.cancel();
         Ok(())
@@ -113,7 +113,8 @@ impl Results {
     /// Creates the folder.
     fn temporary() -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("lab-wire-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         Ok(Self(folder))
     }
 }

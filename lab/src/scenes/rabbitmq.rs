@@ -26,7 +26,7 @@ async fn request_and_reply(stage: &Stage, client: &str, other: &str) -> anyhow::
         Ok(())
     };
     let requests = async || {
-        stage.say("The client sends a request with one reading, and then an impossible one.");
+        stage.say("The client asks to record a reading, and then an impossible one.");
         let client = Client::connect(client, Topology::default()).await?;
         client.record(&[queue_reading(TEMPERATURE)]).await?;
         expect_refusal(&client.record(&[queue_reading(IMPOSSIBLE)]).await)

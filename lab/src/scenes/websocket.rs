@@ -7,8 +7,10 @@ use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_r
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
     let client = Client::new(&format!("http://{}", stage.client));
+    stage.say("The client records a reading, and then an impossible one.");
     client.record(&[reading(TEMPERATURE)]).await?;
     expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;
+    stage.say("It joins a chat room over a second connection, speaks, and leaves.");
     let (chat, mut events) = client.chat("lobby", "ada").await?;
     events.next().await.transpose()?; // The list of members.
     chat.say("It is cold in Oslo.").await?;

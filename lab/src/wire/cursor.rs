@@ -11,7 +11,7 @@ pub const MAX_DEPTH: u8 = 32;
 /// Maximum number of fields of a message, beyond which [`Cursor::is_full`] says so.
 pub const MAX_FIELDS: usize = 50_000;
 
-/// Maximum number of characters that [`shorten`] leaves.
+/// Maximum number of characters that [`shown`] leaves.
 const MAX_SHORT: usize = 60;
 
 /// Goes through the bytes of a unit and names them. It never reads past the end: where bytes are
@@ -31,10 +31,10 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0, base, depth: 0, purpose: Purpose::Framing, fields: Vec::new() }
     }
 
-    /// Returns the only field of bytes that nobody keeps.
-    pub(super) fn unread(span: Range<u64>) -> Vec<Field> {
+    /// Returns one field for bytes that were counted but not kept.
+    pub(super) fn unread(span: Range<u64>, filler: Option<u8>) -> Vec<Field> {
         let (name, value) = ("not decoded".into(), String::new());
-        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler: None }]
+        vec![Field { span, depth: 0, name, value, purpose: Purpose::Framing, filler }]
     }
 
     /// Returns the fields.
@@ -73,17 +73,7 @@ impl<'a> Cursor<'a> {
         if bytes.is_empty() {
             return bytes;
         }
-        let start = self.position();
-        let span = start..start + bytes.len() as u64;
-        let (depth, purpose) = (self.depth, self.purpose);
-        self.fields.push(Field {
-            span,
-            depth,
-            name: name.into(),
-            value: value(bytes),
-            purpose,
-            filler: None,
-        });
+        self.add(bytes.len(), name.into(), value(bytes));
         self.at += bytes.len();
         bytes
     }
@@ -93,7 +83,7 @@ impl<'a> Cursor<'a> {
         number(self.take(count, name, |bytes| number(bytes).to_string()))
     }
 
-    /// Names a number in network byte order that stands for something.
+    /// Names a number in network byte order. `meaning` says what it stands for.
     pub fn coded(
         &mut self,
         count: usize,
@@ -138,15 +128,13 @@ impl<'a> Cursor<'a> {
         inside: impl FnOnce(&mut Self) -> (String, T),
     ) -> T {
         let (index, start) = (self.fields.len(), self.position());
-        let (depth, purpose) = (self.depth, self.purpose);
-        let (name, value) = (name.into(), String::new());
-        self.fields.push(Field { span: start..start, depth, name, value, purpose, filler: None });
+        self.add(0, name.into(), String::new());
         self.depth += 1;
         let (value, result) = inside(self);
         self.depth -= 1;
         let end = self.position();
         if start == end {
-            self.fields.truncate(index); // A field without bytes would be no leaf of anything.
+            self.fields.truncate(index); // A field without bytes cannot be a leaf.
         } else {
             let field = &mut self.fields[index];
             (field.value, field.span.end) = (value, end);
@@ -175,8 +163,8 @@ impl<'a> Cursor<'a> {
         result
     }
 
-    /// Lets `inside` see `readable` in place of the next bytes, which are as many: for example
-    /// without the mask that covers them. Bytes that `inside` leaves become a field.
+    /// Lets `inside` see `readable` instead of the next bytes, which have the same length: for example
+    /// a payload without its mask. Bytes that `inside` leaves become a field.
     pub fn instead<T>(&mut self, readable: &[u8], inside: impl FnOnce(&mut Cursor<'_>) -> T) -> T {
         let bytes = &readable[..readable.len().min(self.left().len())];
         let (base, depth, purpose) = (self.position(), self.depth, self.purpose);
@@ -189,12 +177,18 @@ impl<'a> Cursor<'a> {
         result
     }
 
+    /// Adds a field without moving on.
+    fn add(&mut self, length: usize, name: Cow<'static, str>, value: String) {
+        let span = self.position()..self.position() + length as u64;
+        self.fields.push(Field { span, depth: self.depth, name, value, purpose: self.purpose, filler: None });
+    }
+
     fn position(&self) -> u64 {
         self.base + self.at as u64
     }
 }
 
-/// Returns the number that these bytes are in network byte order. Only the first eight count.
+/// Returns these bytes as a number in network byte order. Only the first eight count.
 pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -208,16 +202,13 @@ pub fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// Returns the beginning of a text in one line, for a summary.
-pub fn shorten(text: &str) -> String {
+/// Returns the beginning of text, or of bytes that may be text, in one line: for a summary.
+pub fn shown(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref(); // A character has at most four bytes.
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]);
     let in_line = |c: char| if c.is_control() { ' ' } else { c };
     let end = if text.chars().nth(MAX_SHORT).is_some() { "…" } else { "" };
     text.chars().take(MAX_SHORT).map(in_line).collect::<String>() + end
-}
-
-/// Returns the beginning of bytes that may be text in one line, for a summary.
-pub fn shown(bytes: &[u8]) -> String {
-    shorten(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_SHORT + 4)]))
 }
 
 /// Returns the bytes in hexadecimal, with a space between them.

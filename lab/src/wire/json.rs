@@ -1,13 +1,10 @@
-//! Names the parts of JSON text: what the program says, and what makes it readable.
+//! Names the parts of JSON text: the values, and what makes them readable.
 
-use super::cursor::{Cursor, shorten, shown, text};
+use super::cursor::{Cursor, shown, text};
 use super::message::Purpose;
 
-/// Maximum number of bytes of a member's name that its values repeat.
+/// Maximum number of bytes of a member's name that become the name of its value's field.
 const MAX_NAME: usize = 100;
-
-/// Maximum length of text that is taken apart. A field takes far more memory than its bytes.
-pub const MAX_JSON: usize = 1024 * 1024;
 
 /// Names the next `count` bytes as JSON: values as information, everything else as text. A value
 /// has the name of its member. Bytes that are not JSON, or too many, become one field. Returns the
@@ -38,7 +35,7 @@ impl Json {
         };
         if !*self.readable.get_or_insert_with(check) {
             unit.purposed(Purpose::Information, |unit| unit.text(count, "body"));
-            return shorten(&text(bytes));
+            return shown(text(bytes));
         }
         unit.group("JSON", |unit| {
             unit.within(count, |unit| {
@@ -53,59 +50,43 @@ impl Json {
 
     /// Names the next value or name, or what is between two of them.
     fn token(&mut self, unit: &mut Cursor<'_>) {
-        let token = token(unit.left(), &mut self.string);
-        let after = &unit.left()[token.length..];
+        let (length, is_value) = token(unit.left(), &mut self.string);
+        let after = &unit.left()[length..];
         let spaces = after.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        if !token.is_value {
-            unit.purposed(Purpose::Text, |unit| unit.text(token.length, "JSON"));
+        let plain = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        if !is_value {
+            unit.purposed(Purpose::Text, |unit| unit.take(length, "JSON", plain));
         } else if after.get(spaces) == Some(&b':') {
-            let name = unit.peek(token.length.min(MAX_NAME));
+            let name = unit.peek(length.min(MAX_NAME));
             self.member = String::from_utf8_lossy(name).trim_matches('"').to_owned();
-            unit.purposed(Purpose::Text, |unit| unit.text(token.length + spaces + 1, "name"));
+            unit.purposed(Purpose::Text, |unit| unit.take(length + spaces + 1, "name", plain));
         } else {
             let name = if self.member.is_empty() { "value".to_owned() } else { self.member.clone() };
-            unit.purposed(Purpose::Information, |unit| {
-                unit.take(token.length, name, |value| String::from_utf8_lossy(value).into_owned())
-            });
+            unit.purposed(Purpose::Information, |unit| unit.take(length, name, plain));
         }
     }
 }
 
-/// Returns whether the bytes are JSON, and few enough to take apart.
-pub fn is_json(bytes: &[u8]) -> bool {
-    bytes.len() <= MAX_JSON && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
-}
-
-struct Token {
-    length: usize,
-    /// A string, a number, or a literal; otherwise punctuation and spaces.
-    is_value: bool,
-}
-
-/// Returns the first token of valid JSON. `string` is [`Json::string`].
-fn token(bytes: &[u8], string: &mut Option<bool>) -> Token {
+/// Returns the length of the first token, and whether it is a string, a number, or a literal:
+/// otherwise, it is punctuation and spaces. `string` is [`Json::string`].
+fn token(bytes: &[u8], string: &mut Option<bool>) -> (usize, bool) {
     let is_punctuation = |byte: &u8| b"{}[],: \t\r\n".contains(byte);
-    let count = |stop: &dyn Fn(&u8) -> bool| bytes.iter().position(stop).unwrap_or(bytes.len());
-    let inside = match (string.take(), bytes) {
-        (Some(escaped), _) => Some((0, escaped)),
-        (None, [b'"', ..]) => Some((1, false)),
-        (None, _) => None,
+    let (start, mut escaped) = match (string.take(), bytes) {
+        (Some(escaped), _) => (0, escaped),
+        (None, [b'"', ..]) => (1, false),
+        (None, _) => {
+            let is_value = !bytes.first().is_some_and(is_punctuation);
+            let end = bytes.iter().position(|byte| is_punctuation(byte) == is_value);
+            return (end.unwrap_or(bytes.len()), is_value);
+        }
     };
-    if let Some((start, mut escaped)) = inside {
-        let end = bytes[start..].iter().position(|byte| {
-            let closes = *byte == b'"' && !escaped;
-            escaped = *byte == b'\\' && !escaped;
-            closes
-        });
-        if end.is_none() {
-            *string = Some(escaped);
-        }
-        return Token { length: end.map_or(bytes.len(), |end| start + end + 1), is_value: true };
+    let end = bytes[start..].iter().position(|byte| {
+        let closes = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        closes
+    });
+    if end.is_none() {
+        *string = Some(escaped);
     }
-    match bytes {
-        [first, ..] if is_punctuation(first) => {
-            Token { length: count(&|byte| !is_punctuation(byte)), is_value: false }
-        }
-        _ => Token { length: count(&is_punctuation).max(1), is_value: true },
-    }
+    (end.map_or(bytes.len(), |end| start + end + 1), true)
 }

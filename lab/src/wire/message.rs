@@ -22,7 +22,7 @@ impl Side {
     }
 }
 
-/// What bytes are there for.
+/// The purpose of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Purpose {
     /// What the program wants to say, for example a station's ID or a value.
@@ -47,9 +47,9 @@ pub struct Field {
     pub depth: u8,
     /// What the field is called in the protocol's specification.
     pub name: Cow<'static, str>,
-    /// The value, for people.
+    /// The value as text, for people.
     pub value: String,
-    /// What the bytes are there for.
+    /// The purpose of the bytes.
     pub purpose: Purpose,
     /// For a credential: the byte that may replace each of its bytes, so that the message stays valid.
     pub filler: Option<u8>,
@@ -68,7 +68,7 @@ pub enum Role {
     Other,
 }
 
-/// What passes at once, in the protocol's own unit: a frame, a header block, a command.
+/// One unit of a protocol, for example a frame, a header block, or a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// The end that sent it.
@@ -86,8 +86,8 @@ pub struct Message {
     /// The calls that it belongs to. A response has the numbers of the requests it answers: several
     /// if one acknowledgement covers many. Each side numbers the requests it sends.
     pub calls: Vec<u64>,
-    /// The position at which the request began that this message completes. For other messages,
-    /// the beginning of the message.
+    /// If this message completes a request, the position at which the request began. Otherwise, the
+    /// beginning of this message.
     pub begun: u64,
 }
 
@@ -98,6 +98,11 @@ impl Message {
             self.fields.get(index + 1).is_none_or(|next| next.depth <= self.fields[index].depth)
         };
         self.fields.iter().enumerate().filter(move |(index, _)| is_leaf(*index)).map(|(_, field)| field)
+    }
+
+    /// Returns where its credentials are, and what may replace each of their bytes.
+    pub fn secrets(&self) -> impl Iterator<Item = (Range<u64>, u8)> {
+        self.fields.iter().filter_map(|field| Some((field.span.clone(), field.filler?)))
     }
 }
 

@@ -3,8 +3,8 @@
 //! are not included. They usually add 66 bytes per segment.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Act, Faults, Gate};
 use super::message::Side;
 use super::tape::{Tape, What};
 
@@ -23,7 +24,7 @@ use super::tape::{Tape, What};
 pub struct Proxy {
     address: SocketAddr,
     counts: Arc<Counts>,
-    /// Cancelled when the proxy shall accept no further connections.
+    /// Canceled once the proxy should accept no further connections.
     stop: CancellationToken,
     /// Completes once all connections have ended after that.
     ended: oneshot::Receiver<()>,
@@ -33,6 +34,9 @@ pub struct Proxy {
 
 /// Time that [`Proxy::finish`] gives connections to end.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Time without accepting after the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Counts {
@@ -56,14 +60,19 @@ impl Proxy {
     /// # Errors
     /// If no port is available.
     pub fn start(target: String, tape: Option<Arc<Tape>>) -> std::io::Result<Self> {
-        Self::listen("127.0.0.1:0", target, tape)
+        Self::listen("127.0.0.1:0", target, tape, None)
     }
 
-    /// Starts a proxy that listens on the `host:port` of `listen`.
+    /// Starts a proxy that listens on the `host:port` in `listen`, and makes `faults`, if any.
     ///
     /// # Errors
     /// If it cannot listen there.
-    pub fn listen(listen: &str, target: String, tape: Option<Arc<Tape>>) -> std::io::Result<Self> {
+    pub fn listen(
+        listen: &str,
+        target: String,
+        tape: Option<Arc<Tape>>,
+        faults: Option<Arc<Faults>>,
+    ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = std::net::TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
@@ -78,8 +87,8 @@ impl Proxy {
             runtime.spawn(async move {
                 let listener = TcpListener::from_std(listener)?;
                 let mut connections = JoinSet::new(); // The connections end with this task.
-                let accepting = accept(&listener, &mut connections, target, counted, tape);
-                stopped.run_until_cancelled(accepting).await.unwrap_or(Ok(()))?;
+                let accepting = accept(&listener, &mut connections, target, counted, tape, faults);
+                stopped.run_until_cancelled(accepting).await;
                 drop(listener);
                 let all = async { while connections.join_next().await.is_some() {} };
                 let _ = timeout(FINISH_WITHIN, all).await;
@@ -114,35 +123,67 @@ async fn accept(
     target: String,
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,
-) -> std::io::Result<()> {
+    faults: Option<Arc<Faults>>,
+) {
     let mut number = 0;
     loop {
-        let (client, peer) = listener.accept().await?;
+        let Ok((client, peer)) = listener.accept().await else {
+            // Usually, too many files are open. A connection that ends makes room.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         while connections.try_join_next().is_some() {} // Forgets those that have ended.
-        let observer = Observer { connection: number, counts: counts.clone(), tape: tape.clone() };
+        let observer = Observer {
+            connection: number,
+            cut: CancellationToken::new(),
+            counts: counts.clone(),
+            tape: tape.clone(),
+        };
+        let gate = faults.clone().map(|faults| Mutex::new(Gate::new(faults)));
         number += 1;
         let target = target.clone();
-        connections.spawn(async move { connect(client, peer, &target, &observer).await });
+        connections.spawn(async move {
+            connect(client, peer, &target, &observer, gate.as_ref()).await;
+            if let Some(tape) = observer.tape {
+                tape.closed(observer.connection);
+            }
+        });
     }
 }
 
 /// Connects to the server and forwards both directions.
-async fn connect(client: TcpStream, peer: SocketAddr, target: &str, observer: &Observer) {
+async fn connect(
+    client: TcpStream,
+    peer: SocketAddr,
+    target: &str,
+    observer: &Observer,
+    gate: Option<&Mutex<Gate>>,
+) {
     let server = TcpStream::connect(target).await;
     let port = server.as_ref().ok().and_then(|server| server.peer_addr().ok()).map_or(0, |addr| addr.port());
     observer.note(Side::Client, What::Open { client: peer.port(), server: port });
     let Ok(server) = server else { return observer.note(Side::Server, What::Reset) };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    tokio::join!(
-        forward(from_client, to_server, Side::Client, observer),
-        forward(from_server, to_client, Side::Server, observer),
-    );
+    let both = async {
+        tokio::join!(
+            forward(from_client, to_server, Side::Client, observer, gate),
+            forward(from_server, to_client, Side::Server, observer, gate),
+        )
+    };
+    // A fault that cuts the connection ends both directions at once.
+    observer.cut.run_until_cancelled(both).await;
 }
 
 /// Forwards one direction. Bytes are counted and recorded before they are written, so every byte
 /// that a peer has received is already known here.
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, side: Side, observer: &Observer) {
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    side: Side,
+    observer: &Observer,
+    gate: Option<&Mutex<Gate>>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match from.read(&mut buffer).await {
@@ -152,7 +193,11 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, side: Side, ob
             }
             Ok(length) => {
                 observer.data(side, &buffer[..length]);
-                if to.write_all(&buffer[..length]).await.is_err() {
+                let written = match gate {
+                    None => to.write_all(&buffer[..length]).await,
+                    Some(gate) => act(decide(gate, side, &buffer[..length]), &mut to, side, observer).await,
+                };
+                if written.is_err() {
                     return; // The other direction reports that the peer is gone.
                 }
             }
@@ -165,9 +210,34 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, side: Side, ob
     let _ = to.shutdown().await;
 }
 
+fn decide(gate: &Mutex<Gate>, from: Side, bytes: &[u8]) -> Vec<Act> {
+    gate.lock().unwrap_or_else(PoisonError::into_inner).pass(from, bytes)
+}
+
+/// Does what the gate has decided.
+async fn act(
+    acts: Vec<Act>,
+    to: &mut OwnedWriteHalf,
+    side: Side,
+    observer: &Observer,
+) -> std::io::Result<()> {
+    for act in acts {
+        match act {
+            Act::Forward(bytes) => to.write_all(&bytes).await?,
+            Act::Wait(time) => tokio::time::sleep(time).await,
+            Act::WaitForever => std::future::pending().await,
+            Act::Cut => observer.cut.cancel(),
+            Act::Say(text) => observer.note(side, What::Note(text)),
+        }
+    }
+    Ok(())
+}
+
 /// Counts and records what passes on one connection.
 struct Observer {
     connection: u32,
+    /// Canceled when a fault cuts the connection.
+    cut: CancellationToken,
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,
 }

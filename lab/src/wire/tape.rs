@@ -52,11 +52,28 @@ pub struct Tape {
     ended: Notify,
 }
 
-#[derive(Default)]
 struct Kept {
     events: VecDeque<Event>,
     bytes: usize,
+    max_bytes: usize,
     dropped: u64,
+    watch: Option<Box<dyn Watch>>,
+}
+
+/// Follows what happens while it happens. The proxy waits for it.
+pub trait Watch: Send {
+    /// Is called after each new event, with all events that are kept. The new one is the last. It may
+    /// replace bytes in them, but neither add nor remove any.
+    fn event(&mut self, events: &mut VecDeque<Event>);
+
+    /// Nothing more happens on this connection.
+    fn closed(&mut self, connection: u32);
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { events: VecDeque::new(), bytes: 0, max_bytes: MAX_KEPT, dropped: 0, watch: None }
+    }
 }
 
 impl Kept {
@@ -73,6 +90,12 @@ impl Kept {
 const EVENT: usize = size_of::<Event>();
 
 impl Tape {
+    /// Returns a tape that keeps this many bytes, and passes every event to `watch`.
+    pub fn watched(max_bytes: usize, watch: Box<dyn Watch>) -> Self {
+        let kept = Kept { max_bytes, watch: Some(watch), ..Kept::default() };
+        Self { kept: Mutex::new(kept), ended: Notify::new() }
+    }
+
     /// Adds an event.
     pub fn push(&self, connection: u32, from: Side, what: What) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +103,11 @@ impl Tape {
         let event = Event { at: Instant::now(), connection, from, what };
         kept.bytes += size(&event);
         kept.events.push_back(event);
-        while kept.bytes > MAX_KEPT
+        let Kept { events, watch, .. } = &mut *kept;
+        if let Some(watch) = watch {
+            watch.event(events);
+        }
+        while kept.bytes > kept.max_bytes
             && let Some(oldest) = kept.events.pop_front()
         {
             kept.bytes -= size(&oldest);
@@ -92,7 +119,15 @@ impl Tape {
         }
     }
 
-    /// Waits until this side has ended all its directions.
+    /// Tells the watch that nothing more happens on a connection.
+    pub(super) fn closed(&self, connection: u32) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = &mut kept.watch {
+            watch.closed(connection);
+        }
+    }
+
+    /// Waits until this side has closed all its connections.
     pub async fn all_closed(&self, side: Side) {
         loop {
             let ended = self.ended.notified();

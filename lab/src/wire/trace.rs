@@ -1,7 +1,8 @@
-//! A recording with its messages: what the views show and what a capture contains. Credentials are
-//! replaced in it, so that nothing written or shown contains them.
+//! A recording with its messages: what the views show and what a capture contains. Credentials that
+//! a decoder recognizes are replaced in it before anything is shown or written.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::decode::NewDecoder;
@@ -40,7 +41,17 @@ pub struct Timed {
 impl Trace {
     /// Decodes a recording.
     pub fn new(events: Vec<Event>, new: NewDecoder) -> Self {
+        Self::decode(events, new, |_message| {})
+    }
+
+    /// Decodes a recording without keeping the fields, which take many times the memory of the bytes.
+    pub fn without_fields(events: Vec<Event>, new: NewDecoder) -> Self {
+        Self::decode(events, new, |message| message.fields = Vec::new())
+    }
+
+    fn decode(events: Vec<Event>, new: NewDecoder, shorten: fn(&mut Message)) -> Self {
         let mut trace = Self::default();
+        let mut secrets = Vec::new();
         let mut decoders = HashMap::new();
         let mut asked = HashMap::new();
         for event in events {
@@ -57,7 +68,9 @@ impl Trace {
                 What::Open { .. } | What::Note(_) => Vec::new(),
             };
             let mut timed = Vec::new();
-            for message in messages {
+            for mut message in messages {
+                secrets.extend(message.secrets().map(|(span, filler)| (connection, from, span, filler)));
+                shorten(&mut message);
                 let mut took = None;
                 for call in &message.calls {
                     match message.role {
@@ -73,7 +86,15 @@ impl Trace {
             }
             trace.steps.push(Step { event, start, messages: timed });
         }
-        trace.hide_credentials();
+        // A connection that is still open may have sent half a credential.
+        for (connection, decoder) in &mut decoders {
+            for from in [Side::Client, Side::Server] {
+                let rest = decoder.end(from);
+                let hidden = rest.iter().flat_map(Message::secrets);
+                secrets.extend(hidden.map(|(span, filler)| (*connection, from, span, filler)));
+            }
+        }
+        trace.hide_credentials(secrets);
         trace
     }
 
@@ -84,14 +105,10 @@ impl Trace {
     }
 
     /// Replaces each byte of a credential.
-    fn hide_credentials(&mut self) {
-        for step in &self.steps {
-            for field in step.messages.iter().flat_map(|timed| &timed.message.fields) {
-                let stream = self.streams.get_mut(&(step.event.connection, step.event.from));
-                let span = field.span.start as usize..field.span.end as usize;
-                if let (Some(filler), Some(stream)) = (field.filler, stream) {
-                    stream[span].fill(filler);
-                }
+    fn hide_credentials(&mut self, secrets: Vec<(u32, Side, Range<u64>, u8)>) {
+        for (connection, from, span, filler) in secrets {
+            if let Some(stream) = self.streams.get_mut(&(connection, from)) {
+                stream[span.start as usize..span.end as usize].fill(filler);
             }
         }
         for step in &mut self.steps {

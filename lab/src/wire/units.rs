@@ -18,7 +18,7 @@ const TLS: &[u8] = &[22, 3];
 /// Why bytes cannot be read, as the end of a sentence: "not HTTP/1.1", "a frame of 20 MB".
 pub type Unreadable = String;
 
-/// What one unit says.
+/// What a decoder has read from one unit.
 pub struct Reading {
     /// One line: the unit's name first, then what matters most.
     pub summary: String,
@@ -41,20 +41,20 @@ impl Reading {
         Self { summary: summary.into(), role, refused: false, calls: vec![call] }
     }
 
-    /// Says whether something went wrong.
+    /// Sets whether something went wrong.
     pub fn refused(self, refused: bool) -> Self {
         Self { refused, ..self }
     }
 }
 
-/// What a protocol has to know for its decoder: where a unit ends, and what its bytes mean.
+/// What a decoder has to know about its protocol: where a unit ends, and what its bytes mean.
 /// [`Units`] does the rest.
 pub trait Protocol: Send {
     /// Returns the length of the unit that `bytes` begin with, even if not all of it has arrived.
     /// `None` means that more bytes are needed to know. `bytes` are never empty.
     ///
     /// # Errors
-    /// If the bytes do not belong to the protocol. The decoder then gives this direction up.
+    /// If the bytes do not belong to the protocol. The decoder then gives up on this direction.
     fn length(&mut self, from: Side, bytes: &[u8]) -> Result<Option<usize>, Unreadable>;
 
     /// Names the fields of a whole unit. Bytes that the method leaves become a field of their own.
@@ -78,8 +78,10 @@ struct Direction {
     length: Option<usize>,
     /// Set once the protocol could not read the bytes. From then on they are only counted.
     unreadable: bool,
-    /// Number of bytes that came after that.
-    uncounted: u64,
+    /// Number of bytes since then that no message covers yet.
+    uncovered: u64,
+    /// What replaces those bytes, because they may contain credentials. Encrypted bytes stay.
+    filler: Option<u8>,
 }
 
 /// A decoder for a protocol that consists of units.
@@ -117,12 +119,13 @@ impl<P: Protocol> Units<P> {
         Message { from, span, summary, fields, role, refused, calls, begun }
     }
 
-    /// Gives a direction up.
+    /// Gives up on a direction.
     fn give_up(&mut self, from: Side, why: &str) -> Message {
         let direction = &mut self.directions[from as usize];
         direction.unreadable = true;
-        direction.uncounted = direction.rest.len() as u64;
+        direction.uncovered = direction.rest.len() as u64;
         let tls = direction.start == 0 && direction.rest.starts_with(TLS);
+        direction.filler = (!tls).then_some(b'*');
         direction.rest = Vec::new();
         let why = if tls { "encrypted with TLS" } else { why };
         let at = direction.start;
@@ -135,7 +138,7 @@ impl<P: Protocol> Decoder for Units<P> {
     fn push(&mut self, from: Side, bytes: &[u8]) -> Vec<Message> {
         let mut messages = Vec::new();
         if self.directions[from as usize].unreadable {
-            self.directions[from as usize].uncounted += bytes.len() as u64;
+            self.directions[from as usize].uncovered += bytes.len() as u64;
             return messages;
         }
         self.directions[from as usize].rest.extend_from_slice(bytes);
@@ -167,12 +170,12 @@ impl<P: Protocol> Decoder for Units<P> {
     fn end(&mut self, from: Side) -> Option<Message> {
         let direction = &mut self.directions[from as usize];
         if direction.unreadable {
-            let span = direction.start..direction.start + direction.uncounted;
+            let span = direction.start..direction.start + direction.uncovered;
             direction.start = span.end;
-            direction.uncounted = 0;
+            direction.uncovered = 0;
             return (!span.is_empty()).then(|| {
                 let summary = format!("{} bytes that could not be read", span.end - span.start);
-                message(from, span.clone(), summary, Cursor::unread(span))
+                message(from, span.clone(), summary, Cursor::unread(span, direction.filler))
             });
         }
         let length = direction.rest.len();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use message_queue::brokers::{Broker, Kind, Options, available};
 use message_queue::client::Client as QueueClient;
@@ -16,20 +17,22 @@ const IMPOSSIBLE: f64 = 1_000.0;
 const RECORDED_AT: u64 = 1_767_225_600_000;
 
 /// A journal that is removed at the end.
-struct Journal(PathBuf);
+pub struct Journal(PathBuf);
 
 impl Journal {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("weather-journal-{name}-{}", std::process::id())))
+    pub fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Relaxed);
+        Self(std::env::temp_dir().join(format!("weather-journal-{name}-{}-{count}", std::process::id())))
     }
 
     /// Starts a server that writes this journal.
-    async fn server(&self, program: &str, args: &[&str]) -> Server {
+    pub async fn server(&self, program: &str, args: &[&str]) -> Server {
         Server::start(program, &[args, &["--journal", self.0.to_str().unwrap()]].concat()).await
     }
 
     /// Kills the server, and returns what it had written.
-    fn after_the_death_of(&self, server: &Server) -> String {
+    pub fn after_the_death_of(&self, server: &Server) -> String {
         kill(Pid::from_raw(server.pid().cast_signed()), Signal::SIGKILL).unwrap();
         fs::read_to_string(&self.0).unwrap()
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::run;
 
+mod gate;
 mod journal;
 
 fn main() -> ExitCode {

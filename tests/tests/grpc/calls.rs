@@ -224,9 +224,10 @@ async fn monitor_interleaves_alerts_and_acknowledgements() {
     }
     monitoring.remove("hot").await.unwrap();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), Some(Event::Removed("hot".into())));
-    client.record(&[reading("oslo-1", 31.0), reading("oslo-1", -1.0)]).await.unwrap();
+    // A value equal to the bound is not below it.
+    client.record(&[31.0, 0.0, -1.0].map(|value| reading("oslo-1", value))).await.unwrap();
     let Some(Event::Alert(alert)) = within(monitoring.try_next()).await.unwrap() else { panic!("no alert") };
-    assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 203));
+    assert_eq!((alert.id.as_str(), alert.recorded.unwrap().sequence), ("cold", 204));
     monitoring.finish();
     assert_eq!(within(monitoring.try_next()).await.unwrap(), None);
     server.stop().await;
@@ -329,6 +330,28 @@ async fn a_deadline_ends_every_kind_of_call() {
     let twice = [("grpc-timeout", "1H"); 2];
     assert_eq!(unary(&connection, RECORD, &twice, record_one()).await.code(), "3", "{twice:?}");
     server.stop().await;
+}
+
+#[apply(test!)]
+async fn a_deadline_may_have_any_unit() {
+    let server = PAIR.serve().await;
+    client(server.url()).record(&[reading("oslo-1", 1.0)]).await.unwrap();
+    let connection = connect(server.addr()).await;
+    for timeout in ["0H", "0M", "0S", "0m", "0u", "0n"] {
+        // The request never ends, so the server waits for it until the deadline.
+        let (response, _send) = open(&connection, RECORD, &[("grpc-timeout", timeout)]).await;
+        let trailers = whole_response(response).await.headers;
+        assert_eq!(trailers["grpc-message"], "the%20deadline%20passed", "{timeout}");
+    }
+    let mut streams = Vec::new();
+    for timeout in ["1H", "1M", "60S", "60000m", "60000000u"] {
+        streams.push((timeout, open_watch(&connection, 1, &[("grpc-timeout", timeout)]).await));
+    }
+    server.stop().await;
+    for (timeout, stream) in streams {
+        let (_, trailers) = rest(stream).await;
+        assert_eq!(trailers.unwrap()["grpc-status"], "14", "{timeout} is over before the server stops");
+    }
 }
 
 /// Even a stream that always has something to send ends at its deadline.

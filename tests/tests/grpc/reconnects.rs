@@ -1,14 +1,22 @@
 //! How the programs end, and how `watch` and `monitor` go on when a connection is lost.
 
+use std::collections::HashMap;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
+use futures::TryStreamExt;
+use grpc::client::Event;
+use grpc::proto::{Position, WatchResponse, watch_response};
+use grpc::protocol::status::FELL_BEHIND;
 use tests::{Server, apply, run_program, test};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::Notify;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::calls::failure;
 use crate::support::*;
 
 /// A proxy that can cut its connections. It then drops new ones until it is opened again.
@@ -322,4 +330,38 @@ async fn a_second_signal_ends_the_server_at_once() {
         server.signal(second).await;
         assert_eq!(server.ends().await.code(), Some(130), "{first} {second}");
     }
+}
+
+/// The readings are numbered from 1, so a server that names 0 as the oldest one is broken.
+#[apply(test!)]
+async fn a_watch_ends_if_the_server_names_an_impossible_reading() {
+    let (listener, url) = listen().await;
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut streams = Vec::new();
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            if streams.len() < 2 {
+                let mut body = respond.send_response(response_headers(), false).unwrap();
+                let position = Position { sequence: 5, ..Position::default() };
+                let started = WatchResponse { event: Some(watch_response::Event::Started(position)) };
+                body.send_data(prefixed(&started), false).unwrap();
+                if streams.is_empty() {
+                    body.send_trailers(status_trailers("14")).unwrap();
+                }
+                streams.push(body);
+                continue;
+            }
+            let metadata = HashMap::from([("oldest".to_owned(), "0".to_owned())]);
+            let details = ErrorDetails::with_error_info(FELL_BEHIND, "weather.v1", metadata);
+            let status = Status::with_error_details(Code::OutOfRange, "too old", details);
+            let mut response = response_headers();
+            status.add_header(response.headers_mut()).unwrap();
+            respond.send_response(response, true).unwrap();
+        }
+    });
+    let mut watching = within(client(&url).watch("oslo-1", None, None)).await.unwrap();
+    let lost = within(watching.try_next()).await.unwrap();
+    assert!(matches!(lost, Some(Event::Disconnected(_))), "{lost:?}");
+    assert_eq!(failure(within(watching.try_next()).await).code, Code::OutOfRange);
 }

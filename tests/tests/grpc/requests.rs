@@ -165,8 +165,22 @@ async fn metadata_over_the_limit_gets_resource_exhausted() {
     }
     let path = format!("/{large}");
     assert_eq!(unary(&connection, &path, &[], Bytes::new()).await.code(), "8", "a long path");
-    let fits = "x".repeat(7_500);
-    assert_eq!(unary(&connection, RECORD, &[("x-large", &fits)], record_one()).await.code(), "0");
+    // RFC 9113, section 6.5.2: each field counts with its name, its value, and 32 bytes.
+    let others = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "localhost"),
+        (":path", RECORD),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let size: usize = others.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+    let longest = 8 * 1024 - size - "x-large".len() - 32;
+    for (length, code) in [(longest, "0"), (longest + 1, "8")] {
+        let value = "x".repeat(length);
+        let response = unary(&connection, RECORD, &[("x-large", &value)], record_one()).await;
+        assert_eq!(response.code(), code, "{length}");
+    }
     // Beyond 16 KiB, the library responds with 431, which the typed client also
     // understands.
     for length in [8_000, 12_000, 17_000] {

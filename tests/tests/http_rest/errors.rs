@@ -16,7 +16,8 @@ async fn each_error_is_sent_as_problem_details() {
     let at = server.addr;
     let broken = "{\n  \"readings\": [,]\n}";
     let long = " ".repeat(1001);
-    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 10] = [
+    let longest = &long[..1000];
+    let cases: [(&str, &str, Headers<'_>, &str, u16, &str); 11] = [
         ("GET", "/nowhere", vec![], "", 404, "there is no resource at /nowhere"),
         ("GET", "/stations/", vec![], "", 404, "there is no resource at /stations/"),
         ("GET", "/stations/%ff", vec![], "", 404, "a station ID has 1 to 32 characters: a-z, 0-9, and -"),
@@ -46,6 +47,7 @@ async fn each_error_is_sent_as_problem_details() {
             415,
             "the Content-Type must be application/json",
         ),
+        ("POST", "/readings", vec![JSON], longest, 400, "EOF while parsing a value at line 1 column 1000"),
         ("POST", "/readings", vec![JSON], &long, 413, "the body has more than 1000 bytes"),
         ("GET", "/readings", vec![], "", 400, "Failed to deserialize query string: missing field `station`"),
     ];

@@ -163,6 +163,11 @@ async fn stations_are_listed_page_by_page() {
     assert_eq!(seen.concat(), "abcde");
     let whole = request(server.addr, "GET", "/stations?limit=500", &[], "").await;
     assert_eq!(whole.header("link"), None, "the last page has no link");
+    let count = whole.json()["stations"].as_array().unwrap().len();
+    for (limit, has_next) in [(count - 1, true), (count, false)] {
+        let page = request(server.addr, "GET", &format!("/stations?limit={limit}"), &[], "").await;
+        assert_eq!(page.header("link").is_some(), has_next, "{limit} of {count}");
+    }
     for query in ["limit=0", "limit=501", "limit=x", "cursor=NO", "unknown=1", "limit=1&limit=2"] {
         let response = request(server.addr, "GET", &format!("/stations?{query}"), &[], "").await;
         assert_eq!(response.problem()["status"], 400, "{query}");
@@ -216,6 +221,11 @@ async fn a_request_for_too_many_stations_creates_none() {
     server.client().create_station(&station("last", "Last")).await.unwrap();
     let error = server.client().create_station(&station("one-more", "No")).await.unwrap_err();
     assert_eq!(error.status(), Some(507));
+    server.stop().await;
+    // A batch may take all places.
+    let server = Local::start(Limits::default()).await;
+    let body = format!(r#"{{"readings":[{},{}]}}"#, readings.join(","), reading(5_000));
+    assert_eq!(request(server.addr, "POST", "/readings", &[JSON], &body).await.status, 200);
     server.stop().await;
 }
 

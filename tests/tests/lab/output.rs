@@ -180,14 +180,16 @@ async fn documents_and_plots_agree_with_the_kept_results() {
     let results = kept();
     for (name, measured) in docs::DOCUMENTS {
         let document = read(name);
-        let rendered = docs::replaced(&document, &measured(&results)).unwrap();
+        let rendered = docs::replaced(&document, "measured", &measured(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
         // Rendering again replaces everything between the markers.
-        let other = docs::replaced(&document, &measured(&sample())).unwrap();
-        assert!(other != document && docs::replaced(&other, &measured(&results)).unwrap() == document);
+        let other = docs::replaced(&document, "measured", &measured(&sample())).unwrap();
+        assert!(
+            other != document && docs::replaced(&other, "measured", &measured(&results)).unwrap() == document
+        );
     }
     for (name, svg) in docs::images(&results) {
         assert!(read(&name) == svg, "{name} differs; run: cargo run -- --write-docs");
     }
-    assert!(docs::replaced("no markers", "").is_err());
+    assert!(docs::replaced("no markers", "measured", "").is_err());
 }

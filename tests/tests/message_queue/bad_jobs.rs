@@ -35,6 +35,7 @@ async fn a_malformed_job_is_refused_and_the_wrong_field_is_named() {
         (format!(r#"["j","a",1,[{reading}]]"#), "not a job: invalid type: sequence, expected an object"),
         ("null".into(), "not a job: invalid type: null, expected an object"),
         (format!("{} x", with(reading)), "not a job: trailing characters"),
+        (" ".repeat(MAX_JOB), "not a job: EOF while parsing a value"),
         (" ".repeat(MAX_JOB + 1), "not a job: longer than 2097152 bytes"),
         (
             with(r#"["a","wind",1,86400000]"#),

@@ -67,10 +67,20 @@ async fn command(lines: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<
 /// Starts a proxy for RabbitMQ. Each of the `replacements` replaces one of the first methods that
 /// have this class and number.
 pub async fn rewritten(url: &str, method: (u16, u16), replacements: Vec<Vec<u8>>) -> Fake {
+    rewriting(url, method, replacements).await.0
+}
+
+/// Like [`rewritten`], but also returns a count of the methods.
+pub async fn rewriting(
+    url: &str,
+    method: (u16, u16),
+    replacements: Vec<Vec<u8>>,
+) -> (Fake, Arc<AtomicUsize>) {
     let target = url.rsplit('/').next().unwrap().to_owned();
-    let (replacements, used) = (Arc::new(replacements), Arc::new(AtomicUsize::new(0)));
-    fake(move |client| {
-        let (target, replacements, used) = (target.clone(), replacements.clone(), used.clone());
+    let (replacements, count) = (Arc::new(replacements), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    let fake = fake(move |client| {
+        let (target, replacements, count) = (target.clone(), replacements.clone(), counted.clone());
         async move {
             let (mut from_server, mut to_server) = TcpStream::connect(target).await?.into_split();
             let (mut from_client, mut to_client) = client.into_split();
@@ -85,7 +95,7 @@ pub async fn rewritten(url: &str, method: (u16, u16), replacements: Vec<Vec<u8>>
                 let found = frame[0] == 1
                     && frame[7..9] == method.0.to_be_bytes()
                     && frame[9..11] == method.1.to_be_bytes();
-                if found && let Some(method) = replacements.get(used.fetch_add(1, Ordering::Relaxed)) {
+                if found && let Some(method) = replacements.get(count.fetch_add(1, Ordering::Relaxed)) {
                     frame.truncate(3);
                     frame.extend(u32::try_from(method.len()).unwrap().to_be_bytes());
                     frame.extend(method);
@@ -95,7 +105,8 @@ pub async fn rewritten(url: &str, method: (u16, u16), replacements: Vec<Vec<u8>>
             }
         }
     })
-    .await
+    .await;
+    (fake, count)
 }
 
 /// Returns AMQP's `connection.close` (class 10, method 50) or `channel.close` (20, 40).

@@ -1,5 +1,6 @@
 //! Limits and checks. If you remove one of them, a test fails.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -24,7 +25,7 @@ use tests::{apply, run_program, test};
 use tokio::time::timeout;
 
 use crate::PAIR;
-use crate::fakes::fake;
+use crate::fakes::{fake, rewriting};
 use crate::request_reply::{connect, readings};
 use crate::support::{
     BOTH, CONSUMER, LONG, Mode, PRODUCER, Program, Proxy, broker_test, eventually, keys, name, prefix,
@@ -162,7 +163,9 @@ async fn a_publishers_window_is_bounded() {
 /// The message stays unroutable, however often the publisher declares everything.
 #[apply(broker_test!)]
 async fn an_unroutable_message_is_an_error() {
-    let (url, prefix) = (url(Kind::RabbitMq), prefix());
+    let basic_return = (60, 50);
+    let (counting, returned) = rewriting(&url(Kind::RabbitMq), basic_return, Vec::new()).await;
+    let (url, prefix) = (format!("amqp://{}", counting.addr), prefix());
     let mut publisher = Publisher::connect(&url, topology(&prefix), 10).await.unwrap();
     let message = Message {
         exchange: "".into(),
@@ -174,6 +177,7 @@ async fn an_unroutable_message_is_an_error() {
     publisher.publish(message).await.unwrap();
     let error = timeout(LONG, publisher.flush()).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Unroutable(_)), "{error}");
+    assert_eq!(returned.load(Ordering::Relaxed), 1 + 10, "it declares everything again ten times");
 }
 
 /// Calls beyond a client's limit wait, so the servers never see more than the limit at a

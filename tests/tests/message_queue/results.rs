@@ -131,6 +131,17 @@ async fn nothing_is_acknowledged_before_its_result_is_on_the_disk() {
 }
 
 #[apply(test!)]
+async fn an_example_job_has_a_reading_for_each_hour_of_its_day() {
+    let hour = 60 * 60 * 1000;
+    for number in [1, 100, 12_345] {
+        let job = Job::example("j".into(), number);
+        let times: Vec<u64> = job.readings.iter().map(|reading| reading.recorded_at).collect();
+        let expected: Vec<u64> = (0..24).map(|count| (24 * job.day + count) * hour).collect();
+        assert_eq!(times, expected);
+    }
+}
+
+#[apply(test!)]
 async fn a_result_damaged_by_a_power_cut_is_written_again() {
     let job = serde_json::to_vec(&Job::example("j".into(), 1)).unwrap();
     let whole = serde_json::to_string(&Job::example("j".into(), 1).summary().unwrap()).unwrap();

@@ -1,19 +1,26 @@
 //! Jobs that take long, and the jobs behind them.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use message_queue::brokers::Kind;
+use message_queue::job::Job;
 use message_queue::limits;
 use message_queue::rabbitmq::connection::Deliveries;
 use message_queue::rabbitmq::worker as rabbitmq;
+use message_queue::redis::worker as redis;
 use message_queue::worker::Worker;
-use tests::apply;
+use tests::{apply, test};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{BOTH, Folder, LONG, Program, broker_test, eventually, prefix, shared, topology, url};
+use crate::fakes::fake_redis;
+use crate::support::{
+    BOTH, Folder, LONG, Program, broker_test, eventually, keys, prefix, shared, topology, url,
+};
 use crate::work_queue::queue_length;
 use crate::workers::{produce, work};
 
@@ -98,6 +105,52 @@ async fn jobs_do_not_wait_behind_a_long_one() {
     worker.shows(" done: station-", 20).await;
     assert!(worker.stop().await.contains("stopped: 20 done, 0 duplicates, 0 failed"));
     folder.assert_done("behind", 20);
+}
+
+/// A worker on Redis renews the claim of its jobs each time a third of `claim_after` has passed.
+#[apply(test!)]
+async fn a_worker_renews_its_claim_only_when_it_is_due() {
+    let job = serde_json::to_string(&Job::example("slow-1".into(), 1)).unwrap();
+    let third = Duration::from_millis(200);
+    for (claim_after, expected) in [(3 * third, 1..=5), (Duration::from_secs(3600), 0..=0)] {
+        let (reads, claims) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let job =
+            format!("*1\r\n*2\r\n+jobs\r\n*1\r\n*2\r\n+1-0\r\n*2\r\n+job\r\n${}\r\n{job}\r\n", job.len());
+        let counted = claims.clone();
+        let fake = fake_redis(move |name| match name {
+            "XREADGROUP" if reads.fetch_add(1, Ordering::Relaxed) == 0 => Some(job.clone()),
+            "XREADGROUP" => Some("*-1\r\n".to_owned()),
+            "XAUTOCLAIM" => Some("*3\r\n+0-0\r\n*0\r\n*0\r\n".to_owned()),
+            "XCLAIM" => {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Some("*0\r\n".to_owned())
+            }
+            "EXEC" => Some("*2\r\n:1\r\n:1\r\n".to_owned()),
+            "EVAL" => Some(":0\r\n".to_owned()),
+            _ => None,
+        })
+        .await;
+        let (folder, stop) = (Folder::new(), CancellationToken::new());
+        let worker = Worker {
+            queue: redis::WorkQueue {
+                url: format!("redis://{}", fake.addr),
+                keys: keys("fake"),
+                name: redis::random_name().unwrap(),
+                claim_after,
+                remove_idle_after: limits::redis::REMOVE_IDLE_AFTER,
+            },
+            results: folder.results(),
+            work_time: 5 * third,
+        };
+        let report = |_: &_| {
+            stop.cancel();
+            Ok(())
+        };
+        timeout(LONG, worker.run(&stop, || {}, report)).await.unwrap().unwrap();
+        folder.assert_done("slow", 1);
+        let count = claims.load(Ordering::Relaxed);
+        assert!(expected.contains(&count), "{count} claims with {claim_after:?}");
+    }
 }
 
 /// Returns the number of jobs that are not acknowledged, whether a worker has them or not.

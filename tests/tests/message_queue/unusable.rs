@@ -142,6 +142,15 @@ async fn brokers_that_are_too_old_are_reported() {
     let url = format!("redis://{}", no_hello.addr);
     Program::producer(Kind::Redis, &url, "fake", &["--count", "1"]).success().await;
 
+    let oldest = fake_redis(|name| match name {
+        "HELLO" => Some("*4\r\n+server\r\n+redis\r\n+version\r\n+6.2.0\r\n".into()),
+        "EVAL" => Some(":1\r\n".into()),
+        _ => None,
+    })
+    .await;
+    let url = format!("redis://{}", oldest.addr);
+    Program::producer(Kind::Redis, &url, "fake", &["--count", "1"]).success().await;
+
     let folder = Folder::new();
     let old = fake_redis(|name| match name {
         "HELLO" => Some("-ERR unknown command `HELLO`, with args beginning with: \r\n".into()),

@@ -173,24 +173,27 @@ async fn a_poison_job_becomes_a_dead_letter_and_does_not_delay_others() {
 #[apply(broker_test!)]
 async fn a_job_that_kills_its_workers_becomes_a_dead_letter() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
-    let one = ["--batch", "killer", "--count", "1"];
-    Program::producer(Kind::Redis, &url, &prefix, &one).success().await;
+    let two = ["--batch", "killer", "--count", "2"];
+    Program::producer(Kind::Redis, &url, &prefix, &two).success().await;
     let jobs = keys(&prefix).jobs();
     let mut redis =
         redis::Client::open(url.as_str()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    // As many workers as the limit allows took the job, and died.
+    // Workers took the jobs, and died. The second job has reached the limit, the first one has not.
     let mut take = redis::cmd("XREADGROUP");
     take.arg("GROUP").arg("workers").arg("dead").arg("STREAMS").arg(&jobs).arg(">");
     let taken: redis::streams::StreamReadReply = take.query_async(&mut redis).await.unwrap();
-    let mut died = redis::cmd("XCLAIM");
-    died.arg(&jobs).arg("workers").arg("dead").arg(0).arg(&taken.keys[0].ids[0].id);
-    died.arg("IDLE").arg(60_000).arg("RETRYCOUNT").arg(DELIVERY_LIMIT).arg("JUSTID");
-    died.exec_async(&mut redis).await.unwrap();
+    for (job, deliveries) in taken.keys[0].ids.iter().zip([DELIVERY_LIMIT - 1, DELIVERY_LIMIT]) {
+        let mut died = redis::cmd("XCLAIM");
+        died.arg(&jobs).arg("workers").arg("dead").arg(0).arg(&job.id);
+        died.arg("IDLE").arg(60_000).arg("RETRYCOUNT").arg(deliveries).arg("JUSTID");
+        died.exec_async(&mut redis).await.unwrap();
+    }
 
     let mut worker = Program::worker(Kind::Redis, &url, &prefix, &folder, &["--claim-after", "5000"]);
     worker.shows("moved to the dead letters", 1).await;
-    assert!(worker.stop().await.contains("killer-1 failed: delivered more than 20 times"));
-    assert!(folder.done().is_empty(), "the job was tried again");
+    worker.shows("killer-1 done: ", 1).await;
+    assert!(worker.stop().await.contains("killer-2 failed: delivered more than 20 times"));
+    folder.assert_done("killer", 1);
 }
 
 /// A producer has 1,500 jobs for a queue that holds 200. The queue's length stays bounded, the

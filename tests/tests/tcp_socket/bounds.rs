@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use clap::Parser;
-use tcp_socket::limits::MAX_ERROR_TEXT;
+use tcp_socket::limits::{
+    MAX_BATCH, MAX_ERROR_TEXT, MAX_IN_FLIGHT, MAX_RECORDED_AT, MAX_STATION_ID, MAX_STATIONS,
+};
 use tcp_socket::protocol::frame::{HEADER, kind};
 use tcp_socket::protocol::handshake::{Hello, Welcome};
 use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT, Refusal, Update};
@@ -169,6 +171,7 @@ async fn malformed_payloads_are_rejected() {
     assert_eq!(good.len(), MEASUREMENT);
     let update = |rest: &[u8]| Update::parse(&[&[0; 8][..], rest].concat());
     assert!(update(&good).is_some() && update(b"").is_some());
+    assert!(update(&measurement(4, 7.0, MAX_RECORDED_AT)).is_some());
     for rest in [
         &good[..16],
         &[&good[..], b"x"].concat(),
@@ -176,6 +179,7 @@ async fn malformed_payloads_are_rejected() {
         &measurement(5, 7.0, 0),
         &measurement(4, 121.0, 0),
         &measurement(4, f64::NAN, 0),
+        &measurement(4, 7.0, MAX_RECORDED_AT + 1),
         &measurement(4, 7.0, u64::MAX),
     ] {
         assert_eq!(update(rest), None, "{rest:?}");
@@ -213,6 +217,30 @@ async fn a_client_does_not_send_requests_with_invalid_arguments() {
 }
 
 #[apply(test!)]
+async fn a_batch_may_be_as_large_and_a_station_id_as_long_as_the_limits_say() {
+    let server = start(Limits::default()).await;
+    let client = Client::connect(&server.addr).await.unwrap();
+    let longest = "a".repeat(MAX_STATION_ID);
+    assert_eq!(client.record(&vec![reading(&longest, 1.0); MAX_BATCH]).await.unwrap(), MAX_BATCH);
+    client.watch(&longest).await.unwrap();
+}
+
+/// A batch may name stations that exist already, and name a new one more than once.
+#[apply(test!)]
+async fn a_store_accepts_new_stations_until_it_is_full() {
+    let server = start(Limits::default()).await;
+    let client = Client::connect(&server.addr).await.unwrap();
+    let names: Vec<_> = (0..MAX_STATIONS - 1).map(|number| reading(&format!("s-{number}"), 1.0)).collect();
+    client.record(&names).await.unwrap();
+    let last = ["s-0", "last", "s-1", "last"].map(|station| reading(station, 1.0));
+    assert_eq!(client.record(&last).await.unwrap(), 4);
+    let error = client.record(&[reading("one-more", 1.0)]).await.unwrap_err();
+    let full = ErrorCode::StoreFull as u16;
+    assert!(matches!(&error, Error::Refused(refusal) if refusal.code == full), "{error}");
+    assert_eq!(client.record(&names).await.unwrap(), MAX_STATIONS - 1);
+}
+
+#[apply(test!)]
 async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
     type Change = fn(Welcome) -> Welcome;
     let changes: [Change; 3] = [
@@ -225,6 +253,28 @@ async fn a_client_refuses_a_welcome_that_it_cannot_work_with() {
         let (client, _raw) = tokio::join!(Client::connect(&addr), accept(&listener, change));
         assert!(matches!(client.err(), Some(Error::Protocol(_))));
     }
+    let (listener, addr) = fake_server().await;
+    let smallest = accept(&listener, |welcome| Welcome { window: MAX_IN_FLIGHT as u32, ..welcome });
+    let (client, _raw) = tokio::join!(Client::connect(&addr), smallest);
+    client.unwrap();
+}
+
+#[apply(test!)]
+async fn a_client_sends_a_batch_that_just_fits_into_a_frame() {
+    let length = batch(1, "oslo-1", 1.0).len() as u32;
+    let (listener, addr) = fake_server().await;
+    let exact = accept(&listener, |welcome| Welcome { max_payload: length, ..welcome });
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), exact);
+    let client = client.unwrap();
+    let one = [reading("oslo-1", 1.0)];
+    let respond = async {
+        let request = raw.receive().await;
+        raw.send(kind::RECORDED, request.id, &1u32.to_be_bytes()).await;
+    };
+    let (recorded, ()) = tokio::join!(client.record(&one), respond);
+    assert_eq!(recorded.unwrap(), 1);
+    let error = client.record(&[reading("oslo-10", 1.0)]).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
 }
 
 #[apply(test!)]

@@ -122,6 +122,33 @@ async fn a_frame_that_arrives_too_slowly_is_refused_before_the_idle_timeout() {
     futures::future::join_all(connections).await;
 }
 
+/// While the server waits to write, it reads nothing, so it must not blame the client for that time.
+#[apply(test!)]
+async fn a_frame_is_not_too_slow_because_the_server_was_busy_writing() {
+    let grace = Duration::from_secs(3);
+    let limits = Limits { frame_grace: grace, write_timeout: Duration::from_secs(60), ..Limits::default() };
+    let server = start(limits).await;
+    let mut recorder = Raw::open(&server.addr).await;
+    recorder.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
+    let mut watcher = Raw::open(&server.addr).await;
+    watcher.ask(kind::WATCH, 1, b"oslo-1").await;
+    let ping = frame(kind::PING, 2, b"");
+    watcher.write(&ping[..1]).await;
+    // 10 MB, more than the sockets hold.
+    let batches = 60;
+    for id in 2..2 + batches {
+        recorder.ask(kind::RECORD, 1, &batch_of(id, &vec![reading("oslo-1", 1.0); 10_000])).await;
+    }
+    tokio::time::sleep(grace).await;
+    let mut received = 0;
+    while received < batches * 10_000 {
+        let update = watcher.receive().await.update();
+        received += update.readings.len() as u64 + update.skipped;
+    }
+    watcher.write(&ping[1..]).await;
+    assert_eq!(watcher.receive().await.kind, kind::PONG);
+}
+
 fn record_length() -> usize {
     frame(kind::RECORD, 1, &batch_of(1, &vec![reading("oslo-1", 1.0); 50])).len()
 }

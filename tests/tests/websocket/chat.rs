@@ -51,6 +51,20 @@ async fn a_client_that_claims_a_future_number_still_gets_the_next_event() {
     server.stop().await;
 }
 
+/// A member that has seen nothing yet, but whose first event is still in the room, missed nothing.
+#[apply(test!)]
+async fn a_member_that_needs_the_oldest_event_is_not_told_of_a_gap() {
+    let server = Local::start(limits()).await;
+    let (_ana, joined) = member(&server, "ana").await;
+    let mut again = Raw::open(server.addr, "/chat").await;
+    let join =
+        json!({"type": "join", "id": 1, "room": "r", "name": "ana", "token": joined["token"], "after": 0});
+    assert_eq!(again.ask(join).await["resumed"], true);
+    let first = again.json().await;
+    assert_eq!((&first["type"], &first["sequence"]), (&json!("presence"), &json!(1)), "{first}");
+    server.stop().await;
+}
+
 #[apply(test!)]
 async fn the_limits_on_rooms_are_enforced() {
     let server = Local::start(limits()).await;

@@ -89,6 +89,7 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_stays_open() {
             r#"unknown type "say": use record, readings, subscribe, or unsubscribe"#,
         ),
         (r#"{"type":"record","id":8}"#, json!(8), "missing field `readings`"),
+        (r#"{"type":"record","id":8,"readings":["#, json!(8), "EOF while parsing a list"),
         (r#"{"type":"record","id":9,"readings":[]}"#, json!(9), "a batch holds 1 to 10000 readings, not 0"),
         (
             r#"{"type":"record","id":10,"readings":[{"station":"Oslo","metric":"wind","value":1,"recorded_at":0}]}"#,
@@ -122,6 +123,10 @@ async fn an_invalid_message_gets_a_reason_and_the_connection_stays_open() {
     }
     let response = raw.ask(json!({"type": "readings", "id": 1, "station": "a", "limit": 1})).await;
     assert_eq!(response["readings"], json!([]));
+    // The largest values are accepted.
+    let latest = json!({"station": "a".repeat(32), "metric": "wind", "value": 120, "recorded_at": 253_402_300_799_999_u64});
+    let response = raw.ask(json!({"type": "record", "id": 1, "readings": [latest]})).await;
+    assert_eq!(response["accepted"], 1, "{response}");
     // A client that sends nothing but nonsense is broken.
     raw.send(frame(TEXT, b"nonsense").repeat(101)).await;
     assert_eq!(raw.closed().await, (1008, "too many invalid messages".to_owned()));

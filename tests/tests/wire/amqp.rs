@@ -136,8 +136,8 @@ pub fn survives(new: &dyn Fn() -> Box<dyn Decoder>, recording: &[(Side, Vec<u8>)
         .unwrap();
 }
 
-/// A publisher, a worker, a subscriber, and request/reply use a real RabbitMQ. One test has it all,
-/// since the broker takes seconds to start.
+/// A publisher, a worker, a subscriber, and request/reply use a real RabbitMQ. There is only one
+/// such test, because the broker takes seconds to start.
 #[apply(test!)]
 #[needs(message_queue::brokers::available())]
 async fn a_real_rabbitmq_is_read_completely() {
@@ -388,7 +388,7 @@ async fn methods_find_their_responses_on_each_channel() {
         (CLIENT, method(50, 10, &declare(false))),
         (SERVER, method(20, 40, &close)),
         (CLIENT, method(20, 41, &[])),
-        // The channel is open again, and begins anew.
+        // The channel is opened again, and starts from nothing.
         (CLIENT, method(20, 10, &[0])),
         (SERVER, method(20, 11, &[0; 4])),
         (CLIENT, publish("q", &[b"without confirms"])),

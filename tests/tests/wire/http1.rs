@@ -90,7 +90,7 @@ async fn every_byte_of_the_chapters_requests_has_a_name() {
     assert_eq!(refused.len(), 2, "the head and the body of one response: {refused:?}");
 
     let said = summaries(stream);
-    assert_eq!(said[..3], ["> GET /readings/live", "< 200 OK", "< event ID"]);
+    assert_eq!(said[..3], ["> GET /readings/live", "< 200 OK", "< event without data"]);
     assert!(said[3].starts_with(r#"< event reading {"station":"oslo-1""#), "{said:#?}");
     assert_eq!(value(stream, "event"), "reading");
     assert_eq!(value(stream, "value"), "-3.5");
@@ -133,7 +133,7 @@ async fn chunks_and_trailers_are_named() {
                 "POST /a HTTP/1.1\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 3\r\n\r\n5;note=1\r\nhello\r\n0\r\nDigest: x\r\nCookie: sweet\r\n\r\nGET /b HTTP/1.1\r\n\r\n",
             ),
             server(
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: application/problem+json; charset=utf-8\r\n\r\n7\r\n{\"a\":1}\r\n0\r\n\r\n",
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: application/problem+json; charset=utf-8\r\n\r\n7\r\n{\"a\":1,\r\n6\r\n\"b\":2}\r\n0\r\n\r\n",
             ),
         ],
     );
@@ -143,13 +143,15 @@ async fn chunks_and_trailers_are_named() {
         "> last chunk",
         "> GET /b",
         "< 200 OK",
-        "< chunk {\"a\":1}",
+        "< chunk {\"a\":1,",
+        "< chunk \"b\":2}",
         "< last chunk",
     ];
     assert_eq!(summaries(&messages), said);
+    assert_eq!((value(&messages, "a"), value(&messages, "b")), ("1", "2"), "JSON goes on in the next chunk");
     assert_eq!(value(&messages, "digest"), "x");
     assert_eq!(value(&messages, "cookie"), "hidden");
-    assert_eq!((messages[3].calls[0], messages[6].calls[0]), (2, 1));
+    assert_eq!((messages[3].calls[0], messages[7].calls[0]), (2, 1));
     assert_eq!((messages[1].role, messages[2].role, messages[2].begun), (Role::Part, Role::Request, 0));
 }
 
@@ -172,8 +174,10 @@ async fn each_field_of_an_event_has_a_name() {
     let events = "event: reading\r\nid: 7\r\ndata: {\"value\":-3.5}\r\n\r\n:alive\n\nretry: 10\nnonsense\ndata:[1]\ndata\n";
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-    let cut = ["id: 8\nda", "ta: x\n", "event: rea", "ding\ndata: {\"value\"", ":1}\n\n"].map(chunk).concat();
-    let messages = check(&decoder, &[server(head), server(chunk(events)), server(cut), server("0\r\n\r\n")]);
+    let messages = check(
+        &decoder,
+        &[server(head), server(chunk(events)), server(chunk("id: 8\n\n")), server("0\r\n\r\n")],
+    );
     let fields: Vec<_> = messages[1].leaves().map(|leaf| (&*leaf.name, &*leaf.value)).collect();
     let named =
         |name| fields.iter().filter(|(found, _)| *found == name).map(|(_, value)| *value).collect::<Vec<_>>();
@@ -186,40 +190,30 @@ async fn each_field_of_an_event_has_a_name() {
     assert_eq!(named("end of event").len(), 2);
     assert_eq!(named("unknown field").len(), 2);
     let said = summaries(&messages);
-    assert_eq!(said[1], "< event reading {\"value\":-3.5} comment alive retry 10 [1]");
-    assert_eq!(said[4..7], ["< event rea", "< event ding \"{\\\"value\\\"\"", "< :1}"]);
-    let information: Vec<_> =
-        messages[5].leaves().filter(|leaf| leaf.purpose == Purpose::Information).collect();
-    assert_eq!(information.len(), 1, "data goes on after the end of a chunk: {:?}", messages[5]);
+    assert_eq!(
+        said[1..3],
+        ["< event reading {\"value\":-3.5} comment alive retry 10 [1]", "< event without data"]
+    );
+    let information = messages[1].leaves().filter(|leaf| leaf.purpose == Purpose::Information);
+    assert_eq!(information.count(), 2, "{:?}", messages[1]);
 }
 
 #[apply(test!)]
-async fn a_body_that_is_too_long_for_one_message_is_followed() {
-    let size = 2 * MAX_UNIT + 5;
-    let body = vec![b'a'; size];
+async fn a_body_that_is_too_long_for_one_message_is_given_up_with_a_reason() {
+    let size = MAX_UNIT + 5;
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
     let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{size:x}\r\n");
-    let until_end = "HTTP/1.1 200 OK\r\n\r\n";
-    let request = "GET / HTTP/1.1\r\n\r\n".repeat(3);
-    let conversation = [
-        client(request),
-        server(head),
-        server(body.clone()),
-        server(chunked),
-        server(body.clone()),
-        server("\r\n0\r\n\r\n"),
-        server(until_end),
-        server(body),
-    ];
-    let messages = decode(&mut *decoder(), &conversation);
-    let responses: Vec<_> = messages.iter().filter(|message| message.role == Role::Response).collect();
-    assert_eq!(responses.iter().map(|message| message.calls[0]).collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(messages.iter().all(|message| !message.refused), "{:#?}", summaries(&messages));
-    let pieces: Conversation = conversation
-        .iter()
-        .flat_map(|(side, bytes)| bytes.chunks(64 * 1024).map(|piece| (*side, piece.to_vec())))
-        .collect();
-    assert!(decode(&mut *decoder(), &pieces) == messages, "another result in pieces");
+    let until_end = "HTTP/1.1 200 OK\r\n\r\n".to_owned();
+    for start in [head, chunked, until_end] {
+        let conversation = [client("GET / HTTP/1.1\r\n\r\n"), server(start), server(vec![b'a'; size])];
+        let messages = decode(&mut *decoder(), &conversation);
+        assert!(messages[2].summary.contains("too long to decode"), "{:?}", summaries(&messages));
+        let pieces: Conversation = conversation
+            .iter()
+            .flat_map(|(side, bytes)| bytes.chunks(64 * 1024).map(|piece| (*side, piece.to_vec())))
+            .collect();
+        assert!(decode(&mut *decoder(), &pieces) == messages, "another result in pieces");
+    }
 }
 
 #[apply(test!)]
@@ -240,7 +234,7 @@ async fn credentials_are_hidden() {
             let blanked = String::from_utf8(bytes).unwrap();
             assert!(!blanked.contains("c2Vj"), "{blanked}");
             assert!(
-                blanked.to_lowercase().contains("cookie:") || blanked.contains("Authorization: *"),
+                blanked.to_lowercase().contains("cookie:") || blanked.trim_matches('*').is_empty(),
                 "{blanked}"
             );
         }
@@ -271,19 +265,19 @@ async fn bytes_that_are_not_http_are_refused_with_a_reason() {
             check(&decoder, &[client(bytes)]);
         }
     }
-    let tunnel =
-        [client("CONNECT a:1 HTTP/1.1\r\n\r\n"), server("HTTP/1.1 200 OK\r\n\r\n"), client("\x16\x03")];
-    let said = summaries(&check(&decoder, &tunnel));
-    assert_eq!(said[2], "> cannot read this: the connection has changed to a tunnel; it is still forwarded");
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
+    let said = summaries(&check(&decoder, &[client("GET / HTTP/1.1\r\n\r\n"), server(switch), server("ab")]));
+    let reason = "the connection has switched to another protocol";
+    assert_eq!(said[2], format!("< cannot read this: {reason}; it is still forwarded"));
 }
 
 #[apply(test!)]
 async fn a_response_that_nobody_asked_for_has_no_call() {
     let early = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n";
-    let messages = check(&decoder, &[client("\r\nGET /"), server(early)]);
-    let said = ["> empty line", "< 408 Request Timeout", "> the connection ended after 5 bytes of a head"];
+    let messages = check(&decoder, &[client("GET /"), server(early)]);
+    let said = ["< 408 Request Timeout", "> the connection ended after 5 bytes of a message"];
     assert_eq!(summaries(&messages), said);
-    assert!(messages[1].calls.is_empty() && messages[1].refused && messages[2].refused);
+    assert!(messages[0].calls.is_empty() && messages[0].refused && messages[1].refused);
 }
 
 #[apply(test!)]

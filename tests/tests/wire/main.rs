@@ -12,10 +12,13 @@ mod http1;
 mod http2;
 mod page;
 mod pcap;
+mod questions;
 mod resp;
 mod scenes;
 mod streams;
+mod tap;
 mod tcp_socket;
+mod tshark;
 mod views;
 mod websocket;
 

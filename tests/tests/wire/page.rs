@@ -58,7 +58,7 @@ async fn the_page_escapes_what_was_received() {
         .concat(),
     );
     scene.title = attack.into();
-    scene.lanes[0] = attack.into();
+    scene.lanes[0] = attack;
     let page = html(&[scene]);
     assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
     assert_eq!(page.matches("<script").count(), 1, "only the page's own script");

@@ -131,7 +131,7 @@ async fn every_type_has_its_name_and_its_value() {
         ("|1|+ttl|:9|*1|:1|", "array of 1"),
     ];
     for (bytes, summary) in cases {
-        // In an attribute, the first sign is no end of a line.
+        // A `|` stands for the end of a line, except at the beginning, where it is the type.
         let bytes = format!("{}{}", &bytes[..1], bytes[1..].replace('|', "\r\n"));
         let messages = read([command(&["PING"]), (SERVER, bytes.clone().into_bytes())]);
         assert_eq!(messages.len(), 2, "{bytes:?}: {messages:#?}");

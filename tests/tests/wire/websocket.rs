@@ -239,10 +239,8 @@ async fn messages_that_are_not_the_chapters_are_shown_as_they_are() {
 async fn bytes_that_are_not_websocket_are_refused_with_a_reason() {
     let longest = [0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0];
     for (bytes, reason) in [
-        (&[0x83, 0][..], "a WebSocket frame with the opcode 3"),
-        (&[0x8b, 0], "a WebSocket frame with the opcode 11"),
-        (&[0x09, 0], "a WebSocket control frame that is too long or fragmented"),
-        (&[0x89, 126, 0, 200], "a WebSocket control frame that is too long or fragmented"),
+        (&[0x83, 0][..], "a WebSocket frame with the unknown opcode 3"),
+        (&[0x8b, 0], "a WebSocket frame with the unknown opcode 11"),
         (&longest, "a message is too long to decode"),
     ] {
         let messages = after_handshake([(S, bytes.to_vec())]);
@@ -250,7 +248,7 @@ async fn bytes_that_are_not_websocket_are_refused_with_a_reason() {
     }
     let at_once = [(C, REQUEST.into()), (S, RESPONSE.into()), frame(S, 0x82, vec![0; MAX_UNIT])];
     let messages = decode(&mut *decoder(), &at_once);
-    assert!(messages[2].summary.contains("too long to decode"), "the same as in pieces");
+    assert!(messages[2].summary.contains("too long to decode"), "as in pieces");
     let refused = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
     let again = [
         (C, REQUEST.into()),
@@ -261,9 +259,6 @@ async fn bytes_that_are_not_websocket_are_refused_with_a_reason() {
     ];
     let messages = check(&decoder, &again);
     assert_eq!((messages[1].refused, &*messages[4].summary), (true, "ping"));
-    let other = "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\n\r\n";
-    let messages = check(&decoder, &[(C, REQUEST.into()), (S, other.into()), (S, vec![0, 0])]);
-    assert!(messages[2].summary.contains("the connection has changed to h2c"), "{:?}", messages[2]);
     let tls = check(&decoder, &[(C, vec![0x16, 3, 1, 0, 0])]);
     assert!(tls[0].summary.contains("encrypted with TLS"), "{tls:?}");
 }

@@ -1,5 +1,6 @@
 //! A scene as a sequence diagram in text: each program has a lane, and time runs down.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -37,13 +38,14 @@ pub fn diagram(scene: &Scene, width: usize) -> String {
 /// between their arrows is that of this run. Each arrow ends with the mark of its connection.
 ///
 /// What differs from run to run is left out: how connections end, and housekeeping of the protocol
-/// that belongs to no request, such as heartbeats, settings, and window updates.
-pub fn stable(scene: &Scene, width: usize) -> String {
+/// that belongs to no request, such as heartbeats, settings, and window updates. Messages whose
+/// summary begins with one of `set_up` are left out as well, and so are their responses.
+pub fn stable(scene: &Scene, width: usize, set_up: &[&str]) -> String {
     let mut drawing = Drawing::new(scene, 0, width);
     let rows = scene.rows();
     let last = rows.iter().map(|row| row.connection).max().unwrap_or(0);
     let rows_of = |connection| rows.iter().filter(move |row| row.connection == connection);
-    let mut arrows: Vec<_> = (0..=last).flat_map(|connection| arrows(rows_of(connection))).collect();
+    let mut arrows: Vec<_> = (0..=last).flat_map(|connection| arrows(rows_of(connection), set_up)).collect();
     arrows.sort_by_key(|(complete, ..)| *complete);
     for (_, row, messages) in arrows {
         let summaries = messages.iter().map(|message| message.summary.as_str());
@@ -60,14 +62,23 @@ type Item<'a> = (&'a Row<'a>, Option<&'a Message>);
 type Arrow<'a> = (Option<Instant>, &'a Row<'a>, Vec<&'a Message>);
 
 /// Returns the arrows of one connection.
-fn arrows<'a>(rows: impl Iterator<Item = &'a Row<'a>>) -> Vec<Arrow<'a>> {
-    let (mut items, mut calls) = (Vec::new(), Vec::new());
+fn arrows<'a>(rows: impl Iterator<Item = &'a Row<'a>>, set_up: &[&str]) -> Vec<Arrow<'a>> {
+    let (mut items, mut calls, mut set_ups) = (Vec::new(), Vec::new(), BTreeSet::new());
     for row in rows {
         if matches!(row.step.event.what, What::Open { .. } | What::Note(_)) {
             items.push((row, None));
         }
         let messages = row.step.messages.iter().map(|timed| &timed.message);
         for message in messages.filter(|message| !is_housekeeping(message)) {
+            let asker = if asks(message) { message.from } else { message.from.other() };
+            let call = message.calls.first().map(|call| (asker, *call));
+            if set_up.iter().any(|begin| message.summary.starts_with(begin)) {
+                set_ups.extend(call);
+                continue;
+            }
+            if call.is_some_and(|call| set_ups.contains(&call)) {
+                continue;
+            }
             items.push((row, Some(message)));
             calls.extend(message.calls.iter().filter(|_| asks(message)).map(|call| (message.from, *call)));
         }
@@ -95,8 +106,8 @@ fn is_housekeeping(message: &Message) -> bool {
     message.role == Role::Other && names.into_iter().any(|name| summary.starts_with(name))
 }
 
-/// Sorts what one side sends: first its responses, in the order in which the other side has asked,
-/// and then everything else. A program works on several calls at the same time, so its order differs.
+/// Sorts what one side sends: first its responses, in the order of the requests, and then everything
+/// else. A program works on several calls at the same time, so its own order varies.
 fn sort(items: &mut [Item<'_>], calls: &[(Side, u64)]) {
     items.sort_by_key(|(_, message)| {
         let message = message.filter(|message| !asks(message));
@@ -105,9 +116,9 @@ fn sort(items: &mut [Item<'_>], calls: &[(Side, u64)]) {
     });
 }
 
-/// Replaces what differs from run to run by "…": ports, dates, names that a broker made up, and
-/// numbers of 5 digits or more. Such numbers are IDs and times. If the text is cut, how much of it is
-/// left depends on their length, so everything after the first one goes, too.
+/// Replaces what differs from run to run with "…": ports, dates, names that a broker made up, and
+/// numbers of 5 digits or more, which are IDs and times. How much of a shortened text is left
+/// depends on their length, so everything after the first one is removed, too.
 fn without_ids(text: &str) -> String {
     static VARYING: LazyLock<Regex> = LazyLock::new(|| {
         let patterns = [
@@ -138,7 +149,7 @@ struct Drawing {
 impl Drawing {
     /// Begins with the names of the lanes. The first `left` columns are free.
     fn new(scene: &Scene, left: usize, width: usize) -> Self {
-        let half = |name: Option<&String>| name.map_or(0, |name| name.chars().count() / 2);
+        let half = |name: Option<&&str>| name.map_or(0, |name| name.chars().count() / 2);
         let first = left + half(scene.lanes.first());
         let last = width.saturating_sub(1 + half(scene.lanes.last())).max(first + 1);
         let gaps = scene.lanes.len().saturating_sub(1).max(1);

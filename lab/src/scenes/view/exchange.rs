@@ -1,4 +1,4 @@
-//! One request and its response: every byte with its name, and what the bytes are there for.
+//! One request and its response: every byte with its name, and the purpose of the bytes.
 
 use super::{Scene, asks, one_line};
 use crate::report::format::grouped;
@@ -21,8 +21,8 @@ pub struct Exchange<'a> {
     messages: Vec<(&'a str, &'a Message, &'a [u8])>,
 }
 
-/// Finds the first message of a request for which `wanted` returns `true`. Returns it with what
-/// follows of its request, and the response.
+/// Finds the first message of a request for which `wanted` returns `true`. Returns it with the
+/// rest of its request and the response.
 pub fn find(scene: &Scene, wanted: impl Fn(&Message) -> bool) -> Option<Exchange<'_>> {
     let rows = scene.rows();
     let all = rows.iter().flat_map(|row| row.step.messages.iter().map(move |timed| (row, &timed.message)));
@@ -33,7 +33,7 @@ pub fn find(scene: &Scene, wanted: impl Fn(&Message) -> bool) -> Option<Exchange
     for (row, message) in rest {
         let belongs = row.connection == begun.connection && message.calls.contains(&request.calls[0]);
         if belongs && asks(message) == (message.from == request.from) {
-            let sender = scene.lanes.get(row.from).map_or("", String::as_str);
+            let sender = scene.lanes.get(row.from).copied().unwrap_or_default();
             messages.push((sender, message, row.trace.bytes(row.step.event.connection, message)));
             if message.role == Role::Response {
                 break;
@@ -109,8 +109,9 @@ pub type Purposes = [u64; 4];
 
 /// Returns a table of the bytes of one exchange per protocol.
 pub fn table(exchanges: &[(String, [Purposes; 2])]) -> Table {
-    let note = "Information is what the programs want to say. Framing separates, counts, and numbers messages. Text is \
-                what makes JSON readable: quotes, braces, and names. All bytes are TCP payload.";
+    let note = "Information is what the programs tell each other. Framing separates, counts, and numbers messages. \
+                Headers describe them. Text makes JSON readable: quotes, braces, and names. A broker's response \
+                is its own, not the worker's. All bytes are TCP payload.";
     let columns = ["protocol", "", "information", "framing", "headers", "text", "total"];
     let mut table = Table::new("Bytes per request, by purpose".into(), note, &columns);
     for (protocol, both) in exchanges {

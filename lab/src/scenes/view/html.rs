@@ -24,15 +24,15 @@ const MAX_TEXT: usize = 200;
 /// Time without an event after which the page says how much later the next one is.
 const GAP: Duration = Duration::from_millis(20);
 
-/// The colors of the messages: classes of the style of all pages, and their meanings.
+/// The colors of the messages: CSS classes that all pages share, with their meanings.
 const COLORS: [(&str, &str); 4] = [("s0", "request"), ("s2", "response"), ("s1", "refused"), ("s7", "other")];
 
 /// Returns the whole page.
 pub fn html(scenes: &[Scene]) -> String {
     let content = html! {
         p {
-            "Time runs down, and an arrow is what arrived at once: open it (click, or Tab and Enter) to see its bytes, "
-            "then point at a byte or a field, or move with the arrow keys, to see which belong together."
+            "Time runs down. An arrow is what arrived together. Open it with a click, or with Tab and Enter, to see "
+            "its bytes. Then point at a byte or a field, or use the arrow keys, to see which belong together."
         }
         p.legend { @for (class, meaning) in COLORS { span class=(class) { (meaning) } } }
         nav aria-label="Scenes" {
@@ -84,7 +84,7 @@ fn row(row: &Row<'_>, begin: Instant, scene: &Scene) -> Markup {
     let more = messages.len().saturating_sub(MAX_MESSAGES);
     let way = if row.from < row.to { "right" } else { "left" };
     let shown = if messages.len() > MAX_SUMMARIES { MAX_SUMMARIES - 1 } else { messages.len() };
-    let name = |lane: usize| scene.lanes.get(lane).map_or("", String::as_str);
+    let name = |lane: usize| scene.lanes.get(lane).copied().unwrap_or_default();
     let arrow = html! {
         time { (time(row.step.event.at - begin)) }
         div.track {
@@ -129,8 +129,8 @@ fn color(messages: &[Timed]) -> &'static str {
     }
 }
 
-/// Returns the bytes of a message beside its fields, for the script to bring together: the bytes of
-/// the first leaf come first, and so on.
+/// Returns the bytes of a message next to its fields. The leaves are in the same order on both sides,
+/// so the script can match them.
 fn message(message: &Message, bytes: &[u8]) -> Markup {
     let all: Vec<_> = fields(message, bytes).collect();
     html! {

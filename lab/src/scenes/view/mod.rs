@@ -1,7 +1,7 @@
 //! Shows what a scene's programs sent each other.
 //!
 //! - [`diagram`]: a sequence diagram for the terminal and for documents.
-//! - [`exchange`]: a request and its response, byte by byte, and what their bytes are there for.
+//! - [`exchange`]: a request and its response, byte by byte, and the purpose of the bytes.
 //! - [`html`]: everything on one page.
 
 use std::collections::BTreeSet;
@@ -21,11 +21,11 @@ const MAX_SUMMARIES: usize = 6;
 /// A recorded scene.
 #[derive(Debug)]
 pub struct Scene {
-    /// What happens, usually over which protocol.
+    /// The heading, usually the name of the protocol.
     pub title: String,
-    /// The programs, from left to right. Neighbors should be those that talk to each other, for
-    /// example client, broker, server.
-    pub lanes: Vec<String>,
+    /// The programs, from left to right. Programs that talk to each other should be neighbors, for
+    /// example client, broker, worker.
+    pub lanes: Vec<&'static str>,
     /// One recording for each pair of lanes that talk to each other.
     pub conversations: Vec<Conversation>,
 }
@@ -80,7 +80,7 @@ impl Scene {
 }
 
 impl Row<'_> {
-    /// Returns what the row says if it is not about bytes.
+    /// Returns the text of a row that is not about bytes.
     fn event(&self) -> Option<&str> {
         match &self.step.event.what {
             What::Open { .. } => Some("connects"),

@@ -1,4 +1,4 @@
-// Lights up the bytes of a field, and the field of a byte. The bytes of the first leaf come first.
+// Highlights a field together with its bytes. The bytes of the first leaf come first, and so on.
 const all = (message, selector) => [...message.querySelectorAll(selector)];
 const depth = field => Number(field.style.getPropertyValue('--depth'));
 
@@ -34,7 +34,7 @@ document.addEventListener('focusin', event => light(fieldAt(event.target)));
 document.addEventListener('focusout', () => light(null));
 document.addEventListener('click', event => fieldAt(event.target) && focus(fieldAt(event.target)));
 
-// The fields of a message are one stop for Tab. The arrow keys move inside.
+// The fields of a message are one stop for Tab. The arrow keys move between them.
 document.addEventListener('keydown', event => {
   const field = focused();
   const next = { ArrowDown: field?.nextElementSibling, ArrowUp: field?.previousElementSibling }[event.key];

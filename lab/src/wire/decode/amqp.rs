@@ -30,7 +30,7 @@ const MAX_AUTOMATIC: usize = 100;
 /// The bytes that a client sends first: the name of the protocol and its version.
 const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
-/// Bytes around the payload of a frame: type, channel, size; and the end.
+/// Number of bytes around the payload of a frame: type, channel, size, and end.
 const FRAME_OVERHEAD: usize = 8;
 
 /// The last byte of each frame.
@@ -86,7 +86,7 @@ struct Content {
 }
 
 impl Content {
-    /// Says what the frame is that was just read.
+    /// Returns the role and the calls of the frame that was just read.
     fn part(&mut self) -> (Role, Vec<u64>) {
         let whole = if self.left == 0 { self.whole.take() } else { self.whole };
         match whole {
@@ -163,7 +163,7 @@ impl Amqp {
         Reading { summary: summary(&method.name, &arguments), role, refused, calls }
     }
 
-    /// Says what a method is in the conversation, and remembers it.
+    /// Returns the role of a method, with its calls, and remembers it.
     fn role(
         &mut self,
         from: Side,
@@ -194,7 +194,7 @@ impl Amqp {
             return (Role::Response, vec![answered.call]);
         }
         if is_error(name, arguments) {
-            // An error closes the channel, instead of the responses.
+            // An error closes the channel, so the methods that wait get no other response.
             let failed = &mut self.channel(channel).waiting[from.other() as usize];
             let calls: Vec<u64> = failed.drain(..).map(|waiting| waiting.call).collect();
             if !calls.is_empty() {
@@ -217,7 +217,7 @@ impl Amqp {
         (Role::Other, Vec::new())
     }
 
-    /// Says what a message will be once it is complete.
+    /// Returns the role and the call of a message once it is complete.
     fn whole_message(
         &mut self,
         from: Side,
@@ -259,7 +259,7 @@ impl Amqp {
         settle_up_to(unsettled, channel, last)
     }
 
-    /// Returns the request of `sender` that a method is the response to. Older ones get none.
+    /// Returns the request of `sender` that a method answers. Older requests stay without a response.
     fn answered(&mut self, sender: Side, channel: u64, name: &str) -> Option<Waiting> {
         let waiting = &mut self.channels.get_mut(&channel)?.waiting[sender as usize];
         let is_response =
@@ -276,7 +276,7 @@ impl Amqp {
         }
     }
 
-    /// Forgets everything about a channel: its number is used again.
+    /// Forgets everything about a channel, because its number is used again.
     fn forget(&mut self, channel: u64) {
         self.channels.remove(&channel);
         for unsettled in &mut self.unsettled {
@@ -335,7 +335,7 @@ fn is_error(name: &str, arguments: &Arguments<'_>) -> bool {
     name.ends_with(".close") && arguments.number("reply-code") != 200
 }
 
-/// Says in one line what a method does.
+/// Returns one line about a method.
 fn summary(name: &str, arguments: &Arguments<'_>) -> String {
     let string = |argument| shown(arguments.string(argument));
     let tag = arguments.number("delivery-tag");

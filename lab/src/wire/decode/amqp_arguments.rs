@@ -126,7 +126,7 @@ fn string<'a>(unit: &mut Cursor<'a>, width: usize, name: &'static str) -> &'a [u
     })
 }
 
-/// Names what proves who the client is. PLAIN (RFC 4616) is an authorization ID, the user, and
+/// Names the credential of a login. PLAIN (RFC 4616) is an authorization ID, the user, and
 /// the password, with a zero byte between them; everything else is hidden as a whole.
 fn credential<'a>(unit: &mut Cursor<'a>, name: &'static str, is_plain: bool) -> &'a [u8] {
     unit.group(name, |unit| {

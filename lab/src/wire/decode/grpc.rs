@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use flate2::read::GzDecoder;
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 
-use super::protobuf::{message, shorten};
-use crate::wire::cursor::{Cursor, number};
+use super::protobuf::message;
+use crate::wire::cursor::{Cursor, number, shown};
 use crate::wire::message::Purpose;
 
 /// Length of the prefix: a flag and the message's length.
@@ -17,9 +17,6 @@ const PREFIX: usize = 5;
 /// Maximum length of a message that arrives in several frames or compressed. A longer one is not
 /// shown as a whole.
 const MAX_MESSAGE: usize = 512 * 1024;
-
-/// Maximum number of characters of a message in a summary.
-const MAX_SUMMARY: usize = 60;
 
 /// What is shown for a message that ends in a later frame.
 const CONTINUES: &str = "continues in the next frame";
@@ -47,7 +44,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Messages of this type, if it is known.
+    /// Returns a reader for messages of this type, if it is known.
     pub fn new(kind: Option<MessageDescriptor>) -> Self {
         Self { kind, ..Self::default() }
     }
@@ -60,18 +57,18 @@ impl Messages {
     /// Names all bytes of the unit, which are the next ones of this direction, and keeps at most
     /// `room` of them. Returns the messages that they complete, for a summary.
     pub fn read(&mut self, unit: &mut Cursor<'_>, room: usize) -> String {
-        let (mut first, mut count) = (String::new(), 0);
+        let (mut first, mut count) = (None, 0);
         while !unit.is_empty() {
             if let Some(message) = self.read_part(unit, room) {
-                first = if count == 0 { shorten(message, MAX_SUMMARY) } else { first };
+                first.get_or_insert(message);
                 count += 1;
             }
         }
-        match count {
-            0 if self.prefix.is_empty() => String::new(),
-            0 => format!("part of {}", self.name()),
-            1 => first,
-            _ => format!("{first} and {} more", count - 1),
+        match first {
+            None if self.prefix.is_empty() => String::new(),
+            None => format!("part of {}", self.name()),
+            Some(first) if count == 1 => first,
+            Some(first) => format!("{first} and {} more", count - 1),
         }
     }
 
@@ -79,7 +76,7 @@ impl Messages {
         self.kind.as_ref().map_or("message".into(), |kind| kind.name().to_owned())
     }
 
-    /// Names what the unit has of one message. Returns the message if it is complete.
+    /// Names the unit's part of one message. Returns the message if it is complete.
     fn read_part(&mut self, unit: &mut Cursor<'_>, room: usize) -> Option<String> {
         let name = self.name();
         unit.group(name.clone(), |unit| {
@@ -104,7 +101,7 @@ impl Messages {
                 return (CONTINUES.into(), None);
             }
             (self.prefix, self.kept) = Default::default();
-            (text.clone(), Some(format!("{name} {text}")))
+            (text.clone(), Some(shown(format!("{name} {text}"))))
         })
     }
 
@@ -132,6 +129,7 @@ impl Messages {
         }
         let mut content = Vec::new();
         match GzDecoder::new(&*self.kept).take(MAX_MESSAGE as u64).read_to_end(&mut content) {
+            Ok(MAX_MESSAGE) => "(gzip) {…}".into(), // Too long.
             Ok(_) => format!("(gzip) {}", text(&content)),
             Err(_) => "(compressed, but not with gzip)".into(),
         }

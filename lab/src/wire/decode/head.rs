@@ -6,50 +6,41 @@ use crate::wire::message::{Purpose, Side};
 /// Maximum length of a method. Longer words are not HTTP.
 const MAX_METHOD: usize = 32;
 
-/// Headers whose values nobody else may see.
+/// Headers whose values are credentials.
 const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
 
-/// What a body contains.
-#[derive(Clone, Copy, Default, PartialEq)]
-pub(super) enum Content {
-    Json,
-    Events,
-    #[default]
-    Other,
-}
-
-/// What the headers say about the body and the connection.
+/// What the headers say about the body.
 #[derive(Default)]
 pub(super) struct Headers {
     pub(super) length: Option<u64>,
     pub(super) chunked: bool,
-    pub(super) content: Content,
-    pub(super) upgrade: String,
+    /// Whether the body is a stream of server-sent events.
+    pub(super) events: bool,
 }
 
 /// Names header lines, up to the end of the unit. Returns what they say.
 pub(super) fn header_lines(unit: &mut Cursor<'_>) -> Headers {
     let mut headers = Headers::default();
-    let mut name = String::from("start-line");
+    let mut name = String::new();
     while !unit.is_empty() {
         let line = unit.peek(line_length(unit.left()));
         let mut start = 0; // where the value begins
         if trimmed(line).is_empty() {
             name = "empty line".into();
-        } else if !line.starts_with(b" ") && !line.starts_with(b"\t") {
+        } else if name.is_empty() || !line.starts_with(b" ") && !line.starts_with(b"\t") {
             // A line that begins with a space continues the one before.
             start = line.iter().position(|byte| *byte == b':').map_or(line.len(), |colon| colon + 1);
             name = trimmed(&line[..start]).trim_end_matches([':', ' ', '\t']).to_ascii_lowercase();
         }
         let value = trimmed(&line[start..]);
-        headers.note(&name, &value);
+        headers.note(&name, &value.to_ascii_lowercase());
         unit.purposed(Purpose::Header, |unit| {
             if CREDENTIALS.contains(&name.as_str()) {
                 start += line[start..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
                 unit.text(start, "field-name");
-                unit.secret(line[start..].trim_ascii_end().len(), name.clone(), b'*');
-                let rest = line_length(unit.left());
-                unit.text(rest.min(line.len()), "end of line");
+                let value = line[start..].trim_ascii_end().len();
+                unit.secret(value, name.clone(), b'*');
+                unit.text(line.len() - start - value, "end of line");
             } else {
                 unit.take(line.len(), name.clone(), |_| value);
             }
@@ -60,20 +51,10 @@ pub(super) fn header_lines(unit: &mut Cursor<'_>) -> Headers {
 
 impl Headers {
     fn note(&mut self, name: &str, value: &str) {
-        let value = value.to_ascii_lowercase();
         match name {
             "content-length" => self.length = value.parse().ok(),
             "transfer-encoding" => self.chunked = value.ends_with("chunked"),
-            "upgrade" => self.upgrade = value,
-            "content-type" => {
-                let essence = value.split(';').next().unwrap_or_default().trim();
-                self.content = match essence {
-                    "text/event-stream" => Content::Events,
-                    "application/json" => Content::Json,
-                    _ if essence.ends_with("+json") => Content::Json,
-                    _ => Content::Other,
-                };
-            }
+            "content-type" => self.events = value.starts_with("text/event-stream"),
             _ => {}
         }
     }
@@ -90,7 +71,8 @@ pub(super) fn word(unit: &mut Cursor<'_>, name: &'static str) -> String {
 pub(super) fn may_begin_head(from: Side, bytes: &[u8]) -> bool {
     match from {
         Side::Client => {
-            let method = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
+            let first = &bytes[..bytes.len().min(MAX_METHOD + 1)];
+            let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
             (1..=MAX_METHOD).contains(&method.len())
                 && method.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
         }
@@ -98,15 +80,9 @@ pub(super) fn may_begin_head(from: Side, bytes: &[u8]) -> bool {
     }
 }
 
-/// Returns whether the first line of a head is one of HTTP/1.
-pub(super) fn begins_head(from: Side, head: &[u8]) -> bool {
-    let line = head[..line_length(head)].trim_ascii_end();
-    let words: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
-    match (from, &words[..]) {
-        (Side::Client, [_, target, version]) => !target.is_empty() && version.starts_with(b"HTTP/1."),
-        (Side::Server, [_, status, ..]) => status.len() == 3 && status.iter().all(u8::is_ascii_digit),
-        _ => false,
-    }
+/// Returns whether the first line of a head names a version of HTTP/1.
+pub(super) fn has_version(head: &[u8]) -> bool {
+    head[..line_length(head)].split(|byte| *byte == b' ').any(|word| word.starts_with(b"HTTP/1."))
 }
 
 /// Returns the length of the first line with its end, or of all bytes if no line ends.
@@ -117,8 +93,4 @@ pub(super) fn line_length(bytes: &[u8]) -> usize {
 /// Returns text without the spaces around it.
 pub(super) fn trimmed(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
-}
-
-pub(super) fn ends_with_empty_line(bytes: &[u8]) -> bool {
-    matches!(bytes, b"\n" | b"\r\n" | [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n'])
 }

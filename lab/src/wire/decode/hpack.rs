@@ -11,7 +11,7 @@ use fluke_hpack::decoder::{Decoder, DecoderError};
 use crate::wire::cursor::Cursor;
 use crate::wire::message::Purpose;
 
-/// Maximum size of the dynamic table. It is 4,096 until an end asks for more.
+/// Maximum size of the dynamic table. It is 4,096 until one end asks for more.
 const MAX_TABLE: usize = 64 * 1024;
 
 /// Maximum number of bytes of a name or value that are shown.
@@ -23,7 +23,7 @@ const SECRETS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "s
 /// The byte that stands for `*` in a string with Huffman code.
 const HUFFMAN_STAR: u8 = 0xf9;
 
-/// What one representation in a header block says.
+/// One representation in a header block, decoded.
 pub struct Header {
     /// The header's name.
     pub name: String,
@@ -38,18 +38,15 @@ pub struct Header {
     filler: u8,
 }
 
-/// The state of one direction.
-pub struct Hpack {
-    decoder: Decoder<'static>,
-    /// Set once a block could not be read. Then the table is wrong for all later blocks.
-    is_broken: bool,
-}
+/// The state of one direction: none once a block could not be read, because then the table is wrong
+/// for all later blocks.
+pub struct Hpack(Option<Decoder<'static>>);
 
 impl Default for Hpack {
     fn default() -> Self {
         let mut decoder = Decoder::new();
         decoder.set_max_allowed_table_size(MAX_TABLE);
-        Self { decoder, is_broken: false }
+        Self(Some(decoder))
     }
 }
 
@@ -58,10 +55,10 @@ impl Hpack {
     pub fn read(&mut self, mut block: &[u8]) -> VecDeque<Header> {
         let mut headers = VecDeque::new();
         while !block.is_empty() {
-            let header = if self.is_broken { None } else { self.decode(block) };
+            let header = self.0.as_mut().and_then(|decoder| decode(decoder, block));
             let header = header.unwrap_or_else(|| {
                 // It may contain a credential, so nothing of it is shown.
-                self.is_broken = true;
+                self.0 = None;
                 let (name, value) = ("not valid HPACK".into(), "hidden".into());
                 Header { name, value, how: "unreadable", open: 0, secret: block.len(), filler: b'*' }
             });
@@ -70,44 +67,39 @@ impl Hpack {
         }
         headers
     }
+}
 
-    /// Decodes the first representation of the block.
-    fn decode(&mut self, block: &[u8]) -> Option<Header> {
-        let (span, is_huffman) = value_span(block)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
-        // This is what a representation says that is no header.
-        let mut name = "dynamic table size update".to_owned();
-        let mut value = integer(block, 0, 5).map_or(String::new(), |(size, _)| size.to_string());
-        let mut is_secret = false;
-        let result = self.decoder.decode_with_cb(&block[..span.end], |its_name, its_value| {
-            name = text(&its_name);
-            is_secret = SECRETS.iter().any(|secret| name.eq_ignore_ascii_case(secret));
-            value = if is_secret { "hidden".into() } else { text(&its_value) };
-        });
-        // The decoder has applied a size update even if it says that none may come last.
-        if result.is_err_and(|error| error != DecoderError::SizeUpdateAtEnd) {
-            return None;
-        }
-        let secret = if is_secret { span.len() } else { 0 };
-        let filler = if is_huffman { HUFFMAN_STAR } else { b'*' };
-        Some(Header { name, value, how: how(block[0]), open: span.end - secret, secret, filler })
+/// Decodes the first representation of the block.
+fn decode(decoder: &mut Decoder<'_>, block: &[u8]) -> Option<Header> {
+    let (span, is_huffman) = value_span(block)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
+    // The name and the value of a representation that is not a header.
+    let mut name = "dynamic table size update".to_owned();
+    let mut value = integer(block, 0, 5).map_or(String::new(), |(size, _)| size.to_string());
+    let mut is_secret = false;
+    let result = decoder.decode_with_cb(&block[..span.end], |its_name, its_value| {
+        name = text(&its_name);
+        is_secret = SECRETS.iter().any(|secret| name.eq_ignore_ascii_case(secret));
+        value = if is_secret { "hidden".into() } else { text(&its_value) };
+    });
+    // The decoder has applied a size update even if it says that none may come last.
+    if result.is_err_and(|error| error != DecoderError::SizeUpdateAtEnd) {
+        return None;
     }
+    let secret = if is_secret { span.len() } else { 0 };
+    let filler = if is_huffman { HUFFMAN_STAR } else { b'*' };
+    Some(Header { name, value, how: how(block[0]), open: span.end - secret, secret, filler })
 }
 
 /// Names all bytes of the unit, which are the next ones of a block. A header may have begun in the
 /// frame before, or end in a later one: then both have its name.
 pub fn name(headers: &mut VecDeque<Header>, unit: &mut Cursor<'_>) {
-    let mut left = unit.left().len();
     unit.purposed(Purpose::Header, |unit| {
-        while left > 0
-            && let Some(header) = headers.front_mut()
-        {
-            let open = header.open.min(left);
-            unit.take(open, header.name.clone(), |_| format!("{} ({})", header.value, header.how));
-            let secret = header.secret.min(left - open);
+        while let Some(header) = headers.front_mut().filter(|_| !unit.is_empty()) {
+            let value = format!("{} ({})", header.value, header.how);
+            header.open -= unit.take(header.open, header.name.clone(), |_| value).len();
+            let secret = header.secret.min(unit.left().len());
             unit.secret(secret, header.name.clone(), header.filler);
-            left -= open + secret;
-            header.open -= open;
             header.secret -= secret;
             if header.open + header.secret == 0 {
                 headers.pop_front();
@@ -120,7 +112,7 @@ fn how(first: u8) -> &'static str {
     match first {
         0x80.. => "indexed",
         0x40.. => "literal, added to the table",
-        0x20.. => "no header",
+        0x20.. => "not a header",
         0x10.. => "literal, never indexed",
         _ => "literal",
     }
@@ -148,7 +140,7 @@ fn value_span(block: &[u8]) -> Option<(Range<usize>, bool)> {
     (end <= block.len()).then_some((start..end, is_huffman))
 }
 
-/// Returns the number whose first byte has `bits` bits for it, and where it ends.
+/// Returns an integer whose first byte has a prefix of `bits` bits, and where it ends.
 fn integer(block: &[u8], at: usize, bits: u32) -> Option<(usize, usize)> {
     let mask = (1 << bits) - 1;
     let first = usize::from(*block.get(at)?) & mask;

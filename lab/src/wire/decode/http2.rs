@@ -7,8 +7,7 @@ use prost_reflect::MethodDescriptor;
 use super::grpc::{Messages, method};
 use super::hpack::{self, Header, Hpack};
 use super::http2_frame::*;
-use super::protobuf::shorten;
-use crate::wire::cursor::Cursor;
+use crate::wire::cursor::{Cursor, shown};
 use crate::wire::message::{Decoder, Purpose, Role, Side};
 use crate::wire::units::{Protocol, Reading, Units, Unreadable};
 
@@ -20,9 +19,6 @@ const MAX_STREAMS: usize = 1_024;
 
 /// Maximum number of bytes of incomplete messages that are kept.
 const MAX_KEPT: usize = 4 * 1024 * 1024;
-
-/// Maximum number of characters of a path, a status message, or settings in a summary.
-const MAX_SUMMARY: usize = 60;
 
 /// Returns a decoder for one connection.
 pub fn decoder() -> Box<dyn Decoder> {
@@ -51,12 +47,11 @@ struct Stream {
 impl Protocol for Http2 {
     fn length(&mut self, from: Side, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
         match (self.has_begun[from as usize], from) {
-            (false, Side::Client) => preface(bytes),
-            (false, Side::Server) if bytes.len() < HEAD => Ok(None),
-            (false, Side::Server) if bytes.starts_with(b"HTTP/1.") => {
-                Err("the server responds in HTTP/1.1, not in HTTP/2".into())
+            (false, Side::Client) if !PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) => {
+                Err("not HTTP/2, in which a client sends the connection preface first".into())
             }
-            (false, Side::Server) if bytes[3] != SETTINGS => {
+            (false, Side::Client) => Ok((bytes.len() >= PREFACE.len()).then_some(PREFACE.len())),
+            (false, Side::Server) if bytes.get(3).is_some_and(|kind| *kind != SETTINGS) => {
                 Err("not HTTP/2, in which a server sends SETTINGS first".into())
             }
             _ => length(bytes),
@@ -71,25 +66,11 @@ impl Protocol for Http2 {
         }
         let Some(head) = Head::parse(unit.left()) else { return Reading::other("frame") };
         match head.kind {
-            HEADERS | PUSH_PROMISE => self.headers(from, head, unit),
+            HEADERS => self.headers(from, head, unit),
             DATA => self.data(from, head, unit),
             RST_STREAM => self.reset(from, head, unit),
             _ => control(head, unit),
         }
-    }
-}
-
-/// Returns the length of what a client sends first.
-fn preface(bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
-    // Three bytes tell every method of HTTP/1.1 from `PRI`, and TLS from both.
-    let Some(first) = bytes.get(..3) else { return Ok(None) };
-    if first != &PREFACE[..3] && first.iter().all(u8::is_ascii_uppercase) {
-        return Err("the client speaks HTTP/1.1 or another text protocol, not HTTP/2".into());
-    }
-    match bytes.get(..PREFACE.len()) {
-        None if first == &PREFACE[..3] => Ok(None),
-        Some(PREFACE) => Ok(Some(PREFACE.len())),
-        _ => Err("not HTTP/2, in which a client sends the connection preface first".into()),
     }
 }
 
@@ -109,41 +90,38 @@ impl Http2 {
             frame(head, &mut frames, |content| block.extend_from_slice(content.left()));
         }
         let mut headers = self.hpack[from as usize].read(&block);
-        let what = match first.kind {
-            HEADERS => self.apply(from, first.stream, &headers),
-            _ => String::new(),
-        };
+        let what = self.apply(from, first.stream, &headers);
         while let Some(head) = Head::parse(unit.left()) {
             frame(head, unit, |unit| hpack::name(&mut headers, unit));
         }
         self.reading(from, first, &what)
     }
 
-    /// Takes in what headers say about their stream. Returns what matters most of them.
+    /// Applies headers to their stream. Returns the most important ones as text.
     fn apply(&mut self, from: Side, id: u32, headers: &VecDeque<Header>) -> String {
         let value = |name| headers.iter().find(|header| header.name == name).map(|header| &*header.value);
         let code = |name| value(name).and_then(|value| value.parse::<u32>().ok()).unwrap_or_default();
         let stream = self.stream(id);
         stream.is_refused |= code(":status") >= 400 || code("grpc-status") != 0;
-        let is_grpc = value("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
-        match value(":path") {
-            Some(path) if is_grpc => {
-                let method = method(path);
+        let is_grpc = value("content-type").map(|kind| kind.starts_with("application/grpc"));
+        match (from, is_grpc) {
+            (Side::Client, Some(true)) => {
+                let method = value(":path").and_then(method);
                 let input = method.as_ref().map(MethodDescriptor::input);
                 let output = method.as_ref().map(MethodDescriptor::output);
                 stream.messages = [input, output].map(|kind| Some(Messages::new(kind)));
             }
             // A response that some other program sent, such as a proxy.
-            None if !is_grpc && code(":status") >= 200 => stream.messages[from as usize] = None,
+            (Side::Server, Some(false)) => stream.messages[from as usize] = None,
             _ => {}
         }
-        let shown =
+        let parts =
             [":method", ":path", ":status", "grpc-status", "grpc-message"].map(|name| match value(name) {
                 Some(value) if name.starts_with("grpc-") => format!("{name} {value} "),
                 Some(value) => format!("{value} "),
                 None => String::new(),
             });
-        shorten(shown.concat().trim_end().to_owned(), MAX_SUMMARY)
+        shown(parts.concat().trim_end())
     }
 
     fn data(&mut self, from: Side, head: Head, unit: &mut Cursor<'_>) -> Reading {
@@ -163,33 +141,36 @@ impl Http2 {
     }
 
     fn reset(&mut self, from: Side, head: Head, unit: &mut Cursor<'_>) -> Reading {
-        let (is_error, error) = frame(head, unit, error_code);
-        let stream = self.streams.remove(&head.stream);
-        let is_open = stream.is_some_and(|stream| !stream.has_ended[Side::Server as usize]);
-        let role = if from == Side::Server && is_open { Role::Response } else { Role::Other };
-        let summary = format!("RST_STREAM #{} {error}", head.stream);
-        Reading::of_call(summary, role, head.stream.into()).refused(is_error)
+        let error = frame(head, unit, error_code);
+        let role = match from {
+            // What the server has already sent may still arrive, so the stream is not forgotten.
+            Side::Client => Role::Other,
+            Side::Server => match self.streams.remove(&head.stream) {
+                Some(stream) if !stream.has_ended[from as usize] => Role::Response,
+                _ => Role::Other,
+            },
+        };
+        // A client that needs no more of a response cancels it.
+        let is_refused = error != NO_ERROR && (from == Side::Server || error != CANCEL);
+        Reading::of_call(format!("{} {error}", head.title()), role, head.stream.into()).refused(is_refused)
     }
 
     /// Returns what a frame with a part of a request or response says: its name, its stream, `what`.
     fn reading(&mut self, from: Side, head: Head, what: &str) -> Reading {
-        let ends = head.has(END_STREAM) && head.kind != PUSH_PROMISE;
+        let ends = head.has(END_STREAM);
         let role = match (from, ends) {
-            _ if head.kind == PUSH_PROMISE => Role::Other,
             (Side::Client, true) => Role::Request,
             (Side::Client, false) => Role::Part,
             (Side::Server, true) => Role::Response,
             (Side::Server, false) => Role::Other,
         };
-        let mut is_refused = false;
-        if let Some(stream) = self.streams.get_mut(&head.stream) {
-            is_refused = stream.is_refused && from == Side::Server;
-            stream.has_ended[from as usize] |= ends;
-            if stream.has_ended == [true, true] {
-                self.streams.remove(&head.stream);
-            }
+        let stream = self.stream(head.stream);
+        let is_refused = stream.is_refused && from == Side::Server;
+        stream.has_ended[from as usize] |= ends;
+        if stream.has_ended == [true, true] {
+            self.streams.remove(&head.stream);
         }
-        let summary = format!("{} #{} {what}", head.name(), head.stream);
+        let summary = format!("{} {what}", head.title());
         let summary = format!("{}{}", summary.trim_end(), if ends { " END_STREAM" } else { "" });
         Reading::of_call(summary, role, head.stream.into()).refused(is_refused)
     }

@@ -1,7 +1,6 @@
 //! Frames of HTTP/2 (RFC 9113): where each ends, and what its fields are called.
 
-use super::protobuf::shorten;
-use crate::wire::cursor::{Cursor, hex, number};
+use crate::wire::cursor::{Cursor, hex, number, shown};
 use crate::wire::message::Purpose;
 use crate::wire::units::{Reading, Unreadable};
 
@@ -14,15 +13,11 @@ const MAX_FRAME: usize = 256 * 1024;
 /// Maximum length of a header block with the heads of its frames.
 const MAX_HEADER_BLOCK: usize = 64 * 1024;
 
-/// Maximum number of characters of settings in a summary.
-const MAX_SUMMARY: usize = 60;
-
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
-pub const PUSH_PROMISE: u8 = 5;
+const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
@@ -35,16 +30,19 @@ pub const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
-const HAS_PRIORITY: u8 = 0x20;
+const PRIORITY: u8 = 0x20;
 
 const SETTING_NAMES: &str = "- HEADER_TABLE_SIZE ENABLE_PUSH MAX_CONCURRENT_STREAMS INITIAL_WINDOW_SIZE \
     MAX_FRAME_SIZE MAX_HEADER_LIST_SIZE - ENABLE_CONNECT_PROTOCOL NO_RFC7540_PRIORITIES";
+
+pub const NO_ERROR: &str = "NO_ERROR";
+pub const CANCEL: &str = "CANCEL";
 
 const ERRORS: &str = "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED \
     FRAME_SIZE_ERROR REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM \
     INADEQUATE_SECURITY HTTP_1_1_REQUIRED";
 
-/// Returns the word at this place of a list. Without one, returns what `other` calls it.
+/// Returns the word at this position of a list. If there is none, returns `other` and the number.
 fn name_of(list: &str, number: u64, other: &str) -> String {
     let name = list.split(' ').nth(number as usize).filter(|name| *name != "-");
     name.map_or(format!("{other} {number}"), str::to_owned)
@@ -75,19 +73,20 @@ impl Head {
     }
 
     /// Returns the name of its type.
-    pub fn name(self) -> String {
+    fn name(self) -> String {
         name_of(TYPES, self.kind.into(), "frame type")
     }
 
-    fn is_padded(self) -> bool {
-        self.has(PADDED) && matches!(self.kind, DATA | HEADERS | PUSH_PROMISE)
+    /// Returns the name of its type, and its stream if it has one.
+    pub fn title(self) -> String {
+        let stream = if self.stream == 0 { String::new() } else { format!(" #{}", self.stream) };
+        self.name() + &stream
     }
 
     /// Returns the names of the flags that are set.
     fn flag_names(self) -> String {
         let lowest = if matches!(self.kind, SETTINGS | PING) { "ACK" } else { "END_STREAM" };
-        let names =
-            [(1, lowest), (END_HEADERS, "END_HEADERS"), (PADDED, "PADDED"), (HAS_PRIORITY, "PRIORITY")];
+        let names = [(1, lowest), (END_HEADERS, "END_HEADERS"), (PADDED, "PADDED"), (PRIORITY, "PRIORITY")];
         let set: Vec<&str> =
             names.iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| *name).collect();
         if set.is_empty() { self.flags.to_string() } else { set.join(", ") }
@@ -97,19 +96,19 @@ impl Head {
 /// Returns the length of a frame, or of all frames of a header block.
 pub fn length(bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
     let Some(first) = Head::parse(bytes) else { return Ok(None) };
-    if first.length > MAX_FRAME {
-        return Err(format!("a frame of {} bytes; at most {MAX_FRAME} are decoded", first.length));
-    }
-    if first.kind == CONTINUATION {
-        return Err("a CONTINUATION frame without HEADERS before it".into());
-    }
-    let begins_block = matches!(first.kind, HEADERS | PUSH_PROMISE);
-    let (mut length, mut head) = (HEAD + first.length, first);
-    loop {
-        if begins_block && length > MAX_HEADER_BLOCK {
-            return Err(format!("a header block of more than {MAX_HEADER_BLOCK} bytes"));
+    let mut length = HEAD + first.length;
+    match first.kind {
+        _ if first.length > MAX_FRAME => {
+            return Err(format!("a frame of {} bytes; at most {MAX_FRAME} are decoded", first.length));
         }
-        if !begins_block || head.has(END_HEADERS) {
+        HEADERS => {}
+        CONTINUATION => return Err("a CONTINUATION frame without HEADERS before it".into()),
+        PUSH_PROMISE => return Err("a PUSH_PROMISE frame, which is not decoded".into()),
+        _ => return Ok(Some(length)),
+    }
+    let mut head = first;
+    while length <= MAX_HEADER_BLOCK {
+        if head.has(END_HEADERS) {
             return Ok(Some(length));
         }
         let Some(next) = bytes.get(length..).and_then(Head::parse) else { return Ok(None) };
@@ -118,6 +117,7 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
         }
         (length, head) = (length + HEAD + next.length, next);
     }
+    Err(format!("a header block of more than {MAX_HEADER_BLOCK} bytes"))
 }
 
 /// Names a frame: its head, its padding, and what `content` names.
@@ -127,11 +127,10 @@ pub fn frame<T>(head: Head, unit: &mut Cursor<'_>, content: impl FnOnce(&mut Cur
     unit.coded(1, "Flags", |_| head.flag_names());
     stream_number(unit, "Stream Identifier");
     unit.within(head.length, |unit| {
-        let padding = if head.is_padded() { unit.number(1, "Pad Length") as usize } else { 0 };
-        match head.kind {
-            HEADERS if head.has(HAS_PRIORITY) => priority(unit),
-            PUSH_PROMISE => drop(stream_number(unit, "Promised Stream ID")),
-            _ => {}
+        let is_padded = head.has(PADDED) && matches!(head.kind, DATA | HEADERS);
+        let padding = if is_padded { unit.number(1, "Pad Length") as usize } else { 0 };
+        if head.has(PRIORITY) && head.kind == HEADERS {
+            unit.take(5, "Stream Dependency and Weight", hex);
         }
         let result = unit.within(unit.left().len().saturating_sub(padding), content);
         unit.rest("Padding", Purpose::Framing);
@@ -146,25 +145,19 @@ pub fn control(head: Head, unit: &mut Cursor<'_>) -> Reading {
         SETTINGS => settings(unit),
         GOAWAY => {
             let last = stream_number(unit, "Last-Stream-ID");
-            let (is_error, error) = error_code(unit);
-            is_refused = is_error;
+            let error = error_code(unit);
             unit.rest("Additional Debug Data", Purpose::Framing);
+            is_refused = error != NO_ERROR;
             format!("{error}, last stream #{last}")
         }
         WINDOW_UPDATE => format!("+{}", stream_number(unit, "Window Size Increment")),
         kind => {
-            match kind {
-                PRIORITY => priority(unit),
-                PING => drop(unit.take(8, "Opaque Data", hex)),
-                _ => unit.rest("Payload", Purpose::Framing),
-            }
+            unit.rest(if kind == PING { "Opaque Data" } else { "Payload" }, Purpose::Framing);
             String::new()
         }
     });
-    let is_ack = matches!(head.kind, SETTINGS | PING) && head.has(ACK);
-    let ack = if is_ack { " ACK" } else { "" };
-    let stream = if head.stream == 0 { String::new() } else { format!(" #{}", head.stream) };
-    let summary = format!("{}{ack}{stream} {what}", head.name());
+    let ack = if matches!(head.kind, SETTINGS | PING) && head.has(ACK) { " ACK" } else { "" };
+    let summary = format!("{}{ack} {what}", head.title());
     let calls = if head.stream == 0 { Vec::new() } else { vec![head.stream.into()] };
     Reading { calls, ..Reading::other(summary.trim_end()) }.refused(is_refused)
 }
@@ -173,15 +166,11 @@ pub fn control(head: Head, unit: &mut Cursor<'_>) -> Reading {
 fn settings(unit: &mut Cursor<'_>) -> String {
     let mut all = Vec::new();
     while !unit.is_empty() {
-        let name = name_of(SETTING_NAMES, number(unit.peek(2)), "setting");
-        unit.group(name.clone(), |unit| {
-            unit.number(2, "Identifier");
-            let value = unit.number(4, "Value");
-            all.push(format!("{name} {value}"));
-            (value.to_string(), ())
-        });
+        let name = |number| name_of(SETTING_NAMES, number, "setting");
+        let number = unit.coded(2, "Identifier", name);
+        all.push(format!("{} {}", name(number), unit.number(4, "Value")));
     }
-    shorten(all.join(", "), MAX_SUMMARY)
+    shown(all.join(", "))
 }
 
 /// Names a number of 31 bits.
@@ -189,17 +178,8 @@ fn stream_number(unit: &mut Cursor<'_>, name: &'static str) -> u64 {
     unit.coded(4, name, |number| (number & 0x7fff_ffff).to_string()) & 0x7fff_ffff
 }
 
-fn priority(unit: &mut Cursor<'_>) {
-    unit.coded(4, "Stream Dependency", |number| {
-        let exclusive = if number >> 31 == 1 { ", exclusive" } else { "" };
-        format!("{}{exclusive}", number & 0x7fff_ffff)
-    });
-    unit.coded(1, "Weight", |weight| (weight + 1).to_string());
-}
-
-/// Names an error code. Returns whether it is an error, and its name.
-pub fn error_code(unit: &mut Cursor<'_>) -> (bool, String) {
+/// Names an error code. Returns its name.
+pub fn error_code(unit: &mut Cursor<'_>) -> String {
     let name = |code| name_of(ERRORS, code, "error");
-    let code = unit.coded(4, "Error Code", name);
-    (code != 0, name(code))
+    name(unit.coded(4, "Error Code", name))
 }

@@ -2,15 +2,11 @@
 
 use prost_reflect::{Kind, MessageDescriptor};
 
-use crate::wire::cursor::{Cursor, text};
+use crate::wire::cursor::{Cursor, shown, text};
 use crate::wire::message::Purpose;
 
 /// Maximum number of different fields that the text of a message shows.
 const MAX_SHOWN: usize = 16;
-
-/// Length in bytes from which the text of a field grows no longer, and maximum number of
-/// characters of a message's text.
-const MAX_TEXT: usize = 200;
 
 /// Wire types, which say where the value of a field ends.
 const VARINT: u64 = 0;
@@ -19,11 +15,11 @@ const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
 /// Names all bytes of the unit as a message of this type. If the type is not known, fields have
-/// numbers instead of names. Returns the message for people; several fields of the same name show
-/// their number first.
+/// numbers instead of names. Returns the message as text. Of several fields with the same name, it
+/// shows how many there are, and the first.
 pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> String {
-    let mut shown: Vec<(String, usize, String)> = Vec::new();
-    while !unit.is_empty() {
+    let mut listed: Vec<(String, usize, String)> = Vec::new();
+    while !unit.is_empty() && !unit.is_full() {
         let (tag, tag_length) = varint(unit.left());
         let (number, wire) = (tag >> 3, tag & 7);
         let field = kind.zip(u32::try_from(number).ok()).and_then(|(kind, number)| kind.get_field(number));
@@ -33,23 +29,20 @@ pub fn message(unit: &mut Cursor<'_>, kind: Option<&MessageDescriptor>) -> Strin
             let text = value(unit, wire, field.map(|field| field.kind()).as_ref());
             (text.clone(), text)
         });
-        let is_full = shown.len() == MAX_SHOWN;
-        match shown.last_mut() {
-            Some((last, count, all)) if *last == name => {
-                *count += 1;
-                if all.len() < MAX_TEXT {
-                    *all = format!("{all}, {text}");
-                }
-            }
-            _ if is_full => {}
-            _ => shown.push((name, 1, text)),
+        let has_room = listed.len() < MAX_SHOWN;
+        match listed.last_mut() {
+            Some((last, count, _)) if *last == name => *count += 1,
+            _ if has_room => listed.push((name, 1, text)),
+            _ => {}
         }
     }
-    let fields = shown.into_iter().map(|(name, count, text)| match count {
+    let more = if unit.is_empty() { "" } else { "+" };
+    unit.rest("not decoded", Purpose::Information);
+    let fields = listed.into_iter().map(|(name, count, text)| match count {
         1 => format!("{name}: {text}"),
-        _ => format!("{count} {name}: {text}"),
+        _ => format!("{count}{more} {name}: {text}"),
     });
-    shorten(format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")), MAX_TEXT)
+    shown(format!("{{{}}}", fields.collect::<Vec<_>>().join(", ")))
 }
 
 /// Names the value of a field, with its length if it has one. Returns the value for people.
@@ -64,11 +57,7 @@ fn value(unit: &mut Cursor<'_>, wire: u64, kind: Option<&Kind>) -> String {
                 Some(Kind::Message(kind)) if unit.may_go_deeper() => {
                     unit.within(length, |unit| message(unit, Some(kind)))
                 }
-                None | Some(Kind::String | Kind::Bytes | Kind::Message(_)) => {
-                    let bytes = unit.purposed(Purpose::Information, |unit| unit.text(length, "value"));
-                    text(&bytes[..bytes.len().min(MAX_TEXT)])
-                }
-                Some(number) => unit.within(length, |unit| packed(unit, number)),
+                _ => text(unit.purposed(Purpose::Information, |unit| unit.text(length, "value"))),
             }
         }
         _ => {
@@ -76,23 +65,6 @@ fn value(unit: &mut Cursor<'_>, wire: u64, kind: Option<&Kind>) -> String {
             wire_name(wire).into()
         }
     }
-}
-
-/// Names numbers without tags between them.
-fn packed(unit: &mut Cursor<'_>, kind: &Kind) -> String {
-    let wire = match kind {
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => FIXED64,
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => FIXED32,
-        _ => VARINT,
-    };
-    let mut all = String::new();
-    while !unit.is_empty() {
-        let value = number(unit, wire, Some(kind));
-        if all.len() < MAX_TEXT {
-            all = if all.is_empty() { value } else { format!("{all}, {value}") };
-        }
-    }
-    format!("[{all}]")
 }
 
 /// Names a number. Returns what it means in a field of this type.
@@ -128,13 +100,4 @@ fn varint(bytes: &[u8]) -> (u64, usize) {
 
 fn wire_name(wire: u64) -> &'static str {
     ["VARINT", "I64", "LEN", "SGROUP", "EGROUP", "I32"].get(wire as usize).unwrap_or(&"not a wire type")
-}
-
-/// Cuts text to this number of characters.
-pub fn shorten(mut text: String, length: usize) -> String {
-    if let Some((end, _)) = text.char_indices().nth(length) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }

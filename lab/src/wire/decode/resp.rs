@@ -44,8 +44,8 @@ struct Subscribing {
     left: usize,
 }
 
-/// How far a value with all its elements has been seen. So no byte is looked at again when more
-/// of them arrive.
+/// Progress through a value with all its elements, so that no byte is scanned twice when more of
+/// them arrive.
 #[derive(Default)]
 struct Scan {
     at: usize,
@@ -206,7 +206,7 @@ impl Resp {
         Reading::of_call(text, Role::Response, self.answered).refused(refused)
     }
 
-    /// Returns the reading of what is not a reply. The last confirmation of a subscription is the
+    /// Returns the reading of what comes between replies. The last confirmation of a subscription is the
     /// response to it.
     fn aside(&mut self, name: &str, summary: &str) -> Reading {
         match self.subscribing.front_mut() {
@@ -268,7 +268,7 @@ fn summary(words: &[&[u8]]) -> String {
     shown(words[0]) + &shown_words.collect::<String>()
 }
 
-/// Returns whether an argument proves who someone is.
+/// Returns whether an argument is a credential.
 fn is_credential(words: &[&[u8]], index: usize) -> bool {
     let is = |at: usize, word: &str| words[at].eq_ignore_ascii_case(word.as_bytes());
     if index == 0 {

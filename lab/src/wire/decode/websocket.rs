@@ -6,13 +6,16 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::http1::Http1;
-use crate::wire::cursor::{Cursor, hex, number, shorten, text};
-use crate::wire::json::{MAX_JSON, is_json, json};
+use crate::wire::cursor::{Cursor, hex, number, shown, text};
+use crate::wire::json::json;
 use crate::wire::message::{Decoder, Purpose, Role, Side};
 use crate::wire::units::{Protocol, Reading, Units, Unreadable};
 
 /// Maximum number of requests on one connection whose IDs are remembered.
 const MAX_WAITING: usize = 10_000;
+
+/// Maximum number of bytes of a message that are kept to find out what it says.
+const MAX_MESSAGE: usize = 1024 * 1024;
 
 /// Members that a summary shows, in this order. Lists are counted.
 const SHOWN: [&str; 12] = [
@@ -28,147 +31,101 @@ pub fn decoder() -> Box<dyn Decoder> {
 #[derive(Default)]
 struct WebSocket {
     http: Http1,
-    /// The message of each side that is not complete yet.
-    incomplete: [Incomplete; 2],
+    /// The call and the payload so far of each side's message that is not complete yet.
+    incomplete: [(u64, Vec<u8>); 2],
     /// The call of each request without a response, by its `id`.
     waiting: HashMap<u64, u64>,
 }
 
-/// The fragments of a message so far.
-#[derive(Default)]
-struct Incomplete {
-    call: u64,
-    payload: Vec<u8>,
-}
-
-/// The beginning of a frame.
-struct Head {
-    is_final: bool,
-    opcode: u8,
-    is_masked: bool,
-    /// Number of bytes of the extended payload length.
-    extended: usize,
-    payload: u64,
-}
-
-impl Head {
-    /// Returns `None` if more bytes are needed.
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let [first, second, rest @ ..] = bytes else { return None };
-        let (extended, payload) = match second & 0x7f {
-            126 => (2, number(rest.get(..2)?)),
-            127 => (8, number(rest.get(..8)?)),
-            length => (0, u64::from(length)),
-        };
-        let (is_final, is_masked) = (first & 0x80 != 0, second & 0x80 != 0);
-        Some(Self { is_final, opcode: first & 0x0f, is_masked, extended, payload })
-    }
-
-    fn is_control(&self) -> bool {
-        self.opcode >= 8
-    }
-}
-
 impl Protocol for WebSocket {
     fn length(&mut self, from: Side, bytes: &[u8]) -> Result<Option<usize>, Unreadable> {
-        if !self.is_open(from) {
+        if !self.http.has_switched(from) {
             return self.http.length(from, bytes);
         }
-        if matches!(bytes[0] & 0x0f, 3..=7 | 11..) {
-            return Err(format!("a WebSocket frame with the opcode {}", bytes[0] & 0x0f));
+        if name(bytes[0]) == "reserved" {
+            return Err(format!("a WebSocket frame with the unknown opcode {}", bytes[0] & 0x0f));
         }
-        let Some(head) = Head::parse(bytes) else { return Ok(None) };
-        if head.is_control() && (!head.is_final || head.payload > 125) {
-            return Err("a WebSocket control frame that is too long or fragmented".into());
-        }
-        let before = 2 + head.extended + if head.is_masked { 4 } else { 0 };
-        let payload = usize::try_from(head.payload).unwrap_or(usize::MAX);
-        Ok(Some(payload.saturating_add(before)))
+        let Some(second) = bytes.get(1) else { return Ok(None) };
+        let (extended, masking_key) = lengths(*second);
+        let end = 2 + extended;
+        let payload = match bytes.get(2..end) {
+            Some([]) => u64::from(second & 0x7f),
+            Some(bytes) => number(bytes),
+            None => return Ok(None),
+        };
+        let payload = usize::try_from(payload).unwrap_or(usize::MAX);
+        Ok(Some(payload.saturating_add(end + masking_key)))
     }
 
     fn read(&mut self, from: Side, unit: &mut Cursor<'_>) -> Reading {
-        match Head::parse(unit.left()) {
-            Some(head) if self.is_open(from) => self.frame(from, &head, unit),
-            _ => self.http.read(from, unit),
-        }
+        if self.http.has_switched(from) { self.frame(from, unit) } else { self.http.read(from, unit) }
     }
 
     fn ends_with_stream(&self, from: Side) -> bool {
-        !self.is_open(from) && self.http.ends_with_stream(from)
+        self.http.ends_with_stream(from)
     }
 }
 
 impl WebSocket {
-    fn is_open(&self, from: Side) -> bool {
-        self.http.has_switched_to("websocket", from)
-    }
-
-    fn frame(&mut self, from: Side, head: &Head, unit: &mut Cursor<'_>) -> Reading {
-        unit.coded(1, "FIN, RSV, opcode", |bits| {
-            let end = if head.is_final { "FIN, " } else { "" };
+    fn frame(&mut self, from: Side, unit: &mut Cursor<'_>) -> Reading {
+        let first = unit.coded(1, "FIN, RSV, opcode", |bits| {
+            let end = if bits & 0x80 != 0 { "FIN, " } else { "" };
             let reserved = if bits & 0x70 != 0 { "RSV, " } else { "" };
-            format!("{end}{reserved}{}", name(head.opcode))
-        });
-        unit.coded(1, "MASK, Payload len", |bits| {
-            let mask = if head.is_masked { "MASK, " } else { "" };
+            format!("{end}{reserved}{}", name(bits as u8))
+        }) as u8;
+        let second = unit.coded(1, "MASK, Payload len", |bits| {
+            let mask = if bits & 0x80 != 0 { "MASK, " } else { "" };
             format!("{mask}{}", bits & 0x7f)
-        });
-        unit.number(head.extended, "Extended payload length");
-        let masked = if head.is_masked { 4 } else { 0 };
-        let mask = unit.take(masked, "Masking-key", hex);
+        }) as u8;
+        let (extended, masking_key) = lengths(second);
+        unit.number(extended, "Extended payload length");
+        let mask = unit.take(masking_key, "Masking-key", hex);
         let mut payload = unit.left().to_vec();
-        if !mask.is_empty() {
-            payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-        }
-        unit.instead(&payload, |unit| match head.opcode {
-            8 => close(unit),
-            9 | 10 => {
+        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+        unit.instead(&payload, |unit| match name(first) {
+            "close" => close(unit),
+            name @ ("ping" | "pong") => {
                 unit.rest("Application data", Purpose::Framing);
-                Reading::other(name(head.opcode))
+                Reading::other(name)
             }
-            _ => self.data(from, head, unit),
+            name => self.data(from, name, first & 0x80 != 0, unit),
         })
     }
 
     /// Reads a message, or a fragment of one.
-    fn data(&mut self, from: Side, head: &Head, unit: &mut Cursor<'_>) -> Reading {
+    fn data(&mut self, from: Side, name: &str, is_final: bool, unit: &mut Cursor<'_>) -> Reading {
         let payload = unit.whole();
-        if head.is_final && head.opcode == 1 && is_json(payload) {
-            json(unit, payload.len());
-        } else {
-            unit.rest("Payload data", Purpose::Information);
+        match payload {
+            [b'{' | b'[', ..] if is_final && name == "text" => drop(json(unit, payload.len())),
+            _ => unit.rest("Payload data", Purpose::Information),
         }
-        let incomplete = &mut self.incomplete[from as usize];
-        if head.opcode != 0 {
-            let call = if from == Side::Client { self.http.next_call() } else { 0 };
-            *incomplete = Incomplete { call, payload: Vec::new() };
+        let (call, message) = &mut self.incomplete[from as usize];
+        if name != "continuation" {
+            *call = if from == Side::Client { self.http.next_call() } else { 0 };
+            message.clear();
         }
-        let room = (MAX_JSON + 1).saturating_sub(incomplete.payload.len());
-        incomplete.payload.extend(payload.iter().take(room));
-        let call = incomplete.call;
-        if !head.is_final {
-            let summary = format!("{}, a fragment of {} bytes", name(head.opcode), payload.len());
-            return match from {
-                Side::Client => Reading::of_call(summary, Role::Part, call),
-                Side::Server => Reading::other(summary),
-            };
+        let room = MAX_MESSAGE.saturating_sub(message.len());
+        message.extend(payload.iter().take(room));
+        let call = *call;
+        if is_final {
+            let message = std::mem::take(message);
+            return self.message(from, call, &message);
         }
-        let payload = std::mem::take(&mut incomplete.payload);
-        self.message(from, call, &payload)
+        let summary = format!("{name}, a fragment of {} bytes", payload.len());
+        match from {
+            Side::Client => Reading::of_call(summary, Role::Part, call),
+            Side::Server => Reading::other(summary),
+        }
     }
 
-    /// Says what a whole message means.
+    /// Returns the reading of a whole message.
     fn message(&mut self, from: Side, call: u64, payload: &[u8]) -> Reading {
-        let json: Value = match serde_json::from_slice(payload) {
-            Ok(json) if payload.len() <= MAX_JSON => json,
-            _ => return Reading::other(shorten(&format!("message {}", text(payload)))),
+        let Ok(json) = serde_json::from_slice::<Value>(payload) else {
+            return Reading::other(shown(format!("message {}", text(payload))));
         };
         let kind = json.get("type").and_then(Value::as_str);
-        let summary = match kind {
-            Some(kind) => describe(kind, &json),
-            None => String::from_utf8_lossy(payload).into_owned(),
-        };
-        let reading = Reading::other(shorten(&summary)).refused(kind == Some("error"));
+        let summary = kind.map_or_else(|| shown(payload), |kind| shown(describe(kind, &json)));
+        let reading = Reading::other(summary).refused(kind == Some("error"));
         let id = json.get("id").and_then(Value::as_u64);
         match (from, id) {
             (Side::Client, Some(id)) if self.waiting.len() < MAX_WAITING => {
@@ -191,7 +148,7 @@ fn close(unit: &mut Cursor<'_>) -> Reading {
     unit.rest("reason", Purpose::Information);
     match code {
         0 => Reading::other("close"),
-        _ => Reading::other(shorten(format!("close {code} {reason}").trim())).refused(code > 1001),
+        _ => Reading::other(shown(format!("close {code} {reason}").trim())).refused(code > 1001),
     }
 }
 
@@ -214,8 +171,19 @@ fn describe(kind: &str, json: &Value) -> String {
     summary
 }
 
-fn name(opcode: u8) -> &'static str {
-    match opcode {
+/// Returns how long the extended payload length and the masking key of a frame are, from its second byte.
+fn lengths(second: u8) -> (usize, usize) {
+    let extended = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    (extended, if second & 0x80 != 0 { 4 } else { 0 })
+}
+
+/// Returns the name of the opcode in the first byte of a frame.
+fn name(first: u8) -> &'static str {
+    match first & 0x0f {
         0 => "continuation",
         1 => "text",
         2 => "binary",

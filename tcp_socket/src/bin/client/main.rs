@@ -15,7 +15,6 @@ use tcp_socket::base::program;
 use tcp_socket::{Client, Error, Metric, Reading};
 use tokio::task::JoinSet;
 
-mod describe;
 mod tour;
 mod watch;
 

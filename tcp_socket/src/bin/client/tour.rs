@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
 use tcp_socket::client::{Error, server_addr};
+use tcp_socket::protocol::describe::{self, Field, quoted};
 use tcp_socket::protocol::frame::{FrameBuffer, kind, put_frame};
 use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::protocol::message::put_batch;
@@ -14,8 +15,6 @@ use tcp_socket::protocol::model::{Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::describe::{self, Field};
 
 /// Maximum time to wait for bytes that the server should send.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,14 +114,13 @@ impl Wire {
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
         let hello = Hello { lowest, highest, client_id };
-        show(out, "client", &describe::hello(&hello))?;
+        show(out, "client", &describe::hello(&hello.encode()))?;
         self.stream.write_all(&hello.encode()).await?;
         let mut bytes = [0; WELCOME];
         let read = self.stream.read_exact(&mut bytes);
         timeout(RECEIVE_TIMEOUT, read).await.context("the server sent no WELCOME in time")??;
-        let welcome = Welcome::decode(&bytes).context("the server does not speak this protocol")?;
-        show(out, "server", &describe::welcome(&welcome))?;
-        Ok(())
+        Welcome::decode(&bytes).context("the server does not speak this protocol")?;
+        show(out, "server", &describe::welcome(&bytes))
     }
 
     /// Shows the frames that `put` appends, and sends them with one write.
@@ -133,7 +131,7 @@ impl Wire {
         while !rest.is_empty() {
             let fields = describe::frame(rest);
             show(out, "client", &fields)?;
-            rest = &rest[describe::length(&fields)..];
+            rest = &rest[length(&fields)..];
         }
         Ok(self.stream.write_all(&frames).await?)
     }
@@ -173,10 +171,37 @@ impl Wire {
     }
 }
 
-fn show(out: &mut impl Write, sender: &str, fields: &[Field]) -> anyhow::Result<()> {
-    writeln!(out, "   {sender} sends {} bytes", describe::length(fields))?;
+/// Shows fields, up to 16 bytes on a line.
+fn show(out: &mut impl Write, sender: &str, fields: &[Field<'_>]) -> anyhow::Result<()> {
+    writeln!(out, "   {sender} sends {} bytes", length(fields))?;
     for field in fields {
-        writeln!(out, "     {field}")?;
+        for bytes in field.bytes.chunks(16) {
+            // Only text is longer than a line.
+            let value = if bytes.len() < field.bytes.len() { &quoted(bytes) } else { &field.value };
+            writeln!(out, "     {:<32}  {}", hex(bytes), meaning(field.name, value))?;
+        }
     }
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    // Long fields are IDs or text: without spaces, they fit on the line.
+    let gap = if bytes.len() > 8 { "" } else { " " };
+    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.join(gap)
+}
+
+fn meaning(name: &str, value: &str) -> String {
+    let separator = match name {
+        _ if value.is_empty() => "",
+        "metric" | "flags" => ": ",
+        "CRC-32C" => ", ",
+        _ => " ",
+    };
+    format!("{name}{separator}{value}")
+}
+
+/// Returns the total number of bytes in these fields.
+fn length(fields: &[Field<'_>]) -> usize {
+    fields.iter().map(|field| field.bytes.len()).sum()
 }

@@ -1,32 +1,26 @@
-//! Describes bytes for people: each field in hexadecimal, with its meaning. The tour uses it
-//! to print the bytes on the wire.
+//! Describes bytes for people: each field with its name and its value. The client's tour and the
+//! lab use it to show what is on the wire.
 
-use std::fmt;
-
-use tcp_socket::base::text::printable;
-use tcp_socket::protocol::frame::{BadFrame, FLAG_END, Frame, kind};
-use tcp_socket::protocol::handshake::{HELLO, Hello, WELCOME, Welcome};
-use tcp_socket::protocol::message::{ErrorCode, MEASUREMENT};
-use tcp_socket::protocol::model::Metric;
+use crate::base::text::printable;
+use crate::protocol::frame::{BadFrame, FLAG_END, Frame, kind};
+use crate::protocol::message::{ErrorCode, MEASUREMENT};
+use crate::protocol::model::Metric;
 
 /// One field of a message.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Field {
-    length: usize,
-    hex: String,
-    meaning: String,
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<32}  {}", self.hex, self.meaning)
-    }
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// What the field is.
+    pub name: &'static str,
+    /// What its bytes mean. Empty if they have no meaning of their own, as those of an ID.
+    pub value: String,
+    /// Its bytes.
+    pub bytes: &'a [u8],
 }
 
 /// Fields in the order of their bytes.
 struct Fields<'a> {
     rest: &'a [u8],
-    fields: Vec<Field>,
+    fields: Vec<Field<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -35,14 +29,12 @@ impl<'a> Fields<'a> {
     }
 
     /// Adds the next `count` bytes, or as many as there are, as one field.
-    fn take(&mut self, count: usize, meaning: impl Into<String>) -> &mut Self {
+    fn take(&mut self, count: usize, name: &'static str, value: impl Into<String>) {
         let (bytes, rest) = self.rest.split_at(count.min(self.rest.len()));
         self.rest = rest;
-        // Long fields are IDs or text: without spaces, they fit on the line.
-        let gap = if bytes.len() > 8 { "" } else { " " };
-        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.fields.push(Field { length: bytes.len(), hex: hex.join(gap), meaning: meaning.into() });
-        self
+        if !bytes.is_empty() {
+            self.fields.push(Field { name, value: value.into(), bytes });
+        }
     }
 
     /// Returns the number in the next `count` bytes, without taking them.
@@ -50,52 +42,53 @@ impl<'a> Fields<'a> {
         self.rest.iter().take(count).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    fn take_number(&mut self, count: usize, name: &str) -> u64 {
+    fn take_number(&mut self, count: usize, name: &'static str) -> u64 {
         let number = self.number(count);
-        self.take(count, format!("{name} {number}"));
+        self.take(count, name, number.to_string());
         number
     }
 
-    /// Adds text, 16 bytes a line.
-    fn take_text(&mut self, count: usize, name: &str) {
-        let count = count.min(self.rest.len());
-        for start in (0..count).step_by(16) {
-            let length = (count - start).min(16);
-            let text = String::from_utf8_lossy(&self.rest[..length]).into_owned();
-            self.take(length, format!("{name} {}", printable(&format!("{text:?}"))));
-        }
+    fn take_text(&mut self, count: usize, name: &'static str) {
+        let text = quoted(&self.rest[..count.min(self.rest.len())]);
+        self.take(count, name, text);
     }
 
     fn take_measurements(&mut self, count: usize) {
         for _ in 0..count {
+            if self.rest.is_empty() {
+                return; // The frame announces more readings than it holds.
+            }
             let metric = Metric::from_number(self.number(1) as u8);
-            self.take(1, format!("metric: {}", metric.map_or("unknown", Metric::name)));
+            self.take(1, "metric", metric.map_or("unknown", Metric::name));
             let value = f64::from_bits(self.number(8));
-            self.take(8, format!("value {value}"));
+            self.take(8, "value", value.to_string());
             self.take_number(8, "recorded at");
         }
     }
 }
 
+/// Returns text in quotes, with escapes for everything that is not safe to show.
+pub fn quoted(text: &[u8]) -> String {
+    printable(&format!("{:?}", String::from_utf8_lossy(text))).into_owned()
+}
+
 /// Returns the fields of a `HELLO`.
-pub fn hello(hello: &Hello) -> Vec<Field> {
-    let bytes: [u8; HELLO] = hello.encode();
-    let mut fields = Fields::new(&bytes);
-    fields.take(4, "magic \"WSTN\"");
+pub fn hello(bytes: &[u8]) -> Vec<Field<'_>> {
+    let mut fields = Fields::new(bytes);
+    fields.take_text(4, "magic");
     fields.take_number(2, "lowest version");
     fields.take_number(2, "highest version");
-    fields.take(16, "client ID");
+    fields.take(16, "client ID", "");
     fields.fields
 }
 
 /// Returns the fields of a `WELCOME`.
-pub fn welcome(welcome: &Welcome) -> Vec<Field> {
-    let bytes: [u8; WELCOME] = welcome.encode();
-    let mut fields = Fields::new(&bytes);
-    fields.take(4, "magic \"WSTN\"");
+pub fn welcome(bytes: &[u8]) -> Vec<Field<'_>> {
+    let mut fields = Fields::new(bytes);
+    fields.take_text(4, "magic");
     fields.take_number(2, "version");
     fields.take_number(2, "remembered");
-    fields.take(16, "instance ID");
+    fields.take(16, "instance ID", "");
     fields.take_number(4, "largest payload");
     fields.take_number(4, "replies kept");
     fields.take_number(4, "most watches");
@@ -104,18 +97,18 @@ pub fn welcome(welcome: &Welcome) -> Vec<Field> {
 }
 
 /// Returns the fields of the frame at the beginning of `bytes`, even if it is not valid.
-pub fn frame(bytes: &[u8]) -> Vec<Field> {
+pub fn frame(bytes: &[u8]) -> Vec<Field<'_>> {
     let mut fields = Fields::new(bytes);
     let kind = fields.number(2) as u16;
-    fields.take(2, format!("kind {}", kind_name(kind)));
+    fields.take(2, "kind", kind_name(kind));
     let end = fields.number(2) as u16 & FLAG_END != 0;
-    fields.take(2, if end { "flags: END" } else { "flags" });
+    fields.take(2, "flags", if end { "END" } else { "" });
     fields.take_number(4, "request ID");
     let length = fields.take_number(4, "payload length") as usize;
     let whole = fields.rest.len().min(4 + length);
     fields.rest = &fields.rest[..whole];
     let bad = matches!(Frame::parse(bytes, u32::MAX), Err(BadFrame::Checksum { .. }));
-    fields.take(4, if bad { "CRC-32C, which does not match" } else { "CRC-32C" });
+    fields.take(4, "CRC-32C", if bad { "which does not match" } else { "" });
     match kind {
         kind::RECORD => {
             fields.take_number(8, "batch ID");
@@ -134,21 +127,15 @@ pub fn frame(bytes: &[u8]) -> Vec<Field> {
         }
         kind::ERROR => {
             let code = ErrorCode::from_number(fields.number(2) as u16);
-            fields.take(2, code.map_or("code unknown".into(), |code| format!("code {code:?}")));
-            let rest = fields.rest.len();
-            fields.take_text(rest, "text");
+            fields.take(2, "code", code.map_or("unknown".into(), |code| format!("{code:?}")));
+            fields.take_text(fields.rest.len(), "text");
         }
         _ => {}
     }
     if !fields.rest.is_empty() {
-        fields.take(fields.rest.len(), "payload");
+        fields.take(fields.rest.len(), "payload", "");
     }
     fields.fields
-}
-
-/// Returns the total number of bytes in these fields.
-pub fn length(fields: &[Field]) -> usize {
-    fields.iter().map(|field| field.length).sum()
 }
 
 /// Returns the name that `PROTOCOL.md` gives to a kind.

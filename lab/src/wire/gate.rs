@@ -1,0 +1,195 @@
+//! Decides what a proxy does with bytes. It knows the messages in them, so a fault can strike between
+//! a request and its response.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::decode::NewDecoder;
+use super::fault::{Fault, Kind};
+use super::message::{Decoder, Message, Purpose, Role, Side};
+
+/// Maximum length of a request that can be repeated.
+const MAX_REPEATED: usize = 16 * 1024 * 1024;
+
+/// The fault that all connections of a proxy wait for.
+pub struct Faults {
+    new: NewDecoder,
+    state: Mutex<State>,
+}
+
+struct State {
+    armed: Option<Fault>,
+    /// Number of requests so far on all connections. The fault strikes only once, so a client that
+    /// reconnects is not cut again.
+    requests: u64,
+}
+
+impl Faults {
+    /// Waits for the request at which `fault` strikes. `new` decodes the protocol that passes.
+    pub fn new(new: NewDecoder, fault: Fault) -> Self {
+        Self { new, state: Mutex::new(State { armed: Some(fault), requests: 0 }) }
+    }
+
+    /// Counts a request. Returns the fault if it strikes now.
+    fn count(&self) -> Option<Fault> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.requests += 1;
+        let requests = state.requests;
+        state.armed.take_if(|fault| fault.request == requests)
+    }
+}
+
+/// What a proxy does next with one direction.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Forward these bytes.
+    Forward(Vec<u8>),
+    /// Wait.
+    Wait(Duration),
+    /// Wait until the connection ends.
+    WaitForever,
+    /// Break the connection.
+    Cut,
+    /// Say what happened.
+    Say(String),
+}
+
+/// The gate of one connection. Both directions pass it.
+pub(super) struct Gate {
+    faults: Arc<Faults>,
+    decoder: Box<dyn Decoder>,
+    /// Position of the next byte in each direction.
+    position: [u64; 2],
+    /// What the client sent since its last complete request.
+    request: Vec<u8>,
+    /// The fault that has struck, and the call of its request.
+    struck: Option<(Kind, Option<u64>)>,
+    /// Whether the response to that request has begun.
+    answered: bool,
+    /// End of a silence.
+    silent_until: Option<Instant>,
+}
+
+impl Gate {
+    pub(super) fn new(faults: Arc<Faults>) -> Self {
+        let decoder = (faults.new)();
+        Self {
+            faults,
+            decoder,
+            position: [0; 2],
+            request: Vec::new(),
+            struck: None,
+            answered: false,
+            silent_until: None,
+        }
+    }
+
+    /// Takes bytes of one direction. The gate sees the end of a request before it forwards the last
+    /// byte, so no response can come before the decision.
+    pub(super) fn pass(&mut self, from: Side, bytes: &[u8]) -> Vec<Act> {
+        let start = self.position[from as usize];
+        self.position[from as usize] += bytes.len() as u64;
+        let messages = self.decoder.push(from, bytes);
+        match self.struck {
+            Some((kind, call)) => self.after(kind, call, from, bytes, &messages),
+            None if from == Side::Client => self.requests(bytes, start, &messages),
+            None => vec![Act::Forward(bytes.to_vec())],
+        }
+    }
+
+    fn requests(&mut self, bytes: &[u8], start: u64, messages: &[Message]) -> Vec<Act> {
+        self.request.extend_from_slice(bytes);
+        for request in messages.iter().filter(|message| message.role == Role::Request) {
+            if let Some(fault) = self.faults.count() {
+                let say = Act::Say(format!("{} ({})", fault.kind, request.summary));
+                let mut acts = self.strike(fault.kind, bytes, start, request, messages);
+                acts.insert(0, say);
+                return acts;
+            }
+        }
+        let last = messages.iter().rfind(|message| message.role == Role::Request);
+        if let Some(last) = last {
+            let left = (self.position[Side::Client as usize] - last.span.end) as usize;
+            self.request.drain(..self.request.len().saturating_sub(left));
+        }
+        if self.request.len() > MAX_REPEATED {
+            self.request.clear();
+        }
+        vec![Act::Forward(bytes.to_vec())]
+    }
+
+    /// Lets the fault strike at this request, which ends within `bytes`.
+    fn strike(
+        &mut self,
+        kind: Kind,
+        bytes: &[u8],
+        start: u64,
+        request: &Message,
+        messages: &[Message],
+    ) -> Vec<Act> {
+        let struck = Some((kind, request.calls.first().copied()));
+        let (before, rest) = bytes.split_at((request.span.end - start) as usize);
+        match kind {
+            Kind::CutInRequest => {
+                vec![Act::Forward(before[..before.len().saturating_sub(1)].to_vec()), Act::Cut]
+            }
+            Kind::Repeat => {
+                let end = self.request.len() - rest.len();
+                let length = (request.span.end - request.begun) as usize;
+                let again = self.request[end.saturating_sub(length)..end].to_vec();
+                vec![Act::Forward([before, &again, rest].concat())]
+            }
+            Kind::Flip => {
+                let mut bytes = bytes.to_vec();
+                let parts = messages.iter().filter(|part| part.calls == request.calls);
+                let leaves = parts.flat_map(Message::leaves);
+                let last = leaves.filter(|leaf| leaf.purpose == Purpose::Information).last();
+                let leaf = last.map_or(request.span.end - 1, |leaf| leaf.span.end - 1);
+                if let Some(byte) = leaf.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
+                    *byte ^= 1;
+                }
+                vec![Act::Forward(bytes)]
+            }
+            Kind::Silence(time) => {
+                self.struck = struck;
+                self.silent_until = time.map(|time| Instant::now() + time);
+                vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
+            }
+            Kind::CutAfterRequest | Kind::CutInResponse | Kind::LoseResponse | Kind::Delay(_) => {
+                self.struck = struck;
+                vec![Act::Forward(bytes.to_vec())]
+            }
+        }
+    }
+
+    /// Returns what happens to bytes after the fault has struck.
+    fn after(
+        &mut self,
+        kind: Kind,
+        call: Option<u64>,
+        from: Side,
+        bytes: &[u8],
+        messages: &[Message],
+    ) -> Vec<Act> {
+        let all = Act::Forward(bytes.to_vec());
+        // Other messages of the server may come first, for example its settings.
+        let answers = messages.iter().any(|message| call.is_none_or(|call| message.calls.contains(&call)));
+        self.answered |= from == Side::Server && answers;
+        match (kind, from) {
+            (Kind::CutAfterRequest, Side::Server) if self.answered => vec![Act::Cut],
+            (Kind::CutInResponse, Side::Server) if self.answered => {
+                vec![Act::Forward(bytes[..bytes.len() / 2].to_vec()), Act::Cut]
+            }
+            (Kind::LoseResponse, Side::Server) if self.answered => Vec::new(),
+            (Kind::Silence(_), _) => vec![self.silence(), all],
+            (Kind::Delay(time), _) => vec![Act::Wait(time), all],
+            _ => vec![all],
+        }
+    }
+
+    /// Returns the act that waits until the silence is over.
+    fn silence(&self) -> Act {
+        let left = self.silent_until.map(|end| end.saturating_duration_since(Instant::now()));
+        left.map_or(Act::WaitForever, Act::Wait)
+    }
+}
