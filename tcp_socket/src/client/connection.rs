@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use tokio::io::{AsyncRead, AsyncWrite, split};
+use tokio::io::split;
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
 use crate::base::retry::Pauses;
-use crate::client::connector::{Connection, Connector, Transport};
+use crate::client::connector::{Connection, Connector};
 use crate::client::error::{DisconnectReason, Error};
 use crate::limits::{CALL_TIMEOUT, CLOSE_TIMEOUT, MAX_PAUSE, MIN_FRAME_RATE, MIN_PAUSE};
 use crate::protocol::frame::{
@@ -55,9 +55,11 @@ pub(crate) type Updates = mpsc::Sender<Result<Update, Error>>;
 pub(crate) type Status = Option<Result<Id, Error>>;
 
 impl Call {
-    /// Sends the outcome to the caller. Returns whether it was still waiting.
-    fn end(&mut self, outcome: Result<u32, Error>) -> bool {
-        self.outcome.take().is_some_and(|caller| caller.send(outcome).is_ok())
+    /// Sends the outcome to the caller, if it is still waiting.
+    fn end(&mut self, outcome: Result<u32, Error>) {
+        if let Some(caller) = self.outcome.take() {
+            let _ = caller.send(outcome);
+        }
     }
 }
 
@@ -92,7 +94,7 @@ impl Task {
     }
 
     /// Keeps the client connected until it is closed.
-    pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection<Transport>) {
+    pub(crate) async fn run(mut self, connector: Connector, mut connection: Connection) {
         let mut pauses = Pauses::new(MIN_PAUSE, MAX_PAUSE);
         let mut last_instance = None;
         let error = loop {
@@ -140,10 +142,7 @@ impl Task {
     }
 
     /// Writes and reads until the client is closed. An error says why the connection was lost.
-    async fn exchange<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn exchange(&mut self, connection: &mut Connection) -> Result<(), DisconnectReason> {
         let Connection { stream, input, welcome, useful } = connection;
         let (mut reader, mut writer) = split(stream);
         let silence = Duration::from_millis(welcome.idle_timeout.into());
@@ -215,10 +214,7 @@ impl Task {
     }
 
     /// Sends the remaining requests and `GOODBYE`, then reads until the server closes.
-    async fn close_gracefully<S>(&mut self, connection: &mut Connection<S>) -> Result<(), DisconnectReason>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn close_gracefully(&mut self, connection: &mut Connection) -> Result<(), DisconnectReason> {
         self.put_requests(connection.welcome.max_payload);
         put_frame(&mut self.output, kind::GOODBYE, 0, 0, |_payload| {});
         write_out(&mut connection.stream, &mut self.output).await?;
@@ -337,11 +333,11 @@ impl Task {
         {
             // The first `READING` only confirms that the watch has begun.
             self.watches.insert(id, (updates, 0));
-            let wanted = call.end(Ok(id));
-            self.calls.remove(&id);
-            if !wanted {
-                self.cancel(id);
-            }
+            self.complete(id, Ok(id));
+        }
+        // If the caller gave up before it had its watch, nobody else cancels it.
+        if self.watches.get(&id).is_some_and(|(updates, _skipped)| updates.is_closed()) {
+            self.cancel(id);
         }
     }
 

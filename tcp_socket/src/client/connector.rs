@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -16,12 +16,12 @@ use crate::protocol::frame::FrameBuffer;
 use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
 use crate::protocol::message::Refusal;
 
-/// The stream of a connection. The rest of the client works with any other stream, too.
+/// The stream of a connection. The client needs nothing of it but reading and writing.
 pub(crate) type Transport = WriteTimeout;
 
 /// A connection after its handshake.
-pub(crate) struct Connection<S> {
-    pub(crate) stream: S,
+pub(crate) struct Connection {
+    pub(crate) stream: Transport,
     pub(crate) input: FrameBuffer,
     pub(crate) welcome: Welcome,
     /// Whether a whole frame has arrived on it. Only then do the pauses between attempts to
@@ -43,7 +43,7 @@ impl Connector {
     }
 
     /// Connects and does the handshake, within [`CONNECT_TIMEOUT`].
-    pub(crate) async fn connect(&self) -> Result<Connection<Transport>, Error> {
+    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let unreachable = |source| unreachable(&self.addr, source);
         let connect = async {
             let stream = TcpStream::connect(&self.addr).await.map_err(unreachable)?;
@@ -58,7 +58,7 @@ impl Connector {
 
     /// Connects, however many attempts it takes. An error means that no further attempt can
     /// succeed.
-    pub(crate) async fn reconnect(&self, pauses: &mut Pauses) -> Result<Connection<Transport>, Error> {
+    pub(crate) async fn reconnect(&self, pauses: &mut Pauses) -> Result<Connection, Error> {
         loop {
             sleep(pauses.next_pause()).await;
             match self.connect().await {
@@ -69,11 +69,11 @@ impl Connector {
     }
 }
 
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
+async fn handshake(
+    mut stream: Transport,
     hello: &Hello,
     unreachable: impl Fn(io::Error) -> Error,
-) -> Result<Connection<S>, Error> {
+) -> Result<Connection, Error> {
     // A full server may already have refused and closed the connection, so that the write
     // fails. Read its refusal anyway.
     let _ = stream.write_all(&hello.encode()).await;

@@ -289,3 +289,30 @@ async fn a_dropped_watch_is_canceled_and_a_closed_client_says_goodbye() {
     let (error, ()) = within(async { tokio::join!(client, server) }).await;
     assert!(matches!(error, Error::NotExecuted("the client is closed")), "{error}");
 }
+
+#[apply(test!)]
+async fn a_watch_whose_caller_gave_up_is_canceled() {
+    let (listener, addr) = fake_server().await;
+    let (client, mut raw) = tokio::join!(Client::connect(&addr), welcome(&listener, 60_000));
+    let client = client.unwrap();
+    // The caller may give up before the watch is confirmed, or before it has seen that it is.
+    for confirmed in [false, true] {
+        let mut watch = Box::pin(client.watch("oslo-1"));
+        assert!(futures::poll!(&mut watch).is_pending());
+        let request = raw.receive().await;
+        assert_eq!(request.kind, kind::WATCH);
+        let server = async {
+            if confirmed {
+                raw.send(kind::READING, request.id, &[0; 8]).await;
+            }
+            let ping = raw.receive().await;
+            raw.send(kind::PONG, ping.id, b"").await;
+        };
+        let (ping, ()) = tokio::join!(client.ping(), server);
+        ping.unwrap();
+        drop(watch);
+        raw.send(kind::READING, request.id, &[0; 8]).await;
+        let cancel = within(raw.receive()).await;
+        assert_eq!((cancel.kind, cancel.id), (kind::CANCEL, request.id));
+    }
+}
