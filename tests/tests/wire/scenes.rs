@@ -1,11 +1,12 @@
 //! Tests of the scenes that the lab plays, and of what the documents show of them.
 
+use std::sync::OnceLock;
 use std::{fs, thread};
 
 use lab::run::brokers::Brokers;
-use lab::scenes;
 use lab::scenes::documents::{DOCUMENTS, rendered, topic};
-use lab::scenes::view::Conversation;
+use lab::scenes::view::{Conversation, Scene};
+use lab::scenes::{self, Subject};
 use lab::wire::message::Side;
 use lab::wire::tape::What;
 use message_queue::brokers::available;
@@ -27,19 +28,26 @@ fn connections(conversation: &Conversation) -> usize {
     opened
 }
 
+/// Plays a scene, unless another test has played it: a broker takes seconds to start.
+pub fn played(subject: &'static Subject) -> &'static Scene {
+    static SCENES: [OnceLock<Scene>; scenes::ALL.len()] = [const { OnceLock::new() }; scenes::ALL.len()];
+    let at = scenes::ALL.iter().position(|other| other.format == subject.format).unwrap();
+    let play = || scenes::record(subject, &mut Brokers::default()).unwrap();
+    // The scene needs a runtime of its own, and so a thread.
+    SCENES[at].get_or_init(|| thread::scope(|scope| scope.spawn(play).join().unwrap()))
+}
+
 /// Checks a scene: its connections, its messages, and the diagrams in the documents.
 fn check(name: &str, opened: &[usize]) {
     let subject = scenes::ALL.into_iter().find(|subject| subject.name == name).unwrap();
-    // The scene needs a runtime of its own, and so a thread.
-    let play = || scenes::record(subject, &mut Brokers::default()).unwrap();
-    let scene = thread::scope(|scope| scope.spawn(play).join().unwrap());
+    let scene = played(subject);
     let counted: Vec<_> = scene.conversations.iter().map(connections).collect();
     assert_eq!(counted, opened, "connections of {name}");
     let steps = scene.conversations.iter().flat_map(|conversation| &conversation.trace.steps);
     for message in steps.flat_map(|step| &step.messages).map(|timed| &timed.message) {
         assert!(!message.summary.contains("cannot read"), "{name}: {message:?}");
     }
-    let drawn = rendered(&scene, subject.format);
+    let drawn = rendered(scene, subject.format);
     for (path, format) in DOCUMENTS.into_iter().filter(|(_, format)| *format == subject.format) {
         let shown = shown(path, &topic(format));
         assert_eq!(

@@ -99,6 +99,8 @@ fn all_kinds() -> Conversation {
         error(5, ErrorCode::BadPayload),
         flipped,
         error(0, ErrorCode::BadChecksum),
+        frame(C, kind::GOODBYE, 0, |_| {}),
+        frame(S, kind::GOODBYE, 0, |_| {}),
     ]
 }
 
@@ -131,8 +133,7 @@ async fn what_the_client_and_the_server_say_is_named() {
 
 #[apply(test!)]
 async fn responses_find_their_requests() {
-    let goodbyes = [frame(C, kind::GOODBYE, 0, |_| {}), frame(S, kind::GOODBYE, 0, |_| {})];
-    let messages = check(&decoder, &[all_kinds(), goodbyes.to_vec()].concat());
+    let messages = check(&decoder, &all_kinds());
     let shown: Vec<_> = messages
         .iter()
         .map(|Message { summary, role, calls, refused, .. }| (&**summary, *role, calls[0], *refused))
@@ -201,13 +202,14 @@ async fn arbitrary_bytes_in_place_of_frames_do_no_harm() {
     check_arbitrary_bytes(&decoder, &[hello(), welcome(1)], &words);
 }
 
-/// Writes a capture of connections to this port, in segments of `size` bytes, and has tshark read it.
+/// Writes a capture of a connection to this port, in segments of `size` bytes, and has tshark read it.
 /// Returns what the packet list shows for each message, and what tshark notices.
-async fn dissected(port: u16, size: usize) -> (Vec<String>, Vec<String>) {
+async fn dissected(conversation: Conversation, port: u16, size: usize) -> (Vec<String>, Vec<String>) {
+    let name = format!("wstn-{}-{port}-{size}-{}.pcapng", conversation.len(), std::process::id());
     let mut at = Instant::now();
     let opened = Event { at, connection: 0, from: C, what: What::Open { client: 50_000, server: port } };
     let mut events = vec![opened];
-    for (from, bytes) in all_kinds() {
+    for (from, bytes) in conversation {
         for piece in bytes.chunks(size) {
             at += Duration::from_micros(100);
             events.push(Event { at, connection: 0, from, what: What::Data(piece.to_vec()) });
@@ -216,7 +218,6 @@ async fn dissected(port: u16, size: usize) -> (Vec<String>, Vec<String>) {
     let trace = Trace::new(events, decoder);
     let mut bytes = Vec::new();
     write(&mut bytes, &[Recording { trace: &trace, client: "client", server: "server", port }]).unwrap();
-    let name = format!("wstn-{port}-{size}-{}.pcapng", std::process::id());
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&file, bytes).unwrap();
     let packets = packets(&file).await;
@@ -247,6 +248,8 @@ async fn wireshark_names_each_message_on_any_port_and_however_it_is_cut() {
         "ERROR #5 BAD_PAYLOAD",
         "PING #72",
         "ERROR BAD_CHECKSUM",
+        "GOODBYE",
+        "GOODBYE",
     ];
     let noticed = [
         "Unknown kind",
@@ -257,8 +260,21 @@ async fn wireshark_names_each_message_on_any_port_and_however_it_is_cut() {
         "Refused: BAD_CHECKSUM, no",
     ];
     for (port, size) in [(7878, 1460), (7878, 20), (7878, 7), (40_001, 1460), (40_001, 24)] {
-        let (shown, expert) = dissected(port, size).await;
+        let (shown, expert) = dissected(all_kinds(), port, size).await;
         assert_eq!(shown, messages, "port {port}, segments of {size} bytes");
         assert_eq!(expert, noticed, "port {port}, segments of {size} bytes");
+    }
+}
+
+#[apply(test!)]
+#[needs(tshark())]
+async fn wireshark_shows_why_a_server_refuses_a_connection() {
+    let refusal = [welcome(0), error(0, ErrorCode::TooManyConnections)];
+    for port in [7878, 40_002] {
+        for conversation in [refusal.to_vec(), [&[hello()], &refusal[..]].concat()] {
+            let (shown, expert) = dissected(conversation, port, 1460).await;
+            assert_eq!(shown[shown.len() - 2..], ["WELCOME", "ERROR TOO_MANY_CONNECTIONS"], "port {port}");
+            assert_eq!(expert, ["Refused", "Refused: TOO_MANY_CONNECTIONS, no"], "port {port}");
+        }
     }
 }
