@@ -3,6 +3,7 @@
 use super::format::{NONE, grouped, micros};
 use super::results::{BASELINE, Results};
 use super::table::Table;
+use super::tables::added;
 
 /// The original course's table: IDs of protocols, and its claims about their latency, throughput,
 /// and overhead.
@@ -18,16 +19,18 @@ const ORIGINAL: [(&[&str], [&str; 3]); 5] = [
 pub(super) fn table(results: &Results) -> Table {
     let mut table = Table::new(
         "The original course's claims and the figures".into(),
-        "Latency: p50 with one request in flight, in µs, and as a multiple (×) of the tokio echo's. Requests/s: \
-         the highest rate measured. Overhead: bytes on the wire beyond the reading's information.",
+        "Latency: p50 with one request in flight, in µs, and in parentheses how much more than the tokio echo's \
+         it is, and its multiple (×). Requests/s: the highest rate measured. Overhead: bytes on the wire beyond the reading's information.",
         &["protocol", "latency", "claimed", "requests/s", "claimed", "overhead", "claimed"],
     );
     let ran = |id: &&&str| results.protocols.iter().any(|protocol| protocol.id == **id);
     for (ids, [latency, throughput, overhead]) in ORIGINAL {
         for id in ids.iter().filter(ran) {
             let p50 = results.latency_of(id);
-            let times =
-                p50.zip(results.latency_of(BASELINE)).map(|(p50, echo)| format!(" (×{:.1})", p50 / echo));
+            let more = added(id, |id| results.latency_of(id));
+            let times = p50
+                .zip(results.latency_of(BASELINE))
+                .map(|(p50, echo)| format!(" ({more}, ×{:.1})", p50 / echo));
             let rates = results.throughput.rows.iter().filter(|row| row.protocol == *id);
             let highest = rates.map(|row| row.per_second.median).reduce(f64::max);
             let wire = results.bytes.iter().find(|row| row.protocol == *id);

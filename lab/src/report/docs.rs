@@ -86,6 +86,9 @@ fn comparison(results: &Results) -> String {
     }
     for plot in plots(results) {
         text += &format!("\n![{}](performance_comparison/{}.svg)\n", plot.title, plot.id);
+        if !plot.note.is_empty() {
+            text += &format!("\n{}\n", plot.note);
+        }
     }
     text
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::plot::{Drawing, Plot, bars, dots, lines};
-use super::results::Results;
+use super::results::{BASELINE, Results};
 use super::statistic::Spread;
+use crate::protocols::Kind;
 
 /// Returns all plots for which the results have rows.
 pub fn plots(results: &Results) -> Vec<Plot> {
     let (latency_placement, load_placement) = (results.latency.placement, results.fixed_rate.placement);
     let all = [
+        ("added", format!("Time added to the tokio echo's; {latency_placement}"), added(results)),
         ("latency", format!("Latency with one request in flight; {latency_placement}"), latency(results)),
         (
             "throughput",
@@ -21,7 +23,38 @@ pub fn plots(results: &Results) -> Vec<Plot> {
         ("cpu", format!("CPU time per request; {latency_placement}"), cpu(results)),
         ("batch", format!("Time per reading by batch size; {}", results.batch.placement), batch(results)),
     ];
-    all.into_iter().filter_map(|(id, title, drawing)| Some(Plot { id, title, drawing: drawing? })).collect()
+    let plot = |(id, title, drawing): (&'static str, String, Option<Drawing>)| {
+        Some(Plot { id, title, note: note(id), drawing: drawing? })
+    };
+    all.into_iter().filter_map(plot).collect()
+}
+
+/// Returns how to read the plot with this ID, if it needs an explanation.
+fn note(id: &str) -> &'static str {
+    match id {
+        "added" => {
+            "How much more one request takes than the echo's. This difference holds better on other machines than \
+             a ratio."
+        }
+        "fixed_rate" => {
+            "Read each line from left to right: the load rises. While a line stays flat, the protocol keeps up. Where \
+             it turns upward, requests wait for each other. It ends at the first rate that the protocol cannot keep \
+             up with."
+        }
+        _ => "",
+    }
+}
+
+fn added(results: &Results) -> Option<Drawing> {
+    let more = |id: &str, of: fn(&Results, &str) -> Option<f64>| {
+        of(results, id).zip(of(results, BASELINE)).map_or(0.0, |(figure, echo)| (figure - echo) / 1000.0)
+    };
+    let protocols = results.protocols.iter().filter(|protocol| protocol.kind != Kind::Baseline);
+    let rows = protocols.map(|protocol| {
+        let points = [Results::latency_of, Results::cpu_of].map(|of| more(&protocol.id, of));
+        (protocol.name.as_str(), points.to_vec())
+    });
+    dots("time in µs, logarithmic", &["latency (p50)", "CPU time"], &rows.collect::<Vec<_>>())
 }
 
 /// Returns the median in µs, or 0 if there is none. A 0 is not drawn.

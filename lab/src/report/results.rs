@@ -287,7 +287,7 @@ impl Throughput {
             return "unknown";
         }
         if placement == Placement::Same {
-            return if client + server >= FULL { "the shared core" } else { "none" };
+            return if client + server >= FULL { "the core" } else { "none" };
         }
         match (client >= FULL, server >= FULL) {
             (true, true) => "both",

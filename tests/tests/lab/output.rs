@@ -8,6 +8,7 @@ use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
 use lab::report::{comparison, docs, table, tables};
+use lab::run::placement::Placement;
 use regex::Regex;
 use serde_json::Value;
 use tests::{apply, test};
@@ -28,10 +29,16 @@ fn repository() -> PathBuf {
 
 #[apply(test!)]
 async fn tables_fit_the_terminal() {
-    let tables = tables::tables(&sample());
-    assert_eq!(tables.len(), 10);
-    for table in tables {
+    let mut noisy = kept();
+    noisy.throughput.placement = Placement::Same;
+    noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
+    noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
+    assert_eq!(tables::tables(&sample()).len(), 10);
+    for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
+        // The narrowest column has words, not a letter in each line.
+        let letters = shown.lines().filter(|line| line.trim().chars().count() == 1).count();
+        assert_eq!(letters, 0, "a column is squeezed in\n{shown}");
         for line in shown.lines() {
             assert!(line.chars().count() <= usize::from(table::WIDTH), "too wide: {line}\nin\n{shown}");
         }
@@ -44,7 +51,7 @@ async fn tables_fit_the_terminal() {
         "unsent",
         "missing",
         "not yet processed",
-        "×4.3",
+        "(+26.4, ×4.3)",
         "very low",
         "–",
         "apt-get",
@@ -152,16 +159,26 @@ async fn the_figures_decide_the_predictions() {
 /// TCP's row is computed by hand. The tokio echo's latency is 8 µs, its CPU time 7.2 µs, and its
 /// rate 1,666,731 requests per second.
 #[apply(test!)]
-async fn costs_are_shown_as_multiples_of_the_echo() {
+async fn costs_are_compared_with_the_echos() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
-    assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
+    assert_eq!(row[..8], ["TCP", "9.40", "+1.4", "1.2", "8.46", "+1.3", "1.2", "1.42M"]);
+    assert_eq!(row[8..13], ["0.9", "70", "56.4", "+8.4", "10.3"]);
     // In the sample, every client is saturated, and no server is.
     assert!(
         table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
         "{}",
         table.note
     );
+}
+
+/// A reader of a printed plot tells the protocols apart by their shapes alone.
+#[apply(test!)]
+async fn every_protocol_has_its_own_shape() {
+    let shape = Regex::new(r#"<path class="mark s\d" d="([^"]+)""#).unwrap();
+    let (_, svg) = docs::images(&kept()).into_iter().find(|(name, _)| name.contains("batch")).unwrap();
+    let shapes: BTreeSet<_> = shape.captures_iter(&svg).map(|found| found[1].to_owned()).collect();
+    assert_eq!(shapes.len(), kept().protocols.len());
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
