@@ -47,6 +47,13 @@ struct Args {
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
     #[arg(long, value_delimiter = ',', value_parser = protocol)]
     protocols: Vec<&'static Protocol>,
+    /// Also measure over a network that delays each round trip by this many ms: a comma-separated
+    /// list, for example 1ms,20ms,100ms. The lab's own proxy delays bytes, not packets
+    #[arg(long, value_delimiter = ',', value_parser = milliseconds)]
+    delay: Vec<u64>,
+    /// Limit that network to this many Mbit/s in each direction
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    bandwidth: Option<u64>,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
@@ -77,6 +84,11 @@ fn protocol(id: &str) -> Result<&'static Protocol, String> {
         let ids: Vec<_> = protocols::ALL.iter().map(|protocol| protocol.id).collect();
         format!("use one of {}", ids.join(", "))
     })
+}
+
+fn milliseconds(delay: &str) -> Result<u64, String> {
+    let number = delay.strip_suffix("ms").unwrap_or(delay).parse();
+    number.ok().filter(|&ms| ms <= 1000).ok_or_else(|| "use up to 1000ms, for example 20ms".into())
 }
 
 fn main() -> ExitCode {
@@ -112,7 +124,7 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         writeln!(stderr(), "could not raise the limit on open files: {error}")?;
     }
-    let plan = if args.full { Plan::full() } else { Plan::quick() };
+    let plan = plan(args);
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
     brokers::install_if_wanted(&protocols)?;
     for missing in brokers::runnable(&protocols, brokers::is_installed).1 {
@@ -124,6 +136,18 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
     }
     let stop = stop_on_interrupt()?;
     compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)
+}
+
+fn plan(args: &Args) -> Plan {
+    let mut plan = if args.full { Plan::full() } else { Plan::quick() };
+    if !args.delay.is_empty() {
+        plan.delays.clone_from(&args.delay);
+    }
+    plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
+    if plan.bandwidth.is_some() && plan.delays.is_empty() {
+        plan.delays.push(0);
+    }
+    plan
 }
 
 fn print(results: &Results) -> anyhow::Result<()> {

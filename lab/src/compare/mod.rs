@@ -5,6 +5,7 @@
 
 pub mod bytes;
 pub mod measure;
+mod network;
 pub mod plan;
 mod rounds;
 
@@ -72,8 +73,10 @@ pub fn compare(
     let batch = comparison.batch(same);
     let set_up = comparison.set_up(same);
     let bytes = comparison.bytes(same);
+    let round_trips = comparison.round_trips(same);
     let throughput = comparison.throughput(separate);
     let fixed_rate = comparison.fixed_rate(separate);
+    let network = comparison.network(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -97,6 +100,8 @@ pub fn compare(
         bytes,
         set_up,
         memory,
+        round_trips,
+        network,
     })
 }
 

@@ -27,6 +27,12 @@ pub struct Plan {
     pub set_ups: usize,
     /// Number of idle connections held open to measure their memory. 0 skips the measurement.
     pub idle_connections: usize,
+    /// Delays of a round trip over a network, in ms. An empty list skips the measurement.
+    pub delays: Vec<u64>,
+    /// Bandwidth of that network in each direction, in bits per second.
+    pub bandwidth: Option<u64>,
+    /// Number of rounds over the network.
+    pub delayed_rounds: usize,
 }
 
 fn span(warm_up: u64, measured: u64) -> Span {
@@ -47,6 +53,9 @@ impl Plan {
             readings: vec![],
             set_ups: 0,
             idle_connections: 0,
+            delays: vec![],
+            bandwidth: None,
+            delayed_rounds: 3,
         }
     }
 
@@ -63,6 +72,9 @@ impl Plan {
             readings: vec![1, 10, 100, 1000],
             set_ups: 50,
             idle_connections: 100,
+            delays: vec![1, 20, 100],
+            bandwidth: None,
+            delayed_rounds: 3,
         }
     }
 
@@ -70,7 +82,7 @@ impl Plan {
     pub fn steps(&self, protocols: usize) -> u64 {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
-        let once = 1 + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + once) * protocols) as u64
+        let once = 2 + usize::from(self.idle_connections > 0);
+        ((rounds * self.rounds + self.delays.len() * self.delayed_rounds + once) * protocols) as u64
     }
 }

@@ -14,7 +14,7 @@ use crate::report::results::Failure;
 use crate::report::statistic::Spread;
 use crate::run::brokers::Brokers;
 use crate::run::placement::Placement;
-use crate::run::running_protocol::RunningProtocol;
+use crate::run::running_protocol::{RunningProtocol, Through};
 
 /// Time after which a missing first reply through a broker is an error.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -24,6 +24,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Name of the measurement that goes through a proxy.
 pub(super) const BYTES: &str = "bytes";
+
+/// Names of the measurements that go through a network.
+pub(super) const ROUND_TRIPS: &str = "round trips";
+pub(super) const NETWORK: &str = "network";
 
 /// State that all measurements of a run share.
 pub(super) struct Comparison<'a> {
@@ -107,9 +111,14 @@ impl Comparison<'_> {
     /// Starts all protocols, in the order of `self.protocols`. The result has `None` for each one
     /// that fails.
     fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
+        let through = match name {
+            BYTES => Through::Proxy,
+            ROUND_TRIPS | NETWORK => Through::Network,
+            _ => Through::Nothing,
+        };
         let mut running = Vec::new();
         for &protocol in self.protocols {
-            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, name == BYTES);
+            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, through);
             let started = started.and_then(|target| {
                 self.runtime.block_on(ready(&target))?;
                 Ok(target)

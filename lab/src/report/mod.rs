@@ -10,6 +10,8 @@ mod plot;
 mod plots;
 pub mod predictions;
 pub mod results;
+mod section_tables;
+pub mod sections;
 pub mod statistic;
 pub mod table;
 pub mod tables;

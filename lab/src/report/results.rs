@@ -4,14 +4,16 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::sections::{Delayed, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
 use crate::run::conditions::Conditions;
 use crate::run::placement::Placement;
 
-/// Version of this layout. The lab reads no other version.
-pub const SCHEMA: u32 = 1;
+/// Version of this layout. The lab also reads version 1, which has no rows in the sections that
+/// came later.
+pub const SCHEMA: u32 = 2;
 
 /// The ID of the baseline that the other protocols are compared with.
 pub(super) const BASELINE: &str = "tokio_echo";
@@ -43,6 +45,12 @@ pub struct Results {
     pub set_up: Measured<SetUp>,
     /// The server's memory (`--full`).
     pub memory: Vec<Memory>,
+    /// How often a request has to cross the network.
+    #[serde(default)]
+    pub round_trips: Vec<RoundTrips>,
+    /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub network: Vec<Delayed>,
 }
 
 /// A protocol that ran.
@@ -209,7 +217,10 @@ impl Results {
             "this is not a results.json of this version of the lab; measure again with cargo run --release",
         )?;
         let schema = results.schema;
-        ensure!(schema == SCHEMA, "results.json has layout {schema}, but this lab reads layout {SCHEMA}");
+        ensure!(
+            schema <= SCHEMA,
+            "results.json has layout {schema}, but this lab reads up to layout {SCHEMA}"
+        );
         Ok(results)
     }
 

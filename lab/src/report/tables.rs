@@ -3,6 +3,7 @@
 use super::claims;
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
+use super::section_tables::{network, round_trips};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
 use crate::protocols::Kind;
@@ -11,7 +12,7 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`], [`summary`], and the
 /// predictions only appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
+    let figures = [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
     let all = figures.chain([claims::table(results), not_measured(results)]);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
@@ -70,18 +71,23 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-fn maybe(spread: Option<Spread>) -> String {
+pub(super) fn maybe(spread: Option<Spread>) -> String {
     spread.map_or(NONE.into(), |spread| micros(spread.median))
 }
 
-fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
+pub(super) fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
     spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
 }
 
-/// Formats how much more than the tokio echo's a protocol's time is, in µs.
+/// Formats how much more than the tokio echo's a protocol's time in nanoseconds is, in µs.
 pub(super) fn added(id: &str, time: impl Fn(&str) -> Option<f64>) -> String {
-    let more = time(id).zip(time(BASELINE)).filter(|_| id != BASELINE);
-    match more.map(|(time, baseline)| (time - baseline) / 1000.0) {
+    more(id, |id| Some(time(id)? / 1000.0))
+}
+
+/// Formats how much more than the tokio echo's a protocol's figure is.
+pub(super) fn more(id: &str, figure: impl Fn(&str) -> Option<f64>) -> String {
+    let both = figure(id).zip(figure(BASELINE)).filter(|_| id != BASELINE);
+    match both.map(|(figure, baseline)| figure - baseline) {
         None => NONE.into(),
         Some(more) if more < 100.0 => format!("{more:+.1}"),
         Some(more) => format!("+{}", grouped(more)),
@@ -89,7 +95,7 @@ pub(super) fn added(id: &str, time: impl Fn(&str) -> Option<f64>) -> String {
 }
 
 /// Returns the text of a row's last column, which is empty if there is nothing to report.
-fn remark(spread: Option<Spread>, errors: u64) -> String {
+pub(super) fn remark(spread: Option<Spread>, errors: u64) -> String {
     let noisy = spread.is_some_and(|spread| spread.is_noisy());
     let errors = (errors > 0).then(|| format!("{errors} errors"));
     [noisy.then(|| "noisy".to_owned()), errors].into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -280,7 +286,8 @@ pub fn costs(results: &Results) -> Table {
         "What each protocol costs".into(),
         &format!(
             "Latency: p50 with one request in flight. CPU: CPU time of all sides per request. Requests/s: with {MANY} \
-             in flight. Bytes: one request and its reply. Set-up: time until the first reply. kB/connection: memory \
+             in flight. Bytes: one request and its reply. Set-up: time until the first reply. Round trips: \
+             once per connection, and per request. kB/connection: memory \
              of the server (or broker) for an idle connection. added: how much more than the tokio TCP echo. \
              ×: multiple of the echo's figure. Latency, \
              CPU, and set-up were measured with {}; requests/s with {}.",
@@ -299,6 +306,7 @@ pub fn costs(results: &Results) -> Table {
             "bytes",
             "set-up µs",
             "added",
+            "round trips",
             "kB/connection",
         ],
     );
@@ -320,6 +328,8 @@ pub fn costs(results: &Results) -> Table {
         row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
         row.push(results.set_up_of(id).map_or(NONE.into(), micros));
         row.push(added(id, |id| results.set_up_of(id)));
+        let trips = results.round_trips.iter().find(|row| row.protocol == *id);
+        row.push(trips.map_or(NONE.into(), |row| format!("{} + {}", row.set_up, row.request)));
         let memory = results.memory.iter().find(|row| row.protocol == *id);
         row.push(memory.map_or(NONE.into(), per_connection));
         table.rows.push(row);

@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 10);
+    assert_eq!(tables::tables(&sample()).len(), 12);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -163,7 +163,7 @@ async fn costs_are_compared_with_the_echos() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[..8], ["TCP", "9.40", "+1.4", "1.2", "8.46", "+1.3", "1.2", "1.42M"]);
-    assert_eq!(row[8..13], ["0.9", "70", "56.4", "+8.4", "10.3"]);
+    assert_eq!(row[8..14], ["0.9", "70", "56.4", "+8.4", "2 + 1", "10.3"]);
     // In the sample, every client is saturated, and no server is.
     assert!(
         table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
@@ -179,6 +179,13 @@ async fn every_protocol_has_its_own_shape() {
     let (_, svg) = docs::images(&kept()).into_iter().find(|(name, _)| name.contains("batch")).unwrap();
     let shapes: BTreeSet<_> = shape.captures_iter(&svg).map(|found| found[1].to_owned()).collect();
     assert_eq!(shapes.len(), kept().protocols.len());
+}
+
+#[apply(test!)]
+async fn times_over_a_network_are_compared_at_the_same_delay() {
+    let table = tables::tables(&sample()).into_iter().find(|table| table.title.starts_with("Over a network"));
+    let row = table.unwrap().rows.into_iter().find(|row| row[0] == "TCP").unwrap();
+    assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.

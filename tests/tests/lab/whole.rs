@@ -10,8 +10,9 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, Protocol};
+use lab::protocols::{self, Protocol, Served};
 use lab::report::results::Results;
+use lab::report::sections::Delayed;
 use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
@@ -34,6 +35,9 @@ fn brief() -> Plan {
         readings: vec![1, 10],
         set_ups: 2,
         idle_connections: 3,
+        delays: vec![2],
+        bandwidth: Some(100_000_000),
+        delayed_rounds: 1,
     }
 }
 
@@ -50,7 +54,13 @@ fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Result
 #[apply(test!)]
 #[alone]
 async fn a_run_measures_every_protocol_without_a_broker() {
-    check(through_brokers(false));
+    let results = check(through_brokers(false));
+    // TCP's handshake takes one round trip. The hello of our own protocol and WebSocket's upgrade take
+    // another one.
+    for (id, set_up) in [("tokio_echo", 1), ("tcp_socket", 2), ("websocket", 2), ("http_rest", 1)] {
+        let trips = results.round_trips.iter().find(|row| row.protocol == id).unwrap();
+        assert_eq!(trips.set_up, set_up, "{id}");
+    }
 }
 
 /// Does the same with brokers that the lab starts.
@@ -102,6 +112,15 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.throughput.rows.len(), all + many, "one and four in flight");
     assert_eq!(results.batch.rows.len(), 2 * all);
     assert_eq!((results.bytes.len(), results.set_up.rows.len()), (all, all));
+    assert_eq!((results.round_trips.len(), results.network.len()), (all, all));
+    let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
+    assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
+    for trips in &results.round_trips {
+        let through_broker = protocols.iter().any(|protocol| {
+            protocol.id == trips.protocol && matches!(protocol.served, Served::ThroughBroker(..))
+        });
+        assert_eq!(trips.request, if through_broker { 2 } else { 1 }, "{trips:?}");
+    }
     let offered: Vec<_> = results.fixed_rate.rows.iter().map(|row| row.protocol.as_str()).collect();
     assert_eq!(offered.iter().collect::<BTreeSet<_>>().len(), many);
     for row in &results.latency.rows {
@@ -139,7 +158,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 9);
+    assert_eq!(tables::tables(&again).len(), 11);
     results
 }
 

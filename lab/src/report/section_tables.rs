@@ -1,0 +1,53 @@
+//! Shows the sections about networks, subscribers, streams, and many connections as tables.
+
+use super::format::{NONE, digits, short};
+use super::results::Results;
+use super::sections::Delayed;
+use super::statistic::Spread;
+use super::table::Table;
+use super::tables::{more, remark};
+
+pub(super) fn round_trips(results: &Results) -> Table {
+    let mut table = Table::new(
+        "Round trips".into(),
+        "How often a client has to wait for bytes to go to the other end and back: once per connection, with TCP's \
+         handshake, and for each request. Through a broker, both hops count. Counted with a proxy that delays bytes: \
+         the shortest time divided by the delay.",
+        &["protocol", "per set-up", "per request"],
+    );
+    for row in &results.round_trips {
+        let name = results.name(&row.protocol).into();
+        table.rows.push(vec![name, row.set_up.to_string(), row.request.to_string()]);
+    }
+    table
+}
+
+pub(super) fn network(results: &Results) -> Table {
+    let mut title = "Over a network, times in ms".to_owned();
+    if let Some(bits) = results.network.iter().find_map(|row| row.bandwidth) {
+        title += &format!(", {} Mbit/s", digits(bits as f64 / 1e6));
+    }
+    let mut table = Table::new(
+        title + "; " + &results.throughput.placement.to_string(),
+        "A proxy delays each byte by half of the delay in each direction. It delays bytes, not packets: nothing is \
+         lost, and TCP sees a short way. set-up: until the first reply. 1 and 100: one request with this many \
+         readings. added: how much more that takes than with the tokio echo. rate/s: requests per second with 64 in \
+         flight.",
+        &["protocol", "delay", "set-up", "added", "1", "added", "100", "added", "rate/s", ""],
+    );
+    let mut rows: Vec<_> = results.network.iter().collect();
+    rows.sort_by_key(|row| row.delay);
+    for row in rows {
+        let same =
+            |id: &str| results.network.iter().find(|other| other.protocol == id && other.delay == row.delay);
+        let mut cells = vec![results.name(&row.protocol).into(), digits(row.delay as f64 / 1e6)];
+        for figure in [|row: &Delayed| row.set_up, |row: &Delayed| row.one, |row: &Delayed| row.batch] {
+            cells.push(digits(figure(row).median / 1e6));
+            cells.push(more(&row.protocol, |id| Some(figure(same(id)?).median / 1e6)));
+        }
+        cells.push(row.per_second.map_or(NONE.into(), |rate| short(rate.median)));
+        cells.push(remark([row.one, row.batch].into_iter().find(Spread::is_noisy), 0));
+        table.rows.push(cells);
+    }
+    table
+}
