@@ -4,12 +4,13 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run -- predict                # what do you expect?
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! ```
 
 use std::fs;
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
 use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
+use lab::report::predictions::{self, Answers};
 use lab::report::results::Results;
 use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
@@ -58,7 +60,7 @@ struct Args {
     /// rates, same for everything else]
     #[arg(long)]
     placement: Option<Placement>,
-    /// Folder for report.html and results.json
+    /// Folder for report.html, results.json, and predictions.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
     /// Measure nothing, but copy this results.json to docs/performance_comparison.json and render
@@ -71,6 +73,8 @@ struct Args {
 enum Mode {
     Wire(command::Options),
     Tap(tap::Options),
+    /// Ask you nine predictions one by one. The next comparison then shows which of yours hold
+    Predict,
     /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
     Serve {
@@ -106,6 +110,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
+        Some(Mode::Predict) => return predict(&args.out),
         None => {}
     }
     if let Some(results) = &args.write_docs {
@@ -114,9 +119,28 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         bail!("refusing to benchmark a debug build; use `cargo run --release`");
     }
-    let results = measure(args)?;
+    let mut results = measure(args)?;
+    results.answers = answers(&args.out)?;
     print(&results)?;
     write_files(&results, &args.out)
+}
+
+fn predict(folder: &Path) -> anyhow::Result<()> {
+    let answers = predictions::ask(stdin().lock(), stdout())?;
+    let path = folder.join(predictions::FILE);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    fs::write(&path, serde_json::to_string(&answers)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(stdout(), "\nwritten: {}\nnow measure: cargo run --release -- --full", path.display())?;
+    Ok(())
+}
+
+/// Returns the answers that [`predict`] has kept, if any.
+fn answers(folder: &Path) -> anyhow::Result<Answers> {
+    let path = folder.join(predictions::FILE);
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is damaged; run cargo run -- predict again", path.display()))
 }
 
 fn measure(args: &Args) -> anyhow::Result<Results> {

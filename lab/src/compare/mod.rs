@@ -102,6 +102,7 @@ pub fn compare(
         memory,
         round_trips,
         network,
+        answers: Vec::new(),
     })
 }
 

@@ -4,6 +4,7 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::predictions::Answers;
 use super::sections::{Delayed, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
@@ -51,6 +52,9 @@ pub struct Results {
     /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub network: Vec<Delayed>,
+    /// What the reader predicted before the run.
+    #[serde(default)]
+    pub answers: Answers,
 }
 
 /// A protocol that ran.

@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 12);
+    assert_eq!(tables::tables(&sample()).len(), 13);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -139,6 +139,12 @@ async fn the_document_lists_every_prediction_word_for_word() {
 /// The expected values are computed by hand from the sample. It lacks gRPC, WebSocket, and Redis.
 #[apply(test!)]
 async fn the_figures_decide_the_predictions() {
+    let mut answered = sample();
+    answered.answers = vec![Some(false), Some(true), None, Some(false)];
+    let table = predictions::table(&answered);
+    let said: Vec<_> = table.rows.iter().map(|row| row[4].as_str()).take(5).collect();
+    assert_eq!(said, ["no: wrong", "yes", "–", "no: right", "–"]);
+    assert!(table.note.ends_with("You were right about 1 of 2."), "{}", table.note);
     let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");

@@ -158,7 +158,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 11);
+    assert_eq!(tables::tables(&again).len(), 12);
     results
 }
 
