@@ -56,6 +56,10 @@ struct Args {
     /// Limit that network to this many Mbit/s in each direction
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     bandwidth: Option<u64>,
+    /// Also send one reading to this many subscribers at once: a comma-separated list, for example
+    /// 1,10,100,1000
+    #[arg(long, value_name = "SUBSCRIBERS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    fan_out: Vec<u64>,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
@@ -166,6 +170,9 @@ fn plan(args: &Args) -> Plan {
     let mut plan = if args.full { Plan::full() } else { Plan::quick() };
     if !args.delay.is_empty() {
         plan.delays.clone_from(&args.delay);
+    }
+    if !args.fan_out.is_empty() {
+        plan.subscribers.clone_from(&args.fan_out);
     }
     plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
     if plan.bandwidth.is_some() && plan.delays.is_empty() {

@@ -4,6 +4,7 @@
 //! loops that measure every protocol.
 
 pub mod bytes;
+mod fan_out;
 pub mod measure;
 mod network;
 pub mod plan;
@@ -77,6 +78,7 @@ pub fn compare(
     let throughput = comparison.throughput(separate);
     let fixed_rate = comparison.fixed_rate(separate);
     let network = comparison.network(separate);
+    let fan_out = comparison.fan_out(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -102,6 +104,7 @@ pub fn compare(
         memory,
         round_trips,
         network,
+        fan_out,
         answers: Vec::new(),
     })
 }

@@ -33,13 +33,9 @@ const IN_FLIGHT: u64 = 64;
 const REQUESTS: usize = 10;
 const CONNECTIONS: usize = 3;
 
-/// The figures of one round, in nanoseconds and requests per second.
-struct Crossing {
-    set_up: f64,
-    one: f64,
-    batch: f64,
-    per_second: Option<f64>,
-}
+/// The figures of one round: times in nanoseconds of set-up, one reading, and a batch; and requests
+/// per second.
+type Crossing = ([f64; 3], Option<f64>);
 
 impl Comparison<'_> {
     /// Counts the round trips of each protocol: time divided by delay, rounded.
@@ -67,7 +63,7 @@ impl Comparison<'_> {
 
     /// Measures set-up, latency, batches, and throughput with each delay of the plan.
     pub(super) fn network(&mut self, placement: Placement) -> Vec<Delayed> {
-        let levels = (self.plan.delayed_rounds, self.plan.delays.as_slice());
+        let levels = (self.plan.extra_rounds, self.plan.delays.as_slice());
         let bandwidth = self.plan.bandwidth;
         let rows = self.rounds(NETWORK, placement, levels, async |target, delay| {
             let delay = Duration::from_millis(delay);
@@ -78,10 +74,10 @@ impl Comparison<'_> {
             protocol: row.protocol.clone(),
             delay: row.level * 1_000_000,
             bandwidth,
-            set_up: row.spread(|round| round.set_up),
-            one: row.spread(|round| round.one),
-            batch: row.spread(|round| round.batch),
-            per_second: row.spread_if_all(|round| round.per_second),
+            set_up: row.spread(|(times, _)| times[0]),
+            one: row.spread(|(times, _)| times[1]),
+            batch: row.spread(|(times, _)| times[2]),
+            per_second: row.spread_if_all(|(_, rate)| *rate),
         };
         rows.into_iter().map(delayed).collect()
     }
@@ -101,7 +97,7 @@ async fn cross(target: &RunningProtocol, delay: Duration) -> anyhow::Result<Cros
         measured.errors.ensure_few()?;
         per_second = Some(measured.completed as f64 / measured.elapsed.as_secs_f64());
     }
-    Ok(Crossing { set_up: Spread::of(&set_ups).median, one, batch, per_second })
+    Ok(([Spread::of(&set_ups).median, one, batch], per_second))
 }
 
 fn network(target: &RunningProtocol) -> anyhow::Result<&Network> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::measure::Span;
+use crate::protocols::FAN_OUT;
 
 /// The measurements of a run, and how long each takes.
 #[derive(Debug, Clone)]
@@ -31,8 +32,10 @@ pub struct Plan {
     pub delays: Vec<u64>,
     /// Bandwidth of that network in each direction, in bits per second.
     pub bandwidth: Option<u64>,
-    /// Number of rounds over the network.
-    pub delayed_rounds: usize,
+    /// Numbers of subscribers for fan-out. An empty list skips the measurement.
+    pub subscribers: Vec<u64>,
+    /// Number of rounds over the network and of fan-out.
+    pub extra_rounds: usize,
 }
 
 fn span(warm_up: u64, measured: u64) -> Span {
@@ -54,8 +57,9 @@ impl Plan {
             set_ups: 0,
             idle_connections: 0,
             delays: vec![],
+            subscribers: vec![],
             bandwidth: None,
-            delayed_rounds: 3,
+            extra_rounds: 3,
         }
     }
 
@@ -73,8 +77,9 @@ impl Plan {
             set_ups: 50,
             idle_connections: 100,
             delays: vec![1, 20, 100],
+            subscribers: vec![1, 10, 100, 1000],
             bandwidth: None,
-            delayed_rounds: 3,
+            extra_rounds: 3,
         }
     }
 
@@ -83,6 +88,7 @@ impl Plan {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 2 + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + self.delays.len() * self.delayed_rounds + once) * protocols) as u64
+        ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
+            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
     }
 }

@@ -69,17 +69,28 @@ impl Comparison<'_> {
         &mut self,
         name: &str,
         placement: Placement,
+        levels: (usize, &[u64]),
+        measure: impl AsyncFnMut(&RunningProtocol, u64) -> anyhow::Result<Option<T>>,
+    ) -> Vec<Row<T>> {
+        self.rounds_of(self.protocols, name, placement, levels, measure)
+    }
+
+    /// Does the same for these protocols.
+    pub fn rounds_of<T>(
+        &mut self,
+        protocols: &[&'static Protocol],
+        name: &str,
+        placement: Placement,
         (rounds, levels): (usize, &[u64]),
         mut measure: impl AsyncFnMut(&RunningProtocol, u64) -> anyhow::Result<Option<T>>,
     ) -> Vec<Row<T>> {
         if levels.is_empty() {
             return Vec::new();
         }
-        let mut running = self.start_all(name, placement);
+        let mut running = self.start_all(protocols, name, placement);
         let row =
             |protocol: &Protocol, level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
-        let mut rows: Vec<_> = self
-            .protocols
+        let mut rows: Vec<_> = protocols
             .iter()
             .flat_map(|protocol| levels.iter().map(move |&level| row(protocol, level)))
             .collect();
@@ -108,16 +119,20 @@ impl Comparison<'_> {
         rows
     }
 
-    /// Starts all protocols, in the order of `self.protocols`. The result has `None` for each one
-    /// that fails.
-    fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
+    /// Starts all protocols, in their order. The result has `None` for each one that fails.
+    fn start_all(
+        &mut self,
+        protocols: &[&'static Protocol],
+        name: &str,
+        placement: Placement,
+    ) -> Vec<Option<RunningProtocol>> {
         let through = match name {
             BYTES => Through::Proxy,
             ROUND_TRIPS | NETWORK => Through::Network,
             _ => Through::Nothing,
         };
         let mut running = Vec::new();
-        for &protocol in self.protocols {
+        for &protocol in protocols {
             let started = RunningProtocol::start(protocol, placement, &mut self.brokers, through);
             let started = started.and_then(|target| {
                 self.runtime.block_on(ready(&target))?;

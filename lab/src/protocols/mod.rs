@@ -6,7 +6,9 @@
 
 mod batch;
 mod blocking_echo;
+mod broadcast;
 mod echo;
+mod fan_out;
 mod grpc;
 mod http_rest;
 mod message_queue;
@@ -18,6 +20,7 @@ mod tokio_echo;
 mod websocket;
 
 pub use batch::{INFORMATION, STATION};
+pub use fan_out::{FAN_OUT, FanOut};
 pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served};
 
 /// All protocols in the order of the tables: the baselines first.
@@ -38,4 +41,10 @@ pub const ALL: [&Protocol; 11] = [
 /// Returns the protocol with this ID.
 pub fn by_id(id: &str) -> Option<&'static Protocol> {
     ALL.into_iter().find(|protocol| protocol.id == id)
+}
+
+/// Returns what the server with this ID serves, which may also be a fan-out's.
+pub(crate) fn served_by(id: &str) -> Option<&'static Served> {
+    let fan_out = FAN_OUT.iter().map(|way| &way.protocol);
+    ALL.into_iter().chain(fan_out).find(|protocol| protocol.id == id).map(|protocol| &protocol.served)
 }

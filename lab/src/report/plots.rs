@@ -22,6 +22,11 @@ pub fn plots(results: &Results) -> Vec<Plot> {
         ("bytes", "Bytes per request, one reading, both directions".to_owned(), bytes(results)),
         ("cpu", format!("CPU time per request; {latency_placement}"), cpu(results)),
         ("batch", format!("Time per reading by batch size; {}", results.batch.placement), batch(results)),
+        (
+            "fan_out",
+            format!("Time until the last subscriber has a reading; {load_placement}"),
+            fan_out(results),
+        ),
     ];
     let plot = |(id, title, drawing): (&'static str, String, Option<Drawing>)| {
         Some(Plot { id, title, note: note(id), drawing: drawing? })
@@ -121,4 +126,16 @@ fn cpu(results: &Results) -> Option<Drawing> {
         (results.name(&row.protocol), parts.map(micros).to_vec())
     });
     bars("CPU time in µs", &["client", "server", "broker"], &rows.collect::<Vec<_>>())
+}
+
+fn fan_out(results: &Results) -> Option<Drawing> {
+    let mut series: Vec<(&str, Vec<(f64, f64)>)> = Vec::new();
+    for row in &results.fan_out {
+        let point = (row.subscribers as f64, row.last.median / 1000.0);
+        match series.last_mut().filter(|(name, _)| *name == row.name) {
+            Some((_, points)) => points.push(point),
+            None => series.push((&row.name, vec![point])),
+        }
+    }
+    lines(["subscribers, logarithmic", "time in µs, logarithmic"], &series)
 }

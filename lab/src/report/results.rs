@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::predictions::Answers;
-use super::sections::{Delayed, RoundTrips};
+use super::sections::{Delayed, Delivered, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
@@ -52,6 +52,9 @@ pub struct Results {
     /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub network: Vec<Delayed>,
+    /// One reading to many subscribers (`--fan-out` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub fan_out: Vec<Delivered>,
     /// What the reader predicted before the run.
     #[serde(default)]
     pub answers: Answers,

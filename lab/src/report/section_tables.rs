@@ -1,8 +1,8 @@
 //! Shows the sections about networks, subscribers, streams, and many connections as tables.
 
-use super::format::{NONE, digits, short};
+use super::format::{NONE, digits, grouped, micros, short};
 use super::results::Results;
-use super::sections::Delayed;
+use super::sections::{Delayed, Delivered};
 use super::statistic::Spread;
 use super::table::Table;
 use super::tables::{more, remark};
@@ -48,6 +48,41 @@ pub(super) fn network(results: &Results) -> Table {
         cells.push(row.per_second.map_or(NONE.into(), |rate| short(rate.median)));
         cells.push(remark([row.one, row.batch].into_iter().find(Spread::is_noisy), 0));
         table.rows.push(cells);
+    }
+    table
+}
+
+pub(super) fn fan_out(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("One reading to many subscribers, times in µs; {}", results.throughput.placement),
+        "Time from publishing until the first, the median, and the last subscriber has the reading. All subscribers \
+         share one core, so with many of them, these times are the client's limit. CPU: of the server or broker, for \
+         each delivery; with few, it is mostly the publishing. added and ×: compared with a bare broadcast, which writes a prepared frame to each socket. \
+         kB: memory of the server or broker for each subscriber.",
+        &["protocol", "subscribers", "first", "median", "last", "CPU", "added", "×", "kB", ""],
+    );
+    for row in &results.fan_out {
+        let same = |other: &&Delivered| other.protocol == "broadcast" && other.subscribers >= row.subscribers;
+        let floor = results.fan_out.iter().find(same).and_then(|floor| floor.cpu);
+        let both = row.cpu.zip(floor).filter(|_| row.protocol != "broadcast");
+        let both = both.map(|(cpu, floor)| (cpu.median, floor.median));
+        table.rows.push(vec![
+            row.name.clone(),
+            grouped(row.subscribers as f64),
+            micros(row.first.median),
+            micros(row.median.median),
+            micros(row.last.median),
+            row.cpu.map_or(NONE.into(), |cpu| micros(cpu.median)),
+            both.map_or(NONE.into(), |(cpu, floor)| format!("{:+.2}", (cpu - floor) / 1000.0)),
+            both.map_or(NONE.into(), |(cpu, floor)| format!("{:.1}", cpu / floor)),
+            // With a few subscribers, other changes of the memory are larger.
+            if row.memory > 0.0 && row.subscribers >= 100 {
+                digits(row.memory / 1000.0)
+            } else {
+                NONE.into()
+            },
+            remark(row.cpu, 0),
+        ]);
     }
     table
 }

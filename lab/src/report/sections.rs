@@ -34,3 +34,25 @@ pub struct Delayed {
     /// Requests per second with 64 in flight. `null` if only one can be in flight.
     pub per_second: Option<Spread>,
 }
+
+/// One reading to many subscribers, each over its own connection. Times are in nanoseconds from the
+/// moment when it was published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Delivered {
+    /// The ID of the way to fan out.
+    pub protocol: String,
+    /// Its name in tables.
+    pub name: String,
+    /// Number of subscribers.
+    pub subscribers: u64,
+    /// Until the first subscriber has it. All times are medians of the readings of a round.
+    pub first: Spread,
+    /// Until half of them have it.
+    pub median: Spread,
+    /// Until all have it.
+    pub last: Spread,
+    /// CPU time of the server or broker for each delivery.
+    pub cpu: Option<Spread>,
+    /// Memory of the server or broker for each subscriber, in bytes.
+    pub memory: f64,
+}

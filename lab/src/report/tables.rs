@@ -2,7 +2,7 @@
 
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
-use super::section_tables::{network, round_trips};
+use super::section_tables::{fan_out, network, round_trips};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
 use super::{claims, predictions};
@@ -12,7 +12,8 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures = [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network];
+    let figures =
+        [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network, fan_out];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
     let all = figures.chain([claims::table(results), predictions::table(results), not_measured(results)]);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()

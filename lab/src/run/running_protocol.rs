@@ -77,6 +77,11 @@ impl RunningProtocol {
         Ok(Self { protocol, meter, proxy, network, address, _server: server })
     }
 
+    /// Returns the `host:port` to connect to.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
     /// Connects a client that has prepared a batch of this many readings.
     ///
     /// # Errors

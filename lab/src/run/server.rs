@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::cpu_time;
 use super::placement::pin;
-use crate::protocols::{Served, by_id};
+use crate::protocols::{Served, served_by};
 
 /// A second process of the same program, which runs as a server.
 ///
@@ -107,14 +107,14 @@ pub async fn owner_is_gone() {
 pub async fn serve(role: &str) -> anyhow::Result<()> {
     let (id, broker) =
         role.split_once('@').map_or((role, None), |(id, broker)| (id, Some(broker.to_owned())));
-    let protocol = by_id(id).with_context(|| format!("there is no protocol {id:?}"))?;
+    let served = served_by(id).with_context(|| format!("there is no protocol {id:?}"))?;
     let shutdown = CancellationToken::new();
     let cancelled = shutdown.clone();
     tokio::spawn(async move {
         owner_is_gone().await;
         cancelled.cancel();
     });
-    match (&protocol.served, broker) {
+    match (served, broker) {
         (Served::Directly(serve), None) => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             println!("listening on {}", listener.local_addr()?);

@@ -10,9 +10,9 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, Protocol, Served};
+use lab::protocols::{self, FAN_OUT, Protocol, Served};
 use lab::report::results::Results;
-use lab::report::sections::Delayed;
+use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
@@ -37,7 +37,8 @@ fn brief() -> Plan {
         idle_connections: 3,
         delays: vec![2],
         bandwidth: Some(100_000_000),
-        delayed_rounds: 1,
+        subscribers: vec![1, 3],
+        extra_rounds: 1,
     }
 }
 
@@ -113,6 +114,10 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.batch.rows.len(), 2 * all);
     assert_eq!((results.bytes.len(), results.set_up.rows.len()), (all, all));
     assert_eq!((results.round_trips.len(), results.network.len()), (all, all));
+    let ways = FAN_OUT.iter().filter(|way| protocols.iter().any(|protocol| protocol.id == way.selected_by));
+    assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
+    let ordered = |row: &Delivered| row.first.median <= row.last.median && row.cpu.is_some();
+    assert!(results.fan_out.iter().all(ordered), "{:?}", results.fan_out);
     let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
     assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
     for trips in &results.round_trips {
@@ -152,13 +157,13 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     // The plot of fixed rates may be missing, because p99 needs a thousand samples, and the added
     // time needs the echo.
-    assert!(matches!(page.matches("<svg").count(), 5..=7));
+    assert!(matches!(page.matches("<svg").count(), 6..=8));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 12);
+    assert_eq!(tables::tables(&again).len(), 13);
     results
 }
 
