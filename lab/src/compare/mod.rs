@@ -251,17 +251,15 @@ impl Comparison<'_> {
             let proxy = target.proxy.as_ref().context("no proxy was started")?;
             count_bytes(target, proxy, 1).await.map(Some)
         });
-        let bytes = |row: Row<Wire>| {
-            let protocol = row.protocol;
-            row.rounds.into_iter().map(move |wire| Bytes {
-                protocol: protocol.clone(),
-                request: wire.request,
-                response: wire.response,
-                set_up: wire.set_up,
-                payload: INFORMATION as u64,
-            })
+        let payload = INFORMATION as u64;
+        let bytes = |(protocol, Wire { request, response, set_up })| Bytes {
+            protocol,
+            request,
+            response,
+            set_up,
+            payload,
         };
-        rows.into_iter().flat_map(bytes).collect()
+        rows.into_iter().filter_map(Row::single).map(bytes).collect()
     }
 
     fn memory(&mut self, placement: Placement) -> Vec<Memory> {
@@ -278,14 +276,7 @@ impl Comparison<'_> {
             let grown = target.meter.memory()?.saturating_sub(before);
             Ok(Some((at_rest, grown as f64 / count as f64)))
         });
-        let memory = |row: Row<(u64, f64)>| {
-            let protocol = row.protocol;
-            row.rounds.into_iter().map(move |(at_rest, per_connection)| Memory {
-                protocol: protocol.clone(),
-                at_rest,
-                per_connection,
-            })
-        };
-        rows.into_iter().flat_map(memory).collect()
+        let memory = |(protocol, (at_rest, per_connection))| Memory { protocol, at_rest, per_connection };
+        rows.into_iter().filter_map(Row::single).map(memory).collect()
     }
 }

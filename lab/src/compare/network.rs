@@ -53,12 +53,8 @@ impl Comparison<'_> {
             let trips = |time: f64| (time / ROUND_TRIP.as_nanos() as f64).round() as u64;
             Ok(Some((trips(first).saturating_sub(trips(request)), trips(request))))
         });
-        let trips = |row: Row<(u64, u64)>| {
-            let protocol = row.protocol;
-            let trips = move |(set_up, request)| RoundTrips { protocol: protocol.clone(), set_up, request };
-            row.rounds.into_iter().map(trips)
-        };
-        rows.into_iter().flat_map(trips).collect()
+        let trips = |(protocol, (set_up, request))| RoundTrips { protocol, set_up, request };
+        rows.into_iter().filter_map(Row::single).map(trips).collect()
     }
 
     /// Measures set-up, latency, batches, and throughput with each delay of the plan.

@@ -6,7 +6,7 @@ use super::measure::Span;
 use crate::protocols::FAN_OUT;
 
 /// The measurements of a run, and how long each takes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Number of rounds of each measurement. Bytes and memory are measured only once.
     pub rounds: usize,
@@ -50,16 +50,8 @@ impl Plan {
             latency: span(150, 500),
             throughput: span(150, 500),
             in_flight: vec![64],
-            fixed_rate: span(0, 0),
-            rates: vec![],
-            batch: span(0, 0),
-            readings: vec![],
-            set_ups: 0,
-            idle_connections: 0,
-            delays: vec![],
-            subscribers: vec![],
-            bandwidth: None,
             extra_rounds: 3,
+            ..Self::default()
         }
     }
 
@@ -78,8 +70,7 @@ impl Plan {
             idle_connections: 100,
             delays: vec![1, 20, 100],
             subscribers: vec![1, 10, 100, 1000],
-            bandwidth: None,
-            extra_rounds: 3,
+            ..Self::quick()
         }
     }
 

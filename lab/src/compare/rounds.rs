@@ -57,6 +57,11 @@ impl<T> Row<T> {
         Spread::of_all(self.rounds.iter().map(figure))
     }
 
+    /// Returns the protocol and the outcome of a measurement that has only one round.
+    pub fn single(mut self) -> Option<(String, T)> {
+        Some((self.protocol, self.rounds.pop()?))
+    }
+
     pub fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
         self.rounds.iter().map(count).sum()
     }

@@ -13,6 +13,7 @@ use super::batch::INFORMATION;
 use super::echo::{accept_each, information};
 use super::fan_out::Subscription;
 use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::tokio_echo::connect;
 
 /// A connection begins with one of these bytes, and the server returns it as confirmation. A
 /// publisher sends its byte once for each frame.
@@ -32,7 +33,9 @@ pub(super) const PROTOCOL: Protocol = Protocol {
         })
         .boxed()
     }),
-    connect: |address, _| async move { connected(Publisher(Mutex::new(connect(&address).await?))) }.boxed(),
+    connect: |address, _| {
+        async move { connected(Publisher(Mutex::new(connect(&address, 0).await?.0))) }.boxed()
+    },
 };
 
 async fn serve(mut stream: TcpStream, subscribers: Arc<Mutex<Vec<TcpStream>>>) -> std::io::Result<()> {
@@ -55,12 +58,6 @@ async fn serve(mut stream: TcpStream, subscribers: Arc<Mutex<Vec<TcpStream>>>) -
     Ok(())
 }
 
-async fn connect(address: &str) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 struct Publisher(Mutex<TcpStream>);
 
 impl Recorder for Publisher {
@@ -76,7 +73,7 @@ async fn request(stream: &mut TcpStream, request: u8) -> anyhow::Result<()> {
 }
 
 pub(super) async fn subscribe(address: &str) -> anyhow::Result<Subscription> {
-    let mut stream = connect(address).await?;
+    let (mut stream, _) = connect(address, 0).await?;
     request(&mut stream, SUBSCRIBE).await?;
     let frames = stream::unfold(stream, async |mut stream| {
         stream.read_exact(&mut [0; INFORMATION]).await.ok()?;

@@ -20,7 +20,8 @@ pub(super) fn table(results: &Results) -> Table {
     let mut table = Table::new(
         "The original course's claims and the figures".into(),
         "Latency: p50 with one request in flight, in µs, and in parentheses how much more than the tokio echo's \
-         it is, and its multiple (×). Requests/s: the highest rate measured. Overhead: bytes on the wire beyond the reading's information.",
+         it is, and its multiple (×). Requests/s: the highest rate measured. Overhead: bytes on the wire beyond the \
+         reading's information.",
         &["protocol", "latency", "claimed", "requests/s", "claimed", "overhead", "claimed"],
     );
     let ran = |id: &&&str| results.protocols.iter().any(|protocol| protocol.id == **id);

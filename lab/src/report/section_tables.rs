@@ -30,10 +30,10 @@ pub(super) fn network(results: &Results) -> Table {
     let mut table = Table::new(
         title + "; " + &results.throughput.placement.to_string(),
         "A proxy delays each byte by half of the delay in each direction. It delays bytes, not packets: nothing is \
-         lost, and TCP sees a short way. set-up: until the first reply. 1 and 100: one request with this many \
+         lost, and TCP sees a short way. set-up: until the first reply. 1 reading, 100: one request with this many \
          readings. added: how much more that takes than with the tokio echo. rate/s: requests per second with 64 in \
          flight.",
-        &["protocol", "delay", "set-up", "added", "1", "added", "100", "added", "rate/s", ""],
+        &["protocol", "delay", "set-up", "added", "1 reading", "added", "100", "added", "rate/s", ""],
     );
     let mut rows: Vec<_> = results.network.iter().collect();
     rows.sort_by_key(|row| row.delay);

@@ -12,6 +12,9 @@ pub const WIDTH: u16 = 100;
 /// Width up to which a column never wraps, in characters.
 const WHOLE: usize = 24;
 
+/// Length from which a cell of the report wraps, in characters.
+const SENTENCE: usize = 60;
+
 /// Spaces to the left of a cell, beside the space between two columns.
 const PADDING: u16 = 1;
 
@@ -82,7 +85,11 @@ impl Table {
         let table = html! {
             table {
                 thead { tr { @for column in &self.columns { th { (column) } } } }
-                tbody { @for row in &self.rows { tr { @for cell in row { td { (cell) } } } } }
+                tbody {
+                    @for row in &self.rows {
+                        tr { @for cell in row { td.sentence[cell.chars().count() > SENTENCE] { (cell) } } }
+                    }
+                }
             }
         };
         figure(&self.title, &table, &self.note)

@@ -12,10 +12,10 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures =
-        [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network, fan_out];
+    let figures = [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let all = figures.chain([claims::table(results), predictions::table(results), not_measured(results)]);
+    let others = [fan_out, claims::table, predictions::table, not_measured].map(|table| table(results));
+    let all = figures.chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
@@ -90,7 +90,7 @@ pub(super) fn more(id: &str, figure: impl Fn(&str) -> Option<f64>) -> String {
     let both = figure(id).zip(figure(BASELINE)).filter(|_| id != BASELINE);
     match both.map(|(figure, baseline)| figure - baseline) {
         None => NONE.into(),
-        Some(more) if more < 100.0 => format!("{more:+.1}"),
+        Some(more) if more < 100.0 => format!("{:+.1}", (more * 10.0).round() / 10.0 + 0.0), // No "-0.0".
         Some(more) => format!("+{}", grouped(more)),
     }
 }
