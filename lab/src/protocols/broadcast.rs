@@ -11,8 +11,7 @@ use tokio::sync::Mutex;
 
 use super::batch::INFORMATION;
 use super::echo::{accept_each, information};
-use super::fan_out::Subscription;
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Kind, Protocol, Recorder, Served, Subscription, connected};
 use super::tokio_echo::connect;
 
 /// A connection begins with one of these bytes, and the server returns it as confirmation. A

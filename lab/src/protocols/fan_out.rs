@@ -1,22 +1,18 @@
 //! Fan-out: how to subscribe to readings over each protocol, and how to publish one.
 
+use ::websocket::client::{Chat, ChatEvent, ChatEvents, LiveEvent};
 use futures::future::{BoxFuture, FutureExt, ready};
-use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use message_queue::publish_subscribe::Event;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::rabbitmq::{producer, publish_subscribe as topic};
 use message_queue::redis::{names::KeyNames, publish_subscribe as channel};
 use tokio::sync::Mutex;
-use websocket::client::{Chat, ChatEvent, ChatEvents, LiveEvent};
 
 use super::batch::{STATION, samples};
 use super::message_queue::reading;
-use super::protocol::{Connected, Protocol, Recorder, connected};
-use super::{broadcast, grpc, http_rest, rabbitmq, redis, tcp_socket, websocket as web_socket};
-
-/// Yields one item for each reading that arrives, and ends with its connection.
-pub type Subscription = BoxStream<'static, ()>;
+use super::protocol::{Connected, Protocol, Recorder, Subscription, connected};
+use super::{broadcast, grpc, http_rest, rabbitmq, redis, tcp_socket, websocket};
 
 enum Way {
     Broadcast,
@@ -34,7 +30,7 @@ pub struct FanOut {
     way: Way,
     /// How it is served, and its name in the tables.
     pub protocol: Protocol,
-    /// The ID in [`ALL`](super::ALL) that selects it. The baseline always runs.
+    /// The ID in `--protocols` that selects it. The baseline always runs.
     pub selected_by: &'static str,
 }
 
@@ -46,8 +42,8 @@ const fn fan_out(way: Way, id: &'static str, name: &'static str, base: Protocol)
 pub static FAN_OUT: [FanOut; 8] = [
     fan_out(Way::Broadcast, "broadcast", "bare broadcast", broadcast::PROTOCOL),
     fan_out(Way::TcpWatch, "tcp_watch", "TCP watch", tcp_socket::PROTOCOL),
-    fan_out(Way::WebSocketLive, "websocket_live", "WebSocket live", web_socket::PROTOCOL),
-    fan_out(Way::WebSocketChat, "websocket_chat", "WebSocket chat", web_socket::PROTOCOL),
+    fan_out(Way::WebSocketLive, "websocket_live", "WebSocket live", websocket::PROTOCOL),
+    fan_out(Way::WebSocketChat, "websocket_chat", "WebSocket chat", websocket::PROTOCOL),
     fan_out(Way::GrpcWatch, "grpc_watch", "gRPC Watch", grpc::UNARY),
     fan_out(Way::ServerSentEvents, "sse", "server-sent events", http_rest::PROTOCOL),
     fan_out(Way::RedisChannel, "redis_channel", "Redis Pub/Sub", redis::APPEND),
@@ -98,7 +94,7 @@ impl FanOut {
                 readings(::tcp_socket::Client::connect(address).await?.watch(STATION).await?, |_| true)
             }
             Way::WebSocketLive => {
-                let events = websocket::Client::new(&url).live(&[STATION], &[]).await?;
+                let events = ::websocket::Client::new(&url).live(&[STATION], &[]).await?;
                 readings(events, |event| matches!(event, LiveEvent::Reading { .. }))
             }
             Way::WebSocketChat => {
@@ -140,10 +136,10 @@ fn readings<T: 'static, E: 'static>(
 }
 
 async fn join(address: &str, room: u64, name: String) -> anyhow::Result<(Chat, ChatEvents)> {
-    Ok(websocket::Client::new(&format!("http://{address}")).chat(&format!("room-{room}"), &name).await?)
+    Ok(::websocket::Client::new(&format!("http://{address}")).chat(&format!("room-{room}"), &name).await?)
 }
 
-/// The publishers that don't record readings over a protocol of [`ALL`](super::ALL).
+/// The publishers that don't record readings over a protocol of `ALL`.
 enum Publisher {
     Chat(Chat),
     Redis(Mutex<channel::Publisher>),

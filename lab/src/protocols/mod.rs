@@ -21,7 +21,7 @@ mod websocket;
 
 pub use batch::{INFORMATION, STATION};
 pub use fan_out::{FAN_OUT, FanOut};
-pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served};
+pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
 
 /// All protocols in the order of the tables: the baselines first.
 pub const ALL: [&Protocol; 11] = [

@@ -1,9 +1,9 @@
 //! What the original course claimed about each protocol, in words instead of figures.
 
+use super::cells::added;
 use super::format::{NONE, grouped, micros};
 use super::results::{BASELINE, Results};
 use super::table::Table;
-use super::tables::added;
 
 /// The original course's table: IDs of protocols, and its claims about their latency, throughput,
 /// and overhead.

@@ -1,6 +1,7 @@
 //! The output of a run: `results.json`, tables, plots, an HTML page, and the figures in the
 //! documents.
 
+mod cells;
 mod claims;
 pub mod comparison;
 pub mod docs;

@@ -4,7 +4,7 @@
 use std::io::{BufRead, Write};
 
 use super::format::NONE;
-use super::results::{Bytes, Results};
+use super::results::{Answers, Bytes, Results};
 use super::table::{Table, WIDTH};
 
 /// A claim that a single figure decides.
@@ -91,9 +91,6 @@ pub const PREDICTIONS: [Prediction; 9] = [
         high: 10.0,
     },
 ];
-
-/// A reader's answers, in the order of [`PREDICTIONS`]. `None`: not answered.
-pub type Answers = Vec<Option<bool>>;
 
 /// Name of the file with the answers, in the folder of the results.
 pub const FILE: &str = "predictions.json";

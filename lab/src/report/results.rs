@@ -4,7 +4,6 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::predictions::Answers;
 use super::sections::{Delayed, Delivered, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
@@ -59,6 +58,9 @@ pub struct Results {
     #[serde(default)]
     pub answers: Answers,
 }
+
+/// A reader's answers, in the order of the predictions. `None`: not answered.
+pub type Answers = Vec<Option<bool>>;
 
 /// A protocol that ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]

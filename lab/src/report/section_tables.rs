@@ -1,11 +1,11 @@
 //! Shows the sections about networks, subscribers, streams, and many connections as tables.
 
+use super::cells::{more, remark};
 use super::format::{NONE, digits, grouped, micros, short};
 use super::results::Results;
 use super::sections::{Delayed, Delivered};
 use super::statistic::Spread;
 use super::table::Table;
-use super::tables::{more, remark};
 
 pub(super) fn round_trips(results: &Results) -> Table {
     let mut table = Table::new(
