@@ -1,8 +1,11 @@
 //! Decides what a proxy does with bytes. It knows the messages in them, so a fault can strike between
 //! a request and its response.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::decode::NewDecoder;
 use super::fault::{Fault, Kind};
@@ -11,10 +14,12 @@ use super::message::{Decoder, Message, Purpose, Role, Side};
 /// Maximum length of a request that can be repeated.
 const MAX_REPEATED: usize = 16 * 1024 * 1024;
 
-/// The fault that all connections of a proxy wait for.
+/// The faults that a proxy makes on all its connections: one that waits for its request, and the state
+/// of the network.
 pub struct Faults {
     new: NewDecoder,
     state: Mutex<State>,
+    network: watch::Sender<Network>,
 }
 
 struct State {
@@ -22,20 +27,84 @@ struct State {
     /// Number of requests so far on all connections. The fault strikes only once, so a client that
     /// reconnects is not cut again.
     requests: u64,
+    /// When a fault has struck.
+    struck: Option<Instant>,
+    /// Canceled to cut all connections.
+    cut: CancellationToken,
+}
+
+/// What happens to all bytes at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// They pass.
+    Open,
+    /// They wait.
+    Silent,
+    /// They arrive this much later.
+    Slow(Duration),
 }
 
 impl Faults {
-    /// Waits for the request at which `fault` strikes. `new` decodes the protocol that passes.
-    pub fn new(new: NewDecoder, fault: Fault) -> Self {
-        Self { new, state: Mutex::new(State { armed: Some(fault), requests: 0 }) }
+    /// Makes no fault yet. `new` decodes the protocol that passes.
+    pub fn new(new: NewDecoder) -> Self {
+        let state = State { armed: None, requests: 0, struck: None, cut: CancellationToken::new() };
+        Self { new, state: Mutex::new(state), network: watch::Sender::new(Network::Open) }
+    }
+
+    /// Waits for the request at which `fault` strikes.
+    pub fn arm(&self, fault: Fault) {
+        self.state().armed = Some(fault);
+    }
+
+    /// Makes the next request the one at which a fault strikes.
+    pub fn arm_next(&self, kind: Kind) {
+        let mut state = self.state();
+        state.armed = Some(Fault { kind, request: state.requests + 1 });
+    }
+
+    /// Returns when the fault has struck.
+    pub fn struck(&self) -> Option<Instant> {
+        self.state().struck
+    }
+
+    /// Changes what happens to all bytes from now on. Bytes that wait pass when the network is open
+    /// again.
+    pub fn set_network(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+
+    /// Breaks all connections that are open now.
+    pub fn cut(&self) {
+        std::mem::take(&mut self.state().cut).cancel();
+    }
+
+    /// Returns a token that is canceled by the next [`Faults::cut`].
+    pub(super) fn until_cut(&self) -> CancellationToken {
+        self.state().cut.clone()
+    }
+
+    /// Waits as the network demands, before bytes are forwarded.
+    pub(super) async fn pass(&self) {
+        let mut network = self.network.subscribe();
+        let now = *network.borrow();
+        if let Network::Slow(time) = now {
+            tokio::time::sleep(time).await;
+        }
+        let _ = network.wait_for(|network| *network != Network::Silent).await;
     }
 
     /// Counts a request. Returns the fault if it strikes now.
     fn count(&self) -> Option<Fault> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.requests += 1;
         let requests = state.requests;
-        state.armed.take_if(|fault| fault.request == requests)
+        let fault = state.armed.take_if(|fault| fault.request == requests)?;
+        state.struck = Some(Instant::now());
+        Some(fault)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,8 +224,15 @@ impl Gate {
                 self.silent_until = time.map(|time| Instant::now() + time);
                 vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
             }
-            Kind::CutAfterRequest | Kind::CutInResponse | Kind::LoseResponse | Kind::Delay(_) => {
+            Kind::CutAfterRequest
+            | Kind::CutInResponse
+            | Kind::LoseResponse
+            | Kind::StopReading(_)
+            | Kind::Delay(_) => {
                 self.struck = struck;
+                if let Kind::StopReading(time) = kind {
+                    self.silent_until = Some(Instant::now() + time);
+                }
                 vec![Act::Forward(bytes.to_vec())]
             }
         }
@@ -181,7 +257,7 @@ impl Gate {
                 vec![Act::Forward(bytes[..bytes.len() / 2].to_vec()), Act::Cut]
             }
             (Kind::LoseResponse, Side::Server) if self.answered => Vec::new(),
-            (Kind::Silence(_), _) => vec![self.silence(), all],
+            (Kind::Silence(_), _) | (Kind::StopReading(_), Side::Server) => vec![self.silence(), all],
             (Kind::Delay(time), _) => vec![Act::Wait(time), all],
             _ => vec![all],
         }
