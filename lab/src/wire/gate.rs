@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::decode::NewDecoder;
 use super::fault::{Fault, Kind};
-use super::message::{Decoder, Message, Purpose, Role, Side};
+use super::message::{Decoder, Field, Message, Purpose, Role, Side};
 
 /// Maximum length of a request that can be repeated.
 const MAX_REPEATED: usize = 16 * 1024 * 1024;
@@ -211,11 +211,20 @@ impl Gate {
             Kind::Flip => {
                 let mut bytes = bytes.to_vec();
                 let parts = messages.iter().filter(|part| part.calls == request.calls);
-                let leaves = parts.flat_map(Message::leaves);
-                let last = leaves.filter(|leaf| leaf.purpose == Purpose::Information).last();
-                let leaf = last.map_or(request.span.end - 1, |leaf| leaf.span.end - 1);
-                if let Some(byte) = leaf.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
-                    *byte ^= 1;
+                let is_information = |leaf: &&Field| leaf.purpose == Purpose::Information;
+                let leaves: Vec<_> = parts.flat_map(Message::leaves).filter(is_information).collect();
+                // The value of a reading shows best what a changed bit does.
+                let leaf = leaves.iter().rfind(|leaf| leaf.name == "value").or(leaves.last());
+                let span = leaf.map_or(request.span.clone(), |leaf| leaf.span.clone());
+                let range =
+                    span.start.saturating_sub(start) as usize..span.end.saturating_sub(start) as usize;
+                if let Some(bytes) = bytes.get_mut(range) {
+                    // In text, another digit is still text.
+                    let digit = bytes.iter().rposition(u8::is_ascii_digit);
+                    let at = digit.filter(|_| bytes.is_ascii()).unwrap_or(0);
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte ^= 1;
+                    }
                 }
                 vec![Act::Forward(bytes)]
             }
@@ -223,6 +232,10 @@ impl Gate {
                 self.struck = struck;
                 self.silent_until = time.map(|time| Instant::now() + time);
                 vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
+            }
+            // No response comes before which it could cut.
+            Kind::CutAfterRequest | Kind::CutInResponse if request.calls.is_empty() => {
+                vec![Act::Forward(before.to_vec()), Act::Cut]
             }
             Kind::CutAfterRequest
             | Kind::CutInResponse
