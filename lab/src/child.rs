@@ -3,8 +3,8 @@
 use clap::{FromArgMatches, Subcommand};
 
 use crate::faults::programs::{self, Program};
+use crate::run::placement::runtime;
 use crate::run::server::{Serve, serve};
-use crate::runtime;
 
 /// What a second process of this program does, until the first one is gone.
 #[derive(Debug, Subcommand)]

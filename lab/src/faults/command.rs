@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
 
 use super::breakage::{self, Breakage};
+use super::experiment::{Plan, run};
 use super::rows::{self, Row};
-use super::{Plan, documents, page, run, tables};
+use super::{documents, page, tables};
 use crate::run::brokers::{INSTALL, is_installed};
 use crate::run::conditions::conditions;
 
@@ -110,13 +111,9 @@ pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> 
     let json = serde_json::to_string(&results)? + "\n";
     for (name, text) in [("faults.json", json), ("faults.html", page::html(&results))] {
         let path = options.out.join(name);
-        write(&path, &text)?;
+        documents::write_file(&path, &text)?;
         writeln!(out, "written: {}", path.display())?;
     }
     anyhow::ensure!(results.failed.is_empty(), "not made:\n{}", results.failed.join("\n"));
     Ok(())
-}
-
-pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

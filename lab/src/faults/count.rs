@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::breakage::{Breakage, What};
-use super::experiment::Request;
+use super::client::{Request, Told};
 use super::results::{Counts, Dot, Experiment};
-use super::rows::{Keeps, Row, Told};
+use super::rows::{Keeps, Row};
 use crate::wire::fault::Kind;
 
 /// A call or a pause is noticeable if it is longer than this, in microseconds. Without a fault, a call

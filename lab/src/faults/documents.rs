@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::command;
 use super::predictions;
 use super::results::Results;
 use super::rows::{ALL, Keeps};
@@ -30,8 +29,8 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     let document = fs::read_to_string(DOCUMENT)
         .with_context(|| format!("cannot read {DOCUMENT}; run this in the root folder of the repository"))?;
     let rendered = render(&document, &parsed)?;
-    command::write(Path::new(KEPT), &(serde_json::to_string_pretty(&parsed)? + "\n"))?;
-    command::write(Path::new(DOCUMENT), &rendered)
+    write_file(Path::new(KEPT), &(serde_json::to_string_pretty(&parsed)? + "\n"))?;
+    write_file(Path::new(DOCUMENT), &rendered)
 }
 
 /// Returns the document with the results between its markers.
@@ -84,4 +83,9 @@ fn measured(results: &Results) -> String {
         text += &format!("- {surprise}.\n");
     }
     text
+}
+
+/// Writes a file, and names it if that fails.
+pub(super) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

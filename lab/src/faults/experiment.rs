@@ -4,21 +4,21 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::future::join_all;
 use indicatif::ProgressBar;
 use message_queue::brokers::{Broker, Kind, Options};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, RwLock};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
 use super::breakage::{Breakage, What};
+use super::client::{Client, Request, Told, micros, pause};
 use super::count::count;
 use super::results::{Experiment, Results};
-use super::rows::{Behind, Client, Row, Told};
+use super::rows::{Behind, Row};
 use super::stage::{Held, Stage};
 use crate::run::conditions::Conditions;
 use crate::scenes::view::{Conversation, Scene, diagram};
@@ -26,9 +26,6 @@ use crate::wire::fault::Kind as WireFault;
 use crate::wire::message::Side;
 use crate::wire::tape::{Event, What as Happened};
 use crate::wire::trace::Trace;
-
-/// Time between the starts of two calls of the same task.
-const PACE: Duration = Duration::from_millis(5);
 
 /// Time after which a call that has not ended counts as endless.
 const CALL_WITHIN: Duration = Duration::from_secs(90);
@@ -46,7 +43,7 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(300);
 
 /// Number of experiments at the same time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// Width of an exchange, in characters, and how many steps it shows before and after the fault.
 const EXCHANGE: (usize, usize, usize) = (96, 3, 12);
@@ -61,29 +58,6 @@ pub struct Plan {
     pub in_flight: Vec<u64>,
     /// Number of requests before the fault, and at least as many after it.
     pub requests: u64,
-}
-
-/// A call of a client. Times are in microseconds since 1970.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Request {
-    /// The number of the reading, from 1.
-    pub number: u64,
-    /// When the call began.
-    pub started: u64,
-    /// When it ended.
-    pub ended: u64,
-    /// What the client said.
-    pub told: Told,
-}
-
-/// Returns the microseconds since 1970.
-pub(super) fn micros() -> u64 {
-    UNIX_EPOCH.elapsed().map_or(0, |time| time.as_micros() as u64)
-}
-
-/// Waits until it is time for the next call.
-pub(super) async fn pause(started: u64) {
-    sleep(PACE.saturating_sub(Duration::from_micros(micros().saturating_sub(started)))).await;
 }
 
 /// Makes all experiments of a plan, several at the same time. They mostly wait.

@@ -11,6 +11,7 @@
 //! [`journal`](tcp_socket::base::journal), so the count does not depend on what anyone says.
 
 pub mod breakage;
+pub mod client;
 pub mod command;
 pub mod count;
 pub mod documents;
@@ -24,4 +25,4 @@ mod stage;
 pub mod tables;
 mod unsafe_clients;
 
-pub use experiment::{Plan, Request, run};
+pub use experiment::{Plan, run};

@@ -3,8 +3,8 @@
 
 use maud::{Markup, html};
 
+use super::client::Told;
 use super::results::{Dot, Experiment, Results};
-use super::rows::Told;
 use super::tables;
 use crate::report::page::page;
 use crate::report::tables::conditions;

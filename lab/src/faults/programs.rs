@@ -11,8 +11,8 @@ use message_queue::worker::{Queue, Worker};
 use message_queue::{limits, rabbitmq, redis};
 use tcp_socket::base::journal::{self, Journal};
 
-use super::experiment::{Request, micros, pause};
-use super::rows::{Place, by_id};
+use super::client::{Place, Request, micros, pause};
+use super::rows::by_id;
 use super::unsafe_clients::rabbitmq_automatic;
 use crate::run::server::{owner_is_gone, until_owner_is_gone};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::Told;
+use super::client::Told;
 use super::{breakage, rows};
 use crate::run::conditions::Conditions;
 

@@ -7,92 +7,14 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use message_queue::brokers::Kind;
 use message_queue::client::Client as QueueClient;
-use message_queue::job::Job;
 use message_queue::rabbitmq::producer::{Message, Publisher};
-use message_queue::rabbitmq::topology::Topology;
-use message_queue::redis::names::KeyNames;
 use message_queue::{rabbitmq, redis};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::client::{Connected, Place, Told, calls, job, told};
 use super::unsafe_clients::{http_without_key, rabbitmq_without_confirms};
 use crate::protocols::{self, STATION, sample};
 use crate::wire::decode::Format;
-
-/// What a client says about a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Told {
-    /// It was done, in the sense of the row.
-    Done,
-    /// It was certainly not executed.
-    NotDone,
-    /// Nobody knows: the request may have been executed.
-    Unknown,
-}
-
-/// Turns the result of a chapter's client into what it says.
-macro_rules! told {
-    ($result:expr) => {
-        match $result {
-            Ok(_) => Told::Done,
-            Err(error) if error.may_have_been_executed() => Told::Unknown,
-            Err(_) => Told::NotDone,
-        }
-    };
-}
-
-/// A client that records numbered readings. Many calls may run at the same time.
-pub(super) trait Client: Send + Sync {
-    /// Records the reading with this number, and returns what the client says about it.
-    fn record(&self, number: u64) -> BoxFuture<'_, Told>;
-}
-
-/// A client made from a function.
-struct Calls<F>(F);
-
-impl<F: Fn(u64) -> BoxFuture<'static, Told> + Send + Sync> Client for Calls<F> {
-    fn record(&self, number: u64) -> BoxFuture<'_, Told> {
-        (self.0)(number)
-    }
-}
-
-pub(super) type Connected = anyhow::Result<Arc<dyn Client>>;
-
-pub(super) fn calls(record: impl Fn(u64) -> BoxFuture<'static, Told> + Send + Sync + 'static) -> Connected {
-    Ok(Arc::new(Calls(record)))
-}
-
-/// Where a client connects.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The `host:port` of the proxy in front of the server or broker.
-    pub address: String,
-    /// Prefix of all names on a broker.
-    pub prefix: String,
-}
-
-impl Place {
-    fn http(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    pub(super) fn amqp(&self) -> String {
-        format!("amqp://{}", self.address)
-    }
-
-    pub(super) fn redis(&self) -> String {
-        format!("redis://{}", self.address)
-    }
-
-    pub(super) fn topology(&self) -> Topology {
-        Topology { prefix: self.prefix.clone(), ..Topology::default() }
-    }
-
-    pub(super) fn keys(&self) -> KeyNames {
-        KeyNames { prefix: self.prefix.clone() }
-    }
-}
 
 /// What has to run for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -496,10 +418,6 @@ fn reading(number: u64) -> String {
 fn result(number: u64) -> String {
     let summary = job(number).summary().ok();
     summary.and_then(|summary| serde_json::to_string(&summary).ok()).unwrap_or_default()
-}
-
-pub(super) fn job(number: u64) -> Job {
-    Job::example(number.to_string(), number)
 }
 
 /// A client that publishes with confirms.

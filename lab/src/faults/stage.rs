@@ -18,8 +18,8 @@ use tokio::task::{AbortHandle, block_in_place};
 use tokio::time::sleep;
 
 use super::breakage::{ALARM, AWAY, Breakage, FROZEN, What};
-use super::experiment::{Request, micros};
-use super::rows::{Behind, Place, Row, Runs};
+use super::client::{Place, Request, micros};
+use super::rows::{Behind, Row, Runs};
 use crate::run::server::Server;
 use crate::wire::fault::Kind as WireFault;
 use crate::wire::gate::{Faults, Network};

@@ -8,6 +8,9 @@ use crate::report::table::Table;
 /// Shown in place of a time that does not exist.
 const NONE: &str = "–";
 
+/// The title of a table, and which rows belong to it.
+type Group = (&'static str, fn(&Row) -> bool);
+
 const COLUMNS: [&str; 11] = [
     "protocol", "kept", "altered", "twice", "lost", "lies", "unknown", "not done", "knew", "works", "server",
 ];
@@ -76,12 +79,12 @@ fn time(milliseconds: Option<f64>) -> String {
 /// Returns tables with a row for each fault and a column for each of some protocols: what came of the
 /// requests, or how long it took.
 pub fn overviews(results: &Results, cell: fn(&Experiment) -> String) -> Vec<Table> {
-    let groups: [(&str, fn(&Row) -> bool); 3] = [
+    let groups: [Group; 3] = [
         ("HTTP, gRPC, WebSocket, and TCP", |row| row.broker().is_none()),
         ("RabbitMQ", |row| row.id.starts_with("rabbitmq")),
         ("Redis", |row| row.id.starts_with("redis")),
     ];
-    let overview = |(title, belongs): (&str, fn(&Row) -> bool)| {
+    let overview = |(title, belongs): Group| {
         let rows: Vec<_> = rows::ALL.into_iter().filter(belongs).collect();
         let names: Vec<_> = std::iter::once("fault").chain(rows.iter().map(|row| row.name)).collect();
         let mut table = Table::new(title.to_owned(), "", &names);

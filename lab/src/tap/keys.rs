@@ -20,11 +20,9 @@ const DELAY: Duration = Duration::from_millis(200);
 pub(super) fn read(faults: Arc<Faults>, lines: Lines) -> Option<Terminal> {
     let terminal = Terminal::without_enter()?;
     thread::spawn(move || {
-        for key in stdin().bytes() {
-            match key {
-                Ok(key) if key.is_ascii_whitespace() => {}
-                Ok(key) => lines.offer(press(key, &faults)),
-                Err(_) => return,
+        for key in stdin().lock().bytes().map_while(Result::ok) {
+            if !key.is_ascii_whitespace() {
+                lines.offer(press(key, &faults));
             }
         }
     });

@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
 use lab::faults::breakage::{self, Breakage};
+use lab::faults::client::{Request, Told};
 use lab::faults::count::count;
 use lab::faults::predictions::PREDICTIONS;
 use lab::faults::results::{Experiment, Results};
-use lab::faults::rows::{self, Keeps, Row, Told};
-use lab::faults::{Plan, Request, documents, run};
+use lab::faults::rows::{self, Keeps, Row};
+use lab::faults::{Plan, documents, run};
 use lab::run::conditions::conditions;
 use message_queue::brokers::available;
 use tests::{apply, test};

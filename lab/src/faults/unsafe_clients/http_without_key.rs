@@ -7,7 +7,7 @@ use futures::future::FutureExt;
 use http_rest::Reading;
 use reqwest::Client;
 
-use crate::faults::rows::{Connected, Place, Told, calls};
+use crate::faults::client::{Connected, Place, Told, calls};
 use crate::protocols::http_rest::reading;
 use crate::protocols::sample;
 
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before another attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(in crate::faults) fn connect(place: &Place) -> Connected {
+pub(crate) fn connect(place: &Place) -> Connected {
     let client = Client::builder().no_proxy().timeout(TIMEOUT).build()?;
     let url = format!("http://{}/readings", place.address);
     calls(move |number| record(client.clone(), url.clone(), reading(sample(number))).boxed())

@@ -11,17 +11,13 @@ use message_queue::rabbitmq::producer::Publisher;
 use tcp_socket::base::journal;
 use tokio::time::sleep;
 
-use crate::faults::rows::Place;
+use crate::faults::client::Place;
 
 /// Pause before another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Works until its owner is gone. Calls `ready` when it is connected.
-pub(in crate::faults) async fn work(
-    place: &Place,
-    work_time: Duration,
-    ready: impl FnOnce(),
-) -> anyhow::Result<()> {
+pub(crate) async fn work(place: &Place, work_time: Duration, ready: impl FnOnce()) -> anyhow::Result<()> {
     drop(Publisher::connect(&place.amqp(), place.topology(), 1).await?); // It declares the queue.
     let mut ready = Some(ready);
     loop {

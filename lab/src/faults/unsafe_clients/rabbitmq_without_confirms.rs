@@ -9,12 +9,12 @@ use message_queue::rabbitmq::producer::Message;
 use message_queue::rabbitmq::worker::message;
 use tokio::sync::Mutex;
 
-use crate::faults::rows::{Connected, Place, Told, calls, job};
+use crate::faults::client::{Connected, Place, Told, calls, job};
 
 /// A connection that may have to be made first.
 type Session = Arc<Mutex<Option<(Connection, Channel)>>>;
 
-pub(in crate::faults) async fn connect(place: Place) -> Connected {
+pub(crate) async fn connect(place: Place) -> Connected {
     let session: Session = Arc::new(Mutex::new(Some(open(&place).await?)));
     calls(move |number| {
         let (session, place) = (session.clone(), place.clone());
