@@ -97,7 +97,7 @@ pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> 
     if message_queue::brokers::install_is_wanted() {
         message_queue::brokers::install()?;
     }
-    let results = run(&options.plan()?, conditions(1), progress, stop)?;
+    let results = run(&options.plan()?, conditions(0), progress, stop)?;
     let mut out = stdout().lock();
     for table in tables::tables(&results) {
         writeln!(out, "{}", table.terminal().trim_end())?;

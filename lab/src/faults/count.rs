@@ -8,6 +8,9 @@ use super::results::{Counts, Dot, Experiment};
 use super::rows::{Keeps, Row};
 use crate::wire::fault::Kind;
 
+/// Maximum number of ordinary requests that a timeline shows, and of others.
+const MAX_DOTS: usize = 100;
+
 /// A call or a pause is noticeable if it is longer than this, in microseconds. Without a fault, a call
 /// takes less than a millisecond, and the next one begins five milliseconds after the last.
 const NOTICEABLE: u64 = 25_000;
@@ -63,9 +66,11 @@ pub fn count(
             took_ms: (request.ended - request.started) as f64 / 1000.0,
             told: request.told,
             executed: now.max(usize::from(is_altered)),
+            altered: is_altered,
             lie,
         });
     }
+    let dots = thinned(dots);
     let (knew, again) = times(log, struck);
     let recovered =
         log.iter().any(|request| request.told == Told::Done && request.started > mended.unwrap_or(struck));
@@ -82,6 +87,26 @@ pub fn count(
         dots,
         exchange: String::new(),
     }
+}
+
+/// Leaves out some of the ordinary requests if there are too many.
+fn thinned(dots: Vec<Dot>) -> Vec<Dot> {
+    let is_ordinary = |dot: &Dot| {
+        dot.told == Told::Done
+            && dot.executed == 1
+            && !dot.altered
+            && dot.took_ms * 1000.0 < NOTICEABLE as f64
+    };
+    let ordinary = dots.iter().filter(|dot| is_ordinary(dot)).count();
+    let (each, rest) =
+        (ordinary.div_ceil(MAX_DOTS).max(1), (dots.len() - ordinary).div_ceil(MAX_DOTS).max(1));
+    let (mut seen, mut others) = (0, 0);
+    let keep = |dot: &Dot| {
+        let (count, each) = if is_ordinary(dot) { (&mut seen, each) } else { (&mut others, rest) };
+        *count += 1;
+        *count % each == 0
+    };
+    dots.into_iter().filter(keep).collect()
 }
 
 /// What was executed.

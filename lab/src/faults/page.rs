@@ -17,7 +17,7 @@ const COLORS: [(&str, &str); 5] = [
     ("s2", "done and kept"),
     ("s4", "unknown"),
     ("s7", "not done"),
-    ("s1", "lost or doubled, as the promise allows"),
+    ("s1", "lost, doubled, or altered, as the promise allows"),
     ("s8", "against the promise"),
 ];
 
@@ -30,8 +30,9 @@ pub(super) fn html(results: &Results) -> String {
             "passed between client and server around the fault."
         }
         p.legend { @for (class, meaning) in COLORS { span class=(class) { (meaning) } } }
-        table {
-            @for (name, value) in conditions(&results.conditions) { tr { td { (name) } td { (value) } } }
+        h2 { "Conditions" }
+        table.conditions {
+            @for (name, value) in conditions(&results.conditions) { tr { th { (name) } td { (value) } } }
         }
         @let surprises = results.surprises();
         @if !surprises.is_empty() {
@@ -80,7 +81,7 @@ fn timeline(experiment: &Experiment) -> Markup {
                     @for dot in &experiment.dots {
                         g class=(color(dot)) {
                             line.call x1=(place(dot.at_ms)) x2=(place(dot.at_ms + dot.took_ms)) y1="17" y2="17" {}
-                            circle.dot cx=(place(dot.at_ms)) cy="17" r=(if dot.told == Told::Done && dot.executed == 1 { 2 } else { 4 }) {
+                            circle.dot cx=(place(dot.at_ms)) cy="17" r=(if color(dot) == "s2" { 2 } else { 4 }) {
                                 title { (describe(dot)) }
                             }
                         }
@@ -100,7 +101,7 @@ fn color(dot: &Dot) -> &'static str {
         _ if dot.lie => "s8",
         Told::Unknown => "s4",
         Told::NotDone => "s7",
-        Told::Done if dot.executed == 1 => "s2",
+        Told::Done if dot.executed == 1 && !dot.altered => "s2",
         Told::Done => "s1",
     }
 }
@@ -112,6 +113,7 @@ fn describe(dot: &Dot) -> String {
         Told::Unknown => "nobody knows",
     };
     let times = match dot.executed {
+        _ if dot.altered => "it is there, but altered".to_owned(),
         0 => "it is not there".to_owned(),
         1 => "it is there once".to_owned(),
         executed => format!("it is there {executed} times"),

@@ -46,7 +46,7 @@ pub struct Experiment {
     pub noticed_ms: Option<f64>,
     /// When what broke was mended, if that took time.
     pub mended_ms: Option<f64>,
-    /// The requests, in the order of their numbers.
+    /// The requests, in the order of their numbers. If there are very many, some are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dots: Vec<Dot>,
     /// A diagram of what passed around the fault.
@@ -88,6 +88,8 @@ pub struct Dot {
     pub told: Told,
     /// How often it was executed, as far as that is not forgotten.
     pub executed: usize,
+    /// Whether it is there, but not as it was sent.
+    pub altered: bool,
     /// Whether this is against the promise.
     pub lie: bool,
 }
