@@ -6,6 +6,7 @@
 //! cargo run --release -- --full       # everything, about a quarter of an hour
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
+//! cargo run -- certificates           # create certificates for the chapters' --tls
 //! ```
 
 use std::fs;
@@ -27,7 +28,7 @@ use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
 use lab::scenes::command;
-use lab::{runtime, serve, tap};
+use lab::{certificates, runtime, serve, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
@@ -64,6 +65,7 @@ struct Args {
 enum Mode {
     Wire(command::Options),
     Tap(tap::Options),
+    Certificates(certificates::Options),
     /// Run a server for the lab itself until its stdin ends
     #[command(hide = true)]
     Serve {
@@ -94,6 +96,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
+        Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
         None => {}
     }
     if let Some(results) = &args.write_docs {

@@ -1,0 +1,381 @@
+//! TLS: encryption between TCP and the protocol.
+//!
+//! A server proves with a certificate who it is, and may ask clients for theirs. The two sides
+//! agree on keys in a handshake. After it, the protocol reads and writes a stream as before.
+//! `cargo run -- certificates` in the repository's root folder creates all files.
+//!
+//! Two things differ from a plain stream. A write only fills a buffer, so a message needs a
+//! `flush`. And a stream ends with a message of TLS, *close_notify*: if TCP ends without it,
+//! reading fails, because somebody on the way may have cut off the rest.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{
+    self, AlertDescription as Alert, CertificateError, ClientConfig, KeyLogFile, RootCertStore, ServerConfig,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::linger::{LingerLimits, linger};
+use super::text::printable;
+
+/// Folder with the certificates that the lab's command writes.
+pub const FOLDER: &str = "certificates";
+
+/// The ALPN name of HTTP/1.1 (RFC 7301, section 6).
+pub const HTTP_1_1: &str = "http/1.1";
+
+/// Command that creates the certificates.
+const CREATE: &str = "cargo run -- certificates";
+
+/// First byte of a client that speaks TLS: the type of a handshake record (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 0x16;
+
+/// The stream of a connection: without TLS or with it.
+pub type Socket<T = TcpStream> = Either<T, Box<TlsStream<T>>>;
+
+/// TLS as command-line options of a server.
+#[derive(Debug, Clone, Args)]
+pub struct ServerOptions {
+    /// Encrypt all connections with TLS
+    #[arg(long)]
+    pub tls: bool,
+    /// The server's certificate, a PEM file
+    #[arg(long, value_name = "FILE", default_value = "certificates/server.pem", requires = "tls")]
+    pub certificate: PathBuf,
+    /// The certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE", default_value = "certificates/server-key.pem", requires = "tls")]
+    pub key: PathBuf,
+    /// Accept only clients with a certificate from this authority, such as certificates/ca.pem
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub client_ca: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    /// Reads the files; `None` without `--tls`. `alpn` names the protocol inside TLS (RFC 7301),
+    /// such as `http/1.1`. A client that offers only other names is refused.
+    ///
+    /// # Errors
+    /// If a file is missing or unusable. The error says how to create it.
+    pub fn config(&self, alpn: Option<&str>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        if !self.tls {
+            return Ok(None);
+        }
+        let builder = match &self.client_ca {
+            None => ServerConfig::builder().with_no_client_auth(),
+            Some(ca) => {
+                let verifier = WebPkiClientVerifier::builder(roots(ca)?.into()).build()?;
+                ServerConfig::builder().with_client_cert_verifier(verifier)
+            }
+        };
+        let (certificates, key) = (certificates(&self.certificate, CREATE)?, private_key(&self.key, CREATE)?);
+        let mut config = builder.with_single_cert(certificates, key).with_context(|| {
+            format!("cannot use {} with {}", self.certificate.display(), self.key.display())
+        })?;
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.key_log = Arc::new(KeyLogFile::new()); // Wireshark reads it. Off unless SSLKEYLOGFILE is set.
+        Ok(Some(Arc::new(config)))
+    }
+}
+
+/// TLS as command-line options of a client.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClientOptions {
+    /// Trust servers with a certificate from this authority, a PEM file [default:
+    /// certificates/ca.pem]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+    /// Show this certificate to the server: a name, such as oslo-1 for
+    /// certificates/client-oslo-1.pem, or the path of a PEM file; its key is in …-key.pem
+    #[arg(long, value_name = "NAME", global = true)]
+    pub identity: Option<String>,
+}
+
+impl ClientOptions {
+    /// Reads the files. `encrypted` says whether the server's address asks for TLS; if it does
+    /// not, the result is `None`. `alpn` is as for a server.
+    ///
+    /// # Errors
+    /// If a file is missing or unusable, or an option is given for an address without TLS.
+    pub fn config(&self, encrypted: bool, alpn: Option<&str>) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        if !encrypted {
+            let unused = self.ca.is_none() && self.identity.is_none();
+            ensure!(unused, "--ca and --identity need an address with TLS, such as https:// or tls://");
+            return Ok(None);
+        }
+        let default = Path::new(FOLDER).join("ca.pem");
+        let builder =
+            ClientConfig::builder().with_root_certificates(roots(self.ca.as_ref().unwrap_or(&default))?);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let (certificate, key) = identity_files(name);
+                let create = format!("{CREATE} --station {name}");
+                builder
+                    .with_client_auth_cert(certificates(&certificate, &create)?, private_key(&key, &create)?)
+                    .with_context(|| format!("cannot use {} with {}", certificate.display(), key.display()))?
+            }
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config.key_log = Arc::new(KeyLogFile::new());
+        Ok(Some(Arc::new(config)))
+    }
+}
+
+/// Returns a configuration that trusts no server, for a library that wants one even if it
+/// never connects to an address with TLS.
+pub fn trust_nobody() -> ClientConfig {
+    ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+}
+
+/// Returns the paths of a client's certificate and key.
+fn identity_files(name: &str) -> (PathBuf, PathBuf) {
+    let stem = match name.strip_suffix(".pem") {
+        Some(stem) => stem.to_owned(),
+        None if name.contains(['/', '\\']) => name.to_owned(),
+        None => format!("{FOLDER}/client-{name}"),
+    };
+    (format!("{stem}.pem").into(), format!("{stem}-key.pem").into())
+}
+
+fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, CREATE)? {
+        roots.add(certificate).with_context(|| format!("cannot use {}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path, create: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|error| unreadable(path, error, create))?;
+    ensure!(!certificates.is_empty(), "{} holds no certificate", path.display());
+    Ok(certificates)
+}
+
+fn private_key(path: &Path, create: &str) -> anyhow::Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, error, create))
+}
+
+fn unreadable(path: &Path, error: pem::Error, create: &str) -> anyhow::Error {
+    match error {
+        pem::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+            anyhow!("there is no file {}; to create it, run: {create}", path.display())
+        }
+        error => anyhow!("cannot read {}: {error}", path.display()),
+    }
+}
+
+/// A listener and whether its connections speak TLS.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where connections arrive.
+    pub tcp: TcpListener,
+    /// The server's side of TLS, unless connections are plain.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
+/// Does the TLS handshake of a server's connections.
+#[derive(Clone)]
+pub struct Acceptor {
+    tls: Option<TlsAcceptor>,
+    timeout: Duration,
+    linger: LingerLimits,
+    plaintext_reply: Arc<[u8]>,
+}
+
+impl Acceptor {
+    /// Without `tls`, [`Acceptor::accept`] returns plain streams at once. A handshake may take
+    /// up to `timeout`. A client that speaks no TLS gets `plaintext_reply`, an error of the
+    /// protocol.
+    pub fn new(
+        tls: Option<Arc<ServerConfig>>,
+        timeout: Duration,
+        linger: LingerLimits,
+        plaintext_reply: &[u8],
+    ) -> Self {
+        Self { tls: tls.map(TlsAcceptor::from), timeout, linger, plaintext_reply: plaintext_reply.into() }
+    }
+
+    /// Returns whether connections speak TLS.
+    pub fn encrypts(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Returns the stream that the protocol should use, or `None` if there was no handshake. In
+    /// that case, the client got the reason, if there is one, and the connection is closed.
+    /// `wrap` is called before the handshake. `stopping` ends the handshake early.
+    pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: TcpStream,
+        wrap: impl FnOnce(TcpStream) -> T,
+        stopping: &CancellationToken,
+    ) -> Option<Socket<T>> {
+        let Some(tls) = &self.tls else { return Some(Either::Left(wrap(stream))) };
+        let peer = stream.peer_addr().ok()?;
+        // On the heap, since a connection would otherwise keep room for it.
+        let handshake = Box::pin(self.handshake(tls, stream, wrap, peer));
+        stopping.run_until_cancelled(handshake).await.flatten()
+    }
+
+    async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        tls: &TlsAcceptor,
+        mut stream: TcpStream,
+        wrap: impl FnOnce(TcpStream) -> T,
+        peer: SocketAddr,
+    ) -> Option<Socket<T>> {
+        let deadline = Instant::now() + self.timeout;
+        let mut first = [0];
+        match timeout_at(deadline, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) if first[0] == HANDSHAKE => {}
+            Ok(Ok(1..)) => {
+                info!("{peer} refused: it does not speak TLS");
+                if stream.write_all(&self.plaintext_reply).await.is_ok() {
+                    linger(stream, self.linger).await;
+                }
+                return None;
+            }
+            _ => {
+                debug!("{peer} ended before a TLS handshake");
+                return None;
+            }
+        }
+        match timeout_at(deadline, tls.accept(wrap(stream)).into_fallible()).await {
+            Ok(Ok(stream)) => Some(Either::Right(Box::new(stream.into()))),
+            Ok(Err((error, stream))) => {
+                match tls_error(&error) {
+                    Some(error) => info!("{peer} refused: {}", client_fault(error)),
+                    None => debug!("{peer} ended during the TLS handshake: {error}"),
+                }
+                linger(stream, self.linger).await; // rustls has sent the reason, an alert.
+                None
+            }
+            Err(_elapsed) => {
+                debug!("{peer} took longer than {:?} for the TLS handshake", self.timeout);
+                None
+            }
+        }
+    }
+}
+
+/// Does a client's handshake with the server `host`, a name or an IP address.
+///
+/// # Errors
+/// Those of the stream and of the handshake: see [`fault`].
+pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ClientConfig>,
+    host: &str,
+    stream: T,
+) -> io::Result<Socket<T>> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    Ok(Either::Right(Box::new(stream.into())))
+}
+
+/// Returns the error of TLS in a chain of causes.
+pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // The source of an `io::Error` is not the error in it, but that error's source.
+        let inner = error.downcast_ref().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as _).or_else(|| error.source());
+    }
+    None
+}
+
+/// Returns what a client should know if a connection failed because of TLS, in one sentence. In
+/// that case, the server has executed nothing, and another attempt would fail in the same way.
+///
+/// `connected` says whether the handshake was complete. After it, only an alert from the server
+/// counts: in TLS 1.3, it refuses a client's certificate so late.
+pub fn fault(error: &(dyn Error + 'static), connected: bool) -> Option<String> {
+    use CertificateError::{Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer};
+    Some(match tls_error(error)? {
+        rustls::Error::AlertReceived(alert) => match alert {
+            Alert::CertificateRequired => {
+                "the server asks for a client certificate; choose one, for example with --identity oslo-1"
+                    .into()
+            }
+            Alert::CertificateExpired => {
+                format!("this client's certificate has expired; to renew it, run: {CREATE} --renew")
+            }
+            Alert::UnknownCA => "the server does not trust the authority of this client's certificate; use \
+                                 --identity with a certificate from the server's --client-ca"
+                .into(),
+            Alert::NoApplicationProtocol => "the server speaks another protocol over TLS".into(),
+            Alert::BadCertificate | Alert::HandshakeFailure | Alert::ProtocolVersion => {
+                format!("the server refuses the TLS handshake: {alert:?}")
+            }
+            _ => return None,
+        },
+        _ if connected => return None,
+        rustls::Error::InvalidCertificate(reason) => match reason {
+            UnknownIssuer => {
+                "this client does not trust the authority of the server's certificate; give the \
+                              authority's own certificate with --ca"
+                    .into()
+            }
+            Expired | ExpiredContext { .. } => {
+                format!("the server's certificate has expired; to renew it, run: {CREATE} --renew")
+            }
+            NotValidForName | NotValidForNameContext { .. } => {
+                format!("the server's certificate is for another name ({})", printable(&reason.to_string()))
+            }
+            reason => format!("the server's certificate is not valid: {}", printable(&reason.to_string())),
+        },
+        rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateHandshakeMessage { .. } => {
+            "the server does not speak TLS on this port; start it with --tls, or use an address without TLS"
+                .into()
+        }
+        _ => return None,
+    })
+}
+
+/// Returns why a server had to refuse a client, for the log.
+fn client_fault(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::NoCertificatesPresented => {
+            "it showed no certificate, which --client-ca requires".into()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "its certificate is not from the authority in --client-ca".into()
+        }
+        rustls::Error::InvalidCertificate(reason) => format!("its certificate is not valid: {reason}"),
+        rustls::Error::AlertReceived(Alert::UnknownCA) => {
+            "it does not trust the authority of this server's certificate".into()
+        }
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => {
+            "this server's certificate has expired".into()
+        }
+        rustls::Error::AlertReceived(Alert::BadCertificate) => {
+            "it does not accept this server's certificate, perhaps because of another name in it".into()
+        }
+        error => format!("no TLS handshake: {error}"),
+    }
+}
