@@ -16,8 +16,8 @@ use http_rest::limits::MAX_LIMIT;
 use http_rest::protocol::model::{Gap, StationPatch};
 use http_rest::{Client, Error, Metric, Reading, Station};
 use serde::Serialize;
-use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::{program, tls};
 
 /// Talks to the weather server over HTTP/1.1. Without a subcommand, it runs a short
 /// guided tour of requests and their responses.
@@ -27,6 +27,8 @@ struct Args {
     /// Address of the server
     #[arg(long, default_value = "http://127.0.0.1:8080", global = true)]
     url: String,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -138,7 +140,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = Client::new(&args.url)?;
+    let client = Client::with_tls(&args.url, &args.tls)?;
     let out = &mut program::output();
     match args.command {
         None => tour(&client, out).await,
