@@ -22,7 +22,7 @@ const AUTHORITY_DAYS: i64 = 3650;
 /// Days for which other certificates are valid. Some systems accept no more from a server.
 const DAYS: i64 = 397;
 
-/// Name of the authority in its certificate.
+/// Name of the authority in its certificate; a number follows.
 const AUTHORITY: &str = "field guide CA";
 
 /// Names of the server in its certificate: those of this machine on loopback.
@@ -104,7 +104,8 @@ pub fn write(folder: &Path, options: &Options) -> anyhow::Result<Vec<File>> {
         files.push(store.put(&stem, &text, || leaf(&authority, &[name], Role::Client, valid))?);
     }
     if options.broken {
-        let other = Issuer::new(authority_params(now), KeyPair::generate()?);
+        let key = KeyPair::generate()?;
+        let other = Issuer::new(authority_params(&key, now), key);
         let wrong = ["example.test"];
         let broken = [
             ("server-expired", "broken: it has expired", &authority, &LOCAL[..], Role::Server, expired),
@@ -145,8 +146,11 @@ fn params(name: &str, (from, days): (OffsetDateTime, i64)) -> CertificateParams 
     params
 }
 
-fn authority_params(now: OffsetDateTime) -> CertificateParams {
-    let mut params = params(AUTHORITY, (now - Duration::DAY, AUTHORITY_DAYS));
+fn authority_params(key: &KeyPair, now: OffsetDateTime) -> CertificateParams {
+    // Each authority has a name of its own. With the same name and another key, programs would
+    // report a wrong signature instead of an unknown authority.
+    let end: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mut params = params(&format!("{AUTHORITY} {end}"), (now - Duration::DAY, AUTHORITY_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // It signs no other authorities.
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -188,13 +192,14 @@ impl Store<'_> {
         let purpose = "both sides trust certificates that it signs (--ca, --client-ca)";
         let file = self.put("ca", purpose, || {
             let key = KeyPair::generate()?;
-            Ok((authority_params(now).self_signed(&key)?.pem(), key.serialize_pem()))
+            Ok((authority_params(&key, now).self_signed(&key)?.pem(), key.serialize_pem()))
         })?;
         let path = self.key("ca");
         let key = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         // A certificate that it signs contains only its name and a hash of its key, so the key is
         // enough to continue with an existing authority.
-        Ok((Issuer::new(authority_params(now), KeyPair::from_pem(&key)?), file))
+        let key = KeyPair::from_pem(&key)?;
+        Ok((Issuer::new(authority_params(&key, now), key), file))
     }
 
     fn key(&self, stem: &str) -> PathBuf {

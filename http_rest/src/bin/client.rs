@@ -132,7 +132,8 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 async fn main() -> ExitCode {
     let result = run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
         Some(Error::Unreachable { url, .. }) => {
-            anyhow::anyhow!("no server at {url}; start one with: cargo run -p http_rest --bin server")
+            let option = if url.starts_with("https:") { " -- --tls" } else { "" };
+            anyhow::anyhow!("no server at {url}; start one with: cargo run -p http_rest --bin server{option}")
         }
         _ => error,
     });

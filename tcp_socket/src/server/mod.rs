@@ -5,11 +5,13 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tracing::info;
 
 use crate::base::accept::Connections;
 use crate::base::linger::linger;
+use crate::base::tls::{Acceptor, Listener};
 use crate::base::write_timeout::WriteTimeout;
 use crate::limits::Limits;
 use crate::protocol::message::{ErrorCode, Refusal};
@@ -33,28 +35,48 @@ mod watches;
 /// Only if the listener cannot be used at all, or the system cannot provide random bytes. An
 /// error on one connection ends only that connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let Listener { tcp: listener, tls } = listener.into();
     listener.local_addr()?;
     let connections = Connections::new(&limits.connections);
     let state = Arc::new(State::new(limits)?);
     let (drain_timeout, linger_limits) =
         (state.limits.connections.drain_timeout, state.limits.connections.linger());
     let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
-    let refusal = state.refusal_of_connection(&refusal);
+    let refusal = state.refusal_of_connection(&refusal).freeze();
+    let not_tls = Refusal::new(ErrorCode::BadMagic, "this port speaks TLS: use an address with tls://");
+    let not_tls = state.refusal_of_connection(&not_tls);
+    let tls = Acceptor::new(tls, state.limits.handshake_timeout, linger_limits, &not_tls);
 
     let serve = |stream, peer| {
-        let stream = WriteTimeout::new(stream, state.limits.write_timeout);
-        Connection::new(stream, peer, state.clone()).run(connections.stopping())
+        let (tls, state, stopping) = (tls.clone(), state.clone(), connections.stopping());
+        async move {
+            let write_timeout = state.limits.write_timeout;
+            let wrap = |stream| WriteTimeout::new(stream, write_timeout);
+            if let Some(stream) = tls.accept(stream, wrap, &stopping).await {
+                Connection::new(stream, peer, state).run(stopping).await;
+            }
+        }
     };
-    // Every refused client gets the reason at once. The server lingers only for those that
-    // `accept` still has room for.
+    // Every refused client gets the reason at once, or after a TLS handshake. The server does that
+    // handshake and lingers only for those that `accept` still has room for.
     let refuse = |stream| {
-        let refused = write_at_once(stream, &refusal);
+        let (tls, refusal, stopping) = (tls.clone(), refusal.clone(), connections.stopping());
+        let (refused, new) = match tls.encrypts() {
+            false => (write_at_once(stream, &refusal), None),
+            true => (None, Some(stream)),
+        };
         async move {
             if let Some(stream) = refused {
+                linger(stream, linger_limits).await;
+            } else if let Some(new) = new
+                && let Some(mut stream) = tls.accept(new, |stream| stream, &stopping).await
+                && stream.write_all(&refusal).await.is_ok()
+                && stream.flush().await.is_ok()
+            {
                 linger(stream, linger_limits).await;
             }
         }
