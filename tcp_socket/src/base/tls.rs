@@ -83,10 +83,9 @@ impl ServerOptions {
                 ServerConfig::builder().with_client_cert_verifier(verifier)
             }
         };
-        let (certificates, key) = (certificates(&self.certificate, CREATE)?, private_key(&self.key, CREATE)?);
-        let mut config = builder.with_single_cert(certificates, key).with_context(|| {
-            format!("cannot use {} with {}", self.certificate.display(), self.key.display())
-        })?;
+        let (certificates, key) = identity(&self.certificate, &self.key, CREATE)?;
+        let config = builder.with_single_cert(certificates, key);
+        let mut config = config.with_context(|| format!("cannot use {}", self.key.display()))?;
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.key_log = Arc::new(KeyLogFile::new()); // Wireshark reads it. Off unless SSLKEYLOGFILE is set.
         Ok(Some(Arc::new(config)))
@@ -124,11 +123,14 @@ impl ClientOptions {
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some(name) => {
-                let (certificate, key) = identity_files(name);
-                let create = format!("{CREATE} --station {name}");
-                builder
-                    .with_client_auth_cert(certificates(&certificate, &create)?, private_key(&key, &create)?)
-                    .with_context(|| format!("cannot use {} with {}", certificate.display(), key.display()))?
+                let (stem, create) = match name.strip_suffix(".pem") {
+                    Some(stem) => (stem.to_owned(), CREATE.to_owned()),
+                    None => (format!("{FOLDER}/client-{name}"), format!("{CREATE} --station {name}")),
+                };
+                let (path, key) = (format!("{stem}.pem"), format!("{stem}-key.pem"));
+                let (certificates, private) = identity(path.as_ref(), key.as_ref(), &create)?;
+                let config = builder.with_client_auth_cert(certificates, private);
+                config.with_context(|| format!("cannot use {key}"))?
             }
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -141,16 +143,6 @@ impl ClientOptions {
 /// never connects to an address with TLS.
 pub fn trust_nobody() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-}
-
-/// Returns the paths of a client's certificate and key.
-fn identity_files(name: &str) -> (PathBuf, PathBuf) {
-    let stem = match name.strip_suffix(".pem") {
-        Some(stem) => stem.to_owned(),
-        None if name.contains(['/', '\\']) => name.to_owned(),
-        None => format!("{FOLDER}/client-{name}"),
-    };
-    (format!("{stem}.pem").into(), format!("{stem}-key.pem").into())
 }
 
 fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
@@ -168,8 +160,13 @@ fn certificates(path: &Path, create: &str) -> anyhow::Result<Vec<CertificateDer<
     Ok(certificates)
 }
 
-fn private_key(path: &Path, create: &str) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| unreadable(path, error, create))
+fn identity(
+    path: &Path,
+    key: &Path,
+    create: &str,
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let certificates = certificates(path, create)?;
+    Ok((certificates, PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error, create))?))
 }
 
 fn unreadable(path: &Path, error: pem::Error, create: &str) -> anyhow::Error {
@@ -315,67 +312,48 @@ pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
 /// `connected` says whether the handshake was complete. After it, only an alert from the server
 /// counts: in TLS 1.3, it refuses a client's certificate so late.
 pub fn fault(error: &(dyn Error + 'static), connected: bool) -> Option<String> {
-    use CertificateError::{Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer};
-    Some(match tls_error(error)? {
-        rustls::Error::AlertReceived(alert) => match alert {
-            Alert::CertificateRequired => {
-                "the server asks for a client certificate; choose one, for example with --identity oslo-1"
-                    .into()
-            }
-            Alert::CertificateExpired => {
-                format!("this client's certificate has expired; to renew it, run: {CREATE} --renew")
-            }
-            Alert::UnknownCA => "the server does not trust the authority of this client's certificate; use \
-                                 --identity with a certificate from the server's --client-ca"
-                .into(),
-            Alert::NoApplicationProtocol => "the server speaks another protocol over TLS".into(),
-            Alert::BadCertificate | Alert::HandshakeFailure | Alert::ProtocolVersion => {
-                format!("the server refuses the TLS handshake: {alert:?}")
-            }
-            _ => return None,
-        },
+    use CertificateError::{Expired, ExpiredContext, UnknownIssuer};
+    use rustls::Error::{AlertReceived, InappropriateHandshakeMessage, InvalidCertificate, InvalidMessage};
+    let text = match tls_error(error)? {
+        AlertReceived(Alert::CertificateRequired) => {
+            "the server asks for a client certificate; choose one, for example with --identity oslo-1"
+        }
+        AlertReceived(Alert::CertificateExpired) => {
+            "this client's certificate has expired; to renew it, run: cargo run -- certificates --renew"
+        }
+        AlertReceived(Alert::UnknownCA) => {
+            "the server does not trust the authority of this client's certificate; choose another with --identity"
+        }
+        AlertReceived(Alert::NoApplicationProtocol) => "the server speaks another protocol over TLS",
+        AlertReceived(alert @ (Alert::BadCertificate | Alert::HandshakeFailure | Alert::ProtocolVersion)) => {
+            return Some(format!("the server refuses the TLS handshake: {alert:?}"));
+        }
         _ if connected => return None,
-        rustls::Error::InvalidCertificate(reason) => match reason {
-            UnknownIssuer => {
-                "this client does not trust the authority of the server's certificate; give the \
-                              authority's own certificate with --ca"
-                    .into()
-            }
-            Expired | ExpiredContext { .. } => {
-                format!("the server's certificate has expired; to renew it, run: {CREATE} --renew")
-            }
-            NotValidForName | NotValidForNameContext { .. } => {
-                format!("the server's certificate is for another name ({})", printable(&reason.to_string()))
-            }
-            reason => format!("the server's certificate is not valid: {}", printable(&reason.to_string())),
-        },
-        rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateHandshakeMessage { .. } => {
+        InvalidCertificate(UnknownIssuer) => {
+            "this client does not trust the authority of the server's certificate; give the authority's with --ca"
+        }
+        InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "the server's certificate has expired; to renew it, run: cargo run -- certificates --renew"
+        }
+        InvalidCertificate(reason) => {
+            let reason = printable(&reason.to_string()).to_string();
+            return Some(format!("the server's certificate does not fit: {reason}"));
+        }
+        InvalidMessage(_) | InappropriateHandshakeMessage { .. } => {
             "the server does not speak TLS on this port; start it with --tls, or use an address without TLS"
-                .into()
         }
         _ => return None,
-    })
+    };
+    Some(text.to_owned())
 }
 
-/// Returns why a server had to refuse a client, for the log.
+/// Returns why a server refuses a client, for the log.
 fn client_fault(error: &rustls::Error) -> String {
+    use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
     match error {
-        rustls::Error::NoCertificatesPresented => {
-            "it showed no certificate, which --client-ca requires".into()
-        }
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "its certificate is not from the authority in --client-ca".into()
-        }
-        rustls::Error::InvalidCertificate(reason) => format!("its certificate is not valid: {reason}"),
-        rustls::Error::AlertReceived(Alert::UnknownCA) => {
-            "it does not trust the authority of this server's certificate".into()
-        }
-        rustls::Error::AlertReceived(Alert::CertificateExpired) => {
-            "this server's certificate has expired".into()
-        }
-        rustls::Error::AlertReceived(Alert::BadCertificate) => {
-            "it does not accept this server's certificate, perhaps because of another name in it".into()
-        }
+        NoCertificatesPresented => "it showed no certificate, which --client-ca requires".to_owned(),
+        InvalidCertificate(reason) => format!("its certificate does not fit --client-ca: {reason}"),
+        AlertReceived(alert) => format!("it does not accept this server's certificate: {alert:?}"),
         error => format!("no TLS handshake: {error}"),
     }
 }

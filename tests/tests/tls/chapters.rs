@@ -28,8 +28,10 @@ pub struct Chapter {
     pub not_tls: &'static str,
     /// What the server says to a client beyond the limit.
     pub too_many: &'static str,
-    /// A request without TLS, and how its response begins.
+    /// A request, and how its response begins.
     pub request: (&'static [u8], &'static [u8]),
+    /// How a refusal begins if the request came without TLS.
+    pub refused: &'static [u8],
     serve: fn(Listener, Bounds, CancellationToken) -> BoxFuture<'static, std::io::Result<()>>,
 }
 
@@ -53,7 +55,8 @@ pub const CHAPTERS: [Chapter; 2] = [
         call: &["record", "oslo-1", "wind", "7"],
         not_tls: "BadMagic (1): this port speaks TLS: use an address with tls://",
         too_many: "too many connections",
-        request: (b"WSTN\0\x01\0\x010123456789abcdef", b"WSTN\0"),
+        request: (b"WSTN\0\x01\0\x010123456789abcdef", b"WSTN\0\x01"),
+        refused: b"WSTN\0\0",
         serve: |listener, bounds, stop| {
             let limits = tcp_socket::Limits {
                 connections: connections(bounds),
@@ -69,7 +72,8 @@ pub const CHAPTERS: [Chapter; 2] = [
         call: &["stations", "list"],
         not_tls: "400 Bad Request: this port speaks TLS: use https instead of http",
         too_many: "too many connections",
-        request: (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 "),
+        request: (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200"),
+        refused: b"HTTP/1.1 400",
         serve: |listener, bounds, stop| {
             let limits = http_rest::Limits {
                 connections: connections(bounds),

@@ -21,23 +21,23 @@ const FAULTS: [Fault; 6] = [
         identity: None,
         mutual: false,
         client: "this client does not trust the authority of the server's certificate; give the authority's \
-                 own certificate with --ca",
-        server: "it does not trust the authority of this server's certificate",
+                 with --ca",
+        server: "it does not accept this server's certificate: UnknownCA",
     },
     Fault {
         certificate: "server-other-name",
         identity: None,
         mutual: false,
-        client: "the server's certificate is for another name (certificate not valid for name \"127.0.0.1\"; \
-                 certificate is only valid for DnsName(\"example.test\"))",
-        server: "it does not accept this server's certificate, perhaps because of another name in it",
+        client: "the server's certificate does not fit: certificate not valid for name \"127.0.0.1\"; \
+                 certificate is only valid for DnsName(\"example.test\")",
+        server: "it does not accept this server's certificate: BadCertificate",
     },
     Fault {
         certificate: "server-expired",
         identity: None,
         mutual: false,
         client: "the server's certificate has expired; to renew it, run: cargo run -- certificates --renew",
-        server: "this server's certificate has expired",
+        server: "it does not accept this server's certificate: CertificateExpired",
     },
     Fault {
         certificate: "server",
@@ -51,15 +51,15 @@ const FAULTS: [Fault; 6] = [
         identity: Some("client-expired"),
         mutual: true,
         client: "this client's certificate has expired; to renew it, run: cargo run -- certificates --renew",
-        server: "its certificate is not valid: certificate expired",
+        server: "its certificate does not fit --client-ca: certificate expired",
     },
     Fault {
         certificate: "server",
         identity: Some("client-other-ca"),
         mutual: true,
-        client: "the server does not trust the authority of this client's certificate; use --identity with a \
-                 certificate from the server's --client-ca",
-        server: "its certificate is not from the authority in --client-ca",
+        client: "the server does not trust the authority of this client's certificate; choose another with \
+                 --identity",
+        server: "its certificate does not fit --client-ca: UnknownIssuer",
     },
 ];
 

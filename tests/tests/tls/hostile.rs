@@ -12,11 +12,11 @@ const FLOOD: usize = 16 * 1024 * 1024;
 async fn a_refused_client_that_sends_much_still_gets_the_reason() {
     for chapter in &CHAPTERS {
         let server = chapter.start(Bounds::default()).await;
-        let (request, response) = chapter.request;
+        let (request, refused) = (chapter.request.0, chapter.refused);
         // In the first row, a ClientHello ends after four bytes, and what follows is not TLS. rustls
         // responds with an alert (0x15).
         for (begin, expected) in
-            [(&b"\x16\x03\x01\0\x04\x01\0\0\x10"[..], &b"\x15\x03"[..]), (request, response)]
+            [(&b"\x16\x03\x01\0\x04\x01\0\0\x10"[..], &b"\x15\x03"[..]), (request, refused)]
         {
             let stream = server.tcp().await;
             let (mut reader, mut writer) = stream.into_split();
