@@ -72,7 +72,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A certificate that [`write`] has written or kept.
+/// A certificate that [`write()`] has written or kept.
 #[derive(Debug)]
 pub struct File {
     /// Its path.

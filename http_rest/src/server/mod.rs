@@ -12,6 +12,7 @@ mod state;
 mod stations;
 mod store;
 
+use std::convert::identity;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -93,21 +94,15 @@ pub async fn serve(
     let router = router(state, &url);
     let requests = Arc::new(Requests::new(limits.clone()));
     let serve = |stream, _peer| {
-        let (tls, router, requests) = (tls.clone(), router.clone(), requests.clone());
-        let stopping = connections.stopping();
-        async move {
-            if let Some(stream) = tls.accept(stream, |stream| stream, &stopping).await {
-                connection::run(stream, router, requests, stopping).await;
-            }
-        }
+        let (router, requests) = (router.clone(), requests.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), |stream, stopping| {
+            connection::run(stream, router, requests, stopping)
+        })
     };
     let refuse = |stream| {
-        let (tls, stopping) = (tls.clone(), connections.stopping());
-        async move {
-            if let Some(stream) = tls.accept(stream, |stream| stream, &stopping).await {
-                connection::refuse(stream, linger).await;
-            }
-        }
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| {
+            connection::refuse(stream, linger)
+        })
     };
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections; finishing requests in flight");

@@ -10,8 +10,8 @@
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -203,9 +203,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Without `tls`, [`Acceptor::accept`] returns plain streams at once. A handshake may take
-    /// up to `timeout`. A client that speaks no TLS gets `plaintext_reply`, an error of the
-    /// protocol.
+    /// Without `tls`, connections are plain. A handshake may take up to `timeout`. A client that
+    /// does not speak TLS gets `plaintext_reply`, an error of the protocol.
     pub fn new(
         tls: Option<Arc<ServerConfig>>,
         timeout: Duration,
@@ -215,25 +214,34 @@ impl Acceptor {
         Self { tls: tls.map(TlsAcceptor::from), timeout, linger, plaintext_reply: plaintext_reply.into() }
     }
 
-    /// Returns whether connections speak TLS.
-    pub fn encrypts(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Returns the stream that the protocol should use, or `None` if there was no handshake. In
-    /// that case, the client got the reason, if there is one, and the connection is closed.
-    /// `wrap` is called before the handshake. `stopping` ends the handshake early.
-    pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+    /// Returns a future that does the handshake and then runs the future of `serve`. If the
+    /// handshake fails, it sends the client the reason, logs it, and closes the connection. If
+    /// the server stops, the handshake ends early.
+    ///
+    /// Without TLS, `serve` is called at once, and its future is returned as it is: plain
+    /// connections take no more time or memory because of TLS. `wrap` is called before the
+    /// handshake, and returns the stream that lies under TLS.
+    pub fn handshake_then<T, F>(
         &self,
         stream: TcpStream,
-        wrap: impl FnOnce(TcpStream) -> T,
-        stopping: &CancellationToken,
-    ) -> Option<Socket<T>> {
-        let Some(tls) = &self.tls else { return Some(Either::Left(wrap(stream))) };
-        let peer = stream.peer_addr().ok()?;
-        // On the heap, since a connection would otherwise keep room for it.
-        let handshake = Box::pin(self.handshake(tls, stream, wrap, peer));
-        stopping.run_until_cancelled(handshake).await.flatten()
+        wrap: impl FnOnce(TcpStream) -> T + Send + 'static,
+        stopping: CancellationToken,
+        serve: impl FnOnce(Socket<T>, CancellationToken) -> F + Send + 'static,
+    ) -> Either<F, Pin<Box<dyn Future<Output = ()> + Send>>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(tls) = self.tls.clone() else {
+            return Either::Left(serve(Either::Left(wrap(stream)), stopping));
+        };
+        let acceptor = self.clone();
+        Either::Right(Box::pin(async move {
+            let handshake = acceptor.handshake(&tls, stream, wrap);
+            if let Some(Some(stream)) = stopping.run_until_cancelled(handshake).await {
+                serve(stream, stopping).await;
+            }
+        }))
     }
 
     async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
@@ -241,8 +249,8 @@ impl Acceptor {
         tls: &TlsAcceptor,
         mut stream: TcpStream,
         wrap: impl FnOnce(TcpStream) -> T,
-        peer: SocketAddr,
     ) -> Option<Socket<T>> {
+        let peer = stream.peer_addr().ok()?;
         let deadline = Instant::now() + self.timeout;
         let mut first = [0];
         match timeout_at(deadline, stream.peek(&mut first)).await {

@@ -1,12 +1,14 @@
 //! The server: accepts connections, refuses those beyond the limit, and stops gracefully.
 //! `connection.rs` serves one connection.
 
+use std::convert::identity;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 use tracing::info;
 
 use crate::base::accept::Connections;
@@ -52,34 +54,31 @@ pub async fn serve(
     let tls = Acceptor::new(tls, state.limits.handshake_timeout, linger_limits, &not_tls);
 
     let serve = |stream, peer| {
-        let (tls, state, stopping) = (tls.clone(), state.clone(), connections.stopping());
-        async move {
-            let write_timeout = state.limits.write_timeout;
-            let wrap = |stream| WriteTimeout::new(stream, write_timeout);
-            if let Some(stream) = tls.accept(stream, wrap, &stopping).await {
-                Connection::new(stream, peer, state).run(stopping).await;
-            }
-        }
+        let (state, write_timeout) = (state.clone(), state.limits.write_timeout);
+        let wrap = move |stream| WriteTimeout::new(stream, write_timeout);
+        tls.handshake_then(stream, wrap, connections.stopping(), move |stream, stopping| {
+            Connection::new(stream, peer, state).run(stopping)
+        })
     };
-    // Every refused client gets the reason at once, or after a TLS handshake. The server does that
-    // handshake and lingers only for those that `accept` still has room for.
     let refuse = |stream| {
-        let (tls, refusal, stopping) = (tls.clone(), refusal.clone(), connections.stopping());
-        let (refused, new) = match tls.encrypts() {
-            false => (write_at_once(stream, &refusal), None),
-            true => (None, Some(stream)),
-        };
-        async move {
-            if let Some(stream) = refused {
-                linger(stream, linger_limits).await;
-            } else if let Some(new) = new
-                && let Some(mut stream) = tls.accept(new, |stream| stream, &stopping).await
-                && stream.write_all(&refusal).await.is_ok()
-                && stream.flush().await.is_ok()
-            {
-                linger(stream, linger_limits).await;
+        let refusal = refusal.clone();
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| {
+            // Without TLS, this runs at once, so every refused client gets the reason. The server
+            // lingers only for those that `accept` still has room for.
+            let (refused, encrypted) = match stream {
+                Either::Left(stream) => (write_at_once(stream, &refusal), None),
+                Either::Right(stream) => (None, Some(stream)),
+            };
+            async move {
+                if let Some(stream) = refused {
+                    linger(stream, linger_limits).await;
+                } else if let Some(mut stream) = encrypted
+                    && stream.write_all(&refusal).await.is_ok()
+                {
+                    linger(stream, linger_limits).await; // Its shutdown also flushes.
+                }
             }
-        }
+        })
     };
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections; received requests are still answered");
