@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
 //! cargo run -- certificates           # create certificates for the chapters' --tls
@@ -28,7 +29,7 @@ use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
 use lab::scenes::command;
-use lab::{certificates, runtime, serve, tap};
+use lab::{Child, certificates, faults, runtime, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
@@ -64,14 +65,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Mode {
     Wire(command::Options),
+    Faults(faults::command::Options),
     Tap(tap::Options),
     Certificates(certificates::Options),
-    /// Run a server for the lab itself until its stdin ends
-    #[command(hide = true)]
-    Serve {
-        /// The protocol's ID
-        protocol: String,
-    },
+    #[command(flatten)]
+    Child(Child),
 }
 
 fn protocol(id: &str) -> Result<&'static Protocol, String> {
@@ -93,7 +91,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Child(child)) => return child.run(),
+        Some(Mode::Faults(options)) => {
+            return faults::command::command(options, &progress_bar()?, &*stop_on_interrupt()?);
+        }
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
         Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),

@@ -158,8 +158,11 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
         // Somebody deleted a queue or an exchange, which is then declared again, or another
         // connection still holds an exclusive queue.
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
-        // A message was not acknowledged within RabbitMQ's `consumer_timeout`.
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
+        // A message was not acknowledged within RabbitMQ's `consumer_timeout`, or lapin has got a confirm
+        // that belongs to no message on this connection.
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+            text.contains("timed out") || text.starts_with("invalid ack")
+        }
         AMQPErrorKind::Hard(
             AMQPHardError::CONNECTIONFORCED | AMQPHardError::RESOURCEERROR | AMQPHardError::INTERNALERROR,
         ) => true,

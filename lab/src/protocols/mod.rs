@@ -7,16 +7,17 @@
 mod batch;
 mod blocking_echo;
 mod echo;
-mod grpc;
-mod http_rest;
-mod message_queue;
+pub(crate) mod grpc;
+pub(crate) mod http_rest;
+pub(crate) mod message_queue;
 mod protocol;
 mod rabbitmq;
 mod redis;
-mod tcp_socket;
+pub(crate) mod tcp_socket;
 mod tokio_echo;
-mod websocket;
+pub(crate) mod websocket;
 
+pub(crate) use batch::sample;
 pub use batch::{INFORMATION, STATION};
 pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served};
 

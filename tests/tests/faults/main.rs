@@ -10,5 +10,6 @@ mod gate;
 mod journal;
 
 fn main() -> ExitCode {
-    run()
+    // The lab runs its own program again for each server, and here that is this test program.
+    if lab::run_as_child().unwrap() { ExitCode::SUCCESS } else { run() }
 }
