@@ -120,7 +120,7 @@ impl Error {
             // A request that the broker refused was not executed. If the connection was lost,
             // the request may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
-            Self::Redis(error) => error.is_io_error(),
+            Self::Redis(error) => is_broken(error),
             _ => false,
         }
     }
@@ -190,8 +190,13 @@ const REDIS_MAY_RECOVER: [&str; 12] = [
     "UNBLOCKED",
 ];
 
+/// Returns whether no reply came, or only a part of one.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error() || error.kind() == redis::ErrorKind::Parse
+}
+
 fn redis_may_recover(error: &RedisError) -> bool {
-    let Some(errors) = error.clone().into_server_errors() else { return error.is_io_error() };
+    let Some(errors) = error.clone().into_server_errors() else { return is_broken(error) };
     // Several commands of a pipeline may have failed. All of their errors must be temporary.
     errors.iter().all(|(_, error)| {
         let detail = error.details().unwrap_or_default();

@@ -14,7 +14,7 @@ const NOTICEABLE: u64 = 25_000;
 
 /// Counts one experiment. `lives` says how many lines `truth` had each time the server lost its memory,
 /// and `window` when something broke and when it was mended.
-pub(super) fn count(
+pub fn count(
     row: &Row,
     breakage: &Breakage,
     in_flight: u64,

@@ -1,12 +1,12 @@
 //! One client and one fault: requests at a steady pace, a fault in the middle of them, and what came
 //! of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
-use futures::StreamExt;
 use futures::future::join_all;
 use indicatif::ProgressBar;
 use message_queue::brokers::{Broker, Kind, Options};
@@ -65,10 +65,14 @@ pub struct Plan {
 
 /// A call of a client. Times are in microseconds since 1970.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Request {
+pub struct Request {
+    /// The number of the reading, from 1.
     pub number: u64,
+    /// When the call began.
     pub started: u64,
+    /// When it ended.
     pub ended: u64,
+    /// What the client said.
     pub told: Told,
 }
 
@@ -103,24 +107,32 @@ pub fn run(
     progress.set_length(parts.clone().map(|(_, fault)| rows(fault).count() as u64).sum());
     let mut results = Results::new(conditions);
     for (in_flight, fault) in parts {
-        let made = rows(fault).map(|row| {
-            let rabbitmq = rabbitmq.as_ref();
-            async move {
-                if stop.load(Relaxed) {
-                    return Ok(None);
-                }
-                let made = experiment(row, fault, in_flight, plan.requests, rabbitmq).await;
-                progress.inc(1);
-                made.map(Some).with_context(|| format!("{}, {}, {in_flight} in flight", row.name, fault.name))
-            }
-        });
         // A broker that starts takes the processor from everyone else.
         let at_once = if fault.breaks_the_broker() { 1 } else { AT_ONCE };
-        let made: Vec<_> = runtime.block_on(futures::stream::iter(made).buffered(at_once).collect());
-        for made in made.into_iter().filter_map(anyhow::Result::transpose) {
-            match made {
+        let rows: Vec<_> = rows(fault).collect();
+        let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some(row) = rows.get(next.fetch_add(1, Relaxed)).filter(|_| !stop.load(Relaxed))
+                    {
+                        let experiment = experiment(row, fault, in_flight, plan.requests, rabbitmq.as_ref());
+                        let result = runtime.block_on(experiment);
+                        made.lock().unwrap_or_else(PoisonError::into_inner).push((row, result));
+                        progress.inc(1);
+                    }
+                });
+            }
+        });
+        let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.sort_by_key(|(row, _)| rows.iter().position(|this| this.id == row.id));
+        for (row, experiment) in made {
+            match experiment {
                 Ok(experiment) => results.experiments.push(experiment),
-                Err(error) => results.failed.push(format!("{error:#}")),
+                Err(error) => {
+                    let what = format!("{}, {}, {in_flight} in flight", row.name, fault.name);
+                    results.failed.push(format!("{what}: {error:#}"));
+                }
             }
         }
     }
@@ -234,7 +246,8 @@ async fn experiment(
     if matches!(breakage.what, What::Connection(_) | What::ClientKilled) {
         experiment.noticed_ms = noticed(&events, window.0, offset);
     }
-    experiment.exchange = block_in_place(|| exchange(row, events, window.0, offset));
+    experiment.exchange = exchange(row, events, window.0, offset);
+    block_in_place(|| drop(stage)); // It waits until all processes have ended.
     Ok(experiment)
 }
 

@@ -12,7 +12,7 @@
 
 pub mod breakage;
 pub mod command;
-mod count;
+pub mod count;
 pub mod documents;
 mod experiment;
 mod page;
@@ -24,4 +24,4 @@ mod stage;
 pub mod tables;
 mod unsafe_clients;
 
-pub use experiment::{Plan, run};
+pub use experiment::{Plan, Request, run};

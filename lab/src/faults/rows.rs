@@ -156,7 +156,7 @@ pub struct Row {
     pub by_default: bool,
     pub(super) connect: fn(Place) -> BoxFuture<'static, Connected>,
     /// What the truth says about the request with this number.
-    pub(super) line: fn(u64) -> String,
+    pub line: fn(u64) -> String,
 }
 
 /// Redis writes each change to its disk before it replies.
@@ -321,7 +321,7 @@ pub const ALL: [Row; 16] = [
         connect: |place| {
             async move {
                 let client = websocket::Client::new(&place.http());
-                let (chat, mut events) = client.chat("lobby", "ada").await?;
+                let (chat, mut events) = client.chat("lobby", &format!("ada{}", std::process::id())).await?;
                 tokio::spawn(async move { while events.next().await.is_some() {} });
                 calls(move |number| {
                     let chat = chat.clone();

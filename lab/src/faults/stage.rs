@@ -362,6 +362,9 @@ impl Drop for Stage<'_> {
             subscriber.abort();
         }
         self.program = None; // It must not write anymore.
+        if let Held::Own(broker) = &mut self.broker {
+            broker.kill(); // Nobody needs its data.
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use tests::run;
 
+mod delivery;
 mod gate;
 mod journal;
+mod keys;
 
 fn main() -> ExitCode {
     // The lab runs its own program again for each server, and here that is this test program.
