@@ -23,10 +23,12 @@
 //! - [`compare`]: the measurements themselves.
 //! - [`scenes`]: a short scene over each protocol, and views of what travels in it.
 //! - [`faults`]: what happens when something breaks.
+//! - [`certificates`]: a small certificate authority for the chapters' `--tls`.
 //! - [`tap`]: shows what travels between programs that you run yourself.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 
+pub mod certificates;
 pub mod compare;
 pub mod faults;
 pub mod protocols;

@@ -7,6 +7,7 @@
 //! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
+//! cargo run -- certificates           # create certificates for the chapters' --tls
 //! ```
 
 use std::fs;
@@ -28,7 +29,7 @@ use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
 use lab::scenes::command;
-use lab::{Child, faults, runtime, tap};
+use lab::{Child, certificates, faults, runtime, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
@@ -66,6 +67,7 @@ enum Mode {
     Wire(command::Options),
     Faults(faults::command::Options),
     Tap(tap::Options),
+    Certificates(certificates::Options),
     #[command(flatten)]
     Child(Child),
 }
@@ -95,6 +97,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         }
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
+        Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
         None => {}
     }
     if let Some(results) = &args.write_docs {

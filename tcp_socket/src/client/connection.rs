@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use tokio::io::split;
+use tokio::io::{AsyncWriteExt, split};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -221,7 +221,7 @@ impl Task {
         while connection.input.read_from(&mut connection.stream).await? > 0 {
             self.handle_frames(&mut connection.input)?;
         }
-        Ok(())
+        Ok(connection.stream.shutdown().await?)
     }
 
     /// Handles the waiting commands. Returns whether the client is still open.
