@@ -37,10 +37,11 @@ const AFTERWARD: Duration = Duration::from_secs(2);
 const RECOVER_WITHIN: Duration = Duration::from_secs(75);
 
 /// Time that workers and subscribers have to catch up.
-const CATCH_UP_WITHIN: Duration = Duration::from_secs(15);
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 
-/// Time without news after which nothing more is expected.
-const QUIET: Duration = Duration::from_millis(300);
+/// Time without news after which nothing more is expected if nothing is missing, and otherwise. A worker
+/// may wait for two seconds before it connects again.
+const QUIET: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
 
 /// Number of experiments at the same time.
 const AT_ONCE: usize = 16;
@@ -246,14 +247,12 @@ async fn catch_up(stage: &Stage<'_>, log: &[Request]) {
     let until = Instant::now() + CATCH_UP_WITHIN;
     let mut last = (stage.truth().len(), Instant::now());
     loop {
-        sleep(QUIET / 10).await;
+        sleep(QUIET[0] / 10).await;
         let now = stage.truth().len();
         if now != last.0 {
             last = (now, Instant::now());
         }
-        // What is kept arrives in the end, however long it takes.
-        let patient = stage.row.keeps == super::rows::Keeps::Always && now < done;
-        if Instant::now() > until || (last.1.elapsed() > QUIET && !patient) {
+        if Instant::now() > until || last.1.elapsed() > QUIET[usize::from(now < done)] {
             return;
         }
     }
