@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rows::{Behind, Row, Runs};
+use super::row::{Behind, Row, Runs};
 use crate::wire::fault::Kind;
 
 /// How long a silence lasts, and how long a client does not read.

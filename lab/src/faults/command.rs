@@ -10,7 +10,8 @@ use indicatif::ProgressBar;
 
 use super::breakage::{self, Breakage};
 use super::experiment::{Plan, run};
-use super::rows::{self, Row};
+use super::row::Row;
+use super::rows;
 use super::{documents, page, tables};
 use crate::run::brokers::{INSTALL, is_installed};
 use crate::run::conditions::conditions;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::breakage::{Breakage, What};
 use super::client::{Request, Told};
 use super::results::{Counts, Dot, Experiment};
-use super::rows::{Keeps, Row};
+use super::row::{Keeps, Row};
 use crate::wire::fault::Kind;
 
 /// Maximum number of ordinary requests that a timeline shows, and of others.

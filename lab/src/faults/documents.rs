@@ -7,7 +7,8 @@ use anyhow::Context;
 
 use super::predictions;
 use super::results::Results;
-use super::rows::{ALL, Keeps};
+use super::row::Keeps;
+use super::rows::ALL;
 use super::tables::{outcome, overviews, times};
 use crate::report::docs::replaced;
 use crate::report::tables::conditions;

@@ -18,7 +18,7 @@ use super::breakage::{Breakage, What};
 use super::client::{Client, Request, Told, micros, pause};
 use super::count::count;
 use super::results::{Experiment, Results};
-use super::rows::{Behind, Row};
+use super::row::{Behind, Row};
 use super::stage::{Held, Stage};
 use crate::run::conditions::Conditions;
 use crate::scenes::view::{Conversation, Scene, diagram};

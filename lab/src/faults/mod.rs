@@ -2,7 +2,7 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`rows`]: the clients and what each of them promises when it says "done".
+//! 1. [`row`] and [`rows`]: the clients, and what each of them promises when it says "done".
 //! 2. [`breakage`]: what breaks.
 //! 3. `stage.rs` and `experiment.rs`: one client, one fault.
 //! 4. [`results`]: what the client said, counted against what was executed.
@@ -20,6 +20,7 @@ mod page;
 pub mod predictions;
 pub mod programs;
 pub mod results;
+pub mod row;
 pub mod rows;
 mod stage;
 pub mod tables;

@@ -1,10 +1,10 @@
-//! The clients, and what each of them promises when it says "done".
+//! All clients, and what each of them promises when it says "done".
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use message_queue::brokers::Kind;
 use message_queue::client::Client as QueueClient;
 use message_queue::rabbitmq::producer::{Message, Publisher};
@@ -12,73 +12,20 @@ use message_queue::{rabbitmq, redis};
 use tokio::sync::Mutex;
 
 use super::client::{Connected, Place, Told, calls, job, told};
+use super::row::{Behind, Keeps, Row, Runs};
 use super::unsafe_clients::{http_without_key, rabbitmq_without_confirms};
 use crate::protocols::{self, STATION, sample};
 use crate::wire::decode::Format;
 
-/// What has to run for a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Runs {
-    /// A server: the protocol with this ID.
-    Server(&'static str),
-    /// A broker, and what is behind it.
-    Broker(Kind, Behind),
-}
-
-/// What is behind a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behind {
-    /// A server that replies: one of [`programs`](super::programs).
-    Server(&'static str),
-    /// A worker that does jobs: one of [`programs`](super::programs).
-    Worker(&'static str),
-    /// A subscriber.
-    Subscriber,
-}
-
-/// How long what is done is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
-    /// As long as the server runs, which has it in memory.
-    WhileItRuns,
-    /// Whatever breaks.
-    Always,
-    /// Nobody promises that it is kept.
-    Perhaps,
-}
-
-/// A client, and what it promises.
-#[derive(Debug)]
-pub struct Row {
-    /// Its name in `--protocols` and `faults.json`.
-    pub id: &'static str,
-    /// Its name in tables.
-    pub name: &'static str,
-    /// What it means when the client says "done".
-    pub done: &'static str,
-    /// The file that makes it so, from the root of the repository.
-    pub code: &'static str,
-    /// The test that holds it: its file from the root of the repository, and its name.
-    pub test: (&'static str, &'static str),
-    /// What passes between client and server.
-    pub format: Format,
-    /// What has to run.
-    pub runs: Runs,
-    /// Settings of a private Redis.
-    pub settings: &'static [&'static str],
-    /// How long what is done is kept.
-    pub keeps: Keeps,
-    /// Whether a request that arrives twice is recognized, by a key or an ID.
-    pub recognizes: bool,
-    /// Whether the client sends a request again although it may have been executed.
-    pub repeats: bool,
-    /// Whether changed bytes are noticed.
-    pub checks: bool,
-    /// Whether it is measured by default.
-    pub by_default: bool,
-    pub(super) connect: fn(Place) -> BoxFuture<'static, Connected>,
-    /// What the truth says about the request with this number.
-    pub line: fn(u64) -> String,
+/// Turns a chapter's client into one of an experiment: each call records one reading.
+macro_rules! records {
+    ($client:expr, $chapter:ident) => {{
+        let client = $client;
+        calls(move |number| {
+            let (client, reading) = (client.clone(), protocols::$chapter::reading(sample(number)));
+            async move { told!(client.record(&[reading]).await) }.boxed()
+        })
+    }};
 }
 
 /// Redis writes each change to its disk before it replies.
@@ -105,16 +52,7 @@ const HTTP: Row = Row {
     repeats: true,
     checks: false,
     by_default: true,
-    connect: |place| {
-        async move {
-            let client = http_rest::Client::new(&place.http())?;
-            calls(move |number| {
-                let (client, reading) = (client.clone(), protocols::http_rest::reading(sample(number)));
-                async move { told!(client.record(&[reading]).await) }.boxed()
-            })
-        }
-        .boxed()
-    },
+    connect: |place| async move { records!(http_rest::Client::new(&place.http())?, http_rest) }.boxed(),
     line: reading,
 };
 
@@ -128,14 +66,7 @@ const GRPC: Row = Row {
     recognizes: false,
     repeats: false,
     connect: |place| {
-        async move {
-            let client = grpc::Client::new(&place.http(), &grpc::Options::default())?;
-            calls(move |number| {
-                let (client, reading) = (client.clone(), protocols::grpc::reading(sample(number)));
-                async move { told!(client.record(&[reading]).await) }.boxed()
-            })
-        }
-        .boxed()
+        async move { records!(grpc::Client::new(&place.http(), &grpc::Options::default())?, grpc) }.boxed()
     },
     ..HTTP
 };
@@ -150,16 +81,7 @@ const WEBSOCKET: Row = Row {
     ),
     format: Format::WebSocket,
     runs: Runs::Server("websocket"),
-    connect: |place| {
-        async move {
-            let client = websocket::Client::new(&place.http());
-            calls(move |number| {
-                let (client, reading) = (client.clone(), protocols::websocket::reading(sample(number)));
-                async move { told!(client.record(&[reading]).await) }.boxed()
-            })
-        }
-        .boxed()
-    },
+    connect: |place| async move { records!(websocket::Client::new(&place.http()), websocket) }.boxed(),
     ..GRPC
 };
 
@@ -330,7 +252,7 @@ pub const ALL: [Row; 16] = [
         repeats: false,
         by_default: false,
         connect: |place| {
-            async move { requests(QueueClient::connect(&place.amqp(), place.topology()).await?) }.boxed()
+            async move { records!(QueueClient::connect(&place.amqp(), place.topology()).await?, message_queue) }.boxed()
         },
         ..HTTP
     },
@@ -386,7 +308,8 @@ pub const ALL: [Row; 16] = [
         repeats: false,
         by_default: false,
         connect: |place| {
-            async move { requests(QueueClient::connect(&place.redis(), place.keys()).await?) }.boxed()
+            async move { records!(QueueClient::connect(&place.redis(), place.keys()).await?, message_queue) }
+                .boxed()
         },
         ..HTTP
     },
@@ -402,14 +325,7 @@ pub const ALL: [Row; 16] = [
         runs: Runs::Server("tcp_socket"),
         checks: true,
         connect: |place| {
-            async move {
-                let client = tcp_socket::Client::connect(&place.address).await?;
-                calls(move |number| {
-                    let (client, reading) = (client.clone(), protocols::tcp_socket::reading(sample(number)));
-                    async move { told!(client.record(&[reading]).await) }.boxed()
-                })
-            }
-            .boxed()
+            async move { records!(tcp_socket::Client::connect(&place.address).await?, tcp_socket) }.boxed()
         },
         ..HTTP
     },
@@ -419,24 +335,6 @@ pub const ALL: [Row; 16] = [
 pub fn by_id(id: &str) -> Option<&'static Row> {
     static ROWS: [Row; ALL.len()] = ALL;
     ROWS.iter().find(|row| row.id == id)
-}
-
-impl Row {
-    /// Returns the broker that the row needs, if any.
-    pub fn broker(&self) -> Option<Kind> {
-        match self.runs {
-            Runs::Server(_) => None,
-            Runs::Broker(kind, _) => Some(kind),
-        }
-    }
-
-    /// Returns what is behind the broker, if there is one.
-    pub(super) fn behind(&self) -> Option<Behind> {
-        match self.runs {
-            Runs::Server(_) => None,
-            Runs::Broker(_, behind) => Some(behind),
-        }
-    }
 }
 
 /// What a journal or a subscriber says about a reading.
@@ -467,13 +365,5 @@ async fn publisher(
         };
         // The publisher gives up only if no further attempt can help.
         async move { if publish.await.is_ok() { Told::Done } else { Told::Unknown } }.boxed()
-    })
-}
-
-/// A client that sends requests through a broker.
-fn requests(client: QueueClient) -> Connected {
-    calls(move |number| {
-        let (client, reading) = (client.clone(), protocols::message_queue::reading(sample(number)));
-        async move { told!(client.record(&[reading]).await) }.boxed()
     })
 }

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::breakage::{ALARM, AWAY, Breakage, FROZEN, What};
 use super::client::{Place, Request, micros};
-use super::rows::{Behind, Row, Runs};
+use super::row::{Behind, Row, Runs};
 use crate::run::server::Server;
 use crate::wire::fault::Kind as WireFault;
 use crate::wire::gate::{Faults, Network};

@@ -2,7 +2,8 @@
 
 use super::breakage;
 use super::results::{Counts, Experiment, Results};
-use super::rows::{self, Row};
+use super::row::Row;
+use super::rows;
 use crate::report::table::Table;
 
 /// Shown in place of a time that does not exist.
