@@ -72,6 +72,7 @@ pub fn count(
     }
     let dots = thinned(dots);
     let (knew, again) = times(log, struck);
+    let knew = knew.filter(|_| breakage.what != What::ClientKilled);
     let recovered =
         log.iter().any(|request| request.told == Told::Done && request.started > mended.unwrap_or(struck));
     Experiment {

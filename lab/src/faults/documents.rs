@@ -30,7 +30,7 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
     let document = fs::read_to_string(DOCUMENT)
         .with_context(|| format!("cannot read {DOCUMENT}; run this in the root folder of the repository"))?;
     let rendered = render(&document, &parsed)?;
-    write_file(Path::new(KEPT), &(serde_json::to_string_pretty(&parsed)? + "\n"))?;
+    write_file(Path::new(KEPT), &(serde_json::to_string(&parsed)? + "\n"))?;
     write_file(Path::new(DOCUMENT), &rendered)
 }
 
@@ -64,7 +64,7 @@ fn promises() -> String {
     text
 }
 
-/// Renders the conditions, the tables, and the surprises.
+/// Renders the conditions and the tables.
 fn measured(results: &Results) -> String {
     let mut text = String::from("| condition | |\n|---|---|\n");
     for (name, value) in conditions(&results.conditions) {
@@ -72,17 +72,14 @@ fn measured(results: &Results) -> String {
     }
     text += "\n### What came of the requests\n";
     for table in overviews(results, outcome) {
-        text += &format!("\n**{}**\n\n{}", table.title, table.markdown());
+        text += &format!("\n**{}**\n\n{}\n", table.title, table.markdown().trim_end());
     }
     text += "\n### When the client knew, and when it worked again\n";
     for table in overviews(results, times) {
-        text += &format!("\n**{}**\n\n{}", table.title, table.markdown());
+        text += &format!("\n**{}**\n\n{}\n", table.title, table.markdown().trim_end());
     }
-    text += &format!("\n### Which predictions hold\n\n{}", predictions::table(results).markdown());
-    text += "\n### Surprises\n\n";
-    for surprise in results.surprises() {
-        text += &format!("- {surprise}.\n");
-    }
+    text += &format!("\n### Which predictions hold\n\n{}", predictions::table(results).markdown().trim_end());
+    text += "\n";
     text
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::client::Told;
+use super::row::Keeps;
 use super::{breakage, rows};
 use crate::run::conditions::Conditions;
 
@@ -119,8 +120,8 @@ impl Results {
         self
     }
 
-    /// Returns a sentence for each experiment with a surprise: something is doubled, altered, lost, or
-    /// against the promise, or the client did not work again.
+    /// Returns a sentence for each experiment with a surprise: something is doubled, altered, lost although
+    /// no server restarted, or against the promise, or the client did not work again.
     pub fn surprises(&self) -> Vec<String> {
         self.experiments.iter().filter_map(Experiment::surprise).collect()
     }
@@ -139,12 +140,15 @@ impl Experiment {
 
     fn surprise(&self) -> Option<String> {
         let counts = &self.counts;
+        // A server that restarts has lost what was in its memory.
+        let forgets = rows::by_id(&self.row).is_some_and(|row| row.keeps == Keeps::WhileItRuns);
+        let lost = if forgets { 0 } else { counts.lost };
         let mut parts = Vec::new();
         for (count, what) in [
             (counts.lies, "against the promise"),
             (counts.doubled, "counted twice"),
             (counts.altered, "altered"),
-            (counts.lost, "lost"),
+            (lost, "lost"),
         ] {
             if count > 0 {
                 parts.push(format!("{count} of {} {what}", counts.requests));

@@ -215,16 +215,14 @@ impl Gate {
                 let leaves: Vec<_> = parts.flat_map(Message::leaves).filter(is_information).collect();
                 // The value of a reading shows best what a changed bit does.
                 let leaf = leaves.iter().rfind(|leaf| leaf.name == "value").or(leaves.last());
-                let span = leaf.map_or(request.span.clone(), |leaf| leaf.span.clone());
-                let range =
-                    span.start.saturating_sub(start) as usize..span.end.saturating_sub(start) as usize;
-                if let Some(bytes) = bytes.get_mut(range) {
-                    // In text, another digit is still text.
-                    let digit = bytes.iter().rposition(u8::is_ascii_digit);
-                    let at = digit.filter(|_| bytes.is_ascii()).unwrap_or(0);
-                    if let Some(byte) = bytes.get_mut(at) {
-                        *byte ^= 1;
-                    }
+                let at = leaf.map_or(request.span.end - 1, |leaf| {
+                    // In text, even if it is masked, another digit is still text.
+                    let is_text = leaf.value.len() as u64 == leaf.span.end - leaf.span.start;
+                    let digit = leaf.value.bytes().rposition(|byte| byte.is_ascii_digit());
+                    leaf.span.start + digit.filter(|_| is_text).unwrap_or(0) as u64
+                });
+                if let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
+                    *byte ^= 1;
                 }
                 vec![Act::Forward(bytes)]
             }
