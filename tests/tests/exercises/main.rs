@@ -1,0 +1,13 @@
+//! The tested exercises: their texts, their runner, and their solutions.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+mod runner;
+mod solutions;
+mod texts;
+
+fn main() -> ExitCode {
+    tests::run()
+}
