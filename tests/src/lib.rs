@@ -27,6 +27,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::time::timeout;
 
+pub mod contract;
 pub mod exercises;
 mod first_hour;
 mod process;
