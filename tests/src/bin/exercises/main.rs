@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use std::{fs, thread};
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, ValueEnum};
 use regex::{Captures, Regex};
 use serde_json::json;
 use tests::exercises::{Exercise, all, root};
@@ -31,58 +31,40 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Parser)]
 #[command(name = "exercises")]
 struct Args {
-    #[command(subcommand)]
-    command: Command,
+    action: Action,
+    /// Number or name of an exercise
+    exercise: Option<String>,
+    /// With `solution`: show it although you have not solved the exercise
+    #[arg(long)]
+    give_up: bool,
+    /// With `report`: print JSON, for a teacher
+    #[arg(long)]
+    json: bool,
     /// File that keeps your progress [default: my-exercises.json in the root folder]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Action {
     /// List all exercises
     List,
     /// Show the next exercise
     Next,
     /// Show an exercise
-    Show {
-        /// Number or name
-        exercise: Option<String>,
-    },
+    Show,
     /// Show one more hint
-    Hint {
-        /// Number or name
-        exercise: Option<String>,
-    },
+    Hint,
     /// Run the exercise's test
-    Check {
-        /// Number or name
-        exercise: Option<String>,
-    },
+    Check,
     /// Run the exercise's test after each change, until it passes
-    Watch {
-        /// Number or name
-        exercise: Option<String>,
-    },
+    Watch,
     /// Forget what you have done with an exercise; your files stay as they are
-    Reset {
-        /// Number or name
-        exercise: String,
-    },
+    Reset,
     /// Show our solution, which is a patch
-    Solution {
-        /// Number or name
-        exercise: String,
-        /// Show it although you have not solved the exercise
-        #[arg(long)]
-        give_up: bool,
-    },
-    /// Print your progress for a teacher
-    Report {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Solution,
+    /// Print your progress
+    Report,
 }
 
 fn main() -> ExitCode {
@@ -98,30 +80,38 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let exercises = all().context("cannot read the exercises")?;
     let mut progress = Progress::read(args.progress.unwrap_or_else(|| root().join(PROGRESS)))?;
-    let find = |wanted: Option<String>, progress: &Progress| find(&exercises, progress, wanted);
-    match args.command {
-        Command::List | Command::Report { json: false } => list(&exercises, &progress),
-        Command::Report { json: true } => println!("{}", report(&exercises, &progress)),
-        Command::Next => show(&find(None, &progress)?),
-        Command::Show { exercise } => show(&find(exercise, &progress)?),
-        Command::Hint { exercise } => hint(&find(exercise, &progress)?, &mut progress)?,
-        Command::Check { exercise } => {
-            if !checked(&find(exercise, &progress)?, &mut progress)? {
-                return Ok(ExitCode::FAILURE);
-            }
+    match args.action {
+        Action::List | Action::Report if !args.json => list(&exercises, &progress),
+        Action::List | Action::Report => println!("{}", report(&exercises, &progress)),
+        Action::Next => show(&find(&exercises, &progress, None)?),
+        action => {
+            let exercise = find(&exercises, &progress, args.exercise)?;
+            return on_exercise(action, &exercise, args.give_up, &mut progress);
         }
-        Command::Watch { exercise } => watch(&find(exercise, &progress)?, &mut progress)?,
-        Command::Reset { exercise } => {
-            let exercise = find(Some(exercise), &progress)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn on_exercise(
+    action: Action,
+    exercise: &Exercise,
+    give_up: bool,
+    progress: &mut Progress,
+) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Hint => hint(exercise, progress)?,
+        Action::Check if !checked(exercise, progress)? => return Ok(ExitCode::FAILURE),
+        Action::Watch => watch(exercise, progress)?,
+        Action::Reset => {
             progress.change(&exercise.name, |attempt| *attempt = Default::default())?;
             println!(
                 "{} is new again. To undo your changes, use Git: git status, git restore",
                 exercise.name
             );
         }
-        Command::Solution { exercise, give_up } => {
-            solution(&find(Some(exercise), &progress)?, give_up, &mut progress)?;
-        }
+        Action::Solution => solution(exercise, give_up, progress)?,
+        Action::Show => show(exercise),
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -130,8 +130,10 @@ pub(super) async fn checks_readings(addr: String) -> Checked {
 
 pub(super) async fn records_all_or_nothing(addr: String) -> Checked {
     let (station, mut watch) = watched_station(&addr).await?;
-    let half = batch(2, &[reading(&station, 1.0), reading(&station, 71.0)]);
+    let new = super::station();
+    let half = batch(2, &[reading(&station, 1.0), reading(&new, 1.0), reading(&station, 71.0)]);
     watch.ask(kind::RECORD, 3, &half).await?.is_error(3, ErrorCode::InvalidReading)?;
+    watch.ask(kind::WATCH, 4, new.as_bytes()).await?.is_error(4, ErrorCode::UnknownStation)?;
     sees(&mut watch, 2, &[]).await
 }
 

@@ -138,18 +138,27 @@ pub(super) async fn cancels_nothing(addr: String) -> Checked {
 }
 
 pub(super) async fn ends_watches(addr: String) -> Checked {
-    let (station, mut watch) = watched_station(&addr).await?;
-    watch.watch(3, &station).await?;
-    watch.write(&frame(kind::GOODBYE, 0, b"")).await?;
-    let mut ended = Vec::new();
-    for _ in 0..2 {
-        let received = watch.next("READING with END for each of two watches").await?;
-        received.is_flagged(kind::READING, FLAG_END, received.id, &[0; 8])?;
-        ended.push(received.id);
+    // A client that ends its direction of the stream without a GOODBYE gets the same.
+    for polite in [true, false] {
+        let (station, mut watch) = watched_station(&addr).await?;
+        watch.watch(3, &station).await?;
+        if polite {
+            watch.write(&frame(kind::GOODBYE, 0, b"")).await?;
+        } else {
+            let _ = watch.stream.shutdown().await;
+        }
+        let mut ended = Vec::new();
+        for _ in 0..2 {
+            let received = watch.next("READING with END for each of two watches").await?;
+            received.is_flagged(kind::READING, FLAG_END, received.id, &[0; 8])?;
+            ended.push(received.id);
+        }
+        ended.sort_unstable();
+        same("READING with END for watches", format!("{ended:?}"), "[2, 3]".to_owned())?;
+        watch.next("GOODBYE").await?.is(kind::GOODBYE, 0, b"")?;
+        watch.is_at_the_end().await?;
     }
-    ended.sort_unstable();
-    same("READING with END for watches", format!("{ended:?}"), "[2, 3]".to_owned())?;
-    watch.next("GOODBYE").await?.is(kind::GOODBYE, 0, b"")
+    Ok(())
 }
 
 pub(super) async fn refuses_a_watch(addr: String) -> Checked {
