@@ -27,9 +27,12 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::time::timeout;
 
+pub mod contract;
+pub mod exercises;
 mod first_hour;
 mod process;
 mod readme;
+pub mod recorder;
 pub mod signal;
 
 pub use first_hour::limit_fields;

@@ -94,6 +94,12 @@ impl<'a> Cargo<'a> {
         }
         let copy = match (package, self.bin) {
             ("lab", None | Some("lab")) => "lab-under-test".to_owned(),
+            // Without `-p`, Cargo also looks in the tests.
+            _ if self.package.is_none() => {
+                let bin = self.bin.unwrap_or_default();
+                in_repository(&format!("tests/src/bin/{bin}/main.rs"))?;
+                bin.to_owned()
+            }
             (_, Some(bin)) => {
                 let path = format!("{package}/src/bin/{bin}");
                 in_repository(&format!("{path}.rs"))

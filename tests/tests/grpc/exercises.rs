@@ -2,6 +2,7 @@
 //! raw bytes, since the proto does not have the new call or field yet.
 
 use std::time::Duration;
+use tests::recorder::Recorder;
 use tests::{apply, test};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,6 +10,7 @@ use grpc::proto::watch_request::Start;
 use grpc::proto::watch_response::Event;
 use grpc::proto::{Metric, Reading, RecordedReading, WatchResponse};
 use h2::RecvStream;
+use lab::wire::decode::Format;
 use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
@@ -56,7 +58,8 @@ async fn exercise_latest_returns_the_newest_reading_of_each_metric() {
         measured(Metric::Wind, 5.0),
     ];
     client(server.url()).record(&recorded).await.unwrap();
-    let connection = connect(server.addr()).await;
+    let recorder = Recorder::start(Format::Grpc, server.addr());
+    let connection = connect(&recorder.addr()).await;
     let ask = async |station: &str| {
         let request = prefixed(&LatestRequest { station: station.into() });
         unary(&connection, LATEST, &[], request).await
@@ -161,7 +164,8 @@ async fn exercise_a_watch_may_ask_for_some_metrics_only() {
     let mut recorded = vec![measured(Metric::Temperature, -3.5); 200];
     recorded.push(measured(Metric::Wind, 5.0));
     client.record(&recorded).await.unwrap();
-    let connection = connect(server.addr()).await;
+    let recorder = Recorder::start(Format::Grpc, server.addr());
+    let connection = connect(&recorder.addr()).await;
     let watch = async |request: Bytes| {
         let (response, mut send) = open(&connection, WATCH, &[]).await;
         send.send_data(request, true).unwrap();

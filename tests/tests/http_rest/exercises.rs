@@ -1,9 +1,11 @@
 //! The README's tested exercises: each test passes once the reader has solved its exercise.
 
 use std::collections::HashSet;
+use tests::recorder::Recorder;
 use tests::{apply, test};
 
 use http_rest::Limits;
+use lab::wire::decode::Format;
 
 use crate::raw::{JSON, Local, Response, request};
 
@@ -14,7 +16,8 @@ const ANY_VERSION: (&str, &str) = ("if-none-match", "*");
 #[exercise]
 async fn exercise_readings_are_sent_as_csv_on_request() {
     let server = Local::start(Limits::default()).await;
-    let addr = server.addr;
+    let recorder = Recorder::start(Format::HttpRest, &server.addr.to_string());
+    let addr = recorder.addr().parse().unwrap();
     let batch = r#"{"readings":[
         {"station":"oslo-1","metric":"temperature","value":-3.5,"recorded_at":1767225600000},
         {"station":"oslo-1","metric":"wind","value":7.2,"recorded_at":1767225601000}]}"#;
@@ -92,7 +95,8 @@ async fn exercise_readings_are_sent_as_csv_on_request() {
 #[exercise]
 async fn exercise_a_put_creates_a_station_that_does_not_exist() {
     let server = Local::start(Limits::default()).await;
-    let addr = server.addr;
+    let recorder = Recorder::start(Format::HttpRest, &server.addr.to_string());
+    let addr = recorder.addr().parse().unwrap();
     let named =
         |id: &str, name: &str| format!(r#"{{"id":"{id}","name":"{name}","latitude":null,"longitude":null}}"#);
     let put = async |id: &str, condition: &[(&str, &str)], body: String| {

@@ -14,6 +14,7 @@ mod idempotency;
 mod live;
 mod pair;
 mod property;
+mod python;
 mod raw;
 mod readings;
 mod retries;

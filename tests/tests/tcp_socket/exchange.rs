@@ -1,4 +1,5 @@
-//! How the server responds to valid and invalid bytes.
+//! How the server responds to valid and invalid bytes, beyond the
+//! [contract](tests::contract) that every server of the protocol must keep.
 
 use std::time::Duration;
 use tests::{apply, test};
@@ -8,7 +9,7 @@ use tcp_socket::Limits;
 use tcp_socket::limits::REPLIES_KEPT;
 use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
 use tcp_socket::protocol::handshake::{Hello, random_id};
-use tcp_socket::protocol::message::{ErrorCode, Update};
+use tcp_socket::protocol::message::ErrorCode;
 
 use crate::support::{Raw, batch, batch_of, flagged_frame, frame, reading, start};
 
@@ -52,34 +53,6 @@ async fn the_highest_common_version_is_chosen() {
     let mut raw = Raw::connect(&other.addr).await;
     raw.write(&Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode()).await;
     assert_ne!(raw.welcome().await.instance_id, welcome.instance_id);
-}
-
-#[apply(test!)]
-async fn the_server_understands_any_split_of_the_stream() {
-    let server = start(Limits::default()).await;
-    let hello = Hello { lowest: 1, highest: 1, client_id: random_id().unwrap() }.encode();
-    let frames = [
-        &hello[..],
-        &frame(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)),
-        &frame(kind::PING, 2, b""),
-        &frame(kind::RECORD, 3, &batch(2, "oslo-1", 2.0)),
-    ];
-    let all = frames.concat();
-    for size in [1, 7, 16, 24, 25, all.len()] {
-        let mut raw = Raw::connect(&server.addr).await;
-        for piece in all.chunks(size) {
-            raw.write(piece).await;
-            // The server probably reads each piece separately. The property tests of framing
-            // don't depend on such timing.
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(raw.welcome().await.version, 1);
-        assert_eq!(raw.receive().await.accepted(), 1);
-        let pong = raw.receive().await;
-        assert_eq!((pong.kind, pong.id), (kind::PONG, 2));
-        assert_eq!(raw.receive().await.accepted(), 1);
-        raw.assert_alive().await;
-    }
 }
 
 #[apply(test!)]
@@ -300,62 +273,4 @@ async fn the_first_fault_of_a_batch_is_reported() {
         2,
         "two runs of the same station were refused"
     );
-}
-
-#[apply(test!)]
-async fn a_batch_is_recorded_whole_or_not_at_all() {
-    let server = start(Limits::default()).await;
-    let mut raw = Raw::open(&server.addr).await;
-    raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await;
-    raw.ask(kind::WATCH, 2, b"oslo-1").await;
-    let half_good = [reading("oslo-1", 1.0), reading("new-1", 1.0), reading("oslo-1", 71.0)];
-    assert_eq!(raw.ask(kind::RECORD, 3, &batch_of(2, &half_good)).await.error(), ErrorCode::InvalidReading);
-    assert_eq!(raw.ask(kind::WATCH, 3, b"new-1").await.error(), ErrorCode::UnknownStation);
-    assert_eq!(raw.ask(kind::RECORD, 4, &batch(3, "oslo-1", 2.0)).await.accepted(), 1);
-    let values: Vec<_> = raw.receive().await.update().readings.iter().map(|r| r.value).collect();
-    assert_eq!(values, [2.0]);
-}
-
-#[apply(test!)]
-async fn a_watch_sees_what_others_record_until_it_is_canceled() {
-    let server = start(Limits::default()).await;
-    let mut recorder = Raw::open(&server.addr).await;
-    recorder.ask(kind::RECORD, 1, &batch_of(1, &[reading("a", 0.0), reading("b", 0.0)])).await;
-    let mut watcher = Raw::open(&server.addr).await;
-    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
-    // Alternating runs of both stations: each watch sees its own, in order.
-    let mixed: Vec<_> = (1..=6).map(|n| reading(if n % 2 == 0 { "b" } else { "a" }, n.into())).collect();
-    assert_eq!(recorder.ask(kind::RECORD, 2, &batch_of(2, &mixed)).await.accepted(), 6);
-    let update = watcher.receive().await;
-    assert_eq!((update.id, update.flags), (7, 0));
-    let values: Vec<_> = update.update().readings.iter().map(|r| r.value).collect();
-    assert_eq!(values, [1.0, 3.0, 5.0]);
-    let end = watcher.ask(kind::CANCEL, 7, b"").await;
-    assert_eq!((end.kind, end.flags), (kind::READING, FLAG_END));
-    recorder.ask(kind::RECORD, 3, &batch(3, "a", 9.0)).await;
-    watcher.send(kind::CANCEL, 7, b"").await; // The watch is over, so no response comes.
-    watcher.assert_alive().await; // 9.0 did not arrive, either.
-    // The ID is free again.
-    assert_eq!(watcher.ask(kind::WATCH, 7, b"a").await.update(), Update::default());
-}
-
-#[apply(test!)]
-async fn a_goodbye_comes_after_all_responses_and_the_end_of_the_watches() {
-    let server = start(Limits::default()).await;
-    // A client that closes its sending direction without a GOODBYE gets the same.
-    for polite in [true, false] {
-        let mut raw = Raw::open(&server.addr).await;
-        raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 1.0)).await;
-        raw.ask(kind::WATCH, 2, b"oslo-1").await;
-        let ping = frame(kind::PING, 3, b"");
-        raw.write(&if polite { [ping, frame(kind::GOODBYE, 0, b"")].concat() } else { ping }).await;
-        if !polite {
-            tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await.unwrap();
-        }
-        assert_eq!(raw.receive().await.kind, kind::PONG);
-        let end = raw.receive().await;
-        assert_eq!((end.kind, end.flags, end.id), (kind::READING, FLAG_END, 2));
-        assert_eq!(raw.receive().await.kind, kind::GOODBYE);
-        assert_eq!(raw.next().await, None);
-    }
 }

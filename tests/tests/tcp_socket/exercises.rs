@@ -1,9 +1,11 @@
 //! The exercises in the README. Each test passes once you have solved its exercise.
 
 use bytes::BytesMut;
+use lab::wire::decode::Format;
 use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::{Limits, Reading};
+use tests::recorder::Recorder;
 use tests::{apply, test};
 
 use crate::support::{Raw, Received, batch_of, frame, reading, start};
@@ -32,7 +34,8 @@ async fn exercise_count_returns_the_number_of_readings_of_a_station() {
     assert_described("0006", "COUNT");
     assert_described("0106", "COUNTED");
     let server = start(Limits::default()).await;
-    let mut raw = Raw::open(&server.addr).await;
+    let recorder = Recorder::start(Format::TcpSocket, &server.addr);
+    let mut raw = Raw::open(&recorder.addr()).await;
     let three = [reading("oslo-1", 1.0), reading("oslo-2", 1.0), reading("oslo-1", 2.0)];
     assert_eq!(raw.ask(kind::RECORD, 1, &batch_of(1, &three)).await.accepted(), 3);
     for (id, station, count) in [(2, "oslo-1", 2u32), (3, "oslo-2", 1)] {
@@ -77,7 +80,8 @@ async fn exercise_a_history_of_any_length_arrives_in_frames_of_limited_size() {
 
     assert_described("0007", "HISTORY");
     let server = start(Limits::default()).await;
-    let mut raw = Raw::open(&server.addr).await;
+    let recorder = Recorder::start(Format::TcpSocket, &server.addr);
+    let mut raw = Raw::open(&recorder.addr()).await;
     for (batch_id, first) in (1..).zip((0..READINGS).step_by(10_000)) {
         let readings: Vec<_> =
             (first..first + 10_000).map(|at| Reading { recorded_at: at, ..reading("oslo-1", 1.0) }).collect();

@@ -1,7 +1,9 @@
 //! The tests of the README's tested exercises. Each one fails until the exercise is solved. They
 //! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
+use lab::wire::decode::Format;
 use serde_json::{Value, json};
+use tests::recorder::Recorder;
 use tests::{apply, test};
 use websocket::Client;
 use websocket::{Metric, Reading};
@@ -38,6 +40,8 @@ fn shown(station: &str, metric: &str, value: f64, sequence: u64) -> Shown {
 #[exercise]
 async fn exercise_a_subscriber_may_ask_for_the_newest_first() {
     let server = Local::start(limits()).await;
+    let recorder = Recorder::start(Format::WebSocket, &server.addr.to_string());
+    let addr = recorder.addr().parse().unwrap();
     let client = Client::new(&server.url());
     let record = async |batch: &[Reading]| assert_eq!(client.record(batch).await.unwrap(), batch.len());
     record(&[
@@ -48,7 +52,7 @@ async fn exercise_a_subscriber_may_ask_for_the_newest_first() {
         reading("rome-1", Metric::Humidity, 40.0),
     ])
     .await;
-    let mut raw = Raw::open(server.addr, "/live").await;
+    let mut raw = Raw::open(addr, "/live").await;
     let subscribe = |id: u64, stations: Value, metrics: Value| json!({"type": "subscribe", "id": id, "stations": stations, "metrics": metrics, "newest": true});
     let subscribed = raw.ask(subscribe(1, json!([]), json!(["temperature", "wind"]))).await;
     assert_eq!(
@@ -78,7 +82,7 @@ async fn exercise_a_subscriber_may_ask_for_the_newest_first() {
     );
 
     // Without the field, nothing has changed.
-    let mut plain = Raw::open(server.addr, "/live").await;
+    let mut plain = Raw::open(addr, "/live").await;
     plain.ask(json!({"type": "subscribe", "id": 1})).await;
     record(&[reading("oslo-1", Metric::Wind, 9.0)]).await;
     assert_eq!(
@@ -106,9 +110,11 @@ async fn say(raw: &mut Raw, message_id: &str) -> Value {
 #[exercise]
 async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
     let server = Local::start(limits()).await;
-    let mut ana = Raw::open(server.addr, "/chat").await;
+    let recorder = Recorder::start(Format::WebSocket, &server.addr.to_string());
+    let addr = recorder.addr().parse().unwrap();
+    let mut ana = Raw::open(addr, "/chat").await;
     join(&mut ana, "ana").await;
-    let mut ben = Raw::open(server.addr, "/chat").await;
+    let mut ben = Raw::open(addr, "/chat").await;
     let joined = join(&mut ben, "ben").await;
     assert_eq!(say(&mut ben, "m1").await["sequence"], 3);
 
@@ -149,7 +155,7 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
         (&json!(3), &json!(true)),
         "a message that was said under the old name must not be stored twice"
     );
-    let mut carl = Raw::open(server.addr, "/chat").await;
+    let mut carl = Raw::open(addr, "/chat").await;
     let newcomer = join(&mut carl, "ben").await;
     assert_eq!(newcomer["present"], json!(["ana", "bea", "ben"]), "the old name must be free");
     let first = say(&mut carl, "m1").await;
@@ -157,7 +163,7 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
 
     // The connection breaks, and the client doesn't know whether the name was changed.
     carl.ask(json!({"type": "leave", "id": 2, "room": "r"})).await;
-    let mut back = Raw::open(server.addr, "/chat").await;
+    let mut back = Raw::open(addr, "/chat").await;
     let (token, boot_id) = (&joined["token"], &joined["boot_id"]);
     let again = back
         .ask(json!({

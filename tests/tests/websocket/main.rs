@@ -17,6 +17,7 @@ mod origins;
 mod page;
 mod page_chat;
 mod protocol;
+mod python;
 mod reconnect;
 mod slow;
 mod terminal;

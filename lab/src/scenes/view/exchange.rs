@@ -49,12 +49,7 @@ impl Exchange<'_> {
     pub fn text(&self, width: usize) -> String {
         let mut text = String::new();
         for (sender, message, bytes) in &self.messages {
-            let head = format!("{sender} sends {} B: {}", bytes.len(), message.summary);
-            text += &format!("{}\n", one_line(&head, width));
-            for (field, bytes, is_leaf) in fields(message, bytes) {
-                let bytes = if is_leaf { bytes } else { &[] };
-                text += &field_lines(field, field.span.start - message.span.start, bytes, width);
-            }
+            text += &message_text(sender, message, bytes, width);
             text.push('\n');
         }
         text
@@ -71,6 +66,17 @@ impl Exchange<'_> {
         }
         counted
     }
+}
+
+/// Returns one message in the form of [`Exchange::text`].
+pub fn message_text(sender: &str, message: &Message, bytes: &[u8], width: usize) -> String {
+    let head = format!("{sender} sends {} B: {}", bytes.len(), message.summary);
+    let mut text = format!("{}\n", one_line(&head, width));
+    for (field, bytes, is_leaf) in fields(message, bytes) {
+        let bytes = if is_leaf { bytes } else { &[] };
+        text += &field_lines(field, field.span.start - message.span.start, bytes, width);
+    }
+    text
 }
 
 /// Returns the fields of a message with their bytes, and whether each of them is a leaf.

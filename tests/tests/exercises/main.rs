@@ -1,0 +1,14 @@
+//! The tested exercises: their texts, their runner, and their solutions.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+mod contracts;
+mod runner;
+mod solutions;
+mod texts;
+
+fn main() -> ExitCode {
+    tests::run()
+}
