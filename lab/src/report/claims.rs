@@ -34,7 +34,7 @@ pub(super) fn table(results: &Results) -> Table {
                 .map(|(p50, echo)| format!(" ({more}, ×{:.1})", p50 / echo));
             let rates = results.throughput.rows.iter().filter(|row| row.protocol == *id);
             let highest = rates.map(|row| row.per_second.median).reduce(f64::max);
-            let wire = results.bytes.iter().find(|row| row.protocol == *id);
+            let wire = results.single_bytes().find(|row| row.protocol == *id);
             table.rows.push(vec![
                 results.name(id).into(),
                 p50.map_or(NONE.into(), micros) + &times.unwrap_or_default(),
