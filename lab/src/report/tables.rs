@@ -16,7 +16,8 @@ pub fn tables(results: &Results) -> Vec<Table> {
     let figures =
         [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let others = [fan_out, claims::table, predictions::table, not_measured].map(|table| table(results));
+    let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
+        .map(|table| table(results));
     let all = figures.chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }

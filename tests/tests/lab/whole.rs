@@ -164,7 +164,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 14);
+    assert_eq!(tables::tables(&again).len(), 15);
     results
 }
 
