@@ -3,10 +3,12 @@
 //!
 //! ```sh
 //! cargo run --release                 # about a minute
-//! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run --release -- --full       # everything, up to 25 minutes
 //! cargo run -- predict                # what do you expect?
+//! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
+//! cargo run -- certificates           # create certificates for the chapters' --tls
 //! ```
 
 use std::fs;
@@ -29,7 +31,7 @@ use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
 use lab::scenes::command;
-use lab::{runtime, serve, tap};
+use lab::{Child, certificates, faults, runtime, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
@@ -40,10 +42,12 @@ use lab::{runtime, serve, tap};
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
-    /// Measure latency, throughput at one level, CPU time, and bytes: about a minute (the default)
+    /// Measure latency, throughput at one level, CPU time, bytes, and round trips: about a minute (the
+    /// default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, and memory, with more rounds: about 15 minutes
+    /// Also measure fixed rates, batches, set-up, memory, a network, and fan-out, with more rounds: up
+    /// to 25 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
@@ -76,15 +80,13 @@ struct Args {
 #[derive(Subcommand)]
 enum Mode {
     Wire(command::Options),
+    Faults(faults::command::Options),
     Tap(tap::Options),
     /// Ask you nine predictions one by one. The next comparison then shows which of yours hold
     Predict,
-    /// Run a server for the lab itself until its stdin ends
-    #[command(hide = true)]
-    Serve {
-        /// The protocol's ID
-        protocol: String,
-    },
+    Certificates(certificates::Options),
+    #[command(flatten)]
+    Child(Child),
 }
 
 fn protocol(id: &str) -> Result<&'static Protocol, String> {
@@ -111,10 +113,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Child(child)) => return child.run(),
+        Some(Mode::Faults(options)) => {
+            return faults::command::command(options, &progress_bar()?, &*stop_on_interrupt()?);
+        }
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
         Some(Mode::Predict) => return predict(&args.out),
+        Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
         None => {}
     }
     if let Some(results) = &args.write_docs {

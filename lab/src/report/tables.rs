@@ -49,7 +49,6 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
         ("duration", format!("{} s", grouped(conditions.duration_seconds))),
-        ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
         (
@@ -60,6 +59,9 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("compiler", conditions.rustc.clone()),
         ("versions", versions.join(", ")),
     ];
+    if conditions.rounds > 0 {
+        lines.insert(3, ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)));
+    }
     if let Some(share) = conditions.busy_before {
         let busy = if conditions.was_busy() { ": the machine was busy, so expect noise" } else { "" };
         lines.push((
