@@ -223,6 +223,9 @@ impl Comparison<'_> {
         let batch = |row: Row<Latencies>| Batch {
             protocol: row.protocol.clone(),
             readings: row.level,
+            cpu: row.spread_if_all(|round| {
+                Some(round.cpu.together()?.as_nanos() as f64 / round.histogram.len() as f64)
+            }),
             p50: row.spread_if_all(|round| percentile(&round.histogram, 0.5)),
             errors: row.sum(|round| round.errors.count),
         };
@@ -247,19 +250,17 @@ impl Comparison<'_> {
     }
 
     fn bytes(&mut self, placement: Placement) -> Vec<Bytes> {
-        let rows = self.rounds(BYTES, placement, (1, &[1]), async |target, _| {
+        let levels: &[u64] = if self.plan.readings.is_empty() { &[1] } else { &self.plan.readings };
+        let rows = self.rounds(BYTES, placement, (1, levels), async |target, readings| {
             let proxy = target.proxy.as_ref().context("no proxy was started")?;
-            count_bytes(target, proxy, 1).await.map(Some)
+            count_bytes(target, proxy, readings).await.map(Some)
         });
-        let payload = INFORMATION as u64;
-        let bytes = |(protocol, Wire { request, response, set_up })| Bytes {
-            protocol,
-            request,
-            response,
-            set_up,
-            payload,
+        let bytes = |row: Row<Wire>| {
+            let (readings, payload) = (row.level, row.level * INFORMATION as u64);
+            let (protocol, Wire { request, response, set_up }) = row.single()?;
+            Some(Bytes { protocol, readings, request, response, set_up, payload })
         };
-        rows.into_iter().filter_map(Row::single).map(bytes).collect()
+        rows.into_iter().filter_map(bytes).collect()
     }
 
     fn memory(&mut self, placement: Placement) -> Vec<Memory> {

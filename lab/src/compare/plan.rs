@@ -65,7 +65,7 @@ impl Plan {
             fixed_rate: span(200, 1000),
             rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
             batch: span(100, 400),
-            readings: vec![1, 10, 100, 1000],
+            readings: vec![1, 10, 100, 1000, 10_000],
             set_ups: 50,
             idle_connections: 100,
             delays: vec![1, 20, 100],
@@ -78,7 +78,7 @@ impl Plan {
     pub fn steps(&self, protocols: usize) -> u64 {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
-        let once = 2 + usize::from(self.idle_connections > 0);
+        let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
         ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
             + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
     }

@@ -112,7 +112,7 @@ fn batch(results: &Results) -> Option<Drawing> {
 }
 
 fn bytes(results: &Results) -> Option<Drawing> {
-    let rows = results.bytes.iter().map(|row| {
+    let rows = results.single_bytes().map(|row| {
         // An echo sends its payload twice. The second time counts as overhead.
         let payload = row.payload as f64;
         (results.name(&row.protocol), vec![payload, row.total() - payload])

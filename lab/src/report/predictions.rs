@@ -49,8 +49,8 @@ pub const PREDICTIONS: [Prediction; 9] = [
         claim: "HTTP/REST sends more bytes per request than any other protocol.",
         figure: "bytes: HTTP/REST ÷ the highest of the others",
         measured: |results| {
-            let others = results.bytes.iter().filter(|row| row.protocol != "http_rest").map(Bytes::total);
-            ratio(results.bytes_of("http_rest"), others.reduce(f64::max))
+            let others = results.single_bytes().filter(|row| row.protocol != "http_rest").map(Bytes::total);
+            ratio(results.bytes_of("http_rest", 1), others.reduce(f64::max))
         },
         low: 1.0,
         high: f64::INFINITY,

@@ -173,17 +173,23 @@ pub struct Batch {
     pub protocol: String,
     /// Readings in the batch.
     pub readings: u64,
+    /// CPU time of all sides for a batch.
+    #[serde(default)]
+    pub cpu: Option<Spread>,
     /// Median time of a batch.
     pub p50: Option<Spread>,
     /// Batches that failed, over all rounds.
     pub errors: u64,
 }
 
-/// TCP payload of one request with one reading, in bytes.
+/// TCP payload of one request, in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bytes {
     /// The protocol's ID.
     pub protocol: String,
+    /// Readings in the request.
+    #[serde(default = "one")]
+    pub readings: u64,
     /// From client to server, as the mean of 100 requests. Through a broker, it is the sum of both
     /// hops.
     pub request: f64,
@@ -191,8 +197,13 @@ pub struct Bytes {
     pub response: f64,
     /// Once per connection, in both directions.
     pub set_up: f64,
-    /// Size of the reading's information, in bytes.
+    /// Size of the readings' information, in bytes.
     pub payload: u64,
+}
+
+/// The only number of readings in layout 1.
+fn one() -> u64 {
+    1
 }
 
 /// Time to the first verified reply, in nanoseconds: connection, handshakes, and one request.
@@ -257,9 +268,14 @@ impl Results {
         rows.find(|row| row.protocol == id && row.in_flight == in_flight).map(|row| row.per_second.median)
     }
 
-    /// Returns the bytes per request, in both directions.
-    pub(super) fn bytes_of(&self, id: &str) -> Option<f64> {
-        self.bytes.iter().find(|row| row.protocol == id).map(Bytes::total)
+    /// Returns the bytes of a request with this many readings, in both directions.
+    pub(super) fn bytes_of(&self, id: &str, readings: u64) -> Option<f64> {
+        self.bytes.iter().find(|row| row.protocol == id && row.readings == readings).map(Bytes::total)
+    }
+
+    /// Returns the bytes of requests with one reading.
+    pub(super) fn single_bytes(&self) -> impl Iterator<Item = &Bytes> {
+        self.bytes.iter().filter(|row| row.readings == 1)
     }
 
     /// Returns p50 of a batch of this many readings, in nanoseconds.

@@ -1,8 +1,10 @@
 //! Shows the sections about networks, subscribers, streams, and many connections as tables.
 
+use std::collections::BTreeSet;
+
 use super::cells::{more, remark};
 use super::format::{NONE, digits, grouped, micros, short};
-use super::results::Results;
+use super::results::{Named, Results};
 use super::sections::{Delayed, Delivered};
 use super::statistic::Spread;
 use super::table::Table;
@@ -18,6 +20,29 @@ pub(super) fn round_trips(results: &Results) -> Table {
     for row in &results.round_trips {
         let name = results.name(&row.protocol).into();
         table.rows.push(vec![name, row.set_up.to_string(), row.request.to_string()]);
+    }
+    table
+}
+
+/// Ranks the protocols at each batch size.
+pub(super) fn order(results: &Results) -> Table {
+    let mut table = Table::new(
+        "The order of the protocols by batch size".into(),
+        "From the lowest to the highest p50 per batch. *: not in the same place as at the size before.",
+        &["readings", "order"],
+    );
+    let sizes: BTreeSet<u64> = results.batch.rows.iter().map(|row| row.readings).collect();
+    let mut before: Vec<&str> = Vec::new();
+    for size in sizes {
+        let time = |one: &Named| results.batch_of(&one.id, size).unwrap_or(f64::INFINITY);
+        let mut ranked: Vec<_> = results.protocols.iter().filter(|one| time(one).is_finite()).collect();
+        ranked.sort_by(|one, other| time(one).total_cmp(&time(other)));
+        let names: Vec<_> = ranked.iter().map(|one| one.name.as_str()).collect();
+        let moved = |at: usize| before.get(at).is_some_and(|name| *name != names[at]);
+        let mark = |(at, name): (usize, &&str)| name.to_string() + if moved(at) { "*" } else { "" };
+        let marked: Vec<_> = names.iter().enumerate().map(mark).collect();
+        table.rows.push(vec![grouped(size as f64), marked.join(", ")]);
+        before = names;
     }
     table
 }

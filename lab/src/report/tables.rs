@@ -3,7 +3,7 @@
 use super::cells::{added, maybe, range, remark};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
-use super::section_tables::{fan_out, network, round_trips};
+use super::section_tables::{fan_out, network, order, round_trips};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
 use super::{claims, predictions};
@@ -13,9 +13,11 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures = [latency, cpu, round_trips, throughput, fixed_rate, batch, bytes, set_up, memory, network];
+    let figures =
+        [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let others = [fan_out, claims::table, predictions::table, not_measured].map(|table| table(results));
+    let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
+        .map(|table| table(results));
     let all = figures.chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
@@ -183,10 +185,11 @@ fn batch(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Time by batch size, with one batch in flight, p50 in µs; {}", results.batch.placement),
         "The readings in a batch share the costs that arise once per batch. added: how much more a batch takes than \
-         with the tokio echo.",
-        &["protocol", "readings", "per batch", "added", "range", "per reading", ""],
+         with the tokio echo. time, CPU (of all sides), and bytes (in both directions): per reading.",
+        &["protocol", "readings", "per batch", "added", "range", "time", "CPU", "bytes", ""],
     );
     for row in &results.batch.rows {
+        let bytes = results.bytes_of(&row.protocol, row.readings);
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             grouped(row.readings as f64),
@@ -194,6 +197,8 @@ fn batch(results: &Results) -> Table {
             added(&row.protocol, |id| results.batch_of(id, row.readings)),
             range(row.p50, micros),
             maybe(row.p50.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            maybe(row.cpu.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            bytes.map_or(NONE.into(), |bytes| digits(bytes / row.readings as f64)),
             remark(row.p50, row.errors),
         ]);
     }
@@ -207,7 +212,7 @@ fn bytes(results: &Results) -> Table {
          both hops. Payload: the information in the reading. Set-up: once per connection.",
         &["protocol", "request", "response", "together", "payload", "share", "set-up"],
     );
-    for row in &results.bytes {
+    for row in results.single_bytes() {
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             grouped(row.request),
@@ -299,7 +304,7 @@ pub fn costs(results: &Results) -> Table {
                     .map_or(NONE.into(), |(figure, baseline)| format!("{:.1}", figure / baseline)),
             );
         }
-        row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
+        row.push(results.bytes_of(id, 1).map_or(NONE.into(), grouped));
         row.push(results.set_up_of(id).map_or(NONE.into(), micros));
         row.push(added(id, |id| results.set_up_of(id)));
         let trips = results.round_trips.iter().find(|row| row.protocol == *id);

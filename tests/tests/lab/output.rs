@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 14);
+    assert_eq!(tables::tables(&sample()).len(), 16);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -185,6 +185,15 @@ async fn every_protocol_has_its_own_shape() {
     let (_, svg) = docs::images(&kept()).into_iter().find(|(name, _)| name.contains("batch")).unwrap();
     let shapes: BTreeSet<_> = shape.captures_iter(&svg).map(|found| found[1].to_owned()).collect();
     assert_eq!(shapes.len(), kept().protocols.len());
+}
+
+/// In the kept run, gRPC unary and HTTP/REST change places between 10 and 100 readings.
+#[apply(test!)]
+async fn places_that_change_with_the_batch_size_are_marked() {
+    let tables = tables::tables(&kept());
+    let order = tables.iter().find(|table| table.title.starts_with("The order")).unwrap();
+    assert!(!order.rows[0][1].contains('*'), "{:?}", order.rows[0]);
+    assert!(order.rows[1..].iter().any(|row| row[1].contains('*')), "{:?}", order.rows);
 }
 
 #[apply(test!)]

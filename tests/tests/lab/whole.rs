@@ -112,7 +112,8 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.latency.rows.len(), all);
     assert_eq!(results.throughput.rows.len(), all + many, "one and four in flight");
     assert_eq!(results.batch.rows.len(), 2 * all);
-    assert_eq!((results.bytes.len(), results.set_up.rows.len()), (all, all));
+    assert_eq!((results.bytes.len(), results.set_up.rows.len()), (2 * all, all));
+    assert!(results.batch.rows.iter().all(|row| row.cpu.is_some()) || !cfg!(target_os = "linux"));
     assert_eq!((results.round_trips.len(), results.network.len()), (all, all));
     let ways = FAN_OUT.iter().filter(|way| protocols.iter().any(|protocol| protocol.id == way.selected_by));
     assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
@@ -163,7 +164,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 13);
+    assert_eq!(tables::tables(&again).len(), 15);
     results
 }
 
