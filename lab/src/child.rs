@@ -1,4 +1,4 @@
-//! The lab runs its own program again for each server, worker, and client of an experiment.
+//! The lab starts its own program again for each server and worker, and for a client that it kills.
 
 use clap::{FromArgMatches, Subcommand};
 
@@ -6,22 +6,22 @@ use crate::faults::programs::{self, Program};
 use crate::run::placement::runtime;
 use crate::run::server::{Serve, serve};
 
-/// What a second process of this program does, until the first one is gone.
+/// What a child process of the lab does until the lab is gone.
 #[derive(Debug, Subcommand)]
 pub enum Child {
     /// Run a server for the lab itself
     #[command(hide = true)]
     Serve(Serve),
-    /// Run another program of an experiment
+    /// Run a worker, a server behind a broker, or a client of an experiment
     #[command(hide = true)]
     Program(Program),
 }
 
 impl Child {
-    /// Runs it.
+    /// Does what the lab asks for.
     ///
     /// # Errors
-    /// If it can't run.
+    /// If the server or program fails.
     pub fn run(&self) -> anyhow::Result<()> {
         runtime()?.block_on(async {
             match self {
@@ -32,11 +32,11 @@ impl Child {
     }
 }
 
-/// If the lab started this process, does what it asks for, and returns whether it did. For programs
-/// with another command line, such as tests.
+/// Returns whether the lab started this process, after doing what the lab asks for. For programs with
+/// a command line of their own, such as tests.
 ///
 /// # Errors
-/// If it can't run.
+/// If the server or program fails.
 pub fn run_as_child() -> anyhow::Result<bool> {
     if !matches!(std::env::args().nth(1).as_deref(), Some("serve" | "program")) {
         return Ok(false);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::row::{Behind, Row, Runs};
 use crate::wire::fault::Kind;
 
-/// How long a silence lasts, and how long a client does not read.
+/// How long a silence lasts, and how long a receiver does not read.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long a server is frozen.
@@ -22,19 +22,19 @@ pub(super) const ALARM: Duration = Duration::from_secs(2);
 pub enum What {
     /// The connection between client and server or broker.
     Connection(Kind),
-    /// The server is killed, and started again.
+    /// The server is killed and started again.
     ServerKilled,
     /// The server does nothing for a while.
     ServerFrozen,
-    /// The server is asked to stop while requests arrive, and started again.
+    /// The server is asked to stop while requests arrive, and is started again.
     ServerStopped,
-    /// The worker is killed in the middle of a job, and started again.
+    /// The worker is killed in the middle of a job and started again.
     WorkerKilled,
-    /// The broker is killed, and started again on its data.
+    /// The broker is killed and started again with its data.
     BrokerKilled,
     /// The broker runs out of memory for a while.
     BrokerAlarm,
-    /// The client is killed, and started again.
+    /// The client is killed, and a new one takes its place.
     ClientKilled,
 }
 
@@ -73,7 +73,7 @@ pub static ALL: [Breakage; 17] = [
     connection("not_reading", "receiver stops reading for 2 s", Kind::StopReading(SILENCE), false),
     program("server_killed", "server killed", What::ServerKilled, true),
     program("server_frozen", "server frozen for 5 s", What::ServerFrozen, false),
-    program("server_stopped", "server stopped in good order", What::ServerStopped, false),
+    program("server_stopped", "server stopped gracefully", What::ServerStopped, false),
     program("worker_killed", "worker killed in a job", What::WorkerKilled, false),
     program("broker_killed", "broker killed", What::BrokerKilled, true),
     program("broker_alarm", "broker out of memory for 2 s", What::BrokerAlarm, false),
@@ -86,7 +86,7 @@ pub fn by_id(id: &str) -> Option<&'static Breakage> {
 }
 
 impl Breakage {
-    /// Returns whether the row has what breaks.
+    /// Returns whether the row has the part that breaks.
     pub fn concerns(&self, row: &Row) -> bool {
         match self.what {
             What::Connection(_) | What::ClientKilled => true,

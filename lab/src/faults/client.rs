@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Told {
-    /// It was done, in the sense of the row.
+    /// It was done, in the sense of [`Row::done`](super::row::Row::done).
     Done,
     /// It was certainly not executed.
     NotDone,
@@ -25,7 +25,7 @@ pub enum Told {
     Unknown,
 }
 
-/// Turns the result of a chapter's client into what it says.
+/// Turns the result of a call of a chapter's client into a [`Told`].
 macro_rules! told {
     ($result:expr) => {
         match $result {

@@ -1,4 +1,4 @@
-//! `cargo run --release -- faults`: breaks each protocol in each way, and counts.
+//! `cargo run --release -- faults`: breaks each protocol in each way, and counts what comes of it.
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
@@ -19,21 +19,21 @@ use crate::run::conditions::conditions;
 /// Number of requests before the fault.
 const REQUESTS: u64 = 100;
 
-/// Break each protocol in each way, and count what is lost, doubled, and unknown
+/// Break each protocol in each way, and count what is lost, doubled, or unknown
 ///
-/// In each experiment, a client records numbered readings through a proxy. In the middle of them,
+/// In each experiment, a client records numbered readings through a proxy. After 100 of them,
 /// something breaks: the connection, the server, a worker, the broker, or the client. The server writes
-/// down what it executes, so the lab can count what each client said against what happened. It prints
-/// a table for each fault, and writes faults.html, with a timeline of each experiment, and faults.json.
+/// down what it executes, so the lab can compare what each client said with what happened. It prints a
+/// table for each fault and writes faults.html, with a timeline of each experiment, and faults.json.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Make all experiments, also with 16 calls in flight: at most half an hour
+    /// Run all experiments, also with 16 calls in flight: at most half an hour
     #[arg(long, conflicts_with_all = ["protocols", "faults"])]
     full: bool,
-    /// Only these protocols: a comma-separated list of IDs, as in faults.json
+    /// Only these protocols, by default with every fault: a comma-separated list of IDs, as in faults.json
     #[arg(long, value_delimiter = ',', value_parser = row)]
     protocols: Vec<&'static Row>,
-    /// Only these faults: a comma-separated list of IDs, as in faults.json
+    /// Only these faults, by default with every protocol: a comma-separated list of IDs, as in faults.json
     #[arg(long, value_delimiter = ',', value_parser = fault)]
     faults: Vec<&'static Breakage>,
     /// Number of calls in flight
@@ -59,7 +59,7 @@ fn fault(id: &str) -> Result<&'static Breakage, String> {
 }
 
 impl Options {
-    /// Returns the plan, without the rows whose broker is missing.
+    /// Returns the plan, without the rows whose broker is not installed.
     fn plan(&self) -> anyhow::Result<Plan> {
         let all_rows = rows::ALL.iter().filter_map(|row| rows::by_id(row.id));
         let is_wanted = |row: &&Row| match &self.protocols[..] {
@@ -87,10 +87,10 @@ impl Options {
     }
 }
 
-/// Makes the experiments, prints the tables, and writes the files.
+/// Runs the experiments, prints the tables, and writes the files.
 ///
 /// # Errors
-/// If an experiment can't be made, or a file can't be written.
+/// If an experiment fails, or a file can't be written.
 pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> anyhow::Result<()> {
     if let Some(results) = &options.write_docs {
         return documents::write(results);
@@ -115,6 +115,6 @@ pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> 
         documents::write_file(&path, &text)?;
         writeln!(out, "written: {}", path.display())?;
     }
-    anyhow::ensure!(results.failed.is_empty(), "not made:\n{}", results.failed.join("\n"));
+    anyhow::ensure!(results.failed.is_empty(), "these experiments failed:\n{}", results.failed.join("\n"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Counts what a client said against what was executed.
+//! Compares what a client said with what was executed.
 
 use std::collections::HashMap;
 
@@ -8,15 +8,16 @@ use super::results::{Counts, Dot, Experiment};
 use super::row::{Keeps, Row};
 use crate::wire::fault::Kind;
 
-/// Maximum number of ordinary requests that a timeline shows, and of others.
+/// Maximum number of ordinary requests that a timeline shows, and maximum number of others.
 const MAX_DOTS: usize = 100;
 
-/// A call or a pause is noticeable if it is longer than this, in microseconds. Without a fault, a call
-/// takes less than a millisecond, and the next one begins five milliseconds after the last.
+/// Time beyond which a call or a pause is noticeable, in microseconds. Without a fault, a call
+/// usually takes less than five milliseconds, and the next one begins five milliseconds after it began.
 const NOTICEABLE: u64 = 25_000;
 
-/// Counts one experiment. `lives` says how many lines `truth` had each time the server lost its memory,
-/// and `window` when something broke and when it was mended.
+/// Counts one experiment. `truth` holds a line for each execution, and `lives` says how many lines it
+/// had each time the server lost its memory. The last argument says when something broke, and when it
+/// was mended.
 pub fn count(
     row: &Row,
     breakage: &Breakage,
@@ -114,7 +115,7 @@ fn thinned(dots: Vec<Dot>) -> Vec<Dot> {
 struct Executed {
     /// How often each request was executed: ever, and in the last life of the server.
     counts: HashMap<u64, (usize, usize)>,
-    /// Number of lines that no request asked for.
+    /// Number of lines that belong to no request.
     altered: usize,
 }
 
@@ -125,7 +126,7 @@ impl Executed {
 }
 
 fn executed(row: &Row, log: &[Request], truth: &[String], lives: &[usize]) -> Executed {
-    // Before the room and the message ID of a chat message, its text stands last.
+    // The line of a chat message ends with its text, after the room, the name, and the message ID.
     let lines: HashMap<String, u64> =
         log.iter().map(|request| ((row.line)(request.number), request.number)).collect();
     let mut executed = Executed { counts: HashMap::new(), altered: 0 };
@@ -148,9 +149,10 @@ fn executed(row: &Row, log: &[Request], truth: &[String], lives: &[usize]) -> Ex
 /// Returns the time after which the client knew that something was wrong, and the time after which it
 /// worked again.
 ///
-/// The client knew when the first call failed that ended after the fault. If none did, its library
-/// noticed: then it is the end of the longest call. It worked again at the end of the longest time
-/// without a success. Both are missing if nothing took noticeably longer than usual.
+/// The client knew when a call first failed after the fault. If none failed, the client dealt with
+/// the fault on its own, and this is the end of the longest call. The client worked again at the end of
+/// the longest time without a success. A time is missing if no call failed or took noticeably long, or
+/// if there was no noticeably long time without a success.
 fn times(log: &[Request], struck: u64) -> (Option<f64>, Option<f64>) {
     let after = || log.iter().filter(|request| request.ended >= struck);
     let since = |at: u64| milliseconds(at, struck);

@@ -37,7 +37,7 @@ pub fn write(results: &Path) -> anyhow::Result<()> {
 /// Returns the document with the results between its markers.
 ///
 /// # Errors
-/// If it lacks a marker.
+/// If the document lacks a marker.
 pub fn render(document: &str, results: &Results) -> anyhow::Result<String> {
     let document = replaced(document, "promises", &promises())?;
     replaced(&document, "faults", &measured(results))
@@ -52,7 +52,7 @@ fn promises() -> String {
         let kept = match row.keeps {
             Keeps::WhileItRuns => "while the server runs",
             Keeps::Always => "always",
-            Keeps::Perhaps => "perhaps",
+            Keeps::Perhaps => "not promised",
         };
         let twice = if row.recognizes { "counts once" } else { "counts twice" };
         let (path, test) = row.test;
@@ -83,7 +83,7 @@ fn measured(results: &Results) -> String {
     text
 }
 
-/// Writes a file, and names it if that fails.
+/// Writes a file. If that fails, the error names the file.
 pub(super) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,5 +1,4 @@
-//! One client and one fault: requests at a steady pace, a fault in the middle of them, and what came
-//! of it.
+//! One client and one fault: requests at a steady pace, a fault in the middle, and what came of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,41 +26,41 @@ use crate::wire::message::Side;
 use crate::wire::tape::{Event, What as Happened};
 use crate::wire::trace::Trace;
 
-/// Time after which a call that has not ended counts as endless.
+/// Maximum time for a call. One that takes longer is given up and counts as unknown.
 const CALL_WITHIN: Duration = Duration::from_secs(90);
 
-/// Time after the fault in which the requests that follow it should be through.
+/// Time after everything is mended in which the remaining requests are sent. A slow client sends fewer.
 const AFTERWARD: Duration = Duration::from_secs(2);
 
-/// Time that a client has to work again after everything is mended.
+/// Maximum time for a client to work again after everything is mended.
 const RECOVER_WITHIN: Duration = Duration::from_secs(75);
 
-/// Time that workers and subscribers have to catch up.
+/// Maximum time for workers and subscribers to catch up.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 
-/// Time without news after which nothing more is expected if nothing is missing, and otherwise. A worker
-/// may wait for two seconds before it connects again.
+/// Time without another execution after which none is expected: first if nothing is missing, and then if
+/// something is. A worker may wait for two seconds before it connects again.
 const QUIET: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
 
-/// Number of experiments at the same time.
+/// Maximum number of experiments at the same time.
 const AT_ONCE: usize = 16;
 
-/// Width of an exchange, in characters, and how many steps it shows before and after the fault.
+/// Width of an exchange, in characters, and how many steps it shows before the fault and after it.
 const EXCHANGE: (usize, usize, usize) = (96, 3, 12);
 
-/// What to do.
+/// Which experiments to run.
 pub struct Plan {
     /// The rows.
     pub rows: Vec<&'static Row>,
     /// The faults.
     pub faults: Vec<&'static Breakage>,
-    /// How many calls are in flight: once for each number.
+    /// Numbers of calls in flight. Every experiment runs once with each of them.
     pub in_flight: Vec<u64>,
-    /// Number of requests before the fault, and at least as many after it.
+    /// Number of requests before the fault. How many follow depends on how long the fault lasts.
     pub requests: u64,
 }
 
-/// Makes all experiments of a plan, several at the same time. They mostly wait.
+/// Runs all experiments of a plan, several at the same time, because they mostly wait.
 ///
 /// # Errors
 /// If RabbitMQ does not start, or the system refuses a thread.
@@ -82,7 +81,7 @@ pub fn run(
     progress.set_length(parts.clone().map(|(_, fault)| rows(fault).count() as u64).sum());
     let mut results = Results::new(conditions);
     for (in_flight, fault) in parts {
-        // A broker that starts takes the processor from everyone else.
+        // A broker that starts keeps the processor busy, which would slow down other experiments.
         let at_once = if fault.breaks_the_broker() { 1 } else { AT_ONCE };
         let rows: Vec<_> = rows(fault).collect();
         let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -123,9 +122,9 @@ struct Load {
     next: AtomicU64,
     /// The request at which the fault strikes.
     strike: u64,
-    /// Number of requests that should follow it.
+    /// Number of requests that should follow the fault.
     more: u64,
-    /// Called right before that request.
+    /// Called right before the request at which the fault strikes.
     arm: Box<dyn Fn() + Send + Sync>,
     armed: Notify,
     /// When everything was mended, in microseconds since 1970.
@@ -222,16 +221,16 @@ async fn experiment(
         experiment.noticed_ms = noticed(&events, window.0, offset);
     }
     experiment.exchange = exchange(row, events, window.0, offset);
-    block_in_place(|| drop(stage)); // It waits until all processes have ended.
+    block_in_place(|| drop(stage)); // This waits until all processes have ended.
     Ok(experiment)
 }
 
-/// Whether a subscriber, and not the publisher, is the client that stops reading.
+/// Returns whether the fault concerns the subscriber, and not the publisher: it stops reading.
 fn is_of_the_subscriber(kind: WireFault, row: &Row) -> bool {
     matches!(kind, WireFault::StopReading(_)) && row.behind() == Some(Behind::Subscriber)
 }
 
-/// Adds the calls that a killed client had begun. Nobody was told anything about them.
+/// Adds the calls that a killed client had begun. It said nothing about them.
 fn with_unfinished(mut calls: Vec<Request>, killed: u64, in_flight: u64) -> Vec<Request> {
     let last = calls.iter().map(|call| call.number).max().unwrap_or(0);
     let known: Vec<_> = calls.iter().map(|call| call.number).collect();
@@ -241,7 +240,7 @@ fn with_unfinished(mut calls: Vec<Request>, killed: u64, in_flight: u64) -> Vec<
     calls
 }
 
-/// Waits until everything that is done has arrived, or nothing more comes.
+/// Waits until everything that the client called done has arrived, or nothing more comes.
 async fn catch_up(stage: &Stage<'_>, log: &[Request]) {
     let done = log.iter().filter(|request| request.told == Told::Done).count();
     let until = Instant::now() + CATCH_UP_WITHIN;

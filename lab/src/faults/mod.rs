@@ -5,10 +5,10 @@
 //! 1. [`row`] and [`rows`]: the clients, and what each of them promises when it says "done".
 //! 2. [`breakage`]: what breaks.
 //! 3. `stage.rs` and `experiment.rs`: one client, one fault.
-//! 4. [`results`]: what the client said, counted against what was executed.
+//! 4. [`count`] and [`results`]: what the client said, compared with what was executed.
 //!
-//! The server writes down what it executes in its
-//! [`journal`](tcp_socket::base::journal), so the count does not depend on what anyone says.
+//! The server records what it executes in its [`journal`](tcp_socket::base::journal), so the counts do
+//! not depend on what the client says.
 
 pub mod breakage;
 pub mod client;

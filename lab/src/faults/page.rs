@@ -1,4 +1,4 @@
-//! The page of a run: `faults.html`. Each experiment has a timeline, which opens to show what passed
+//! The page of a run, `faults.html`. Each experiment has a timeline. Opening it shows the messages
 //! around the fault.
 
 use maud::{Markup, html};
@@ -25,9 +25,9 @@ const COLORS: [(&str, &str); 5] = [
 pub(super) fn html(results: &Results) -> String {
     let content = html! {
         p {
-            "A dot is a request at the moment when the client began it; its line is the time until the client said "
-            "something about it. Where the background is shaded, something was broken. Open a timeline to see what "
-            "passed between client and server around the fault."
+            "Each dot is a request, at the moment when its call began. The line to its right shows how long the call "
+            "took. Where the background is shaded, something was broken. Click a timeline to see the messages around "
+            "the fault."
         }
         p.legend { @for (class, meaning) in COLORS { span class=(class) { (meaning) } } }
         h2 { "Conditions" }
@@ -51,7 +51,7 @@ pub(super) fn html(results: &Results) -> String {
     page("What happens when it breaks", include_str!("page.css"), "", &content)
 }
 
-/// Returns an experiment: its timeline, which opens to show the exchange.
+/// Returns the timeline of an experiment, which opens to show the exchange.
 fn timeline(experiment: &Experiment) -> Markup {
     let (width, height) = SIZE;
     let first = experiment.dots.iter().map(|dot| dot.at_ms).fold(0.0, f64::min);
@@ -61,7 +61,7 @@ fn timeline(experiment: &Experiment) -> Markup {
     let marks = [
         (Some(0.0), "the fault"),
         (experiment.knew_ms, "the client knew"),
-        (experiment.again_ms, "it worked again"),
+        (experiment.again_ms, "the client worked again"),
         (experiment.noticed_ms, "the server noticed"),
     ];
     let broken = experiment.mended_ms.unwrap_or(0.0).min(last);
@@ -113,10 +113,10 @@ fn describe(dot: &Dot) -> String {
         Told::Unknown => "nobody knows",
     };
     let times = match dot.executed {
-        _ if dot.altered => "it is there, but altered".to_owned(),
-        0 => "it is not there".to_owned(),
-        1 => "it is there once".to_owned(),
-        executed => format!("it is there {executed} times"),
+        _ if dot.altered => "the reading is there, but altered".to_owned(),
+        0 => "the reading is not there".to_owned(),
+        1 => "the reading is there once".to_owned(),
+        executed => format!("the reading is there {executed} times"),
     };
-    format!("at {:.1} ms, after {:.1} ms: \"{told}\"; {times}", dot.at_ms, dot.took_ms)
+    format!("began at {:.1} ms, took {:.1} ms: \"{told}\"; {times}", dot.at_ms, dot.took_ms)
 }

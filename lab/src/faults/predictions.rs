@@ -4,16 +4,16 @@
 use super::results::{Counts, Experiment, Results};
 use crate::report::table::Table;
 
-/// A claim, and what decides it: `None` if the run does not have that.
+/// A claim, and the function that decides it: `None` if the run lacks the experiments for it.
 type Prediction = (&'static str, fn(&Results) -> Option<bool>);
 
 /// The claims, in the order of `docs/faults.md`.
 pub const PREDICTIONS: [Prediction; 12] = [
-    ("An HTTP client that repeats a request after a cut counts some readings twice.", |results| {
+    ("An HTTP client that repeats a request after a cut records some readings twice.", |results| {
         Some(counts(results, "http_without_key", "cut_after_request")?.doubled > 0)
     }),
     (
-        "With an Idempotency-Key, it counts each reading once, whatever happens to the connection.",
+        "With an Idempotency-Key, each reading is recorded once, whatever happens to the connection.",
         |results| {
             let all = || results.of_row("http_rest");
             all().next()?;
@@ -23,33 +23,33 @@ pub const PREDICTIONS: [Prediction; 12] = [
     ("After a cut before the response, a gRPC client can say whether the call was executed.", |results| {
         Some(counts(results, "grpc_unary", "cut_after_request")?.unknown == 0)
     }),
-    ("No protocol lets a flipped bit pass, since TCP has a checksum.", |results| {
+    ("No protocol lets a flipped bit pass, because TCP has a checksum.", |results| {
         let mut all = results.of_fault("bit_flipped").peekable();
         all.peek()?;
         Some(all.all(|experiment| experiment.counts.altered == 0))
     }),
     (
-        "If responses are lost but the connection stays open, every client knows within ten seconds.",
+        "If a response is lost but the connection stays open, every client notices within ten seconds.",
         |results| {
             let mut all = results.of_fault("response_lost").peekable();
             all.peek()?;
             Some(all.all(|experiment| experiment.knew_ms.is_none_or(|time| time < 10_500.0)))
         },
     ),
-    ("A server that is frozen for five seconds makes no call fail.", |results| {
+    ("No call fails when a server freezes for five seconds.", |results| {
         let mut all = results.of_fault("server_frozen").peekable();
         all.peek()?;
         Some(all.all(|experiment| experiment.counts.unknown + experiment.counts.not_done == 0))
     }),
-    ("A server that stops in good order makes no call fail.", |results| {
+    ("No call fails when a server stops gracefully.", |results| {
         let mut all = results.of_fault("server_stopped").peekable();
         all.peek()?;
         Some(all.all(|experiment| experiment.counts.unknown + experiment.counts.not_done == 0))
     }),
-    ("Redis that syncs its file once per second loses confirmed jobs when it is killed.", |results| {
+    ("If Redis syncs its file only once per second, it loses confirmed jobs when it is killed.", |results| {
         Some(counts(results, "redis_every_second", "broker_killed")?.lost > 0)
     }),
-    ("RabbitMQ without confirms loses messages when the broker is killed.", |results| {
+    ("Without confirms, RabbitMQ loses messages when the broker is killed.", |results| {
         Some(counts(results, "rabbitmq_without_confirms", "broker_killed")?.lost > 0)
     }),
     ("With automatic acknowledgement, jobs are lost when the worker is killed.", |results| {
@@ -58,11 +58,14 @@ pub const PREDICTIONS: [Prediction; 12] = [
     ("When RabbitMQ runs out of memory, it refuses messages.", |results| {
         Some(counts(results, "rabbitmq_jobs", "broker_alarm")?.not_done > 0)
     }),
-    ("When a client is killed, nobody knows about the one call that it had in flight.", |results| {
-        let mut all = results.of_fault("client_killed").filter(|one| one.in_flight == 1).peekable();
-        all.peek()?;
-        Some(all.all(|experiment| experiment.counts.unknown == 1))
-    }),
+    (
+        "When a client is killed, nobody knows whether the one call that it had in flight was executed.",
+        |results| {
+            let mut all = results.of_fault("client_killed").filter(|one| one.in_flight == 1).peekable();
+            all.peek()?;
+            Some(all.all(|experiment| experiment.counts.unknown == 1))
+        },
+    ),
 ];
 
 fn counts<'a>(results: &'a Results, row: &str, fault: &str) -> Option<&'a Counts> {
@@ -79,7 +82,7 @@ impl Results {
     }
 }
 
-/// Returns the outcome of each prediction.
+/// Returns a table that says which predictions hold.
 pub fn table(results: &Results) -> Table {
     let mut table = Table::new("Which predictions hold".into(), "", &["prediction", "holds"]);
     for (number, (_, holds)) in (1..).zip(PREDICTIONS) {

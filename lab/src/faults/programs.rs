@@ -16,22 +16,22 @@ use super::rows::by_id;
 use super::unsafe_clients::rabbitmq_automatic;
 use crate::run::server::{owner_is_gone, until_owner_is_gone};
 
-/// Time without news after which a Redis worker's jobs go to another one. The chapter's default is 30
-/// seconds, which would make the experiment longer and show nothing else.
+/// Time of silence after which another worker claims a Redis worker's jobs. The chapter's default, 30
+/// seconds, would only make the experiment longer.
 const CLAIM_AFTER: Duration = Duration::from_secs(2);
 
 /// A worker, a server behind a broker, or a client.
 #[derive(Debug, clap::Args)]
 pub struct Program {
-    /// Its name, or client and the ID of its row
+    /// Name of the program, or client: and the ID of a row
     name: String,
-    /// The host:port to connect to
+    /// Address to connect to, as host:port
     #[arg(long)]
     address: String,
     /// Prefix of all names on the broker
     #[arg(long)]
     prefix: String,
-    /// Folder for the results of jobs
+    /// Folder for the results of the jobs
     #[arg(long)]
     results: PathBuf,
     /// Time that each job takes, in milliseconds
@@ -47,7 +47,7 @@ pub struct Program {
 /// Runs a program until the process that started it is gone.
 ///
 /// # Errors
-/// If it can't connect, or there is no such program.
+/// If it can't connect or open its journal, or if there is no such program.
 pub async fn run(options: &Program) -> anyhow::Result<()> {
     options.journal.open()?;
     let place = Place { address: options.address.clone(), prefix: options.prefix.clone() };

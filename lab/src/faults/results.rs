@@ -21,7 +21,7 @@ pub struct Results {
     pub conditions: Conditions,
     /// The experiments, in the order of the plan.
     pub experiments: Vec<Experiment>,
-    /// The experiments that could not be made, and why.
+    /// The experiments that failed, and why.
     pub failed: Vec<String>,
 }
 
@@ -36,21 +36,21 @@ pub struct Experiment {
     pub in_flight: u64,
     /// What came of the requests.
     pub counts: Counts,
-    /// When the client knew that something was wrong: the first call after the fault failed, or, if
-    /// none did, the longest one ended. It is missing if no call took noticeably long.
+    /// When the client knew that something was wrong: the first call failed or, if none did, the
+    /// longest one ended. Missing if no call took noticeably long, and if the client was killed.
     pub knew_ms: Option<f64>,
-    /// When it worked again: the end of the longest time without a success.
+    /// When the client worked again: the end of the longest time without a success.
     pub again_ms: Option<f64>,
-    /// Whether a call that began after the fault was mended was done.
+    /// Whether a call succeeded that began after the fault was mended.
     pub recovered: bool,
     /// When the server or broker closed the connection.
     pub noticed_ms: Option<f64>,
-    /// When what broke was mended, if that took time.
+    /// When the fault was mended, if it lasted for some time.
     pub mended_ms: Option<f64>,
-    /// The requests, in the order of their numbers. If there are very many, some are left out.
+    /// The requests, in the order of their numbers. If there are many, some are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dots: Vec<Dot>,
-    /// A diagram of what passed around the fault.
+    /// A diagram of the messages around the fault.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub exchange: String,
 }
@@ -58,21 +58,21 @@ pub struct Experiment {
 /// What came of the requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// All of them.
+    /// All requests.
     pub requests: u64,
-    /// The client said "done", and it is there.
+    /// The client said "done", and the reading is there.
     pub kept: u64,
-    /// It is there, but not as it was sent.
+    /// The reading is there, but not as it was sent.
     pub altered: u64,
-    /// It is there more than once.
+    /// The reading is there more than once.
     pub doubled: u64,
-    /// The client said "done", but it is gone, as the promise allows.
+    /// The client said "done", but the reading is gone, as the promise allows.
     pub lost: u64,
     /// Against the promise: lost, doubled, altered, or executed although the client said "not done".
     pub lies: u64,
     /// The client said "nobody knows".
     pub unknown: u64,
-    /// Those of them that were executed.
+    /// Those of the unknown requests that were executed.
     pub unknown_executed: u64,
     /// The client said "not done".
     pub not_done: u64,
@@ -87,11 +87,11 @@ pub struct Dot {
     pub took_ms: f64,
     /// What the client said.
     pub told: Told,
-    /// How often it was executed, as far as that is not forgotten.
+    /// How often the reading is there. A server that restarted has forgotten earlier executions.
     pub executed: usize,
-    /// Whether it is there, but not as it was sent.
+    /// Whether the reading is there, but not as it was sent.
     pub altered: bool,
-    /// Whether this is against the promise.
+    /// Whether this breaks the promise.
     pub lie: bool,
 }
 
@@ -107,7 +107,11 @@ impl Results {
     /// If the text has another layout.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let results: Self = serde_json::from_str(text)?;
-        anyhow::ensure!(results.schema == SCHEMA, "the results have layout {}, not {SCHEMA}", results.schema);
+        anyhow::ensure!(
+            results.schema == SCHEMA,
+            "the results have layout {}, but this lab reads layout {SCHEMA}; run the experiments again",
+            results.schema
+        );
         Ok(results)
     }
 
@@ -120,15 +124,15 @@ impl Results {
         self
     }
 
-    /// Returns a sentence for each experiment with a surprise: something is doubled, altered, lost although
-    /// no server restarted, or against the promise, or the client did not work again.
+    /// Returns a sentence for each surprise: something is against the promise, doubled, altered, or lost
+    /// (unless its server kept it only in memory), or the client did not work again.
     pub fn surprises(&self) -> Vec<String> {
         self.experiments.iter().filter_map(Experiment::surprise).collect()
     }
 }
 
 impl Experiment {
-    /// Returns what breaks, as text.
+    /// Returns the name of its fault.
     pub fn fault_name(&self) -> &'static str {
         breakage::by_id(&self.fault).map_or("unknown fault", |breakage| breakage.name)
     }
@@ -155,7 +159,7 @@ impl Experiment {
             }
         }
         if !self.recovered {
-            parts.push("the client does not work again".into());
+            parts.push("the client did not work again".into());
         }
         if parts.is_empty() {
             return None;

@@ -26,14 +26,14 @@ pub enum Behind {
     Subscriber,
 }
 
-/// How long what is done is kept.
+/// How long a reading is kept after its client said "done".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
-    /// As long as the server runs, which has it in memory.
+    /// While the server runs, since it keeps the reading in memory.
     WhileItRuns,
-    /// Whatever breaks.
+    /// Always, whatever breaks.
     Always,
-    /// Nobody promises that it is kept.
+    /// There is no promise.
     Perhaps,
 }
 
@@ -46,28 +46,28 @@ pub struct Row {
     pub name: &'static str,
     /// What it means when the client says "done".
     pub done: &'static str,
-    /// The file that makes it so, from the root of the repository.
+    /// The file with the code that keeps the promise, from the root of the repository.
     pub code: &'static str,
-    /// The test that holds it: its file from the root of the repository, and its name.
+    /// The test of the promise: its file, from the root of the repository, and its name.
     pub test: (&'static str, &'static str),
-    /// What passes between client and server.
+    /// Protocol between client and server or broker.
     pub format: Format,
     /// What has to run.
     pub runs: Runs,
-    /// Settings of a private Redis.
+    /// Settings of the private Redis of each experiment.
     pub settings: &'static [&'static str],
-    /// How long what is done is kept.
+    /// How long a reading is kept after the client said "done".
     pub keeps: Keeps,
-    /// Whether a request that arrives twice is recognized, by a key or an ID.
+    /// Whether the receiver recognizes a request that arrives twice, by a key or an ID.
     pub recognizes: bool,
     /// Whether the client sends a request again although it may have been executed.
     pub repeats: bool,
-    /// Whether changed bytes are noticed.
+    /// Whether the receiver notices changed bytes.
     pub checks: bool,
-    /// Whether it is measured by default.
+    /// Whether the row is measured by default.
     pub by_default: bool,
     pub(super) connect: fn(Place) -> BoxFuture<'static, Connected>,
-    /// What the truth says about the request with this number.
+    /// Returns the line about the request with this number in the journal, or what a subscriber receives.
     pub line: fn(u64) -> String,
 }
 

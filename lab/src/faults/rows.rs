@@ -31,8 +31,8 @@ macro_rules! records {
 /// Redis writes each change to its disk before it replies.
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Redis writes changes to the file before it replies, but asks the system only once per second to
-/// bring them to the disk.
+/// Redis writes each change to its file before it replies, but asks the system to write the file to the
+/// disk only once per second.
 const EVERY_SECOND: &[&str] = &["--appendonly", "yes", "--appendfsync", "everysec"];
 
 const HTTP: Row = Row {

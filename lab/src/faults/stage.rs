@@ -1,4 +1,4 @@
-//! Everything that has to run for one experiment, and how it breaks.
+//! Everything that has to run for one experiment. It can break, and be mended.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,21 +29,21 @@ use crate::wire::tape::Tape;
 /// Time that each job takes if its worker is killed, in milliseconds.
 const WORK_TIME: u64 = 20;
 
-/// Time in which a fault has to strike.
+/// Maximum time until a fault strikes.
 const STRIKE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Pause between two looks at something.
+/// Pause between two checks.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A broker for an experiment.
 pub(super) enum Held<'a> {
-    /// None is needed.
+    /// No broker is needed.
     None,
-    /// Shared with other experiments.
+    /// A broker that other experiments use, too.
     Shared(RwLockReadGuard<'a, Broker>),
-    /// Not shared now, since it will break.
+    /// A shared broker that no other experiment uses at the moment, because it will break.
     Alone(RwLockWriteGuard<'a, Broker>),
-    /// A private one.
+    /// A private broker.
     Own(Box<Broker>),
 }
 
@@ -52,7 +52,7 @@ impl Held<'_> {
         match self {
             Self::Alone(broker) => Ok(broker),
             Self::Own(broker) => Ok(broker),
-            Self::None | Self::Shared(_) => anyhow::bail!("this broker must not break"),
+            Self::None | Self::Shared(_) => anyhow::bail!("a shared broker must not break"),
         }
     }
 
@@ -67,7 +67,7 @@ impl Held<'_> {
     }
 }
 
-/// What has to run. Dropping it ends everything.
+/// Everything that runs for one experiment. Dropping it ends everything.
 pub(super) struct Stage<'a> {
     pub row: &'static Row,
     /// The proxy that the client connects to.
@@ -79,7 +79,7 @@ pub(super) struct Stage<'a> {
     /// The server, or the program behind the broker.
     program: Option<Server>,
     arguments: Vec<String>,
-    /// What a subscriber has heard.
+    /// The readings that a subscriber has received.
     heard: Arc<Mutex<Vec<String>>>,
     subscriber: Option<AbortHandle>,
     prefix: String,
@@ -90,7 +90,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Starts everything for a row.
+    /// Starts everything that a row needs.
     pub(super) async fn set(
         row: &'static Row,
         breakage: &Breakage,
@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// Where the client connects.
+    /// Returns where the client connects.
     pub(super) fn place(&self) -> Place {
         Place { address: self.near.address(), prefix: self.prefix.clone() }
     }
@@ -184,7 +184,7 @@ impl<'a> Stage<'a> {
         Ok(if self.row.broker().is_some() { broker } else { address })
     }
 
-    /// Subscribes to all readings, and writes down what arrives.
+    /// Subscribes to all readings, and notes what arrives.
     async fn subscribe(&mut self) -> anyhow::Result<()> {
         let address = self.far.as_ref().map_or_else(String::new, |(proxy, _)| proxy.address());
         let place = Place { address, prefix: self.prefix.clone() };
@@ -224,8 +224,9 @@ impl<'a> Stage<'a> {
         journal.lines().map(str::to_owned).chain(heard.iter().cloned()).collect()
     }
 
-    /// Lets something break, and mends it. Faults of the connection are already armed. Returns when it
-    /// broke, and when it was mended if it was not a single moment, in microseconds.
+    /// Breaks something, and mends it. A fault of the connection is already armed, so this only waits
+    /// for it. Returns when the fault struck and, if it lasted for some time, when it was mended, in
+    /// microseconds since 1970.
     pub(super) async fn break_and_mend(&mut self, breakage: &Breakage) -> anyhow::Result<(u64, Option<u64>)> {
         let began = micros();
         match breakage.what {
@@ -247,7 +248,7 @@ impl<'a> Stage<'a> {
                     }
                 };
                 let struck = tokio::time::timeout(STRIKE_WITHIN, struck).await;
-                let began = struck.context("the fault did not strike")?;
+                let began = struck.context("the fault did not strike in time")?;
                 return match kind {
                     WireFault::Silence(Some(time)) | WireFault::StopReading(time) => {
                         sleep(time).await;
@@ -307,7 +308,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Makes the broker believe that it has no memory left, or enough again.
+    /// Makes the broker believe that it is out of memory, or that it has enough again.
     async fn set_alarm(&mut self, alarm: bool) -> anyhow::Result<()> {
         match self.row.broker() {
             Some(Kind::RabbitMq) => {
@@ -327,8 +328,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Runs a client in a process of its own, and kills it after `strike` calls. Returns the calls, and
-    /// when it was killed. The last calls are those that it did not live to see.
+    /// Runs a client in a process of its own, and kills it after `strike` calls. Returns the calls that
+    /// have ended, and when the client was killed.
     pub(super) async fn kill_a_client(
         &self,
         strike: usize,
@@ -345,13 +346,15 @@ impl<'a> Stage<'a> {
                 sleep(LOOK_AGAIN).await;
             }
         };
-        tokio::time::timeout(STRIKE_WITHIN, enough).await.context("the client does nothing")?;
+        tokio::time::timeout(STRIKE_WITHIN, enough)
+            .await
+            .context("the client did not make enough calls in time")?;
         client.kill();
         let killed = micros();
         let told = told();
         let requests: Vec<Request> =
             told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        ensure!(!requests.is_empty(), "the client left no calls");
+        ensure!(!requests.is_empty(), "the client completed no call");
         Ok((requests, killed))
     }
 }
@@ -361,7 +364,7 @@ impl Drop for Stage<'_> {
         if let Some(subscriber) = &self.subscriber {
             subscriber.abort();
         }
-        self.program = None; // It must not write anymore.
+        self.program = None; // It must no longer write to the folder.
         if let Held::Own(broker) = &mut self.broker {
             broker.kill(); // Nobody needs its data.
         }
@@ -373,6 +376,6 @@ impl Drop for Stage<'_> {
 fn signal(process: u32, name: &str) -> anyhow::Result<()> {
     let arguments = [format!("-{name}"), process.to_string()];
     let status = std::process::Command::new("kill").args(arguments).status();
-    ensure!(status.context("cannot run kill")?.success(), "the process is gone");
+    ensure!(status.context("cannot run kill")?.success(), "cannot send SIG{name} to process {process}");
     Ok(())
 }

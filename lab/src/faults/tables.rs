@@ -6,7 +6,7 @@ use super::row::Row;
 use super::rows;
 use crate::report::table::Table;
 
-/// Shown in place of a time that does not exist.
+/// Shown in place of a missing time or a count of 0.
 const NONE: &str = "–";
 
 /// The title of a table, and which rows belong to it.
@@ -16,10 +16,11 @@ const COLUMNS: [&str; 11] = [
     "protocol", "kept", "altered", "twice", "lost", "lies", "unknown", "not done", "knew", "works", "server",
 ];
 
-const NOTE: &str = "kept: the client said \"done\", and the reading is there. lost: gone, as the promise allows. lies: \
-                    against the promise. unknown: the client says that nobody knows; in parentheses, how many of \
-                    them were executed. knew and works: time until the first failed call or the end of the longest \
-                    one, and until calls succeed again. server: time until it closed the connection.";
+const NOTE: &str = "kept: the client said \"done\", and the reading is there. lost: the reading is gone, as the \
+                    promise allows. lies: against the promise. unknown: the client says that nobody knows; in \
+                    parentheses, how many of these requests were executed. Times begin at the fault. knew: until a \
+                    call failed or, if none did, until the longest one ended. works: until calls succeeded again. \
+                    server: until the server or broker closed the connection.";
 
 /// Returns a table for each fault.
 pub fn tables(results: &Results) -> Vec<Table> {
@@ -77,8 +78,8 @@ fn time(milliseconds: Option<f64>) -> String {
     }
 }
 
-/// Returns tables with a row for each fault and a column for each of some protocols: what came of the
-/// requests, or how long it took.
+/// Returns three tables, for three groups of protocols. Each has a row for each fault and a column for each
+/// protocol. `cell` says what a cell shows.
 pub fn overviews(results: &Results, cell: fn(&Experiment) -> String) -> Vec<Table> {
     let groups: [Group; 3] = [
         ("HTTP, gRPC, WebSocket, and TCP", |row| row.broker().is_none()),
@@ -106,7 +107,7 @@ pub fn overviews(results: &Results, cell: fn(&Experiment) -> String) -> Vec<Tabl
     groups.into_iter().map(overview).filter(|table| !table.rows.is_empty()).collect()
 }
 
-/// Says in a few words what came of the requests.
+/// Returns what came of the requests, in a few words.
 pub fn outcome(experiment: &Experiment) -> String {
     let Counts { altered, doubled, lost, lies, unknown, not_done, .. } = experiment.counts;
     let parts = [
@@ -125,7 +126,7 @@ pub fn outcome(experiment: &Experiment) -> String {
     if parts.is_empty() { "all kept".into() } else { parts.join(", ") }
 }
 
-/// Says when the client knew of the fault, and when it worked again.
+/// Returns when the client knew about the fault, and when it worked again.
 pub fn times(experiment: &Experiment) -> String {
     format!("{} / {}", time(experiment.knew_ms), time(experiment.again_ms))
 }

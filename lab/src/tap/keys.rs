@@ -12,11 +12,11 @@ use crate::wire::gate::{Faults, Network};
 /// What the keys do.
 pub(super) const HELP: &str = "keys: c cut, s silence, d delay, f flip a bit, r resume";
 
-/// The delay of the key d, in each direction.
+/// Delay that the key d adds in each direction.
 const DELAY: Duration = Duration::from_millis(200);
 
-/// Reads keys in a thread of its own until stdin ends. Returns what resets the terminal when it is
-/// dropped, or `None` if this program may not read from it.
+/// Reads keys in a thread of its own until stdin ends. Dropping the returned value resets the terminal.
+/// Returns `None` if this program must not read from it.
 pub(super) fn read(faults: Arc<Faults>, lines: Lines) -> Option<Terminal> {
     let terminal = Terminal::without_enter()?;
     thread::spawn(move || {
@@ -29,7 +29,7 @@ pub(super) fn read(faults: Arc<Faults>, lines: Lines) -> Option<Terminal> {
     Some(terminal)
 }
 
-/// Does what a key stands for. Returns what to say about it.
+/// Does what a key stands for. Returns the line to print.
 fn press(key: u8, faults: &Faults) -> String {
     match key {
         b'c' => {
@@ -42,7 +42,7 @@ fn press(key: u8, faults: &Faults) -> String {
         }
         b'd' => {
             faults.set_network(Network::Slow(DELAY));
-            format!("== delay: everything arrives {DELAY:?} later until you press r")
+            format!("== delay: everything arrives {DELAY:?} later, until you press r")
         }
         b'f' => {
             faults.arm_next(Kind::Flip);
@@ -63,8 +63,8 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Makes the terminal pass each key at once and not show it. If stdin is not a terminal, nothing
-    /// changes. Returns `None` in the background, where a program that reads is stopped.
+    /// Makes the terminal pass on each key at once, without showing it. If stdin is not a terminal, nothing
+    /// changes. Returns `None` in the background, where the system stops a program that reads.
     #[cfg(unix)]
     fn without_enter() -> Option<Self> {
         use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};

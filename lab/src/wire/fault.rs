@@ -1,4 +1,4 @@
-//! Faults that a proxy makes, and the sentence that asks for one.
+//! Faults that a proxy makes, and the sentences that describe them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,8 @@ use std::time::Duration;
 pub enum Kind {
     /// The connection breaks before the last byte of the request has passed.
     CutInRequest,
-    /// The connection breaks when the response arrives. The server has executed the request, and the
-    /// client does not know.
+    /// The connection breaks when the response reaches the proxy. The server has executed the request,
+    /// but the client does not know.
     CutAfterRequest,
     /// The connection breaks in the middle of the response.
     CutInResponse,
@@ -18,13 +18,14 @@ pub enum Kind {
     LoseResponse,
     /// The server receives the request twice.
     Repeat,
-    /// A bit of the request's information is inverted.
+    /// A bit of the data in the request is inverted.
     Flip,
-    /// Nothing passes in either direction, for some time or until the connection ends.
+    /// After the request, nothing passes in either direction: for this time, or until the connection
+    /// ends.
     Silence(Option<Duration>),
-    /// The client does not receive anything for this time, as if it did not read.
+    /// The client receives nothing for this time, as if it had stopped reading.
     StopReading(Duration),
-    /// All bytes arrive later, in both directions.
+    /// All bytes after the request arrive later, in both directions.
     Delay(Duration),
 }
 
@@ -33,7 +34,9 @@ impl fmt::Display for Kind {
         match self {
             Self::CutInRequest => f.write_str("the connection breaks before this request ends"),
             Self::CutAfterRequest => f.write_str("the connection breaks before the response to this request"),
-            Self::CutInResponse => f.write_str("the connection breaks in the response to this request"),
+            Self::CutInResponse => {
+                f.write_str("the connection breaks in the middle of the response to this request")
+            }
             Self::LoseResponse => f.write_str("the response to this request is lost"),
             Self::Repeat => f.write_str("the server receives this request twice"),
             Self::Flip => f.write_str("one bit of this request is inverted"),
@@ -50,7 +53,7 @@ impl fmt::Display for Kind {
 pub struct Fault {
     /// What it does.
     pub kind: Kind,
-    /// The request at which it strikes, counted from 1 over all connections.
+    /// The number of the request at which it strikes, counted from 1 over all connections.
     pub request: u64,
 }
 
@@ -165,7 +168,7 @@ impl<'a> Words<'a> {
         Ok(time)
     }
 
-    /// Reads the number of the request, and the end.
+    /// Reads the number of the request, which must be the last word.
     fn number(&mut self, kind: Kind) -> Result<Fault, Misunderstood> {
         let request = self.peek().parse().ok().filter(|number| *number > 0);
         let request = request.ok_or_else(|| self.expected("the number of a request, from 1"))?;
@@ -173,12 +176,12 @@ impl<'a> Words<'a> {
         if self.peek().is_empty() { Ok(Fault { kind, request }) } else { Err(self.expected("nothing more")) }
     }
 
-    /// Returns an error at the next word.
+    /// Returns an error about the next word.
     fn expected(&self, expected: &'static str) -> Misunderstood {
         Misunderstood { position: self.text[..self.begin()].chars().count() + 1, expected }
     }
 
-    /// Returns an error at the last word.
+    /// Returns an error about the last word that was read.
     fn before(&self, expected: &'static str) -> Misunderstood {
         let before = self.text[..self.at].trim_end();
         let begin = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);

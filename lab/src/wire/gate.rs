@@ -14,8 +14,8 @@ use super::message::{Decoder, Field, Message, Purpose, Role, Side};
 /// Maximum length of a request that can be repeated.
 const MAX_REPEATED: usize = 16 * 1024 * 1024;
 
-/// The faults that a proxy makes on all its connections: one that waits for its request, and the state
-/// of the network.
+/// The faults that a proxy makes on all its connections: a fault that waits for its request, and the
+/// state of the network.
 pub struct Faults {
     new: NewDecoder,
     state: Mutex<State>,
@@ -27,48 +27,48 @@ struct State {
     /// Number of requests so far on all connections. The fault strikes only once, so a client that
     /// reconnects is not cut again.
     requests: u64,
-    /// When a fault has struck.
+    /// When the last fault struck.
     struck: Option<Instant>,
     /// Canceled to cut all connections.
     cut: CancellationToken,
 }
 
-/// What happens to all bytes at the moment.
+/// What currently happens to all bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// They pass.
     Open,
     /// They wait.
     Silent,
-    /// They arrive this much later.
+    /// They arrive later by this time.
     Slow(Duration),
 }
 
 impl Faults {
-    /// Makes no fault yet. `new` decodes the protocol that passes.
+    /// Returns a value without faults. `new` makes a decoder of the protocol that passes.
     pub fn new(new: NewDecoder) -> Self {
         let state = State { armed: None, requests: 0, struck: None, cut: CancellationToken::new() };
         Self { new, state: Mutex::new(state), network: watch::Sender::new(Network::Open) }
     }
 
-    /// Waits for the request at which `fault` strikes.
+    /// Arms a fault: it will strike at its request.
     pub fn arm(&self, fault: Fault) {
         self.state().armed = Some(fault);
     }
 
-    /// Makes the next request the one at which a fault strikes.
+    /// Arms a fault that strikes at the next request.
     pub fn arm_next(&self, kind: Kind) {
         let mut state = self.state();
         state.armed = Some(Fault { kind, request: state.requests + 1 });
     }
 
-    /// Returns when the fault has struck.
+    /// Returns when the last fault struck, or `None` if none has.
     pub fn struck(&self) -> Option<Instant> {
         self.state().struck
     }
 
-    /// Changes what happens to all bytes from now on. Bytes that wait pass when the network is open
-    /// again.
+    /// Changes what happens to all bytes from now on. When a silence ends, the bytes that waited
+    /// pass.
     pub fn set_network(&self, network: Network) {
         self.network.send_replace(network);
     }
@@ -83,7 +83,7 @@ impl Faults {
         self.state().cut.clone()
     }
 
-    /// Waits as the network demands, before bytes are forwarded.
+    /// Waits as long as the network holds bytes back.
     pub(super) async fn pass(&self) {
         let mut network = self.network.subscribe();
         let now = *network.borrow();
@@ -93,7 +93,7 @@ impl Faults {
         let _ = network.wait_for(|network| *network != Network::Silent).await;
     }
 
-    /// Counts a request. Returns the fault if it strikes now.
+    /// Counts a request. Returns the fault that strikes at it, if any.
     fn count(&self) -> Option<Fault> {
         let mut state = self.state();
         state.requests += 1;
@@ -119,7 +119,7 @@ pub(super) enum Act {
     WaitForever,
     /// Break the connection.
     Cut,
-    /// Say what happened.
+    /// Record a note of what happened.
     Say(String),
 }
 
@@ -129,13 +129,13 @@ pub(super) struct Gate {
     decoder: Box<dyn Decoder>,
     /// Position of the next byte in each direction.
     position: [u64; 2],
-    /// What the client sent since its last complete request.
+    /// What the client has sent since its last complete request.
     request: Vec<u8>,
-    /// The fault that has struck, and the call of its request.
+    /// The fault that has struck on this connection and still has an effect, and the call of its request.
     struck: Option<(Kind, Option<u64>)>,
     /// Whether the response to that request has begun.
     answered: bool,
-    /// End of a silence.
+    /// When the silence ends. `None` if it lasts until the connection ends.
     silent_until: Option<Instant>,
 }
 
@@ -153,8 +153,8 @@ impl Gate {
         }
     }
 
-    /// Takes bytes of one direction. The gate sees the end of a request before it forwards the last
-    /// byte, so no response can come before the decision.
+    /// Decides what happens to bytes of one direction. The gate sees the end of a request before it
+    /// forwards the last byte, so no response can arrive before the decision.
     pub(super) fn pass(&mut self, from: Side, bytes: &[u8]) -> Vec<Act> {
         let start = self.position[from as usize];
         self.position[from as usize] += bytes.len() as u64;
@@ -187,7 +187,7 @@ impl Gate {
         vec![Act::Forward(bytes.to_vec())]
     }
 
-    /// Lets the fault strike at this request, which ends within `bytes`.
+    /// Makes the fault strike at this request, which ends within `bytes`.
     fn strike(
         &mut self,
         kind: Kind,
@@ -231,7 +231,7 @@ impl Gate {
                 self.silent_until = time.map(|time| Instant::now() + time);
                 vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
             }
-            // No response comes before which it could cut.
+            // This request has no response, so the connection breaks right after it.
             Kind::CutAfterRequest | Kind::CutInResponse if request.calls.is_empty() => {
                 vec![Act::Forward(before.to_vec()), Act::Cut]
             }

@@ -36,7 +36,7 @@ pub struct Proxy {
 /// Time that [`Proxy::finish`] gives connections to end.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Time that a server has to close a connection after a fault has cut it off from its client.
+/// Maximum time for a server to close a connection after a fault has cut it off from its client.
 const NOTICE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Time without accepting after the system refused to accept a connection, or to listen again.
@@ -67,7 +67,7 @@ impl Proxy {
         Self::listen("127.0.0.1:0", target, tape, None)
     }
 
-    /// Starts a proxy that listens on the `host:port` in `listen`, and makes `faults`, if any.
+    /// Like [`Proxy::start`], but listens on the `host:port` in `listen` and makes `faults`, if any.
     ///
     /// # Errors
     /// If it cannot listen there.
@@ -110,8 +110,8 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// Forwards new connections to another server. With `None`, nothing listens, as while a server is
-    /// down.
+    /// Forwards new connections to another server. With `None`, the proxy does not listen, as if the
+    /// server were down.
     pub fn point_at(&self, target: Option<String>) {
         self.target.send_replace(target);
     }
@@ -209,7 +209,7 @@ async fn connect(
     // A fault that cuts the connection ends both directions at once.
     if observer.cut.run_until_cancelled(both).await.is_none() {
         drop((from_client, to_client));
-        // The server learns of it, and the tape learns when it closes the connection, too.
+        // The server notices it, and the tape records when the server closes the connection, too.
         let _ = to_server.shutdown().await;
         let mut rest = vec![0; 64 * 1024];
         let closes = async { while from_server.read(&mut rest).await.is_ok_and(|length| length > 0) {} };

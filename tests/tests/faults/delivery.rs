@@ -1,4 +1,4 @@
-//! Tests of the experiment: what each client promises when something breaks.
+//! Tests of the experiments: whether each client keeps its promise when something breaks.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ use lab::run::conditions::conditions;
 use message_queue::brokers::available;
 use tests::{apply, test};
 
-/// Faults that every client notices within a few seconds.
+/// Faults after which every client works again within a few seconds.
 const QUICK: [&str; 12] = [
     "cut_in_request",
     "cut_after_request",
@@ -51,7 +51,7 @@ fn all_rows() -> Vec<&'static Row> {
     rows::ALL.iter().map(|this| row(this.id)).collect()
 }
 
-/// Returns the results of small experiments, which several tests look at.
+/// Returns the results of small experiments, which several tests share.
 async fn quick() -> &'static [Experiment] {
     static RESULTS: OnceLock<Results> = OnceLock::new();
     let results =
@@ -65,7 +65,7 @@ async fn quick() -> &'static [Experiment] {
 fn assert_promises_kept(experiments: &[Experiment]) {
     for experiment in experiments {
         assert_eq!(experiment.counts.lies, 0, "{experiment}: {:#?}", experiment.counts);
-        assert!(experiment.recovered, "{experiment}: it does not work again");
+        assert!(experiment.recovered, "{experiment}: the client does not work again");
         let row = row(&experiment.row);
         if row.recognizes {
             assert_eq!(experiment.counts.doubled, 0, "{experiment}");
@@ -124,7 +124,7 @@ async fn slow_test_no_client_lies_with_any_fault_and_16_calls_in_flight() {
     assert_promises_kept(&results.experiments);
 }
 
-/// Counts a single request against this truth.
+/// Counts a single request that was executed this many times. Returns the lies and the doubled readings.
 fn counted(id: &str, told: Told, executed: usize) -> (u64, u64) {
     let row = row(id);
     let log = [Request { number: 1, started: 0, ended: 10, told }];

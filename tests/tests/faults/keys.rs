@@ -1,4 +1,4 @@
-//! Tests of the keys that break what passes through tap.
+//! Tests of the keys that break what passes through `tap`.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// tap in front of a server of this test.
+/// `tap` in front of this test's own server.
 struct Tap {
     listener: TcpListener,
     address: String,
@@ -32,11 +32,11 @@ impl Tap {
         let mut tap = Self { listener, address: String::new(), keys, lines, _process: process };
         let line = tap.shows("listening on ").await;
         tap.address = line.rsplit_once('/').unwrap().1.to_owned();
-        drop(tap.listener.accept().await.unwrap()); // tap checks at its start whether something listens.
+        drop(tap.listener.accept().await.unwrap()); // At its start, tap checks whether something listens.
         tap
     }
 
-    /// Presses a key, and waits until tap has said what it does.
+    /// Presses a key, and waits until `tap` says this.
     async fn press(&mut self, key: u8, says: &str) {
         self.keys.write_all(&[key]).await.unwrap();
         self.shows(says).await;

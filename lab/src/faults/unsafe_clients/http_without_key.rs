@@ -1,5 +1,5 @@
-//! Repeats a POST after a failure, but without an `Idempotency-Key`. So the server cannot know that it
-//! has seen the request before.
+//! Repeats a POST after a failure, but without an `Idempotency-Key`. The server can't know that it has
+//! seen the request before.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::protocols::sample;
 /// Maximum number of attempts.
 const ATTEMPTS: usize = 4;
 
-/// Time for an attempt.
+/// Maximum time for an attempt.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause before another attempt.
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) fn connect(place: &Place) -> Connected {
     let client = Client::builder().no_proxy().timeout(TIMEOUT);
-    // The addresses are plain, but reqwest wants to know which servers to trust.
+    // There is no TLS here, but reqwest has to be told which certificates to trust.
     let client = client.tls_backend_preconfigured(trust_nobody()).build()?;
     let url = format!("http://{}/readings", place.address);
     calls(move |number| record(client.clone(), url.clone(), reading(sample(number))).boxed())

@@ -1,4 +1,4 @@
-//! A worker with automatic acknowledgement: for the broker, a job is done once it is sent.
+//! A worker with automatic acknowledgement: the broker considers a job done once it is sent.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::faults::client::Place;
 
-/// Pause before another connection.
+/// Pause before another attempt to connect.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Works until its owner is gone. Calls `ready` when it is connected.

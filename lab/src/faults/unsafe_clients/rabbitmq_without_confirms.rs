@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::faults::client::{Connected, Place, Told, calls, job};
 
-/// A connection that may have to be made first.
+/// A connection, or `None` if it has to be made first.
 type Session = Arc<Mutex<Option<(Connection, Channel)>>>;
 
 pub(crate) async fn connect(place: Place) -> Connected {
