@@ -64,13 +64,16 @@ pub fn count(
         counts.lies += u64::from(lie);
         dots.push(Dot {
             at_ms: milliseconds(request.started, struck),
-            took_ms: (request.ended - request.started) as f64 / 1000.0,
+            took_ms: (request.ended.saturating_sub(request.started)) as f64 / 1000.0,
             told: request.told,
             executed: now.max(usize::from(is_altered)),
             altered: is_altered,
             lie,
         });
     }
+    // The damaged copy of a request that was executed as it was sent, too.
+    counts.altered += altered as u64;
+    counts.lies += if row.checks { altered as u64 } else { 0 };
     let dots = thinned(dots);
     let (knew, again) = times(log, struck);
     let knew = knew.filter(|_| breakage.what != What::ClientKilled);
@@ -125,6 +128,13 @@ impl Executed {
     }
 }
 
+/// Returns whether everything that the client called done was executed.
+pub(super) fn all_done_are_there(row: &Row, log: &[Request], truth: &[String]) -> bool {
+    let executed = executed(row, log, truth, &[]);
+    let done = log.iter().filter(|request| request.told == Told::Done);
+    done.filter(|request| executed.of(request.number).0 == 0).count() <= executed.altered
+}
+
 fn executed(row: &Row, log: &[Request], truth: &[String], lives: &[usize]) -> Executed {
     // The line of a chat message ends with its text, after the room, the name, and the message ID.
     let lines: HashMap<String, u64> =
@@ -157,8 +167,8 @@ fn times(log: &[Request], struck: u64) -> (Option<f64>, Option<f64>) {
     let after = || log.iter().filter(|request| request.ended >= struck);
     let since = |at: u64| milliseconds(at, struck);
     let failed = after().filter(|request| request.told != Told::Done).map(|request| request.ended).min();
-    let longest = after().max_by_key(|request| request.ended - request.started);
-    let longest = longest.filter(|request| request.ended - request.started > NOTICEABLE);
+    let longest = after().max_by_key(|request| request.ended.saturating_sub(request.started));
+    let longest = longest.filter(|request| request.ended.saturating_sub(request.started) > NOTICEABLE);
     let knew = failed.or(longest.map(|request| request.ended)).map(since);
     let mut successes: Vec<_> =
         after().filter(|request| request.told == Told::Done).map(|request| request.ended).collect();

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::breakage::{Breakage, What};
 use super::client::{Client, Request, Told, micros, pause};
-use super::count::count;
+use super::count::{all_done_are_there, count};
 use super::results::{Experiment, Results};
 use super::row::{Behind, Row};
 use super::stage::{Held, Stage};
@@ -41,6 +41,12 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 /// Time without another execution after which none is expected: first if nothing is missing, and then if
 /// something is. A worker may wait for two seconds before it connects again.
 const QUIET: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
+
+/// Time after which a job that was done but not acknowledged has come again.
+const REDELIVERED: Duration = Duration::from_secs(3);
+
+/// Pause between two looks at the truth.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Maximum number of experiments at the same time.
 const AT_ONCE: usize = 16;
@@ -180,12 +186,12 @@ async fn experiment(
     let (mut log, mut killed) = (Vec::new(), None);
     if breakage.what == What::ClientKilled {
         let (calls, at) = stage.kill_a_client(requests as usize, in_flight).await?;
-        (log, killed) = (with_unfinished(calls, at, in_flight), Some((at, None)));
+        (log, killed) = (calls, Some((at, None)));
     }
     let client = (row.connect)(stage.place()).await.context("the client does not connect")?;
     let first = log.iter().map(|request| request.number).max().unwrap_or(0);
     let faults = stage.near_faults.clone();
-    let load = Load {
+    let load = Arc::new(Load {
         client,
         next: AtomicU64::new(first),
         strike: first + if killed.is_some() { 1 } else { requests },
@@ -197,7 +203,7 @@ async fn experiment(
         armed: Notify::new(),
         mended: OnceLock::new(),
         log: Mutex::new(log),
-    };
+    });
     let breaking = async {
         load.armed.notified().await;
         let window = match killed {
@@ -207,9 +213,18 @@ async fn experiment(
         let _ = load.mended.set(micros());
         window
     };
-    let loading = join_all((0..in_flight).map(|_| load.run()));
-    let (window, _) = tokio::join!(breaking, loading);
+    // The load has tasks of its own, since it has to go on while this one waits for a program to start.
+    let tasks: Vec<_> = (0..in_flight)
+        .map(|_| {
+            let load = load.clone();
+            tokio::spawn(async move { load.run().await })
+        })
+        .collect();
+    let (window, ended) = tokio::join!(breaking, join_all(tasks));
     let window = window?;
+    for task in ended {
+        task.context("a task of the client panicked")?;
+    }
     let mut log = std::mem::take(&mut *load.log.lock().unwrap_or_else(PoisonError::into_inner));
     log.sort_by_key(|request| request.number);
     catch_up(&stage, &log).await;
@@ -230,28 +245,20 @@ fn is_of_the_subscriber(kind: WireFault, row: &Row) -> bool {
     matches!(kind, WireFault::StopReading(_)) && row.behind() == Some(Behind::Subscriber)
 }
 
-/// Adds the calls that a killed client had begun. It said nothing about them.
-fn with_unfinished(mut calls: Vec<Request>, killed: u64, in_flight: u64) -> Vec<Request> {
-    let last = calls.iter().map(|call| call.number).max().unwrap_or(0);
-    let known: Vec<_> = calls.iter().map(|call| call.number).collect();
-    for number in (1..=last + in_flight).filter(|number| !known.contains(number)) {
-        calls.push(Request { number, started: killed, ended: killed, told: Told::Unknown });
-    }
-    calls
-}
-
 /// Waits until everything that the client called done has arrived, or nothing more comes.
 async fn catch_up(stage: &Stage<'_>, log: &[Request]) {
-    let done = log.iter().filter(|request| request.told == Told::Done).count();
     let until = Instant::now() + CATCH_UP_WITHIN;
     let mut last = (stage.truth().len(), Instant::now());
+    let [settled, missing] = QUIET;
+    let settled = if matches!(stage.row.behind(), Some(Behind::Worker(_))) { REDELIVERED } else { settled };
     loop {
-        sleep(QUIET[0] / 10).await;
-        let now = stage.truth().len();
-        if now != last.0 {
-            last = (now, Instant::now());
+        sleep(LOOK_AGAIN).await;
+        let truth = stage.truth();
+        if truth.len() != last.0 {
+            last = (truth.len(), Instant::now());
         }
-        if Instant::now() > until || last.1.elapsed() > QUIET[usize::from(now < done)] {
+        let quiet = if all_done_are_there(stage.row, log, &truth) { settled } else { missing };
+        if Instant::now() > until || last.1.elapsed() > quiet {
             return;
         }
     }

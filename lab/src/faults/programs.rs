@@ -104,6 +104,7 @@ async fn client(row: &str, place: Place, in_flight: u64) -> anyhow::Result<()> {
         tokio::spawn(async move {
             loop {
                 let (number, started) = (next.fetch_add(1, Relaxed) + 1, micros());
+                journal::append([format!("begun {number}")]);
                 let told = client.record(number).await;
                 let request = Request { number, started, ended: micros(), told };
                 journal::append(serde_json::to_string(&request));

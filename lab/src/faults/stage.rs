@@ -1,8 +1,8 @@
 //! Everything that has to run for one experiment. It can break, and be mended.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, block_in_place};
 use tokio::time::sleep;
 
 use super::breakage::{ALARM, AWAY, Breakage, FROZEN, What};
-use super::client::{Place, Request, micros};
+use super::client::{Place, Request, Told, micros};
 use super::row::{Behind, Row, Runs};
 use crate::run::server::Server;
 use crate::wire::fault::Kind as WireFault;
@@ -83,7 +83,7 @@ pub(super) struct Stage<'a> {
     heard: Arc<Mutex<Vec<String>>>,
     subscriber: Option<AbortHandle>,
     prefix: String,
-    folder: PathBuf,
+    folder: Folder,
     /// How many lines the truth had each time the server lost its memory.
     pub lives: Vec<usize>,
     broker: Held<'a>,
@@ -96,10 +96,8 @@ impl<'a> Stage<'a> {
         breakage: &Breakage,
         mut broker: Held<'a>,
     ) -> anyhow::Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("faults-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(&name);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let name = format!("faults-{:016x}", getrandom::u64()?);
+        let folder = Folder::create(std::env::temp_dir().join(&name))?;
         if row.broker() == Some(Kind::Redis) {
             let settings = row.settings.iter().map(|setting| (*setting).to_owned()).collect();
             let started =
@@ -146,7 +144,7 @@ impl<'a> Stage<'a> {
     }
 
     fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
+        self.folder.0.join(name).display().to_string()
     }
 
     /// Returns the arguments of the server or program, or nothing if there is none.
@@ -219,7 +217,7 @@ impl<'a> Stage<'a> {
 
     /// Returns what was executed, in order.
     pub(super) fn truth(&self) -> Vec<String> {
-        let journal = fs::read_to_string(self.folder.join("journal")).unwrap_or_default();
+        let journal = fs::read_to_string(self.folder.0.join("journal")).unwrap_or_default();
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         journal.lines().map(str::to_owned).chain(heard.iter().cloned()).collect()
     }
@@ -328,8 +326,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Runs a client in a process of its own, and kills it after `strike` calls. Returns the calls that
-    /// have ended, and when the client was killed.
+    /// Runs a client in a process of its own, and kills it after `strike` calls while another one is in
+    /// flight. Returns the calls that it had begun, and when the client was killed.
     pub(super) async fn kill_a_client(
         &self,
         strike: usize,
@@ -340,20 +338,34 @@ impl<'a> Stage<'a> {
         arguments.extend(["--in-flight".into(), in_flight.to_string()]);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut client = block_in_place(|| Server::run(&arguments, None))?;
-        let told = || fs::read_to_string(self.folder.join("told")).unwrap_or_default();
+        let told = || fs::read_to_string(self.folder.0.join("told")).unwrap_or_default();
         let enough = async {
-            while told().lines().count() < strike {
+            while told().lines().filter(|line| line.starts_with('{')).count() < strike {
+                sleep(LOOK_AGAIN).await;
+            }
+            // So it certainly has a call in flight.
+            self.near_faults.arm_next(WireFault::LoseResponse);
+            while self.near_faults.struck().is_none() {
                 sleep(LOOK_AGAIN).await;
             }
         };
         tokio::time::timeout(STRIKE_WITHIN, enough)
             .await
             .context("the client did not make enough calls in time")?;
-        client.kill();
         let killed = micros();
+        client.kill();
         let told = told();
-        let requests: Vec<Request> =
+        let mut requests: Vec<Request> =
             told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let ended: HashSet<u64> = requests.iter().map(|request| request.number).collect();
+        let begun = told.lines().filter_map(|line| line.strip_prefix("begun ")?.parse().ok());
+        let unfinished = begun.filter(|number| !ended.contains(number));
+        requests.extend(unfinished.map(|number| Request {
+            number,
+            started: killed,
+            ended: killed,
+            told: Told::Unknown,
+        }));
         ensure!(!requests.is_empty(), "the client completed no call");
         Ok((requests, killed))
     }
@@ -368,7 +380,6 @@ impl Drop for Stage<'_> {
         if let Held::Own(broker) = &mut self.broker {
             broker.kill(); // Nobody needs its data.
         }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -378,4 +389,20 @@ fn signal(process: u32, name: &str) -> anyhow::Result<()> {
     let status = std::process::Command::new("kill").args(arguments).status();
     ensure!(status.context("cannot run kill")?.success(), "cannot send SIG{name} to process {process}");
     Ok(())
+}
+
+/// A folder that is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(path: PathBuf) -> anyhow::Result<Self> {
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

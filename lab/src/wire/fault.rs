@@ -184,7 +184,8 @@ impl<'a> Words<'a> {
     /// Returns an error about the last word that was read.
     fn before(&self, expected: &'static str) -> Misunderstood {
         let before = self.text[..self.at].trim_end();
-        let begin = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        let space = before.char_indices().rfind(|(_, letter)| letter.is_whitespace());
+        let begin = space.map_or(0, |(at, letter)| at + letter.len_utf8());
         Misunderstood { position: self.text[..begin].chars().count() + 1, expected }
     }
 }

@@ -62,6 +62,12 @@ impl Faults {
         state.armed = Some(Fault { kind, request: state.requests + 1 });
     }
 
+    /// Makes the fault strike at the next request instead.
+    fn postpone(&self, kind: Kind) {
+        self.arm_next(kind);
+        self.state().struck = None;
+    }
+
     /// Returns when the last fault struck, or `None` if none has.
     pub fn struck(&self) -> Option<Instant> {
         self.state().struck
@@ -170,10 +176,13 @@ impl Gate {
         self.request.extend_from_slice(bytes);
         for request in messages.iter().filter(|message| message.role == Role::Request) {
             if let Some(fault) = self.faults.count() {
-                let say = Act::Say(format!("{} ({})", fault.kind, request.summary));
-                let mut acts = self.strike(fault.kind, bytes, start, request, messages);
-                acts.insert(0, say);
-                return acts;
+                match self.strike(fault.kind, bytes, start, request, messages) {
+                    Some(mut acts) => {
+                        acts.insert(0, Act::Say(format!("{} ({})", fault.kind, request.summary)));
+                        return acts;
+                    }
+                    None => self.faults.postpone(fault.kind),
+                }
             }
         }
         let last = messages.iter().rfind(|message| message.role == Role::Request);
@@ -187,7 +196,8 @@ impl Gate {
         vec![Act::Forward(bytes.to_vec())]
     }
 
-    /// Makes the fault strike at this request, which ends within `bytes`.
+    /// Makes the fault strike at this request, which ends within `bytes`. Returns `None` if what it
+    /// needs of the request has already been forwarded.
     fn strike(
         &mut self,
         kind: Kind,
@@ -195,22 +205,26 @@ impl Gate {
         start: u64,
         request: &Message,
         messages: &[Message],
-    ) -> Vec<Act> {
+    ) -> Option<Vec<Act>> {
         let struck = Some((kind, request.calls.first().copied()));
         let (before, rest) = bytes.split_at((request.span.end - start) as usize);
-        match kind {
+        Some(match kind {
             Kind::CutInRequest => {
                 vec![Act::Forward(before[..before.len().saturating_sub(1)].to_vec()), Act::Cut]
             }
             Kind::Repeat => {
                 let end = self.request.len() - rest.len();
                 let length = (request.span.end - request.begun) as usize;
-                let again = self.request[end.saturating_sub(length)..end].to_vec();
+                let again = self.request[end.checked_sub(length)?..end].to_vec();
                 vec![Act::Forward([before, &again, rest].concat())]
             }
             Kind::Flip => {
                 let mut bytes = bytes.to_vec();
-                let parts = messages.iter().filter(|part| part.calls == request.calls);
+                let is_part = |part: &&Message| {
+                    part.calls == request.calls
+                        && (request.begun..request.span.end).contains(&part.span.start)
+                };
+                let parts = messages.iter().filter(is_part);
                 let is_information = |leaf: &&Field| leaf.purpose == Purpose::Information;
                 let leaves: Vec<_> = parts.flat_map(Message::leaves).filter(is_information).collect();
                 // The value of a reading shows best what a changed bit does.
@@ -221,9 +235,10 @@ impl Gate {
                     let digit = leaf.value.bytes().rposition(|byte| byte.is_ascii_digit());
                     leaf.span.start + digit.filter(|_| is_text).unwrap_or(0) as u64
                 });
-                if let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
-                    *byte ^= 1;
+                if leaf.is_none() && request.begun < start {
+                    return None;
                 }
+                *bytes.get_mut(at.checked_sub(start)? as usize)? ^= 1;
                 vec![Act::Forward(bytes)]
             }
             Kind::Silence(time) => {
@@ -246,7 +261,7 @@ impl Gate {
                 }
                 vec![Act::Forward(bytes.to_vec())]
             }
-        }
+        })
     }
 
     /// Returns what happens to bytes after the fault has struck.
