@@ -1,33 +1,85 @@
 //! Checks a broker's URL, and shows it without secrets.
 
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use tcp_socket::base::tls::{ClientOptions, fault};
+use tokio_rustls::rustls::ClientConfig;
 use url::Url;
 
 use crate::error::Error;
 
-/// Parses a broker's URL and checks its scheme. An error recommends the first of `schemes`.
-///
-/// # Errors
-/// [`Error::Url`], also if the URL asks for TLS, which this chapter does not support: a
-/// plaintext connection would expose the password.
-pub(crate) fn parse(url: &str, schemes: &[&str]) -> Result<Url, Error> {
-    let parsed = Url::parse(url).map_err(|error| refuse(url, error))?;
-    let scheme = parsed.scheme();
-    if scheme.strip_suffix('s').is_some_and(|plain| schemes.contains(&plain)) {
-        let usual = schemes[0];
-        return Err(refuse(
-            url,
-            format!("it asks for TLS, which these programs don't support; use {usual}://"),
-        ));
-    }
-    if !schemes.contains(&scheme) || parsed.cannot_be_a_base() {
-        return Err(refuse(url, format!("it must begin with {}://", schemes[0])));
-    }
-    Ok(parsed)
+/// The schemes of URLs that ask for TLS.
+const WITH_TLS: [&str; 3] = ["amqps", "rediss", "valkeys"];
+
+/// A broker's URL, and what a connection with TLS needs. A URL from a string alone is usable only
+/// without TLS. Displayed without user, password, and query.
+#[derive(Debug, Clone)]
+pub struct BrokerUrl {
+    pub(crate) text: String,
+    /// `None` if the URL does not ask for TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
-/// Returns the error for a URL that can't be used.
-pub(crate) fn refuse(url: &str, detail: impl std::fmt::Display) -> Error {
-    Error::Url { url: without_password(url), detail: detail.to_string() }
+impl<T: Into<String>> From<T> for BrokerUrl {
+    fn from(url: T) -> Self {
+        Self { text: url.into(), tls: None }
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_password(&self.text))
+    }
+}
+
+impl BrokerUrl {
+    /// For a URL that asks for TLS, such as `amqps://localhost`, `options` says which authority to
+    /// trust and which certificate to show.
+    ///
+    /// # Errors
+    /// If a file is missing or unusable, or an option is given for a URL without TLS.
+    pub fn with_tls(url: &str, options: &ClientOptions) -> anyhow::Result<Self> {
+        let encrypted = Url::parse(url).is_ok_and(|url| WITH_TLS.contains(&url.scheme()));
+        let tls = options.config(encrypted, None)?;
+        Ok(Self { text: url.to_owned(), tls })
+    }
+
+    /// Parses the URL and checks its scheme. An error recommends the first of `schemes`.
+    ///
+    /// # Errors
+    /// [`Error::Url`], also if the URL asks for TLS and its files were not read: a plaintext
+    /// connection would expose the password.
+    pub(crate) fn parse(&self, schemes: &[&str]) -> Result<Url, Error> {
+        let parsed = Url::parse(&self.text).map_err(|error| self.refuse(error))?;
+        if !schemes.contains(&parsed.scheme()) || parsed.cannot_be_a_base() {
+            return Err(self.refuse(format!("it must begin with {}://", schemes[0])));
+        }
+        if WITH_TLS.contains(&parsed.scheme()) && self.tls.is_none() {
+            return Err(self.refuse("it asks for TLS, which needs an authority's certificate"));
+        }
+        Ok(parsed)
+    }
+
+    /// Returns the error for a URL that can't be used.
+    pub(crate) fn refuse(&self, detail: impl fmt::Display) -> Error {
+        Error::Url { url: self.to_string(), detail: detail.to_string() }
+    }
+
+    /// Returns the error if no broker answers. `reached` is as in [`Error::NoBroker`].
+    pub(crate) fn no_broker(&self, detail: String, reached: bool) -> Error {
+        Error::NoBroker { url: self.to_string(), detail, reached }
+    }
+
+    /// Returns the error for a connection that could not be opened, because of TLS or TCP.
+    pub(crate) fn not_opened(&self, error: &io::Error) -> Error {
+        if let Some(text) = fault(error, false) {
+            return Error::Unusable(text);
+        }
+        let reached = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+        self.no_broker(error.to_string(), reached)
+    }
 }
 
 /// Returns a URL that is safe to show: without user, password, and query.

@@ -4,10 +4,11 @@
 use std::process::ExitCode;
 
 use tcp_socket::base::program::{finish, start_logs};
+use tcp_socket::base::tls::ClientOptions;
 
-use crate::address::without_password;
+use crate::address::{BrokerUrl, without_password};
 use crate::brokers::{HOW_TO_START, Kind};
-use crate::error::Error;
+use crate::error::{Error, SPEAKS_TLS};
 use crate::rabbitmq::topology::Topology;
 use crate::redis::names::KeyNames;
 
@@ -21,6 +22,8 @@ pub struct BrokerArgs {
     /// standard port on this machine
     #[arg(long, global = true)]
     url: Option<String>,
+    #[command(flatten)]
+    tls: ClientOptions,
     /// Prefix for all queue and channel names
     #[arg(long, default_value = "weather", value_parser = prefix, global = true)]
     prefix: String,
@@ -33,7 +36,14 @@ fn prefix(text: &str) -> Result<String, &'static str> {
 
 impl BrokerArgs {
     /// Returns the broker's address.
-    pub fn url(&self) -> String {
+    ///
+    /// # Errors
+    /// If a file that TLS needs is missing or unusable.
+    pub fn url(&self) -> anyhow::Result<BrokerUrl> {
+        BrokerUrl::with_tls(&self.url_text(), &self.tls)
+    }
+
+    fn url_text(&self) -> String {
         self.url.clone().unwrap_or_else(|| self.broker.default_url())
     }
 
@@ -51,10 +61,12 @@ impl BrokerArgs {
     /// line that says what happened and what to do about it.
     pub fn exit(&self, result: anyhow::Result<()>) -> ExitCode {
         let result = result.map_err(|error| match error.downcast_ref() {
-            Some(no_broker @ Error::NoBroker { .. }) => anyhow::anyhow!("{no_broker}; {HOW_TO_START}"),
+            Some(no_broker @ Error::NoBroker { reached, .. }) => {
+                anyhow::anyhow!("{no_broker}; {}", if *reached { SPEAKS_TLS } else { HOW_TO_START })
+            }
             Some(Error::NoServer(_)) => {
                 let option = if self.broker == Kind::Redis { " -- --broker redis" } else { "" };
-                let url = without_password(&self.url());
+                let url = without_password(&self.url_text());
                 anyhow::anyhow!(
                     "no server at {url}; start one with: cargo run -p message_queue --bin server{option}"
                 )

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::{CALL_TIMEOUT, MAX_IN_FLIGHT};
 use crate::model::Reading;
@@ -26,7 +27,7 @@ use crate::record::{Reason, Reply};
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Connects, and from then on passes each reply to its call in `calls`.
-    async fn open(&self, url: &str, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error>;
+    async fn open(&self, url: &BrokerUrl, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error>;
 }
 
 /// A connection that carries requests.
@@ -85,7 +86,7 @@ pub struct Client {
 }
 
 struct Shared {
-    url: String,
+    url: BrokerUrl,
     broker: Box<dyn Broker>,
     session: tokio::sync::Mutex<Arc<Session>>,
     in_flight: Semaphore,
@@ -102,10 +103,11 @@ impl Client {
     ///
     /// # Errors
     /// If no broker answers, or if it can't be used.
-    pub async fn connect(url: &str, broker: impl Broker) -> Result<Self, Error> {
-        let session = Retry::new().first(|| Session::open(url, &broker)).await?;
+    pub async fn connect(url: impl Into<BrokerUrl>, broker: impl Broker) -> Result<Self, Error> {
+        let url = url.into();
+        let session = Retry::new().first(|| Session::open(&url, &broker)).await?;
         let shared = Shared {
-            url: url.to_owned(),
+            url,
             broker: Box::new(broker),
             session: tokio::sync::Mutex::new(Arc::new(session)),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -149,7 +151,7 @@ impl Client {
 }
 
 impl Session {
-    async fn open(url: &str, broker: &dyn Broker) -> Result<Self, Error> {
+    async fn open(url: &BrokerUrl, broker: &dyn Broker) -> Result<Self, Error> {
         let calls = Arc::new(Calls::default());
         Ok(Self { connection: broker.open(url, calls.clone()).await?, calls })
     }

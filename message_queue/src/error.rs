@@ -8,6 +8,12 @@ use crate::limits::redis::MIN_VERSION;
 use crate::record::Reason;
 use crate::results::Fault;
 
+/// The hint if it cannot be known whether only one side speaks TLS: Redis waits for the end of a
+/// line that TLS never sends, and a port with TLS only resets a connection without it. A reset can
+/// also overtake the alert with which RabbitMQ refuses a client certificate.
+pub(crate) const SPEAKS_TLS: &str =
+    "does this port speak TLS? If it does, does it ask for a client certificate (--identity)?";
+
 /// The error of this chapter's library.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,9 +32,12 @@ pub enum Error {
         url: String,
         /// The reason: the transport's error, or a timeout.
         detail: String,
+        /// Whether something accepted the connection, but did not respond. Maybe only one of the
+        /// two sides speaks TLS.
+        reached: bool,
     },
     /// The broker answers, but this program can't use it. The text says whether the login, the
-    /// vhost, the database, the version, or the protocol is the problem.
+    /// vhost, the database, the version, TLS, or the protocol is the problem.
     #[error("{0}")]
     Unusable(String),
     /// RabbitMQ already has a queue or exchange with this name, but with other properties.

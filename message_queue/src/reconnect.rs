@@ -8,24 +8,32 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::error::Error;
+use crate::error::{Error, SPEAKS_TLS};
 use crate::limits::{MAX_PAUSE, MIN_PAUSE};
+
+/// Number of failures in a row after which the log names a possible reason.
+const HINT_AFTER: u32 = 3;
 
 /// Decides after each error whether to try again, and when.
 ///
 /// A broker can accept every connection and then refuse all the work. So the pauses
 /// grow until some work has succeeded, not just until a connection has.
-pub(crate) struct Retry(Pauses);
+pub(crate) struct Retry {
+    pauses: Pauses,
+    /// Number of connections in a row that something accepted, but without a response.
+    unanswered: u32,
+}
 
 impl Retry {
     pub(crate) fn new() -> Self {
-        Self(Pauses::new(MIN_PAUSE, MAX_PAUSE))
+        Self { pauses: Pauses::new(MIN_PAUSE, MAX_PAUSE), unanswered: 0 }
     }
 
     /// Notes that the broker has confirmed, delivered, or accepted something, so that the next
     /// pause is the shortest one again.
     pub(crate) fn progress(&mut self) {
-        self.0.reset();
+        self.pauses.reset();
+        self.unanswered = 0;
     }
 
     /// Returns the pause before the next attempt.
@@ -33,12 +41,21 @@ impl Retry {
     /// # Errors
     /// The error itself if no further attempt can cure it.
     pub(crate) fn pause_after(&mut self, error: Error) -> Result<Duration, Error> {
-        if error.is_transient() { Ok(self.0.next_pause()) } else { Err(error) }
+        if !error.is_transient() {
+            return Err(error);
+        }
+        if let Error::NoBroker { reached: true, url, .. } = &error {
+            self.unanswered += 1;
+            if self.unanswered == HINT_AFTER {
+                warn!("{url} does not respond: {SPEAKS_TLS}");
+            }
+        }
+        Ok(self.pauses.next_pause())
     }
 
     /// Pauses as after an error, for example while a queue on the broker is full.
     pub(crate) async fn pause(&mut self) {
-        sleep(self.0.next_pause()).await;
+        sleep(self.pauses.next_pause()).await;
     }
 
     /// Logs an error and waits until it is time for the next attempt.

@@ -57,12 +57,12 @@ pub async fn run(options: &Program) -> anyhow::Result<()> {
         ("rabbitmq_jobs", _) => {
             let prefetch = limits::rabbitmq::PREFETCH;
             let max_wait = limits::rabbitmq::MAX_WAIT;
-            let (url, topology) = (place.amqp(), place.topology());
+            let (url, topology) = (place.amqp().into(), place.topology());
             work(options, rabbitmq::worker::WorkQueue { url, topology, prefetch, max_wait }).await
         }
         ("redis_jobs", _) => {
             let queue = redis::worker::WorkQueue {
-                url: place.redis(),
+                url: place.redis().into(),
                 keys: place.keys(),
                 name: redis::worker::random_name()?,
                 claim_after: CLAIM_AFTER,

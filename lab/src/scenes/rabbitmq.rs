@@ -37,7 +37,7 @@ async fn request_and_reply(stage: &Stage, client: &str, other: &str) -> anyhow::
 async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
     stage.say("A worker waits for jobs.");
     let queue = WorkQueue {
-        url: other.to_owned(),
+        url: other.into(),
         topology: Topology::default(),
         prefetch: PREFETCH,
         max_wait: MAX_WAIT,

@@ -36,7 +36,7 @@ async fn request_and_reply(stage: &Stage, client: &str, other: &str) -> anyhow::
 async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
     stage.say("A worker waits for jobs.");
     let queue = WorkQueue {
-        url: other.to_owned(),
+        url: other.into(),
         keys: KeyNames::default(),
         name: "worker-1".into(),
         claim_after: CLAIM_AFTER,

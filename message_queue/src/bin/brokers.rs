@@ -15,6 +15,10 @@ use clap::Parser;
 use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tls::ServerOptions;
+
+/// RabbitMQ's usual port for TLS.
+const AMQPS_PORT: u16 = 5671;
 
 /// Starts the RabbitMQ and the Redis that are installed on this machine. Ctrl-C stops
 /// both and deletes their data, unless --data names a folder for it.
@@ -24,9 +28,9 @@ struct Args {
     /// Start only this broker
     #[arg(long, value_enum)]
     only: Option<Kind>,
-    /// Port of RabbitMQ
-    #[arg(long, default_value_t = Kind::RabbitMq.standard_port())]
-    rabbitmq_port: u16,
+    /// Port of RabbitMQ [default: 5672, or 5671 with --tls]
+    #[arg(long)]
+    rabbitmq_port: Option<u16>,
     /// Port of Redis
     #[arg(long, default_value_t = Kind::Redis.standard_port())]
     redis_port: u16,
@@ -36,6 +40,8 @@ struct Args {
     /// Install missing brokers first, as BROKERS=install does (Debian, Ubuntu)
     #[arg(long)]
     install: bool,
+    #[command(flatten)]
+    tls: ServerOptions,
 }
 
 #[tokio::main]
@@ -75,7 +81,9 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
     let mut brokers = Vec::new();
     // Redis first: it is ready at once, and if its port is taken, the error does not have to wait
     // for RabbitMQ.
-    for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, args.rabbitmq_port)] {
+    let rabbitmq_port = if args.tls.tls { AMQPS_PORT } else { Kind::RabbitMq.standard_port() };
+    let rabbitmq_port = args.rabbitmq_port.unwrap_or(rabbitmq_port);
+    for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, rabbitmq_port)] {
         if args.only.is_some_and(|only| only != kind) {
             continue;
         }
@@ -83,9 +91,12 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         let durable = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from);
         let durable = if kind == Kind::Redis && args.data.is_some() { durable.to_vec() } else { Vec::new() };
         let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));
-        let broker = Broker::start(kind, Options { port: Some(port), data, settings: durable })?;
+        let broker = Broker::start(
+            kind,
+            Options { port: Some(port), data, settings: durable, tls: args.tls.clone() },
+        )?;
         writeln!(output(), "{kind} at {}", broker.url())?;
-        if port != kind.standard_port() {
+        if args.tls.tls || port != kind.standard_port() {
             let variable = if kind == Kind::Redis { "REDIS_URL" } else { "RABBITMQ_URL" };
             writeln!(output(), "  for the other programs: export {variable}={}", broker.url())?;
         }

@@ -49,14 +49,14 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 }
 
 /// Connects to a broker. The suffix becomes part of the prefix of all names on it.
-async fn connect(args: &BrokerArgs, suffix: &str) -> Result<Client, Error> {
+async fn connect(args: &BrokerArgs, suffix: &str) -> anyhow::Result<Client> {
     let (mut topology, mut keys) = (args.topology(), args.keys());
     topology.prefix.push_str(suffix);
     keys.prefix.push_str(suffix);
-    match args.broker {
-        Kind::RabbitMq => Client::connect(&args.url(), topology).await,
-        Kind::Redis => Client::connect(&args.url(), keys).await,
-    }
+    Ok(match args.broker {
+        Kind::RabbitMq => Client::connect(args.url()?, topology).await?,
+        Kind::Redis => Client::connect(args.url()?, keys).await?,
+    })
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -111,7 +111,7 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
         }
         writeln!(output(), "{}", printable(&attempt.to_string()))
     };
-    let (url, keys, mut topology) = (args.broker.url(), args.broker.keys(), args.broker.topology());
+    let (url, keys, mut topology) = (args.broker.url()?, args.broker.keys(), args.broker.topology());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     // If stdout can't be written to, the report of the first job ends the worker.
     let ready = |queue: &str| {
@@ -146,7 +146,7 @@ fn errors_instead_of_a_signal() -> io::Result<impl Sized> {
 }
 
 async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
-    let url = args.broker.url();
+    let url = args.broker.url()?;
     let mut out = output();
     let everything = [match args.broker.broker {
         Kind::RabbitMq => "readings.#".to_owned(),
@@ -155,9 +155,9 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
     let patterns = if patterns.is_empty() { &everything } else { patterns };
     let mut events = match args.broker.broker {
         Kind::RabbitMq => {
-            rabbitmq::publish_subscribe::subscribe(&url, args.broker.topology(), patterns).await?
+            rabbitmq::publish_subscribe::subscribe(url, args.broker.topology(), patterns).await?
         }
-        Kind::Redis => redis::publish_subscribe::subscribe(&url, &args.broker.keys(), patterns).await?,
+        Kind::Redis => redis::publish_subscribe::subscribe(url, &args.broker.keys(), patterns).await?,
     };
     writeln!(out, "subscribed to {}", patterns.join(" "))?;
     let say = |text: &str| _ = writeln!(io::stderr(), "{}", printable(text)); // Stderr may be closed.
@@ -175,7 +175,7 @@ async fn subscribe(args: &Args, patterns: &[String]) -> anyhow::Result<()> {
 }
 
 async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
-    let url = args.broker.url();
+    let url = args.broker.url()?;
     let show = |letter: &DeadLetter| {
         let DeadLetter { id, error, attempts } = letter;
         writeln!(output(), "{} failed {attempts} times: {}", printable(id), printable(error))
@@ -184,9 +184,9 @@ async fn dead_letters(args: &Args, redrive: bool) -> anyhow::Result<()> {
         Kind::RabbitMq => {
             let mut topology = args.broker.topology();
             topology.max_length = args.max_length.unwrap_or(topology.max_length);
-            rabbitmq::worker::dead_letters(&url, &topology, redrive, show).await?
+            rabbitmq::worker::dead_letters(url, &topology, redrive, show).await?
         }
-        Kind::Redis => redis::worker::dead_letters(&url, &args.broker.keys(), redrive, show).await?,
+        Kind::Redis => redis::worker::dead_letters(url, &args.broker.keys(), redrive, show).await?,
     };
     let what = if redrive { "put back into the work queue" } else { "in all" };
     Ok(writeln!(output(), "{count} {what}")?)

@@ -104,17 +104,17 @@ impl Producer {
 }
 
 async fn jobs(args: &Args) -> anyhow::Result<()> {
-    let (url, mut topology, keys) = (args.broker.url(), args.broker.topology(), args.broker.keys());
+    let (url, mut topology, keys) = (args.broker.url()?, args.broker.topology(), args.broker.keys());
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     let (mut producer, queue) = match args.broker.broker {
         Kind::RabbitMq => {
             let window = message_queue::limits::rabbitmq::WINDOW;
-            let publisher = rabbitmq::producer::Publisher::connect(&url, topology.clone(), window).await?;
+            let publisher = rabbitmq::producer::Publisher::connect(url, topology.clone(), window).await?;
             (Producer::RabbitMq(Box::new(publisher)), topology.jobs())
         }
         Kind::Redis => {
             let max = args.max_length.map_or(message_queue::limits::redis::MAX_LENGTH, |max| max as usize);
-            let producer = redis::producer::Producer::connect(&url, keys.clone(), max).await?;
+            let producer = redis::producer::Producer::connect(url, keys.clone(), max).await?;
             (Producer::Redis(Box::new(producer)), keys.jobs())
         }
     };
@@ -145,21 +145,20 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn publish(args: &Args, reading: &Reading) -> anyhow::Result<()> {
-    let url = args.broker.url();
+    let url = args.broker.url()?;
     let mut out = output();
     match args.broker.broker {
         Kind::RabbitMq => {
             let topology = args.broker.topology();
             let message = rabbitmq::publish_subscribe::message(&topology, reading)?;
             let key = message.routing_key.clone();
-            let mut publisher = rabbitmq::producer::Publisher::connect(&url, topology, 1).await?;
+            let mut publisher = rabbitmq::producer::Publisher::connect(url, topology, 1).await?;
             publisher.publish(message).await?;
             publisher.flush().await?;
             Ok(writeln!(out, "published {key}")?)
         }
         Kind::Redis => {
-            let mut publisher =
-                redis::publish_subscribe::Publisher::connect(&url, args.broker.keys()).await?;
+            let mut publisher = redis::publish_subscribe::Publisher::connect(url, args.broker.keys()).await?;
             let heard = publisher.publish(std::slice::from_ref(reading)).await?;
             let heard: u64 = heard.iter().sum();
             let (station, metric) = (&reading.station, reading.metric.name());

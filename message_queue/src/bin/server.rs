@@ -9,7 +9,6 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use message_queue::address::without_password;
 use message_queue::brokers::Kind;
 use message_queue::cli::{BrokerArgs, logs};
 use message_queue::{rabbitmq, redis};
@@ -37,21 +36,21 @@ async fn run(Args { broker: args, journal }: &Args) -> anyhow::Result<()> {
     logs()?;
     journal.open()?;
     let shutdown = shutdown_signal()?;
-    let url = args.url();
+    let url = args.url()?;
     let connected = |source: String| {
         // If stdout can't be written to, the server can still serve.
-        _ = writeln!(output(), "connected to {}, taking requests from {source}", without_password(&url));
+        _ = writeln!(output(), "connected to {url}, taking requests from {source}");
     };
     match args.broker {
         Kind::RabbitMq => {
             let topology = args.topology();
             let connected = || connected(format!("the queue {}", topology.requests()));
-            rabbitmq::server::serve(&url, &topology, &shutdown, connected).await?;
+            rabbitmq::server::serve(url.clone(), &topology, &shutdown, connected).await?;
         }
         Kind::Redis => {
             let keys = args.keys();
             let connected = || connected(format!("the channel {}", keys.requests()));
-            redis::server::serve(&url, &keys, &shutdown, connected).await?;
+            redis::server::serve(url.clone(), &keys, &shutdown, connected).await?;
         }
     }
     Ok(())

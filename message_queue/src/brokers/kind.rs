@@ -108,6 +108,9 @@ pub enum Error {
         /// The end of its output.
         output: String,
     },
+    /// A file for TLS is missing or unusable.
+    #[error("{0}")]
+    Tls(String),
     /// A system call failed.
     #[error("cannot start a broker")]
     Io(#[from] io::Error),

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 mod kind;
+mod ports;
 mod process;
+mod tls;
 
 pub(crate) use kind::HOW_TO_START;
 use kind::how_to_install;

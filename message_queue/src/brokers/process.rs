@@ -7,17 +7,24 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use tcp_socket::base::tls::ServerOptions;
+
 use super::kind::{Error, Kind};
+use super::ports::{free_port, is_free};
+use super::tls::Files;
 
 /// Text that RabbitMQ logs at the end of its start.
-const STARTED: &str = "Server startup complete";
+const RABBITMQ_STARTED: &str = "Server startup complete";
+
+/// The same for Redis.
+const REDIS_STARTED: &str = "Ready to accept connections";
 
 /// Time after which a broker that is not ready has failed. RabbitMQ needs 4 to 12 s, and more on
 /// a busy machine.
@@ -25,10 +32,6 @@ const START: Duration = Duration::from_secs(120);
 
 /// Time after which a broker that was asked to stop is killed. RabbitMQ needs 2 to 3 s.
 const STOP: Duration = Duration::from_secs(15);
-
-/// Range of the ports to try. It is below the ephemeral ports, since a closed connection may still
-/// hold one of those.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Script of the shell that runs the broker. `$1` is a folder to delete if this process ends
 /// suddenly, or empty. File descriptor 3 is the pipe, which the broker must not hold. SIGTERM goes
@@ -55,6 +58,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Further arguments for Redis, or lines of RabbitMQ's `rabbitmq.conf`.
     pub settings: Vec<String>,
+    /// Whether it speaks TLS, and only that.
+    pub tls: ServerOptions,
 }
 
 /// A broker that runs until this value is dropped or this process ends.
@@ -68,6 +73,7 @@ pub struct Broker {
     folder: PathBuf,
     keep_folder: bool,
     settings: Vec<String>,
+    tls: Option<Files>,
     process: Option<Child>,
 }
 
@@ -87,6 +93,7 @@ impl Broker {
             Some(port) => return Err(taken(kind, port)),
             None => free_port()?,
         };
+        let tls = Files::find(&options.tls)?;
         let keep_folder = options.data.is_some();
         let folder = match options.data {
             Some(folder) => folder,
@@ -100,6 +107,7 @@ impl Broker {
             folder: folder.canonicalize()?,
             keep_folder,
             settings: options.settings,
+            tls,
             process: None,
         };
         let result = broker.run();
@@ -116,7 +124,8 @@ impl Broker {
 
     /// Returns its address for clients.
     pub fn url(&self) -> String {
-        self.kind.url(self.port)
+        let url = self.kind.url(self.port);
+        if self.tls.is_some() { url.replacen(':', "s:", 1) } else { url }
     }
 
     /// Returns the end of its output so far.
@@ -206,14 +215,16 @@ impl Broker {
         let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
         command.arg(program).args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(&self.folder).arg("--pidfile").arg(self.folder.join("pid"));
-        command.args(&self.settings);
+        command.args(self.tls.iter().flat_map(|tls| tls.redis(self.port))).args(&self.settings);
         Ok(())
     }
 
     fn rabbitmq(&self, command: &mut Command) -> Result<(), Error> {
         let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
         fs::write(self.folder.join("enabled_plugins"), "[].\n")?;
-        fs::write(self.folder.join("rabbitmq.conf"), self.settings.join("\n") + "\n")?;
+        let tls = self.tls.as_ref().map(|tls| tls.rabbitmq(self.port, &self.folder)).transpose()?;
+        let conf = tls.unwrap_or_default() + &self.settings.join("\n") + "\n";
+        fs::write(self.folder.join("rabbitmq.conf"), conf)?;
         // Start `epmd` in this group: the one that Erlang would start outlives the broker.
         let both = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 & exec \"$0\" -noinput";
         command.args(["sh", "-c", both]).arg(program);
@@ -260,10 +271,16 @@ impl Broker {
 
     /// Returns whether the broker is ready. An open port is not enough, since RabbitMQ listens
     /// before it responds, so this tries a handshake. RabbitMQ must also have logged the end of its
-    /// start: version 4 responds earlier, but then loses replies to `amq.rabbitmq.reply-to`.
+    /// start: version 4 responds earlier, but then loses replies to `amq.rabbitmq.reply-to`. With
+    /// TLS, only the log counts.
     fn is_ready(&self) -> bool {
-        if self.kind == Kind::RabbitMq && !self.output().contains(STARTED) {
+        let (kind, tls) = (self.kind, self.tls.is_some());
+        let started = if kind == Kind::RabbitMq { RABBITMQ_STARTED } else { REDIS_STARTED };
+        if (tls || kind == Kind::RabbitMq) && !self.output().contains(started) {
             return false;
+        }
+        if tls {
+            return true;
         }
         let (request, expected): (&[u8], u8) = match self.kind {
             Kind::RabbitMq => (b"AMQP\0\0\x09\x01", 1),
@@ -319,17 +336,6 @@ fn temporary_folder(kind: Kind) -> PathBuf {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{kind}-{}-{count}-{:08x}", std::process::id(), fastrand::u32(..)).to_lowercase();
     std::env::temp_dir().join(name)
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-fn free_port() -> io::Result<u16> {
-    (0..1_000)
-        .map(|_| fastrand::u16(PORTS))
-        .find(|port| is_free(*port))
-        .ok_or_else(|| io::Error::other("no free port found"))
 }
 
 /// A process group for each broker, so that one signal reaches all of its processes.

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Session, connect};
 use super::topology::{REPLY_TO, Topology};
+use crate::address::BrokerUrl;
 use crate::client::{Broker, Calls, Connection};
 use crate::error::Error;
 use crate::model::Reading;
@@ -29,7 +30,7 @@ struct Requests {
 
 #[async_trait]
 impl Broker for Topology {
-    async fn open(&self, url: &str, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error> {
+    async fn open(&self, url: &BrokerUrl, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error> {
         let session = connect(url).await?;
         // With confirms, RabbitMQ returns an unroutable request at once, with its confirm.
         session.channel.confirm_select(ConfirmSelectOptions::default()).await?;

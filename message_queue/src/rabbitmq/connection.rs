@@ -6,19 +6,21 @@
 //! RabbitMQ closes after an error. [`reconnect`](crate::reconnect) decides whether and when to
 //! start over. (A client of request/reply connects again at its next call instead.)
 
+use async_rs::Runtime;
 use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer, ErrorKind, Event};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use url::Host;
 
-use crate::address::{parse, refuse, without_password};
+use super::over_tls::OverTls;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::rabbitmq::{CONNECT_TIMEOUT, HEARTBEAT};
 
@@ -30,17 +32,15 @@ pub(crate) struct Session {
 }
 
 /// Connects once.
-pub(crate) async fn connect(url: &str) -> Result<Session, Error> {
+pub(crate) async fn connect(url: &BrokerUrl) -> Result<Session, Error> {
     let uri = uri(url)?;
-    let no_broker = |detail| Error::NoBroker { url: without_password(url), detail };
-    let connecting = Connection::connect_uri(uri.clone(), ConnectionProperties::default());
-    let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
+    let connection = match timeout(CONNECT_TIMEOUT, open(url, uri.clone())).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => match error.kind() {
-            ErrorKind::IOError(error) => return Err(no_broker(error.to_string())),
+            ErrorKind::IOError(error) => return Err(url.not_opened(error)),
             _ => return Err(explain(url, &uri, error)),
         },
-        Err(_late) => return Err(no_broker(format!("no response within {CONNECT_TIMEOUT:?}"))),
+        Err(_late) => return Err(url.no_broker(format!("no response within {CONNECT_TIMEOUT:?}"), true)),
     };
     let mut events = connection.events_listener();
     let events = tokio::spawn(async move {
@@ -57,14 +57,22 @@ pub(crate) async fn connect(url: &str) -> Result<Session, Error> {
     Ok(Session { channel, connection, _events: AbortOnDropHandle::new(events) })
 }
 
-fn uri(url: &str) -> Result<AMQPUri, Error> {
-    let parsed = parse(url, &["amqp"])?;
-    let mut uri: AMQPUri = url.parse().map_err(|error: String| refuse(url, error))?;
+async fn open(url: &BrokerUrl, mut uri: AMQPUri) -> lapin::Result<Connection> {
+    let properties = ConnectionProperties::default();
+    let Some(tls) = &url.tls else { return Connection::connect_uri(uri, properties).await };
+    // lapin itself is built without TLS: given amqps, it would send the password in plaintext.
+    uri.scheme = AMQPScheme::AMQP;
+    let runtime = Runtime::new(OverTls::new(tls.clone(), uri.authority.host.clone()));
+    Connection::connect_uri_with_runtime(uri, properties, runtime).await
+}
+
+fn uri(url: &BrokerUrl) -> Result<AMQPUri, Error> {
+    let parsed = url.parse(&["amqp", "amqps"])?;
+    let mut uri: AMQPUri = url.text.parse().map_err(|error: String| url.refuse(error))?;
     if uri.vhost.is_empty() {
-        return Err(refuse(
-            url,
-            "it names an empty vhost: remove the slash at the end, or write /%2f for the vhost /",
-        ));
+        return Err(
+            url.refuse("it names an empty vhost: remove the slash at the end, or write /%2f for the vhost /")
+        );
     }
     // lapin would connect to localhost instead of an IPv6 address.
     if let Some(Host::Ipv6(address)) = parsed.host() {
@@ -75,17 +83,24 @@ fn uri(url: &str) -> Result<AMQPUri, Error> {
 }
 
 /// Returns an error that says why RabbitMQ refused a connection.
-fn explain(url: &str, uri: &AMQPUri, error: lapin::Error) -> Error {
+fn explain(url: &BrokerUrl, uri: &AMQPUri, error: lapin::Error) -> Error {
     let (user, vhost) = (&uri.authority.userinfo.username, &uri.vhost);
     let reason = match error.kind() {
         ErrorKind::ProtocolError(reason) => reason,
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
-            return Error::Unusable(format!("the server at {} is not RabbitMQ", without_password(url)));
+            let hint = if url.tls.is_none() { ", or it speaks TLS: then use amqps://" } else { "" };
+            return Error::Unusable(format!("the server at {url} is not RabbitMQ{hint}"));
         }
         _ => return error.into(),
     };
     let text = reason.get_message().as_str();
     match reason.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if uri.query.auth_mechanism.is_some() => {
+            Error::Unusable(format!(
+                "RabbitMQ refused the login: with auth_mechanism=external, it needs a user with the name in the \
+                 client's certificate (--identity), and it must offer that mechanism: {text}"
+            ))
+        }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
             let guest = if user == "guest" {
                 "; by default, guest can log in only from the broker's own machine"
@@ -136,8 +151,13 @@ impl Deliveries {
     ///
     /// # Errors
     /// If no broker answers, or there is no such queue.
-    pub async fn open(url: &str, queue: &str, prefetch: u16, batch: usize) -> Result<Self, Error> {
-        Self::start(connect(url).await?, queue.into(), prefetch, batch).await
+    pub async fn open(
+        url: impl Into<BrokerUrl>,
+        queue: &str,
+        prefetch: u16,
+        batch: usize,
+    ) -> Result<Self, Error> {
+        Self::start(connect(&url.into()).await?, queue.into(), prefetch, batch).await
     }
 
     pub(crate) async fn start(

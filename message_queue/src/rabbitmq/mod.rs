@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod connection;
+mod over_tls;
 pub mod producer;
 pub mod publish_subscribe;
 pub mod server;

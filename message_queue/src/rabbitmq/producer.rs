@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::connection::{Session, connect};
 use super::topology::Topology;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::rabbitmq::MAX_DECLARATIONS;
 use crate::reconnect::Retry;
@@ -38,7 +39,7 @@ pub(crate) const PERSISTENT: u8 = 2;
 /// Publishes with confirms, on a connection of its own: RabbitMQ blocks whole
 /// connections, and a consumer on a blocked one could not acknowledge.
 pub struct Publisher {
-    url: String,
+    url: BrokerUrl,
     topology: Topology,
     window: usize,
     session: Option<Arc<Session>>,
@@ -63,11 +64,15 @@ impl Publisher {
     ///
     /// # Errors
     /// If no broker answers, or a declaration fails: see [`Error::PreconditionFailed`].
-    pub async fn connect(url: &str, topology: Topology, window: usize) -> Result<Self, Error> {
-        let mut retry = Retry::new();
-        let session = retry.first(|| open(url, &topology)).await?;
+    pub async fn connect(
+        url: impl Into<BrokerUrl>,
+        topology: Topology,
+        window: usize,
+    ) -> Result<Self, Error> {
+        let (url, mut retry) = (url.into(), Retry::new());
+        let session = retry.first(|| open(&url, &topology)).await?;
         Ok(Self {
-            url: url.to_owned(),
+            url,
             topology,
             window: window.max(1),
             session: Some(Arc::new(session)),
@@ -239,7 +244,7 @@ fn from_return(returned: BasicReturnMessage) -> Message {
     }
 }
 
-async fn open(url: &str, topology: &Topology) -> Result<Session, Error> {
+async fn open(url: &BrokerUrl, topology: &Topology) -> Result<Session, Error> {
     let session = connect(url).await?;
     topology.declare(&session.channel).await?;
     session.channel.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -9,6 +9,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::connection::{Deliveries, connect};
 use super::producer::Message;
 use super::topology::{Topology, own_queue};
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::rabbitmq::{MAX_BACKLOG, MESSAGE_PREFETCH};
 use crate::model::Reading;
@@ -37,18 +38,18 @@ pub fn message(topology: &Topology, reading: &Reading) -> Result<Message, Error>
 /// If no broker answers, or a pattern is longer than
 /// [`MAX_PATTERN`](crate::limits::rabbitmq::MAX_PATTERN).
 pub async fn subscribe(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     topology: Topology,
     patterns: &[String],
 ) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
     let short =
         |pattern: &String| ShortString::try_new(pattern.as_str()).map_err(|_too_long| Error::PatternTooLong);
     let patterns = patterns.iter().map(short).collect::<Result<_, _>>()?;
-    Patterns { url: url.to_owned(), topology, patterns }.subscribe().await
+    Patterns { url: url.into(), topology, patterns }.subscribe().await
 }
 
 struct Patterns {
-    url: String,
+    url: BrokerUrl,
     topology: Topology,
     patterns: Vec<ShortString>,
 }

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::connection::{Deliveries, connect};
 use super::topology::{REPLY_TO, Topology};
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::rabbitmq::{MESSAGE_PREFETCH, SERVER_ACK_BATCH, SERVER_DRAIN_TIMEOUT};
 use crate::reconnect::Retry;
@@ -23,14 +24,14 @@ use crate::record::{Reason, Reply, Store};
 /// If no broker answers at the start, or after an error that a new connection can't cure. After
 /// any other error, it reconnects on its own.
 pub async fn serve(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     topology: &Topology,
     shutdown: &CancellationToken,
     listening: impl FnOnce(),
 ) -> Result<(), Error> {
-    let store = Store::default();
+    let (url, store) = (url.into(), Store::default());
     let open = async || {
-        let session = connect(url).await?;
+        let session = connect(&url).await?;
         topology.declare_requests(&session.channel).await?;
         Deliveries::start(session, topology.requests().into(), MESSAGE_PREFETCH, SERVER_ACK_BATCH).await
     };

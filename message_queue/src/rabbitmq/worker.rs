@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::connection::{Session, acknowledge, connect, consume};
 use super::producer::{Message, PERSISTENT, Publisher};
 use super::topology::Topology;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::job::{Attempt, DeadLetter, Failed, Job, Next};
 use crate::limits::TRIES;
@@ -52,7 +53,7 @@ pub fn message(topology: &Topology, job: &Job) -> Result<Message, Error> {
 #[derive(Debug, Clone)]
 pub struct WorkQueue {
     /// The broker.
-    pub url: String,
+    pub url: BrokerUrl,
     /// The queues.
     pub topology: Topology,
     /// Maximum number of jobs sent ahead of their acknowledgement.
@@ -68,7 +69,7 @@ impl Queue for WorkQueue {
     async fn open(&self) -> Result<Consuming, Error> {
         // This also declares the queues.
         let window = usize::from(self.prefetch);
-        let retries = Publisher::connect(&self.url, self.topology.clone(), window).await?;
+        let retries = Publisher::connect(self.url.clone(), self.topology.clone(), window).await?;
         let session = connect(&self.url).await?;
         let consumer = Some(consume(&session.channel, self.topology.jobs().into(), self.prefetch).await?);
         let (queue, ahead, waiting) = (self.clone(), self.prefetch, VecDeque::new());
@@ -283,13 +284,14 @@ fn copy_of(delivery: &Delivery, queue: String, headers: FieldTable) -> Message {
 /// If no broker answers, or the connection is lost. Dead letters that were not moved are still
 /// there.
 pub async fn dead_letters(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     topology: &Topology,
     redrive: bool,
     mut show: impl FnMut(&DeadLetter) -> std::io::Result<()>,
 ) -> Result<usize, Error> {
-    let mut publisher = Publisher::connect(url, topology.clone(), 1).await?;
-    let session = connect(url).await?;
+    let url = url.into();
+    let mut publisher = Publisher::connect(url.clone(), topology.clone(), 1).await?;
+    let session = connect(&url).await?;
     let queue = topology.dead_letters();
     let mut count = 0;
     // Dead letters that stay are not acknowledged, and go back when the connection closes. So each

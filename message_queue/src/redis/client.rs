@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::connection::{Subscriber, message};
 use super::names::KeyNames;
+use crate::address::BrokerUrl;
 use crate::client::{Broker, Calls, Connection};
 use crate::error::Error;
 use crate::limits::MAX_IN_FLIGHT;
@@ -32,7 +33,7 @@ struct Requests {
 #[async_trait]
 impl Broker for KeyNames {
     /// Subscribes to a channel of its own for replies.
-    async fn open(&self, url: &str, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error> {
+    async fn open(&self, url: &BrokerUrl, calls: Arc<Calls>) -> Result<Box<dyn Connection>, Error> {
         let mut subscriber = Subscriber::connect(url, MAX_IN_FLIGHT * 2).await?;
         let reply_to = format!("{}{:032x}", self.replies(), fastrand::u128(..));
         subscriber.connection.subscribe(&reply_to).await?;

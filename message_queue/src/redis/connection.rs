@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, RedisError, Value, cmd,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value, cmd,
 };
+use tcp_socket::base::tls;
+use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::names::KeyNames;
-use crate::address::{parse, refuse, without_password};
+use crate::address::BrokerUrl;
 use crate::error::{Error, redis_text};
 use crate::limits::redis::{HEARTBEAT, MIN_VERSION, TIMEOUT};
 
@@ -26,14 +29,18 @@ pub(super) const GROUP: &str = "workers";
 /// Name of the user if the login has only a password.
 const DEFAULT_USER: &str = "default";
 
-fn info(url: &str) -> Result<ConnectionInfo, Error> {
-    let parsed = parse(url, &["redis", "valkey", "unix", "redis+unix", "valkey+unix"])?;
-    parsed.into_connection_info().map_err(|error| refuse(url, redis_text(&error)))
+fn info(url: &BrokerUrl) -> Result<ConnectionInfo, Error> {
+    let schemes = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"];
+    let mut parsed = url.parse(&schemes)?;
+    if url.tls.is_some() {
+        let _ = parsed.set_scheme("redis"); // TLS is not the redis crate's part: see `open_stream`.
+    }
+    parsed.into_connection_info().map_err(|error| url.refuse(redis_text(&error)))
 }
 
 /// Connects, logs in, and checks that Redis is not too old, if it sends its version.
 async fn open(
-    url: &str,
+    url: &BrokerUrl,
     info: &ConnectionInfo,
     protocol: ProtocolVersion,
     config: AsyncConnectionConfig,
@@ -46,10 +53,21 @@ async fn open(
     if protocol == ProtocolVersion::RESP3 {
         settings = login.clone().set_protocol(protocol).set_db(0);
     }
-    let client = Client::open(info.clone().set_redis_settings(settings))?;
     let explain = |error| explain(url, login, error);
-    let mut connection =
-        client.get_multiplexed_async_connection_with_config(&config).await.map_err(explain)?;
+    let mut connection = if let Some(tls) = &url.tls {
+        let connecting = async {
+            let stream = open_stream(url, info.addr(), tls.clone()).await?;
+            let connecting = MultiplexedConnection::new_with_config(&settings, stream, config);
+            let (connection, driver) = connecting.await.map_err(explain)?;
+            tokio::spawn(driver); // It ends with the last clone of the connection.
+            Ok::<_, Error>(connection)
+        };
+        let late = |_elapsed| url.no_broker(format!("no response within {TIMEOUT:?}"), true);
+        timeout(TIMEOUT, connecting).await.map_err(late)??
+    } else {
+        let client = Client::open(info.clone().set_redis_settings(settings))?;
+        client.get_multiplexed_async_connection_with_config(&config).await.map_err(explain)?
+    };
     if protocol == ProtocolVersion::RESP2
         && let Some(password) = login.password()
     {
@@ -69,6 +87,22 @@ async fn open(
     Ok(connection)
 }
 
+/// Opens a stream with TLS. The redis crate's own TLS would read all authorities that the system
+/// trusts, for each connection, and then ignore them.
+async fn open_stream(
+    url: &BrokerUrl,
+    addr: &ConnectionAddr,
+    tls: Arc<ClientConfig>,
+) -> Result<tls::Socket, Error> {
+    let ConnectionAddr::Tcp(host, port) = addr else { return Err(url.refuse("it must name a host")) };
+    let stream = async {
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.set_nodelay(true)?;
+        tls::connect(tls, host, stream).await
+    };
+    stream.await.map_err(|error| url.not_opened(&error))
+}
+
 fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
     let version = hello.get("version").and_then(|version| String::from_redis_value_ref(version).ok());
     let Some(version) = version else { return Ok(()) };
@@ -85,16 +119,20 @@ fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
 }
 
 /// Returns an error that says why Redis refused a connection.
-fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
+fn explain(url: &BrokerUrl, login: &RedisConnectionInfo, error: RedisError) -> Error {
+    if let Some(text) = tls::fault(&error, true) {
+        return Error::Unusable(text);
+    }
     let user = login.username().unwrap_or(DEFAULT_USER);
     let detail = error.detail().unwrap_or_default();
     match error.code() {
         _ if error.is_io_error() => {
-            Error::NoBroker { url: without_password(url), detail: redis_text(&error) }
+            let reached =
+                error.is_timeout() || (error.is_connection_dropped() && !error.is_connection_refusal());
+            url.no_broker(redis_text(&error), reached)
         }
         Some("NOAUTH") => Error::Unusable(format!(
-            "Redis at {} requires a login: put it into the URL, as in redis://user:password@host",
-            without_password(url)
+            "Redis at {url} requires a login: put it into the URL, as in redis://user:password@host"
         )),
         Some("WRONGPASS") => Error::Unusable(format!(
             "Redis refused the login for user {user}: check the name and the password in the URL"
@@ -102,21 +140,21 @@ fn explain(url: &str, login: &RedisConnectionInfo, error: RedisError) -> Error {
         Some("ERR") if detail.contains("DB index") => Error::Unusable(format!(
             "there is no database {} on Redis at {}: leave it out of the URL, or use a lower number",
             login.db(),
-            without_password(url)
+            url
         )),
         Some(_) => error.into(),
-        None => Error::Unusable(format!("the server at {} is not Redis", without_password(url))),
+        None => Error::Unusable(format!("the server at {url} is not Redis")),
     }
 }
 
 /// Opens a connection for commands. It does not reconnect on its own, since after a reconnect the
 /// caller has to do more than repeat a command.
-pub(crate) async fn connect(url: &str) -> Result<MultiplexedConnection, Error> {
+pub(crate) async fn connect(url: &BrokerUrl) -> Result<MultiplexedConnection, Error> {
     open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
 }
 
 /// Connects, and creates the group if necessary.
-pub(super) async fn open_group(url: &str, keys: &KeyNames) -> Result<MultiplexedConnection, Error> {
+pub(super) async fn open_group(url: &BrokerUrl, keys: &KeyNames) -> Result<MultiplexedConnection, Error> {
     let mut connection = connect(url).await?;
     let mut create = cmd("XGROUP");
     create.arg("CREATE").arg(keys.jobs()).arg(GROUP).arg("0").arg("MKSTREAM");
@@ -141,7 +179,7 @@ impl Subscriber {
     /// Connects. At most `capacity` messages wait to be taken; more are dropped and
     /// counted. (Waiting for room instead would stop the whole connection, and
     /// Redis disconnects subscribers that stop reading.)
-    pub(crate) async fn connect(url: &str, capacity: usize) -> Result<Self, Error> {
+    pub(crate) async fn connect(url: &BrokerUrl, capacity: usize) -> Result<Self, Error> {
         // RESP3 allows commands and messages on one connection.
         let info = info(url)?;
         let (sender, pushes) = mpsc::channel(capacity);

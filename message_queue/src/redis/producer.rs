@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::connection::open_group;
 use super::names::KeyNames;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::job::Job;
 use crate::limits::redis::PIPELINE;
@@ -25,7 +26,7 @@ const ADD: &str = "
 
 /// Adds jobs, in batches.
 pub struct Producer {
-    url: String,
+    url: BrokerUrl,
     keys: KeyNames,
     max_length: usize,
     connection: Option<MultiplexedConnection>,
@@ -39,10 +40,13 @@ impl Producer {
     ///
     /// # Errors
     /// If no broker answers.
-    pub async fn connect(url: &str, keys: KeyNames, max_length: usize) -> Result<Self, Error> {
-        let mut retry = Retry::new();
-        let connection = Some(retry.first(|| open_group(url, &keys)).await?);
-        let (url, unconfirmed) = (url.to_owned(), Vec::new());
+    pub async fn connect(
+        url: impl Into<BrokerUrl>,
+        keys: KeyNames,
+        max_length: usize,
+    ) -> Result<Self, Error> {
+        let (url, mut retry, unconfirmed) = (url.into(), Retry::new(), Vec::new());
+        let connection = Some(retry.first(|| open_group(&url, &keys)).await?);
         Ok(Self { url, keys, max_length, connection, retry, unconfirmed, confirmed: 0 })
     }
 

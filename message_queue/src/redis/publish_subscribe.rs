@@ -8,6 +8,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::{Subscriber, connect, message};
 use super::names::KeyNames;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::redis::{MAX_BACKLOG, PIPELINE};
 use crate::model::Reading;
@@ -16,7 +17,7 @@ use crate::reconnect::Retry;
 
 /// Publishes readings.
 pub struct Publisher {
-    url: String,
+    url: BrokerUrl,
     /// `None` after it was lost.
     connection: Option<MultiplexedConnection>,
     keys: KeyNames,
@@ -28,9 +29,10 @@ impl Publisher {
     ///
     /// # Errors
     /// If no broker answers.
-    pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
-        let connection = Some(Retry::new().first(|| connect(url)).await?);
-        Ok(Self { url: url.to_owned(), connection, keys, pipeline: redis::pipe() })
+    pub async fn connect(url: impl Into<BrokerUrl>, keys: KeyNames) -> Result<Self, Error> {
+        let url = url.into();
+        let connection = Some(Retry::new().first(|| connect(&url)).await?);
+        Ok(Self { url, connection, keys, pipeline: redis::pipe() })
     }
 
     /// Publishes each reading on the channel `<prefix>:readings:<station>:<metric>`. Returns for
@@ -85,16 +87,16 @@ impl Publisher {
 /// # Errors
 /// If no broker answers.
 pub async fn subscribe(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     keys: &KeyNames,
     patterns: &[String],
 ) -> Result<BoxStream<'static, Result<Event, Error>>, Error> {
     let channels = patterns.iter().map(|pattern| keys.readings(pattern)).collect();
-    Channels { url: url.to_owned(), channels }.subscribe().await
+    Channels { url: url.into(), channels }.subscribe().await
 }
 
 struct Channels {
-    url: String,
+    url: BrokerUrl,
     channels: Vec<String>,
 }
 

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::connection::{Subscriber, message};
 use super::names::KeyNames;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::limits::redis::{MAX_WAITING_REQUESTS, MESSAGE_BATCH};
 use crate::reconnect::Retry;
@@ -22,14 +23,14 @@ use crate::record::{Address, AddressedReply, Store};
 /// If no broker answers at the start, or after an error that a new connection can't cure. After
 /// any other error, it reconnects on its own.
 pub async fn serve(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     keys: &KeyNames,
     shutdown: &CancellationToken,
     listening: impl FnOnce(),
 ) -> Result<(), Error> {
-    let store = Store::default();
+    let (url, store) = (url.into(), Store::default());
     let open = async || {
-        let mut subscriber = Subscriber::connect(url, MAX_WAITING_REQUESTS).await?;
+        let mut subscriber = Subscriber::connect(&url, MAX_WAITING_REQUESTS).await?;
         subscriber.connection.subscribe(keys.requests()).await?;
         Ok(subscriber)
     };

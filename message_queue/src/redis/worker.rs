@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::connection::{GROUP, open_group};
 use super::names::KeyNames;
+use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::job::{Attempt, DeadLetter, Failed, Job, Next};
 use crate::limits::TRIES;
@@ -82,7 +83,7 @@ const REMOVE_IDLE: &str = "
 #[derive(Debug, Clone)]
 pub struct WorkQueue {
     /// The broker.
-    pub url: String,
+    pub url: BrokerUrl,
     /// The streams.
     pub keys: KeyNames,
     /// The worker's name in the group; each needs its own. See [`random_name`].
@@ -324,12 +325,12 @@ fn entry(mut id: StreamId, delivery: usize) -> Entry {
 /// If no broker answers, or the connection is lost. Dead letters that were not moved are still
 /// there.
 pub async fn dead_letters(
-    url: &str,
+    url: impl Into<BrokerUrl>,
     keys: &KeyNames,
     redrive: bool,
     mut show: impl FnMut(&DeadLetter) -> std::io::Result<()>,
 ) -> Result<usize, Error> {
-    let mut connection = open_group(url, keys).await?;
+    let mut connection = open_group(&url.into(), keys).await?;
     let (mut count, mut after) = (0, "-".to_owned());
     loop {
         let mut range = cmd("XRANGE");

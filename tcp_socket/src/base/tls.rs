@@ -50,7 +50,7 @@ const HANDSHAKE: u8 = 0x16;
 pub type Socket<T = TcpStream> = Either<T, Box<TlsStream<T>>>;
 
 /// TLS as command-line options of a server.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct ServerOptions {
     /// Encrypt all connections with TLS
     #[arg(long)]
@@ -114,7 +114,7 @@ impl ClientOptions {
     pub fn config(&self, encrypted: bool, alpn: Option<&str>) -> anyhow::Result<Option<Arc<ClientConfig>>> {
         if !encrypted {
             let unused = self.ca.is_none() && self.identity.is_none();
-            ensure!(unused, "--ca and --identity need an address with TLS, such as https:// or tls://");
+            ensure!(unused, "--ca and --identity need an address with TLS, such as https:// or amqps://");
             return Ok(None);
         }
         let default = Path::new(FOLDER).join("ca.pem");
@@ -306,6 +306,11 @@ pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
+        }
+        // Some libraries share an error, such as redis.
+        if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+            next = Some(&**shared);
+            continue;
         }
         // The source of an `io::Error` is not the error in it, but that error's source.
         let inner = error.downcast_ref().and_then(io::Error::get_ref);

@@ -30,7 +30,7 @@ async fn the_base_uses_nothing_else_from_its_crate() {
         if file.ends_with("/journal.rs") {
             assert!(count <= 60, "the journal has {count} lines");
         } else if file.ends_with("/tls.rs") {
-            assert!(count <= 370, "TLS has {count} lines");
+            assert!(count <= 430, "TLS has {count} lines");
         } else {
             lines += count;
         }

@@ -102,7 +102,7 @@ async fn an_error_says_whether_the_request_may_have_been_executed() {
         (Error::from(refused), false),
         (Error::NoServer("weather".into()), false),
         (Error::Refused { reason: Reason::Full, detail: String::new() }, false),
-        (Error::NoBroker { url: String::new(), detail: String::new() }, false),
+        (Error::NoBroker { url: String::new(), detail: String::new(), reached: false }, false),
     ] {
         assert_eq!(error.may_have_been_executed(), may, "{error}");
     }

@@ -39,7 +39,7 @@ async fn no_job_waits_too_long_behind_slow_work() {
     produce(Kind::RabbitMq, &prefix, "slow", 16).await;
     let worker = Worker {
         queue: rabbitmq::WorkQueue {
-            url: url.clone(),
+            url: url.as_str().into(),
             topology: topology(&prefix),
             prefetch: limits::rabbitmq::PREFETCH,
             max_wait: Duration::from_millis(500),
@@ -86,7 +86,7 @@ async fn jobs_do_not_wait_behind_a_long_one() {
     produce(Kind::RabbitMq, &prefix, "behind", 20).await;
     let stuck = Worker {
         queue: rabbitmq::WorkQueue {
-            url: url.clone(),
+            url: url.as_str().into(),
             topology: topology(&prefix),
             prefetch: 8,
             max_wait: Duration::from_millis(100),
@@ -133,7 +133,7 @@ async fn a_worker_renews_its_claim_only_when_it_is_due() {
         let (folder, stop) = (Folder::new(), CancellationToken::new());
         let worker = Worker {
             queue: redis::WorkQueue {
-                url: format!("redis://{}", fake.addr),
+                url: format!("redis://{}", fake.addr).into(),
                 keys: keys("fake"),
                 name: redis::random_name().unwrap(),
                 claim_after,

@@ -80,7 +80,7 @@ pub fn topology(prefix: &str) -> Topology {
 pub fn rabbitmq_worker(topology: &Topology, folder: &Folder) -> Worker<WorkQueue> {
     Worker {
         queue: WorkQueue {
-            url: url(Kind::RabbitMq),
+            url: url(Kind::RabbitMq).into(),
             topology: topology.clone(),
             prefetch: limits::rabbitmq::PREFETCH,
             max_wait: limits::rabbitmq::MAX_WAIT,

@@ -57,7 +57,7 @@ async fn an_unusable_broker_is_explained() {
         (
             Kind::RabbitMq,
             format!("amqps://u:sekret@127.0.0.1:{rabbitmq}"),
-            "cannot use the URL amqps://127.0.0.1:",
+            "there is no file certificates/ca.pem",
         ),
         (Kind::RabbitMq, format!("redis://127.0.0.1:{rabbitmq}"), "cannot use the URL redis://127.0.0.1:"),
         (Kind::RabbitMq, format!("u:sekret@127.0.0.1:{rabbitmq}"), "cannot use the URL 127.0.0.1:"),
@@ -91,7 +91,7 @@ async fn an_unusable_broker_is_explained() {
         (
             Kind::Redis,
             format!("rediss://u:sekret@127.0.0.1:{redis_port}"),
-            "cannot use the URL rediss://127.0.0.1:",
+            "there is no file certificates/ca.pem",
         ),
         (Kind::Redis, format!("amqp://127.0.0.1:{redis_port}"), "cannot use the URL amqp://127.0.0.1:"),
         (Kind::Redis, format!("u:sekret@127.0.0.1:{redis_port}"), "cannot use the URL 127.0.0.1:"),
@@ -120,8 +120,8 @@ async fn an_unusable_broker_is_explained() {
             "remove the slash at the end, or write /%2f for the vhost /",
         ),
         (format!("amqp://127.0.0.1:{rabbitmq}/nope"), "rabbitmqctl add_vhost nope"),
-        (format!("amqps://127.0.0.1:{rabbitmq}"), "it asks for TLS"),
-        (format!("rediss://127.0.0.1:{redis_port}"), "it asks for TLS"),
+        (format!("amqps://127.0.0.1:{rabbitmq}"), "to create it, run: cargo run -- certificates"),
+        (format!("rediss://127.0.0.1:{redis_port}"), "to create it, run: cargo run -- certificates"),
         (format!("redis://{locked}"), "requires a login"),
     ] {
         let error = error(&url).await;

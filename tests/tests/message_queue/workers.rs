@@ -31,7 +31,7 @@ pub async fn work(
     stop: &CancellationToken,
     mut report: impl FnMut(String),
 ) -> Result<(), Error> {
-    let (url, work_time) = (url(kind), Duration::ZERO);
+    let (url, work_time) = (url(kind).into(), Duration::ZERO);
     let report = |attempt: &_| {
         report(format!("{attempt}"));
         Ok(())
@@ -81,7 +81,7 @@ async fn jobs_go_back_even_into_a_full_queue() {
     let topology = Topology { max_length: 5, ..topology(&prefix) };
     let worker = |results| Worker {
         queue: rabbitmq::WorkQueue {
-            url: url.clone(),
+            url: url.as_str().into(),
             topology: topology.clone(),
             prefetch: 5,
             max_wait: MAX_WAIT,
@@ -210,7 +210,7 @@ async fn killed_consumers_are_removed_after_a_day() {
     for (remove_idle_after, left) in [(hour, &["holding", "killed"][..]), (Duration::ZERO, &["holding"])] {
         let worker = Worker {
             queue: streams::WorkQueue {
-                url: url.clone(),
+                url: url.as_str().into(),
                 keys: keys(&prefix),
                 name: "looking".into(),
                 claim_after: hour,

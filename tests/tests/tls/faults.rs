@@ -117,7 +117,7 @@ async fn options_for_tls_without_tls_are_refused() {
         for args in [["--ca", "x.pem"], ["--identity", "oslo-1"]] {
             let client = chapter.call(&url, &args).await;
             let expected =
-                "error: --ca and --identity need an address with TLS, such as https:// or tls://\n";
+                "error: --ca and --identity need an address with TLS, such as https:// or amqps://\n";
             assert_eq!(
                 (client.code, client.stderr.as_str()),
                 (Some(1), expected),

@@ -9,6 +9,7 @@ mod chapters;
 mod faults;
 mod hostile;
 mod pairs;
+mod queues;
 mod streams;
 
 fn main() -> ExitCode {
