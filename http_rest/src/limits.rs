@@ -64,6 +64,9 @@ pub struct Limits {
     /// take about 1.1 MB)
     #[arg(long, value_name = "BYTES", default_value = "2097152", value_parser = count(0))]
     pub max_body: usize,
+    /// Time that a TLS handshake may take; after that, the server closes the connection
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub handshake_timeout: Duration,
     /// Time that a request's header may take to arrive; after that, the server closes the
     /// connection
     ///

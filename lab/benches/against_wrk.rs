@@ -17,7 +17,7 @@ use anyhow::{Context, ensure};
 use lab::compare::measure::{self, Span};
 use lab::protocols::by_id;
 use lab::run::meter::Meter;
-use lab::{Server, Spread, pin, role, runtime, serve};
+use lab::{Server, Spread, pin, run_as_child, runtime};
 
 const ROUNDS: usize = 5;
 const SECONDS_EACH: u64 = 2;
@@ -37,10 +37,7 @@ end
 "#;
 
 fn main() -> anyhow::Result<()> {
-    match role() {
-        Some(role) => runtime()?.block_on(serve(&role)),
-        None => compare(),
-    }
+    if run_as_child()? { Ok(()) } else { compare() }
 }
 
 fn compare() -> anyhow::Result<()> {

@@ -22,11 +22,15 @@
 //! - [`report`]: tables, plots, an HTML page, and the figures in the documents.
 //! - [`compare`]: the measurements themselves.
 //! - [`scenes`]: a short scene over each protocol, and views of what travels in it.
+//! - [`faults`]: what happens when something breaks.
+//! - [`certificates`]: a small certificate authority for the chapters' `--tls`.
 //! - [`tap`]: shows what travels between programs that you run yourself.
 //!
 //! `lab/README.md` explains how each figure is made and what it does not say.
 
+pub mod certificates;
 pub mod compare;
+pub mod faults;
 pub mod protocols;
 pub mod report;
 pub mod run;
@@ -36,4 +40,8 @@ pub mod wire;
 
 pub use report::statistic::Spread;
 pub use run::placement::{pin, runtime};
-pub use run::server::{Server, owner_is_gone, role, serve};
+pub use run::server::{Server, owner_is_gone, role};
+
+mod child;
+
+pub use child::{Child, run_as_child};

@@ -3,13 +3,16 @@
 //!
 //! ```sh
 //! cargo run --release                 # about a minute
-//! cargo run --release -- --full       # everything, about a quarter of an hour
+//! cargo run --release -- --full       # everything, up to 25 minutes
+//! cargo run -- predict                # what do you expect?
+//! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
+//! cargo run -- certificates           # create certificates for the chapters' --tls
 //! ```
 
 use std::fs;
-use std::io::{Write, stderr, stdout};
+use std::io::{Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,13 +24,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
 use lab::compare::plan::Plan;
 use lab::protocols::{self, Protocol};
-use lab::report::results::Results;
+use lab::report::predictions;
+use lab::report::results::{Answers, Results};
 use lab::report::{comparison, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
 use lab::scenes::command;
-use lab::{runtime, serve, tap};
+use lab::{Child, certificates, faults, runtime, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
@@ -38,20 +42,33 @@ use lab::{runtime, serve, tap};
 struct Args {
     #[command(subcommand)]
     command: Option<Mode>,
-    /// Measure latency, throughput at one level, CPU time, and bytes: about a minute (the default)
+    /// Measure latency, throughput at one level, CPU time, bytes, and round trips: about a minute (the
+    /// default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, and memory, with more rounds: about 15 minutes
+    /// Also measure fixed rates, batches, set-up, memory, a network, and fan-out, with more rounds: up
+    /// to 25 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
     #[arg(long, value_delimiter = ',', value_parser = protocol)]
     protocols: Vec<&'static Protocol>,
+    /// Also measure over a network that delays each round trip by this many ms: a comma-separated
+    /// list, for example 1ms,20ms,100ms. The lab's own proxy delays bytes, not packets
+    #[arg(long, value_delimiter = ',', value_parser = milliseconds)]
+    delay: Vec<u64>,
+    /// Limit that network to this many Mbit/s in each direction
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    bandwidth: Option<u64>,
+    /// Also send one reading to this many subscribers at once: a comma-separated list, for example
+    /// 1,10,100,1000
+    #[arg(long, value_name = "SUBSCRIBERS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    fan_out: Vec<u64>,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
     placement: Option<Placement>,
-    /// Folder for report.html and results.json
+    /// Folder for report.html, results.json, and predictions.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
     /// Measure nothing, but copy this results.json to docs/performance_comparison.json and render
@@ -63,13 +80,13 @@ struct Args {
 #[derive(Subcommand)]
 enum Mode {
     Wire(command::Options),
+    Faults(faults::command::Options),
     Tap(tap::Options),
-    /// Run a server for the lab itself until its stdin ends
-    #[command(hide = true)]
-    Serve {
-        /// The protocol's ID
-        protocol: String,
-    },
+    /// Ask you nine predictions one by one. The next comparison then shows which of yours hold
+    Predict,
+    Certificates(certificates::Options),
+    #[command(flatten)]
+    Child(Child),
 }
 
 fn protocol(id: &str) -> Result<&'static Protocol, String> {
@@ -77,6 +94,11 @@ fn protocol(id: &str) -> Result<&'static Protocol, String> {
         let ids: Vec<_> = protocols::ALL.iter().map(|protocol| protocol.id).collect();
         format!("use one of {}", ids.join(", "))
     })
+}
+
+fn milliseconds(delay: &str) -> Result<u64, String> {
+    let number = delay.strip_suffix("ms").unwrap_or(delay).parse();
+    number.ok().filter(|&ms| ms <= 1000).ok_or_else(|| "use up to 1000ms, for example 20ms".into())
 }
 
 fn main() -> ExitCode {
@@ -91,9 +113,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Mode::Serve { protocol }) => return runtime()?.block_on(serve(protocol)),
+        Some(Mode::Child(child)) => return child.run(),
+        Some(Mode::Faults(options)) => {
+            return faults::command::command(options, &progress_bar()?, &*stop_on_interrupt()?);
+        }
         Some(Mode::Wire(options)) => return command::run(options),
         Some(Mode::Tap(options)) => return tap::run(options),
+        Some(Mode::Predict) => return predict(&args.out),
+        Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
         None => {}
     }
     if let Some(results) = &args.write_docs {
@@ -102,9 +129,28 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
         bail!("refusing to benchmark a debug build; use `cargo run --release`");
     }
-    let results = measure(args)?;
+    let mut results = measure(args)?;
+    results.answers = answers(&args.out)?;
     print(&results)?;
     write_files(&results, &args.out)
+}
+
+fn predict(folder: &Path) -> anyhow::Result<()> {
+    let answers = predictions::ask(stdin().lock(), stdout())?;
+    let path = folder.join(predictions::FILE);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    fs::write(&path, serde_json::to_string(&answers)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(stdout(), "\nwritten: {}\nnow measure: cargo run --release -- --full", path.display())?;
+    Ok(())
+}
+
+/// Returns the answers that [`predict`] has kept, if any.
+fn answers(folder: &Path) -> anyhow::Result<Answers> {
+    let path = folder.join(predictions::FILE);
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is damaged; run cargo run -- predict again", path.display()))
 }
 
 fn measure(args: &Args) -> anyhow::Result<Results> {
@@ -112,7 +158,7 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         writeln!(stderr(), "could not raise the limit on open files: {error}")?;
     }
-    let plan = if args.full { Plan::full() } else { Plan::quick() };
+    let plan = plan(args);
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
     brokers::install_if_wanted(&protocols)?;
     for missing in brokers::runnable(&protocols, brokers::is_installed).1 {
@@ -124,6 +170,21 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
     }
     let stop = stop_on_interrupt()?;
     compare(&plan, &protocols, args.placement, conditions, &progress_bar()?, &stop)
+}
+
+fn plan(args: &Args) -> Plan {
+    let mut plan = if args.full { Plan::full() } else { Plan::quick() };
+    if !args.delay.is_empty() {
+        plan.delays.clone_from(&args.delay);
+    }
+    if !args.fan_out.is_empty() {
+        plan.subscribers.clone_from(&args.fan_out);
+    }
+    plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
+    if plan.bandwidth.is_some() && plan.delays.is_empty() {
+        plan.delays.push(0);
+    }
+    plan
 }
 
 fn print(results: &Results) -> anyhow::Result<()> {

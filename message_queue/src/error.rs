@@ -120,7 +120,7 @@ impl Error {
             // A request that the broker refused was not executed. If the connection was lost,
             // the request may have been.
             Self::RabbitMq(error) => !error.is_amqp_error(),
-            Self::Redis(error) => error.is_io_error(),
+            Self::Redis(error) => is_broken(error),
             _ => false,
         }
     }
@@ -158,8 +158,11 @@ fn rabbitmq_may_recover(error: &lapin::Error) -> bool {
         // Somebody deleted a queue or an exchange, which is then declared again, or another
         // connection still holds an exclusive queue.
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => true,
-        // A message was not acknowledged within RabbitMQ's `consumer_timeout`.
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("timed out"),
+        // A message was not acknowledged within RabbitMQ's `consumer_timeout`, or lapin has got a confirm
+        // that belongs to no message on this connection.
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+            text.contains("timed out") || text.starts_with("invalid ack")
+        }
         AMQPErrorKind::Hard(
             AMQPHardError::CONNECTIONFORCED | AMQPHardError::RESOURCEERROR | AMQPHardError::INTERNALERROR,
         ) => true,
@@ -187,8 +190,13 @@ const REDIS_MAY_RECOVER: [&str; 12] = [
     "UNBLOCKED",
 ];
 
+/// Returns whether no reply came, or only a part of one.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error() || error.kind() == redis::ErrorKind::Parse
+}
+
 fn redis_may_recover(error: &RedisError) -> bool {
-    let Some(errors) = error.clone().into_server_errors() else { return error.is_io_error() };
+    let Some(errors) = error.clone().into_server_errors() else { return is_broken(error) };
     // Several commands of a pipeline may have failed. All of their errors must be temporary.
     errors.iter().all(|(_, error)| {
         let detail = error.details().unwrap_or_default();

@@ -101,13 +101,14 @@ impl Results {
 
     /// Keeps a result unless the job already has one.
     fn keep(&self, summary: Summary, path: &Path) -> io::Result<Outcome> {
-        let temporary = self.temporary(&serde_json::to_vec(&summary)?)?;
+        let content = serde_json::to_string(&summary)?;
+        let temporary = self.temporary(content.as_bytes())?;
         let renamed = self.rename_once(&temporary, path);
         if !matches!(renamed, Ok(true)) {
             fs::remove_file(&temporary)?;
         }
         if matches!(renamed, Ok(true)) {
-            journal::append([format!("{} {}", summary.job, summary.station)]);
+            journal::append([content]);
         }
         Ok(if renamed? { Outcome::Done(summary) } else { Outcome::AlreadyDone(summary.job) })
     }

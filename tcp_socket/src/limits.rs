@@ -72,6 +72,9 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "524288")]
     pub max_payload: u32,
     /// Time for a new connection to send its `HELLO`; after that, it gets `HANDSHAKE_TIMEOUT`
+    ///
+    /// A TLS handshake before it may take the same time; after that, the server closes the
+    /// connection.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Close a connection on which no byte arrives for this many seconds

@@ -84,10 +84,7 @@ impl Store {
                 station.push(run);
             }
         }
-        journal::append(batch.iter().map(|reading| {
-            let Reading { station, value, recorded_at, .. } = reading;
-            format!("{station} {} {value} {recorded_at}", reading.metric().name())
-        }));
+        write_journal(batch);
         Ok(())
     }
 
@@ -112,6 +109,14 @@ impl Store {
         stations.insert(id.to_owned(), station.clone());
         Ok(station)
     }
+}
+
+/// Writes accepted readings to the journal, if there is one.
+pub(super) fn write_journal(batch: &[Reading]) {
+    journal::append(batch.iter().map(|reading| {
+        let Reading { station, value, recorded_at, .. } = reading;
+        format!("{station} {} {value} {recorded_at}", reading.metric().name())
+    }));
 }
 
 impl Station {

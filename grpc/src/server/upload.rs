@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use super::store::{Station, Store};
+use super::store::{Station, Store, write_journal};
 use crate::limits::{MAX_STATIONS, MAX_VIOLATIONS};
 use crate::protocol::model::check;
 use crate::protocol::proto::{Rejection, UploadRequest, UploadResponse};
@@ -60,6 +60,7 @@ impl Upload<'_> {
             ("reading.station".to_owned(), full)
         })?;
         station.push(std::slice::from_ref(&reading));
+        write_journal(std::slice::from_ref(&reading));
         Ok(())
     }
 

@@ -16,8 +16,8 @@ use http_rest::limits::MAX_LIMIT;
 use http_rest::protocol::model::{Gap, StationPatch};
 use http_rest::{Client, Error, Metric, Reading, Station};
 use serde::Serialize;
-use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::{program, tls};
 
 /// Talks to the weather server over HTTP/1.1. Without a subcommand, it runs a short
 /// guided tour of requests and their responses.
@@ -27,6 +27,8 @@ struct Args {
     /// Address of the server
     #[arg(long, default_value = "http://127.0.0.1:8080", global = true)]
     url: String,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -130,7 +132,8 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 async fn main() -> ExitCode {
     let result = run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
         Some(Error::Unreachable { url, .. }) => {
-            anyhow::anyhow!("no server at {url}; start one with: cargo run -p http_rest --bin server")
+            let option = if url.starts_with("https:") { " -- --tls" } else { "" };
+            anyhow::anyhow!("no server at {url}; start one with: cargo run -p http_rest --bin server{option}")
         }
         _ => error,
     });
@@ -138,7 +141,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = Client::new(&args.url)?;
+    let client = Client::with_tls(&args.url, &args.tls)?;
     let out = &mut program::output();
     match args.command {
         None => tour(&client, out).await,

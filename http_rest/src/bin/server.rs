@@ -14,6 +14,7 @@ use clap::Parser;
 use http_rest::Limits;
 use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
+use tcp_socket::base::tls::{self, HTTP_1_1, Listener};
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
 /// After Ctrl-C, it finishes the requests in flight and exits; a second Ctrl-C stops it at once.
@@ -26,6 +27,8 @@ struct Args {
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
+    tls: tls::ServerOptions,
+    #[command(flatten)]
     journal: Journal,
 }
 
@@ -37,9 +40,11 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
     args.journal.open()?;
+    let tls = args.tls.config(Some(HTTP_1_1))?;
     // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = program::listen(args.addr, "http_rest").await?;
-    writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
+    let listener = Listener { tcp: program::listen(args.addr, "http_rest").await?, tls };
+    let scheme = if args.tls.tls { "https" } else { "http" };
+    writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")
 }

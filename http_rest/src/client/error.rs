@@ -25,6 +25,10 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// TLS is not possible with this server or these files. The text says why and what to do.
+    /// Another attempt would fail in the same way.
+    #[error("{0}")]
+    Tls(String),
     /// The server responded with an error.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -69,7 +73,7 @@ impl Error {
     /// it again. If so, check first, unless a second execution does no harm.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Setup(_) | Self::Unreachable { .. } => false,
+            Self::Address { .. } | Self::Setup(_) | Self::Unreachable { .. } | Self::Tls(_) => false,
             Self::Broken(_) | Self::TimedOut | Self::EarlierAttempt { .. } => true,
             // A 303 says where to find the result of the executed request.
             Self::Redirect { status, .. } => *status == 303,

@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
+use tcp_socket::base::tls;
 
 pub use self::error::Error;
 use self::retry::Repeat;
@@ -51,10 +52,19 @@ impl Client {
     /// sent yet.
     ///
     /// # Errors
-    /// [`Error::Address`] if `url` has another form, [`Error::Setup`] if the HTTP library
-    /// can't start.
+    /// The same as for [`Client::with_tls`].
     pub fn new(url: &str) -> Result<Self, Error> {
-        Ok(Self { transport: Transport::new(url)? })
+        Self::with_tls(url, &tls::ClientOptions::default())
+    }
+
+    /// The same as [`Client::new`]. For a `url` that begins with `https`, `options` says which
+    /// servers to trust, and which certificate to show.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if `url` has another form, [`Error::Tls`] if the files for TLS are
+    /// not usable, [`Error::Setup`] if the HTTP library can't start.
+    pub fn with_tls(url: &str, options: &tls::ClientOptions) -> Result<Self, Error> {
+        Ok(Self { transport: Transport::new(url, options)? })
     }
 
     /// Records either the whole batch or nothing, and returns how many readings were

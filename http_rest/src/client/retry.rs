@@ -65,6 +65,7 @@ pub(super) fn may_pass(error: &Error, repeat: Repeat) -> bool {
         Error::TimedOut
         | Error::Address { .. }
         | Error::Setup(_)
+        | Error::Tls(_)
         | Error::Redirect { .. }
         | Error::EarlierAttempt { .. } => false,
     }

@@ -3,6 +3,7 @@
 use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::de::DeserializeOwned;
+use tcp_socket::base::tls::{self, HTTP_1_1, trust_nobody};
 
 use super::error::Error;
 use super::retry::{Repeat, retry};
@@ -18,15 +19,20 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(url: &str) -> Result<Self, Error> {
-        if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
+    pub(super) fn new(url: &str, tls: &tls::ClientOptions) -> Result<Self, Error> {
+        let parsed = reqwest::Url::parse(url).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+        let Some(parsed) = parsed.filter(reqwest::Url::has_host) else {
             return Err(Error::Address { url: url.to_owned() });
-        }
+        };
+        let tls = tls.config(parsed.scheme() == "https", Some(HTTP_1_1));
+        let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")))?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .redirect(redirect::Policy::none())
             .no_proxy() // Connect directly, whatever proxy the environment names.
+            // By default, reqwest would trust the system's authorities, and read all of them.
+            .tls_backend_preconfigured(tls.map_or_else(trust_nobody, |tls| (*tls).clone()))
             .build()
             .map_err(Error::Setup)?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
@@ -47,10 +53,11 @@ impl Transport {
 
     /// Sends a request once and waits for the header of its response.
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<reqwest::Response, Error> {
-        request.send().await.map_err(|source| match source {
-            source if source.is_connect() => Error::Unreachable { url: self.url.clone(), source },
-            source if source.is_builder() => Error::Setup(source),
-            source => Error::Broken(source),
+        request.send().await.map_err(|source| match tls::fault(&source, !source.is_connect()) {
+            Some(fault) => Error::Tls(fault),
+            None if source.is_connect() => Error::Unreachable { url: self.url.clone(), source },
+            None if source.is_builder() => Error::Setup(source),
+            None => Error::Broken(source),
         })
     }
 }

@@ -64,6 +64,14 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     \r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\"}";
 
+/// The response to a request without TLS if the server speaks TLS.
+pub(crate) const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\n\
+    content-type: application/problem+json\r\n\
+    connection: close\r\n\
+    content-length: 116\r\n\
+    \r\n\
+    {\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\"detail\":\"this port speaks TLS: use https instead of http\"}";
+
 /// Refuses a connection. Writing the response doesn't wait: it fits into the buffer of any
 /// new socket.
 pub(crate) async fn refuse(

@@ -12,6 +12,7 @@ mod state;
 mod stations;
 mod store;
 
+use std::convert::identity;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tcp_socket::base::accept::Connections;
-use tokio::net::TcpListener;
+use tcp_socket::base::tls::{Acceptor, Listener};
 use tracing::info;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,13 +37,13 @@ use crate::protocol::problem::Problem;
 
 /// The routes. `routes!` reads path and method from the handler's own description, which
 /// also becomes part of `/openapi.json`, so the two cannot differ.
-fn router(state: AppState) -> Router {
+fn router(state: AppState, url: &str) -> Router {
     let posts = OpenApiRouter::new()
         .routes(routes!(stations::create))
         .routes(routes!(readings::record))
         .route_layer(from_fn_with_state(state.clone(), idempotency::once))
         .route_layer(DefaultBodyLimit::disable()); // `Limits::max_body` applies instead.
-    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble())
+    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble(url))
         .routes(routes!(stations::list))
         .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
         .routes(routes!(readings::list))
@@ -71,23 +72,38 @@ fn router(state: AppState) -> Router {
 /// If the listener can't be used at all. An error on one connection ends only that
 /// connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    listener.local_addr()?;
+    let Listener { tcp: listener, tls } = listener.into();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let addr = listener.local_addr()?;
+    // 0.0.0.0 is not the address of a server, so the description then refers to its own.
+    let url = if addr.ip().is_unspecified() { "/".to_owned() } else { format!("{scheme}://{addr}") };
     let limits = Arc::new(limits);
+    let (handshake_timeout, linger) = (limits.handshake_timeout, limits.connections.linger());
+    let tls = Acceptor::new(tls, handshake_timeout, linger, connection::NOT_TLS.as_bytes());
     let connections = Connections::new(&limits.connections);
-    let router = router(AppState(Arc::new(Shared {
+    let state = AppState(Arc::new(Shared {
         store: Arc::new(Store::new(limits.live_kept)),
         idempotency: Arc::new(IdempotencyStore::new(limits.max_keys, limits.key_lifetime)),
         limits: limits.clone(),
         stopping: connections.stopping(),
-    })));
+    }));
+    let router = router(state, &url);
     let requests = Arc::new(Requests::new(limits.clone()));
-    let serve =
-        |stream, _peer| connection::run(stream, router.clone(), requests.clone(), connections.stopping());
-    let refuse = |stream| connection::refuse(stream, limits.connections.linger());
+    let serve = |stream, _peer| {
+        let (router, requests) = (router.clone(), requests.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), |stream, stopping| {
+            connection::run(stream, router, requests, stopping)
+        })
+    };
+    let refuse = |stream| {
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| {
+            connection::refuse(stream, linger)
+        })
+    };
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections; finishing requests in flight");
     connections.finish(limits.connections.drain_timeout).await;

@@ -5,7 +5,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
 use utoipa::openapi::path::{Operation, Parameter, PathItem};
-use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Schema};
+use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Schema, Server};
 use utoipa::{Number, PartialSchema, ToSchema};
 
 use crate::limits::{
@@ -34,12 +34,12 @@ const OF_BODIES: [(StatusCode, &str); 3] = [
 ];
 
 /// Returns the start of the description, before the handlers add theirs.
-pub(crate) fn preamble() -> OpenApi {
+pub(crate) fn preamble(url: &str) -> OpenApi {
     let info =
         InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(Some(
             "Manages stations, and records their readings in batches. Errors are problem details (RFC 9457).",
         ));
-    OpenApiBuilder::new().info(info).build()
+    OpenApiBuilder::new().info(info).servers(Some([Server::new(url)])).build()
 }
 
 /// Returns the route to the finished description.

@@ -30,7 +30,7 @@ pub const TOO_MANY_ERRORS: u64 = 100;
 const LAST_REPLIES: Duration = Duration::from_secs(5);
 
 /// How long to warm up, and then to measure.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Span {
     /// Not measured. During this time, connections open, caches fill, and branch predictors learn.
     pub warm_up: Duration,

@@ -4,7 +4,9 @@
 //! loops that measure every protocol.
 
 pub mod bytes;
+mod fan_out;
 pub mod measure;
+mod network;
 pub mod plan;
 mod rounds;
 
@@ -72,8 +74,11 @@ pub fn compare(
     let batch = comparison.batch(same);
     let set_up = comparison.set_up(same);
     let bytes = comparison.bytes(same);
+    let round_trips = comparison.round_trips(same);
     let throughput = comparison.throughput(separate);
     let fixed_rate = comparison.fixed_rate(separate);
+    let network = comparison.network(separate);
+    let fan_out = comparison.fan_out(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -97,6 +102,10 @@ pub fn compare(
         bytes,
         set_up,
         memory,
+        round_trips,
+        network,
+        fan_out,
+        answers: Vec::new(),
     })
 }
 
@@ -214,6 +223,9 @@ impl Comparison<'_> {
         let batch = |row: Row<Latencies>| Batch {
             protocol: row.protocol.clone(),
             readings: row.level,
+            cpu: row.spread_if_all(|round| {
+                Some(round.cpu.together()?.as_nanos() as f64 / round.histogram.len() as f64)
+            }),
             p50: row.spread_if_all(|round| percentile(&round.histogram, 0.5)),
             errors: row.sum(|round| round.errors.count),
         };
@@ -238,21 +250,17 @@ impl Comparison<'_> {
     }
 
     fn bytes(&mut self, placement: Placement) -> Vec<Bytes> {
-        let rows = self.rounds(BYTES, placement, (1, &[1]), async |target, _| {
+        let levels: &[u64] = if self.plan.readings.is_empty() { &[1] } else { &self.plan.readings };
+        let rows = self.rounds(BYTES, placement, (1, levels), async |target, readings| {
             let proxy = target.proxy.as_ref().context("no proxy was started")?;
-            count_bytes(target, proxy, 1).await.map(Some)
+            count_bytes(target, proxy, readings).await.map(Some)
         });
         let bytes = |row: Row<Wire>| {
-            let protocol = row.protocol;
-            row.rounds.into_iter().map(move |wire| Bytes {
-                protocol: protocol.clone(),
-                request: wire.request,
-                response: wire.response,
-                set_up: wire.set_up,
-                payload: INFORMATION as u64,
-            })
+            let (readings, payload) = (row.level, row.level * INFORMATION as u64);
+            let (protocol, Wire { request, response, set_up }) = row.single()?;
+            Some(Bytes { protocol, readings, request, response, set_up, payload })
         };
-        rows.into_iter().flat_map(bytes).collect()
+        rows.into_iter().filter_map(bytes).collect()
     }
 
     fn memory(&mut self, placement: Placement) -> Vec<Memory> {
@@ -269,14 +277,7 @@ impl Comparison<'_> {
             let grown = target.meter.memory()?.saturating_sub(before);
             Ok(Some((at_rest, grown as f64 / count as f64)))
         });
-        let memory = |row: Row<(u64, f64)>| {
-            let protocol = row.protocol;
-            row.rounds.into_iter().map(move |(at_rest, per_connection)| Memory {
-                protocol: protocol.clone(),
-                at_rest,
-                per_connection,
-            })
-        };
-        rows.into_iter().flat_map(memory).collect()
+        let memory = |(protocol, (at_rest, per_connection))| Memory { protocol, at_rest, per_connection };
+        rows.into_iter().filter_map(Row::single).map(memory).collect()
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::measure::Span;
+use crate::protocols::FAN_OUT;
 
 /// The measurements of a run, and how long each takes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Number of rounds of each measurement. Bytes and memory are measured only once.
     pub rounds: usize,
@@ -27,6 +28,14 @@ pub struct Plan {
     pub set_ups: usize,
     /// Number of idle connections held open to measure their memory. 0 skips the measurement.
     pub idle_connections: usize,
+    /// Delays of a round trip over a network, in ms. An empty list skips the measurement.
+    pub delays: Vec<u64>,
+    /// Bandwidth of that network in each direction, in bits per second.
+    pub bandwidth: Option<u64>,
+    /// Numbers of subscribers for fan-out. An empty list skips the measurement.
+    pub subscribers: Vec<u64>,
+    /// Number of rounds over the network and of fan-out.
+    pub extra_rounds: usize,
 }
 
 fn span(warm_up: u64, measured: u64) -> Span {
@@ -41,12 +50,8 @@ impl Plan {
             latency: span(150, 500),
             throughput: span(150, 500),
             in_flight: vec![64],
-            fixed_rate: span(0, 0),
-            rates: vec![],
-            batch: span(0, 0),
-            readings: vec![],
-            set_ups: 0,
-            idle_connections: 0,
+            extra_rounds: 3,
+            ..Self::default()
         }
     }
 
@@ -60,9 +65,12 @@ impl Plan {
             fixed_rate: span(200, 1000),
             rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
             batch: span(100, 400),
-            readings: vec![1, 10, 100, 1000],
+            readings: vec![1, 10, 100, 1000, 10_000],
             set_ups: 50,
             idle_connections: 100,
+            delays: vec![1, 20, 100],
+            subscribers: vec![1, 10, 100, 1000],
+            ..Self::quick()
         }
     }
 
@@ -70,7 +78,8 @@ impl Plan {
     pub fn steps(&self, protocols: usize) -> u64 {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
-        let once = 1 + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + once) * protocols) as u64
+        let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
+        ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
+            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
     }
 }

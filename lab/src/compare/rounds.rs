@@ -14,7 +14,7 @@ use crate::report::results::Failure;
 use crate::report::statistic::Spread;
 use crate::run::brokers::Brokers;
 use crate::run::placement::Placement;
-use crate::run::running_protocol::RunningProtocol;
+use crate::run::running_protocol::{RunningProtocol, Through};
 
 /// Time after which a missing first reply through a broker is an error.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -24,6 +24,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Name of the measurement that goes through a proxy.
 pub(super) const BYTES: &str = "bytes";
+
+/// Names of the measurements that go through a network.
+pub(super) const ROUND_TRIPS: &str = "round trips";
+pub(super) const NETWORK: &str = "network";
 
 /// State that all measurements of a run share.
 pub(super) struct Comparison<'a> {
@@ -53,6 +57,11 @@ impl<T> Row<T> {
         Spread::of_all(self.rounds.iter().map(figure))
     }
 
+    /// Returns the protocol and the outcome of a measurement that has only one round.
+    pub fn single(mut self) -> Option<(String, T)> {
+        Some((self.protocol, self.rounds.pop()?))
+    }
+
     pub fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
         self.rounds.iter().map(count).sum()
     }
@@ -65,17 +74,28 @@ impl Comparison<'_> {
         &mut self,
         name: &str,
         placement: Placement,
+        levels: (usize, &[u64]),
+        measure: impl AsyncFnMut(&RunningProtocol, u64) -> anyhow::Result<Option<T>>,
+    ) -> Vec<Row<T>> {
+        self.rounds_of(self.protocols, name, placement, levels, measure)
+    }
+
+    /// Does the same for these protocols.
+    pub fn rounds_of<T>(
+        &mut self,
+        protocols: &[&'static Protocol],
+        name: &str,
+        placement: Placement,
         (rounds, levels): (usize, &[u64]),
         mut measure: impl AsyncFnMut(&RunningProtocol, u64) -> anyhow::Result<Option<T>>,
     ) -> Vec<Row<T>> {
         if levels.is_empty() {
             return Vec::new();
         }
-        let mut running = self.start_all(name, placement);
+        let mut running = self.start_all(protocols, name, placement);
         let row =
             |protocol: &Protocol, level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
-        let mut rows: Vec<_> = self
-            .protocols
+        let mut rows: Vec<_> = protocols
             .iter()
             .flat_map(|protocol| levels.iter().map(move |&level| row(protocol, level)))
             .collect();
@@ -104,12 +124,21 @@ impl Comparison<'_> {
         rows
     }
 
-    /// Starts all protocols, in the order of `self.protocols`. The result has `None` for each one
-    /// that fails.
-    fn start_all(&mut self, name: &str, placement: Placement) -> Vec<Option<RunningProtocol>> {
+    /// Starts all protocols, in their order. The result has `None` for each one that fails.
+    fn start_all(
+        &mut self,
+        protocols: &[&'static Protocol],
+        name: &str,
+        placement: Placement,
+    ) -> Vec<Option<RunningProtocol>> {
+        let through = match name {
+            BYTES => Through::Proxy,
+            ROUND_TRIPS | NETWORK => Through::Network,
+            _ => Through::Nothing,
+        };
         let mut running = Vec::new();
-        for &protocol in self.protocols {
-            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, name == BYTES);
+        for &protocol in protocols {
+            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, through);
             let started = started.and_then(|target| {
                 self.runtime.block_on(ready(&target))?;
                 Ok(target)

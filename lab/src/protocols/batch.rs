@@ -9,7 +9,7 @@ pub const INFORMATION: usize = STATION.len() + 1 + 8 + 8;
 
 /// A reading before a protocol turns it into its own type.
 #[derive(Clone, Copy)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Air temperature in °C.
     pub temperature: f64,
     /// Time in ms since the Unix epoch.
@@ -18,10 +18,15 @@ pub(super) struct Sample {
 
 /// Returns `count` samples, one second apart.
 pub(super) fn samples(count: usize) -> impl Iterator<Item = Sample> {
-    (0..count as u64).map(|index| Sample {
-        temperature: ((index % 100) as f64 - 35.0) / 10.0,
-        recorded_at: 1_767_225_600_000 + 1000 * index,
-    })
+    (0..count as u64).map(sample)
+}
+
+/// Returns the sample with this number.
+pub(crate) fn sample(number: u64) -> Sample {
+    Sample {
+        temperature: ((number % 100) as f64 - 35.0) / 10.0,
+        recorded_at: 1_767_225_600_000 + 1000 * number,
+    }
 }
 
 /// Checks that the server accepted all readings of the batch.

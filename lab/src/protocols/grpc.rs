@@ -41,7 +41,7 @@ impl Grpc {
     }
 }
 
-fn reading(sample: Sample) -> Reading {
+pub(crate) fn reading(sample: Sample) -> Reading {
     let Sample { temperature, recorded_at } = sample;
     let metric = Metric::Temperature.into();
     Reading { station: STATION.into(), metric, value: temperature, recorded_at }

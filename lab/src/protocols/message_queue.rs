@@ -4,7 +4,7 @@ use message_queue::model::{Metric, Reading};
 
 use super::batch::{STATION, Sample};
 
-pub(super) fn reading(sample: Sample) -> Reading {
+pub(crate) fn reading(sample: Sample) -> Reading {
     let Sample { temperature, recorded_at } = sample;
     Reading { station: STATION.into(), metric: Metric::Temperature, value: temperature, recorded_at }
 }

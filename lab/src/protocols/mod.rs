@@ -6,19 +6,23 @@
 
 mod batch;
 mod blocking_echo;
+mod broadcast;
 mod echo;
-mod grpc;
-mod http_rest;
-mod message_queue;
+mod fan_out;
+pub(crate) mod grpc;
+pub(crate) mod http_rest;
+pub(crate) mod message_queue;
 mod protocol;
 mod rabbitmq;
 mod redis;
-mod tcp_socket;
+pub(crate) mod tcp_socket;
 mod tokio_echo;
-mod websocket;
+pub(crate) mod websocket;
 
+pub(crate) use batch::sample;
 pub use batch::{INFORMATION, STATION};
-pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served};
+pub use fan_out::{FAN_OUT, FanOut};
+pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
 
 /// All protocols in the order of the tables: the baselines first.
 pub const ALL: [&Protocol; 11] = [
@@ -38,4 +42,10 @@ pub const ALL: [&Protocol; 11] = [
 /// Returns the protocol with this ID.
 pub fn by_id(id: &str) -> Option<&'static Protocol> {
     ALL.into_iter().find(|protocol| protocol.id == id)
+}
+
+/// Returns what the server with this ID serves, which may also be a fan-out's.
+pub(crate) fn served_by(id: &str) -> Option<&'static Served> {
+    let fan_out = FAN_OUT.iter().map(|way| &way.protocol);
+    ALL.into_iter().chain(fan_out).find(|protocol| protocol.id == id).map(|protocol| &protocol.served)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ::message_queue::brokers;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,9 @@ impl Served {
         }
     }
 }
+
+/// Yields one item for each reading that arrives, and ends with its connection.
+pub type Subscription = BoxStream<'static, ()>;
 
 /// Called when the server is ready for requests.
 pub type Listening = Box<dyn FnOnce() + Send>;

@@ -51,7 +51,7 @@ pub(super) const PUBLISH: Protocol = Protocol {
     },
 };
 
-fn url(address: &str) -> String {
+pub(super) fn url(address: &str) -> String {
     format!("amqp://{address}")
 }
 

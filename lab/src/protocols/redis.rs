@@ -52,7 +52,7 @@ pub(super) const APPEND: Protocol = Protocol {
     },
 };
 
-fn url(address: &str) -> String {
+pub(super) fn url(address: &str) -> String {
     format!("redis://{address}")
 }
 

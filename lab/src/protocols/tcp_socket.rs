@@ -25,7 +25,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     },
 };
 
-fn reading(sample: Sample) -> Reading {
+pub(crate) fn reading(sample: Sample) -> Reading {
     let Sample { temperature, recorded_at } = sample;
     Reading { station: STATION.into(), metric: Metric::Temperature, value: temperature, recorded_at }
 }

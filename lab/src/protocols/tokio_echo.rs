@@ -52,7 +52,7 @@ struct Echo {
 /// A connection, and the buffer for its reply.
 type Connection = (TcpStream, Vec<u8>);
 
-async fn connect(address: &str, reply: usize) -> anyhow::Result<Connection> {
+pub(super) async fn connect(address: &str, reply: usize) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok((stream, vec![0; reply]))

@@ -21,7 +21,7 @@ pub fn html(results: &Results) -> String {
             @for (name, value) in conditions(&results.conditions) { tr { th { (name) } td { (value) } } }
         }
         h2 { "Plots" }
-        @for plot in plots(results) { (figure(&plot.title, &plot.inline(), "")) }
+        @for plot in plots(results) { (figure(&plot.title, &plot.inline(), plot.note)) }
         h2 { "Figures" }
         @for table in tables(results) { (Table::html(&table)) }
     };

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::plots::plots;
 use super::results::Results;
-use super::{predictions, tables};
+use super::tables;
 
 /// A document's path from the root of the repository, and the function that renders the results
 /// for it.
@@ -81,11 +81,14 @@ fn comparison(results: &Results) -> String {
     }
     let rows = results.protocols.len() + results.missing.len();
     let short = tables::tables(results).into_iter().filter(|table| table.rows.len() <= rows);
-    for table in short.chain([predictions::table(results)]) {
+    for table in short {
         text += &format!("\n### {}\n\n{}", table.title, table.markdown());
     }
     for plot in plots(results) {
         text += &format!("\n![{}](performance_comparison/{}.svg)\n", plot.title, plot.id);
+        if !plot.note.is_empty() {
+            text += &format!("\n{}\n", plot.note);
+        }
     }
     text
 }

@@ -1,6 +1,7 @@
 //! The output of a run: `results.json`, tables, plots, an HTML page, and the figures in the
 //! documents.
 
+mod cells;
 mod claims;
 pub mod comparison;
 pub mod docs;
@@ -10,6 +11,8 @@ mod plot;
 mod plots;
 pub mod predictions;
 pub mod results;
+mod section_tables;
+pub mod sections;
 pub mod statistic;
 pub mod table;
 pub mod tables;

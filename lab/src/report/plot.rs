@@ -21,6 +21,8 @@ pub struct Plot {
     pub id: &'static str,
     /// Its title.
     pub title: String,
+    /// A note on how to read it, which may be empty.
+    pub note: &'static str,
     pub(super) drawing: Drawing,
 }
 
@@ -115,18 +117,25 @@ fn axis_below(axis: &Axis, label: &str, top: f64, bottom: f64) -> Markup {
     }
 }
 
-/// A circle, a square, a diamond, and two triangles, all centered on (0, 0).
-const SHAPES: [&str; 5] = [
+/// One shape for each protocol, all centered on (0, 0): a circle, a square, a diamond, four
+/// triangles, a cross, an x, an hourglass, and a bow tie.
+const SHAPES: [&str; 11] = [
     "M-5 0a5 5 0 0 0 10 0a5 5 0 0 0-10 0z",
     "M-5-5H5V5H-5z",
     "M0-6.5 6.5 0 0 6.5-6.5 0z",
     "M0-6 6 5H-6z",
     "M0 6 6-5H-6z",
+    "M6 0-5 6V-6z",
+    "M-6 0 5 6V-6z",
+    "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2z",
+    "M-3-6 0-3 3-6 6-3 3 0 6 3 3 6 0 3-3 6-6 3-3 0-6-3z",
+    "M-6-6H6L-6 6H6z",
+    "M-6-6V6L6-6V6z",
 ];
 
 /// Draws a mark in the color and shape of its series.
 fn mark(series: usize, x: f64, y: f64, tooltip: &str) -> Markup {
-    let shape = SHAPES[(series + series / 10) % SHAPES.len()];
+    let shape = SHAPES[series % SHAPES.len()];
     html! {
         path class={ "mark s" (series % 10) } d=(shape) transform={ "translate(" (x) " " (y) ")" } {
             title { (tooltip) }

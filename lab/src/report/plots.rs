@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::plot::{Drawing, Plot, bars, dots, lines};
-use super::results::Results;
+use super::results::{BASELINE, Results};
 use super::statistic::Spread;
+use crate::protocols::Kind;
 
 /// Returns all plots for which the results have rows.
 pub fn plots(results: &Results) -> Vec<Plot> {
     let (latency_placement, load_placement) = (results.latency.placement, results.fixed_rate.placement);
     let all = [
+        ("added", format!("Time added to the tokio echo's; {latency_placement}"), added(results)),
         ("latency", format!("Latency with one request in flight; {latency_placement}"), latency(results)),
         (
             "throughput",
@@ -20,8 +22,44 @@ pub fn plots(results: &Results) -> Vec<Plot> {
         ("bytes", "Bytes per request, one reading, both directions".to_owned(), bytes(results)),
         ("cpu", format!("CPU time per request; {latency_placement}"), cpu(results)),
         ("batch", format!("Time per reading by batch size; {}", results.batch.placement), batch(results)),
+        (
+            "fan_out",
+            format!("Time until the last subscriber has a reading; {load_placement}"),
+            fan_out(results),
+        ),
     ];
-    all.into_iter().filter_map(|(id, title, drawing)| Some(Plot { id, title, drawing: drawing? })).collect()
+    let plot = |(id, title, drawing): (&'static str, String, Option<Drawing>)| {
+        Some(Plot { id, title, note: note(id), drawing: drawing? })
+    };
+    all.into_iter().filter_map(plot).collect()
+}
+
+/// Returns how to read the plot with this ID, if it needs an explanation.
+fn note(id: &str) -> &'static str {
+    match id {
+        "added" => {
+            "How much more one request takes than the echo's. This difference holds better on other machines than \
+             a ratio."
+        }
+        "fixed_rate" => {
+            "Read each line from left to right: the load rises. While a line stays flat, the protocol keeps up. Where \
+             it turns upward, requests wait for each other. It ends at the first rate that the protocol cannot keep \
+             up with."
+        }
+        _ => "",
+    }
+}
+
+fn added(results: &Results) -> Option<Drawing> {
+    let more = |id: &str, of: fn(&Results, &str) -> Option<f64>| {
+        of(results, id).zip(of(results, BASELINE)).map_or(0.0, |(figure, echo)| (figure - echo) / 1000.0)
+    };
+    let protocols = results.protocols.iter().filter(|protocol| protocol.kind != Kind::Baseline);
+    let rows = protocols.map(|protocol| {
+        let points = [Results::latency_of, Results::cpu_of].map(|of| more(&protocol.id, of));
+        (protocol.name.as_str(), points.to_vec())
+    });
+    dots("time in µs, logarithmic", &["latency (p50)", "CPU time"], &rows.collect::<Vec<_>>())
 }
 
 /// Returns the median in µs, or 0 if there is none. A 0 is not drawn.
@@ -74,7 +112,7 @@ fn batch(results: &Results) -> Option<Drawing> {
 }
 
 fn bytes(results: &Results) -> Option<Drawing> {
-    let rows = results.bytes.iter().map(|row| {
+    let rows = results.single_bytes().map(|row| {
         // An echo sends its payload twice. The second time counts as overhead.
         let payload = row.payload as f64;
         (results.name(&row.protocol), vec![payload, row.total() - payload])
@@ -88,4 +126,16 @@ fn cpu(results: &Results) -> Option<Drawing> {
         (results.name(&row.protocol), parts.map(micros).to_vec())
     });
     bars("CPU time in µs", &["client", "server", "broker"], &rows.collect::<Vec<_>>())
+}
+
+fn fan_out(results: &Results) -> Option<Drawing> {
+    let mut series: Vec<(&str, Vec<(f64, f64)>)> = Vec::new();
+    for row in &results.fan_out {
+        let point = (row.subscribers as f64, row.last.median / 1000.0);
+        match series.last_mut().filter(|(name, _)| *name == row.name) {
+            Some((_, points)) => points.push(point),
+            None => series.push((&row.name, vec![point])),
+        }
+    }
+    lines(["subscribers, logarithmic", "time in µs, logarithmic"], &series)
 }

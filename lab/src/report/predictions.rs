@@ -1,9 +1,11 @@
 //! Claims that sound right. Readers decide whether they believe each of them before they look at
-//! the figures.
+//! the figures, and `cargo run -- predict` keeps their answers.
+
+use std::io::{BufRead, Write};
 
 use super::format::NONE;
-use super::results::{Bytes, Results};
-use super::table::Table;
+use super::results::{Answers, Bytes, Results};
+use super::table::{Table, WIDTH};
 
 /// A claim that a single figure decides.
 pub struct Prediction {
@@ -47,8 +49,8 @@ pub const PREDICTIONS: [Prediction; 9] = [
         claim: "HTTP/REST sends more bytes per request than any other protocol.",
         figure: "bytes: HTTP/REST ÷ the highest of the others",
         measured: |results| {
-            let others = results.bytes.iter().filter(|row| row.protocol != "http_rest").map(Bytes::total);
-            ratio(results.bytes_of("http_rest"), others.reduce(f64::max))
+            let others = results.single_bytes().filter(|row| row.protocol != "http_rest").map(Bytes::total);
+            ratio(results.bytes_of("http_rest", 1), others.reduce(f64::max))
         },
         low: 1.0,
         high: f64::INFINITY,
@@ -90,22 +92,63 @@ pub const PREDICTIONS: [Prediction; 9] = [
     },
 ];
 
-/// Returns the outcome of each prediction.
+/// Name of the file with the answers, in the folder of the results.
+pub const FILE: &str = "predictions.json";
+
+/// Asks the predictions one by one, until all are answered or `input` ends.
+///
+/// # Errors
+/// If `input` can't be read or `output` can't be written.
+pub fn ask(mut input: impl BufRead, mut output: impl Write) -> std::io::Result<Answers> {
+    let mut answers = Vec::new();
+    writeln!(output, "Is each sentence true? Answer y or n, or press Enter if you can't say.")?;
+    while let Some(prediction) = PREDICTIONS.get(answers.len()) {
+        let text = format!("{}. {}", answers.len() + 1, prediction.claim);
+        write!(output, "\n{} [y/n] ", textwrap::fill(&text, usize::from(WIDTH)))?;
+        output.flush()?;
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            break;
+        }
+        match line.trim().to_lowercase().as_str() {
+            "y" | "yes" => answers.push(Some(true)),
+            "n" | "no" => answers.push(Some(false)),
+            "" => answers.push(None),
+            other => writeln!(output, "{other:?} is neither y nor n")?,
+        }
+    }
+    Ok(answers)
+}
+
+/// Returns the outcome of each prediction, next to the reader's answer.
 pub fn table(results: &Results) -> Table {
     let mut table = Table::new(
         "Which predictions hold".into(),
-        "Each figure is a ratio of two medians.",
-        &["prediction", "decided by", "measured", "holds"],
+        &format!(
+            "Each figure is a ratio of two medians. {NONE}: this run has no figure for it; --full measures them all."
+        ),
+        &["prediction", "decided by", "measured", "holds", "you said"],
     );
+    let (mut right, mut decided) = (0, 0);
     for (at, prediction) in PREDICTIONS.iter().enumerate() {
         let measured = (prediction.measured)(results);
-        let holds = |figure| if (prediction.low..=prediction.high).contains(&figure) { "yes" } else { "no" };
+        let holds = measured.map(|figure| (prediction.low..=prediction.high).contains(&figure));
+        let answer = results.answers.get(at).copied().flatten();
+        let is_right = answer.zip(holds).map(|(answer, holds)| answer == holds);
+        right += usize::from(is_right == Some(true));
+        decided += usize::from(is_right.is_some());
+        let yes_or_no = |yes| if yes { "yes" } else { "no" };
+        let verdict = is_right.map_or("", |right| if right { ": right" } else { ": wrong" });
         table.rows.push(vec![
-            (at + 1).to_string(),
+            format!("{}. {}", at + 1, prediction.claim),
             prediction.figure.into(),
             measured.map_or(NONE.into(), |figure| format!("×{figure:.1}")),
-            measured.map_or(NONE, holds).into(),
+            holds.map_or(NONE, yes_or_no).into(),
+            answer.map_or(NONE.into(), |answer| format!("{}{verdict}", yes_or_no(answer))),
         ]);
+    }
+    if decided > 0 {
+        table.note += &format!(" You were right about {right} of {decided}.");
     }
     table
 }

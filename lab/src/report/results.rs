@@ -4,14 +4,16 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::sections::{Delayed, Delivered, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
 use crate::run::conditions::Conditions;
 use crate::run::placement::Placement;
 
-/// Version of this layout. The lab reads no other version.
-pub const SCHEMA: u32 = 1;
+/// Version of this layout. The lab also reads version 1, which has no rows in the sections that
+/// came later.
+pub const SCHEMA: u32 = 2;
 
 /// The ID of the baseline that the other protocols are compared with.
 pub(super) const BASELINE: &str = "tokio_echo";
@@ -43,7 +45,22 @@ pub struct Results {
     pub set_up: Measured<SetUp>,
     /// The server's memory (`--full`).
     pub memory: Vec<Memory>,
+    /// How often a request has to cross the network.
+    #[serde(default)]
+    pub round_trips: Vec<RoundTrips>,
+    /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub network: Vec<Delayed>,
+    /// One reading to many subscribers (`--fan-out` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub fan_out: Vec<Delivered>,
+    /// What the reader predicted before the run.
+    #[serde(default)]
+    pub answers: Answers,
 }
+
+/// A reader's answers, in the order of the predictions. `None`: not answered.
+pub type Answers = Vec<Option<bool>>;
 
 /// A protocol that ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -156,17 +173,23 @@ pub struct Batch {
     pub protocol: String,
     /// Readings in the batch.
     pub readings: u64,
+    /// CPU time of all sides for a batch.
+    #[serde(default)]
+    pub cpu: Option<Spread>,
     /// Median time of a batch.
     pub p50: Option<Spread>,
     /// Batches that failed, over all rounds.
     pub errors: u64,
 }
 
-/// TCP payload of one request with one reading, in bytes.
+/// TCP payload of one request, in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bytes {
     /// The protocol's ID.
     pub protocol: String,
+    /// Readings in the request.
+    #[serde(default = "one")]
+    pub readings: u64,
     /// From client to server, as the mean of 100 requests. Through a broker, it is the sum of both
     /// hops.
     pub request: f64,
@@ -174,8 +197,13 @@ pub struct Bytes {
     pub response: f64,
     /// Once per connection, in both directions.
     pub set_up: f64,
-    /// Size of the reading's information, in bytes.
+    /// Size of the readings' information, in bytes.
     pub payload: u64,
+}
+
+/// The only number of readings in layout 1.
+fn one() -> u64 {
+    1
 }
 
 /// Time to the first verified reply, in nanoseconds: connection, handshakes, and one request.
@@ -209,7 +237,10 @@ impl Results {
             "this is not a results.json of this version of the lab; measure again with cargo run --release",
         )?;
         let schema = results.schema;
-        ensure!(schema == SCHEMA, "results.json has layout {schema}, but this lab reads layout {SCHEMA}");
+        ensure!(
+            schema <= SCHEMA,
+            "results.json has layout {schema}, but this lab reads up to layout {SCHEMA}"
+        );
         Ok(results)
     }
 
@@ -237,9 +268,14 @@ impl Results {
         rows.find(|row| row.protocol == id && row.in_flight == in_flight).map(|row| row.per_second.median)
     }
 
-    /// Returns the bytes per request, in both directions.
-    pub(super) fn bytes_of(&self, id: &str) -> Option<f64> {
-        self.bytes.iter().find(|row| row.protocol == id).map(Bytes::total)
+    /// Returns the bytes of a request with this many readings, in both directions.
+    pub(super) fn bytes_of(&self, id: &str, readings: u64) -> Option<f64> {
+        self.bytes.iter().find(|row| row.protocol == id && row.readings == readings).map(Bytes::total)
+    }
+
+    /// Returns the bytes of requests with one reading.
+    pub(super) fn single_bytes(&self) -> impl Iterator<Item = &Bytes> {
+        self.bytes.iter().filter(|row| row.readings == 1)
     }
 
     /// Returns p50 of a batch of this many readings, in nanoseconds.
@@ -287,7 +323,7 @@ impl Throughput {
             return "unknown";
         }
         if placement == Placement::Same {
-            return if client + server >= FULL { "the shared core" } else { "none" };
+            return if client + server >= FULL { "the core" } else { "none" };
         }
         match (client >= FULL, server >= FULL) {
             (true, true) => "both",

@@ -1,6 +1,6 @@
 //! A table of texts that can be shown in a terminal, in HTML, and in Markdown.
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, TableStyle};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width};
 use maud::{Markup, html};
 
 use super::format::NONE;
@@ -11,6 +11,12 @@ pub const WIDTH: u16 = 100;
 
 /// Width up to which a column never wraps, in characters.
 const WHOLE: usize = 24;
+
+/// Length from which a cell of the report wraps, in characters.
+const SENTENCE: usize = 60;
+
+/// Spaces to the left of a cell, beside the space between two columns.
+const PADDING: u16 = 1;
 
 /// Draws lines above and below the header, and below the last row.
 const STYLE: TableStyle = TableStyle::new().top_border(LINE).header_separator(LINE).bottom_border(LINE);
@@ -56,14 +62,20 @@ impl Table {
             .add_rows(self.rows.clone());
         let last = self.columns.len() - 1;
         for (at, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((PADDING, 0));
             if at > 0 {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            // Names and figures never wrap. Sentences and the remarks in the last column may.
-            let cells = self.rows.iter().map(|row| row[at].chars().count());
-            if at < last && cells.max().unwrap_or(0) <= WHOLE {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
+            // Names and figures never wrap. Sentences and the remarks in the last column may, but only
+            // between words.
+            let cells = self.rows.iter().map(|row| row[at].as_str());
+            let words = cells.clone().flat_map(str::split_whitespace).map(|word| word.chars().count());
+            let word = words.max().unwrap_or(0).min(WHOLE) as u16;
+            let whole = at < last && cells.map(|cell| cell.chars().count()).max().unwrap_or(0) <= WHOLE;
+            column.set_constraint(match whole {
+                true => ColumnConstraint::ContentWidth,
+                false => ColumnConstraint::LowerBoundary(Width::Fixed(word + PADDING)),
+            });
         }
         format!("{}\n{table}\n{}\n", self.title, textwrap::fill(&self.note, usize::from(WIDTH)))
     }
@@ -73,7 +85,11 @@ impl Table {
         let table = html! {
             table {
                 thead { tr { @for column in &self.columns { th { (column) } } } }
-                tbody { @for row in &self.rows { tr { @for cell in row { td { (cell) } } } } }
+                tbody {
+                    @for row in &self.rows {
+                        tr { @for cell in row { td.sentence[cell.chars().count() > SENTENCE] { (cell) } } }
+                    }
+                }
             }
         };
         figure(&self.title, &table, &self.note)

@@ -1,19 +1,24 @@
 //! Shows the results as tables.
 
-use super::claims;
+use super::cells::{added, maybe, range, remark};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
+use super::section_tables::{fan_out, network, order, round_trips};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
+use super::{claims, predictions};
 use crate::protocols::Kind;
 use crate::run::conditions::Conditions;
 
-/// Returns all tables for which the results have rows. [`costs`], [`summary`], and the
-/// predictions only appear in the documents.
+/// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
+/// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures = [latency, cpu, throughput, fixed_rate, batch, bytes, set_up, memory];
+    let figures =
+        [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let all = figures.chain([claims::table(results), not_measured(results)]);
+    let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
+        .map(|table| table(results));
+    let all = figures.chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 
@@ -44,7 +49,6 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("command", conditions.command.clone()),
         ("started", utc(conditions.started_at)),
         ("duration", format!("{} s", grouped(conditions.duration_seconds))),
-        ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)),
         ("machine", conditions.machine.clone()),
         ("cores", conditions.cores.to_string()),
         (
@@ -55,6 +59,9 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
         ("compiler", conditions.rustc.clone()),
         ("versions", versions.join(", ")),
     ];
+    if conditions.rounds > 0 {
+        lines.insert(3, ("rounds", format!("{}; in each, the protocols take turns", conditions.rounds)));
+    }
     if let Some(share) = conditions.busy_before {
         let busy = if conditions.was_busy() { ": the machine was busy, so expect noise" } else { "" };
         lines.push((
@@ -70,41 +77,28 @@ pub fn conditions(conditions: &Conditions) -> Vec<(&'static str, String)> {
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-fn maybe(spread: Option<Spread>) -> String {
-    spread.map_or(NONE.into(), |spread| micros(spread.median))
-}
-
-fn range(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
-    spread.map_or(NONE.into(), |spread| format!("{}–{}", show(spread.low), show(spread.high)))
-}
-
-/// Returns the text of a row's last column, which is empty if there is nothing to report.
-fn remark(spread: Option<Spread>, errors: u64) -> String {
-    let noisy = spread.is_some_and(|spread| spread.is_noisy());
-    let errors = (errors > 0).then(|| format!("{errors} errors"));
-    [noisy.then(|| "noisy".to_owned()), errors].into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
 fn latency(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Latency with one request in flight, in µs; {}", results.latency.placement),
         &format!(
-            "Medians over the rounds, with the range of p50 beside it. {NONE}: fewer than ten samples lie beyond \
+            "Medians over the rounds, with the range of p50 beside it. added: how much more p50 is than the tokio \
+             echo's. {NONE}: fewer than ten samples lie beyond \
              this percentile. noisy: the range is wider than {:.0}% of p50.",
             NOISY * 100.0
         ),
-        &["protocol", "p50", "range", "p90", "p99", "p99.9", "max", "requests", ""],
+        &["protocol", "p50", "added", "range", "p90", "p99", "p99.9", "max", "requests", ""],
     );
     for row in &results.latency.rows {
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             maybe(row.p50),
+            added(&row.protocol, |id| results.latency_of(id)),
             range(row.p50, micros),
             maybe(row.p90),
             maybe(row.p99),
             maybe(row.p999),
             micros(row.max.median),
-            grouped(row.requests as f64),
+            short(row.requests as f64),
             remark(row.p50, row.errors),
         ]);
     }
@@ -114,8 +108,9 @@ fn latency(results: &Results) -> Table {
 fn cpu(results: &Results) -> Table {
     let mut table = Table::new(
         format!("CPU time per request with one request in flight, in µs; {}", results.latency.placement),
-        "CPU time in user and kernel mode, as the scheduler counts it. The client's includes the measuring loop.",
-        &["protocol", "client", "server", "range", "broker", "together", ""],
+        "CPU time in user and kernel mode, as the scheduler counts it. The client's includes the measuring loop. \
+         added: how much more all sides use together than with the tokio echo.",
+        &["protocol", "client", "server", "range", "broker", "together", "added", ""],
     );
     for row in results.latency.rows.iter().filter(|row| row.client_cpu.is_some()) {
         table.rows.push(vec![
@@ -125,6 +120,7 @@ fn cpu(results: &Results) -> Table {
             range(row.server_cpu, micros),
             maybe(row.broker_cpu),
             row.cpu().map_or(NONE.into(), micros),
+            added(&row.protocol, |id| results.cpu_of(id)),
             remark(row.server_cpu, 0),
         ]);
     }
@@ -136,8 +132,8 @@ fn throughput(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Requests per second by requests in flight; {placement}"),
         "client, server, broker: CPU time per second of wall-clock time; 100% is one core. saturated: the side \
-         that had no CPU time left. The rate is that side's limit and says nothing about the other side. none: \
-         each side waited part of the time, for another side or for a disk.",
+         that had no CPU time left. The rate is that side's limit and says nothing about the other side. the core: \
+         both sides share it. none: each side waited part of the time, for another side or for a disk.",
         &["protocol", "in flight", "rate/s", "range", "client", "server", "broker", "saturated", ""],
     );
     for row in &results.throughput.rows {
@@ -188,16 +184,21 @@ fn fixed_rate(results: &Results) -> Table {
 fn batch(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Time by batch size, with one batch in flight, p50 in µs; {}", results.batch.placement),
-        "The readings in a batch share the costs that arise once per batch.",
-        &["protocol", "readings", "per batch", "range", "per reading", ""],
+        "The readings in a batch share the costs that arise once per batch. added: how much more a batch takes than \
+         with the tokio echo. time, CPU (of all sides), and bytes (in both directions): per reading.",
+        &["protocol", "readings", "per batch", "added", "range", "time", "CPU", "bytes", ""],
     );
     for row in &results.batch.rows {
+        let bytes = results.bytes_of(&row.protocol, row.readings);
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             grouped(row.readings as f64),
             maybe(row.p50),
+            added(&row.protocol, |id| results.batch_of(id, row.readings)),
             range(row.p50, micros),
             maybe(row.p50.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            maybe(row.cpu.map(|spread| spread.scaled(1.0 / row.readings as f64))),
+            bytes.map_or(NONE.into(), |bytes| digits(bytes / row.readings as f64)),
             remark(row.p50, row.errors),
         ]);
     }
@@ -211,7 +212,7 @@ fn bytes(results: &Results) -> Table {
          both hops. Payload: the information in the reading. Set-up: once per connection.",
         &["protocol", "request", "response", "together", "payload", "share", "set-up"],
     );
-    for row in &results.bytes {
+    for row in results.single_bytes() {
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             grouped(row.request),
@@ -228,13 +229,15 @@ fn bytes(results: &Results) -> Table {
 fn set_up(results: &Results) -> Table {
     let mut table = Table::new(
         format!("Set-up: time until the first reply, in µs; {}", results.set_up.placement),
-        "A new client connects, completes the handshakes, and makes one request.",
-        &["protocol", "median", "range", ""],
+        "A new client connects, completes the handshakes, and makes one request. added: how much more that takes than \
+         with the tokio echo.",
+        &["protocol", "median", "added", "range", ""],
     );
     for row in &results.set_up.rows {
         table.rows.push(vec![
             results.name(&row.protocol).into(),
             micros(row.median.median),
+            added(&row.protocol, |id| results.set_up_of(id)),
             range(Some(row.median), micros),
             remark(Some(row.median), 0),
         ]);
@@ -262,39 +265,50 @@ pub fn costs(results: &Results) -> Table {
         "What each protocol costs".into(),
         &format!(
             "Latency: p50 with one request in flight. CPU: CPU time of all sides per request. Requests/s: with {MANY} \
-             in flight. Bytes: one request and its reply. Set-up: time until the first reply. kB/connection: memory \
-             of the server (or broker) for an idle connection. ×: multiple of the tokio TCP echo's figure. Latency, \
+             in flight. Bytes: one request and its reply. Set-up: time until the first reply. Round trips: \
+             once per connection, and per request. kB/connection: memory \
+             of the server (or broker) for an idle connection. added: how much more than the tokio TCP echo. \
+             ×: multiple of the echo's figure. Latency, \
              CPU, and set-up were measured with {}; requests/s with {}.",
             results.latency.placement, results.throughput.placement
         ),
         &[
             "protocol",
             "latency µs",
+            "added",
             "×",
             "CPU µs",
+            "added",
             "×",
             "requests/s",
             "×",
             "bytes",
             "set-up µs",
+            "added",
+            "round trips",
             "kB/connection",
         ],
     );
     let figures = |id: &str| [results.latency_of(id), results.cpu_of(id), results.rate_of(id, MANY)];
     for Named { id, name, .. } in &results.protocols {
         let mut row = vec![name.clone()];
-        for ((figure, baseline), show) in
-            figures(id).into_iter().zip(figures(BASELINE)).zip([micros, micros, short])
-        {
-            row.push(figure.map_or(NONE.into(), show));
+        for (at, (figure, baseline)) in figures(id).into_iter().zip(figures(BASELINE)).enumerate() {
+            let is_time = at < 2;
+            row.push(figure.map_or(NONE.into(), if is_time { micros } else { short }));
+            if is_time {
+                row.push(added(id, |id| figures(id)[at]));
+            }
             row.push(
                 figure
                     .zip(baseline)
                     .map_or(NONE.into(), |(figure, baseline)| format!("{:.1}", figure / baseline)),
             );
         }
-        row.push(results.bytes_of(id).map_or(NONE.into(), grouped));
+        row.push(results.bytes_of(id, 1).map_or(NONE.into(), grouped));
         row.push(results.set_up_of(id).map_or(NONE.into(), micros));
+        row.push(added(id, |id| results.set_up_of(id)));
+        let trips = results.round_trips.iter().find(|row| row.protocol == *id);
+        row.push(trips.map_or(NONE.into(), |row| format!("{} + {}", row.set_up, row.request)));
         let memory = results.memory.iter().find(|row| row.protocol == *id);
         row.push(memory.map_or(NONE.into(), per_connection));
         table.rows.push(row);
@@ -318,11 +332,9 @@ pub fn summary(results: &Results, columns: [&'static str; 5]) -> Table {
     let shown = |named: &&Named| named.id == BASELINE || named.kind == Kind::Recorded;
     for Named { id, name, .. } in results.protocols.iter().filter(shown) {
         let mut row = vec![name.clone()];
-        for (figure, baseline) in figures(id).into_iter().zip(figures(BASELINE)) {
-            let more =
-                figure.zip(baseline).filter(|_| id != BASELINE).map(|(figure, baseline)| figure - baseline);
+        for (at, figure) in figures(id).into_iter().enumerate() {
             row.push(figure.map_or(NONE.into(), micros));
-            row.push(more.map_or(NONE.into(), |more| format!("{:+.1}", more / 1000.0)));
+            row.push(added(id, |id| figures(id)[at]));
         }
         table.rows.push(row);
     }

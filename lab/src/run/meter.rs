@@ -42,6 +42,11 @@ impl Meter {
 }
 
 impl Cpu {
+    /// Returns the CPU time of all sides.
+    pub fn together(self) -> Option<Duration> {
+        Some(self.client? + self.server.unwrap_or_default() + self.broker.unwrap_or_default())
+    }
+
     /// Returns the CPU time used since `before`.
     pub fn since(self, before: Self) -> Self {
         let used = |now: Option<Duration>, then: Option<Duration>| Some(now?.saturating_sub(then?));

@@ -3,6 +3,7 @@
 pub mod brokers;
 pub mod conditions;
 pub mod meter;
+pub mod network;
 pub mod placement;
 pub mod running_protocol;
 pub(crate) mod server;

@@ -4,10 +4,23 @@ use std::sync::Arc;
 
 use super::brokers::Brokers;
 use super::meter::Meter;
+use super::network::Network;
 use super::placement::Placement;
 use super::server::Server;
 use crate::protocols::{Protocol, Recorder, Served};
 use crate::wire::proxy::Proxy;
+
+/// What all bytes pass on their way to the server or, if there is a broker, to the broker. Then
+/// both the client and the server connect through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// Nothing: the programs connect to each other.
+    Nothing,
+    /// A proxy that counts.
+    Proxy,
+    /// A forwarder that delays.
+    Network,
+}
 
 /// A protocol with its running server and the address to connect to. Dropping it stops the
 /// server.
@@ -18,49 +31,55 @@ pub struct RunningProtocol {
     pub meter: Meter,
     /// Counts the bytes, if this measurement needs it.
     pub proxy: Option<Proxy>,
+    /// Delays the bytes, if this measurement needs it.
+    pub network: Option<Network>,
     address: String,
     _server: Option<Server>,
 }
 
 impl RunningProtocol {
-    /// Starts whatever the protocol needs, on the server's core. If `counted` is true, a proxy
-    /// counts the bytes. It runs in front of the server or, if there is a broker, in front of the
-    /// broker, so that both the client and the server connect through it.
+    /// Starts whatever the protocol needs, on the server's core, and what all bytes pass, on
+    /// the client's.
     ///
     /// # Errors
-    /// If the server, its broker, or the proxy does not start.
+    /// If the server, its broker, or what is between does not start.
     pub fn start(
         protocol: &'static Protocol,
         placement: Placement,
         brokers: &mut Brokers,
-        counted: bool,
+        through: Through,
     ) -> anyhow::Result<Self> {
         let core = placement.server_core();
         brokers.place(placement);
         let broker = protocol.served.broker().map(|kind| brokers.get(kind)).transpose()?;
         let broker_process = broker.as_ref().and_then(|(_, process)| *process);
-        let mut proxy = None;
-        let mut counting = |address: String| -> anyhow::Result<String> {
-            if !counted {
-                return Ok(address);
-            }
-            let started = proxy.insert(Proxy::start(address, None)?);
-            Ok(started.address().to_owned())
+        let (mut proxy, mut network) = (None, None);
+        let mut between = |address: String| -> anyhow::Result<String> {
+            Ok(match through {
+                Through::Nothing => address,
+                Through::Proxy => proxy.insert(Proxy::start(address, None)?).address().to_owned(),
+                Through::Network => network.insert(Network::start(address)?).address(),
+            })
         };
         let (address, server) = match (&protocol.served, broker) {
             (Served::ThroughBroker(..), Some((broker, _))) => {
-                let broker = counting(broker)?;
+                let broker = between(broker)?;
                 let server = Server::start(&format!("{}@{broker}", protocol.id), core)?;
                 (broker, Some(server))
             }
-            (_, Some((broker, _))) => (counting(broker)?, None),
+            (_, Some((broker, _))) => (between(broker)?, None),
             (_, None) => {
                 let server = Server::start(protocol.id, core)?;
-                (counting(server.address().to_owned())?, Some(server))
+                (between(server.address().to_owned())?, Some(server))
             }
         };
         let meter = Meter { server: server.as_ref().map(Server::process), broker: broker_process };
-        Ok(Self { protocol, meter, proxy, address, _server: server })
+        Ok(Self { protocol, meter, proxy, network, address, _server: server })
+    }
+
+    /// Returns the `host:port` to connect to.
+    pub fn address(&self) -> String {
+        self.address.clone()
     }
 
     /// Connects a client that has prepared a batch of this many readings.

@@ -1,17 +1,19 @@
 //! Runs each server in its own process.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use tcp_socket::base::journal::Journal;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::meter::cpu_time;
 use super::placement::pin;
-use crate::protocols::{Served, by_id};
+use crate::protocols::{Served, served_by};
 
 /// A second process of the same program, which runs as a server.
 ///
@@ -30,8 +32,16 @@ impl Server {
     /// # Errors
     /// If the process does not start or ends before it listens.
     pub fn start(role: &str, core: Option<usize>) -> anyhow::Result<Self> {
+        Self::run(&["serve", role], core)
+    }
+
+    /// Like [`Server::start`], with these arguments.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn run(args: &[&str], core: Option<usize>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", role]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         // Ctrl-C in a terminal reaches every process of the group. The lab decides when its
         // servers stop, so they get a group of their own.
         #[cfg(unix)]
@@ -66,6 +76,18 @@ impl Server {
         self.child.id()
     }
 
+    /// Kills the process, as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks the server to finish its requests and to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+
     /// Returns the CPU time that the process has used so far. Threads that have ended are not
     /// included.
     ///
@@ -80,8 +102,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Nobody needs the server's data any more, so there is no reason to wait for a graceful
         // shutdown.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -98,25 +119,33 @@ pub async fn owner_is_gone() {
     let _ = end.await;
 }
 
-/// Runs a protocol's server in the process that [`Server::start`] started. `role` is the
-/// protocol's ID. For a server behind a broker, `@` and the broker's `host:port` follow the ID,
-/// and the server prints the broker's address as its own.
+/// A server in a process of its own.
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// The protocol's ID. For a server behind a broker, @ and the broker's host:port follow
+    role: String,
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    journal: Journal,
+}
+
+/// Runs a protocol's server in the process that [`Server::start`] started. A server behind a broker
+/// prints the broker's address as its own.
 ///
 /// # Errors
-/// If there is no such protocol or it cannot listen.
-pub async fn serve(role: &str) -> anyhow::Result<()> {
+/// If there is no such protocol, or it cannot listen or open its journal.
+pub async fn serve(options: &Serve) -> anyhow::Result<()> {
+    let role = &options.role;
+    options.journal.open()?;
     let (id, broker) =
-        role.split_once('@').map_or((role, None), |(id, broker)| (id, Some(broker.to_owned())));
-    let protocol = by_id(id).with_context(|| format!("there is no protocol {id:?}"))?;
-    let shutdown = CancellationToken::new();
-    let cancelled = shutdown.clone();
-    tokio::spawn(async move {
-        owner_is_gone().await;
-        cancelled.cancel();
-    });
-    match (&protocol.served, broker) {
+        role.split_once('@').map_or((&role[..], None), |(id, broker)| (id, Some(broker.to_owned())));
+    let served = served_by(id).with_context(|| format!("there is no protocol {id:?}"))?;
+    let shutdown = until_owner_is_gone();
+    match (served, broker) {
         (Served::Directly(serve), None) => {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let listener = TcpListener::bind(options.listen).await?;
             println!("listening on {}", listener.local_addr()?);
             serve(listener, shutdown).await
         }
@@ -126,4 +155,15 @@ pub async fn serve(role: &str) -> anyhow::Result<()> {
         }
         _ => bail!("{role:?} does not name a server"),
     }
+}
+
+/// Returns a token that is canceled when [`owner_is_gone`] completes.
+pub(crate) fn until_owner_is_gone() -> CancellationToken {
+    let shutdown = CancellationToken::new();
+    let gone = shutdown.clone();
+    tokio::spawn(async move {
+        owner_is_gone().await;
+        gone.cancel();
+    });
+    shutdown
 }

@@ -20,6 +20,7 @@ use crate::wire::proxy::Proxy;
 use crate::wire::tape::{MAX_KEPT, Tape};
 use crate::wire::trace::Trace;
 
+mod keys;
 mod lines;
 mod live;
 
@@ -29,8 +30,9 @@ use live::Live;
 /// Show each message that travels between a client and a server or broker
 ///
 /// Run the server, tap, and the client, each in its own terminal. tap forwards everything, so client
-/// and server work as usual, and prints a line for each message. It needs no root. Press Ctrl-C to
-/// stop it.
+/// and server work as usual, and prints a line for each message. It needs no root. While it runs, keys
+/// break what passes: c cuts all connections, s lets nothing pass, d delays everything, f flips a bit
+/// in the next request, and r resumes. Press Ctrl-C to stop it.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// What to put tap in front of: http_rest, grpc, websocket, tcp_socket, or one of the message_queue
@@ -51,7 +53,7 @@ pub struct Options {
     bytes: bool,
     /// Break one request on purpose: "cut in request N", "cut after request N", "cut in response N",
     /// "lose response N", "repeat request N", "flip a bit in request N", "silence after request N",
-    /// "silence 2s after request N", or "delay 200ms from request N"
+    /// "silence 2s after request N", "stop reading 2s after request N", or "delay 200ms from request N"
     #[arg(long)]
     fault: Option<Fault>,
     /// When tap stops, write the last 64 MiB that passed to this file, as a capture for Wireshark. An
@@ -175,19 +177,24 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let live = Live::new(options.format(), options.bytes, options.advice(), lines.clone());
     let max_bytes = if options.write.is_some() { MAX_KEPT } else { 0 };
     let tape = Arc::new(Tape::watched(max_bytes, Box::new(live)));
-    let proxy = start(options, tape.clone())?;
+    let faults = Arc::new(Faults::new(options.format().decoder()));
+    if let Some(fault) = options.fault {
+        faults.arm(fault);
+    }
+    let proxy = start(options, tape.clone(), faults.clone())?;
     lines.offer(introduction(options, &proxy.address()));
     if TcpStream::connect(options.target()).is_err() {
         lines.offer(options.advice());
     }
+    let terminal = keys::read(faults, lines.clone());
     runtime()?.block_on(shutdown.cancelled());
-    drop(proxy);
+    drop((proxy, terminal));
     let written = options.write.as_ref().map(|path| write(options, &tape, path)).transpose()?;
     lines.end(written);
     printer.join().map_err(|_| anyhow!("the printing thread panicked"))?.context("cannot print")
 }
 
-fn start(options: &Options, tape: Arc<Tape>) -> anyhow::Result<Proxy> {
+fn start(options: &Options, tape: Arc<Tape>, faults: Arc<Faults>) -> anyhow::Result<Proxy> {
     let (listen, target, name) = (options.listen, options.target(), options.chapter.name());
     let targets = target.to_socket_addrs().with_context(|| format!("cannot find the address of {target}"))?;
     ensure!(
@@ -195,8 +202,7 @@ fn start(options: &Options, tape: Arc<Tape>) -> anyhow::Result<Proxy> {
         "{listen} is the address of the {} itself; leave out --listen or name another address",
         options.chapter.server()
     );
-    let faults = options.fault.map(|fault| Arc::new(Faults::new(options.format().decoder(), fault)));
-    Proxy::listen(&listen.to_string(), target, Some(tape), faults).map_err(|error| {
+    Proxy::listen(&listen.to_string(), target, Some(tape), Some(faults)).map_err(|error| {
         anyhow!(
             "cannot listen on {listen}: {error}; to use a free port, run: cargo run -- tap {name} \
              (it prints its address and the client's command)"
@@ -211,8 +217,10 @@ fn introduction(options: &Options, address: &str) -> String {
         "listening on {scheme}{address}\n\
          in front of the {server} at {}\n\
          run the client with: {client}{address}\n\
+         {}\n\
          {}",
         options.target(),
+        keys::HELP,
         live::HEADER
     )
 }

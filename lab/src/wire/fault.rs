@@ -22,6 +22,8 @@ pub enum Kind {
     Flip,
     /// Nothing passes in either direction, for some time or until the connection ends.
     Silence(Option<Duration>),
+    /// The client does not receive anything for this time, as if it did not read.
+    StopReading(Duration),
     /// All bytes arrive later, in both directions.
     Delay(Duration),
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Kind {
             Self::Flip => f.write_str("one bit of this request is inverted"),
             Self::Silence(None) => f.write_str("nothing passes after this request"),
             Self::Silence(Some(time)) => write!(f, "nothing passes for {time:?} after this request"),
+            Self::StopReading(time) => write!(f, "the client reads nothing for {time:?} after this request"),
             Self::Delay(time) => write!(f, "everything after this request arrives {time:?} later"),
         }
     }
@@ -96,12 +99,18 @@ impl FromStr for Fault {
                 words.require(&["after"], "after, or a time such as 2s")?;
                 Kind::Silence(time)
             }
+            "stop" => {
+                words.require(&["reading"], "reading")?;
+                let time = words.duration()?;
+                words.require(&["after"], "after")?;
+                Kind::StopReading(time)
+            }
             "delay" => {
                 let time = words.duration()?;
                 words.require(&["from"], "from")?;
                 Kind::Delay(time)
             }
-            _ => return Err(words.before("cut, lose, repeat, flip, silence, or delay")),
+            _ => return Err(words.before("cut, lose, repeat, flip, silence, stop, or delay")),
         };
         match (kind, words.next()) {
             (Kind::CutInResponse, "response") | (_, "request") => words.number(kind),

@@ -1,20 +1,25 @@
 //! Decides what a proxy does with bytes. It knows the messages in them, so a fault can strike between
 //! a request and its response.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::decode::NewDecoder;
 use super::fault::{Fault, Kind};
-use super::message::{Decoder, Message, Purpose, Role, Side};
+use super::message::{Decoder, Field, Message, Purpose, Role, Side};
 
 /// Maximum length of a request that can be repeated.
 const MAX_REPEATED: usize = 16 * 1024 * 1024;
 
-/// The fault that all connections of a proxy wait for.
+/// The faults that a proxy makes on all its connections: one that waits for its request, and the state
+/// of the network.
 pub struct Faults {
     new: NewDecoder,
     state: Mutex<State>,
+    network: watch::Sender<Network>,
 }
 
 struct State {
@@ -22,20 +27,84 @@ struct State {
     /// Number of requests so far on all connections. The fault strikes only once, so a client that
     /// reconnects is not cut again.
     requests: u64,
+    /// When a fault has struck.
+    struck: Option<Instant>,
+    /// Canceled to cut all connections.
+    cut: CancellationToken,
+}
+
+/// What happens to all bytes at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// They pass.
+    Open,
+    /// They wait.
+    Silent,
+    /// They arrive this much later.
+    Slow(Duration),
 }
 
 impl Faults {
-    /// Waits for the request at which `fault` strikes. `new` decodes the protocol that passes.
-    pub fn new(new: NewDecoder, fault: Fault) -> Self {
-        Self { new, state: Mutex::new(State { armed: Some(fault), requests: 0 }) }
+    /// Makes no fault yet. `new` decodes the protocol that passes.
+    pub fn new(new: NewDecoder) -> Self {
+        let state = State { armed: None, requests: 0, struck: None, cut: CancellationToken::new() };
+        Self { new, state: Mutex::new(state), network: watch::Sender::new(Network::Open) }
+    }
+
+    /// Waits for the request at which `fault` strikes.
+    pub fn arm(&self, fault: Fault) {
+        self.state().armed = Some(fault);
+    }
+
+    /// Makes the next request the one at which a fault strikes.
+    pub fn arm_next(&self, kind: Kind) {
+        let mut state = self.state();
+        state.armed = Some(Fault { kind, request: state.requests + 1 });
+    }
+
+    /// Returns when the fault has struck.
+    pub fn struck(&self) -> Option<Instant> {
+        self.state().struck
+    }
+
+    /// Changes what happens to all bytes from now on. Bytes that wait pass when the network is open
+    /// again.
+    pub fn set_network(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+
+    /// Breaks all connections that are open now.
+    pub fn cut(&self) {
+        std::mem::take(&mut self.state().cut).cancel();
+    }
+
+    /// Returns a token that is canceled by the next [`Faults::cut`].
+    pub(super) fn until_cut(&self) -> CancellationToken {
+        self.state().cut.clone()
+    }
+
+    /// Waits as the network demands, before bytes are forwarded.
+    pub(super) async fn pass(&self) {
+        let mut network = self.network.subscribe();
+        let now = *network.borrow();
+        if let Network::Slow(time) = now {
+            tokio::time::sleep(time).await;
+        }
+        let _ = network.wait_for(|network| *network != Network::Silent).await;
     }
 
     /// Counts a request. Returns the fault if it strikes now.
     fn count(&self) -> Option<Fault> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.requests += 1;
         let requests = state.requests;
-        state.armed.take_if(|fault| fault.request == requests)
+        let fault = state.armed.take_if(|fault| fault.request == requests)?;
+        state.struck = Some(Instant::now());
+        Some(fault)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,10 +211,17 @@ impl Gate {
             Kind::Flip => {
                 let mut bytes = bytes.to_vec();
                 let parts = messages.iter().filter(|part| part.calls == request.calls);
-                let leaves = parts.flat_map(Message::leaves);
-                let last = leaves.filter(|leaf| leaf.purpose == Purpose::Information).last();
-                let leaf = last.map_or(request.span.end - 1, |leaf| leaf.span.end - 1);
-                if let Some(byte) = leaf.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
+                let is_information = |leaf: &&Field| leaf.purpose == Purpose::Information;
+                let leaves: Vec<_> = parts.flat_map(Message::leaves).filter(is_information).collect();
+                // The value of a reading shows best what a changed bit does.
+                let leaf = leaves.iter().rfind(|leaf| leaf.name == "value").or(leaves.last());
+                let at = leaf.map_or(request.span.end - 1, |leaf| {
+                    // In text, even if it is masked, another digit is still text.
+                    let is_text = leaf.value.len() as u64 == leaf.span.end - leaf.span.start;
+                    let digit = leaf.value.bytes().rposition(|byte| byte.is_ascii_digit());
+                    leaf.span.start + digit.filter(|_| is_text).unwrap_or(0) as u64
+                });
+                if let Some(byte) = at.checked_sub(start).and_then(|at| bytes.get_mut(at as usize)) {
                     *byte ^= 1;
                 }
                 vec![Act::Forward(bytes)]
@@ -155,8 +231,19 @@ impl Gate {
                 self.silent_until = time.map(|time| Instant::now() + time);
                 vec![Act::Forward(before.to_vec()), self.silence(), Act::Forward(rest.to_vec())]
             }
-            Kind::CutAfterRequest | Kind::CutInResponse | Kind::LoseResponse | Kind::Delay(_) => {
+            // No response comes before which it could cut.
+            Kind::CutAfterRequest | Kind::CutInResponse if request.calls.is_empty() => {
+                vec![Act::Forward(before.to_vec()), Act::Cut]
+            }
+            Kind::CutAfterRequest
+            | Kind::CutInResponse
+            | Kind::LoseResponse
+            | Kind::StopReading(_)
+            | Kind::Delay(_) => {
                 self.struck = struck;
+                if let Kind::StopReading(time) = kind {
+                    self.silent_until = Some(Instant::now() + time);
+                }
                 vec![Act::Forward(bytes.to_vec())]
             }
         }
@@ -181,7 +268,7 @@ impl Gate {
                 vec![Act::Forward(bytes[..bytes.len() / 2].to_vec()), Act::Cut]
             }
             (Kind::LoseResponse, Side::Server) if self.answered => Vec::new(),
-            (Kind::Silence(_), _) => vec![self.silence(), all],
+            (Kind::Silence(_), _) | (Kind::StopReading(_), Side::Server) => vec![self.silence(), all],
             (Kind::Delay(time), _) => vec![Act::Wait(time), all],
             _ => vec![all],
         }

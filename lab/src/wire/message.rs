@@ -60,7 +60,7 @@ pub struct Field {
 pub enum Role {
     /// A part of a request that is not complete yet.
     Part,
-    /// A request, or the last part of one.
+    /// A request, or the last part of one. If it has no call, it gets no response.
     Request,
     /// The response to a request, or its last part.
     Response,

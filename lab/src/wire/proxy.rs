@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use super::tape::{Tape, What};
 pub struct Proxy {
     address: SocketAddr,
     counts: Arc<Counts>,
+    target: watch::Sender<Option<String>>,
     /// Canceled once the proxy should accept no further connections.
     stop: CancellationToken,
     /// Completes once all connections have ended after that.
@@ -35,7 +36,10 @@ pub struct Proxy {
 /// Time that [`Proxy::finish`] gives connections to end.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Time without accepting after the system refused to accept a connection.
+/// Time that a server has to close a connection after a fault has cut it off from its client.
+const NOTICE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Time without accepting after the system refused to accept a connection, or to listen again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
@@ -81,15 +85,16 @@ impl Proxy {
         let (open, dropped) = oneshot::channel::<()>();
         let (has_ended, ended) = oneshot::channel::<()>();
         let (stop, counted) = (CancellationToken::new(), counts.clone());
+        let (target, targets) = watch::channel(Some(target));
         let stopped = stop.clone();
         // The proxy has its own thread, which keeps running while a client blocks its thread.
         thread::spawn(move || {
             runtime.spawn(async move {
                 let listener = TcpListener::from_std(listener)?;
                 let mut connections = JoinSet::new(); // The connections end with this task.
-                let accepting = accept(&listener, &mut connections, target, counted, tape, faults);
+                let shared = Shared { counts: counted, tape, faults };
+                let accepting = accept(listener, &mut connections, targets, shared);
                 stopped.run_until_cancelled(accepting).await;
-                drop(listener);
                 let all = async { while connections.join_next().await.is_some() {} };
                 let _ = timeout(FINISH_WITHIN, all).await;
                 drop(has_ended);
@@ -97,12 +102,18 @@ impl Proxy {
             });
             let _ = runtime.block_on(dropped);
         });
-        Ok(Self { address, counts, stop, ended, _open: open })
+        Ok(Self { address, counts, target, stop, ended, _open: open })
     }
 
     /// Returns the `host:port` that the proxy listens on.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Forwards new connections to another server. With `None`, nothing listens, as while a server is
+    /// down.
+    pub fn point_at(&self, target: Option<String>) {
+        self.target.send_replace(target);
     }
 
     /// Accepts no further connections, and waits until the others have ended: at most two seconds.
@@ -117,34 +128,57 @@ impl Proxy {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &mut JoinSet<()>,
-    target: String,
+/// What all connections share.
+#[derive(Clone)]
+struct Shared {
     counts: Arc<Counts>,
     tape: Option<Arc<Tape>>,
     faults: Option<Arc<Faults>>,
+}
+
+async fn accept(
+    listener: TcpListener,
+    connections: &mut JoinSet<()>,
+    mut targets: watch::Receiver<Option<String>>,
+    shared: Shared,
 ) {
+    let Ok(address) = listener.local_addr() else { return };
+    let mut listener = Some(listener);
     let mut number = 0;
     loop {
-        let Ok((client, peer)) = listener.accept().await else {
+        let Some(target) = targets.borrow_and_update().clone() else {
+            listener = None;
+            let _ = targets.wait_for(Option::is_some).await;
+            continue;
+        };
+        if listener.is_none() {
+            listener = TcpListener::bind(address).await.ok();
+        }
+        let accepted = async {
+            match &listener {
+                Some(listener) => listener.accept().await.ok(),
+                None => None,
+            }
+        };
+        // Cancel safe: a connection that is not accepted yet waits in the system.
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            Ok(()) = targets.changed() => continue,
+        };
+        let Some((client, peer)) = accepted else {
             // Usually, too many files are open. A connection that ends makes room.
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         while connections.try_join_next().is_some() {} // Forgets those that have ended.
-        let observer = Observer {
-            connection: number,
-            cut: CancellationToken::new(),
-            counts: counts.clone(),
-            tape: tape.clone(),
-        };
-        let gate = faults.clone().map(|faults| Mutex::new(Gate::new(faults)));
+        let cut = shared.faults.as_ref().map_or_else(CancellationToken::new, |faults| faults.until_cut());
+        // A fault that cuts this connection leaves the others alone.
+        let observer = Observer { connection: number, cut: cut.child_token(), shared: shared.clone() };
+        let gate = shared.faults.clone().map(|faults| Mutex::new(Gate::new(faults)));
         number += 1;
-        let target = target.clone();
         connections.spawn(async move {
             connect(client, peer, &target, &observer, gate.as_ref()).await;
-            if let Some(tape) = observer.tape {
+            if let Some(tape) = observer.shared.tape {
                 tape.closed(observer.connection);
             }
         });
@@ -164,22 +198,32 @@ async fn connect(
     observer.note(Side::Client, What::Open { client: peer.port(), server: port });
     let Ok(server) = server else { return observer.note(Side::Server, What::Reset) };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     let both = async {
         tokio::join!(
-            forward(from_client, to_server, Side::Client, observer, gate),
-            forward(from_server, to_client, Side::Server, observer, gate),
+            forward(&mut from_client, &mut to_server, Side::Client, observer, gate),
+            forward(&mut from_server, &mut to_client, Side::Server, observer, gate),
         )
     };
     // A fault that cuts the connection ends both directions at once.
-    observer.cut.run_until_cancelled(both).await;
+    if observer.cut.run_until_cancelled(both).await.is_none() {
+        drop((from_client, to_client));
+        // The server learns of it, and the tape learns when it closes the connection, too.
+        let _ = to_server.shutdown().await;
+        let mut rest = vec![0; 64 * 1024];
+        let closes = async { while from_server.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
+        if timeout(NOTICE_WITHIN, closes).await.is_ok() {
+            observer.note(Side::Server, What::End);
+        }
+    }
 }
 
 /// Forwards one direction. Bytes are counted and recorded before they are written, so every byte
 /// that a peer has received is already known here.
 async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     side: Side,
     observer: &Observer,
     gate: Option<&Mutex<Gate>>,
@@ -193,9 +237,12 @@ async fn forward(
             }
             Ok(length) => {
                 observer.data(side, &buffer[..length]);
+                if let Some(faults) = &observer.shared.faults {
+                    faults.pass().await;
+                }
                 let written = match gate {
                     None => to.write_all(&buffer[..length]).await,
-                    Some(gate) => act(decide(gate, side, &buffer[..length]), &mut to, side, observer).await,
+                    Some(gate) => act(decide(gate, side, &buffer[..length]), to, side, observer).await,
                 };
                 if written.is_err() {
                     return; // The other direction reports that the peer is gone.
@@ -226,7 +273,10 @@ async fn act(
             Act::Forward(bytes) => to.write_all(&bytes).await?,
             Act::Wait(time) => tokio::time::sleep(time).await,
             Act::WaitForever => std::future::pending().await,
-            Act::Cut => observer.cut.cancel(),
+            Act::Cut => {
+                observer.cut.cancel();
+                std::future::pending::<()>().await; // Nothing after the cut passes.
+            }
             Act::Say(text) => observer.note(side, What::Note(text)),
         }
     }
@@ -238,24 +288,23 @@ struct Observer {
     connection: u32,
     /// Canceled when a fault cuts the connection.
     cut: CancellationToken,
-    counts: Arc<Counts>,
-    tape: Option<Arc<Tape>>,
+    shared: Shared,
 }
 
 impl Observer {
     fn data(&self, from: Side, bytes: &[u8]) {
         let count = match from {
-            Side::Client => &self.counts.sent,
-            Side::Server => &self.counts.received,
+            Side::Client => &self.shared.counts.sent,
+            Side::Server => &self.shared.counts.received,
         };
         count.fetch_add(bytes.len() as u64, Relaxed);
-        if let Some(tape) = &self.tape {
+        if let Some(tape) = &self.shared.tape {
             tape.push(self.connection, from, What::Data(bytes.to_vec()));
         }
     }
 
     fn note(&self, from: Side, what: What) {
-        if let Some(tape) = &self.tape {
+        if let Some(tape) = &self.shared.tape {
             tape.push(self.connection, from, what);
         }
     }

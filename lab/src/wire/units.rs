@@ -88,8 +88,8 @@ struct Direction {
 pub struct Units<P> {
     protocol: P,
     directions: [Direction; 2],
-    /// Where each incomplete request began.
-    begun: HashMap<(Side, u64), u64>,
+    /// Where each incomplete request began. One without a call gets no response.
+    begun: HashMap<(Side, Option<u64>), u64>,
 }
 
 impl<P: Protocol> Units<P> {
@@ -108,12 +108,10 @@ impl<P: Protocol> Units<P> {
         let fields = unit.into_fields();
         direction.rest.drain(..length);
         direction.start = span.end;
-        let call = calls.first().map(|call| (from, *call));
-        let begun = match (role, call) {
-            (Role::Part, Some(call)) if self.begun.len() < MAX_INCOMPLETE => {
-                *self.begun.entry(call).or_insert(span.start)
-            }
-            (Role::Request, Some(call)) => self.begun.remove(&call).unwrap_or(span.start),
+        let call = (from, calls.first().copied());
+        let begun = match role {
+            Role::Part if self.begun.len() < MAX_INCOMPLETE => *self.begun.entry(call).or_insert(span.start),
+            Role::Request => self.begun.remove(&call).unwrap_or(span.start),
             _ => span.start,
         };
         Message { from, span, summary, fields, role, refused, calls, begun }

@@ -16,7 +16,9 @@ use crate::reconnect::Retry;
 
 /// Publishes readings.
 pub struct Publisher {
-    connection: MultiplexedConnection,
+    url: String,
+    /// `None` after it was lost.
+    connection: Option<MultiplexedConnection>,
     keys: KeyNames,
     pipeline: redis::Pipeline,
 }
@@ -27,8 +29,8 @@ impl Publisher {
     /// # Errors
     /// If no broker answers.
     pub async fn connect(url: &str, keys: KeyNames) -> Result<Self, Error> {
-        let connection = Retry::new().first(|| connect(url)).await?;
-        Ok(Self { connection, keys, pipeline: redis::pipe() })
+        let connection = Some(Retry::new().first(|| connect(url)).await?);
+        Ok(Self { url: url.to_owned(), connection, keys, pipeline: redis::pipe() })
     }
 
     /// Publishes each reading on the channel `<prefix>:readings:<station>:<metric>`. Returns for
@@ -53,7 +55,7 @@ impl Publisher {
     }
 
     /// Publishes any messages in one round trip. Returns for each the number of subscribers that
-    /// Redis sent it to.
+    /// Redis sent it to. After an error, the next call connects again.
     ///
     /// # Errors
     /// If the connection is lost. Some messages may have been published before that.
@@ -65,7 +67,15 @@ impl Publisher {
         for (channel, message) in messages {
             self.pipeline.cmd("PUBLISH").arg(channel).arg(message);
         }
-        Ok(self.pipeline.query_async(&mut self.connection).await?)
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(connect(&self.url).await?),
+        };
+        let heard = self.pipeline.query_async(connection).await;
+        if heard.is_err() {
+            self.connection = None;
+        }
+        Ok(heard?)
     }
 }
 

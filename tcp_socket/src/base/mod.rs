@@ -11,6 +11,7 @@
 //! - [`program`]: logs, shutdown signals, output, error messages, and exit codes.
 //! - [`retry`]: pauses between attempts.
 //! - [`text`]: printing text from outside safely, and checking names.
+//! - [`tls`]: encryption, for all servers and clients.
 //! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;
@@ -21,4 +22,5 @@ pub mod linger;
 pub mod program;
 pub mod retry;
 pub mod text;
+pub mod tls;
 pub mod write_timeout;

@@ -8,7 +8,7 @@
 //! kilobytes. A slow peer needs a long time to read that much, but a smaller write succeeds
 //! earlier. So while a write waits, it is also retried from time to time.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -64,6 +64,21 @@ impl AsyncWrite for WriteTimeout {
             }
             timer.as_mut().reset(Instant::now() + pause);
         }
+    }
+
+    /// TLS writes its last records this way, and gives up if one call does not write all of them.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.waiting.is_none()
+            && let written @ Poll::Ready(_) = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        {
+            return written;
+        }
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        self.poll_write(cx, first.map_or(&[], |buf| buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

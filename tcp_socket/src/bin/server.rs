@@ -14,6 +14,7 @@ use clap::Parser;
 use tcp_socket::Limits;
 use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
+use tcp_socket::base::tls::{self, Listener};
 
 /// Keeps the readings of weather stations and serves them over a protocol of our own.
 /// Ctrl-C stops it once all received requests are answered; a second Ctrl-C stops it at once.
@@ -26,6 +27,8 @@ struct Args {
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
+    tls: tls::ServerOptions,
+    #[command(flatten)]
     journal: Journal,
 }
 
@@ -37,9 +40,11 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
     args.journal.open()?;
+    let tls = args.tls.config(None)?;
     // The signal handlers come first: a signal may arrive as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = program::listen(args.addr, "tcp_socket").await?;
-    writeln!(program::output(), "listening on tcp://{}", listener.local_addr()?)?;
+    let listener = Listener { tcp: program::listen(args.addr, "tcp_socket").await?, tls };
+    let scheme = if args.tls.tls { "tls" } else { "tcp" };
+    writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     tcp_socket::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")
 }

@@ -7,14 +7,18 @@ use crate::client::error::Error;
 /// Port of a server if its address does not name one.
 const DEFAULT_PORT: u16 = 7878;
 
-/// Returns the host and port in a server's address, such as `tcp://[::1]:7878`. The scheme
-/// is optional, and the default port is 7878.
+/// How the address of a server with TLS begins.
+pub(crate) const TLS: &str = "tls://";
+
+/// Returns the host and port in a server's address, such as `tcp://[::1]:7878`, or
+/// `tls://[::1]:7878` for a connection with TLS. The scheme is optional, and the default port
+/// is 7878.
 ///
 /// # Errors
 /// [`Error::Address`] if the address has another form.
 pub fn server_addr(url: &str) -> Result<String, Error> {
     let wrong = || Error::Address { url: url.to_owned() };
-    let addr = url.strip_prefix("tcp://").unwrap_or(url);
+    let addr = url.strip_prefix("tcp://").or_else(|| url.strip_prefix(TLS)).unwrap_or(url);
     let addr = addr.strip_suffix('/').unwrap_or(addr);
     // Without brackets, an IPv6 address can't have a port: `::1:80` is an address itself.
     if let Ok(host) = addr.parse::<Ipv6Addr>() {

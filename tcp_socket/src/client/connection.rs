@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use tokio::io::split;
+use tokio::io::{AsyncWriteExt, split};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -191,17 +191,20 @@ impl Task {
                 () = &mut self.timer => {
                     self.expire();
                     let now = Instant::now();
-                    if now < heartbeat {
-                        continue;
-                    }
-                    if pace.slow().is_some_and(|slow| now > slow) {
+                    if pace.slow().is_some_and(|slow| now >= slow) {
                         return Err(DisconnectReason::Slow);
                     }
                     let sending = unconfirmed as u64 * 1000 / u64::from(MIN_FRAME_RATE);
+                    let silent = pace.deadline() + Duration::from_millis(sending);
                     if writing > 0 {
                         pace.on_bytes(); // If the server does not read, the write times out.
-                    } else if now > pace.deadline() + Duration::from_millis(sending) {
+                    } else if now >= silent {
                         return Err(DisconnectReason::Silence);
+                    } else {
+                        self.wake_by(silent); // It comes before the next heartbeat.
+                    }
+                    if now < heartbeat {
+                        continue;
                     }
                     let id = self.next_id();
                     put_frame(&mut self.output, kind::PING, 0, id, |_payload| {});
@@ -221,7 +224,7 @@ impl Task {
         while connection.input.read_from(&mut connection.stream).await? > 0 {
             self.handle_frames(&mut connection.input)?;
         }
-        Ok(())
+        Ok(connection.stream.shutdown().await?)
     }
 
     /// Handles the waiting commands. Returns whether the client is still open.

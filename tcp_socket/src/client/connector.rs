@@ -1,23 +1,27 @@
-//! How the client connects: TCP, then the handshake.
+//! How the client connects: TCP, then TLS if the address asks for it, then the handshake.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::either::Either;
 use tracing::debug;
 
 use crate::base::retry::Pauses;
+use crate::base::tls::{self, Socket};
 use crate::base::write_timeout::WriteTimeout;
-use crate::client::address::server_addr;
+use crate::client::address::{TLS, server_addr};
 use crate::client::error::Error;
 use crate::limits::{CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_SERVER_PAYLOAD, WRITE_TIMEOUT};
 use crate::protocol::frame::FrameBuffer;
-use crate::protocol::handshake::{Hello, VERSION, WELCOME, Welcome, random_id};
+use crate::protocol::handshake::{Hello, Id, VERSION, WELCOME, Welcome, random_id};
 use crate::protocol::message::Refusal;
 
 /// The stream of a connection. The client needs nothing of it but reading and writing.
-pub(crate) type Transport = WriteTimeout;
+pub type Transport = Socket<WriteTimeout>;
 
 /// A connection after its handshake.
 pub(crate) struct Connection {
@@ -32,28 +36,50 @@ pub(crate) struct Connection {
 /// Connects to one server.
 pub(crate) struct Connector {
     addr: String,
+    tls: Option<Arc<ClientConfig>>,
     hello: Hello,
 }
 
 impl Connector {
-    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+    pub(crate) fn new(url: &str, tls: &tls::ClientOptions) -> Result<Self, Error> {
         let addr = server_addr(url)?;
-        let client_id = random_id().map_err(|source| unreachable(&addr, source))?;
-        Ok(Self { addr, hello: Hello { lowest: VERSION, highest: VERSION, client_id } })
+        let tls = tls.config(url.starts_with(TLS), None);
+        let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")))?;
+        let hello = Hello { lowest: VERSION, highest: VERSION, client_id: Id::default() };
+        let connector = Self { addr, tls, hello };
+        let client_id = random_id().map_err(|source| connector.unreachable(source))?;
+        Ok(Self { hello: Hello { client_id, ..hello }, ..connector })
     }
 
     /// Connects and does the handshake, within [`CONNECT_TIMEOUT`].
     pub(crate) async fn connect(&self) -> Result<Connection, Error> {
-        let unreachable = |source| unreachable(&self.addr, source);
         let connect = async {
-            let stream = TcpStream::connect(&self.addr).await.map_err(unreachable)?;
-            // Otherwise, a request could wait for the acknowledgement of the one before.
-            stream.set_nodelay(true).map_err(unreachable)?;
-            handshake(WriteTimeout::new(stream, WRITE_TIMEOUT), &self.hello, unreachable).await
+            let stream = self.open().await?;
+            handshake(stream, &self.hello, |source| self.failed(source, true)).await
         };
         timeout(CONNECT_TIMEOUT, connect)
             .await
-            .unwrap_or_else(|_elapsed| Err(unreachable(io::ErrorKind::TimedOut.into())))
+            .unwrap_or_else(|_elapsed| Err(self.unreachable(io::ErrorKind::TimedOut.into())))
+    }
+
+    /// Opens a connection on which nothing of this protocol has been sent yet.
+    async fn open(&self) -> Result<Transport, Error> {
+        let stream = TcpStream::connect(&self.addr).await.map_err(|source| self.unreachable(source))?;
+        // Otherwise, a request could wait for the acknowledgement of the one before.
+        stream.set_nodelay(true).map_err(|source| self.unreachable(source))?;
+        let stream = WriteTimeout::new(stream, WRITE_TIMEOUT);
+        let Some(tls) = &self.tls else { return Ok(Either::Left(stream)) };
+        let host = self.addr.rsplit_once(':').map_or("", |(host, _port)| host);
+        tls::connect(tls.clone(), host, stream).await.map_err(|source| self.failed(source, false))
+    }
+
+    fn failed(&self, source: io::Error, connected: bool) -> Error {
+        tls::fault(&source, connected).map_or_else(|| self.unreachable(source), Error::Tls)
+    }
+
+    fn unreachable(&self, source: io::Error) -> Error {
+        let scheme = if self.tls.is_some() { TLS } else { "tcp://" };
+        Error::Unreachable { url: format!("{scheme}{}", self.addr), source: source.into() }
     }
 
     /// Connects, however many attempts it takes. An error means that no further attempt can
@@ -69,17 +95,26 @@ impl Connector {
     }
 }
 
+/// Opens a connection to the server at `url`, up to the TLS handshake if there is one, for a
+/// program that speaks the protocol itself.
+///
+/// # Errors
+/// [`Error::Address`], [`Error::Unreachable`], or [`Error::Tls`].
+pub async fn open(url: &str, tls: &tls::ClientOptions) -> Result<Transport, Error> {
+    Connector::new(url, tls)?.open().await
+}
+
 async fn handshake(
     mut stream: Transport,
     hello: &Hello,
-    unreachable: impl Fn(io::Error) -> Error,
+    failed: impl Fn(io::Error) -> Error,
 ) -> Result<Connection, Error> {
     // A full server may already have refused and closed the connection, so that the write
     // fails. Read its refusal anyway.
     let _ = stream.write_all(&hello.encode()).await;
     let _ = stream.flush().await;
     let mut bytes = [0; WELCOME];
-    stream.read_exact(&mut bytes).await.map_err(&unreachable)?;
+    stream.read_exact(&mut bytes).await.map_err(&failed)?;
     let welcome =
         Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("it did not send a WELCOME".into()))?;
     let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
@@ -95,14 +130,10 @@ async fn handshake(
             if let Some(refusal) = frame.and_then(|frame| Refusal::parse(frame.payload)) {
                 return Err(Error::Refused(refusal));
             }
-            if input.read_from(&mut stream).await.map_err(&unreachable)? == 0 {
+            if input.read_from(&mut stream).await.map_err(&failed)? == 0 {
                 return Err(Error::Protocol("it refused the connection without a reason".into()));
             }
         },
         other => Err(Error::Protocol(format!("it chose version {other}"))),
     }
-}
-
-fn unreachable(addr: &str, source: io::Error) -> Error {
-    Error::Unreachable { url: format!("tcp://{addr}"), source: source.into() }
 }

@@ -25,6 +25,10 @@ pub enum Error {
         #[source]
         source: Arc<io::Error>,
     },
+    /// TLS is not possible with this server or these files. The text says why and what to do.
+    /// Another attempt would fail in the same way.
+    #[error("{0}")]
+    Tls(String),
     /// The server responded with an error.
     #[error("{0}")]
     Refused(Refusal),
@@ -54,6 +58,7 @@ impl Error {
             Self::Refused(refusal) => refusal.code == ErrorCode::UnknownOutcome as u16,
             Self::Address { .. }
             | Self::Unreachable { .. }
+            | Self::Tls(_)
             | Self::Protocol(_)
             | Self::Invalid(_)
             | Self::NotExecuted(_)
@@ -64,7 +69,7 @@ impl Error {
     /// Returns whether another connection would give the same error.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
-            Self::Protocol(_) => true,
+            Self::Protocol(_) | Self::Tls(_) => true,
             Self::Refused(refusal) => [ErrorCode::BadMagic, ErrorCode::UnsupportedVersion]
                 .map(|code| code as u16)
                 .contains(&refusal.code),

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::base::tls;
 use crate::limits::{CALL_TIMEOUT, MAX_BATCH, MAX_IN_FLIGHT, MAX_STATION_ID, WATCH_QUEUE};
 use crate::protocol::frame::kind;
 use crate::protocol::handshake::Id;
@@ -28,6 +29,7 @@ mod error;
 mod watch;
 
 pub use address::server_addr;
+pub use connector::{Transport, open};
 pub use error::Error;
 pub use watch::Watch;
 
@@ -50,10 +52,19 @@ impl Client {
     /// protocol, or keeps too few replies.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], or
+    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Protocol`], [`Error::Tls`], or
     /// [`Error::Address`].
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        let connector = Connector::new(url)?;
+        Self::connect_with_tls(url, &tls::ClientOptions::default()).await
+    }
+
+    /// The same as [`Client::connect`]. For a `url` that begins with `tls://`, `options` says
+    /// which servers to trust, and which certificate to show.
+    ///
+    /// # Errors
+    /// The same as for [`Client::connect`].
+    pub async fn connect_with_tls(url: &str, options: &tls::ClientOptions) -> Result<Self, Error> {
+        let connector = Connector::new(url, options)?;
         let first = connector.connect().await?;
         let (commands, received) = mpsc::unbounded_channel();
         let (status_sender, status) = tokio::sync::watch::channel(Some(Ok(first.welcome.instance_id)));

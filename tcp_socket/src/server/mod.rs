@@ -1,15 +1,19 @@
 //! The server: accepts connections, refuses those beyond the limit, and stops gracefully.
 //! `connection.rs` serves one connection.
 
+use std::convert::identity;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_util::either::Either;
 use tracing::info;
 
 use crate::base::accept::Connections;
 use crate::base::linger::linger;
+use crate::base::tls::{Acceptor, Listener};
 use crate::base::write_timeout::WriteTimeout;
 use crate::limits::Limits;
 use crate::protocol::message::{ErrorCode, Refusal};
@@ -33,31 +37,48 @@ mod watches;
 /// Only if the listener cannot be used at all, or the system cannot provide random bytes. An
 /// error on one connection ends only that connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let Listener { tcp: listener, tls } = listener.into();
     listener.local_addr()?;
     let connections = Connections::new(&limits.connections);
     let state = Arc::new(State::new(limits)?);
     let (drain_timeout, linger_limits) =
         (state.limits.connections.drain_timeout, state.limits.connections.linger());
     let refusal = Refusal::new(ErrorCode::TooManyConnections, "too many connections");
-    let refusal = state.refusal_of_connection(&refusal);
+    let refusal = state.refusal_of_connection(&refusal).freeze();
+    let not_tls = Refusal::new(ErrorCode::BadMagic, "this port speaks TLS: use an address with tls://");
+    let not_tls = state.refusal_of_connection(&not_tls);
+    let tls = Acceptor::new(tls, state.limits.handshake_timeout, linger_limits, &not_tls);
 
     let serve = |stream, peer| {
-        let stream = WriteTimeout::new(stream, state.limits.write_timeout);
-        Connection::new(stream, peer, state.clone()).run(connections.stopping())
+        let (state, write_timeout) = (state.clone(), state.limits.write_timeout);
+        let wrap = move |stream| WriteTimeout::new(stream, write_timeout);
+        tls.handshake_then(stream, wrap, connections.stopping(), move |stream, stopping| {
+            Connection::new(stream, peer, state).run(stopping)
+        })
     };
-    // Every refused client gets the reason at once. The server lingers only for those that
-    // `accept` still has room for.
     let refuse = |stream| {
-        let refused = write_at_once(stream, &refusal);
-        async move {
-            if let Some(stream) = refused {
-                linger(stream, linger_limits).await;
+        let refusal = refusal.clone();
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| {
+            // Without TLS, this runs at once, so every refused client gets the reason. The server
+            // lingers only for those that `accept` still has room for.
+            let (refused, encrypted) = match stream {
+                Either::Left(stream) => (write_at_once(stream, &refusal), None),
+                Either::Right(stream) => (None, Some(stream)),
+            };
+            async move {
+                if let Some(stream) = refused {
+                    linger(stream, linger_limits).await;
+                } else if let Some(mut stream) = encrypted
+                    && stream.write_all(&refusal).await.is_ok()
+                {
+                    linger(stream, linger_limits).await; // Its shutdown also flushes.
+                }
             }
-        }
+        })
     };
     connections.accept(listener, shutdown, serve, refuse).await;
     info!("stopping: no new connections; received requests are still answered");

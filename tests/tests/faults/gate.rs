@@ -6,7 +6,7 @@ use lab::wire::decode::Format;
 use lab::wire::fault::Fault;
 use lab::wire::gate::Faults;
 use lab::wire::proxy::Proxy;
-use tests::{Server, apply, test};
+use tests::{Server, apply, run_program, test};
 
 use crate::journal::Journal;
 
@@ -46,7 +46,8 @@ async fn record(format: Format, fault: &str) -> (Told, usize) {
     };
     let server: Server = journal.server(program, &["--addr", "127.0.0.1:0"]).await;
     let fault: Fault = fault.parse().unwrap();
-    let faults = Arc::new(Faults::new(format.decoder(), fault));
+    let faults = Arc::new(Faults::new(format.decoder()));
+    faults.arm(fault);
     let proxy = Proxy::listen("127.0.0.1:0", server.addr().to_owned(), None, Some(faults)).unwrap();
     let url = format!("http://{}", proxy.address());
     let told = match format {
@@ -73,7 +74,7 @@ async fn record(format: Format, fault: &str) -> (Told, usize) {
 #[apply(test!)]
 async fn a_sentence_that_describes_no_fault_is_refused_at_its_first_wrong_word() {
     for (sentence, position, expected) in [
-        ("break it", 1, "cut, lose, repeat, flip, silence, or delay"),
+        ("break it", 1, "cut, lose, repeat, flip, silence, stop, or delay"),
         ("cut before request 1", 5, "in or after"),
         ("cut in reply 1", 8, "request or response"),
         ("cut after request", 18, "the number of a request, from 1"),
@@ -82,7 +83,7 @@ async fn a_sentence_that_describes_no_fault_is_refused_at_its_first_wrong_word()
         ("delay 200ms after request 1", 13, "from"),
         ("flip the bit", 6, "a bit in"),
         ("lose response 1 twice", 17, "nothing more"),
-        ("", 1, "cut, lose, repeat, flip, silence, or delay"),
+        ("", 1, "cut, lose, repeat, flip, silence, stop, or delay"),
     ] {
         let error = sentence.parse::<Fault>().unwrap_err();
         assert_eq!((error.position, error.expected), (position, expected), "{sentence:?}");
@@ -91,10 +92,12 @@ async fn a_sentence_that_describes_no_fault_is_refused_at_its_first_wrong_word()
 
 #[apply(test!)]
 async fn every_sentence_of_the_help_is_understood() {
-    let sentences = "cut in request N, cut after request N, cut in response N, lose response N, repeat request N, \
-                     flip a bit in request N, silence after request N, silence 2s after request N, \
-                     delay 200ms from request N";
-    for sentence in sentences.split(", ") {
+    let output = run_program(env!("CARGO_BIN_EXE_lab-under-test"), &["tap", "--help"]).await;
+    let help = output.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, rest) = help.split_once("Break one request on purpose: ").unwrap();
+    let sentences: Vec<_> = rest.split_once(" --").unwrap().0.split('"').skip(1).step_by(2).collect();
+    assert_eq!(sentences.len(), 10);
+    for sentence in sentences {
         let fault: Fault = sentence.replace('N', "3").parse().unwrap();
         assert_eq!(fault.request, 3, "{sentence}");
     }

@@ -4,7 +4,7 @@ use lab::compare::bytes::{Wire, count_bytes};
 use lab::protocols::{self, INFORMATION};
 use lab::run::brokers::Brokers;
 use lab::run::placement::Placement;
-use lab::run::running_protocol::RunningProtocol;
+use lab::run::running_protocol::{RunningProtocol, Through};
 use lab::wire::proxy::{Bytes, Proxy};
 use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +33,8 @@ async fn the_proxy_counts_what_it_forwards() {
 /// Counts the bytes of a request with this many readings.
 async fn wire(id: &str, readings: u64) -> Wire {
     let protocol = protocols::by_id(id).unwrap();
-    let target = RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), true).unwrap();
+    let target =
+        RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), Through::Proxy).unwrap();
     count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 

@@ -8,6 +8,7 @@ use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
 use lab::report::{comparison, docs, table, tables};
+use lab::run::placement::Placement;
 use regex::Regex;
 use serde_json::Value;
 use tests::{apply, test};
@@ -28,10 +29,16 @@ fn repository() -> PathBuf {
 
 #[apply(test!)]
 async fn tables_fit_the_terminal() {
-    let tables = tables::tables(&sample());
-    assert_eq!(tables.len(), 10);
-    for table in tables {
+    let mut noisy = kept();
+    noisy.throughput.placement = Placement::Same;
+    noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
+    noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
+    assert_eq!(tables::tables(&sample()).len(), 16);
+    for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
+        // The narrowest column has words, not a letter in each line.
+        let letters = shown.lines().filter(|line| line.trim().chars().count() == 1).count();
+        assert_eq!(letters, 0, "a column is squeezed in\n{shown}");
         for line in shown.lines() {
             assert!(line.chars().count() <= usize::from(table::WIDTH), "too wide: {line}\nin\n{shown}");
         }
@@ -44,7 +51,7 @@ async fn tables_fit_the_terminal() {
         "unsent",
         "missing",
         "not yet processed",
-        "×4.3",
+        "(+26.4, ×4.3)",
         "very low",
         "–",
         "apt-get",
@@ -132,6 +139,12 @@ async fn the_document_lists_every_prediction_word_for_word() {
 /// The expected values are computed by hand from the sample. It lacks gRPC, WebSocket, and Redis.
 #[apply(test!)]
 async fn the_figures_decide_the_predictions() {
+    let mut answered = sample();
+    answered.answers = vec![Some(false), Some(true), None, Some(false)];
+    let table = predictions::table(&answered);
+    let said: Vec<_> = table.rows.iter().map(|row| row[4].as_str()).take(5).collect();
+    assert_eq!(said, ["no: wrong", "yes", "–", "no: right", "–"]);
+    assert!(table.note.ends_with("You were right about 1 of 2."), "{}", table.note);
     let decided = predictions::table(&sample()).rows;
     let outcome: Vec<_> = decided.iter().map(|row| (row[2].as_str(), row[3].as_str())).collect();
     let lacking = ("–", "–");
@@ -152,16 +165,42 @@ async fn the_figures_decide_the_predictions() {
 /// TCP's row is computed by hand. The tokio echo's latency is 8 µs, its CPU time 7.2 µs, and its
 /// rate 1,666,731 requests per second.
 #[apply(test!)]
-async fn costs_are_shown_as_multiples_of_the_echo() {
+async fn costs_are_compared_with_the_echos() {
     let table = tables::costs(&sample());
     let row = table.rows.iter().find(|row| row[0] == "TCP").unwrap();
-    assert_eq!(row[..10], ["TCP", "9.40", "1.2", "8.46", "1.2", "1.42M", "0.9", "70", "56.4", "10.3"]);
+    assert_eq!(row[..8], ["TCP", "9.40", "+1.4", "1.2", "8.46", "+1.3", "1.2", "1.42M"]);
+    assert_eq!(row[8..14], ["0.9", "70", "56.4", "+8.4", "2 + 1", "10.3"]);
     // In the sample, every client is saturated, and no server is.
     assert!(
         table.note.contains("the limit of the client, not of the server, for tokio TCP echo, "),
         "{}",
         table.note
     );
+}
+
+/// A reader of a printed plot tells the protocols apart by their shapes alone.
+#[apply(test!)]
+async fn every_protocol_has_its_own_shape() {
+    let shape = Regex::new(r#"<path class="mark s\d" d="([^"]+)""#).unwrap();
+    let (_, svg) = docs::images(&kept()).into_iter().find(|(name, _)| name.contains("batch")).unwrap();
+    let shapes: BTreeSet<_> = shape.captures_iter(&svg).map(|found| found[1].to_owned()).collect();
+    assert_eq!(shapes.len(), kept().protocols.len());
+}
+
+/// In the kept run, gRPC unary and HTTP/REST change places between 10 and 100 readings.
+#[apply(test!)]
+async fn places_that_change_with_the_batch_size_are_marked() {
+    let tables = tables::tables(&kept());
+    let order = tables.iter().find(|table| table.title.starts_with("The order")).unwrap();
+    assert!(!order.rows[0][1].contains('*'), "{:?}", order.rows[0]);
+    assert!(order.rows[1..].iter().any(|row| row[1].contains('*')), "{:?}", order.rows);
+}
+
+#[apply(test!)]
+async fn times_over_a_network_are_compared_at_the_same_delay() {
+    let table = tables::tables(&sample()).into_iter().find(|table| table.title.starts_with("Over a network"));
+    let row = table.unwrap().rows.into_iter().find(|row| row[0] == "TCP").unwrap();
+    assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.

@@ -10,8 +10,9 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, Protocol};
+use lab::protocols::{self, FAN_OUT, Protocol, Served};
 use lab::report::results::Results;
+use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
@@ -34,6 +35,10 @@ fn brief() -> Plan {
         readings: vec![1, 10],
         set_ups: 2,
         idle_connections: 3,
+        delays: vec![2],
+        bandwidth: Some(100_000_000),
+        subscribers: vec![1, 3],
+        extra_rounds: 1,
     }
 }
 
@@ -50,7 +55,13 @@ fn measured(plan: Plan, protocols: Vec<&'static Protocol>, stop: bool) -> Result
 #[apply(test!)]
 #[alone]
 async fn a_run_measures_every_protocol_without_a_broker() {
-    check(through_brokers(false));
+    let results = check(through_brokers(false));
+    // TCP's handshake takes one round trip. The hello of our own protocol and WebSocket's upgrade take
+    // another one.
+    for (id, set_up) in [("tokio_echo", 1), ("tcp_socket", 2), ("websocket", 2), ("http_rest", 1)] {
+        let trips = results.round_trips.iter().find(|row| row.protocol == id).unwrap();
+        assert_eq!(trips.set_up, set_up, "{id}");
+    }
 }
 
 /// Does the same with brokers that the lab starts.
@@ -101,7 +112,21 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.latency.rows.len(), all);
     assert_eq!(results.throughput.rows.len(), all + many, "one and four in flight");
     assert_eq!(results.batch.rows.len(), 2 * all);
-    assert_eq!((results.bytes.len(), results.set_up.rows.len()), (all, all));
+    assert_eq!((results.bytes.len(), results.set_up.rows.len()), (2 * all, all));
+    assert!(results.batch.rows.iter().all(|row| row.cpu.is_some()) || !cfg!(target_os = "linux"));
+    assert_eq!((results.round_trips.len(), results.network.len()), (all, all));
+    let ways = FAN_OUT.iter().filter(|way| protocols.iter().any(|protocol| protocol.id == way.selected_by));
+    assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
+    let ordered = |row: &Delivered| row.first.median <= row.last.median && row.cpu.is_some();
+    assert!(results.fan_out.iter().all(ordered), "{:?}", results.fan_out);
+    let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
+    assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
+    for trips in &results.round_trips {
+        let through_broker = protocols.iter().any(|protocol| {
+            protocol.id == trips.protocol && matches!(protocol.served, Served::ThroughBroker(..))
+        });
+        assert_eq!(trips.request, if through_broker { 2 } else { 1 }, "{trips:?}");
+    }
     let offered: Vec<_> = results.fixed_rate.rows.iter().map(|row| row.protocol.as_str()).collect();
     assert_eq!(offered.iter().collect::<BTreeSet<_>>().len(), many);
     for row in &results.latency.rows {
@@ -131,14 +156,15 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     }
     assert!(!page.contains("NaN") && !page.contains(">inf"), "{page}");
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-    // The plot of fixed rates may be missing, because p99 needs a thousand samples.
-    assert!(matches!(page.matches("<svg").count(), 5 | 6));
+    // The plot of fixed rates may be missing, because p99 needs a thousand samples, and the added
+    // time needs the echo.
+    assert!(matches!(page.matches("<svg").count(), 6..=8));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
     assert!(
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 9);
+    assert_eq!(tables::tables(&again).len(), 15);
     results
 }
 

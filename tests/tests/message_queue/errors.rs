@@ -41,11 +41,12 @@ const REDIS_PERMANENT: [&str; 8] = [
 ];
 
 /// Errors as RabbitMQ sends them, and whether another attempt may succeed.
-const RABBITMQ: [(u16, &str, bool); 14] = [
+const RABBITMQ: [(u16, &str, bool); 15] = [
     (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", true),
     (404, "NOT_FOUND - no queue 'weather.jobs.v1' in vhost '/'", true),
     (405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'x' in vhost '/'", true),
     (406, "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out", true),
+    (406, "invalid ack received for inexistant delivery_tag 2 on channel 1", true),
     (506, "RESOURCE_ERROR - memory", true),
     (
         530,

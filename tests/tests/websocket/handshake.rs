@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tcp_socket::base::tls::trust_nobody;
 use tests::{apply, test};
 use tokio::io::AsyncReadExt;
 use websocket::Limits;
@@ -158,7 +159,8 @@ async fn a_connection_is_closed_if_no_handshake_arrives_in_time() {
 #[apply(test!)]
 async fn the_page_and_the_health_route_are_plain_http() {
     let server = Local::start(limits()).await;
-    let page = reqwest::get(server.url()).await.unwrap();
+    let http = reqwest::Client::builder().tls_backend_preconfigured(trust_nobody()).build().unwrap();
+    let page = http.get(server.url()).send().await.unwrap();
     assert_eq!(page.status(), 200);
     assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
@@ -168,7 +170,7 @@ async fn the_page_and_the_health_route_are_plain_http() {
     for loads in ["src=\"http", "href=\"http", "src=\"//", "@import", "url("] {
         assert!(!html.contains(loads), "the page must load nothing from elsewhere: {loads}");
     }
-    let health = reqwest::get(format!("{}/healthz", server.url())).await.unwrap();
+    let health = http.get(format!("{}/healthz", server.url())).send().await.unwrap();
     assert_eq!((health.status().as_u16(), health.text().await.unwrap().as_str()), (200, "ok\n"));
     server.stop().await;
 }

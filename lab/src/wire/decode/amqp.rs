@@ -78,8 +78,8 @@ struct Waiting {
 /// A message after its method. Its last frame completes it.
 #[derive(Default)]
 struct Content {
-    /// What the whole message is, with its call.
-    whole: Option<(Role, u64)>,
+    /// What the whole message is, with its call if it gets a response.
+    whole: Option<(Role, Option<u64>)>,
     /// Number of bytes of the body that have not arrived.
     left: u64,
     body: Json,
@@ -90,8 +90,8 @@ impl Content {
     fn part(&mut self) -> (Role, Vec<u64>) {
         let whole = if self.left == 0 { self.whole.take() } else { self.whole };
         match whole {
-            Some((role, call)) if self.left == 0 => (role, vec![call]),
-            Some((Role::Request, call)) => (Role::Part, vec![call]),
+            Some((role, call)) if self.left == 0 => (role, call.into_iter().collect()),
+            Some((Role::Request, call)) => (Role::Part, call.into_iter().collect()),
             _ => (Role::Other, Vec::new()),
         }
     }
@@ -224,20 +224,25 @@ impl Amqp {
         channel: u64,
         name: &str,
         arguments: &Arguments<'_>,
-    ) -> Option<(Role, u64)> {
+    ) -> Option<(Role, Option<u64>)> {
         let tag = match name {
-            "basic.publish" => {
-                let published = self.channel(channel).published.as_mut()?;
-                *published += 1;
-                *published
-            }
+            "basic.publish" => match &mut self.channel(channel).published {
+                Some(published) => {
+                    *published += 1;
+                    *published
+                }
+                None => return Some((Role::Request, None)),
+            },
             "basic.deliver" => {
                 if self.channel(channel).automatic.contains(arguments.string("consumer-tag")) {
-                    return None;
+                    return Some((Role::Request, None));
                 }
                 arguments.number("delivery-tag")
             }
-            _ => return self.answered(from.other(), channel, name).map(|get| (Role::Response, get.call)),
+            _ => {
+                let get = self.answered(from.other(), channel, name)?;
+                return Some((Role::Response, Some(get.call)));
+            }
         };
         let call = self.new_call(from);
         let unsettled = &mut self.unsettled[from as usize];
@@ -245,7 +250,7 @@ impl Amqp {
             return None;
         }
         unsettled.insert((channel, tag), call);
-        Some((Role::Request, call))
+        Some((Role::Request, Some(call)))
     }
 
     /// Returns the calls of `sender` that an acknowledgement answers.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Parser, Subcommand};
-use tcp_socket::base::program;
+use tcp_socket::base::{program, tls};
 use tcp_socket::{Client, Error, Metric, Reading};
 use tokio::task::JoinSet;
 
@@ -23,9 +23,11 @@ mod watch;
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
-    /// Address of the server; you can leave out tcp:// and :7878
+    /// Address of the server; you can leave out tcp:// and :7878, and tls:// encrypts
     #[arg(long, default_value = "tcp://127.0.0.1:7878", global = true)]
     url: String,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -79,7 +81,8 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 async fn main() -> ExitCode {
     program::finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
         Some(Error::Unreachable { url, source }) if source.kind() == ErrorKind::ConnectionRefused => {
-            anyhow!("no server at {url}; start one with: cargo run -p tcp_socket --bin server")
+            let option = if url.starts_with("tls:") { " -- --tls" } else { "" };
+            anyhow!("no server at {url}; start one with: cargo run -p tcp_socket --bin server{option}")
         }
         _ => error,
     }))
@@ -89,9 +92,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
     let mut out = program::output();
     let Some(command) = args.command else {
-        return tour::tour(&args.url, &mut out).await;
+        return tour::tour(&args.url, &args.tls, &mut out).await;
     };
-    let client = Client::connect(&args.url).await?;
+    let client = Client::connect_with_tls(&args.url, &args.tls).await?;
     match command {
         Command::Record { station, metric, value } => {
             let accepted = client.record(&[Reading { station, metric, value, recorded_at: now()? }]).await?;

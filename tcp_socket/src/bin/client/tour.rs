@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::BytesMut;
-use tcp_socket::client::{Error, server_addr};
+use tcp_socket::base::tls::ClientOptions;
+use tcp_socket::client::{Transport, open};
 use tcp_socket::protocol::describe::{self, Field, quoted};
 use tcp_socket::protocol::frame::{FrameBuffer, kind, put_frame};
 use tcp_socket::protocol::handshake::{Hello, Id, WELCOME, Welcome, random_id};
 use tcp_socket::protocol::message::put_batch;
 use tcp_socket::protocol::model::{Metric, Reading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Maximum time to wait for bytes that the server should send.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn tour(url: &str, tls: &ClientOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let client_id = random_id()?;
     let temperature = reading(Metric::Temperature, -3.5, 0);
     let wind = reading(Metric::Wind, 7.25, 1);
 
-    let mut wire = Wire::connect(url).await?;
+    let mut wire = Wire::connect(url, tls).await?;
     writeln!(out, "1. HELLO and WELCOME: the two sides agree on a version")?;
     wire.handshake(1, 1, client_id, out).await?;
 
@@ -69,7 +69,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     wire.receive_end(out).await?;
 
     writeln!(out, "8. Another connection, and a flipped bit: nothing after it can be trusted")?;
-    let mut wire = Wire::connect(url).await?;
+    let mut wire = Wire::connect(url, tls).await?;
     wire.handshake(1, 1, client_id, &mut std::io::sink()).await?;
     wire.send(out, |frames| {
         put_frame(frames, kind::PING, 0, 1, |_payload| {});
@@ -80,7 +80,7 @@ pub async fn tour(url: &str, out: &mut impl Write) -> anyhow::Result<()> {
     wire.receive_end(out).await?;
 
     writeln!(out, "9. A client from the future that speaks only versions 2 and 3")?;
-    let mut wire = Wire::connect(url).await?;
+    let mut wire = Wire::connect(url, tls).await?;
     wire.handshake(2, 3, client_id, out).await?;
     wire.receive(out, 1).await?;
     wire.receive_end(out).await
@@ -93,16 +93,13 @@ fn reading(metric: Metric, value: f64, second: u64) -> Reading {
 
 /// A connection whose traffic is shown.
 struct Wire {
-    stream: TcpStream,
+    stream: Transport,
     input: FrameBuffer,
 }
 
 impl Wire {
-    async fn connect(url: &str) -> anyhow::Result<Self> {
-        let addr = server_addr(url)?;
-        let stream = TcpStream::connect(&addr)
-            .await
-            .map_err(|source| Error::Unreachable { url: format!("tcp://{addr}"), source: source.into() })?;
+    async fn connect(url: &str, tls: &ClientOptions) -> anyhow::Result<Self> {
+        let stream = open(url, tls).await?;
         Ok(Self { stream, input: FrameBuffer::new(64 * 1024) })
     }
 
@@ -116,6 +113,7 @@ impl Wire {
         let hello = Hello { lowest, highest, client_id };
         show(out, "client", &describe::hello(&hello.encode()))?;
         self.stream.write_all(&hello.encode()).await?;
+        self.stream.flush().await?;
         let mut bytes = [0; WELCOME];
         let read = self.stream.read_exact(&mut bytes);
         timeout(RECEIVE_TIMEOUT, read).await.context("the server sent no WELCOME in time")??;
@@ -133,7 +131,8 @@ impl Wire {
             show(out, "client", &fields)?;
             rest = &rest[length(&fields)..];
         }
-        Ok(self.stream.write_all(&frames).await?)
+        self.stream.write_all(&frames).await?;
+        Ok(self.stream.flush().await?)
     }
 
     /// Waits for `count` frames, and shows them in the order of their request IDs.

@@ -1,0 +1,120 @@
+//! `cargo run --release -- faults`: breaks each protocol in each way, and counts.
+
+use std::fs;
+use std::io::{Write, stderr, stdout};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+
+use super::breakage::{self, Breakage};
+use super::experiment::{Plan, run};
+use super::row::Row;
+use super::rows;
+use super::{documents, page, tables};
+use crate::run::brokers::{INSTALL, is_installed};
+use crate::run::conditions::conditions;
+
+/// Number of requests before the fault.
+const REQUESTS: u64 = 100;
+
+/// Break each protocol in each way, and count what is lost, doubled, and unknown
+///
+/// In each experiment, a client records numbered readings through a proxy. In the middle of them,
+/// something breaks: the connection, the server, a worker, the broker, or the client. The server writes
+/// down what it executes, so the lab can count what each client said against what happened. It prints
+/// a table for each fault, and writes faults.html, with a timeline of each experiment, and faults.json.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Make all experiments, also with 16 calls in flight: at most half an hour
+    #[arg(long, conflicts_with_all = ["protocols", "faults"])]
+    full: bool,
+    /// Only these protocols: a comma-separated list of IDs, as in faults.json
+    #[arg(long, value_delimiter = ',', value_parser = row)]
+    protocols: Vec<&'static Row>,
+    /// Only these faults: a comma-separated list of IDs, as in faults.json
+    #[arg(long, value_delimiter = ',', value_parser = fault)]
+    faults: Vec<&'static Breakage>,
+    /// Number of calls in flight
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    in_flight: u64,
+    /// Folder for faults.html and faults.json
+    #[arg(long, default_value = "lab-results")]
+    out: PathBuf,
+    /// Break nothing, but copy this faults.json to docs/faults.json and render it into docs/faults.md.
+    /// Without a path, render the stored file again
+    #[arg(long, value_name = "RESULTS", num_args = 0..=1, default_missing_value = documents::KEPT)]
+    write_docs: Option<PathBuf>,
+}
+
+fn row(id: &str) -> Result<&'static Row, String> {
+    let ids = || rows::ALL.iter().map(|row| row.id).collect::<Vec<_>>().join(", ");
+    rows::by_id(id).ok_or_else(|| format!("use one of {}", ids()))
+}
+
+fn fault(id: &str) -> Result<&'static Breakage, String> {
+    let ids = || breakage::ALL.iter().map(|breakage| breakage.id).collect::<Vec<_>>().join(", ");
+    breakage::by_id(id).ok_or_else(|| format!("use one of {}", ids()))
+}
+
+impl Options {
+    /// Returns the plan, without the rows whose broker is missing.
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let all_rows = rows::ALL.iter().filter_map(|row| rows::by_id(row.id));
+        let is_wanted = |row: &&Row| match &self.protocols[..] {
+            [] => self.full || row.by_default || !self.faults.is_empty(),
+            some => some.iter().any(|wanted| wanted.id == row.id),
+        };
+        let mut rows = Vec::new();
+        for row in all_rows.filter(is_wanted) {
+            match row.broker().filter(|kind| !is_installed(*kind)) {
+                None => rows.push(row),
+                Some(kind) => writeln!(
+                    stderr(),
+                    "{}: {kind} is not installed; to add it, run {INSTALL} -- faults",
+                    row.name
+                )?,
+            }
+        }
+        let is_wanted = |breakage: &&Breakage| match &self.faults[..] {
+            [] => self.full || breakage.by_default || !self.protocols.is_empty(),
+            some => some.contains(breakage),
+        };
+        let faults = breakage::ALL.iter().filter(is_wanted).collect();
+        let in_flight = if self.full { vec![1, 16] } else { vec![self.in_flight] };
+        Ok(Plan { rows, faults, in_flight, requests: REQUESTS })
+    }
+}
+
+/// Makes the experiments, prints the tables, and writes the files.
+///
+/// # Errors
+/// If an experiment can't be made, or a file can't be written.
+pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> anyhow::Result<()> {
+    if let Some(results) = &options.write_docs {
+        return documents::write(results);
+    }
+    if message_queue::brokers::install_is_wanted() {
+        message_queue::brokers::install()?;
+    }
+    let results = run(&options.plan()?, conditions(0), progress, stop)?;
+    let mut out = stdout().lock();
+    for table in tables::tables(&results) {
+        writeln!(out, "{}", table.terminal().trim_end())?;
+    }
+    writeln!(out)?;
+    for surprise in results.surprises() {
+        writeln!(out, "{surprise}")?;
+    }
+    fs::create_dir_all(&options.out)
+        .with_context(|| format!("cannot create the folder {}", options.out.display()))?;
+    let json = serde_json::to_string(&results)? + "\n";
+    for (name, text) in [("faults.json", json), ("faults.html", page::html(&results))] {
+        let path = options.out.join(name);
+        documents::write_file(&path, &text)?;
+        writeln!(out, "written: {}", path.display())?;
+    }
+    anyhow::ensure!(results.failed.is_empty(), "not made:\n{}", results.failed.join("\n"));
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! `cargo run --release -- faults`: what each protocol does when something breaks.
+//!
+//! Read in this order:
+//!
+//! 1. [`row`] and [`rows`]: the clients, and what each of them promises when it says "done".
+//! 2. [`breakage`]: what breaks.
+//! 3. `stage.rs` and `experiment.rs`: one client, one fault.
+//! 4. [`results`]: what the client said, counted against what was executed.
+//!
+//! The server writes down what it executes in its
+//! [`journal`](tcp_socket::base::journal), so the count does not depend on what anyone says.
+
+pub mod breakage;
+pub mod client;
+pub mod command;
+pub mod count;
+pub mod documents;
+mod experiment;
+mod page;
+pub mod predictions;
+pub mod programs;
+pub mod results;
+pub mod row;
+pub mod rows;
+mod stage;
+pub mod tables;
+mod unsafe_clients;
+
+pub use experiment::{Plan, run};

@@ -1,0 +1,58 @@
+//! The sections of `results.json` about more than one request between two processes: networks,
+//! subscribers, streams, and many connections.
+
+use serde::{Deserialize, Serialize};
+
+use super::statistic::Spread;
+
+/// Round trips between client and server. Through a broker, also those between broker and server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoundTrips {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Once per connection, with TCP's handshake.
+    pub set_up: u64,
+    /// For each request on an open connection.
+    pub request: u64,
+}
+
+/// Times over a network that delays bytes, in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Delayed {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Delay of a round trip.
+    pub delay: u64,
+    /// Bits per second in each direction, or `null` if there was no limit.
+    pub bandwidth: Option<u64>,
+    /// Time to the first reply, with connection and handshakes.
+    pub set_up: Spread,
+    /// Median time of a request with one reading.
+    pub one: Spread,
+    /// Median time of a request with 100 readings.
+    pub batch: Spread,
+    /// Requests per second with 64 in flight. `null` if only one can be in flight.
+    pub per_second: Option<Spread>,
+}
+
+/// One reading to many subscribers, each over its own connection. Times are in nanoseconds from the
+/// moment when it was published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Delivered {
+    /// The ID of the way to fan out.
+    pub protocol: String,
+    /// Its name in tables.
+    pub name: String,
+    /// Number of subscribers.
+    pub subscribers: u64,
+    /// Until the first subscriber has it. All times are medians of the readings of a round.
+    pub first: Spread,
+    /// Until half of them have it.
+    pub median: Spread,
+    /// Until all have it.
+    pub last: Spread,
+    /// CPU time of the server or broker for each delivery.
+    pub cpu: Option<Spread>,
+    /// Memory of the server or broker for each subscriber, in bytes.
+    pub memory: f64,
+}

@@ -1,0 +1,169 @@
+//! Tests of the experiment: what each client promises when something breaks.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use indicatif::ProgressBar;
+use lab::faults::breakage::{self, Breakage};
+use lab::faults::client::{Request, Told};
+use lab::faults::count::count;
+use lab::faults::predictions::PREDICTIONS;
+use lab::faults::results::{Experiment, Results};
+use lab::faults::row::{Keeps, Row};
+use lab::faults::rows;
+use lab::faults::{Plan, documents, run};
+use lab::run::conditions::conditions;
+use message_queue::brokers::available;
+use tests::{apply, test};
+
+/// Faults that every client notices within a few seconds.
+const QUICK: [&str; 12] = [
+    "cut_in_request",
+    "cut_after_request",
+    "cut_in_response",
+    "repeated",
+    "silence",
+    "bit_flipped",
+    "not_reading",
+    "server_killed",
+    "server_frozen",
+    "server_stopped",
+    "worker_killed",
+    "client_killed",
+];
+
+fn row(id: &str) -> &'static Row {
+    rows::by_id(id).unwrap()
+}
+
+fn fault(id: &str) -> &'static Breakage {
+    breakage::by_id(id).unwrap()
+}
+
+fn experiments(rows: Vec<&'static Row>, faults: &[&str], in_flight: Vec<u64>, requests: u64) -> Results {
+    let faults = faults.iter().map(|id| fault(id)).collect();
+    let plan = Plan { rows, faults, in_flight, requests };
+    run(&plan, conditions(1), &ProgressBar::hidden(), &AtomicBool::new(false)).unwrap()
+}
+
+fn all_rows() -> Vec<&'static Row> {
+    rows::ALL.iter().map(|this| row(this.id)).collect()
+}
+
+/// Returns the results of small experiments, which several tests look at.
+async fn quick() -> &'static [Experiment] {
+    static RESULTS: OnceLock<Results> = OnceLock::new();
+    let results =
+        tokio::task::spawn_blocking(|| RESULTS.get_or_init(|| experiments(all_rows(), &QUICK, vec![1], 20)));
+    let results = results.await.unwrap();
+    assert_eq!(results.failed, [""; 0]);
+    &results.experiments
+}
+
+/// Checks that the clients kept their promises.
+fn assert_promises_kept(experiments: &[Experiment]) {
+    for experiment in experiments {
+        assert_eq!(experiment.counts.lies, 0, "{experiment}: {:#?}", experiment.counts);
+        assert!(experiment.recovered, "{experiment}: it does not work again");
+        let row = row(&experiment.row);
+        if row.recognizes {
+            assert_eq!(experiment.counts.doubled, 0, "{experiment}");
+        }
+        if row.keeps == Keeps::Always {
+            assert_eq!(experiment.counts.lost, 0, "{experiment}");
+        }
+    }
+}
+
+#[apply(test!)]
+#[needs(available())]
+async fn no_client_says_done_or_not_done_against_the_truth_and_every_one_works_again() {
+    let experiments = quick().await;
+    assert!(experiments.len() > 150, "only {} experiments were made", experiments.len());
+    assert_promises_kept(experiments);
+}
+
+#[apply(test!)]
+#[needs(available())]
+async fn the_unsafe_clients_show_what_the_others_are_good_for() {
+    let of = quick_of;
+    let without_key = of("http_without_key", "cut_after_request").await;
+    assert_eq!(without_key.counts.doubled, 1);
+    assert_eq!(of("rabbitmq_without_confirms", "cut_in_request").await.counts.lost, 1);
+    assert!(of("rabbitmq_automatic", "worker_killed").await.counts.lost > 0);
+    assert_eq!(of("http_rest", "bit_flipped").await.counts.altered, 1);
+    assert_eq!(of("tcp_socket", "bit_flipped").await.counts.altered, 0);
+}
+
+async fn quick_of(row: &str, fault: &str) -> &'static Experiment {
+    let is = |experiment: &&Experiment| experiment.row == row && experiment.fault == fault;
+    quick().await.iter().find(is).unwrap()
+}
+
+#[apply(test!)]
+#[needs(available())]
+async fn jobs_on_the_disk_of_a_broker_survive_its_death_and_its_alarm() {
+    let rows = vec![row("rabbitmq_jobs"), row("redis_streams")];
+    let made =
+        tokio::task::spawn_blocking(|| experiments(rows, &["broker_killed", "broker_alarm"], vec![1], 20));
+    let results = made.await.unwrap();
+    assert_eq!(results.failed, [""; 0]);
+    assert_eq!(results.experiments.len(), 4);
+    assert_promises_kept(&results.experiments);
+}
+
+#[apply(test!)]
+#[slow]
+#[needs(available())]
+async fn slow_test_no_client_lies_with_any_fault_and_16_calls_in_flight() {
+    let faults: Vec<_> = breakage::ALL.iter().map(|breakage| breakage.id).collect();
+    let made = tokio::task::spawn_blocking(move || experiments(all_rows(), &faults, vec![16], 20));
+    let results = made.await.unwrap();
+    assert_eq!(results.failed, [""; 0]);
+    assert_promises_kept(&results.experiments);
+}
+
+/// Counts a single request against this truth.
+fn counted(id: &str, told: Told, executed: usize) -> (u64, u64) {
+    let row = row(id);
+    let log = [Request { number: 1, started: 0, ended: 10, told }];
+    let truth = vec![(row.line)(1); executed];
+    let counts = count(row, fault("cut_after_request"), 1, &log, &truth, &[], (5, None)).counts;
+    (counts.lies, counts.doubled)
+}
+
+#[apply(test!)]
+async fn what_is_against_the_promise_counts_as_a_lie() {
+    for (id, told, executed, lies_and_doubled) in [
+        ("http_rest", Told::Done, 0, (1, 0)),
+        ("http_rest", Told::Done, 1, (0, 0)),
+        ("http_rest", Told::Done, 2, (1, 1)),
+        ("http_rest", Told::NotDone, 1, (1, 0)),
+        ("http_rest", Told::Unknown, 1, (0, 0)),
+        ("http_without_key", Told::Done, 2, (0, 1)),
+        ("grpc_unary", Told::Done, 2, (1, 1)),
+        ("rabbitmq_jobs", Told::Done, 0, (1, 0)),
+        ("rabbitmq_without_confirms", Told::Done, 0, (0, 0)),
+        ("websocket_chat", Told::NotDone, 1, (1, 0)),
+        ("redis_publish", Told::Done, 0, (0, 0)),
+    ] {
+        assert_eq!(
+            counted(id, told, executed),
+            lies_and_doubled,
+            "{id}, {told:?}, executed {executed} times"
+        );
+    }
+}
+
+#[apply(test!)]
+async fn the_document_shows_the_kept_run_and_all_predictions() {
+    let read = |path: &str| fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let document = read(documents::DOCUMENT);
+    let kept = Results::parse(&read(documents::KEPT)).unwrap();
+    assert_eq!(documents::render(&document, &kept).unwrap(), document);
+    assert_eq!(kept.experiments.iter().map(|one| one.counts.lies).sum::<u64>(), 0);
+    for (number, (claim, _)) in (1..).zip(PREDICTIONS) {
+        assert!(document.contains(&format!("{number}. {claim}")), "{claim}");
+    }
+}

@@ -1,0 +1,16 @@
+//! TLS in the chapters. Most tests are tables with one row for each chapter or fault.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::ExitCode;
+
+mod certificates;
+mod chapters;
+mod faults;
+mod hostile;
+mod pairs;
+mod streams;
+
+fn main() -> ExitCode {
+    tests::run()
+}
