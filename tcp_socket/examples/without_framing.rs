@@ -18,9 +18,12 @@ fn main() -> Result<()> {
     let sending = thread::spawn(move || {
         // Three messages in two writes. A kernel may merge and split writes like this at any
         // time; the example does it on purpose, so that it happens every time.
-        sender.write_all(b"temperature -3.5wind 7.25humi")?;
-        let _ = was_read.recv();
-        sender.write_all(b"dity 81")
+        for (number, bytes) in [(1, "temperature -3.5wind 7.25humi"), (2, "dity 81")] {
+            writeln!(stdout(), "write {number}: {bytes:?}")?;
+            sender.write_all(bytes.as_bytes())?;
+            let _ = was_read.recv();
+        }
+        Ok(())
     });
 
     let mut out = stdout();

@@ -79,12 +79,13 @@ impl Recorder {
             let stream = streams.get(&message.from).map_or(&[][..], Vec::as_slice);
             let bytes =
                 stream.get(message.span.start as usize..message.span.end as usize).unwrap_or_default();
-            let whole = match self.format {
-                Format::HttpRest => as_text(sender, bytes),
-                _ => {
-                    without_parts_of_json(message);
-                    message_text(sender, message, bytes, WIDTH)
-                }
+            // The handshake of WebSocket is HTTP, too.
+            let is_head = [&b"GET "[..], b"HTTP/"].iter().any(|head| bytes.starts_with(head));
+            let whole = if self.format == Format::HttpRest || is_head {
+                as_text(sender, bytes)
+            } else {
+                without_parts_of_json(message);
+                message_text(sender, message, bytes, WIDTH)
             };
             text += if at < full { whole.split_inclusive('\n').next().unwrap_or_default() } else { &whole };
         }

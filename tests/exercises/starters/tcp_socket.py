@@ -37,7 +37,10 @@ def exactly(connection, count):
 
 
 def serve(connection):
-    hello = exactly(connection, 4)
+    try:
+        hello = exactly(connection, 4)
+    except EOFError:
+        return  # The client is gone.
     hello += exactly(connection, 20) if hello == b"WSTN" else bytes(20)
     magic, lowest, highest, client_id = struct.unpack(">4sHH16s", hello)
     version = 1 if magic == b"WSTN" and lowest <= 1 <= highest else 0

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::recorder::Recorder;
 
-mod http_rest;
+mod script;
 mod tcp_socket;
 
 /// Time after which a case counts as failed. No case needs half of that, even on a busy machine.
@@ -66,7 +66,7 @@ pub struct Contract {
 
 /// Returns the contracts of all chapters that have one here.
 pub fn all() -> Vec<Contract> {
-    vec![tcp_socket::contract(), http_rest::contract()]
+    vec![tcp_socket::contract(), script::http_rest(), script::websocket()]
 }
 
 /// A case that failed.

@@ -1,10 +1,9 @@
 //! A batch counts once, whatever happens to the connection.
 
 use futures::StreamExt;
-use tcp_socket::limits::{CLIENTS_REMEMBERED, MAX_BATCH_JUMP, MAX_FIRST_BATCH, REPLIES_KEPT};
+use tcp_socket::limits::CLIENTS_REMEMBERED;
 use tcp_socket::protocol::frame::kind;
 use tcp_socket::protocol::handshake::random_id;
-use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::server::dedup::{Lookup, Replies};
 use tcp_socket::{Client, Error, Limits};
 use tests::{apply, test};
@@ -12,70 +11,6 @@ use tokio::task::JoinSet;
 
 use crate::proxy::{Fault, Proxy};
 use crate::support::{Raw, Running, batch, batch_of, reading, start, within};
-
-#[apply(test!)]
-async fn a_resent_batch_gets_the_same_reply_until_the_window_forgets_it() {
-    let server = start(Limits::default()).await;
-    let client_id = random_id().unwrap();
-    let mut raw = Raw::open_as(&server.addr, client_id).await;
-    assert_eq!(raw.ask(kind::RECORD, 1, &batch(1, "oslo-1", 0.0)).await.accepted(), 1);
-    raw.ask(kind::WATCH, 2, b"oslo-1").await;
-    let kept = REPLIES_KEPT as u64;
-
-    // Now batch 1 is the oldest in the window, and batch 2 has not been recorded.
-    assert_eq!(raw.ask(kind::RECORD, 3, &batch(kept, "oslo-1", 1.0)).await.accepted(), 1);
-    assert_eq!(raw.receive().await.update().readings.len(), 1);
-    let other_content = batch_of(1, &[reading("oslo-1", 5.0), reading("oslo-1", 5.0)]);
-    assert_eq!(raw.ask(kind::RECORD, 4, &other_content).await.accepted(), 1, "not the first reply");
-    assert_eq!(raw.ask(kind::RECORD, 5, &batch(2, "oslo-1", 2.0)).await.accepted(), 1);
-    assert_eq!(raw.receive().await.update().readings[0].value, 2.0);
-
-    // After one more batch, batch 1 is forgotten, but batch 2 is not.
-    assert_eq!(raw.ask(kind::RECORD, 6, &batch(kept + 1, "oslo-1", 3.0)).await.accepted(), 1);
-    assert_eq!(raw.receive().await.update().readings[0].value, 3.0);
-    assert_eq!(raw.ask(kind::RECORD, 7, &batch(1, "oslo-1", 4.0)).await.error(), ErrorCode::UnknownOutcome);
-    assert_eq!(raw.ask(kind::RECORD, 8, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
-
-    // Another connection of this client gets the remembered reply. For another client, batch 2 is new.
-    let mut again = Raw::open_as(&server.addr, client_id).await;
-    assert_eq!(again.ask(kind::RECORD, 1, &batch(2, "oslo-1", 4.0)).await.accepted(), 1);
-    raw.assert_alive().await; // There is no reading before the PONG: no repetition was recorded.
-    let mut other = Raw::open(&server.addr).await;
-    assert_eq!(other.ask(kind::RECORD, 1, &batch(2, "oslo-1", 6.0)).await.accepted(), 1);
-    assert_eq!(raw.receive().await.update().readings[0].value, 6.0);
-
-    // After a jump far ahead, the window holds no earlier batch.
-    raw.ask(kind::RECORD, 9, &batch(kept + 1 + MAX_BATCH_JUMP, "oslo-1", 7.0)).await;
-    assert_eq!(raw.receive().await.update().readings[0].value, 7.0);
-    let response = raw.ask(kind::RECORD, 10, &batch(kept + 1, "oslo-1", 8.0)).await;
-    assert_eq!(response.error(), ErrorCode::UnknownOutcome);
-}
-
-#[apply(test!)]
-async fn no_batch_id_can_lock_a_client_out() {
-    let server = start(Limits::default()).await;
-    let (first, jump) = (MAX_FIRST_BATCH, MAX_BATCH_JUMP);
-    for (before, refused, accepted) in [
-        (None, 0, 1),
-        (None, u64::MAX, 1),
-        (None, first + 1, first),
-        (Some(1), 0, 2),
-        (Some(1), u64::MAX, 2),
-        (Some(1), first, 2),
-        (Some(1), jump + 2, jump + 1),
-        (Some(first), first + jump + 1, first + jump),
-    ] {
-        let mut raw = Raw::open(&server.addr).await;
-        if let Some(before) = before {
-            assert_eq!(raw.ask(kind::RECORD, 1, &batch(before, "oslo-1", 1.0)).await.accepted(), 1);
-        }
-        let response = raw.ask(kind::RECORD, 2, &batch(refused, "oslo-1", 1.0)).await;
-        assert_eq!(response.error(), ErrorCode::BadBatchId, "{before:?} {refused}");
-        // The refused ID was not remembered, so the next valid batch is recorded.
-        assert_eq!(raw.ask(kind::RECORD, 3, &batch(accepted, "oslo-1", 1.0)).await.accepted(), 1);
-        raw.assert_alive().await;
-    }
-}
 
 #[apply(test!)]
 async fn only_clients_without_a_connection_are_forgotten_oldest_first() {

@@ -268,3 +268,35 @@ async fn the_hint_to_start_a_server_appears_only_when_the_connection_is_refused(
         }
     }
 }
+
+#[apply(test!)]
+async fn the_tour_waits_for_enter_before_each_step() {
+    let server = PAIR.serve().await;
+    let mut command = Command::new(PAIR.client);
+    command.args(["--step", "--url", server.url()]).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    let (mut keyboard, mut screen) = (client.stdin.take().unwrap(), lines(client.stdout.take()));
+    let mut prompts = BufReader::new(client.stderr.take().unwrap());
+    for step in 1..=9 {
+        if step > 1 {
+            within(prompts.read_until(b')', &mut Vec::new())).await.unwrap();
+            keyboard.write_all(b"\n").await.unwrap();
+        }
+        while !within(screen.next_line()).await.unwrap().unwrap().starts_with(&format!("{step}. ")) {}
+    }
+    drop(keyboard); // At the end of the input, the tour no longer waits.
+    while within(screen.next_line()).await.unwrap().is_some() {}
+    assert_eq!(within(client.wait()).await.unwrap().code(), Some(0));
+    server.stop().await;
+}
+
+#[apply(test!)]
+async fn a_simulated_station_records_every_second() {
+    let server = PAIR.serve().await;
+    let output = PAIR.client(&server, &["simulate", "--count", "2"]).await;
+    let expected = "simulated temperature 10.0\nsimulated temperature 10.5\n";
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), expected), "{}", output.stderr);
+    Raw::open(server.addr()).await.ask(kind::WATCH, 1, b"simulated").await.update();
+    server.stop().await;
+}

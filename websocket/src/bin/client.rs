@@ -64,6 +64,12 @@ enum Command {
         #[arg(allow_negative_numbers = true)]
         value: f64,
     },
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
+    },
     /// Show the newest readings of a station, oldest first
     Readings {
         /// The station's ID
@@ -96,11 +102,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Chat { room, name }) => chat(&client, &room, &name, &mut out).await?,
         Some(Command::Live { station, metric }) => live(&client, &station, &metric, &mut out).await?,
         Some(Command::Record { station, metric, value }) => {
-            let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
-            let recorded_at = u64::try_from(recorded_at.as_millis())?;
-            let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
+            let reading = Reading { station, metric, value, recorded_at: now()? };
+            let accepted = client.record(&[reading]).await?;
             writeln!(out, "accepted {accepted}")?;
         }
+        Some(Command::Simulate { count }) => simulate(&client, count, &mut out).await?,
         Some(Command::Readings { station, limit }) => {
             for reading in client.readings(&station, limit).await? {
                 write_reading(&mut out, "", &reading)?;
@@ -108,6 +114,24 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     client.close().await;
+    Ok(())
+}
+
+fn now() -> anyhow::Result<u64> {
+    let since = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
+    Ok(u64::try_from(since.as_millis())?)
+}
+
+/// Records a temperature every second, which rises and falls within about a minute.
+async fn simulate(client: &Client, count: Option<u64>, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
+    for second in 0..count.unwrap_or(u64::MAX) {
+        every.tick().await;
+        let value = 10.0 + 5.0 * (second as f64 / 10.0).sin();
+        let (station, recorded_at) = ("simulated".to_owned(), now()?);
+        client.record(&[Reading { station, metric: Metric::Temperature, value, recorded_at }]).await?;
+        writeln!(out, "simulated temperature {value:.1}")?;
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 
 use std::io::{ErrorKind, Write, stderr};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Parser, Subcommand};
@@ -15,6 +15,7 @@ use tcp_socket::base::{program, tls};
 use tcp_socket::{Client, Error, Metric, Reading};
 use tokio::task::JoinSet;
 
+mod step;
 mod tour;
 mod watch;
 
@@ -28,6 +29,9 @@ struct Args {
     url: String,
     #[command(flatten)]
     tls: tls::ClientOptions,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -49,6 +53,12 @@ enum Command {
     Watch {
         /// The station's ID; the server must already have a reading for it
         station: String,
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
         /// Stop after this many readings
         #[arg(long)]
         count: Option<u64>,
@@ -92,7 +102,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
     let mut out = program::output();
     let Some(command) = args.command else {
-        return tour::tour(&args.url, &args.tls, &mut out).await;
+        return match args.step {
+            true => tour::tour(&args.url, &args.tls, &mut step::StepByStep::new(out)).await,
+            false => tour::tour(&args.url, &args.tls, &mut out).await,
+        };
     };
     let client = Client::connect_with_tls(&args.url, &args.tls).await?;
     match command {
@@ -103,6 +116,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Watch { station, count } => {
             watch::watch(&client, &station, count, &mut out, &mut stderr()).await?;
         }
+        Command::Simulate { count } => simulate(&client, count, &mut out).await?,
         Command::Ping { count } => {
             for _ in 0..count {
                 writeln!(out, "answered in {:.1?}", client.ping().await?)?;
@@ -113,6 +127,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     client.close().await;
+    Ok(())
+}
+
+/// Records a temperature every second, which rises and falls within about a minute.
+async fn simulate(client: &Client, count: Option<u64>, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    for second in 0..count.unwrap_or(u64::MAX) {
+        every.tick().await;
+        let value = 10.0 + 5.0 * (second as f64 / 10.0).sin();
+        let (station, recorded_at) = ("simulated".to_owned(), now()?);
+        client.record(&[Reading { station, metric: Metric::Temperature, value, recorded_at }]).await?;
+        writeln!(out, "simulated temperature {value:.1}")?;
+    }
     Ok(())
 }
 

@@ -93,7 +93,7 @@ fn explain(contract: &Contract, failed: &[Failure]) {
         println!("\nnot yet: {}", failure.case);
         println!("  wanted: {}\n  got:    {}", failure.wrong.wanted, failure.wrong.got);
     }
-    println!("\nThe sections are those of {}.\n", contract.document);
+    println!("\nWhat the server has to do is in {}.\n", contract.document);
 }
 
 /// The server that is checked. It ends with this value, together with all programs that it started.

@@ -95,6 +95,10 @@ pub(super) fn contract() -> Contract {
                 Case::new("it sends readings to a watch (section 6.3)", watches),
                 Case::new("it sends no reading of another station (section 6.3)", watches_one_station),
                 Case::new("it ends a watch after CANCEL (section 6.5)", cancels),
+                Case::new(
+                    "it ends a watch after a malformed CANCEL, too (section 6.5)",
+                    ends_a_malformed_cancel,
+                ),
                 Case::new("it ignores a CANCEL without a watch (section 6.5)", cancels_nothing),
                 Case::new("it ends each watch before GOODBYE (section 4)", ends_watches),
                 Case::new("it refuses a watch of an unknown station (section 6.3)", refuses_a_watch),
@@ -106,6 +110,7 @@ pub(super) fn contract() -> Contract {
             cases: vec![
                 Case::new("it refuses a payload beyond its limit at once (section 5)", limits_payloads),
                 Case::new("it refuses more readings than 10,000 (section 6.1)", limits_batches),
+                Case::new("it refuses more stations than it keeps (section 9)", limits_stations),
                 Case::new("it refuses more watches than it announces (section 6.3)", limits_watches),
                 Case::new("it refuses a client that says nothing (section 4)", limits_the_handshake),
             ],
@@ -119,6 +124,7 @@ pub(super) fn contract() -> Contract {
                 Case::new("it refuses a critical flag and ignores others (section 10)", checks_flags),
                 Case::new("it refuses payloads of the wrong form (section 6.1)", checks_payloads),
                 Case::new("it refuses readings out of range (section 6.1)", checks_readings),
+                Case::new("it reports the first fault of a batch (section 6.1)", reports_the_first_fault),
                 Case::new("it records all of a batch or nothing (section 6.1)", records_all_or_nothing),
                 Case::new("it survives clients that vanish (section 4)", survives),
             ],

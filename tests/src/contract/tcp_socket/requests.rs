@@ -44,9 +44,12 @@ pub(super) async fn refuses_versions(addr: String) -> Checked {
 }
 
 pub(super) async fn refuses_other_bytes(addr: String) -> Checked {
-    let mut stream = connect(&addr).await?;
-    write(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
-    refused(stream, ErrorCode::BadMagic, SOON).await
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], b"HELLO, and much more than a HELLO has"] {
+        let mut stream = connect(&addr).await?;
+        write(&mut stream, bytes).await?;
+        refused(stream, ErrorCode::BadMagic, SOON).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn answers_a_ping(addr: String) -> Checked {

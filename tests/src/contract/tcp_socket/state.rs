@@ -68,26 +68,45 @@ pub(super) async fn accepts_a_correction(addr: String) -> Checked {
 }
 
 pub(super) async fn refuses_batch_ids(addr: String) -> Checked {
-    let mut connection = Connection::open(&addr).await?;
     let one = [reading(&station(), 1.0)];
-    for batch_id in [0, (1 << 63) + 1] {
-        let response = connection.ask(kind::RECORD, 1, &batch(batch_id, &one)).await?;
-        response.is_error(1, ErrorCode::BadBatchId)?;
+    let (first, jump) = (1 << 63, 1 << 32);
+    for (before, refused, accepted) in [
+        (None, 0, 1),
+        (None, u64::MAX, 1),
+        (None, first + 1, first),
+        (Some(1), 0, 2),
+        (Some(1), first, 2),
+        (Some(1), jump + 2, jump + 1),
+        (Some(first), first + jump + 1, first + jump),
+    ] {
+        let mut connection = Connection::open(&addr).await?;
+        if let Some(before) = before {
+            connection.record(1, before, &one).await?;
+        }
+        let response = connection.ask(kind::RECORD, 2, &batch(refused, &one)).await?;
+        response.is_error(2, ErrorCode::BadBatchId)?;
+        // The refused ID was not remembered, so the next valid batch is recorded.
+        connection.record(3, accepted, &one).await?;
     }
-    connection.record(2, 1, &one).await?;
-    let response = connection.ask(kind::RECORD, 3, &batch((1 << 32) + 2, &one)).await?;
-    response.is_error(3, ErrorCode::BadBatchId)?;
-    connection.record(4, (1 << 32) + 1, &one).await
+    Ok(())
 }
 
 pub(super) async fn knows_its_range(addr: String) -> Checked {
+    let (station, mut watch) = watched_station(&addr).await?;
     let mut connection = Connection::open(&addr).await?;
-    let one = [reading(&station(), 1.0)];
     let kept = u64::from(connection.welcome.window);
-    connection.record(1, kept + 1, &one).await?;
-    connection.record(2, 2, &one).await?;
-    let response = connection.ask(kind::RECORD, 3, &batch(1, &one)).await?;
-    response.is_error(3, ErrorCode::UnknownOutcome)
+    // Now batch 1 is the oldest in the kept range, and batch 2 has not been recorded.
+    for (id, batch_id, value) in [(1, 1, 1.0), (2, kept, 2.0), (3, 1, 3.0), (4, 2, 4.0), (5, kept + 1, 5.0)] {
+        connection.record(id, batch_id, &[reading(&station, value)]).await?;
+    }
+    let again = batch(1, &[reading(&station, 6.0)]);
+    connection.ask(kind::RECORD, 6, &again).await?.is_error(6, ErrorCode::UnknownOutcome)?;
+    connection.record(7, 2, &[reading(&station, 7.0)]).await?;
+    // After a jump far ahead, the range holds no earlier batch.
+    connection.record(8, kept + 1 + (1 << 32), &[reading(&station, 8.0)]).await?;
+    let response = connection.ask(kind::RECORD, 9, &batch(kept + 1, &[reading(&station, 9.0)])).await?;
+    response.is_error(9, ErrorCode::UnknownOutcome)?;
+    sees(&mut watch, 2, &[1.0, 2.0, 4.0, 5.0, 8.0]).await
 }
 
 pub(super) async fn watches(addr: String) -> Checked {
@@ -172,7 +191,39 @@ pub(super) async fn refuses_a_watch(addr: String) -> Checked {
 }
 
 pub(super) async fn guards_watch_ids(addr: String) -> Checked {
-    let (_station, mut watch) = watched_station(&addr).await?;
-    watch.write(&frame(kind::PING, 2, b"")).await?;
-    watch.is_closed_with(ErrorCode::BadRequestId).await
+    let good = batch(1, &[reading("a-1", 1.0)]);
+    // The ID is checked before the rest of the frame.
+    for (kind, flags, payload) in [
+        (kind::RECORD, 0, &good[..]),
+        (kind::RECORD, 0x8000, &good),
+        (kind::RECORD, 0, b"nonsense"),
+        (kind::WATCH, 0, b"check-nowhere"),
+        (kind::PING, 0x0100, b""),
+        (kind::PING, 0, b"x"),
+        (kind::READING, FLAG_END, b""),
+        (0x0077, 0xff00, b""),
+    ] {
+        let (_station, mut watch) = watched_station(&addr).await?;
+        watch.write(&flagged(kind, flags, 2, payload)).await?;
+        watch.is_closed_with(ErrorCode::BadRequestId).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn ends_a_malformed_cancel(addr: String) -> Checked {
+    use ErrorCode::{BadPayload, UnknownFlag};
+    for (flags, payload, expected) in
+        [(0, &b"x"[..], BadPayload), (0x8000, b"", UnknownFlag), (FLAG_END, b"", UnknownFlag)]
+    {
+        let (station, mut watch) = watched_station(&addr).await?;
+        let cancel = flagged(kind::CANCEL, flags, 2, payload);
+        watch.write(&cancel).await?;
+        watch.next("ERROR").await?.is_error(2, expected)?;
+        // The watch is over: it gets no more readings, and its ID is free.
+        Connection::open(&addr).await?.record(1, 1, &[reading(&station, 1.0)]).await?;
+        watch.ask(kind::PING, 2, b"").await?.is(kind::PONG, 2, b"")?;
+        watch.write(&cancel).await?; // No response comes without such a watch.
+        watch.is_alive().await?;
+    }
+    Ok(())
 }
