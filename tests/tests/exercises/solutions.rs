@@ -72,6 +72,8 @@ async fn slow_test_the_solutions_solve_the_exercises() {
         command.args(["test", "--package", "tests", "--no-fail-fast"]);
         command.args(CHAPTERS.iter().flat_map(|chapter| ["--test", chapter])).args(["--", "--ignored"]);
         command.current_dir(copy()).env("CARGO_TARGET_DIR", copy().join("target")).env_remove("SLOW");
+        // Otherwise, the copy would take several gigabytes more.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0");
         let output = command.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         for exercise in applied {
