@@ -18,17 +18,12 @@ use message_queue::brokers::available;
 use tests::{apply, test};
 
 /// Faults after which every client works again within a few seconds.
-const QUICK: [&str; 12] = [
+const QUICK: [&str; 7] = [
     "cut_in_request",
     "cut_after_request",
     "cut_in_response",
-    "repeated",
-    "silence",
     "bit_flipped",
-    "not_reading",
     "server_killed",
-    "server_frozen",
-    "server_stopped",
     "worker_killed",
     "client_killed",
 ];
@@ -80,7 +75,7 @@ fn assert_promises_kept(experiments: &[Experiment]) {
 #[needs(available())]
 async fn no_client_says_done_or_not_done_against_the_truth_and_every_one_works_again() {
     let experiments = quick().await;
-    assert!(experiments.len() > 150, "only {} experiments were made", experiments.len());
+    assert!(experiments.len() > 90, "only {} experiments were made", experiments.len());
     assert_promises_kept(experiments);
 }
 
