@@ -18,7 +18,9 @@ pub struct Limits {
     #[command(flatten)]
     pub connections: ConnectionLimits,
     /// Maximum time for all the HTTP on a connection, up to the end of the WebSocket handshake
-    /// or of the last plain request; after it, the server closes the connection
+    /// or of the last request; after it, the server closes the connection
+    ///
+    /// With TLS, its handshake comes before that, and may take as long.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum number of bytes in a message, in all its frames together; the server closes a
@@ -91,6 +93,11 @@ impl Default for Timeouts {
 
 // Limits on the contents of messages. If a request exceeds one, the server responds with the code
 // `invalid`.
+
+/// Maximum number of encrypted bytes that wait for the kernel. The server counts them as sent, so
+/// at `min_rate`, they must leave within `write_timeout`: otherwise, it would reset a peer that
+/// reads slowly, but fast enough.
+pub(crate) const TLS_BUFFER: usize = 16 * 1024;
 
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;

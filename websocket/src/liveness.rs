@@ -148,7 +148,7 @@ impl Meter {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes handed to the kernel, which sends them to the peer.
+    /// Returns the number of bytes handed to the kernel, or to TLS, which sends them to the peer.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

@@ -30,6 +30,8 @@ pub struct Chapter {
     pub too_many: &'static str,
     /// A request, and how its response begins.
     pub request: (&'static [u8], &'static [u8]),
+    /// The protocol inside TLS.
+    pub alpn: Option<&'static str>,
     /// How a refusal begins if the request came without TLS.
     pub refused: &'static [u8],
     serve: fn(Listener, Bounds, CancellationToken) -> BoxFuture<'static, std::io::Result<()>>,
@@ -48,7 +50,7 @@ impl Default for Bounds {
     }
 }
 
-pub const CHAPTERS: [Chapter; 2] = [
+pub const CHAPTERS: [Chapter; 3] = [
     Chapter {
         pair: pair!("tcp_socket"),
         schemes: ["tcp", "tls"],
@@ -57,6 +59,7 @@ pub const CHAPTERS: [Chapter; 2] = [
         too_many: "too many connections",
         request: (b"WSTN\0\x01\0\x010123456789abcdef", b"WSTN\0\x01"),
         refused: b"WSTN\0\0",
+        alpn: None,
         serve: |listener, bounds, stop| {
             let limits = tcp_socket::Limits {
                 connections: connections(bounds),
@@ -74,6 +77,7 @@ pub const CHAPTERS: [Chapter; 2] = [
         too_many: "too many connections",
         request: (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200"),
         refused: b"HTTP/1.1 400",
+        alpn: Some("http/1.1"),
         serve: |listener, bounds, stop| {
             let limits = http_rest::Limits {
                 connections: connections(bounds),
@@ -81,6 +85,25 @@ pub const CHAPTERS: [Chapter; 2] = [
                 ..http_rest::Limits::default()
             };
             http_rest::serve(listener, limits, stop.cancelled_owned()).boxed()
+        },
+    },
+    Chapter {
+        pair: pair!("websocket"),
+        schemes: ["http", "https"],
+        call: &["record", "oslo-1", "wind", "7"],
+        not_tls: "the handshake failed (this port speaks TLS: use https:// or wss://): HTTP error: 400 Bad \
+                  Request",
+        too_many: "too many connections",
+        request: (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200"),
+        refused: b"HTTP/1.1 400",
+        alpn: Some("http/1.1"),
+        serve: |listener, bounds, stop| {
+            let limits = websocket::Limits {
+                connections: connections(bounds),
+                handshake_timeout: bounds.handshake_timeout,
+                ..websocket::Limits::default()
+            };
+            websocket::serve(listener, limits, Vec::new(), stop.cancelled_owned()).boxed()
         },
     },
 ];
@@ -131,9 +154,9 @@ impl Chapter {
             key: file("server-key.pem").into(),
             client_ca: None,
         };
-        let alpn = (self.schemes[1] == "https").then_some("http/1.1");
         let stop = CancellationToken::new();
-        let serve = (self.serve)(Listener { tcp, tls: options.config(alpn).unwrap() }, bounds, stop.clone());
+        let serve =
+            (self.serve)(Listener { tcp, tls: options.config(self.alpn).unwrap() }, bounds, stop.clone());
         Local { addr, stop, ended: tokio::spawn(serve) }
     }
 }

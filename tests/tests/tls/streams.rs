@@ -73,25 +73,26 @@ async fn a_response_without_close_notify_may_be_truncated() {
 
 #[apply(test!)]
 async fn a_client_that_offers_only_another_protocol_is_refused() {
-    let chapter = CHAPTERS.iter().find(|chapter| chapter.schemes[1] == "https").unwrap();
-    let server = chapter.start(Bounds::default()).await;
-    for (offered, served) in [(&["http/1.1"][..], true), (&["h2", "http/1.1"], true), (&["h2"], false)] {
-        let mut config = (*client_config()).clone();
-        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let connector = TlsConnector::from(std::sync::Arc::new(config));
-        let connected = connector.connect("localhost".try_into().unwrap(), server.tcp().await).await;
-        match connected {
-            Ok(stream) => assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..])),
-            Err(error) => {
-                let found = error.get_ref().unwrap().downcast_ref::<Error>();
-                assert_eq!(found, Some(&AlertReceived(AlertDescription::NoApplicationProtocol)));
-                assert!(!served);
-                continue;
+    for chapter in CHAPTERS.iter().filter(|chapter| chapter.alpn.is_some()) {
+        let server = chapter.start(Bounds::default()).await;
+        for (offered, served) in [(&["http/1.1"][..], true), (&["h2", "http/1.1"], true), (&["h2"], false)] {
+            let mut config = (*client_config()).clone();
+            config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let connector = TlsConnector::from(std::sync::Arc::new(config));
+            let connected = connector.connect("localhost".try_into().unwrap(), server.tcp().await).await;
+            match connected {
+                Ok(stream) => assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..])),
+                Err(error) => {
+                    let found = error.get_ref().unwrap().downcast_ref::<Error>();
+                    assert_eq!(found, Some(&AlertReceived(AlertDescription::NoApplicationProtocol)));
+                    assert!(!served);
+                    continue;
+                }
             }
+            assert!(served, "{offered:?}");
         }
-        assert!(served, "{offered:?}");
+        server.stop().await;
     }
-    server.stop().await;
 }
 
 #[apply(test!)]

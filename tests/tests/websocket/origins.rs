@@ -101,11 +101,16 @@ async fn origins_are_compared_by_their_parts() {
         assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
     }
     // A browser leaves out the default port.
-    let own = own_origins(([192, 168, 1, 5], 80).into());
+    let own = own_origins(([192, 168, 1, 5], 80).into(), false);
     for page in ["http://127.0.0.1", "http://localhost", "http://[::1]", "http://192.168.1.5"] {
         assert!(own.contains(&origin(page)), "{page}");
     }
     assert!(!own.contains(&origin("https://localhost")) && !own.contains(&origin("http://localhost:8080")));
+    let encrypted = own_origins(([192, 168, 1, 5], 443).into(), true);
+    for page in ["https://127.0.0.1", "https://localhost", "https://[::1]", "https://192.168.1.5"] {
+        assert!(encrypted.contains(&origin(page)), "{page}");
+    }
+    assert!(!encrypted.contains(&origin("http://localhost:443")));
 }
 
 #[apply(test!)]

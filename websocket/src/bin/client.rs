@@ -14,10 +14,12 @@ use clap::{Parser, Subcommand};
 use futures::StreamExt;
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tls;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use websocket::client::{ChatEvent, ChatEvents, Client, Error, LiveEvent};
+use websocket::limits::Timeouts;
 use websocket::protocol::message::Change;
 use websocket::{Metric, Reading};
 
@@ -29,6 +31,8 @@ struct Args {
     /// Address of the server
     #[arg(long, default_value = "http://127.0.0.1:8081", global = true)]
     url: String,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -88,14 +92,15 @@ fn metric(name: &str) -> Result<Metric, &'static str> {
 async fn main() -> ExitCode {
     finish(run(Args::parse()).await.map_err(|error| match error.downcast_ref() {
         Some(Error::Unreachable { url, .. }) => {
-            anyhow!("no server at {url}; start one with: cargo run -p websocket --bin server")
+            let tls = if url.starts_with("https") || url.starts_with("wss") { " -- --tls" } else { "" };
+            anyhow!("no server at {url}; start one with: cargo run -p websocket --bin server{tls}")
         }
         _ => error,
     }))
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = Client::new(&args.url);
+    let client = Client::with_tls(&args.url, Timeouts::default(), &args.tls);
     let mut out = output();
     match args.command {
         None => tour(&client, &mut out).await?,

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Parser;
 use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_logs};
+use tcp_socket::base::tls::{self, HTTP_1_1, Listener};
 use websocket::Limits;
 use websocket::server::origin::Origin;
 
@@ -29,6 +30,8 @@ struct Args {
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
     #[command(flatten)]
+    tls: tls::ServerOptions,
+    #[command(flatten)]
     journal: Journal,
     #[command(flatten, next_help_heading = "Limits")]
     limits: Limits,
@@ -39,12 +42,14 @@ async fn main() -> ExitCode {
     finish(run(Args::parse()).await)
 }
 
-async fn run(Args { addr, allow_origin, journal, limits }: Args) -> anyhow::Result<()> {
+async fn run(Args { addr, allow_origin, tls, journal, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
     journal.open()?;
+    let scheme = if tls.tls { "https" } else { "http" };
+    let tls = tls.config(Some(HTTP_1_1))?;
     // Handle signals before printing `listening on`: one may follow as soon as somebody reads it.
     let shutdown = shutdown_signal()?;
-    let listener = listen(addr, "websocket").await?;
-    writeln!(output(), "listening on http://{}", listener.local_addr()?)?;
+    let listener = Listener { tcp: listen(addr, "websocket").await?, tls };
+    writeln!(output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     websocket::serve(listener, limits, allow_origin, shutdown.cancelled_owned()).await.context("serve")
 }

@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::{SinkExt, StreamExt};
 use serde::Serialize;
 use tcp_socket::base::json::Object;
+use tcp_socket::base::tls::{self, Socket};
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::timeout;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
@@ -22,6 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error as WebSocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_util::either::Either;
 
 use super::error::Error;
 use crate::limits::{CLOSE_TIMEOUT, MAX_SERVER_MESSAGE, Timeouts};
@@ -34,11 +38,12 @@ use crate::protocol::message::ServerMessage;
 pub(super) struct Target {
     pub(super) url: Arc<str>,
     pub(super) timeouts: Timeouts,
+    /// TLS, if the URL asks for it.
+    pub(super) tls: Result<Option<Arc<ClientConfig>>, Error>,
 }
 
-/// The stream below the WebSocket: a TCP connection, which [`connect`] makes. TLS would go
-/// between the two.
-type Transport = MeteredStream<TcpStream>;
+/// The stream below the WebSocket, which [`connect`] makes. The meter counts decrypted bytes.
+type Transport = MeteredStream<Socket>;
 
 /// A connection with its heartbeat and its queue of messages to send.
 pub(super) struct Connection {
@@ -50,28 +55,36 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to an endpoint of the server. Its URL must begin with `ws://` or `http://`.
+    /// Connects to an endpoint of the server. Its URL must begin with `ws://` or `http://`, or for
+    /// TLS with `wss://` or `https://`.
     pub(super) async fn connect(target: &Target, path: &str) -> Result<Self, Error> {
-        let Target { url, timeouts } = target;
+        let Target { url, timeouts, tls } = target;
         let url = url.trim_end_matches('/');
         let unreachable = |why| Error::Unreachable { url: url.to_owned(), source: Arc::new(why) };
         let address = || Error::Address { url: url.to_owned() };
-        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")).ok_or_else(address)?;
+        let tls = tls.clone()?;
+        let schemes = if tls.is_some() { ["https://", "wss://"] } else { ["http://", "ws://"] };
+        let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).ok_or_else(address)?;
         let mut request =
-            format!("ws://{host}{path}").into_client_request().map_err(|_not_a_url| address())?;
+            format!("{}{host}{path}", schemes[1]).into_client_request().map_err(|_not_a_url| address())?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let config = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(MAX_SERVER_MESSAGE))
             .max_frame_size(Some(MAX_SERVER_MESSAGE));
         let meter = Arc::<Meter>::default();
-        let connect = connect(request, config, &meter);
+        let failed = |error, connected| match (tls::fault(&error, connected), error) {
+            (Some(fault), _) => Error::Tls(fault),
+            (None, error @ (WebSocketError::Io(_) | WebSocketError::Url(_))) => unreachable(error),
+            (None, other) => Error::Handshake(Arc::new(other)),
+        };
+        let connect = async {
+            let stream = open(&request, tls).await.map_err(|error| failed(error.into(), false))?;
+            upgrade(request, meter.attach(stream), config).await.map_err(|error| failed(error, true))
+        };
         let socket = timeout(timeouts.connect, connect).await.unwrap_or_else(|elapsed| {
-            Err(WebSocketError::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)))
-        });
-        let socket = socket.map_err(|error| match error {
-            WebSocketError::Io(_) | WebSocketError::Url(_) => unreachable(error),
-            other => Error::Handshake(Arc::new(other)),
+            let elapsed = io::Error::new(io::ErrorKind::TimedOut, elapsed);
+            Err(unreachable(WebSocketError::Io(elapsed)))
         })?;
         let &Timeouts { heartbeat, dead_after, min_rate, .. } = timeouts;
         let patience = Patience { heartbeat, dead_after, min_rate };
@@ -142,18 +155,25 @@ impl Connection {
     }
 }
 
-/// Connects to the request's host and performs the handshake. The library can't know which
-/// extensions its user supports, so it leaves some checks of RFC 6455, section 4.1, to us.
-async fn connect(
-    request: Request,
-    config: WebSocketConfig,
-    meter: &Arc<Meter>,
-) -> Result<WebSocketStream<Transport>, WebSocketError> {
+/// Connects to the request's host: TCP, and then TLS if there is a configuration for it.
+async fn open(request: &Request, tls: Option<Arc<ClientConfig>>) -> io::Result<Socket> {
     let host = request.uri().host().unwrap_or_default();
-    let port = request.uri().port_u16().unwrap_or(80);
+    let port = request.uri().port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let stream = TcpStream::connect(format!("{host}:{port}")).await?;
     stream.set_nodelay(true)?;
-    let stream = meter.attach(stream);
+    match tls {
+        None => Ok(Either::Left(stream)),
+        Some(tls) => tls::connect(tls, host, stream).await,
+    }
+}
+
+/// Performs the WebSocket handshake. The library can't know which extensions its user supports, so
+/// it leaves some checks of RFC 6455, section 4.1, to us.
+async fn upgrade(
+    request: Request,
+    stream: Transport,
+    config: WebSocketConfig,
+) -> Result<WebSocketStream<Transport>, WebSocketError> {
     let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
     check_response(&response)?;
     Ok(socket)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tcp_socket::base::text::printable;
 use thiserror::Error;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
 
@@ -26,8 +27,12 @@ pub enum Error {
         #[source]
         source: Arc<WebSocketError>,
     },
+    /// TLS is not possible with this server or these files. The text says why and what to do.
+    /// Another attempt would fail in the same way.
+    #[error("{0}")]
+    Tls(String),
     /// A server responded, but the handshake failed.
-    #[error("the handshake failed")]
+    #[error("the handshake failed{}", explanation(.0))]
     Handshake(#[source] Arc<WebSocketError>),
     /// The server refused the request and did not execute it.
     #[error("{reason}")]
@@ -77,9 +82,11 @@ impl Error {
     ///   message only under the same `message_id`.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Unreachable { .. } | Self::Handshake(_) | Self::Refused { .. } => {
-                false
-            }
+            Self::Address { .. }
+            | Self::Unreachable { .. }
+            | Self::Tls(_)
+            | Self::Handshake(_)
+            | Self::Refused { .. } => false,
             Self::Broken(_)
             | Self::Closed { .. }
             | Self::TimedOut(_)
@@ -89,6 +96,14 @@ impl Error {
             | Self::Gone => true,
         }
     }
+}
+
+/// Returns the text of a response that refuses the handshake, in parentheses.
+fn explanation(error: &WebSocketError) -> String {
+    let WebSocketError::Http(response) = error else { return String::new() };
+    let text = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default());
+    let line = printable(text.lines().next().unwrap_or_default());
+    if line.is_empty() { String::new() } else { format!(" ({line})") }
 }
 
 /// Returns the message, or an error if the message is a refusal.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tcp_socket::base::tls::{self, HTTP_1_1};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -54,7 +55,17 @@ impl Client {
 
     /// Like [`Client::new`], but with these timeouts.
     pub fn with_timeouts(url: &str, timeouts: Timeouts) -> Self {
-        let target = Target { url: url.into(), timeouts };
+        Self::with_tls(url, timeouts, &tls::ClientOptions::default())
+    }
+
+    /// Like [`Client::with_timeouts`]. For a `url` that begins with `https` or `wss`, `options` says
+    /// which servers to trust, and which certificate to show. If their files are not usable, calls
+    /// fail with [`Error::Tls`].
+    pub fn with_tls(url: &str, timeouts: Timeouts, options: &tls::ClientOptions) -> Self {
+        let encrypted = url.starts_with("https://") || url.starts_with("wss://");
+        let tls = options.config(encrypted, Some(HTTP_1_1));
+        let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")));
+        let target = Target { url: url.into(), timeouts, tls };
         let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
         tokio::spawn(calls(target.clone(), receiver));
         Self { target, ids: Arc::default(), commands }

@@ -37,7 +37,7 @@ impl Reconnect {
 /// Returns whether another attempt would only fail with the same error.
 pub(super) fn is_permanent(error: &Error) -> bool {
     match error {
-        Error::Address { .. } | Error::Refused { .. } | Error::Unexpected(_) => true,
+        Error::Address { .. } | Error::Tls(_) | Error::Refused { .. } | Error::Unexpected(_) => true,
         Error::Handshake(error) => match &**error {
             WebSocketError::Http(response) => {
                 let status = response.status();

@@ -13,7 +13,7 @@ mod room;
 mod state;
 mod store;
 
-use std::convert::Infallible;
+use std::convert::{Infallible, identity};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -31,10 +31,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::linger;
+use tcp_socket::base::tls::{Acceptor, Listener, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, info};
@@ -42,12 +45,17 @@ use tracing::{debug, info};
 use self::chat::ChatSession;
 use self::connection::Session;
 use self::live::LiveSession;
-use self::origin::Origin;
+use self::origin::{Origin, own_origins};
 use self::state::Shared;
-use crate::limits::Limits;
+use crate::limits::{Limits, TLS_BUFFER};
 
 /// The whole browser page. It needs no build step and loads nothing else.
 const PAGE: &str = include_str!("page.html");
+
+/// The response to a request without TLS if the server speaks TLS.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
+    this port speaks TLS: use https:// or wss://\n";
 
 /// The endpoint that a connection was upgraded to. It is empty until the handshake succeeds.
 type Upgraded = Arc<OnceLock<&'static str>>;
@@ -121,18 +129,35 @@ async fn log(request: Request, next: middleware::Next) -> Response {
 /// Fails if the listener's address cannot be read, or if the system cannot provide random
 /// numbers. An error on a connection ends only that one.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     limits: Limits,
     allowed_origins: Vec<Origin>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let shared = Arc::new(Shared::new(listener.local_addr()?, limits, allowed_origins)?);
+    let Listener { tcp: listener, tls } = listener.into();
+    let own = own_origins(listener.local_addr()?, tls.is_some());
+    let shared = Arc::new(Shared::new(limits, [own, allowed_origins].concat())?);
     let limits = &shared.limits;
     let router = router(shared.clone());
     let connections = Connections::new(&limits.connections);
-    let serve =
-        |stream, _peer| connection(stream, |tcp| tcp, router.clone(), shared.clone(), connections.stopping());
-    let refuse = |stream| refuse(stream, shared.clone());
+    let tls = Acceptor::new(tls, limits.handshake_timeout, limits.connections.linger(), NOT_TLS);
+    let serve = |stream, _peer| {
+        let (router, shared) = (router.clone(), shared.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), |mut stream, stopping| {
+            if let Either::Right(tls) = &mut stream
+                && let TlsStream::Server(tls) = &mut **tls
+            {
+                tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+            }
+            connection(stream, tcp, router, shared, stopping)
+        })
+    };
+    let refuse = |stream| {
+        let shared = shared.clone();
+        tls.handshake_then(stream, identity, connections.stopping(), |stream, _stopping| {
+            refuse(stream, shared)
+        })
+    };
     // Cancel safe: `forget_absent` removes each member within one poll, so never halfway.
     select! {
         () = connections.accept(listener, shutdown, serve, refuse) => {}
@@ -153,9 +178,16 @@ async fn forget_absent(shared: &Shared) {
     }
 }
 
+/// Returns the TCP connection below a stream.
+fn tcp(stream: &Socket) -> &TcpStream {
+    match stream {
+        Either::Left(tcp) => tcp,
+        Either::Right(tls) => tls.get_ref().0,
+    }
+}
+
 /// Serves a connection in one task: first one HTTP request after another, and then, after an
-/// upgrade, the WebSocket. `tcp` returns the TCP connection below the stream. (With TLS, the
-/// two would differ.)
+/// upgrade, the WebSocket. `tcp` returns the TCP connection below the stream.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     tcp: fn(&S) -> &TcpStream,

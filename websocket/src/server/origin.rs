@@ -58,14 +58,15 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Returns the origins under which a browser may open the page of a server on this address.
+/// Returns the origins under which a browser may open the page of a server on this address. They
+/// begin with `https` if the server is `encrypted`.
 ///
 /// If the server compared `Origin` with `Host` instead, a foreign page could connect by making
 /// its own domain name point to this machine (*DNS rebinding*).
-pub fn own_origins(addr: SocketAddr) -> Vec<Origin> {
-    let port = addr.port();
-    let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("http://{host}:{port}"));
-    let all = local.into_iter().chain([format!("http://{addr}")]);
+pub fn own_origins(addr: SocketAddr, encrypted: bool) -> Vec<Origin> {
+    let (scheme, port) = (if encrypted { "https" } else { "http" }, addr.port());
+    let local = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{scheme}://{host}:{port}"));
+    let all = local.into_iter().chain([format!("{scheme}://{addr}")]);
     all.filter_map(|origin| origin.parse().ok()).collect()
 }
 

@@ -1,11 +1,10 @@
 //! The state that all connections of a server share.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::live::Live;
-use super::origin::{Origin, own_origins};
+use super::origin::Origin;
 use super::room::Rooms;
 use crate::limits::Limits;
 use crate::protocol::random_id;
@@ -22,14 +21,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Creates the state, without rooms or readings. `addr` is the address on which the server
-    /// listens.
-    pub(super) fn new(addr: SocketAddr, limits: Limits, allowed_origins: Vec<Origin>) -> io::Result<Self> {
+    /// Creates the state, without rooms or readings.
+    pub(super) fn new(limits: Limits, allowed_origins: Vec<Origin>) -> io::Result<Self> {
         let instance_id = random_id().map_err(io::Error::other)?;
         let nonce = random_id().map_err(io::Error::other)?;
         let rooms = Arc::new(Rooms::new(instance_id.clone()));
         let live = Arc::new(Live::new(instance_id));
-        let allowed_origins = [own_origins(addr), allowed_origins].concat();
         Ok(Self { rooms, live, limits, nonce, allowed_origins })
     }
 }
