@@ -1,5 +1,5 @@
-//! The contracts of the chapters, as checks that any server must pass, in any language. The chapters'
-//! own servers pass them in `cargo test`; `cargo run --bin check` checks yours.
+//! The contracts of the chapters, as checks that a server in any language must pass. The chapters' own
+//! servers pass them in `cargo test`; `cargo run --bin check` checks yours.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -86,7 +86,9 @@ pub async fn failures(format: Format, stage: &Stage, server: &str) -> Vec<Failur
     for case in &stage.cases {
         let recorder = Recorder::start(format, server);
         let checked = timeout(BOUND, (case.run)(recorder.addr())).await;
-        if let Err(wrong) = checked.unwrap_or_else(|_| wrong("an end", format!("nothing within {BOUND:?}"))) {
+        if let Err(wrong) =
+            checked.unwrap_or_else(|_| wrong("the end of this case", format!("none within {BOUND:?}")))
+        {
             failures.push(Failure { case: case.name, wrong, traveled: recorder.last_messages() });
         }
     }

@@ -96,7 +96,7 @@ fn explain(contract: &Contract, failed: &[Failure]) {
     println!("\nWhat the server has to do is in {}.\n", contract.document);
 }
 
-/// The server that is checked. It ends with this value, together with all programs that it started.
+/// The server under test. Dropping it kills the server and all programs that it started.
 struct Server {
     child: Child,
     addr: String,
@@ -104,7 +104,7 @@ struct Server {
 
 impl Server {
     async fn start(command: &str) -> anyhow::Result<Self> {
-        // The port is free until the server takes it, unless another program is faster.
+        // The port stays free until the server uses it, unless another program is faster.
         let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let addr = addr.context("no free port")?;
         let command =
@@ -127,7 +127,7 @@ impl Server {
             Ok(())
         };
         timeout(START, connected).await.unwrap_or_else(|_| {
-            bail!("the server does not listen on {addr} within {START:?}: does its command use {{addr}}?")
+            bail!("the server did not listen on {addr} within {START:?}: does its command use {{addr}}?")
         })?;
         Ok(server)
     }
