@@ -55,9 +55,9 @@ pub(super) fn network(results: &Results) -> Table {
     let mut table = Table::new(
         title + "; " + &results.throughput.placement.to_string(),
         "A proxy delays each byte by half of the delay in each direction. It delays bytes, not packets, so nothing is \
-         lost, and TCP itself notices no delay. set-up: time until the first reply. 1 reading, 100: one request with this many \
-         readings. added: how much more that takes than with the tokio echo. rate/s: requests per second with 64 in \
-         flight.",
+         lost, and TCP itself notices no delay. set-up: time until the first reply. 1 reading, 100: one request with \
+         this many readings. added: how much more that takes than with the tokio echo. rate/s: requests per second \
+         with 64 in flight.",
         &["protocol", "delay", "set-up", "added", "1 reading", "added", "100", "added", "rate/s", ""],
     );
     let mut rows: Vec<_> = results.network.iter().collect();
