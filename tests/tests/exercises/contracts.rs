@@ -1,12 +1,12 @@
 //! The contracts, checked against the chapters' own servers and against the starters.
 
 use std::path::Path;
-use std::process::Command;
 
 use lab::wire::decode::Format;
 use message_queue::brokers::{Broker, Kind, Options};
 use tests::contract::{Contract, Tested, all, failures};
 use tests::exercises::root;
+use tests::practice::python;
 use tests::{Output, Pair, apply, run_program, test};
 
 const PAIRS: [Pair; 4] =
@@ -64,13 +64,6 @@ async fn check(contract: &str, command: &str, more: &[&str]) -> Output {
 /// Returns the folder of the starters.
 fn starters() -> String {
     root().join("tests/exercises/starters").to_str().unwrap().to_owned()
-}
-
-pub fn python() -> Result<(), String> {
-    match Command::new("python3").arg("--version").output() {
-        Ok(output) if output.status.success() => Ok(()),
-        _ => Err("no python3: install it with `apt-get install python3`".to_owned()),
-    }
 }
 
 fn grpc_in_python() -> Result<(), String> {
