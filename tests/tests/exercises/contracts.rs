@@ -9,7 +9,7 @@ use tests::exercises::root;
 use tests::practice::python;
 use tests::{Output, Pair, apply, run_program, test};
 
-const PAIRS: [Pair; 4] =
+pub const PAIRS: [Pair; 4] =
     [tests::pair!("tcp_socket"), tests::pair!("http_rest"), tests::pair!("grpc"), tests::pair!("websocket")];
 
 /// The programs of the queue chapter, and the names of their contracts.

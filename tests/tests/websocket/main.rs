@@ -109,17 +109,6 @@ async fn the_tour_can_run_twice() {
 }
 
 #[apply(test!)]
-async fn a_simulated_station_records_every_second() {
-    let server = PAIR.serve().await;
-    let output = PAIR.client(&server, &["simulate", "--count", "2"]).await;
-    let expected = "simulated temperature 10.0\nsimulated temperature 10.5\n";
-    assert_eq!((output.code, output.stdout.as_str()), (Some(0), expected), "{}", output.stderr);
-    let readings = PAIR.client(&server, &["readings", "simulated"]).await;
-    assert_eq!(readings.stdout.lines().count(), 2, "{}", readings.stderr);
-    server.stop().await;
-}
-
-#[apply(test!)]
 async fn a_client_without_a_server_says_how_to_start_one() {
     PAIR.client_says_how_to_start_a_server("http", &[&[], &["live"], &["chat", "--name", "ana"]]).await;
 }
