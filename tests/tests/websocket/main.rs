@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod browser;
+mod browser_client;
 mod chat;
 mod client;
 mod exercises;
