@@ -191,7 +191,8 @@ async fn exercise_a_new_name_does_not_undo_the_change_of_somebody_else() {
     let expected = serde_json::json!(
         { "id": "oslo-1", "name": "Oslo", "latitude": 59.9, "longitude": null }
     );
-    assert_eq!(station, expected, "the station after both changes");
+    let wanted = "the station after both changes";
+    assert!(station == expected, "{wanted}\n  got:    {station}\n  wanted: {expected}");
     server.stop().await;
 }
 
