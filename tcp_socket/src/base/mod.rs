@@ -12,6 +12,7 @@
 //! - [`retry`]: pauses between attempts.
 //! - [`text`]: printing text from outside safely, and checking names.
 //! - [`tls`]: encryption, for all servers and clients.
+//! - [`tour`]: the pauses of the clients' tours, and a simulated station.
 //! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;
@@ -23,4 +24,5 @@ pub mod program;
 pub mod retry;
 pub mod text;
 pub mod tls;
+pub mod tour;
 pub mod write_timeout;
