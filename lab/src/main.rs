@@ -22,7 +22,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
-use lab::compare::plan::Plan;
+use lab::compare::plan::{MESSAGES, Plan};
 use lab::protocols::{self, Protocol};
 use lab::report::predictions;
 use lab::report::results::{Answers, Results};
@@ -46,8 +46,8 @@ struct Args {
     /// default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, memory, a network, and fan-out, with more rounds: up
-    /// to 25 minutes
+    /// Also measure fixed rates, batches, set-up, memory, a network, fan-out, and streams, with
+    /// more rounds: up to 25 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
@@ -64,6 +64,9 @@ struct Args {
     /// 1,10,100,1000
     #[arg(long, value_name = "SUBSCRIBERS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
     fan_out: Vec<u64>,
+    /// Also send 20,000 messages over one connection that stays open, with gRPC, WebSocket, and TCP
+    #[arg(long)]
+    streams: bool,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
@@ -179,6 +182,9 @@ fn plan(args: &Args) -> Plan {
     }
     if !args.fan_out.is_empty() {
         plan.subscribers.clone_from(&args.fan_out);
+    }
+    if args.streams {
+        plan.messages = Some(MESSAGES);
     }
     plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
     if plan.bandwidth.is_some() && plan.delays.is_empty() {

@@ -9,6 +9,7 @@ pub mod measure;
 mod network;
 pub mod plan;
 mod rounds;
+mod streams;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -79,6 +80,7 @@ pub fn compare(
     let fixed_rate = comparison.fixed_rate(separate);
     let network = comparison.network(separate);
     let fan_out = comparison.fan_out(separate);
+    let streams = comparison.streams(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -105,6 +107,7 @@ pub fn compare(
         round_trips,
         network,
         fan_out,
+        streams,
         answers: Vec::new(),
     })
 }

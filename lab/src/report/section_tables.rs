@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cells::{more, remark};
+use super::cells::{maybe, more, range, remark};
 use super::format::{NONE, digits, grouped, micros, short};
 use super::results::{Named, Results};
 use super::sections::{Delayed, Delivered};
@@ -107,6 +107,31 @@ pub(super) fn fan_out(results: &Results) -> Table {
                 NONE.into()
             },
             remark(row.cpu, 0),
+        ]);
+    }
+    table
+}
+
+pub(super) fn streams(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!(
+            "Many messages over one connection, times in µs per message; {}",
+            results.throughput.placement
+        ),
+        "messages/s: until all are acknowledged. until acknowledged: median from sending a message to its \
+         acknowledgement. Where each message has one, at most 64 wait for theirs.",
+        &["protocol", "messages/s", "range", "until acknowledged", "client CPU", "server CPU", ""],
+    );
+    for row in &results.streams {
+        table.note += &format!(" {}: {}", row.name, row.acknowledged);
+        table.rows.push(vec![
+            row.name.clone(),
+            short(row.per_second.median),
+            range(Some(row.per_second), short),
+            micros(row.p50.median),
+            maybe(row.client_cpu),
+            maybe(row.server_cpu),
+            remark(Some(row.per_second), 0),
         ]);
     }
     table

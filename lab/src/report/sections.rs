@@ -56,3 +56,24 @@ pub struct Delivered {
     /// Memory of the server or broker for each subscriber, in bytes.
     pub memory: f64,
 }
+
+/// Many messages over one connection that stays open. Times are in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stream {
+    /// The ID of the way to stream.
+    pub protocol: String,
+    /// Its name in tables.
+    pub name: String,
+    /// What is acknowledged, and when.
+    pub acknowledged: String,
+    /// Number of messages.
+    pub messages: u64,
+    /// Messages per second, until all are acknowledged.
+    pub per_second: Spread,
+    /// Median time from sending a message to its acknowledgement.
+    pub p50: Spread,
+    /// The client's CPU time for each message.
+    pub client_cpu: Option<Spread>,
+    /// The server's CPU time for each message.
+    pub server_cpu: Option<Spread>,
+}

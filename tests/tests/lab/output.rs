@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 16);
+    assert_eq!(tables::tables(&sample()).len(), 17);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -201,6 +201,15 @@ async fn times_over_a_network_are_compared_at_the_same_delay() {
     let table = tables::tables(&sample()).into_iter().find(|table| table.title.starts_with("Over a network"));
     let row = table.unwrap().rows.into_iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
+}
+
+#[apply(test!)]
+async fn the_table_of_streams_says_what_is_acknowledged_when() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Many messages")).unwrap();
+    let expected = ["gRPC Upload", "400k", "392k–412k", "25,000", "2.00", "–"];
+    assert_eq!(table.rows[1][..6], expected);
+    assert!(table.note.ends_with("gRPC Upload: The server answers once, after the last message."));
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.

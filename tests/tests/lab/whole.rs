@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, FAN_OUT, Protocol, Served};
+use lab::protocols::{self, FAN_OUT, Protocol, STREAMS, Served};
 use lab::report::results::Results;
 use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
@@ -38,6 +38,7 @@ fn brief() -> Plan {
         delays: vec![2],
         bandwidth: Some(100_000_000),
         subscribers: vec![1, 3],
+        messages: Some(101),
         extra_rounds: 1,
     }
 }
@@ -119,6 +120,9 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
     let ordered = |row: &Delivered| row.first.median <= row.last.median && row.cpu.is_some();
     assert!(results.fan_out.iter().all(ordered), "{:?}", results.fan_out);
+    let streams = STREAMS.iter().filter(|way| protocols.iter().any(|one| one.id == way.selected_by));
+    assert_eq!(results.streams.len(), streams.count());
+    assert!(results.streams.iter().all(|row| row.per_second.low > 0.0 && row.p50.low > 0.0));
     let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
     assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
     for trips in &results.round_trips {
@@ -164,7 +168,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 15);
+    assert_eq!(tables::tables(&again).len(), 15 + usize::from(!results.streams.is_empty()));
     results
 }
 
