@@ -22,7 +22,8 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
-use lab::compare::plan::{MESSAGES, Plan};
+use lab::compare::idle::allowed;
+use lab::compare::plan::{IDLE, MESSAGES, Plan};
 use lab::protocols::{self, Protocol};
 use lab::report::predictions;
 use lab::report::results::{Answers, Results};
@@ -46,8 +47,8 @@ struct Args {
     /// default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, memory, a network, fan-out, and streams, with
-    /// more rounds: up to 25 minutes
+    /// Also measure fixed rates, batches, set-up, memory, a network, fan-out, streams, and idle
+    /// connections, with more rounds: up to 25 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
@@ -67,6 +68,9 @@ struct Args {
     /// Also send 20,000 messages over one connection that stays open, with gRPC, WebSocket, and TCP
     #[arg(long)]
     streams: bool,
+    /// Also measure 16 connections that work beside 5,000 idle ones, and what those cost
+    #[arg(long)]
+    idle: bool,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
@@ -162,6 +166,13 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
         writeln!(stderr(), "could not raise the limit on open files: {error}")?;
     }
     let plan = plan(args);
+    if let Some(wanted) = plan.idle.filter(|&wanted| allowed(wanted) < wanted) {
+        let fewer = allowed(wanted);
+        writeln!(
+            stderr(),
+            "the limit on open files allows only {fewer} of {wanted} idle connections; ulimit -n shows it"
+        )?;
+    }
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
     brokers::install_if_wanted(&protocols)?;
     for missing in brokers::runnable(&protocols, brokers::is_installed).1 {
@@ -185,6 +196,9 @@ fn plan(args: &Args) -> Plan {
     }
     if args.streams {
         plan.messages = Some(MESSAGES);
+    }
+    if args.idle {
+        plan.idle = Some(IDLE);
     }
     plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
     if plan.bandwidth.is_some() && plan.delays.is_empty() {

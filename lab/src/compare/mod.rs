@@ -5,6 +5,7 @@
 
 pub mod bytes;
 mod fan_out;
+pub mod idle;
 pub mod measure;
 mod network;
 pub mod plan;
@@ -81,6 +82,7 @@ pub fn compare(
     let network = comparison.network(separate);
     let fan_out = comparison.fan_out(separate);
     let streams = comparison.streams(separate);
+    let idle = comparison.idle(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -108,6 +110,7 @@ pub fn compare(
         network,
         fan_out,
         streams,
+        idle,
         answers: Vec::new(),
     })
 }

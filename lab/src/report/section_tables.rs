@@ -136,3 +136,29 @@ pub(super) fn streams(results: &Results) -> Table {
     }
     table
 }
+
+pub(super) fn idle(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Idle connections beside 16 that work; {}", results.throughput.placement),
+        "without, with: requests per second of the 16, without and with the idle connections, measured right after each \
+         other. kB: memory of the server or broker for each idle connection, without the kernel's buffers. CPU: of the \
+         server or broker per request without the idle ones, in µs. added: how much more it is with them, with its range.",
+        &["protocol", "idle", "kB", "without", "with", "CPU", "added", "range", ""],
+    );
+    let signed = |nanoseconds: f64| format!("{:+.2}", nanoseconds / 1000.0);
+    for row in &results.idle {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.connections as f64),
+            digits(row.memory / 1000.0),
+            short(row.without.median),
+            short(row.with.median),
+            maybe(row.cpu),
+            row.added_cpu.map_or(NONE.into(), |added| signed(added.median)),
+            row.added_cpu
+                .map_or(NONE.into(), |added| format!("{} to {}", signed(added.low), signed(added.high))),
+            remark([row.without, row.with].into_iter().find(Spread::is_noisy), 0),
+        ]);
+    }
+    table
+}

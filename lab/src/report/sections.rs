@@ -77,3 +77,22 @@ pub struct Stream {
     /// The server's CPU time for each message.
     pub server_cpu: Option<Spread>,
 }
+
+/// Idle connections beside 16 that work, each with one request in flight.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Idle {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Number of idle connections.
+    pub connections: u64,
+    /// Memory of the server or broker for each idle connection, in bytes.
+    pub memory: f64,
+    /// Requests per second without idle connections.
+    pub without: Spread,
+    /// Requests per second with them.
+    pub with: Spread,
+    /// CPU time of the server or broker per request without idle connections, in nanoseconds.
+    pub cpu: Option<Spread>,
+    /// How much more it is with them, in the same round.
+    pub added_cpu: Option<Spread>,
+}

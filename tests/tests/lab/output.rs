@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 17);
+    assert_eq!(tables::tables(&sample()).len(), 18);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -210,6 +210,14 @@ async fn the_table_of_streams_says_what_is_acknowledged_when() {
     let expected = ["gRPC Upload", "400k", "392k–412k", "25,000", "2.00", "–"];
     assert_eq!(table.rows[1][..6], expected);
     assert!(table.note.ends_with("gRPC Upload: The server answers once, after the last message."));
+}
+
+#[apply(test!)]
+async fn the_cost_of_idle_connections_has_its_range() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Idle connections")).unwrap();
+    let expected = ["TCP", "5,000", "9.40", "120k", "118k", "6.00", "+0.05", "-0.10 to +0.20"];
+    assert_eq!(table.rows[0][..8], expected);
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
