@@ -5,6 +5,7 @@
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, up to 25 minutes
 //! cargo run -- predict                # what do you expect?
+//! cargo run -- diff OLD NEW           # what changed between two runs?
 //! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
@@ -27,7 +28,7 @@ use lab::compare::plan::{IDLE, MESSAGES, Plan};
 use lab::protocols::{self, Protocol};
 use lab::report::predictions;
 use lab::report::results::{Answers, Results};
-use lab::report::{comparison, docs, tables};
+use lab::report::{comparison, diff, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
@@ -92,6 +93,14 @@ enum Mode {
     /// Ask you nine predictions one by one. The next comparison then shows which of yours hold
     Predict,
     Certificates(certificates::Options),
+    /// Show which figures changed between two runs by more than their ranges. The exit code is 0 if none
+    /// did, 1 if some did, and 2 if the runs can't be compared
+    Diff {
+        /// The results.json of the earlier run
+        old: PathBuf,
+        /// The results.json of the later run
+        new: PathBuf,
+    },
     #[command(flatten)]
     Child(Child),
 }
@@ -109,7 +118,14 @@ fn milliseconds(delay: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    if let Some(Mode::Diff { old, new }) = &args.command {
+        return diff(old, new).unwrap_or_else(|error| {
+            let _ = writeln!(stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        });
+    }
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(stderr(), "error: {error:#}");
@@ -128,7 +144,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Some(Mode::Tap(options)) => return tap::run(options),
         Some(Mode::Predict) => return predict(&args.out),
         Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
-        None => {}
+        Some(Mode::Diff { .. }) | None => {}
     }
     if let Some(results) = &args.write_docs {
         return docs::write(results);
@@ -140,6 +156,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
     results.answers = answers(&args.out)?;
     print(&results)?;
     write_files(&results, &args.out)
+}
+
+fn diff(old: &Path, new: &Path) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Results::parse(&text).with_context(|| path.display().to_string())
+    };
+    let (table, compared) = diff::diff(&read(old)?, &read(new)?)?;
+    if !table.rows.is_empty() {
+        writeln!(stdout(), "{}", table.terminal())?;
+    }
+    writeln!(stdout(), "{} of {compared} figures changed", table.rows.len())?;
+    Ok(ExitCode::from(u8::from(!table.rows.is_empty())))
 }
 
 fn predict(folder: &Path) -> anyhow::Result<()> {

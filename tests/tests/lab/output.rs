@@ -1,13 +1,13 @@
 //! Checks how results are shown: as tables, in documents, and as a page.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
-use lab::report::{comparison, docs, table, tables};
+use lab::report::{comparison, diff, docs, table, tables};
 use lab::run::placement::Placement;
 use regex::Regex;
 use serde_json::Value;
@@ -218,6 +218,51 @@ async fn the_cost_of_idle_connections_has_its_range() {
     let table = tables.iter().find(|table| table.title.starts_with("Idle connections")).unwrap();
     let expected = ["TCP", "5,000", "9.40", "120k", "118k", "6.00", "+0.05", "-0.10 to +0.20"];
     assert_eq!(table.rows[0][..8], expected);
+}
+
+/// Each answer to the chooser's questions leads to a single protocol.
+#[apply(test!)]
+async fn the_chooser_ends_with_one_protocol() {
+    let page = comparison::html(&sample());
+    let rows = Regex::new(r#"data-if="([^"]+)""#).unwrap();
+    let rows: Vec<BTreeSet<_>> =
+        rows.captures_iter(&page).map(|row| row.extract::<1>().1[0].split(' ').collect()).collect();
+    assert_eq!(rows.len(), 8);
+    let questions = Regex::new(r#"<input type="radio" name="(\w+)" value="(\w+)">"#).unwrap();
+    let mut answers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for found in questions.captures_iter(&page) {
+        answers.entry(found[1].to_owned()).or_default().push(format!("{}={}", &found[1], &found[2]));
+    }
+    assert_eq!(answers.len(), 6);
+    let mut all = vec![BTreeSet::new()];
+    for choices in answers.values() {
+        let with =
+            |given: BTreeSet<String>| choices.iter().map(move |answer| &given | &[answer.clone()].into());
+        all = all.into_iter().flat_map(with).collect();
+    }
+    for given in all {
+        let given: BTreeSet<_> = given.iter().map(String::as_str).collect();
+        assert_eq!(rows.iter().filter(|row| row.is_subset(&given)).count(), 1, "{given:?}");
+    }
+}
+
+#[apply(test!)]
+async fn the_diff_lists_what_changed_beyond_its_range() {
+    let mut changed = sample();
+    let (same, compared) = diff::diff(&sample(), &changed).unwrap();
+    assert!(same.rows.is_empty() && compared > 50, "{compared}");
+    let tcp = changed.latency.rows.iter_mut().find(|row| row.protocol == "tcp_socket").unwrap();
+    tcp.p50 = tcp.p50.map(|p50| p50.scaled(2.0));
+    changed.round_trips[0].request += 1;
+    let (table, all) = diff::diff(&sample(), &changed).unwrap();
+    let rows: Vec<_> =
+        table.rows.iter().map(|row| [&row[0], &row[1], &row[2], &row[7]].map(|cell| &cell[..])).collect();
+    let expected =
+        [["latency", "tcp socket", "p50, µs", "2.00"], ["round trips", "tokio echo", "request", "2.00"]];
+    assert_eq!(rows, expected);
+    assert_eq!(all, compared);
+    // Layout 1, without the later sections.
+    assert!(diff::diff(&kept(), &changed).unwrap().1 < compared);
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
