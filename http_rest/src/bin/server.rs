@@ -43,7 +43,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let tls = args.tls.config(Some(HTTP_1_1))?;
     // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = Listener { tcp: program::listen(args.addr, "http_rest").await?, tls };
+    let listener = Listener { tcp: program::listen(args.addr, "http_rest").await?, tls, principals: None };
     let scheme = if args.tls.tls { "https" } else { "http" };
     writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")

@@ -76,7 +76,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, .. } = listener.into();
     let scheme = if tls.is_some() { "https" } else { "http" };
     let addr = listener.local_addr()?;
     // 0.0.0.0 is not the address of a server, so the description then refers to its own.

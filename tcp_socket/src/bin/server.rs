@@ -43,7 +43,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let tls = args.tls.config(None)?;
     // The signal handlers come first: a signal may arrive as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = Listener { tcp: program::listen(args.addr, "tcp_socket").await?, tls };
+    let listener = Listener { tcp: program::listen(args.addr, "tcp_socket").await?, tls, principals: None };
     let scheme = if args.tls.tls { "tls" } else { "tcp" };
     writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     tcp_socket::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")

@@ -41,7 +41,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, .. } = listener.into();
     listener.local_addr()?;
     let connections = Connections::new(&limits.connections);
     let state = Arc::new(State::new(limits)?);

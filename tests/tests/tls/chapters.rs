@@ -124,7 +124,11 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 pub fn file(name: &str) -> String {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tls");
-        write(&folder, &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()] }).unwrap();
+        write(
+            &folder,
+            &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()], ..Default::default() },
+        )
+        .unwrap();
         folder
     });
     FOLDER.join(name).to_str().unwrap().to_owned()
@@ -155,8 +159,11 @@ impl Chapter {
             client_ca: None,
         };
         let stop = CancellationToken::new();
-        let serve =
-            (self.serve)(Listener { tcp, tls: options.config(self.alpn).unwrap() }, bounds, stop.clone());
+        let serve = (self.serve)(
+            Listener { tcp, tls: options.config(self.alpn).unwrap(), principals: None },
+            bounds,
+            stop.clone(),
+        );
         Local { addr, stop, ended: tokio::spawn(serve) }
     }
 }
@@ -184,6 +191,6 @@ impl Local {
 }
 
 pub fn client_config() -> Arc<ClientConfig> {
-    let options = ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
+    let options = ClientOptions { ca: Some(file("ca.pem").into()), ..Default::default() };
     options.config(true, None).unwrap().unwrap()
 }

@@ -68,7 +68,8 @@ async fn the_first_byte_of_a_client_is_that_of_tls() {
 async fn openapi_names_the_server_with_its_scheme() {
     let chapter = CHAPTERS.iter().find(|chapter| chapter.pair.chapter == "http_rest").unwrap();
     let server = chapter.server("server", &[]).await;
-    let options = tcp_socket::base::tls::ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
+    let options =
+        tcp_socket::base::tls::ClientOptions { ca: Some(file("ca.pem").into()), ..Default::default() };
     let tls = options.config(true, Some("http/1.1")).unwrap().unwrap();
     let http = reqwest::Client::builder().tls_backend_preconfigured((*tls).clone()).build().unwrap();
     let url = format!("{}/openapi.json", server.url());

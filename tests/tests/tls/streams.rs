@@ -58,7 +58,7 @@ async fn a_response_without_close_notify_may_be_truncated() {
                 stream.shutdown().await.unwrap();
             }
         };
-        let tls = ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
+        let tls = ClientOptions { ca: Some(file("ca.pem").into()), ..Default::default() };
         let client = http_rest::Client::with_tls(&url, &tls).unwrap();
         // A PATCH is not repeated: it may have been executed.
         let patch = StationPatch::default();

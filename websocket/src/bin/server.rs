@@ -49,7 +49,7 @@ async fn run(Args { addr, allow_origin, tls, journal, limits }: Args) -> anyhow:
     let tls = tls.config(Some(HTTP_1_1))?;
     // Handle signals before printing `listening on`: one may follow as soon as somebody reads it.
     let shutdown = shutdown_signal()?;
-    let listener = Listener { tcp: listen(addr, "websocket").await?, tls };
+    let listener = Listener { tcp: listen(addr, "websocket").await?, tls, principals: None };
     writeln!(output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     websocket::serve(listener, limits, allow_origin, shutdown.cancelled_owned()).await.context("serve")
 }

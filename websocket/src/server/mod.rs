@@ -134,7 +134,7 @@ pub async fn serve(
     allowed_origins: Vec<Origin>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, .. } = listener.into();
     let own = own_origins(listener.local_addr()?, tls.is_some());
     let shared = Arc::new(Shared::new(limits, [own, allowed_origins].concat())?);
     let limits = &shared.limits;
