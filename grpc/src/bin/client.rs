@@ -21,8 +21,8 @@ use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
 use grpc::{Client, Error, Options};
-use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::{program, tls};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ struct Args {
     /// Compress messages; start the server with --gzip, too
     #[arg(long, global = true)]
     gzip: bool,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -90,7 +92,10 @@ async fn main() -> ExitCode {
         // Only the last cause in the transport's chain says anything new.
         Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
             Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
-            _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
+            _ => {
+                let option = if url.starts_with("https:") { " -- --tls" } else { "" };
+                anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server{option}")
+            }
         },
         _ => error,
     }))
@@ -110,10 +115,10 @@ fn note(text: &str) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client =
-        Client::new(&args.url, &Options { token: args.token, gzip: args.gzip, ..Options::default() })?;
+    let Args { url, token, gzip, tls, command } = args;
+    let client = Client::new(&url, &Options { token, gzip, tls, ..Options::default() })?;
     let mut out = program::output();
-    match args.command {
+    match command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
             let recorded_at =

@@ -41,6 +41,9 @@ pub const FOLDER: &str = "certificates";
 /// The ALPN name of HTTP/1.1 (RFC 7301, section 6).
 pub const HTTP_1_1: &str = "http/1.1";
 
+/// The ALPN name of HTTP/2 over TLS (RFC 9113, section 3.1).
+pub const H2: &str = "h2";
+
 /// Command that creates the certificates.
 const CREATE: &str = "cargo run -- certificates";
 
@@ -299,6 +302,15 @@ impl Acceptor {
     }
 }
 
+/// Returns whether both sides named the protocol `alpn` in the handshake. A side that names none
+/// is not refused there. Without TLS, there is no handshake, and the result is `true`.
+pub fn agreed_on<T>(stream: &Socket<T>, alpn: &str) -> bool {
+    match stream {
+        Either::Left(_plain) => true,
+        Either::Right(tls) => tls.get_ref().1.alpn_protocol() == Some(alpn.as_bytes()),
+    }
+}
+
 /// Does a client's handshake with the server `host`, a name or an IP address.
 ///
 /// # Errors
@@ -331,6 +343,15 @@ pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
         next = inner.map(|inner| inner as _).or_else(|| error.source());
     }
     None
+}
+
+/// Returns the error whose text this is, if it is an alert about a certificate. The HTTP/2 library
+/// keeps only the text of a stream's error.
+pub fn alert_from_text(text: &str) -> Option<rustls::Error> {
+    [Alert::CertificateRequired, Alert::CertificateExpired, Alert::UnknownCA, Alert::BadCertificate]
+        .into_iter()
+        .map(rustls::Error::AlertReceived)
+        .find(|error| error.to_string() == text)
 }
 
 /// Returns what a client should know if a connection failed because of TLS, in one sentence. In

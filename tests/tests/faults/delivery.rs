@@ -72,6 +72,7 @@ fn assert_promises_kept(experiments: &[Experiment]) {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn no_client_says_done_or_not_done_against_the_truth_and_every_one_works_again() {
     let experiments = quick().await;
@@ -97,6 +98,7 @@ async fn quick_of(row: &str, fault: &str) -> &'static Experiment {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn jobs_on_the_disk_of_a_broker_survive_its_death_and_its_alarm() {
     let rows = vec![row("rabbitmq_jobs"), row("redis_streams")];

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 mod certificates;
 mod chapters;
 mod faults;
+mod grpc;
 mod hostile;
 mod pairs;
 mod queues;

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use futures::future::join_all;
 use message_queue::brokers::{Broker, Kind, Options, available};
 use tcp_socket::base::tls::ServerOptions;
 use tests::{Output, apply, run_program, test};
@@ -34,6 +35,7 @@ async fn produce(name: &str, url: &str, args: &[&str]) -> Output {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn the_programs_use_brokers_over_tls_with_certificates_on_both_sides() {
     let (ca, identity) = (file("ca.pem"), file("client-oslo-1.pem"));
@@ -81,10 +83,11 @@ const FAULTS: [(&str, bool, Option<&str>, &str); 6] = [
 ];
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn the_programs_name_the_fault_and_do_not_retry() {
     let ca = file("ca.pem");
-    for (kind, name) in BOTH {
+    join_all(BOTH.map(async |(kind, name)| {
         for (certificate, mutual, identity, expected) in FAULTS {
             let broker = broker(kind, certificate, mutual).await;
             let identity = identity.map(|name| file(&format!("{name}.pem")));
@@ -101,7 +104,8 @@ async fn the_programs_name_the_fault_and_do_not_retry() {
             );
             assert_eq!(output.stderr.lines().count(), 1, "{name}: {}", output.stderr);
         }
-    }
+    }))
+    .await;
 }
 
 #[apply(test!)]
