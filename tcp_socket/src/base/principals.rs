@@ -204,6 +204,13 @@ impl Principals {
         Ok(Self(principals))
     }
 
+    /// Returns a single operator, whose token this is.
+    pub fn operator(token: &str) -> Self {
+        let token_sha256 = Some(Hash::of(token.as_bytes()));
+        let (name, role) = ("operator".to_owned(), Role::Operator);
+        Self(vec![Arc::new(Principal { name, role, token_sha256, certificate: None })])
+    }
+
     /// Returns all of them.
     pub fn all(&self) -> &[Arc<Principal>] {
         &self.0
