@@ -138,6 +138,12 @@ pub mod redis {
     /// Maximum time to wait for a connection, and for the response to a command.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
+    /// Name of the primary that Sentinels watch, unless the path of their URL names another one.
+    pub const PRIMARY: &str = "weather";
+
+    /// Sentinel's port, unless the URL names another one.
+    pub const SENTINEL_PORT: u16 = 26_379;
+
     /// Time between two PINGs on a subscriber's connection. TCP alone might not notice for
     /// hours that the other end is gone.
     pub const HEARTBEAT: Duration = Duration::from_secs(10);

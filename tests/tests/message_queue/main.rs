@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::{Pair, run};
 
+mod addresses;
 mod bad_jobs;
 mod brokers;
 mod ends;
