@@ -45,11 +45,11 @@ impl BrokerUrl {
     /// If a file is missing or unusable, or an option is given for URLs without TLS.
     pub fn with_tls(urls: &str, options: &ClientOptions) -> anyhow::Result<Self> {
         let encrypted = split(urls).iter().any(|url| asks_for_tls(url));
-        Ok(Self::new(urls, options.config(encrypted, None)?))
+        Ok(Self::new(urls, options.config(encrypted, None)?.as_ref()))
     }
 
-    fn new(urls: &str, tls: Option<Arc<ClientConfig>>) -> Self {
-        let address = |text: String| Address { tls: tls.clone().filter(|_| asks_for_tls(&text)), text };
+    fn new(urls: &str, tls: Option<&Arc<ClientConfig>>) -> Self {
+        let address = |text: String| Address { tls: tls.filter(|_| asks_for_tls(&text)).cloned(), text };
         Self { addresses: split(urls).into_iter().map(address).collect(), tried: Arc::default() }
     }
 

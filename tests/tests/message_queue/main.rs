@@ -20,6 +20,7 @@ mod permissions;
 mod publish_subscribe;
 mod python;
 mod reconnect;
+mod refusals;
 mod request_reply;
 mod results;
 mod slow_work;
