@@ -30,7 +30,7 @@ const BATCH: u64 = 100;
 const IN_FLIGHT: u64 = 64;
 
 /// Number of requests whose median is one round's figure, and of new connections.
-const REQUESTS: usize = 10;
+const REQUESTS: usize = 5;
 const CONNECTIONS: usize = 3;
 
 /// The figures of one round: times in nanoseconds of set-up, one reading, and a batch; and requests
