@@ -71,7 +71,7 @@ pub struct Limits {
     /// Time that a new connection has to deliver its first bytes.
     ///
     /// These are the client's preface and the header of its first frame. If they are
-    /// late, the server closes the connection.
+    /// late, the server closes the connection. A TLS handshake before them has as much time.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum time from a call's headers to its response; then DEADLINE_EXCEEDED.

@@ -13,8 +13,8 @@ use crate::error::Error;
 /// The schemes of URLs that ask for TLS.
 const WITH_TLS: [&str; 3] = ["amqps", "rediss", "valkeys"];
 
-/// A broker's URL, and what a connection with TLS needs. A URL from a string alone is usable only
-/// without TLS. Displayed without user, password, and query.
+/// A broker's URL, and what a connection with TLS needs. One made from a string alone can't ask for
+/// TLS. It is displayed without user, password, and query.
 #[derive(Debug, Clone)]
 pub struct BrokerUrl {
     pub(crate) text: String,
@@ -35,8 +35,8 @@ impl fmt::Display for BrokerUrl {
 }
 
 impl BrokerUrl {
-    /// For a URL that asks for TLS, such as `amqps://localhost`, `options` says which authority to
-    /// trust and which certificate to show.
+    /// Checks the files in `options` if the URL asks for TLS, such as `amqps://localhost`. They say
+    /// which authority to trust and which certificate to show.
     ///
     /// # Errors
     /// If a file is missing or unusable, or an option is given for a URL without TLS.
@@ -46,18 +46,19 @@ impl BrokerUrl {
         Ok(Self { text: url.to_owned(), tls })
     }
 
-    /// Parses the URL and checks its scheme. An error recommends the first of `schemes`.
+    /// Parses the URL and checks its scheme. If it has another one, the error recommends the first of
+    /// `schemes`.
     ///
     /// # Errors
-    /// [`Error::Url`], also if the URL asks for TLS and its files were not read: a plaintext
-    /// connection would expose the password.
+    /// [`Error::Url`]. That includes a URL that asks for TLS but has no files: a plaintext connection
+    /// would expose the password.
     pub(crate) fn parse(&self, schemes: &[&str]) -> Result<Url, Error> {
         let parsed = Url::parse(&self.text).map_err(|error| self.refuse(error))?;
         if !schemes.contains(&parsed.scheme()) || parsed.cannot_be_a_base() {
             return Err(self.refuse(format!("it must begin with {}://", schemes[0])));
         }
         if WITH_TLS.contains(&parsed.scheme()) && self.tls.is_none() {
-            return Err(self.refuse("it asks for TLS, which needs an authority's certificate"));
+            return Err(self.refuse("it asks for TLS, which needs the certificate of an authority"));
         }
         Ok(parsed)
     }
@@ -72,7 +73,7 @@ impl BrokerUrl {
         Error::NoBroker { url: self.to_string(), detail, reached }
     }
 
-    /// Returns the error for a connection that could not be opened, because of TLS or TCP.
+    /// Returns the error for a connection that could not be opened, be it because of TCP or of TLS.
     pub(crate) fn not_opened(&self, error: &io::Error) -> Error {
         if let Some(text) = fault(error, false) {
             return Error::Unusable(text);
@@ -86,7 +87,7 @@ impl BrokerUrl {
 pub fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let rest = rest.rsplit_once('@').map_or(rest, |(_login, rest)| rest);
-    // A query may hold a password too.
+    // A query may hold a password, too.
     let rest = rest.split_once('?').map_or(rest, |(rest, _query)| rest);
     if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }

@@ -21,9 +21,9 @@ use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
 use grpc::{Client, Error, Options};
-use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
 use tcp_socket::base::tour::{StepByStep, simulate};
+use tcp_socket::base::{program, tls};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -45,6 +45,8 @@ struct Args {
     /// In the tour, wait for Enter before each step
     #[arg(long)]
     step: bool,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -100,7 +102,10 @@ async fn main() -> ExitCode {
         // Only the last cause in the transport's chain says anything new.
         Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
             Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
-            _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
+            _ => {
+                let option = if url.starts_with("https:") { " -- --tls" } else { "" };
+                anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server{option}")
+            }
         },
         _ => error,
     }))
@@ -120,10 +125,10 @@ fn note(text: &str) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client =
-        Client::new(&args.url, &Options { token: args.token, gzip: args.gzip, ..Options::default() })?;
-    let mut out = StepByStep::new(program::output(), args.step);
-    match args.command {
+    let Args { url, token, gzip, step, tls, command } = args;
+    let client = Client::new(&url, &Options { token, gzip, tls, ..Options::default() })?;
+    let mut out = StepByStep::new(program::output(), step);
+    match command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
             let recorded_at =

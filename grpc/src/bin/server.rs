@@ -15,6 +15,7 @@ use grpc::protocol::is_token;
 use grpc::{Config, Limits};
 use tcp_socket::base::journal::Journal;
 use tcp_socket::base::program;
+use tcp_socket::base::tls::{self, H2, Listener};
 
 /// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it ends
 /// open Watch and Monitor calls, lets other calls finish, and stops.
@@ -34,6 +35,8 @@ struct Args {
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
+    tls: tls::ServerOptions,
+    #[command(flatten)]
     journal: Journal,
 }
 
@@ -45,11 +48,13 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
     args.journal.open()?;
+    let tls = args.tls.config(Some(H2))?;
     // Install the handlers first: a signal can arrive as soon as the line below is
     // printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = program::listen(args.addr, "grpc").await?;
-    writeln!(program::output(), "listening on http://{}", listener.local_addr()?)?;
+    let listener = Listener { tcp: program::listen(args.addr, "grpc").await?, tls };
+    let scheme = if args.tls.tls { "https" } else { "http" };
+    writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     let config = Config { limits: args.limits, token: args.token, gzip: args.gzip };
     grpc::serve(listener, config, shutdown.cancelled_owned()).await.context("cannot serve")
 }

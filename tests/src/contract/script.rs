@@ -1,5 +1,5 @@
-//! Contracts that are written as text, in `tests/exercises/contracts/`. Each file begins with an
-//! explanation of its lines.
+//! Contracts that are written as text, in `tests/exercises/contracts/`. Each file first explains its
+//! lines.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
