@@ -117,7 +117,14 @@ pub async fn failures(format: Format, stage: &Stage, tested: &Tested) -> Vec<Fai
     let mut failures = Vec::new();
     for case in &stage.cases {
         let recorder = Recorder::start(format, &tested.addr);
-        let recorded = Tested { addr: recorder.addr(), ..tested.clone() };
+        let recorded = match format {
+            // The program's messages pass the recorder, but not the case's own.
+            Format::Redis => {
+                let command = tested.command.replace("{url}", &format!("redis://{}", recorder.addr()));
+                Tested { command, ..tested.clone() }
+            }
+            _ => Tested { addr: recorder.addr(), ..tested.clone() },
+        };
         let checked = timeout(BOUND, (case.run)(recorded)).await;
         if let Err(wrong) =
             checked.unwrap_or_else(|_| wrong("the end of this case", format!("none within {BOUND:?}")))
