@@ -42,11 +42,11 @@ struct Args {
     /// Compress messages; start the server with --gzip, too
     #[arg(long, global = true)]
     gzip: bool,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
     /// In the tour, wait for Enter before each step
     #[arg(long)]
     step: bool,
-    #[command(flatten)]
-    tls: tls::ClientOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -125,7 +125,7 @@ fn note(text: &str) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { url, token, gzip, step, tls, command } = args;
+    let Args { url, token, gzip, tls, step, command } = args;
     let client = Client::new(&url, &Options { token, gzip, tls, ..Options::default() })?;
     let mut out = StepByStep::new(program::output(), step);
     match command {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use heck::ToShoutySnakeCase;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
+use tcp_socket::base::principals::Denied;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -65,6 +66,16 @@ pub(crate) fn fell_behind(oldest: u64) -> Status {
     let details = ErrorDetails::with_error_info(FELL_BEHIND, DOMAIN, metadata);
     let message = format!("the reader fell behind: the oldest reading still kept is number {oldest}");
     Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Returns the status of a call that the caller may not make.
+pub(crate) fn refused(denied: &Denied) -> Status {
+    match denied {
+        Denied::Unauthenticated(_) => Status::unauthenticated(
+            "send the metadata \"authorization: Bearer TOKEN\" exactly once, with the server's token",
+        ),
+        Denied::Forbidden(text) => Status::permission_denied(text),
+    }
 }
 
 pub(crate) fn store_full() -> Status {

@@ -4,7 +4,7 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::sections::{Delayed, Delivered, RoundTrips};
+use super::sections::{Delayed, Delivered, Idle, RoundTrips, Stream};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
@@ -53,6 +53,12 @@ pub struct Results {
     /// One reading to many subscribers (`--fan-out` or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub fan_out: Vec<Delivered>,
+    /// Many messages over one connection (`--streams` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub streams: Vec<Stream>,
+    /// What idle connections cost (`--idle` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub idle: Vec<Idle>,
     /// What the reader predicted before the run.
     #[serde(default)]
     pub answers: Answers,

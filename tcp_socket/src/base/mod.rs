@@ -8,6 +8,7 @@
 //! - [`linger`]: closing a connection without losing the last message.
 //! - [`limits`]: the limits that all servers share, and parsers for command-line options.
 //! - [`json`]: reading objects and integers as a JSON contract describes them.
+//! - [`principals`]: who is calling, and what they may do.
 //! - [`program`]: logs, shutdown signals, output, error messages, and exit codes.
 //! - [`retry`]: pauses between attempts.
 //! - [`text`]: printing text from outside safely, and checking names.
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod json;
 pub mod limits;
 pub mod linger;
+pub mod principals;
 pub mod program;
 pub mod retry;
 pub mod text;

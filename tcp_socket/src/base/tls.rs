@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
+use super::principals::{Principals, Token, client_token};
 use super::text::printable;
 
 /// Folder with the certificates that the lab's command writes.
@@ -95,7 +96,7 @@ impl ServerOptions {
     }
 }
 
-/// TLS as command-line options of a client.
+/// TLS as command-line options of a client, and who it is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClientOptions {
     /// Trust servers with a certificate from this authority, a PEM file [default:
@@ -106,9 +107,20 @@ pub struct ClientOptions {
     /// certificates/client-oslo-1.pem, or the path of a PEM file; its key is in …-key.pem
     #[arg(long, value_name = "NAME", global = true)]
     pub identity: Option<String>,
+    /// Say who you are with the token in this file [default: the environment variable TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub token_file: Option<PathBuf>,
 }
 
 impl ClientOptions {
+    /// Returns the token to send, if any.
+    ///
+    /// # Errors
+    /// If the file or the environment variable holds no token.
+    pub fn token(&self) -> anyhow::Result<Option<Token>> {
+        client_token(self.token_file.as_deref())
+    }
+
     /// Reads the files. `encrypted` says whether the server's address asks for TLS. If it does not,
     /// returns `None`. `alpn` names the protocol inside TLS, as for a server.
     ///
@@ -181,18 +193,20 @@ fn unreadable(path: &Path, error: pem::Error, create: &str) -> anyhow::Error {
     }
 }
 
-/// A listener and whether its connections speak TLS.
+/// A listener, whether its connections speak TLS, and who may call.
 #[derive(Debug)]
 pub struct Listener {
     /// Where connections arrive.
     pub tcp: TcpListener,
     /// The server's side of TLS, unless connections are plain.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Those who may call, unless everybody may.
+    pub principals: Option<Arc<Principals>>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, tls: None }
+        Self { tcp, tls: None, principals: None }
     }
 }
 
