@@ -44,7 +44,7 @@ pub fn table(results: &Results) -> Table {
         let outcomes: Vec<_> = results.outcomes.iter().filter(|outcome| outcome.fault == fault.id).collect();
         let cell = |figure: &dyn Fn(&Outcome) -> String| {
             let figures: Vec<_> = outcomes.iter().map(|outcome| figure(outcome)).collect();
-            if figures.is_empty() { "–".to_owned() } else { figures.join(" / ") }
+            if figures.is_empty() { "–".to_owned() } else { figures.join("/") }
         };
         table.rows.push(vec![
             fault.name.to_owned(),
@@ -85,7 +85,7 @@ pub fn render(document: &str, results: &Results) -> anyhow::Result<String> {
     for (names, what) in [("n", "a RabbitMQ node"), ("r", "a Redis"), ("s", "a Sentinel")] {
         let nodes = results.memory.iter().filter(|(name, _)| name.starts_with(names));
         let memory: Vec<_> = nodes.map(|(_, bytes)| format!("{:.0}", *bytes as f64 / 1e6)).collect();
-        text += &format!("| memory of {what} after the start | {} MB |\n", memory.join(" / "));
+        text += &format!("| memory of {what} after the start | {} MB |\n", memory.join("/"));
     }
     replaced(document, "clusters", &text)
 }
