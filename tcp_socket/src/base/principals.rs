@@ -24,8 +24,8 @@ use webpki::EndEntityCert;
 
 use super::tls::Socket;
 
-/// What every token made by [`Token::generate`] begins with. RabbitMQ takes these four bytes as
-/// the salt of a password's hash, so that it can check a token of which only the SHA-256 is known.
+/// What every token made by [`Token::generate`] begins with, so that people and scanners recognize
+/// one that was committed to a repository by mistake.
 pub const TOKEN_PREFIX: &str = "wst_";
 
 /// Environment variable with a client's token.
