@@ -12,8 +12,9 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 use tcp_socket::base::limits::defaults;
-use tcp_socket::base::principals::{self, Token, is_name};
+use tcp_socket::base::principals::{self, is_name};
 use tcp_socket::base::tls::FOLDER;
+use tcp_socket::base::token::Token;
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -21,13 +22,13 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 /// Days for which the authority's certificate is valid.
 const AUTHORITY_DAYS: i64 = 3650;
 
-/// Days for which other certificates are valid. Some systems accept no more from a server.
+/// Days for which other certificates are valid. Some systems refuse a server's if it is valid longer.
 const DAYS: i64 = 397;
 
 /// Name of the authority in its certificate; a number follows.
 const AUTHORITY: &str = "field guide CA";
 
-/// Names of the server in its certificate: those of this machine on loopback.
+/// Names and addresses in the server's certificate: those of loopback.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Write a certificate authority and certificates for this machine into the folder certificates
@@ -36,7 +37,7 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// to programs that trust this authority. So use these files only for experiments.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Replace these files and the authority; certificates from the old one are then refused
+    /// Replace the authority and these files; certificates from the old authority are then refused
     #[arg(long)]
     pub renew: bool,
     /// Also write certificates that the other side has to refuse
@@ -81,7 +82,8 @@ fn show_token(name: &str, role: principals::Role, out: &mut impl Write) -> anyho
 /// Writes the files into [`FOLDER`], and lists them on `out`.
 ///
 /// # Errors
-/// If a file cannot be written, or only one of a certificate and its key exists.
+/// If a file cannot be written, or a certificate exists without its key, or a key without its
+/// certificate.
 pub fn run(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
     if let Some(name) = &options.token {
         return show_token(name, options.role, out);
@@ -177,8 +179,8 @@ fn params(name: &str, (from, days): (OffsetDateTime, i64)) -> CertificateParams 
 }
 
 fn authority_params(key: &KeyPair, now: OffsetDateTime) -> CertificateParams {
-    // Each authority has a name of its own. With the same name and another key, programs would
-    // report a wrong signature instead of an unknown authority.
+    // Each authority has a name of its own. If two had the same name, programs would report a wrong
+    // signature instead of an unknown authority.
     let end: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     let mut params = params(&format!("{AUTHORITY} {end}"), (now - Duration::DAY, AUTHORITY_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // It signs no other authorities.
@@ -278,7 +280,7 @@ impl Store<'_> {
     }
 }
 
-/// Returns the date on which a certificate expires. It reads only what this program writes: in
+/// Returns the date on which a certificate expires. It understands only what this program writes: in
 /// DER, the dates are a sequence (0x30) of two UTC times (0x17), `YYMMDDhhmmssZ`.
 fn expiry(path: &Path) -> anyhow::Result<String> {
     let certificate =

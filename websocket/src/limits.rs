@@ -20,7 +20,7 @@ pub struct Limits {
     /// Maximum time for all the HTTP on a connection, up to the end of the WebSocket handshake
     /// or of the last request; after it, the server closes the connection
     ///
-    /// With TLS, its handshake comes before that, and may take as long.
+    /// With TLS, the TLS handshake comes first, and may take as long.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum number of bytes in a message, in all its frames together; the server closes a

@@ -103,7 +103,7 @@ pub(crate) fn stopping() -> Status {
 }
 
 /// Returns the code as the specification writes it, such as `NOT_FOUND`.
-pub(crate) fn name(code: Code) -> String {
+pub fn name(code: Code) -> String {
     format!("{code:?}").to_shouty_snake_case()
 }
 

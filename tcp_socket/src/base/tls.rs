@@ -1,12 +1,12 @@
 //! TLS: encryption between TCP and the protocol.
 //!
 //! A server proves with a certificate who it is, and may ask clients for theirs. The two sides
-//! agree on keys in a handshake. After it, the protocol reads and writes a stream as before.
+//! agree on keys in a handshake. After that, the protocol reads and writes a stream as before.
 //! `cargo run -- certificates` in the repository's root folder creates all files.
 //!
 //! Two things differ from a plain stream. A write only fills a buffer, so a message needs a
-//! `flush`. And a stream ends with a message of TLS, *close_notify*: if TCP ends without it,
-//! reading fails, because somebody on the way may have cut off the rest.
+//! `flush`. And TLS marks the end of a stream with a message, *close_notify*: if TCP ends without
+//! it, reading fails, because somebody on the way may have cut off the rest.
 
 use std::error::Error;
 use std::io;
@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
-use super::principals::{Principals, Token, client_token};
+use super::principals::Principals;
 use super::text::printable;
+use super::token::{Token, client_token};
 
 /// Folder with the certificates that the lab's command writes.
 pub const FOLDER: &str = "certificates";
@@ -47,7 +48,7 @@ pub const H2: &str = "h2";
 /// Command that creates the certificates.
 const CREATE: &str = "cargo run -- certificates";
 
-/// First byte of a client that speaks TLS: the type of a handshake record (RFC 8446, section 5.1).
+/// First byte from a client that speaks TLS: the type of a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 0x16;
 
 /// The stream of a connection: without TLS or with it.
@@ -71,8 +72,8 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Reads the files; `None` without `--tls`. `alpn` names the protocol inside TLS (RFC 7301),
-    /// such as `http/1.1`. A client that offers only other names is refused.
+    /// Reads the files. Without `--tls`, returns `None`. `alpn` names the protocol inside TLS (RFC
+    /// 7301), such as `http/1.1`. A client that offers only other names is refused.
     ///
     /// # Errors
     /// If a file is missing or unusable. The error says how to create it.
@@ -121,8 +122,8 @@ impl ClientOptions {
         client_token(self.token_file.as_deref())
     }
 
-    /// Reads the files. `encrypted` says whether the server's address asks for TLS; if it does
-    /// not, the result is `None`. `alpn` is as for a server.
+    /// Reads the files. `encrypted` says whether the server's address asks for TLS. If it does not,
+    /// returns `None`. `alpn` names the protocol inside TLS, as for a server.
     ///
     /// # Errors
     /// If a file is missing or unusable, or an option is given for an address without TLS.
@@ -210,7 +211,7 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// Does the TLS handshake of a server's connections.
+/// Does the TLS handshake for a server's connections.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: Option<TlsAcceptor>,
@@ -220,8 +221,9 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Without `tls`, connections are plain. A handshake may take up to `timeout`. A client that
-    /// does not speak TLS gets `plaintext_reply`, an error of the protocol.
+    /// Returns an acceptor. Without `tls`, its connections are plain. A handshake may take up to
+    /// `timeout`. A client that does not speak TLS gets `plaintext_reply`, an error in the words of
+    /// the protocol.
     pub fn new(
         tls: Option<Arc<ServerConfig>>,
         timeout: Duration,
@@ -235,9 +237,9 @@ impl Acceptor {
     /// handshake fails, it sends the client the reason, logs it, and closes the connection. If
     /// the server stops, the handshake ends early.
     ///
-    /// Without TLS, `serve` is called at once, and its future is returned as it is: plain
-    /// connections take no more time or memory because of TLS. `wrap` is called before the
-    /// handshake, and returns the stream that lies under TLS.
+    /// Without TLS, it calls `serve` at once and returns its future as it is, so TLS costs plain
+    /// connections neither time nor memory. `wrap` turns the TCP stream into the one that TLS, or
+    /// `serve` without TLS, reads and writes.
     pub fn handshake_then<T, F>(
         &self,
         stream: TcpStream,
@@ -326,14 +328,14 @@ pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     Ok(Either::Right(Box::new(stream.into())))
 }
 
-/// Returns the error of TLS in a chain of causes.
+/// Returns the TLS error in a chain of causes, if there is one.
 pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // Some libraries share an error, such as redis.
+        // Some libraries, such as redis, share an error.
         if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
             next = Some(&**shared);
             continue;
@@ -354,11 +356,11 @@ pub fn alert_from_text(text: &str) -> Option<rustls::Error> {
         .find(|error| error.to_string() == text)
 }
 
-/// Returns what a client should know if a connection failed because of TLS, in one sentence. In
-/// that case, the server has executed nothing, and another attempt would fail in the same way.
+/// Returns a sentence for the user if a connection failed because of TLS. In that case, the server
+/// has executed nothing, and another attempt would fail in the same way.
 ///
-/// `connected` says whether the handshake was complete. After it, only an alert from the server
-/// counts: in TLS 1.3, it refuses a client's certificate so late.
+/// `connected` says whether the handshake was complete. After that, only an alert from the server
+/// counts: in TLS 1.3, the client learns only then that the server refuses its certificate.
 pub fn fault(error: &(dyn Error + 'static), connected: bool) -> Option<String> {
     use CertificateError::{Expired, ExpiredContext, UnknownIssuer};
     use rustls::Error::{AlertReceived, InappropriateHandshakeMessage, InvalidCertificate, InvalidMessage};
@@ -402,6 +404,6 @@ fn client_fault(error: &rustls::Error) -> String {
         NoCertificatesPresented => "it showed no certificate, which --client-ca requires".to_owned(),
         InvalidCertificate(reason) => format!("its certificate does not fit --client-ca: {reason}"),
         AlertReceived(alert) => format!("it does not accept this server's certificate: {alert:?}"),
-        error => format!("no TLS handshake: {error}"),
+        error => format!("the TLS handshake failed: {error}"),
     }
 }
