@@ -6,7 +6,6 @@ use std::{fmt, fs, io};
 use anyhow::{Context, ensure};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
-use subtle::{Choice, ConstantTimeEq};
 
 /// What every token made by [`Token::generate`] begins with, so that people and scanners recognize
 /// one that was committed to a repository by mistake.
