@@ -149,9 +149,9 @@ async fn monitored(client: &::grpc::Client, messages: usize) -> anyhow::Result<V
         if number < messages {
             sent.push_back(Instant::now());
             if number % 2 == 0 {
-                monitoring.add(threshold()).await?
+                monitoring.add(threshold()).await?;
             } else {
-                monitoring.remove(STATION).await?
+                monitoring.remove(STATION).await?;
             }
         }
     }
