@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
-use super::principals::{Principals, Token, client_token};
+use super::principals::Principals;
 use super::text::printable;
+use super::token::{Token, client_token};
 
 /// Folder with the certificates that the lab's command writes.
 pub const FOLDER: &str = "certificates";

@@ -130,3 +130,15 @@ async fn the_document_shows_the_table() {
         assert!(document.contains(&row), "{row}");
     }
 }
+
+#[apply(test!)]
+async fn a_token_is_the_password_of_a_broker_url_with_a_user() {
+    use message_queue::address::BrokerUrl;
+    let options = crate::chapters::with_token("oslo-1");
+    let url =
+        BrokerUrl::with_tls("redis://oslo-1@127.0.0.1:1,redis://oslo-1:x@127.0.0.1:2", &options).unwrap();
+    assert_eq!(url.to_string(), "redis://127.0.0.1:1,redis://127.0.0.1:2", "no login is shown");
+    assert!(format!("{url:?}").contains(&format!("oslo-1:{}@", token("oslo-1"))));
+    let error = BrokerUrl::with_tls("redis://127.0.0.1:1", &options).unwrap_err();
+    assert!(error.to_string().starts_with("--token-file needs a URL with a user"), "{error}");
+}
