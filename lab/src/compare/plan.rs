@@ -34,9 +34,17 @@ pub struct Plan {
     pub bandwidth: Option<u64>,
     /// Numbers of subscribers for fan-out. An empty list skips the measurement.
     pub subscribers: Vec<u64>,
+    /// Number of connections that a round opens without TLS, and in each way with TLS. 0 skips the
+    /// comparison of both.
+    pub new_connections: usize,
+    /// Duration of a measurement of requests in that comparison.
+    pub encrypted: Span,
     /// Number of rounds over the network and of fan-out.
     pub extra_rounds: usize,
 }
+
+/// Number of connections that a round of the full plan opens without TLS, and in each way with it.
+pub const NEW_CONNECTIONS: usize = 50;
 
 fn span(warm_up: u64, measured: u64) -> Span {
     Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
@@ -50,6 +58,7 @@ impl Plan {
             latency: span(150, 500),
             throughput: span(150, 500),
             in_flight: vec![64],
+            encrypted: span(100, 300),
             extra_rounds: 3,
             ..Self::default()
         }
@@ -70,6 +79,7 @@ impl Plan {
             idle_connections: 100,
             delays: vec![1, 20, 100],
             subscribers: vec![1, 10, 100, 1000],
+            new_connections: NEW_CONNECTIONS,
             ..Self::quick()
         }
     }
@@ -79,7 +89,9 @@ impl Plan {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
+        let encrypted = if self.new_connections > 0 { 4 * (self.rounds + 2) } else { 0 };
         ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
+            + encrypted * protocols
             + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
     }
 }

@@ -4,6 +4,7 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::encryption::Encrypted;
 use super::sections::{Delayed, Delivered, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
@@ -48,6 +49,9 @@ pub struct Results {
     /// How often a request has to cross the network.
     #[serde(default)]
     pub round_trips: Vec<RoundTrips>,
+    /// What TLS adds (`--tls` or `--full`), placed as `set_up` is.
+    #[serde(default)]
+    pub encryption: Vec<Encrypted>,
     /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub network: Vec<Delayed>,

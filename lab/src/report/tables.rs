@@ -1,6 +1,7 @@
 //! Shows the results as tables.
 
 use super::cells::{added, maybe, range, remark};
+use super::encryption::{encrypted_requests, new_connections};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
 use super::section_tables::{fan_out, network, order, round_trips};
@@ -13,8 +14,21 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures =
-        [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
+    let figures = [
+        latency,
+        cpu,
+        round_trips,
+        throughput,
+        fixed_rate,
+        batch,
+        order,
+        bytes,
+        set_up,
+        memory,
+        network,
+        new_connections,
+        encrypted_requests,
+    ];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
     let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
         .map(|table| table(results));

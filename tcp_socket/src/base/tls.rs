@@ -106,6 +106,9 @@ pub struct ClientOptions {
     /// certificates/client-oslo-1.pem, or the path of a PEM file; its key is in …-key.pem
     #[arg(long, value_name = "NAME", global = true)]
     pub identity: Option<String>,
+    /// Used in place of the files. Clients with the same one share the sessions that it remembers.
+    #[arg(skip)]
+    pub prepared: Option<ClientConfig>,
 }
 
 impl ClientOptions {
@@ -119,6 +122,11 @@ impl ClientOptions {
             let unused = self.ca.is_none() && self.identity.is_none();
             ensure!(unused, "--ca and --identity need an address with TLS, such as https:// or amqps://");
             return Ok(None);
+        }
+        if let Some(prepared) = &self.prepared {
+            let mut config = prepared.clone();
+            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            return Ok(Some(Arc::new(config)));
         }
         let default = Path::new(FOLDER).join("ca.pem");
         let builder =

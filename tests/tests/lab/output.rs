@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 16);
+    assert_eq!(tables::tables(&sample()).len(), 18);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -201,6 +201,22 @@ async fn times_over_a_network_are_compared_at_the_same_delay() {
     let table = tables::tables(&sample()).into_iter().find(|table| table.title.starts_with("Over a network"));
     let row = table.unwrap().rows.into_iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
+}
+
+/// In the sample, a connection sends 100 bytes without TLS, and the server resumes a session.
+#[apply(test!)]
+async fn the_costs_of_tls_are_shown_beside_those_without() {
+    let tables = |results: &Results| {
+        let tls =
+            tables::tables(results).into_iter().filter(|table| table.title.starts_with("What TLS adds"));
+        tls.map(|table| table.rows[0].join(" ").trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let expected =
+        ["TCP 80.5 452 271 600 1 1,280 808 1,880 7.50", "TCP 8.46 +1.5 300 +41.0 1.1 +44"].map(str::to_owned);
+    assert_eq!(tables(&sample()), expected);
+    let mut not_resumed = sample();
+    not_resumed.encryption[2].set_up_bytes = 1370.0;
+    assert_eq!(tables(&not_resumed)[0], "TCP 80.5 452 600 1 1,280 1,880 7.50");
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.

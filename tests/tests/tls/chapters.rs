@@ -216,7 +216,7 @@ impl Local {
 }
 
 pub fn client_options() -> ClientOptions {
-    ClientOptions { ca: Some(file("ca.pem").into()), identity: None }
+    ClientOptions { ca: Some(file("ca.pem").into()), ..ClientOptions::default() }
 }
 
 pub fn client_config(alpn: Option<&str>) -> Arc<ClientConfig> {
