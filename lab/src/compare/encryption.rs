@@ -13,7 +13,7 @@ use super::network::{Trips, count_trips};
 use super::plan::Plan;
 use super::rounds::{BYTES, Comparison, ROUND_TRIPS, Row};
 use crate::protocols::{INFORMATION, Served};
-use crate::report::encryption::Encrypted;
+use crate::report::sections::Encrypted;
 use crate::report::statistic::Spread;
 use crate::run::brokers::Brokers;
 use crate::run::encryption::{Connection, Encryption};

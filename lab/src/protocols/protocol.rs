@@ -60,17 +60,17 @@ impl<T: Into<String>> From<T> for Address {
 
 impl Address {
     /// Returns the URL with the first scheme, or with the second one if the connection is encrypted.
-    pub(super) fn url(&self, [plain, encrypted]: [&str; 2]) -> String {
+    pub(crate) fn url(&self, [plain, encrypted]: [&str; 2]) -> String {
         format!("{}://{}", if self.tls.is_some() { encrypted } else { plain }, self.place)
     }
 
     /// Returns the same as the URL of a broker.
-    pub(super) fn broker(&self, schemes: [&str; 2]) -> anyhow::Result<BrokerUrl> {
+    pub(crate) fn broker(&self, schemes: [&str; 2]) -> anyhow::Result<BrokerUrl> {
         BrokerUrl::with_tls(&self.url(schemes), &self.options())
     }
 
     /// Returns what a client needs beside the URL.
-    pub(super) fn options(&self) -> ClientOptions {
+    pub(crate) fn options(&self) -> ClientOptions {
         self.tls.clone().unwrap_or_default()
     }
 }

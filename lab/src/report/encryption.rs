@@ -1,10 +1,9 @@
-//! The section of `results.json` about TLS, and its tables.
-
-use serde::{Deserialize, Serialize};
+//! Shows the section about TLS as tables.
 
 use super::cells::{maybe, remark};
 use super::format::{NONE, digits, grouped};
 use super::results::Results;
+use super::sections::Encrypted;
 use super::statistic::Spread;
 use super::table::Table;
 use crate::run::encryption::Connection;
@@ -12,30 +11,6 @@ use crate::run::encryption::Connection;
 /// Bytes by which a resumed handshake is smaller, because the server shows no certificate. With
 /// less, the server has not resumed the session.
 const CERTIFICATE: f64 = 100.0;
-
-/// A protocol over connections that begin in one way. Times are in nanoseconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Encrypted {
-    /// The protocol's ID.
-    pub protocol: String,
-    /// How connections begin.
-    pub connection: Connection,
-    /// Time to the first reply, as the median over a round's connections.
-    pub set_up: Spread,
-    /// Round trips of a new connection, with TCP's handshake.
-    pub round_trips: u64,
-    /// Bytes that a connection costs once, in both directions.
-    pub set_up_bytes: f64,
-    /// Bytes of a request and its response, with one reading.
-    pub request_bytes: f64,
-    /// CPU time of all sides for a request with one reading. `null` for resumed and mutual
-    /// connections, whose requests are the same as after a full handshake.
-    pub one_cpu: Option<Spread>,
-    /// The same for readings with 64 KiB of information.
-    pub many_cpu: Option<Spread>,
-    /// Memory of the server or broker for an idle connection, in bytes.
-    pub memory: Option<f64>,
-}
 
 /// Returns the protocols with figures without TLS and after a full handshake.
 fn pairs(results: &Results) -> impl Iterator<Item = (&Encrypted, &Encrypted)> {

@@ -5,7 +5,7 @@ mod cells;
 mod claims;
 pub mod comparison;
 pub mod docs;
-pub mod encryption;
+mod encryption;
 pub mod format;
 pub(crate) mod page;
 mod plot;

@@ -4,8 +4,7 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::encryption::Encrypted;
-use super::sections::{Delayed, Delivered, RoundTrips};
+use super::sections::{Delayed, Delivered, Encrypted, RoundTrips};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;

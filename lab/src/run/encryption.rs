@@ -66,7 +66,7 @@ impl Encryption {
     }
 
     /// Returns these options as those of `serve`.
-    pub(super) fn arguments(&self) -> Vec<&str> {
+    pub(crate) fn arguments(&self) -> Vec<&str> {
         let paths = [
             ("--certificate", Some(&self.server.certificate)),
             ("--key", Some(&self.server.key)),

@@ -123,17 +123,14 @@ impl ClientOptions {
             ensure!(unused, "--ca and --identity need an address with TLS, such as https:// or amqps://");
             return Ok(None);
         }
-        if let Some(prepared) = &self.prepared {
-            let mut config = prepared.clone();
-            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-            return Ok(Some(Arc::new(config)));
-        }
         let default = Path::new(FOLDER).join("ca.pem");
-        let builder =
-            ClientConfig::builder().with_root_certificates(roots(self.ca.as_ref().unwrap_or(&default))?);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
+        let roots = || roots(self.ca.as_ref().unwrap_or(&default));
+        let builder = || anyhow::Ok(ClientConfig::builder().with_root_certificates(roots()?));
+        let mut config = match (&self.prepared, &self.identity) {
+            (Some(prepared), _) => prepared.clone(),
+            (None, None) => builder()?.with_no_client_auth(),
+            (None, Some(name)) => {
+                let builder = builder()?;
                 let (stem, create) = match name.strip_suffix(".pem") {
                     Some(stem) => (stem.to_owned(), CREATE.to_owned()),
                     None => (format!("{FOLDER}/client-{name}"), format!("{CREATE} --station {name}")),
