@@ -6,8 +6,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::encryption::{encrypted_requests, new_connections};
 use super::plots::plots;
 use super::results::Results;
+use super::table::Table;
 use super::tables;
 
 /// A document's path from the root of the repository, and the function that renders the results
@@ -15,11 +17,12 @@ use super::tables;
 type Document = (&'static str, fn(&Results) -> String);
 
 /// The documents that show the stored results.
-pub const DOCUMENTS: [Document; 4] = [
+pub const DOCUMENTS: [Document; 5] = [
     ("README.md", summary),
     ("README.id.md", summary_in_indonesian),
     ("docs/performance_comparison.md", comparison),
     ("docs/use_cases.md", costs),
+    ("docs/security.md", encryption),
 ];
 
 /// Path of the stored results, from the root of the repository.
@@ -91,6 +94,18 @@ fn comparison(results: &Results) -> String {
         }
     }
     text
+}
+
+/// Renders what TLS adds.
+fn encryption(results: &Results) -> String {
+    let tables = [new_connections(results), encrypted_requests(results)].into_iter();
+    let tables = tables.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns);
+    let text: Vec<_> =
+        tables.map(|table| format!("### {}\n\n{}", table.title, table.markdown().trim_end())).collect();
+    if text.is_empty() {
+        return "The kept run has no figures for TLS yet.\n".to_owned();
+    }
+    text.join("\n\n") + "\n"
 }
 
 /// Renders the table of costs.
