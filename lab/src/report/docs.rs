@@ -7,8 +7,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::encryption::{encrypted_requests, new_connections};
 use super::plots::plots;
 use super::results::Results;
+use super::table::Table;
 use super::tables;
 
 /// A document's path from the root of the repository, the topic between whose markers the results
@@ -16,12 +18,13 @@ use super::tables;
 type Document = (&'static str, &'static str, fn(&Results) -> String);
 
 /// The documents that show the stored results.
-pub const DOCUMENTS: [Document; 5] = [
+pub const DOCUMENTS: [Document; 6] = [
     ("README.md", "measured", summary),
     ("README.id.md", "measured", summary_in_indonesian),
     ("docs/performance_comparison.md", "measured", comparison),
     ("docs/performance_comparison.md", "sections", sections),
     ("docs/use_cases.md", "measured", costs),
+    ("docs/security.md", "measured", encryption),
 ];
 
 /// Path of the stored results, from the root of the repository.
@@ -109,6 +112,18 @@ fn sections(results: &Results) -> String {
     }
     let tables = tables.iter().map(|table| format!("### {}\n\n{}", table.title, table.markdown()));
     tables.collect::<Vec<_>>().join("\n")
+}
+
+/// Renders what TLS adds.
+fn encryption(results: &Results) -> String {
+    let tables = [new_connections(results), encrypted_requests(results)].into_iter();
+    let tables = tables.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns);
+    let text: Vec<_> =
+        tables.map(|table| format!("### {}\n\n{}", table.title, table.markdown().trim_end())).collect();
+    if text.is_empty() {
+        return "The kept run has no figures for TLS yet.\n".to_owned();
+    }
+    text.join("\n\n") + "\n"
 }
 
 /// Renders the table of costs.

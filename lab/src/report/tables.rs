@@ -1,6 +1,7 @@
 //! Shows the results as tables.
 
 use super::cells::{added, maybe, range, remark};
+use super::encryption::{encrypted_requests, new_connections};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
 use super::section_tables::{fan_out, idle, network, order, round_trips, streams};
@@ -13,7 +14,19 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures = [latency, cpu, throughput, fixed_rate, batch, order, bytes, set_up, memory];
+    let figures = [
+        latency,
+        cpu,
+        throughput,
+        fixed_rate,
+        batch,
+        order,
+        bytes,
+        set_up,
+        memory,
+        new_connections,
+        encrypted_requests,
+    ];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
     let others = [claims::table, claims::published, predictions::table, not_measured];
     let all = figures.chain(sections(results)).chain(others.map(|table| table(results)));

@@ -284,6 +284,22 @@ async fn a_full_run_fills_the_later_section_of_the_document() {
     }
 }
 
+/// In the sample, a connection sends 100 bytes without TLS, and the server resumes a session.
+#[apply(test!)]
+async fn the_costs_of_tls_are_shown_beside_those_without() {
+    let tables = |results: &Results| {
+        let tls =
+            tables::tables(results).into_iter().filter(|table| table.title.starts_with("What TLS adds"));
+        tls.map(|table| table.rows[0].join(" ").trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let expected =
+        ["TCP 80.5 452 271 600 1 1,280 808 1,880 7.50", "TCP 8.46 +1.5 300 +41.0 1.1 +44"].map(str::to_owned);
+    assert_eq!(tables(&sample()), expected);
+    let mut not_resumed = sample();
+    not_resumed.encryption[2].set_up_bytes = 1370.0;
+    assert_eq!(tables(&not_resumed)[0], "TCP 80.5 452 600 1 1,280 1,880 7.50");
+}
+
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
 #[apply(test!)]
 async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
