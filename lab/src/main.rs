@@ -37,8 +37,8 @@ use lab::{Child, certificates, faults, runtime, tap};
 
 /// Measures the protocols side by side on this machine, or shows what travels over them.
 ///
-/// Without a command, it measures: each server runs in its own process. The lab prints tables and writes report.html and
-/// results.json. Ctrl-C ends the run early and keeps what was measured so far.
+/// Without a command, it measures: each server runs in its own process. The lab prints tables and
+/// writes report.html and results.json. Ctrl-C ends the run early and keeps what was measured so far.
 #[derive(Parser)]
 #[command(name = "lab")]
 struct Args {
@@ -90,7 +90,7 @@ enum Mode {
     Wire(command::Options),
     Faults(faults::command::Options),
     Tap(tap::Options),
-    /// Ask you nine predictions one by one. The next comparison then shows which of yours hold
+    /// Ask whether you believe nine predictions. The next comparison then shows which of them hold
     Predict,
     Certificates(certificates::Options),
     /// Show which figures changed between two runs by more than their ranges. The exit code is 0 if none

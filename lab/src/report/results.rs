@@ -11,8 +11,7 @@ use crate::run::brokers::Missing;
 use crate::run::conditions::Conditions;
 use crate::run::placement::Placement;
 
-/// Version of this layout. The lab also reads version 1, which has no rows in the sections that
-/// came later.
+/// Version of this layout. The lab also reads version 1, which lacks the newer fields.
 pub const SCHEMA: u32 = 2;
 
 /// The ID of the baseline that the other protocols are compared with.

@@ -28,7 +28,7 @@ pub(super) fn round_trips(results: &Results) -> Table {
 pub(super) fn order(results: &Results) -> Table {
     let mut table = Table::new(
         "The order of the protocols by batch size".into(),
-        "From the lowest to the highest p50 per batch. *: not in the same place as at the size before.",
+        "From the lowest to the highest p50 per batch. *: in another place than at the previous size.",
         &["readings", "order"],
     );
     let sizes: BTreeSet<u64> = results.batch.rows.iter().map(|row| row.readings).collect();
@@ -54,10 +54,10 @@ pub(super) fn network(results: &Results) -> Table {
     }
     let mut table = Table::new(
         title + "; " + &results.throughput.placement.to_string(),
-        "A proxy delays each byte by half of the delay in each direction. It delays bytes, not packets: nothing is \
-         lost, and TCP sees a short way. set-up: until the first reply. 1 reading, 100: one request with this many \
-         readings. added: how much more that takes than with the tokio echo. rate/s: requests per second with 64 in \
-         flight.",
+        "A proxy delays each byte by half of the delay in each direction. It delays bytes, not packets, so nothing is \
+         lost, and TCP itself notices no delay. set-up: time until the first reply. 1 reading, 100: one request with \
+         this many readings. added: how much more that takes than with the tokio echo. rate/s: requests per second \
+         with 64 in flight.",
         &["protocol", "delay", "set-up", "added", "1 reading", "added", "100", "added", "rate/s", ""],
     );
     let mut rows: Vec<_> = results.network.iter().collect();
@@ -82,8 +82,9 @@ pub(super) fn fan_out(results: &Results) -> Table {
         format!("One reading to many subscribers, times in µs; {}", results.throughput.placement),
         "Time from publishing until the first, the median, and the last subscriber has the reading. All subscribers \
          share one core, so with many of them, these times are the client's limit. CPU: of the server or broker, for \
-         each delivery; with few, it is mostly the publishing. added and ×: compared with a bare broadcast, which writes a prepared frame to each socket. \
-         kB: memory of the server or broker for each subscriber.",
+         each delivery; with few subscribers, it is mostly the cost of publishing. added and ×: compared with a \
+         bare broadcast, which writes a prepared frame to each socket. kB: memory of the server or broker for each \
+         subscriber.",
         &["protocol", "subscribers", "first", "median", "last", "CPU", "added", "×", "kB", ""],
     );
     for row in &results.fan_out {
