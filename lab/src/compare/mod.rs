@@ -179,7 +179,7 @@ impl Comparison<'_> {
 
     fn fixed_rate(&mut self, placement: Placement) -> Measured<FixedRate> {
         let span = self.plan.fixed_rate;
-        let levels = (self.plan.rounds, self.plan.rates.as_slice());
+        let levels = (self.plan.extra_rounds, self.plan.rates.as_slice());
         let lowest = self.plan.rates.first().copied();
         // Protocols that could not keep up with a lower rate in this round.
         let mut saturated: Vec<&str> = Vec::new();

@@ -30,7 +30,7 @@ const BATCH: u64 = 100;
 const IN_FLIGHT: u64 = 64;
 
 /// Number of requests in a round. Their median is its figure.
-const REQUESTS: usize = 10;
+const REQUESTS: usize = 5;
 
 /// Number of new connections in a round. Their median is its figure.
 const CONNECTIONS: usize = 3;

@@ -38,7 +38,7 @@ pub struct Plan {
     pub messages: Option<u64>,
     /// Number of idle connections beside 16 that work. `None` skips the measurement.
     pub idle: Option<u64>,
-    /// Number of rounds over the network, of fan-out, and with idle connections.
+    /// Number of rounds at fixed rates, over the network, of fan-out, and with idle connections.
     pub extra_rounds: usize,
 }
 
@@ -69,8 +69,8 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             rounds: 5,
-            latency: span(300, 2000),
-            throughput: span(300, 1000),
+            latency: span(300, 1000),
+            throughput: span(300, 700),
             in_flight: vec![1, 8, 64, 256],
             fixed_rate: span(200, 1000),
             rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
@@ -88,10 +88,10 @@ impl Plan {
 
     /// Returns the length of the progress bar, in steps, for this many protocols.
     pub fn steps(&self, protocols: usize) -> u64 {
-        let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
+        let rounds = 1 + self.in_flight.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
-        let extra = self.delays.len() + usize::from(self.idle.is_some());
+        let extra = self.rates.len() + self.delays.len() + usize::from(self.idle.is_some());
         ((rounds * self.rounds + extra * self.extra_rounds + once) * protocols
             + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()
             + usize::from(self.messages.is_some()) * self.rounds * STREAMS.len()) as u64

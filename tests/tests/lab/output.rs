@@ -265,6 +265,25 @@ async fn the_diff_lists_what_changed_beyond_its_range() {
     assert!(diff::diff(&kept(), &changed).unwrap().1 < compared);
 }
 
+/// A run with layout 2 fills the document's later section, and its other one doesn't repeat it.
+#[apply(test!)]
+async fn a_full_run_fills_the_later_section_of_the_document() {
+    let of = |wanted| docs::DOCUMENTS.into_iter().filter(move |(_, topic, _)| *topic == wanted);
+    let sections: String = of("sections").map(|(.., render)| render(&sample())).collect();
+    let measured: String = of("measured").map(|(.., render)| render(&sample())).collect();
+    let titles = [
+        "Round trips",
+        "Over a network",
+        "One reading to many",
+        "Many messages over one",
+        "Idle connections",
+    ];
+    for title in titles {
+        assert!(sections.contains(&format!("### {title}")), "{title} is not in\n{sections}");
+        assert!(!measured.contains(&format!("### {title}")), "{title} is also in\n{measured}");
+    }
+}
+
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
 #[apply(test!)]
 async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
@@ -279,15 +298,13 @@ async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
 async fn documents_and_plots_agree_with_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = kept();
-    for (name, measured) in docs::DOCUMENTS {
+    for (name, topic, render) in docs::DOCUMENTS {
         let document = read(name);
-        let rendered = docs::replaced(&document, "measured", &measured(&results)).unwrap();
+        let rendered = docs::replaced(&document, topic, &render(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
         // Rendering again replaces everything between the markers.
-        let other = docs::replaced(&document, "measured", &measured(&sample())).unwrap();
-        assert!(
-            other != document && docs::replaced(&other, "measured", &measured(&results)).unwrap() == document
-        );
+        let other = docs::replaced(&document, topic, &render(&sample())).unwrap();
+        assert!(other != document && docs::replaced(&other, topic, &render(&results)).unwrap() == document);
     }
     for (name, svg) in docs::images(&results) {
         assert!(read(&name) == svg, "{name} differs; run: cargo run -- --write-docs");
