@@ -118,12 +118,12 @@ async fn guesses_over_grpc_cost_connections() {
         let Ok(response) = response.await else { break };
         assert_eq!(response.headers()["grpc-status"], "16", "UNAUTHENTICATED");
         refused += 1;
-        assert!(refused < 20, "no bound");
+        assert!(refused < 200, "no bound");
         if calls.clone().ready().await.is_err() {
             break;
         }
     }
-    assert!((10..=12).contains(&refused), "{refused}");
+    assert!((100..=102).contains(&refused), "{refused}");
     let _ = ended.await.unwrap();
     server.stop().await;
 }
