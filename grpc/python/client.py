@@ -2,10 +2,13 @@
 
     grpc/python/setup
     grpc/python/.venv/bin/python grpc/python/client.py 127.0.0.1:50051
+
+With --ca, it calls a server that was started with --tls.
 """
 
+import argparse
 import queue
-import sys
+from pathlib import Path
 
 import grpc
 from google.rpc import error_details_pb2
@@ -87,8 +90,23 @@ def failures(stub):
         print(error.code().name)
 
 
+def connect(args):
+    if not args.ca:
+        return grpc.insecure_channel(args.address)
+    key = certificate = None
+    if args.identity:
+        certificate = Path(args.identity).read_bytes()
+        key = Path(args.identity.removesuffix(".pem") + "-key.pem").read_bytes()
+    credentials = grpc.ssl_channel_credentials(Path(args.ca).read_bytes(), key, certificate)
+    return grpc.secure_channel(args.address, credentials)
+
+
 def main():
-    with grpc.insecure_channel(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") as channel:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address", nargs="?", default="127.0.0.1:50051")
+    parser.add_argument("--ca", help="trust servers with a certificate from this authority, a PEM file")
+    parser.add_argument("--identity", help="show this certificate, a PEM file; its key is in …-key.pem")
+    with connect(parser.parse_args()) as channel:
         stub = WeatherServiceStub(channel)
         for step in (record, watch, upload, monitor, failures):
             step(stub)

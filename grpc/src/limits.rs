@@ -71,7 +71,7 @@ pub struct Limits {
     /// Time that a new connection has to deliver its first bytes.
     ///
     /// These are the client's preface and the header of its first frame. If they are
-    /// late, the server closes the connection.
+    /// late, the server closes the connection. A TLS handshake before them has as much time.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum time from a call's headers to its response; then DEADLINE_EXCEEDED.
@@ -149,6 +149,10 @@ pub(crate) const MAX_MESSAGE: usize = 400;
 
 /// Maximum number of bytes that an error quotes of an invalid ID.
 pub(crate) const MAX_QUOTED: usize = 40;
+
+/// Maximum number of calls on a connection that are refused because the server does not know the
+/// caller. After one more, it closes the connection.
+pub(crate) const MAX_UNKNOWN: usize = 10;
 
 /// Maximum number of characters of a request ID and of a method name in the log.
 pub(crate) const MAX_LOGGED: usize = 100;

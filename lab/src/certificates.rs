@@ -11,6 +11,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use tcp_socket::base::limits::defaults;
+use tcp_socket::base::principals::{self, Token, is_name};
 use tcp_socket::base::tls::FOLDER;
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -19,13 +21,13 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 /// Days for which the authority's certificate is valid.
 const AUTHORITY_DAYS: i64 = 3650;
 
-/// Days for which other certificates are valid. Some systems accept no more from a server.
+/// Days for which other certificates are valid. Some systems refuse a server's if it is valid longer.
 const DAYS: i64 = 397;
 
 /// Name of the authority in its certificate; a number follows.
 const AUTHORITY: &str = "field guide CA";
 
-/// Names of the server in its certificate: those of this machine on loopback.
+/// Names and addresses in the server's certificate: those of loopback.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Write a certificate authority and certificates for this machine into the folder certificates
@@ -34,7 +36,7 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// to programs that trust this authority. So use these files only for experiments.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Replace these files and the authority; certificates from the old one are then refused
+    /// Replace the authority and these files; certificates from the old authority are then refused
     #[arg(long)]
     pub renew: bool,
     /// Also write certificates that the other side has to refuse
@@ -43,19 +45,48 @@ pub struct Options {
     /// Names of the clients that get a certificate
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = name, default_values = ["oslo-1", "rome-7"])]
     pub station: Vec<String>,
+    /// Write no files, but make a token for this caller, and show it once
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = ["renew", "broken", "station"])]
+    pub token: Option<String>,
+    /// What the caller with the new token may do
+    #[arg(long, value_enum, default_value = "station", requires = "token")]
+    pub role: principals::Role,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        defaults()
+    }
 }
 
 fn name(text: &str) -> Result<String, &'static str> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let valid = (1..=32).contains(&text.len()) && text.bytes().all(allowed);
-    valid.then(|| text.to_owned()).ok_or("use 1 to 32 characters: a-z, 0-9, and -")
+    is_name(text).then(|| text.to_owned()).ok_or("use 1 to 32 characters: a-z, 0-9, and -")
+}
+
+/// Shows a new token, and what the servers have to know about it.
+fn show_token(name: &str, role: principals::Role, out: &mut impl Write) -> anyhow::Result<()> {
+    let token = Token::generate().context("the system provides no random bytes")?;
+    let role = format!("{role:?}").to_lowercase();
+    writeln!(
+        out,
+        "The token of {name}. It is not stored anywhere, so keep it in a file that only {name} can read:"
+    )?;
+    writeln!(out, "\n{}\n", token.secret())?;
+    writeln!(out, "Add this to the file that servers read with --principals, such as principals.toml:")?;
+    let hash = token.sha256();
+    writeln!(out, "\n[[principal]]\nname = \"{name}\"\nrole = \"{role}\"\ntoken_sha256 = \"{hash}\"")?;
+    Ok(())
 }
 
 /// Writes the files into [`FOLDER`], and lists them on `out`.
 ///
 /// # Errors
-/// If a file cannot be written, or only one of a certificate and its key exists.
+/// If a file cannot be written, or a certificate exists without its key, or a key without its
+/// certificate.
 pub fn run(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
+    if let Some(name) = &options.token {
+        return show_token(name, options.role, out);
+    }
     let folder = Path::new(FOLDER);
     let written = write(folder, options)?;
     let width = written.iter().map(|file| file.path.as_os_str().len()).max().unwrap_or_default();
@@ -147,8 +178,8 @@ fn params(name: &str, (from, days): (OffsetDateTime, i64)) -> CertificateParams 
 }
 
 fn authority_params(key: &KeyPair, now: OffsetDateTime) -> CertificateParams {
-    // Each authority has a name of its own. With the same name and another key, programs would
-    // report a wrong signature instead of an unknown authority.
+    // Each authority has a name of its own. If two had the same name, programs would report a wrong
+    // signature instead of an unknown authority.
     let end: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     let mut params = params(&format!("{AUTHORITY} {end}"), (now - Duration::DAY, AUTHORITY_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // It signs no other authorities.
@@ -248,7 +279,7 @@ impl Store<'_> {
     }
 }
 
-/// Returns the date on which a certificate expires. It reads only what this program writes: in
+/// Returns the date on which a certificate expires. It understands only what this program writes: in
 /// DER, the dates are a sequence (0x30) of two UTC times (0x17), `YYMMDDhhmmssZ`.
 fn expiry(path: &Path) -> anyhow::Result<String> {
     let certificate =

@@ -15,7 +15,7 @@ use crate::error::Error;
 const WITH_TLS: [&str; 3] = ["amqps", "rediss", "valkeys"];
 
 /// Where a broker is: its URL, or the URLs of all nodes of a cluster, separated by commas. Each
-/// attempt to connect begins with the next URL. Displayed without users, passwords, and queries.
+/// attempt to connect begins with the next URL. It is displayed without users, passwords, and queries.
 #[derive(Debug, Clone)]
 pub struct BrokerUrl {
     addresses: Arc<[Address]>,
@@ -38,8 +38,8 @@ impl fmt::Display for BrokerUrl {
 }
 
 impl BrokerUrl {
-    /// For URLs that ask for TLS, such as `amqps://localhost`, `options` says which authority to
-    /// trust and which certificate to show.
+    /// Checks the files in `options` if a URL asks for TLS, such as `amqps://localhost`. They say
+    /// which authority to trust and which certificate to show.
     ///
     /// # Errors
     /// If a file is missing or unusable, or an option is given for URLs without TLS.
@@ -91,7 +91,7 @@ fn asks_for_tls(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| WITH_TLS.contains(&url.scheme()))
 }
 
-/// The URL of one broker, and what a connection with TLS needs. Displayed without user, password,
+/// The URL of one broker, and what a connection with TLS needs. It is displayed without user, password,
 /// and query.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
@@ -107,18 +107,19 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Parses the URL and checks its scheme. An error recommends the first of `schemes`.
+    /// Parses the URL and checks its scheme. If it has another one, the error recommends the first of
+    /// `schemes`.
     ///
     /// # Errors
-    /// [`Error::Url`], also if the URL asks for TLS and its files were not read: a plaintext
-    /// connection would expose the password.
+    /// [`Error::Url`]. That includes a URL that asks for TLS but has no files: a plaintext connection
+    /// would expose the password.
     pub(crate) fn parse(&self, schemes: &[&str]) -> Result<Url, Error> {
         let parsed = Url::parse(&self.text).map_err(|error| self.refuse(error))?;
         if !schemes.contains(&parsed.scheme()) || parsed.cannot_be_a_base() {
             return Err(self.refuse(format!("it must begin with {}://", schemes[0])));
         }
         if WITH_TLS.contains(&parsed.scheme()) && self.tls.is_none() {
-            return Err(self.refuse("it asks for TLS, which needs an authority's certificate"));
+            return Err(self.refuse("it asks for TLS, which needs the certificate of an authority"));
         }
         Ok(parsed)
     }
@@ -133,7 +134,7 @@ impl Address {
         Error::NoBroker { url: self.to_string(), detail, reached }
     }
 
-    /// Returns the error for a connection that could not be opened, because of TLS or TCP.
+    /// Returns the error for a connection that could not be opened, be it because of TCP or of TLS.
     pub(crate) fn not_opened(&self, error: &io::Error) -> Error {
         if let Some(text) = fault(error, false) {
             return Error::Unusable(text);
@@ -147,7 +148,7 @@ impl Address {
 fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let rest = rest.rsplit_once('@').map_or(rest, |(_login, rest)| rest);
-    // A query may hold a password too.
+    // A query may hold a password, too.
     let rest = rest.split_once('?').map_or(rest, |(rest, _query)| rest);
     if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }

@@ -21,7 +21,7 @@ pub struct Exercise {
     pub title: String,
     /// `Easy`, `Medium`, or `Hard`.
     pub level: String,
-    /// About how long it takes.
+    /// About how many minutes it takes.
     pub minutes: u32,
     /// Part of the name of the test that passes once the exercise is solved.
     pub test: String,
@@ -41,7 +41,7 @@ pub fn root() -> &'static Path {
 /// Reads all exercises, chapter by chapter, the shortest first.
 ///
 /// # Errors
-/// If a file can't be read, or is not of the form that the others have.
+/// If a file can't be read, or doesn't have the form of the others.
 pub fn all() -> Result<Vec<Exercise>> {
     let mut exercises = Vec::new();
     for chapter in CHAPTERS {

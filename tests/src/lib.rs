@@ -30,6 +30,7 @@ use tokio::time::timeout;
 pub mod contract;
 pub mod exercises;
 mod first_hour;
+pub mod practice;
 mod process;
 mod readme;
 pub mod recorder;
@@ -49,6 +50,10 @@ const BOUND: Duration = Duration::from_secs(300);
 /// Time after which a [slow](Test::slow) test fails.
 const SLOW_BOUND: Duration = Duration::from_secs(15 * 60);
 
+/// Number of tests that run at the same time, unless the machine has more cores or the command line
+/// says otherwise.
+const THREADS: usize = 6;
+
 type BoxedTest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A test, with what it needs. [`test!`] creates it.
@@ -56,6 +61,7 @@ pub struct Test {
     name: &'static str,
     body: BoxedTest,
     alone: bool,
+    long: bool,
     exercise: bool,
     slow: bool,
     lacking: Option<String>,
@@ -70,13 +76,20 @@ impl Test {
     {
         let lacking = (!cfg!(unix)).then(|| signal::NEEDS_UNIX.to_owned());
         let body: BoxedTest = Box::new(|| Box::pin(body()));
-        Self { name, body, alone: false, exercise: false, slow: false, lacking }
+        Self { name, body, alone: false, long: false, exercise: false, slow: false, lacking }
     }
 
     /// Marks a test that runs while no other does. It loads the machine, so it would slow down
     /// other tests or be disturbed by them.
     pub fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// Marks a test that waits for ten seconds or more. It starts before the others, which then run
+    /// while it waits.
+    pub fn long(mut self) -> Self {
+        self.long = true;
         self
     }
 
@@ -189,7 +202,10 @@ macro_rules! mark {
 pub fn run() -> ExitCode {
     let mut listed: Vec<_> = inventory::iter::<Listed>().collect();
     listed.sort_unstable_by_key(|listed| listed.place);
-    run_these(listed.iter().map(|listed| (listed.test)()))
+    let mut tests: Vec<_> = listed.iter().map(|listed| (listed.test)()).collect();
+    // While a test runs alone, all others wait. So these come last.
+    tests.sort_by_key(|test| (test.alone, !test.long));
+    run_these(tests)
 }
 
 /// Runs tests that are not marked with [`test!`].
@@ -200,5 +216,9 @@ pub fn run_these(tests: impl IntoIterator<Item = Test>) -> ExitCode {
         eprintln!("could not raise the limit on open files: {error}");
     }
     let trials = tests.into_iter().map(Test::into_trial).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Most tests wait for most of their time, so a machine with two cores can run several.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores.max(THREADS));
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

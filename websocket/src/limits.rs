@@ -20,7 +20,7 @@ pub struct Limits {
     /// Maximum time for all the HTTP on a connection, up to the end of the WebSocket handshake
     /// or of the last request; after it, the server closes the connection
     ///
-    /// With TLS, its handshake comes before that, and may take as long.
+    /// With TLS, the TLS handshake comes first, and may take as long.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handshake_timeout: Duration,
     /// Maximum number of bytes in a message, in all its frames together; the server closes a
@@ -98,6 +98,12 @@ impl Default for Timeouts {
 /// at `min_rate`, they must leave within `write_timeout`: otherwise, it would reset a peer that
 /// reads slowly, but fast enough.
 pub(crate) const TLS_BUFFER: usize = 16 * 1024;
+
+/// Time in which a ticket must be used: enough for a slow handshake.
+pub(crate) const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Maximum number of tickets that nobody has used yet.
+pub(crate) const MAX_TICKETS: usize = 1_000;
 
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;

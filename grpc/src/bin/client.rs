@@ -21,8 +21,9 @@ use grpc::proto::threshold::Bound;
 use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
 use grpc::{Client, Error, Options};
-use tcp_socket::base::program;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tour::{StepByStep, simulate};
+use tcp_socket::base::{program, tls};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,6 +42,11 @@ struct Args {
     /// Compress messages; start the server with --gzip, too
     #[arg(long, global = true)]
     gzip: bool,
+    #[command(flatten)]
+    tls: tls::ClientOptions,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -57,6 +63,12 @@ enum Command {
         /// Value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
+    },
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
@@ -90,7 +102,10 @@ async fn main() -> ExitCode {
         // Only the last cause in the transport's chain says anything new.
         Some(failed @ Error::Unreachable { url, .. }) => match failed.disconnect_reason() {
             Some(reason) if !is_refused(&error) => anyhow!("no server at {url}: {reason}"),
-            _ => anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server"),
+            _ => {
+                let option = if url.starts_with("https:") { " -- --tls" } else { "" };
+                anyhow!("no server at {url}; start one with: cargo run -p grpc --bin server{option}")
+            }
         },
         _ => error,
     }))
@@ -110,10 +125,10 @@ fn note(text: &str) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client =
-        Client::new(&args.url, &Options { token: args.token, gzip: args.gzip, ..Options::default() })?;
-    let mut out = program::output();
-    match args.command {
+    let Args { url, token, gzip, tls, step, command } = args;
+    let client = Client::new(&url, &Options { token, gzip, tls, ..Options::default() })?;
+    let mut out = StepByStep::new(program::output(), step);
+    match command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
             let recorded_at =
@@ -123,6 +138,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 client.record(&[Reading { station, metric: metric.into(), value, recorded_at }]).await?;
             writeln!(out, "accepted {accepted}")?;
             Ok(())
+        }
+        Some(Command::Simulate { count }) => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature.into());
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(count, &mut out, record).await
         }
         Some(Command::Watch { station, newest, deadline }) => {
             let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
@@ -262,7 +284,10 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "1. Record, unary: a batch of two")?;
     writeln!(out, "   OK: accepted {accepted}")?;
 
-    writeln!(out, "2. Watch, server streaming: the two newest readings, then new ones")?;
+    writeln!(
+        out,
+        "2. Watch, server streaming: the two newest readings, each after its number, then new ones"
+    )?;
     let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;
     client.record(&[reading(Metric::Temperature, -3.4, 2)]).await?;
     for _ in 0..3 {

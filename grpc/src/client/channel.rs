@@ -1,17 +1,25 @@
 //! What all calls share: the connection, which is opened when a call needs it, and what
 //! every call carries besides its messages.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tcp_socket::base::principals::Token;
+use tcp_socket::base::tls::{self, H2, Socket};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::rustls::Error::AlertReceived;
+use tokio_rustls::rustls::{AlertDescription, ClientConfig};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::http;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{self, Endpoint};
 use tonic::{Request, Status};
+use tower::service_fn;
 use tower::util::MapResponse;
 
 use super::error::Error;
@@ -36,6 +44,9 @@ pub struct Options {
     /// Compress requests, and accept compressed responses. The server must have been
     /// started with `--gzip`, too.
     pub gzip: bool,
+    /// For an address that begins with `https`: which servers to trust, and which certificate
+    /// to show.
+    pub tls: tls::ClientOptions,
 }
 
 impl Default for Options {
@@ -47,6 +58,7 @@ impl Default for Options {
             keepalive_timeout: Duration::from_secs(10),
             token: None,
             gzip: false,
+            tls: tls::ClientOptions::default(),
         }
     }
 }
@@ -63,6 +75,18 @@ fn explain_431(response: http::Response<Body>) -> http::Response<Body> {
         return Status::resource_exhausted("the metadata is larger than the server accepts").into_http();
     }
     response
+}
+
+/// Connects to a server over TLS. It must confirm that it speaks HTTP/2 (RFC 9113, section 3.2).
+async fn open(uri: http::Uri, tls: Arc<ClientConfig>) -> io::Result<Socket> {
+    let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(443));
+    let stream = TcpStream::connect(format!("{host}:{port}")).await?;
+    stream.set_nodelay(true)?;
+    let stream = tls::connect(tls, host, stream).await?;
+    if !tls::agreed_on(&stream, H2) {
+        return Err(io::Error::other(AlertReceived(AlertDescription::NoApplicationProtocol)));
+    }
+    Ok(stream)
 }
 
 /// One connection to a server, and the metadata of its calls. Clones share both.
@@ -87,16 +111,22 @@ impl Channel {
     pub(super) fn new(url: &str, options: &Options) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .ok()
-            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+            .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
             .ok_or_else(|| Error::Address { url: url.to_owned() })?
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(options.keepalive_interval)
             .keep_alive_timeout(options.keepalive_timeout)
             .keep_alive_while_idle(true);
-        // To use anything other than plain TCP, such as TLS, pass a connector here:
-        // `connect_with_connector_lazy`.
-        let transport: Transport = MapResponse::new(endpoint.connect_lazy(), explain_431);
+        let tls = options.tls.config(endpoint.uri().scheme_str() == Some("https"), Some(H2));
+        let channel = match tls.map_err(|error| Error::Tls(format!("{error:#}")))? {
+            None => endpoint.connect_lazy(),
+            Some(tls) => endpoint.connect_with_connector_lazy(service_fn(move |uri| {
+                let tls = tls.clone();
+                async move { open(uri, tls).await.map(TokioIo::new) }
+            })),
+        };
+        let transport: Transport = MapResponse::new(channel, explain_431);
         let mut stub = WeatherServiceClient::new(transport);
         if options.gzip {
             stub = stub.send_compressed(Gzip).accept_compressed(Gzip);
@@ -104,7 +134,9 @@ impl Channel {
         if options.token.as_ref().is_some_and(|token| !is_token(token)) {
             return Err(Error::Token);
         }
-        let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let from_file = options.tls.token().map_err(|error| Error::TokenFile(format!("{error:#}")))?;
+        let token = options.token.as_deref().or(from_file.as_ref().map(Token::secret));
+        let token = token.map(|token| format!("Bearer {token}").parse());
         let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;
         if let Some(secret) = &mut authorization {
             secret.set_sensitive(true); // This also keeps it out of HPACK's table (RFC 7541, section 7.1).

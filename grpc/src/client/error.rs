@@ -3,7 +3,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use h2::Reason;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tls;
 use thiserror::Error;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{FieldViolation, StatusExt};
@@ -22,6 +24,9 @@ pub enum Error {
     /// The token cannot be sent as metadata.
     #[error("a token must be one or more visible ASCII characters, without spaces")]
     Token,
+    /// The client's token cannot be read. The text says why.
+    #[error("{0}")]
+    TokenFile(String),
     /// There was no connection, so the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
@@ -31,6 +36,10 @@ pub enum Error {
         #[source]
         source: Box<Status>,
     },
+    /// TLS is not possible with this server or these files. The text says why and what to do.
+    /// Another attempt would fail in the same way.
+    #[error("{0}")]
+    Tls(String),
     /// The call ended with this status.
     #[error("{0}")]
     Status(Box<Failure>),
@@ -46,13 +55,16 @@ pub enum Error {
 impl Error {
     /// Translates the status of a call to the server at `url`.
     pub(super) fn new(status: Status, url: &str) -> Self {
+        if let Some(fault) = tls_fault(&status) {
+            return Self::Tls(fault);
+        }
         match local_cause(&status) {
             Some(LocalCause::NotConnected) => {
                 Self::Unreachable { url: url.to_owned(), source: Box::new(status) }
             }
             Some(LocalCause::Broken | LocalCause::NotProcessed) => Self::Broken(Box::new(status)),
             Some(LocalCause::Deadline) => Self::Status(Box::new(Failure::new(&deadline_exceeded()))),
-            Some(LocalCause::Other) | None => Self::Status(Box::new(Failure::new(&status))),
+            Some(LocalCause::Tls | LocalCause::Other) | None => Self::Status(Box::new(Failure::new(&status))),
         }
     }
 
@@ -63,7 +75,12 @@ impl Error {
     /// the readings that it received before.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Token | Self::Unreachable { .. } | Self::Ended => false,
+            Self::Address { .. }
+            | Self::Token
+            | Self::TokenFile(_)
+            | Self::Unreachable { .. }
+            | Self::Tls(_)
+            | Self::Ended => false,
             Self::Broken(status) => is_unknown(status),
             Self::Status(failure) => failure.may_have_been_executed,
         }
@@ -84,7 +101,7 @@ impl Error {
 /// Returns whether the client cannot know what the server did with the call.
 fn is_unknown(status: &Status) -> bool {
     match local_cause(status) {
-        Some(LocalCause::NotConnected | LocalCause::NotProcessed) => false,
+        Some(LocalCause::NotConnected | LocalCause::NotProcessed | LocalCause::Tls) => false,
         Some(LocalCause::Broken | LocalCause::Deadline | LocalCause::Other) => true,
         // In this contract, the server's other codes mean that it did nothing.
         None => matches!(
@@ -157,6 +174,8 @@ pub(super) enum LocalCause {
     /// The request did not reach a handler: the server said so, or it was never sent. A
     /// retry is safe.
     NotProcessed,
+    /// TLS is not possible, so the request did not reach a handler. A retry would not help.
+    Tls,
     /// The connection broke or fell silent. The client cannot know what the server did.
     Broken,
     /// The deadline passed by the client's clock.
@@ -172,6 +191,9 @@ pub(super) enum LocalCause {
 pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
     let mut cause = StdError::source(status);
     cause?;
+    if tls_fault(status).is_some() {
+        return Some(LocalCause::Tls);
+    }
     while let Some(error) = cause {
         if error.is::<ConnectError>() {
             return Some(LocalCause::NotConnected);
@@ -198,14 +220,27 @@ pub(super) fn local_cause(status: &Status) -> Option<LocalCause> {
     Some(if status.code() == Code::Unknown { LocalCause::Broken } else { LocalCause::Other })
 }
 
+/// Returns what the user should know if the call failed because of TLS.
+fn tls_fault(status: &Status) -> Option<String> {
+    let first = StdError::source(status)?;
+    let causes = || std::iter::successors(Some(first), |cause| (*cause).source());
+    let connected = !causes().any(|cause| cause.is::<ConnectError>());
+    let http2 = causes().find_map(|cause| cause.downcast_ref::<h2::Error>());
+    if http2.is_some_and(|error| error.is_remote() && error.reason() == Some(Reason::INADEQUATE_SECURITY)) {
+        return Some("this port speaks TLS: use https instead of http".to_owned());
+    }
+    tls::fault(first, connected)
+        .or_else(|| tls::fault(&tls::alert_from_text(&root_cause(status))?, connected))
+}
+
 fn of_http2(error: &h2::Error) -> LocalCause {
     match error.reason() {
         // RFC 9113, section 8.7: "the stream is being closed prior to any
         // processing having occurred".
-        Some(h2::Reason::REFUSED_STREAM) => LocalCause::NotProcessed,
+        Some(Reason::REFUSED_STREAM) => LocalCause::NotProcessed,
         // Section 6.8: streams above the last one that the GOAWAY names were not
         // processed. h2 reports NO_ERROR only for those.
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => LocalCause::NotProcessed,
+        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => LocalCause::NotProcessed,
         None => LocalCause::Broken,
         Some(_) if error.is_go_away() && !error.is_remote() => LocalCause::Broken,
         Some(_) => LocalCause::Other,

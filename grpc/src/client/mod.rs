@@ -27,13 +27,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Returns a client of the server at `url`, such as `http://127.0.0.1:50051`. It
-    /// connects at its first call, and again at the first call after the connection
+    /// Returns a client of the server at `url`, such as `http://127.0.0.1:50051`, or
+    /// with `https` for TLS. It connects at its first call, and again at the first call after the connection
     /// broke. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] if `url` is not of that form, [`Error::Token`] if the token is
-    /// not valid: see [`is_token`](crate::protocol::is_token).
+    /// [`Error::Address`] if `url` is not of that form, [`Error::Tls`] if the files for TLS
+    /// are not usable, [`Error::Token`] if the token is not valid: see [`is_token`](crate::protocol::is_token).
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
         Ok(Self { channel: Channel::new(url, options)? })
     }

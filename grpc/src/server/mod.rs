@@ -10,6 +10,7 @@
 //!   (`idle_connections_and_uploads_are_ended`).
 
 use std::cell::Cell;
+use std::convert::identity;
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::pin::pin;
@@ -23,8 +24,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tcp_socket::base::principals::{Caller, Principals};
+use tcp_socket::base::tls::{Acceptor, H2, Listener, Socket, agreed_on};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval_at, sleep, timeout, timeout_at};
@@ -56,12 +58,21 @@ const FIRST_BYTES: usize = 24 + 9;
 const TOO_MANY_CONNECTIONS: &[u8] =
     b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0btoo many connections";
 
+/// The same for a client without TLS, with the code INADEQUATE_SECURITY, if the server speaks TLS.
+const NOT_TLS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
+    \0\0\x37\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthis port speaks TLS: use https instead of http";
+
+/// The same for a client that speaks TLS but does not name HTTP/2 in its handshake.
+const NO_ALPN: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
+    \0\0\x2d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0cthe TLS handshake must name h2 (ALPN)";
+
 /// The server's configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Every limit.
     pub limits: Limits,
-    /// If set, calls of the weather service need `authorization: Bearer <token>`.
+    /// If set, calls of the weather service need `authorization: Bearer <token>`. Its callers may do
+    /// everything. It replaces the listener's principals.
     pub token: Option<String>,
     /// Accept gzip from clients, and compress responses for clients that accept it.
     pub gzip: bool,
@@ -75,15 +86,19 @@ pub struct Config {
 /// If the listener cannot be used at all. An error on one connection ends only that
 /// connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let Listener { tcp: listener, tls, principals } = listener.into();
     listener.local_addr()?;
     let Config { limits, token, gzip } = config;
+    let principals = token.map(|token| Arc::new(Principals::operator(&token))).or(principals);
     let health = HealthReporter::new();
     health.set_service_status(service::NAME, Serving).await;
-    let services = Services::new(&limits, token, gzip, health.clone()).map_err(io::Error::other)?;
+    let services = Services::new(&limits, gzip, health.clone()).map_err(io::Error::other)?;
+    let linger = limits.connections.linger();
+    let tls = Acceptor::new(tls, limits.handshake_timeout, linger, NOT_TLS);
     let connections = Connections::new(&limits.connections);
     let server = Arc::new(ServerState {
         services,
@@ -92,8 +107,21 @@ pub async fn serve(
         stopping: connections.stopping(),
         drained: CancellationToken::new(),
     });
-    let serve = |stream, _peer| connection(stream, server.clone());
-    let refuse = |stream| refuse(stream, limits.connections.linger());
+    let serve = |stream, _peer| {
+        let (server, principals) = (server.clone(), principals.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| async move {
+            if !agreed_on(&stream, H2) {
+                return refuse(stream, NO_ALPN, linger).await;
+            }
+            let caller = Caller::new(principals.as_ref(), &stream);
+            connection(stream, server, caller).await;
+        })
+    };
+    let refuse = |stream| {
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| {
+            refuse(stream, TOO_MANY_CONNECTIONS, linger)
+        })
+    };
     connections.accept(listener, shutdown, serve, refuse).await;
 
     info!("stopping: no new connections; Watch and Monitor calls end, and others may finish");
@@ -108,9 +136,9 @@ pub async fn serve(
     Ok(())
 }
 
-/// Tells the client in a GOAWAY that there are too many connections, and closes this one.
-async fn refuse(mut stream: TcpStream, limits: LingerLimits) {
-    let written = timeout(limits.time, stream.write_all(TOO_MANY_CONNECTIONS)).await;
+/// Tells the client in a GOAWAY why the server refuses it, and closes the connection.
+async fn refuse(mut stream: Socket, reason: &[u8], limits: LingerLimits) {
+    let written = timeout(limits.time, stream.write_all(reason)).await;
     if written.is_ok_and(|written| written.is_ok()) {
         linger(stream, limits).await;
     }
@@ -158,20 +186,21 @@ async fn first_bytes<S: AsyncRead + Unpin>(
 }
 
 /// Serves a connection. All its calls run at the same time.
-async fn connection<S>(mut stream: S, server: Arc<ServerState>)
+async fn connection<S>(mut stream: S, server: Arc<ServerState>, caller: Caller)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (limits, stopping) = (server.limits.clone(), server.stopping.clone());
     let Some(first_bytes) = first_bytes(&mut stream, &server).await else {
         debug!("the client's first bytes did not arrive in time");
+        let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await; // TLS has a message for the end.
         return;
     };
     let (reader, writer) = tokio::io::split(stream);
     let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
     let socket = Lingering::new(socket, limits.connections.linger());
 
-    let state = Arc::new(ConnectionState::default());
+    let state = Arc::new(ConnectionState { caller, ..ConnectionState::default() });
     let service = service_fn({
         let state = state.clone();
         move |request: hyper::Request<Incoming>| {
@@ -207,7 +236,7 @@ where
                 return;
             }
             () = state.close.cancelled() => {
-                debug!("closing a connection: too many abandoned calls");
+                debug!("closing a connection: too many abandoned calls, or too many from an unknown caller");
                 return;
             }
             () = stopping.cancelled(), if !draining => {}

@@ -55,7 +55,7 @@ impl Comparison<'_> {
                 median: row.spread(|(times, ..)| times.median),
                 last: row.spread(|(times, ..)| times.high),
                 cpu: row.spread_if_all(|(_, cpu, _)| *cpu),
-                // Later rounds find memory that the first one has left.
+                // Later rounds reuse memory that the first one has left, so they seem to need less.
                 memory: row.spread(|(.., memory)| *memory).high,
             }
         };
@@ -119,7 +119,8 @@ async fn publish(
     let mut times = Vec::new();
     for _ in 0..subscribers {
         let arrival = timeout(WITHIN, arrivals.recv()).await;
-        let arrival = arrival.context("a subscriber got no reading")?.context("no subscriber is left")?;
+        let arrival =
+            arrival.context("a subscriber got no reading in time")?.context("no subscriber is left")?;
         times.push((arrival - started).as_nanos() as f64);
     }
     Ok(Spread::of(&times))

@@ -5,10 +5,12 @@
 
 pub mod bytes;
 mod fan_out;
+pub mod idle;
 pub mod measure;
 mod network;
 pub mod plan;
 mod rounds;
+mod streams;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -79,6 +81,8 @@ pub fn compare(
     let fixed_rate = comparison.fixed_rate(separate);
     let network = comparison.network(separate);
     let fan_out = comparison.fan_out(separate);
+    let streams = comparison.streams(separate);
+    let idle = comparison.idle(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -105,6 +109,8 @@ pub fn compare(
         round_trips,
         network,
         fan_out,
+        streams,
+        idle,
         answers: Vec::new(),
     })
 }

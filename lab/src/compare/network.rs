@@ -20,7 +20,7 @@ use crate::run::running_protocol::RunningProtocol;
 /// shorter.
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// Number of times that each is tried. The shortest time has the least of other delays.
+/// Number of attempts. The shortest time contains the least of other delays.
 const TRIES: usize = 3;
 
 /// Number of readings in a batch that crosses the network.
@@ -29,8 +29,10 @@ const BATCH: u64 = 100;
 /// Number of requests in flight over the network.
 const IN_FLIGHT: u64 = 64;
 
-/// Number of requests whose median is one round's figure, and of new connections.
+/// Number of requests in a round. Their median is its figure.
 const REQUESTS: usize = 10;
+
+/// Number of new connections in a round. Their median is its figure.
 const CONNECTIONS: usize = 3;
 
 /// The figures of one round: times in nanoseconds of set-up, one reading, and a batch; and requests

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::measure::Span;
-use crate::protocols::FAN_OUT;
+use crate::protocols::{FAN_OUT, STREAMS};
 
 /// The measurements of a run, and how long each takes.
 #[derive(Debug, Clone, Default)]
@@ -34,9 +34,19 @@ pub struct Plan {
     pub bandwidth: Option<u64>,
     /// Numbers of subscribers for fan-out. An empty list skips the measurement.
     pub subscribers: Vec<u64>,
-    /// Number of rounds over the network and of fan-out.
+    /// Number of messages over a stream that stays open. `None` skips the measurement.
+    pub messages: Option<u64>,
+    /// Number of idle connections beside 16 that work. `None` skips the measurement.
+    pub idle: Option<u64>,
+    /// Number of rounds over the network, of fan-out, and with idle connections.
     pub extra_rounds: usize,
 }
+
+/// Number of messages over a stream, with `--streams`.
+pub const MESSAGES: u64 = 20_000;
+
+/// Number of idle connections, with `--idle`.
+pub const IDLE: u64 = 5_000;
 
 fn span(warm_up: u64, measured: u64) -> Span {
     Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
@@ -70,6 +80,8 @@ impl Plan {
             idle_connections: 100,
             delays: vec![1, 20, 100],
             subscribers: vec![1, 10, 100, 1000],
+            messages: Some(MESSAGES),
+            idle: Some(IDLE),
             ..Self::quick()
         }
     }
@@ -79,7 +91,9 @@ impl Plan {
         let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
-            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
+        let extra = self.delays.len() + usize::from(self.idle.is_some());
+        ((rounds * self.rounds + extra * self.extra_rounds + once) * protocols
+            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()
+            + usize::from(self.messages.is_some()) * self.rounds * STREAMS.len()) as u64
     }
 }

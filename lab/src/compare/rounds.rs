@@ -92,6 +92,7 @@ impl Comparison<'_> {
         if levels.is_empty() {
             return Vec::new();
         }
+        let started = Instant::now();
         let mut running = self.start_all(protocols, name, placement);
         let row =
             |protocol: &Protocol, level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
@@ -120,6 +121,7 @@ impl Comparison<'_> {
                 }
             }
         }
+        self.progress.println(format!("{name}: {:.0} s", started.elapsed().as_secs_f64()));
         rows.retain(|row| !row.rounds.is_empty());
         rows
     }

@@ -25,7 +25,7 @@ pub enum Told {
     Unknown,
 }
 
-/// Turns the result of a call of a chapter's client into a [`Told`].
+/// Turns the result of a call to a chapter's client into a [`Told`].
 macro_rules! told {
     ($result:expr) => {
         match $result {

@@ -1,4 +1,4 @@
-//! `cargo run --release -- faults`: breaks each protocol in each way, and counts what comes of it.
+//! `cargo run --release -- faults`: breaks each protocol in each way, and counts the consequences.
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
@@ -16,24 +16,26 @@ use super::{cluster, documents, page, tables};
 use crate::run::brokers::{INSTALL, is_installed};
 use crate::run::conditions::conditions;
 
-/// Number of requests before the fault.
+/// Number of the request at which the fault strikes.
 const REQUESTS: u64 = 100;
 
 /// Break each protocol in each way, and count what is lost, doubled, or unknown
 ///
-/// In each experiment, a client records numbered readings through a proxy. After 100 of them,
-/// something breaks: the connection, the server, a worker, the broker, or the client. The server writes
-/// down what it executes, so the lab can compare what each client said with what happened. It prints a
-/// table for each fault and writes faults.html, with a timeline of each experiment, and faults.json.
+/// In each experiment, a client records numbered readings through a proxy. Around the 100th, something
+/// breaks: the connection, the server, a worker, the broker, or the client. The server writes down what
+/// it executes, so the lab can compare what each client said with what happened. It prints a table for
+/// each fault and writes faults.html, with a timeline of each experiment, and faults.json.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Run all experiments, also with 16 calls in flight: at most half an hour
+    /// Run all experiments, with 1 and with 16 calls in flight: at most half an hour
     #[arg(long, conflicts_with_all = ["protocols", "faults"])]
     full: bool,
-    /// Only these protocols, by default with every fault: a comma-separated list of IDs, as in faults.json
+    /// Run only these protocols, with every fault unless --faults selects some: a comma-separated list of
+    /// IDs, as in faults.json
     #[arg(long, value_delimiter = ',', value_parser = row)]
     protocols: Vec<&'static Row>,
-    /// Only these faults, by default with every protocol: a comma-separated list of IDs, as in faults.json
+    /// Run only these faults, with every protocol unless --protocols selects some: a comma-separated list
+    /// of IDs, as in faults.json
     #[arg(long, value_delimiter = ',', value_parser = fault)]
     faults: Vec<&'static Breakage>,
     /// Number of calls in flight

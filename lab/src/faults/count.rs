@@ -12,12 +12,12 @@ use crate::wire::fault::Kind;
 const MAX_DOTS: usize = 100;
 
 /// Time beyond which a call or a pause is noticeable, in microseconds. Without a fault, a call
-/// usually takes less than five milliseconds, and the next one begins five milliseconds after it began.
+/// usually takes less than five milliseconds, and calls begin five milliseconds apart.
 const NOTICEABLE: u64 = 25_000;
 
-/// Counts one experiment. `truth` holds a line for each execution, and `lives` says how many lines it
-/// had each time the server lost its memory. The last argument says when something broke, and when it
-/// was mended.
+/// Counts one experiment. `truth` holds a line for each execution, and `lives` says how many lines
+/// `truth` had each time the server lost its memory. The last argument says when something broke, and
+/// when it was mended.
 pub fn count(
     row: &Row,
     breakage: &Breakage,
@@ -71,7 +71,7 @@ pub fn count(
             lie,
         });
     }
-    // The damaged copy of a request that was executed as it was sent, too.
+    // A request may have been executed twice: as it was sent, and from a damaged copy.
     counts.altered += altered as u64;
     counts.lies += if row.checks { altered as u64 } else { 0 };
     let dots = thinned(dots);
@@ -116,7 +116,7 @@ fn thinned(dots: Vec<Dot>) -> Vec<Dot> {
 
 /// What was executed.
 struct Executed {
-    /// How often each request was executed: ever, and in the last life of the server.
+    /// How often each request was executed: in all, and since the server last lost its memory.
     counts: HashMap<u64, (usize, usize)>,
     /// Number of lines that belong to no request.
     altered: usize,

@@ -26,10 +26,10 @@ use crate::wire::message::Side;
 use crate::wire::tape::{Event, What as Happened};
 use crate::wire::trace::Trace;
 
-/// Maximum time for a call. One that takes longer is given up and counts as unknown.
+/// Maximum time for a call. A longer one is abandoned and counts as unknown.
 const CALL_WITHIN: Duration = Duration::from_secs(90);
 
-/// Time after everything is mended in which the remaining requests are sent. A slow client sends fewer.
+/// Time for the remaining requests after everything is mended. A slow client sends fewer of them.
 const AFTERWARD: Duration = Duration::from_secs(2);
 
 /// Maximum time for a client to work again after everything is mended.
@@ -42,10 +42,10 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 /// something is. A worker may wait for two seconds before it connects again.
 const QUIET: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(5)];
 
-/// Time after which a job that was done but not acknowledged has come again.
+/// Time after which a job that was done but not acknowledged has been redelivered.
 const REDELIVERED: Duration = Duration::from_secs(3);
 
-/// Pause between two looks at the truth.
+/// Pause between two checks of what was executed.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Maximum number of experiments at the same time.
@@ -62,11 +62,11 @@ pub struct Plan {
     pub faults: Vec<&'static Breakage>,
     /// Numbers of calls in flight. Every experiment runs once with each of them.
     pub in_flight: Vec<u64>,
-    /// Number of requests before the fault. How many follow depends on how long the fault lasts.
+    /// Number of the request at which the fault strikes. How many follow depends on how long it lasts.
     pub requests: u64,
 }
 
-/// Runs all experiments of a plan, several at the same time, because they mostly wait.
+/// Runs all experiments of a plan. Several run at the same time, since they mostly wait.
 ///
 /// # Errors
 /// If RabbitMQ does not start, or the system refuses a thread.
@@ -230,7 +230,7 @@ async fn experiment(
     catch_up(&stage, &log).await;
     let mut experiment = count(row, breakage, in_flight, &log, &stage.truth(), &stage.lives, window);
     let (events, _) = stage.tape.events();
-    // The clock of the tape starts elsewhere.
+    // The same moment on the clock of the tape and on that of the log.
     let offset = (Instant::now(), micros());
     if matches!(breakage.what, What::Connection(_) | What::ClientKilled) {
         experiment.noticed_ms = noticed(&events, window.0, offset);

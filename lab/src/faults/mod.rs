@@ -1,4 +1,4 @@
-//! `cargo run --release -- faults`: what each protocol does when something breaks.
+//! `cargo run --release -- faults`: shows what each protocol does when something breaks.
 //!
 //! Read in this order:
 //!

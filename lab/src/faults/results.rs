@@ -37,7 +37,7 @@ pub struct Experiment {
     /// What came of the requests.
     pub counts: Counts,
     /// When the client knew that something was wrong: the first call failed or, if none did, the
-    /// longest one ended. Missing if no call took noticeably long, and if the client was killed.
+    /// longest one ended. Missing if no call took noticeably long, or if the client was killed.
     pub knew_ms: Option<f64>,
     /// When the client worked again: the end of the longest time without a success.
     pub again_ms: Option<f64>,

@@ -337,7 +337,8 @@ pub fn by_id(id: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.id == id)
 }
 
-/// A chat message. With the number twice, a changed digit does not make it another one's text.
+/// Returns a chat message. It contains its number twice, so one changed digit can't turn it into
+/// another message.
 fn text(number: u64) -> String {
     format!("{number}.{number}")
 }

@@ -84,7 +84,7 @@ pub(super) struct Stage<'a> {
     subscriber: Option<AbortHandle>,
     prefix: String,
     folder: Folder,
-    /// How many lines the truth had each time the server lost its memory.
+    /// How many lines [`Self::truth`] had each time the server lost its memory.
     pub lives: Vec<usize>,
     broker: Held<'a>,
 }
@@ -343,7 +343,7 @@ impl<'a> Stage<'a> {
             while told().lines().filter(|line| line.starts_with('{')).count() < strike {
                 sleep(LOOK_AGAIN).await;
             }
-            // So it certainly has a call in flight.
+            // This call gets no response, so it is still in flight when the client is killed.
             self.near_faults.arm_next(WireFault::LoseResponse);
             while self.near_faults.struck().is_none() {
                 sleep(LOOK_AGAIN).await;

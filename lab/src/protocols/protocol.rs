@@ -17,6 +17,9 @@ pub trait Recorder: Send + Sync {
     fn record(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
+/// Maximum number of connections of a server: more than any measurement opens.
+pub(super) const MAX_CONNECTIONS: usize = 20_000;
+
 /// The outcome of connecting: a client that all callers share.
 pub type Connected = anyhow::Result<Arc<dyn Recorder>>;
 

@@ -7,7 +7,9 @@ use message_queue::client::Client;
 use message_queue::model::Reading;
 use message_queue::redis::names::KeyNames;
 use message_queue::redis::server;
+use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 
 use super::batch::{samples, verify_count};
 use super::message_queue::reading;
@@ -43,7 +45,10 @@ pub(super) const APPEND: Protocol = Protocol {
     served: Served::ByBroker(brokers::Kind::Redis),
     connect: |address, readings| {
         async move {
-            let client = redis::Client::open(url(&address))?;
+            // The redis crate leaves Nagle's algorithm on. Then the last segment of a batch waits until the
+            // broker has acknowledged the others.
+            let tcp = TcpSettings::default().set_nodelay(true);
+            let client = redis::Client::open(url(&address).into_connection_info()?.set_tcp_settings(tcp))?;
             let connection = client.get_multiplexed_async_connection().await?;
             let batch = samples(readings).map(reading).collect();
             connected(Append { connection, batch })

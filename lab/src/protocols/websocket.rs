@@ -5,7 +5,7 @@ use futures::future::{BoxFuture, FutureExt};
 use websocket::{Client, Limits, Metric, Reading};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "websocket",
@@ -13,11 +13,10 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
+        let mut limits = Limits::default();
+        limits.connections.max_connections = MAX_CONNECTIONS;
         let origins = Vec::new();
-        async {
-            Ok(websocket::serve(listener, Limits::default(), origins, shutdown.cancelled_owned()).await?)
-        }
-        .boxed()
+        async { Ok(websocket::serve(listener, limits, origins, shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {

@@ -2,8 +2,10 @@
 //! documents.
 
 mod cells;
+mod chooser;
 mod claims;
 pub mod comparison;
+pub mod diff;
 pub mod docs;
 pub mod format;
 pub(crate) mod page;

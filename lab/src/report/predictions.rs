@@ -114,7 +114,7 @@ pub fn ask(mut input: impl BufRead, mut output: impl Write) -> std::io::Result<A
             "y" | "yes" => answers.push(Some(true)),
             "n" | "no" => answers.push(Some(false)),
             "" => answers.push(None),
-            other => writeln!(output, "{other:?} is neither y nor n")?,
+            other => writeln!(output, "Answer y or n, not {other:?}")?,
         }
     }
     Ok(answers)

@@ -4,15 +4,14 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::sections::{Delayed, Delivered, RoundTrips};
+use super::sections::{Delayed, Delivered, Idle, RoundTrips, Stream};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
 use crate::run::conditions::Conditions;
 use crate::run::placement::Placement;
 
-/// Version of this layout. The lab also reads version 1, which has no rows in the sections that
-/// came later.
+/// Version of this layout. The lab also reads version 1, which lacks the newer fields.
 pub const SCHEMA: u32 = 2;
 
 /// The ID of the baseline that the other protocols are compared with.
@@ -54,6 +53,12 @@ pub struct Results {
     /// One reading to many subscribers (`--fan-out` or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub fan_out: Vec<Delivered>,
+    /// Many messages over one connection (`--streams` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub streams: Vec<Stream>,
+    /// What idle connections cost (`--idle` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub idle: Vec<Idle>,
     /// What the reader predicted before the run.
     #[serde(default)]
     pub answers: Answers,

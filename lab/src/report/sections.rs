@@ -56,3 +56,43 @@ pub struct Delivered {
     /// Memory of the server or broker for each subscriber, in bytes.
     pub memory: f64,
 }
+
+/// Many messages over one connection that stays open. Times are in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stream {
+    /// The ID of the way to stream.
+    pub protocol: String,
+    /// Its name in tables.
+    pub name: String,
+    /// What is acknowledged, and when.
+    pub acknowledged: String,
+    /// Number of messages.
+    pub messages: u64,
+    /// Messages per second, until all are acknowledged.
+    pub per_second: Spread,
+    /// Median time from sending a message to its acknowledgement.
+    pub p50: Spread,
+    /// The client's CPU time for each message.
+    pub client_cpu: Option<Spread>,
+    /// The server's CPU time for each message.
+    pub server_cpu: Option<Spread>,
+}
+
+/// Idle connections beside 16 that work, each with one request in flight.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Idle {
+    /// The protocol's ID.
+    pub protocol: String,
+    /// Number of idle connections.
+    pub connections: u64,
+    /// Memory of the server or broker for each idle connection, in bytes.
+    pub memory: f64,
+    /// Requests per second without idle connections.
+    pub without: Spread,
+    /// Requests per second with them.
+    pub with: Spread,
+    /// CPU time of the server or broker per request without idle connections, in nanoseconds.
+    pub cpu: Option<Spread>,
+    /// How much more it is with them, in the same round.
+    pub added_cpu: Option<Spread>,
+}

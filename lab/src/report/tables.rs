@@ -3,7 +3,7 @@
 use super::cells::{added, maybe, range, remark};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
-use super::section_tables::{fan_out, network, order, round_trips};
+use super::section_tables::{fan_out, idle, network, order, round_trips, streams};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
 use super::{claims, predictions};
@@ -16,7 +16,7 @@ pub fn tables(results: &Results) -> Vec<Table> {
     let figures =
         [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
+    let others = [fan_out, streams, idle, claims::table, claims::published, predictions::table, not_measured]
         .map(|table| table(results));
     let all = figures.chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()

@@ -1,9 +1,9 @@
-//! A network between client and server, as far as a program notices it: a forwarder that delays
-//! bytes and limits how many pass per second.
+//! A network between client and server, as a program experiences it: a forwarder that delays bytes
+//! and limits how many pass per second.
 //!
 //! It delays bytes, not packets. Nothing is lost or reordered, and TCP's own rules (a slow start,
 //! an acknowledgement for each segment) still see the short way inside the machine. TCP's handshake
-//! also passes at once, so the first bytes of a connection wait for one round trip longer.
+//! also passes at once, so the first bytes of a connection wait one round trip longer instead.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Maximum number of writes that are on their way in one direction. The sender then has to wait.
+/// Maximum number of writes on their way in one direction. At this number, the sender has to wait.
 const ON_THE_WAY: usize = 4096;
 
 /// A forwarder on its own port. Dropping it lets no further connections through.
@@ -84,7 +84,7 @@ impl Line {
         Duration::from_nanos(self.round_trip.load(Relaxed))
     }
 
-    /// Returns when this many bytes arrive that are sent now.
+    /// Returns when this many bytes will arrive if they are sent now.
     fn arrival(&self, direction: usize, bytes: usize) -> Instant {
         let mut idle_from = self.idle_from[direction].lock().unwrap_or_else(PoisonError::into_inner);
         let mut sent = Instant::now();
@@ -109,8 +109,8 @@ fn connect(client: TcpStream, target: &str, line: &Arc<Line>) -> std::io::Result
     Ok(())
 }
 
-/// Forwards one direction. Each piece waits in a queue until it is due, so that those behind it are
-/// on their way at the same time.
+/// Forwards one direction. Each piece waits in a queue until it is due, so that many can be on their
+/// way at the same time.
 fn forward(mut from: TcpStream, to: TcpStream, line: &Line, direction: usize) {
     let after_handshake = Instant::now() + line.round_trip();
     let (queue, due) = sync_channel(ON_THE_WAY);

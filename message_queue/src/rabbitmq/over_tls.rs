@@ -1,4 +1,4 @@
-//! What lapin runs on for connections with TLS.
+//! The runtime that lapin uses for connections with TLS.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
-/// Tokio, but a connection that lapin takes for TCP is TLS over TCP. So this chapter has the same
-/// TLS, options, and errors as the others, and lapin needs none of its own.
+/// Tokio, but each TCP connection that it opens for lapin speaks TLS inside. So this chapter has the
+/// same TLS, options, and errors as the others, and lapin needs none of its own.
 #[derive(Clone, Debug)]
 pub(super) struct OverTls {
     tokio: Tokio,
@@ -25,7 +25,7 @@ pub(super) struct OverTls {
 }
 
 impl OverTls {
-    /// `host` is the name or IP address that the broker's certificate must be for.
+    /// The broker's certificate must be for `host`, a name or an IP address.
     pub(super) fn new(config: Arc<ClientConfig>, host: String) -> Self {
         Self { tokio: Tokio::current(), config, host }
     }
@@ -59,7 +59,7 @@ impl Reactor for OverTls {
     type TcpStream = Compat<Socket>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
-    /// lapin never calls this, which is for sockets that the caller opens.
+    /// This is for sockets that the caller opens, so lapin never calls it.
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _socket: H,

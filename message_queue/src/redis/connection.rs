@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
     ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value, cmd,
@@ -110,7 +111,9 @@ async fn open_one(
         let late = |_elapsed| url.no_broker(format!("no response within {TIMEOUT:?}"), true);
         timeout(TIMEOUT, connecting).await.map_err(late)??
     } else {
-        let client = Client::open(info.clone().set_redis_settings(settings))?;
+        // Otherwise, the last segment of a long command waits until the broker has acknowledged the others.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let client = Client::open(info.clone().set_redis_settings(settings).set_tcp_settings(tcp))?;
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(explain)?
     };
     if protocol == ProtocolVersion::RESP2

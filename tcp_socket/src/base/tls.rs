@@ -1,12 +1,12 @@
 //! TLS: encryption between TCP and the protocol.
 //!
 //! A server proves with a certificate who it is, and may ask clients for theirs. The two sides
-//! agree on keys in a handshake. After it, the protocol reads and writes a stream as before.
+//! agree on keys in a handshake. After that, the protocol reads and writes a stream as before.
 //! `cargo run -- certificates` in the repository's root folder creates all files.
 //!
 //! Two things differ from a plain stream. A write only fills a buffer, so a message needs a
-//! `flush`. And a stream ends with a message of TLS, *close_notify*: if TCP ends without it,
-//! reading fails, because somebody on the way may have cut off the rest.
+//! `flush`. And TLS marks the end of a stream with a message, *close_notify*: if TCP ends without
+//! it, reading fails, because somebody on the way may have cut off the rest.
 
 use std::error::Error;
 use std::io;
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
+use super::principals::{Principals, Token, client_token};
 use super::text::printable;
 
 /// Folder with the certificates that the lab's command writes.
@@ -40,10 +41,13 @@ pub const FOLDER: &str = "certificates";
 /// The ALPN name of HTTP/1.1 (RFC 7301, section 6).
 pub const HTTP_1_1: &str = "http/1.1";
 
+/// The ALPN name of HTTP/2 over TLS (RFC 9113, section 3.1).
+pub const H2: &str = "h2";
+
 /// Command that creates the certificates.
 const CREATE: &str = "cargo run -- certificates";
 
-/// First byte of a client that speaks TLS: the type of a handshake record (RFC 8446, section 5.1).
+/// First byte from a client that speaks TLS: the type of a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 0x16;
 
 /// The stream of a connection: without TLS or with it.
@@ -67,8 +71,8 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Reads the files; `None` without `--tls`. `alpn` names the protocol inside TLS (RFC 7301),
-    /// such as `http/1.1`. A client that offers only other names is refused.
+    /// Reads the files. Without `--tls`, returns `None`. `alpn` names the protocol inside TLS (RFC
+    /// 7301), such as `http/1.1`. A client that offers only other names is refused.
     ///
     /// # Errors
     /// If a file is missing or unusable. The error says how to create it.
@@ -92,7 +96,7 @@ impl ServerOptions {
     }
 }
 
-/// TLS as command-line options of a client.
+/// TLS as command-line options of a client, and who it is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClientOptions {
     /// Trust servers with a certificate from this authority, a PEM file [default:
@@ -103,11 +107,22 @@ pub struct ClientOptions {
     /// certificates/client-oslo-1.pem, or the path of a PEM file; its key is in …-key.pem
     #[arg(long, value_name = "NAME", global = true)]
     pub identity: Option<String>,
+    /// Say who you are with the token in this file [default: the environment variable TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub token_file: Option<PathBuf>,
 }
 
 impl ClientOptions {
-    /// Reads the files. `encrypted` says whether the server's address asks for TLS; if it does
-    /// not, the result is `None`. `alpn` is as for a server.
+    /// Returns the token to send, if any.
+    ///
+    /// # Errors
+    /// If the file or the environment variable holds no token.
+    pub fn token(&self) -> anyhow::Result<Option<Token>> {
+        client_token(self.token_file.as_deref())
+    }
+
+    /// Reads the files. `encrypted` says whether the server's address asks for TLS. If it does not,
+    /// returns `None`. `alpn` names the protocol inside TLS, as for a server.
     ///
     /// # Errors
     /// If a file is missing or unusable, or an option is given for an address without TLS.
@@ -178,22 +193,24 @@ fn unreadable(path: &Path, error: pem::Error, create: &str) -> anyhow::Error {
     }
 }
 
-/// A listener and whether its connections speak TLS.
+/// A listener, whether its connections speak TLS, and who may call.
 #[derive(Debug)]
 pub struct Listener {
     /// Where connections arrive.
     pub tcp: TcpListener,
     /// The server's side of TLS, unless connections are plain.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Those who may call, unless everybody may.
+    pub principals: Option<Arc<Principals>>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, tls: None }
+        Self { tcp, tls: None, principals: None }
     }
 }
 
-/// Does the TLS handshake of a server's connections.
+/// Does the TLS handshake for a server's connections.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: Option<TlsAcceptor>,
@@ -203,8 +220,9 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Without `tls`, connections are plain. A handshake may take up to `timeout`. A client that
-    /// does not speak TLS gets `plaintext_reply`, an error of the protocol.
+    /// Returns an acceptor. Without `tls`, its connections are plain. A handshake may take up to
+    /// `timeout`. A client that does not speak TLS gets `plaintext_reply`, an error in the words of
+    /// the protocol.
     pub fn new(
         tls: Option<Arc<ServerConfig>>,
         timeout: Duration,
@@ -218,9 +236,9 @@ impl Acceptor {
     /// handshake fails, it sends the client the reason, logs it, and closes the connection. If
     /// the server stops, the handshake ends early.
     ///
-    /// Without TLS, `serve` is called at once, and its future is returned as it is: plain
-    /// connections take no more time or memory because of TLS. `wrap` is called before the
-    /// handshake, and returns the stream that lies under TLS.
+    /// Without TLS, it calls `serve` at once and returns its future as it is, so TLS costs plain
+    /// connections neither time nor memory. `wrap` turns the TCP stream into the one that TLS, or
+    /// `serve` without TLS, reads and writes.
     pub fn handshake_then<T, F>(
         &self,
         stream: TcpStream,
@@ -285,6 +303,15 @@ impl Acceptor {
     }
 }
 
+/// Returns whether both sides named the protocol `alpn` in the handshake. A side that names none
+/// is not refused there. Without TLS, there is no handshake, and the result is `true`.
+pub fn agreed_on<T>(stream: &Socket<T>, alpn: &str) -> bool {
+    match stream {
+        Either::Left(_plain) => true,
+        Either::Right(tls) => tls.get_ref().1.alpn_protocol() == Some(alpn.as_bytes()),
+    }
+}
+
 /// Does a client's handshake with the server `host`, a name or an IP address.
 ///
 /// # Errors
@@ -300,14 +327,14 @@ pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     Ok(Either::Right(Box::new(stream.into())))
 }
 
-/// Returns the error of TLS in a chain of causes.
+/// Returns the TLS error in a chain of causes, if there is one.
 pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // Some libraries share an error, such as redis.
+        // Some libraries, such as redis, share an error.
         if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
             next = Some(&**shared);
             continue;
@@ -319,11 +346,20 @@ pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
     None
 }
 
-/// Returns what a client should know if a connection failed because of TLS, in one sentence. In
-/// that case, the server has executed nothing, and another attempt would fail in the same way.
+/// Returns the error whose text this is, if it is an alert about a certificate. The HTTP/2 library
+/// keeps only the text of a stream's error.
+pub fn alert_from_text(text: &str) -> Option<rustls::Error> {
+    [Alert::CertificateRequired, Alert::CertificateExpired, Alert::UnknownCA, Alert::BadCertificate]
+        .into_iter()
+        .map(rustls::Error::AlertReceived)
+        .find(|error| error.to_string() == text)
+}
+
+/// Returns a sentence for the user if a connection failed because of TLS. In that case, the server
+/// has executed nothing, and another attempt would fail in the same way.
 ///
-/// `connected` says whether the handshake was complete. After it, only an alert from the server
-/// counts: in TLS 1.3, it refuses a client's certificate so late.
+/// `connected` says whether the handshake was complete. After that, only an alert from the server
+/// counts: in TLS 1.3, the client learns only then that the server refuses its certificate.
 pub fn fault(error: &(dyn Error + 'static), connected: bool) -> Option<String> {
     use CertificateError::{Expired, ExpiredContext, UnknownIssuer};
     use rustls::Error::{AlertReceived, InappropriateHandshakeMessage, InvalidCertificate, InvalidMessage};
@@ -367,6 +403,6 @@ fn client_fault(error: &rustls::Error) -> String {
         NoCertificatesPresented => "it showed no certificate, which --client-ca requires".to_owned(),
         InvalidCertificate(reason) => format!("its certificate does not fit --client-ca: {reason}"),
         AlertReceived(alert) => format!("it does not accept this server's certificate: {alert:?}"),
-        error => format!("no TLS handshake: {error}"),
+        error => format!("the TLS handshake failed: {error}"),
     }
 }

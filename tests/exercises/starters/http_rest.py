@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         stations[station["id"]] = station
         self.send(201, station, Location="/stations/" + station["id"], ETag='"1"')
 
-    def log_message(self, *args):  # The client shows what traveled.
+    def log_message(self, *args):  # `check` shows what traveled.
         pass
 
 

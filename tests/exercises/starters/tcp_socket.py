@@ -1,4 +1,4 @@
-"""The beginning of a server for the Weather Station Protocol: it only shakes hands.
+"""The beginning of a server for the Weather Station Protocol: it only does the handshake.
 
     cargo run --bin check -- tcp_socket --server 'python3 tests/exercises/starters/tcp_socket.py {addr}'
 """
@@ -49,7 +49,7 @@ def serve(connection):
         code = UNSUPPORTED_VERSION if magic == b"WSTN" else BAD_MAGIC
         send(connection, ERROR, 0, struct.pack(">H", code))
         connection.shutdown(socket.SHUT_WR)
-    while connection.recv(4096):  # Here you read frames, and answer them.
+    while connection.recv(4096):  # Your part: read frames, and answer them.
         pass
 
 

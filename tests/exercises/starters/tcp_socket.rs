@@ -1,4 +1,4 @@
-//! The beginning of a server for the Weather Station Protocol: it only shakes hands.
+//! The beginning of a server for the Weather Station Protocol: it only does the handshake.
 //!
 //! rustc -o target/my_server tests/exercises/starters/tcp_socket.rs
 //! cargo run --bin check -- tcp_socket --server 'target/my_server {addr}'
@@ -41,7 +41,7 @@ fn serve(mut connection: TcpStream, instance_id: [u8; 16]) -> Result<()> {
         send(&mut connection, ERROR, 0, if is_hello { &[0, 2] } else { &[0, 1] })?;
         connection.shutdown(Shutdown::Write)?;
     }
-    while connection.read(&mut [0; 4096])? > 0 {} // Here you read frames, and answer them.
+    while connection.read(&mut [0; 4096])? > 0 {} // Your part: read frames, and answer them.
     Ok(())
 }
 

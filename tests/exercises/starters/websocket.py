@@ -1,4 +1,4 @@
-"""The beginning of a server for the WebSocket chapter: it shakes hands, and echoes messages.
+"""The beginning of a server for the WebSocket chapter: it does the handshake and echoes messages.
 
     cargo run --bin check -- websocket --server 'python3 tests/exercises/starters/websocket.py {addr}'
 """
@@ -32,7 +32,7 @@ class Handler(socketserver.StreamRequestHandler):
                           f"sec-websocket-accept: {accept}\r\n\r\n").encode())
         while True:
             opcode, payload = self.receive()
-            if opcode == TEXT and path == "/echo":  # Here you answer the requests at /live and /chat.
+            if opcode == TEXT and path == "/echo":  # Your part: answer the requests at /live and /chat.
                 self.send(TEXT, payload)
             elif opcode == PING:
                 self.send(PONG, payload)

@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use indicatif::ProgressBar;
 use lab::faults::breakage::{self, Breakage};
@@ -17,16 +18,20 @@ use lab::run::conditions::conditions;
 use message_queue::brokers::available;
 use tests::{apply, test};
 
-/// Faults after which every client works again within a few seconds.
-const QUICK: [&str; 7] = [
-    "cut_in_request",
-    "cut_after_request",
-    "cut_in_response",
-    "bit_flipped",
-    "server_killed",
-    "worker_killed",
-    "client_killed",
+/// Faults after which every client works again within a few seconds. Those of one line run one after
+/// another, beside those of the other lines.
+const QUICK: [&[&str]; 3] = [
+    &["cut_in_request", "cut_after_request", "cut_in_response", "bit_flipped", "repeated"],
+    &["server_killed", "server_stopped", "server_frozen", "worker_killed"],
+    &["client_killed", "silence", "delayed", "not_reading"],
 ];
+
+/// Faults that a client notices only because nothing arrives anymore.
+const UNNOTICED: [&str; 2] = ["response_lost", "silence_for_good"];
+
+/// Clients that notice that within 20 seconds. The others take 30 to 60.
+const ATTENTIVE: [&str; 6] =
+    ["http_rest", "rabbitmq_jobs", "rabbitmq_requests", "redis_streams", "redis_publish", "redis_requests"];
 
 fn row(id: &str) -> &'static Row {
     rows::by_id(id).unwrap()
@@ -46,14 +51,28 @@ fn all_rows() -> Vec<&'static Row> {
     rows::ALL.iter().map(|this| row(this.id)).collect()
 }
 
+/// Runs the parts at the same time. Returns the experiments of all of them.
+fn together(parts: Vec<(Vec<&'static Row>, &[&str])>, in_flight: u64) -> Vec<Experiment> {
+    let parts: Vec<_> = thread::scope(|scope| {
+        let start = |(rows, faults)| scope.spawn(move || experiments(rows, faults, vec![in_flight], 20));
+        let running: Vec<_> = parts.into_iter().map(start).collect();
+        running.into_iter().map(|part| part.join().unwrap()).collect()
+    });
+    for part in &parts {
+        assert_eq!(part.failed, [""; 0]);
+    }
+    parts.into_iter().flat_map(|part| part.experiments).collect()
+}
+
 /// Returns the results of small experiments, which several tests share.
 async fn quick() -> &'static [Experiment] {
-    static RESULTS: OnceLock<Results> = OnceLock::new();
-    let results =
-        tokio::task::spawn_blocking(|| RESULTS.get_or_init(|| experiments(all_rows(), &QUICK, vec![1], 20)));
-    let results = results.await.unwrap();
-    assert_eq!(results.failed, [""; 0]);
-    &results.experiments
+    static MADE: OnceLock<Vec<Experiment>> = OnceLock::new();
+    let make = || {
+        let mut parts: Vec<_> = QUICK.iter().map(|&faults| (all_rows(), faults)).collect();
+        parts.push((ATTENTIVE.iter().map(|id| row(id)).collect(), &UNNOTICED));
+        together(parts, 1)
+    };
+    tokio::task::spawn_blocking(move || MADE.get_or_init(make)).await.unwrap()
 }
 
 /// Checks that the clients kept their promises.
@@ -72,10 +91,11 @@ fn assert_promises_kept(experiments: &[Experiment]) {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn no_client_says_done_or_not_done_against_the_truth_and_every_one_works_again() {
     let experiments = quick().await;
-    assert!(experiments.len() > 90, "only {} experiments were made", experiments.len());
+    assert!(experiments.len() > 180, "only {} experiments were made", experiments.len());
     assert_promises_kept(experiments);
 }
 
@@ -84,8 +104,8 @@ async fn no_client_says_done_or_not_done_against_the_truth_and_every_one_works_a
 async fn the_unsafe_clients_show_what_the_others_are_good_for() {
     let of = quick_of;
     let without_key = of("http_without_key", "cut_after_request").await;
-    assert_eq!(without_key.counts.doubled, 1);
-    assert_eq!(of("rabbitmq_without_confirms", "cut_in_request").await.counts.lost, 1);
+    assert!(without_key.counts.doubled > 0);
+    assert!(of("rabbitmq_without_confirms", "cut_in_request").await.counts.lost > 0);
     assert!(of("rabbitmq_automatic", "worker_killed").await.counts.lost > 0);
     assert_eq!(of("http_rest", "bit_flipped").await.counts.altered, 1);
     assert_eq!(of("tcp_socket", "bit_flipped").await.counts.altered, 0);
@@ -97,6 +117,7 @@ async fn quick_of(row: &str, fault: &str) -> &'static Experiment {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn jobs_on_the_disk_of_a_broker_survive_its_death_and_its_alarm() {
     let rows = vec![row("rabbitmq_jobs"), row("redis_streams")];
@@ -113,10 +134,8 @@ async fn jobs_on_the_disk_of_a_broker_survive_its_death_and_its_alarm() {
 #[needs(available())]
 async fn slow_test_no_client_lies_with_any_fault_and_16_calls_in_flight() {
     let faults: Vec<_> = breakage::ALL.iter().map(|breakage| breakage.id).collect();
-    let made = tokio::task::spawn_blocking(move || experiments(all_rows(), &faults, vec![16], 20));
-    let results = made.await.unwrap();
-    assert_eq!(results.failed, [""; 0]);
-    assert_promises_kept(&results.experiments);
+    let parts = move || together(faults.chunks(5).map(|faults| (all_rows(), faults)).collect(), 16);
+    assert_promises_kept(&tokio::task::spawn_blocking(parts).await.unwrap());
 }
 
 /// Counts a single request that was executed this many times. Returns the lies and the doubled readings.

@@ -164,6 +164,7 @@ async fn watch_resumes_where_it_broke_off() {
 }
 
 #[apply(test!)]
+#[long]
 async fn watch_fails_if_the_next_reading_is_no_longer_kept() {
     let server = PAIR.serve().await;
     let client = client(server.url());

@@ -311,6 +311,7 @@ async fn an_upload_may_take_longer_than_other_calls() {
 /// While its responses are not read, the server reads no further requests, and the
 /// sender's window fills up.
 #[apply(test!)]
+#[long]
 async fn backpressure_reaches_the_sender() {
     let server = PAIR.serve().await;
     let mut builder = h2::client::Builder::new();

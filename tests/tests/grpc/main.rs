@@ -11,6 +11,7 @@ mod exercises;
 mod faults;
 mod hostile;
 mod limits;
+mod node;
 mod options;
 mod pair;
 mod printable;

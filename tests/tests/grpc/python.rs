@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tests::{Output, apply, assert_same, expected_output, run_program, test};
+use lab::certificates::{Options, write};
+use tests::{Output, Server, apply, assert_same, expected_output, run_program, test};
 
 use crate::support::*;
 
@@ -42,6 +43,36 @@ async fn the_python_client_makes_all_kinds_of_call() {
     // The last call is not checked: either side's clock may end it.
     for call in ["Record OK", "Watch CANCELLED", "Upload OK", "Monitor OK"] {
         server.has_printed(call).await;
+    }
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[needs(python_client())]
+async fn the_python_client_works_over_tls() {
+    let certificates = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grpc-python");
+    write(
+        &certificates,
+        &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()], ..Options::default() },
+    )
+    .unwrap();
+    let file = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
+    let (ca, identity, key) = (file("ca.pem"), file("client-oslo-1.pem"), file("server-key.pem"));
+    let certificate = file("server.pem");
+    let tls = ["--tls", "--certificate", &certificate, "--key", &key, "--client-ca", &ca];
+    let server = Server::start(PAIR.server, &[&["--addr", "127.0.0.1:0"], &tls[..]].concat()).await;
+    let addr = server.url().strip_prefix("https://").unwrap();
+    let call = async |args: &[&str]| python(&[&["client.py", addr], args].concat()).await;
+    let client = call(&["--ca", &ca, "--identity", &identity]).await;
+    assert_eq!(client.code, Some(0), "{}", client.stderr);
+    assert_same(&client.stdout, &readme("client.py", ""));
+    server.has_printed("Monitor OK").await;
+
+    let other_ca = file("server-other-ca.pem");
+    for refused in [&["--ca", &ca][..], &["--ca", &other_ca, "--identity", &identity]] {
+        let client = call(refused).await;
+        assert_eq!((client.code, client.stdout.as_str()), (Some(1), ""), "{refused:?}");
+        assert!(client.stderr.contains("StatusCode.UNAVAILABLE"), "{}", client.stderr);
     }
     server.stop().await;
 }

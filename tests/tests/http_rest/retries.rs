@@ -320,6 +320,7 @@ async fn the_client_limits_the_size_of_responses_and_events() {
 
 /// Waits for the client's real timeouts. The longest one is [`SILENCE`].
 #[apply(test!)]
+#[long]
 async fn the_client_gives_up_on_a_silent_server() {
     let mute = |responses: Vec<String>| async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

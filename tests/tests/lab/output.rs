@@ -1,13 +1,13 @@
 //! Checks how results are shown: as tables, in documents, and as a page.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
-use lab::report::{comparison, docs, table, tables};
+use lab::report::{comparison, diff, docs, table, tables};
 use lab::run::placement::Placement;
 use regex::Regex;
 use serde_json::Value;
@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 16);
+    assert_eq!(tables::tables(&sample()).len(), 18);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -201,6 +201,68 @@ async fn times_over_a_network_are_compared_at_the_same_delay() {
     let table = tables::tables(&sample()).into_iter().find(|table| table.title.starts_with("Over a network"));
     let row = table.unwrap().rows.into_iter().find(|row| row[0] == "TCP").unwrap();
     assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
+}
+
+#[apply(test!)]
+async fn the_table_of_streams_says_what_is_acknowledged_when() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Many messages")).unwrap();
+    let expected = ["gRPC Upload", "400k", "392k–412k", "25,000", "2.00", "–"];
+    assert_eq!(table.rows[1][..6], expected);
+    assert!(table.note.ends_with("gRPC Upload: The server answers once, after the last message."));
+}
+
+#[apply(test!)]
+async fn the_cost_of_idle_connections_has_its_range() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Idle connections")).unwrap();
+    let expected = ["TCP", "5,000", "9.40", "120k", "118k", "6.00", "+0.05", "-0.10 to +0.20"];
+    assert_eq!(table.rows[0][..8], expected);
+}
+
+/// Each answer to the chooser's questions leads to a single protocol.
+#[apply(test!)]
+async fn the_chooser_ends_with_one_protocol() {
+    let page = comparison::html(&sample());
+    let rows = Regex::new(r#"data-if="([^"]+)""#).unwrap();
+    let rows: Vec<BTreeSet<_>> =
+        rows.captures_iter(&page).map(|row| row.extract::<1>().1[0].split(' ').collect()).collect();
+    assert_eq!(rows.len(), 8);
+    let questions = Regex::new(r#"<input type="radio" name="(\w+)" value="(\w+)">"#).unwrap();
+    let mut answers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for found in questions.captures_iter(&page) {
+        answers.entry(found[1].to_owned()).or_default().push(format!("{}={}", &found[1], &found[2]));
+    }
+    assert_eq!(answers.len(), 6);
+    let mut all = vec![BTreeSet::new()];
+    for choices in answers.values() {
+        let with =
+            |given: BTreeSet<String>| choices.iter().map(move |answer| &given | &[answer.clone()].into());
+        all = all.into_iter().flat_map(with).collect();
+    }
+    for given in all {
+        let given: BTreeSet<_> = given.iter().map(String::as_str).collect();
+        assert_eq!(rows.iter().filter(|row| row.is_subset(&given)).count(), 1, "{given:?}");
+    }
+}
+
+#[apply(test!)]
+async fn the_diff_lists_what_changed_beyond_its_range() {
+    let mut changed = sample();
+    let (same, compared) = diff::diff(&sample(), &changed).unwrap();
+    assert!(same.rows.is_empty() && compared > 50, "{compared}");
+    let tcp = changed.latency.rows.iter_mut().find(|row| row.protocol == "tcp_socket").unwrap();
+    tcp.p50 = tcp.p50.map(|p50| p50.scaled(2.0));
+    changed.round_trips[0].request += 1;
+    let (table, all) = diff::diff(&sample(), &changed).unwrap();
+    let rows: Vec<_> =
+        table.rows.iter().map(|row| [&row[0], &row[1], &row[2], &row[7]].map(|cell| &cell[..])).collect();
+    let expected =
+        [["latency", "tcp socket", "p50, µs", "2.00"], ["round trips", "tokio echo", "request", "2.00"]];
+    assert_eq!(rows, expected);
+    assert_eq!(all, compared);
+    // Layout 1, without the later sections.
+    assert!(diff::diff(&kept(), &changed).unwrap().1 < compared);
 }
 
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, FAN_OUT, Protocol, Served};
+use lab::protocols::{self, FAN_OUT, Protocol, STREAMS, Served};
 use lab::report::results::Results;
 use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
@@ -38,6 +38,8 @@ fn brief() -> Plan {
         delays: vec![2],
         bandwidth: Some(100_000_000),
         subscribers: vec![1, 3],
+        messages: Some(101),
+        idle: Some(20),
         extra_rounds: 1,
     }
 }
@@ -119,6 +121,14 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
     let ordered = |row: &Delivered| row.first.median <= row.last.median && row.cpu.is_some();
     assert!(results.fan_out.iter().all(ordered), "{:?}", results.fan_out);
+    let streams = STREAMS.iter().filter(|way| protocols.iter().any(|one| one.id == way.selected_by));
+    assert_eq!(results.streams.len(), streams.count());
+    assert!(results.streams.iter().all(|row| row.per_second.low > 0.0 && row.p50.low > 0.0));
+    let idle: Vec<_> = results.idle.iter().map(|row| (row.protocol.as_str(), row.connections)).collect();
+    let servers = ["tokio_echo", "tcp_socket", "websocket", "grpc_unary", "http_rest"].as_slice();
+    let brokers = ["redis_append", "rabbitmq_publish"].as_slice();
+    let expected = if protocols[0].served.broker().is_some() { brokers } else { servers };
+    assert_eq!(idle, expected.iter().map(|&id| (id, 20)).collect::<Vec<_>>());
     let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
     assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
     for trips in &results.round_trips {
@@ -164,7 +174,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 15);
+    assert_eq!(tables::tables(&again).len(), 16 + usize::from(!results.streams.is_empty()));
     results
 }
 

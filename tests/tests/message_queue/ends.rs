@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use futures::future::join_all;
 use message_queue::brokers::{Broker, Options};
 use tests::{apply, run_program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -60,9 +61,9 @@ async fn a_closed_stdout_ends_every_command_silently() {
 
 /// The broker stops, and starts again after a while.
 #[apply(broker_test!)]
-#[alone]
+#[long]
 async fn a_subscriber_survives_a_restart_of_its_broker() {
-    for kind in BOTH {
+    join_all(BOTH.map(async |kind| {
         let mut broker = Broker::start(kind, Options::default()).unwrap();
         let (url, prefix) = (broker.url(), prefix());
         let ours = ["--broker", name(kind), "--url", &url, "--prefix", &prefix];
@@ -87,5 +88,6 @@ async fn a_subscriber_survives_a_restart_of_its_broker() {
             "{printed}"
         );
         server.stop().await;
-    }
+    }))
+    .await;
 }

@@ -12,13 +12,13 @@ const JOBS: u64 = 5_000;
 const MAX_LENGTH: &str = "1000";
 
 #[apply(broker_test!)]
-#[alone]
+#[long]
 async fn rabbitmq_loses_no_confirmed_job() {
     survive(Kind::RabbitMq, Vec::new()).await;
 }
 
 #[apply(broker_test!)]
-#[alone]
+#[long]
 async fn redis_streams_lose_no_confirmed_job() {
     let settings = ["--appendonly", "yes", "--appendfsync", "always"].map(String::from).to_vec();
     survive(Kind::Redis, settings).await;

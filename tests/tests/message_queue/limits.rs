@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -56,6 +57,7 @@ async fn options_out_of_range_are_refused() {
 
 /// The broker accepts connections but sends nothing.
 #[apply(test!)]
+#[long]
 async fn a_producer_gives_up_on_a_broker_that_does_not_respond() {
     let silent = fake(|stream| async move {
         tokio::time::sleep(LONG).await;
@@ -267,8 +269,9 @@ async fn a_redis_server_drops_requests_beyond_its_bound() {
 /// The network is silent, but no connection is closed. A subscriber's heartbeat notices that, and
 /// a server that has to stop does not wait for the broker.
 #[apply(broker_test!)]
+#[long]
 async fn a_silent_broker_blocks_neither_subscriber_nor_server() {
-    for kind in BOTH {
+    join_all(BOTH.map(async |kind| {
         let (direct, prefix) = (url(kind), prefix());
         let proxy = Proxy::before(&direct).await;
         let through = match kind {
@@ -291,5 +294,6 @@ async fn a_silent_broker_blocks_neither_subscriber_nor_server() {
         proxy.set(Mode::Open);
         subscriber.shows("connected again", 1).await;
         subscriber.stop().await;
-    }
+    }))
+    .await;
 }

@@ -129,6 +129,7 @@ async fn three_workers_share_the_jobs() {
 }
 
 #[apply(broker_test!)]
+#[long]
 async fn a_poison_job_becomes_a_dead_letter_and_does_not_delay_others() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());

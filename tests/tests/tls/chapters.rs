@@ -11,10 +11,11 @@ use lab::certificates::{Options, write};
 use tcp_socket::base::limits::ConnectionLimits;
 use tcp_socket::base::tls::{ClientOptions, Listener, ServerOptions, Socket, connect};
 use tests::{Output, Pair, Server, pair, run_program};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 /// One chapter, as these tests see it.
@@ -50,7 +51,7 @@ impl Default for Bounds {
     }
 }
 
-pub const CHAPTERS: [Chapter; 3] = [
+pub const CHAPTERS: [Chapter; 4] = [
     Chapter {
         pair: pair!("tcp_socket"),
         schemes: ["tcp", "tls"],
@@ -85,6 +86,30 @@ pub const CHAPTERS: [Chapter; 3] = [
                 ..http_rest::Limits::default()
             };
             http_rest::serve(listener, limits, stop.cancelled_owned()).boxed()
+        },
+    },
+    Chapter {
+        pair: pair!("grpc"),
+        schemes: ["http", "https"],
+        call: &["record", "oslo-1", "wind", "7"],
+        not_tls: "this port speaks TLS: use https instead of http",
+        too_many: "too many connections",
+        // The client's preface, SETTINGS, and GOAWAY. The server responds with SETTINGS.
+        request: (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+            \0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"\0\0",
+        ),
+        refused: b"\0\0\0\x04\0\0\0\0\0\0\0\x37\x07",
+        alpn: Some("h2"),
+        serve: |listener, bounds, stop| {
+            let limits = grpc::Limits {
+                connections: connections(bounds),
+                handshake_timeout: bounds.handshake_timeout,
+                ..grpc::Limits::default()
+            };
+            let config = grpc::Config { limits, ..grpc::Config::default() };
+            grpc::serve(listener, config, stop.cancelled_owned()).boxed()
         },
     },
     Chapter {
@@ -124,7 +149,11 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 pub fn file(name: &str) -> String {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tls");
-        write(&folder, &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()] }).unwrap();
+        write(
+            &folder,
+            &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()], ..Default::default() },
+        )
+        .unwrap();
         folder
     });
     FOLDER.join(name).to_str().unwrap().to_owned()
@@ -148,22 +177,17 @@ impl Chapter {
     pub async fn start(&self, bounds: Bounds) -> Local {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = tcp.local_addr().unwrap();
-        let options = ServerOptions {
-            tls: true,
-            certificate: file("server.pem").into(),
-            key: file("server-key.pem").into(),
-            client_ca: None,
-        };
         let stop = CancellationToken::new();
-        let serve =
-            (self.serve)(Listener { tcp, tls: options.config(self.alpn).unwrap() }, bounds, stop.clone());
-        Local { addr, stop, ended: tokio::spawn(serve) }
+        let tls = Some(server_config(self.alpn));
+        let serve = (self.serve)(Listener { tcp, tls, principals: None }, bounds, stop.clone());
+        Local { addr, alpn: self.alpn, stop, ended: tokio::spawn(serve) }
     }
 }
 
 /// A server in this process.
 pub struct Local {
     pub addr: SocketAddr,
+    alpn: Option<&'static str>,
     stop: CancellationToken,
     ended: JoinHandle<std::io::Result<()>>,
 }
@@ -174,7 +198,19 @@ impl Local {
     }
 
     pub async fn tls(&self) -> Socket {
-        within(connect(client_config(), "127.0.0.1", self.tcp().await)).await.unwrap()
+        within(connect(client_config(self.alpn), "127.0.0.1", self.tcp().await)).await.unwrap()
+    }
+
+    /// Connects with TLS, sends the chapter's request, and checks its response.
+    pub async fn request(&self, chapter: &Chapter) -> Socket {
+        let mut stream = self.tls().await;
+        let (request, response) = chapter.request;
+        stream.write_all(request).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut received = vec![0; response.len()];
+        within(stream.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, response, "{}", chapter.pair.chapter);
+        stream
     }
 
     pub async fn stop(self) {
@@ -183,7 +219,20 @@ impl Local {
     }
 }
 
-pub fn client_config() -> Arc<ClientConfig> {
-    let options = ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
-    options.config(true, None).unwrap().unwrap()
+pub fn client_options() -> ClientOptions {
+    ClientOptions { ca: Some(file("ca.pem").into()), ..Default::default() }
+}
+
+pub fn client_config(alpn: Option<&str>) -> Arc<ClientConfig> {
+    client_options().config(true, alpn).unwrap().unwrap()
+}
+
+pub fn server_config(alpn: Option<&str>) -> Arc<ServerConfig> {
+    let options = ServerOptions {
+        tls: true,
+        certificate: file("server.pem").into(),
+        key: file("server-key.pem").into(),
+        client_ca: None,
+    };
+    options.config(alpn).unwrap().unwrap()
 }

@@ -41,13 +41,7 @@ async fn others_are_served_beside_many_half_open_handshakes() {
             stream.write_all(b"\x16\x03\x01").await.unwrap();
             open.push(stream);
         }
-        let mut stream = server.tls().await;
-        let (request, response) = chapter.request;
-        stream.write_all(request).await.unwrap();
-        stream.flush().await.unwrap();
-        let mut received = vec![0; response.len()];
-        within(stream.read_exact(&mut received)).await.unwrap();
-        assert_eq!(received, response);
+        let stream = server.request(chapter).await;
         drop((open, stream));
         server.stop().await;
     }

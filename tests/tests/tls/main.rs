@@ -7,6 +7,9 @@ use std::process::ExitCode;
 mod certificates;
 mod chapters;
 mod faults;
+#[cfg(target_os = "linux")] // It reads /proc.
+mod floods;
+mod grpc;
 mod hostile;
 mod pairs;
 mod queues;

@@ -4,7 +4,7 @@ use tests::{Server, apply, assert_same, run_program, test};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::chapters::{CHAPTERS, Chapter, file, within};
+use crate::chapters::{CHAPTERS, Chapter, client_config, file, within};
 
 impl Chapter {
     /// Returns what the client's tour prints.
@@ -68,8 +68,7 @@ async fn the_first_byte_of_a_client_is_that_of_tls() {
 async fn openapi_names_the_server_with_its_scheme() {
     let chapter = CHAPTERS.iter().find(|chapter| chapter.pair.chapter == "http_rest").unwrap();
     let server = chapter.server("server", &[]).await;
-    let options = tcp_socket::base::tls::ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
-    let tls = options.config(true, Some("http/1.1")).unwrap().unwrap();
+    let tls = client_config(Some("http/1.1"));
     let http = reqwest::Client::builder().tls_backend_preconfigured((*tls).clone()).build().unwrap();
     let url = format!("{}/openapi.json", server.url());
     let openapi: serde_json::Value = http.get(url).send().await.unwrap().json().await.unwrap();

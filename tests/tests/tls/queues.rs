@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use futures::future::join_all;
 use message_queue::brokers::{Broker, Kind, Options, available};
 use tcp_socket::base::tls::ServerOptions;
 use tests::{Output, apply, run_program, test};
@@ -34,6 +35,7 @@ async fn produce(name: &str, url: &str, args: &[&str]) -> Output {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn the_programs_use_brokers_over_tls_with_certificates_on_both_sides() {
     let (ca, identity) = (file("ca.pem"), file("client-oslo-1.pem"));
@@ -81,27 +83,32 @@ const FAULTS: [(&str, bool, Option<&str>, &str); 6] = [
 ];
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn the_programs_name_the_fault_and_do_not_retry() {
     let ca = file("ca.pem");
-    for (kind, name) in BOTH {
-        for (certificate, mutual, identity, expected) in FAULTS {
-            let broker = broker(kind, certificate, mutual).await;
-            let identity = identity.map(|name| file(&format!("{name}.pem")));
-            let mut args = vec!["--ca", ca.as_str()];
-            args.extend(identity.iter().flat_map(|path| ["--identity", path]));
-            let output = produce(name, &broker.url(), &args).await;
-            assert_eq!(output.code, Some(1), "{name}: {expected}");
-            // One line, so there was no second attempt. After RabbitMQ's alert, a reset may overtake it.
-            let reset = kind == Kind::RabbitMq && mutual && output.stderr.contains("(--identity)?");
-            assert!(
-                reset || output.stderr.starts_with(&format!("error: {expected}")),
-                "{name}: {}",
-                output.stderr
-            );
-            assert_eq!(output.stderr.lines().count(), 1, "{name}: {}", output.stderr);
+    join_all(BOTH.map(async |(kind, name)| {
+        for faults in FAULTS.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (certificate, mutual, ..) = faults[0];
+            let broker = broker(kind, certificate, mutual).await; // RabbitMQ starts slowly, so faults share it.
+            for (_, _, identity, expected) in faults {
+                let identity = identity.map(|name| file(&format!("{name}.pem")));
+                let mut args = vec!["--ca", ca.as_str()];
+                args.extend(identity.iter().flat_map(|path| ["--identity", path]));
+                let output = produce(name, &broker.url(), &args).await;
+                assert_eq!(output.code, Some(1), "{name}: {expected}");
+                // One line, so there was no second attempt. After RabbitMQ's alert, a reset may overtake it.
+                let reset = kind == Kind::RabbitMq && mutual && output.stderr.contains("(--identity)?");
+                assert!(
+                    reset || output.stderr.starts_with(&format!("error: {expected}")),
+                    "{name}: {}",
+                    output.stderr
+                );
+                assert_eq!(output.stderr.lines().count(), 1, "{name}: {}", output.stderr);
+            }
         }
-    }
+    }))
+    .await;
 }
 
 #[apply(test!)]

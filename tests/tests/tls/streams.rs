@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http_rest::protocol::model::StationPatch;
-use tcp_socket::base::tls::{ClientOptions, ServerOptions};
 use tests::{apply, test};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -11,23 +10,17 @@ use tokio_rustls::rustls::Error::AlertReceived;
 use tokio_rustls::rustls::{AlertDescription, Error};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::chapters::{Bounds, CHAPTERS, client_config, file, within};
+use crate::chapters::{Bounds, CHAPTERS, client_config, client_options, server_config, within};
 
 #[apply(test!)]
 async fn a_server_ends_its_stream_with_close_notify() {
     for chapter in &CHAPTERS {
         let server = chapter.start(Bounds::default()).await;
-        let mut stream = server.tls().await;
-        let (request, response) = chapter.request;
-        stream.write_all(request).await.unwrap();
-        // The request is complete for HTTP. For TCP, it is only HELLO, and stopping ends the connection.
-        stream.flush().await.unwrap();
-        let mut received = vec![0; response.len()];
-        within(stream.read_exact(&mut received)).await.unwrap();
-        assert_eq!(received, response);
+        let mut stream = server.request(chapter).await;
+        // The request was complete for HTTP. For TCP, it was only HELLO, and stopping ends the connection.
         let stop = tokio::spawn(server.stop());
         // Without close_notify, this would be an error.
-        within(stream.read_to_end(&mut received)).await.unwrap();
+        within(stream.read_to_end(&mut Vec::new())).await.unwrap();
         drop(stream);
         stop.await.unwrap();
     }
@@ -38,13 +31,7 @@ async fn a_response_without_close_notify_may_be_truncated() {
     for (complete, body) in [(true, &b"{\"accepted\":1}"[..]), (false, b"{\"accepted\":1}")] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        let options = ServerOptions {
-            tls: true,
-            certificate: file("server.pem").into(),
-            key: file("server-key.pem").into(),
-            client_ca: None,
-        };
-        let acceptor = TlsAcceptor::from(options.config(None).unwrap().unwrap());
+        let acceptor = TlsAcceptor::from(server_config(None));
         let serve = async {
             let (stream, _peer) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(stream).await.unwrap();
@@ -58,8 +45,7 @@ async fn a_response_without_close_notify_may_be_truncated() {
                 stream.shutdown().await.unwrap();
             }
         };
-        let tls = ClientOptions { ca: Some(file("ca.pem").into()), identity: None };
-        let client = http_rest::Client::with_tls(&url, &tls).unwrap();
+        let client = http_rest::Client::with_tls(&url, &client_options()).unwrap();
         // A PATCH is not repeated: it may have been executed.
         let patch = StationPatch::default();
         let (result, ()) =
@@ -73,15 +59,17 @@ async fn a_response_without_close_notify_may_be_truncated() {
 
 #[apply(test!)]
 async fn a_client_that_offers_only_another_protocol_is_refused() {
-    for chapter in CHAPTERS.iter().filter(|chapter| chapter.alpn.is_some()) {
+    for chapter in &CHAPTERS {
+        let Some(alpn) = chapter.alpn else { continue };
+        let other = if alpn == "h2" { "http/1.1" } else { "h2" };
         let server = chapter.start(Bounds::default()).await;
-        for (offered, served) in [(&["http/1.1"][..], true), (&["h2", "http/1.1"], true), (&["h2"], false)] {
-            let mut config = (*client_config()).clone();
+        for (offered, served) in [(&[alpn][..], true), (&[other, alpn], true), (&[other], false)] {
+            let mut config = (*client_config(None)).clone();
             config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
             let connector = TlsConnector::from(std::sync::Arc::new(config));
             let connected = connector.connect("localhost".try_into().unwrap(), server.tcp().await).await;
             match connected {
-                Ok(stream) => assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..])),
+                Ok(stream) => assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes())),
                 Err(error) => {
                     let found = error.get_ref().unwrap().downcast_ref::<Error>();
                     assert_eq!(found, Some(&AlertReceived(AlertDescription::NoApplicationProtocol)));

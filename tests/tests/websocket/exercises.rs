@@ -3,13 +3,16 @@
 
 use lab::wire::decode::Format;
 use serde_json::{Value, json};
+use tests::exercises::root;
+use tests::practice::{Dialog, assert_predicted};
 use tests::recorder::Recorder;
 use tests::{apply, test};
 use websocket::Client;
 use websocket::{Metric, Reading};
 
 use crate::live::reading;
-use crate::local::{Local, Raw, limits};
+use crate::local::{BINARY, CLOSE, Local, PING, Raw, TEXT, frame, limits};
+use crate::python::virtual_environment;
 
 type Shown = (String, String, f64, u64);
 
@@ -176,5 +179,49 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
         "the token must also work with the old name, and `joined` must have the new one"
     );
     assert_eq!(ben.closed().await.0, 4001, "the old connection must be closed with 4001");
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(virtual_environment())]
+async fn exercise_each_line_gets_the_number_from_its_own_response() {
+    let server = Local::start(limits()).await;
+    let mut ana = Raw::open(server.addr, "/chat").await;
+    ana.ask(json!({"type": "join", "id": 1, "room": "lobby", "name": "ana"})).await;
+    let recorder = Recorder::start(Format::WebSocket, &server.addr.to_string());
+    let script = root().join("tests/exercises/websocket/say.py");
+    let python = root().join("websocket/python/.venv/bin/python");
+    let args = ["-B", script.to_str().unwrap(), &recorder.addr(), "lobby", "eva"];
+    let mut eva = Dialog::start(&python, &args);
+    assert_eq!(eva.line().await, "in the room: ana eva");
+    for id in 2..5 {
+        let text = format!("hello {id}");
+        ana.ask(json!({"type": "say", "id": id, "room": "lobby", "message_id": text, "text": text})).await;
+    }
+    for (line, number) in [("hi ana", 6), ("how are you?", 7)] {
+        eva.send(line).await;
+        assert_eq!(eva.line().await, format!("'{line}' has the number {number}"));
+    }
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+async fn exercise_the_ends_of_connections_are_predicted() {
+    let server = Local::start(limits()).await;
+    let mut happened = Vec::new();
+    let ping = frame(PING, &[0; 126]);
+    for bytes in
+        [b"\x81\x05Hello".to_vec(), frame(BINARY, b"{}"), frame(TEXT, b"\xff"), ping, frame(CLOSE, b"")]
+    {
+        let mut raw = Raw::open(server.addr, "/live").await;
+        raw.send(bytes).await;
+        happened.push(raw.closed().await.0.to_string());
+    }
+    let mut raw = Raw::open(server.addr, "/live").await;
+    raw.send(frame(TEXT, b"Hello")).await;
+    happened.push(raw.json().await["type"].as_str().unwrap().to_owned());
+    assert_predicted("websocket/how_it_ends.txt", &happened);
     server.stop().await;
 }

@@ -8,7 +8,7 @@ use crate::PAIR;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../websocket/python");
 
-fn virtual_environment() -> Result<(), String> {
+pub fn virtual_environment() -> Result<(), String> {
     if Path::new(FOLDER).join(".venv/bin/python").exists() {
         return Ok(());
     }

@@ -139,6 +139,7 @@ pub fn survives(new: &dyn Fn() -> Box<dyn Decoder>, recording: &[(Side, Vec<u8>)
 /// A publisher, a worker, a subscriber, and request/reply use a real RabbitMQ. There is only one
 /// such test, because the broker takes seconds to start.
 #[apply(test!)]
+#[long]
 #[needs(message_queue::brokers::available())]
 async fn a_real_rabbitmq_is_read_completely() {
     let broker = tokio::task::spawn_blocking(|| Broker::start(Kind::RabbitMq, Options::default()));

@@ -80,6 +80,7 @@ async fn a_scene_over_each_protocol_is_what_the_documents_show() {
 }
 
 #[apply(test!)]
+#[long]
 #[needs(available())]
 async fn a_scene_over_each_broker_is_what_the_documents_show() {
     // The client connects for requests, for a job, and for a reading. Behind the broker, the server,

@@ -1,4 +1,4 @@
-//! Clients and workers that leave out what makes those of the chapters safe, for comparison.
+//! Clients and workers that leave out what makes the chapters' own ones safe, for comparison.
 
 pub(crate) mod http_without_key;
 pub(crate) mod rabbitmq_automatic;

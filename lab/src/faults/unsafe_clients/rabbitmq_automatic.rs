@@ -1,4 +1,4 @@
-//! A worker with automatic acknowledgement: the broker considers a job done once it is sent.
+//! A worker with automatic acknowledgement: the broker considers a job done once it has sent it.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Publishes without confirms: a message counts as sent once it is written to the connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::FutureExt;
 use lapin::options::BasicPublishOptions;
@@ -8,8 +9,12 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use message_queue::rabbitmq::producer::Message;
 use message_queue::rabbitmq::worker::message;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::faults::client::{Connected, Place, Told, calls, job};
+
+/// Maximum time to connect, and to write a message.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection, or `None` if it has to be made first.
 type Session = Arc<Mutex<Option<(Connection, Channel)>>>;
@@ -20,11 +25,14 @@ pub(crate) async fn connect(place: Place) -> Connected {
         let (session, place) = (session.clone(), place.clone());
         let publish = async move {
             let mut session = session.lock().await;
-            let (_, channel) = match session.take_if(|(connection, _)| connection.status().connected()) {
-                Some(open) => session.insert(open),
-                None => session.insert(open(&place).await?),
+            let (connection, channel) = match session.take() {
+                Some(open) if open.0.status().connected() => open,
+                _ => timeout(PATIENCE, open(&place)).await??,
             };
-            write(channel, message(&place.topology(), &job(number))?).await
+            let message = message(&place.topology(), &job(number))?;
+            timeout(PATIENCE, write(&channel, message)).await??;
+            *session = Some((connection, channel)); // After an error, the next call connects again.
+            anyhow::Ok(())
         };
         async move { if publish.await.is_ok() { Told::Done } else { Told::NotDone } }.boxed()
     })

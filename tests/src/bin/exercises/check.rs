@@ -18,7 +18,7 @@ pub enum Outcome {
     Solved,
     /// The test or the compiler says what is wrong.
     NotYet(String),
-    /// The test could not run, because the machine lacks something.
+    /// The test could not run; usually, the machine lacks something.
     Cannot(String),
 }
 

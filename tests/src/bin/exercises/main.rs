@@ -1,4 +1,4 @@
-//! Leads the reader through the tested exercises: `cargo run --bin exercises`.
+//! Guides the reader through the tested exercises: `cargo run --bin exercises`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,15 +26,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Shows the tested exercises, checks your solutions, and remembers what you have solved.
 ///
-/// An exercise has a number and a name; both are in the list. Without one, a command means the first
-/// exercise that you have not solved yet.
+/// An exercise has a number and a name; both are in the list. If you give neither, the command applies
+/// to the first exercise that you have not solved yet.
 #[derive(Debug, Parser)]
 #[command(name = "exercises")]
 struct Args {
     action: Action,
     /// Number or name of an exercise
     exercise: Option<String>,
-    /// With `solution`: show it although you have not solved the exercise
+    /// With `solution`: show it even if you have not solved the exercise
     #[arg(long)]
     give_up: bool,
     /// With `report`: print JSON, for a teacher
@@ -169,7 +169,7 @@ fn show(exercise: &Exercise) {
     println!("Get a hint ({} in all): cargo run --bin exercises -- hint {name}", hints.len());
 }
 
-/// Returns Markdown with the paths of links after their texts, as a terminal needs them.
+/// Returns Markdown with the path of each link after its text, since a terminal can't follow links.
 fn plain(markdown: &str) -> String {
     static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[([^\]]+)\]\(([^)]+)\)").expect("valid"));
     let link = |link: &Captures<'_>| format!("{} ({})", &link[1], link[2].replace("../", ""));
@@ -216,7 +216,8 @@ fn watch(exercise: &Exercise, progress: &mut Progress) -> anyhow::Result<()> {
             return Ok(());
         }
         println!("Waiting for a change in {}/ … (Ctrl-C ends this)", exercise.chapter);
-        while newest(&root().join(&exercise.chapter))? < begun {
+        let folders = [exercise.solution.with_file_name(""), root().join(&exercise.chapter)];
+        while newest(&folders[0])?.max(newest(&folders[1])?) < begun {
             thread::sleep(PAUSE);
         }
     }
@@ -248,6 +249,6 @@ fn solution(exercise: &Exercise, give_up: bool, progress: &mut Progress) -> anyh
         fs::read_to_string(solution).with_context(|| format!("cannot read {}", solution.display()))?;
     print!("{patch}");
     let path = solution.strip_prefix(root()).unwrap_or(solution);
-    println!("\nTo try it, undo your changes, and then: git apply {}", path.display());
+    println!("\nTo try it, undo your changes, and then run: git apply {}", path.display());
     Ok(())
 }

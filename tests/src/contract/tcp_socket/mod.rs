@@ -66,7 +66,7 @@ pub(super) fn contract() -> Contract {
                 Case::new("it reads two requests in one write (section 5)", reads_two_at_once),
                 Case::new("it reads a request split across two writes (section 5)", reads_across_writes),
                 Case::new("it reads a batch of 10,000 readings (section 6.1)", reads_a_large_batch),
-                Case::new("it reads several runs in a batch (section 6.1)", reads_several_runs),
+                Case::new("it reads several runs in one batch (section 6.1)", reads_several_runs),
             ],
         },
         Stage {
@@ -83,10 +83,10 @@ pub(super) fn contract() -> Contract {
             cases: vec![
                 Case::new("it records a batch once, however often it is sent (section 7)", records_once),
                 Case::new("it remembers a client's batches (section 7)", remembers_a_client),
-                Case::new("it forgets no batch on another connection (section 7)", records_once_in_all),
+                Case::new("it knows a batch on another connection, too (section 7)", records_once_in_all),
                 Case::new("it accepts a corrected batch under the same ID (section 7)", accepts_a_correction),
                 Case::new("it refuses batch ID 0 and one too far ahead (section 7)", refuses_batch_ids),
-                Case::new("it says when a batch is too old to know (section 7)", knows_its_range),
+                Case::new("it says when it no longer knows a batch (section 7)", knows_its_range),
             ],
         },
         Stage {
@@ -109,8 +109,8 @@ pub(super) fn contract() -> Contract {
             name: "limits",
             cases: vec![
                 Case::new("it refuses a payload beyond its limit at once (section 5)", limits_payloads),
-                Case::new("it refuses more readings than 10,000 (section 6.1)", limits_batches),
-                Case::new("it refuses more stations than it keeps (section 9)", limits_stations),
+                Case::new("it refuses more than 10,000 readings (section 6.1)", limits_batches),
+                Case::new("it refuses more stations than it can keep (section 9)", limits_stations),
                 Case::new("it refuses more watches than it announces (section 6.3)", limits_watches),
                 Case::new("it refuses a client that says nothing (section 4)", limits_the_handshake),
             ],
@@ -130,7 +130,7 @@ pub(super) fn contract() -> Contract {
             ],
         },
     ];
-    Contract { chapter: "tcp_socket", format: Format::TcpSocket, document: "tcp_socket/PROTOCOL.md", stages }
+    Contract { name: "tcp_socket", format: Format::TcpSocket, document: "tcp_socket/PROTOCOL.md", stages }
 }
 
 /// A frame from the server.
@@ -225,7 +225,7 @@ async fn connect(addr: &str) -> Checked<TcpStream> {
 }
 
 async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Checked {
-    // A server that closes the connection too early is noticed when it should respond.
+    // If the server closes the connection too early, the case notices when it waits for the response.
     let _ = timeout(SOON, stream.write_all(bytes)).await;
     Ok(())
 }
@@ -311,7 +311,7 @@ impl Connection {
         self.ask(kind::WATCH, id, station.as_bytes()).await?.is(kind::READING, id, &[0; 8])
     }
 
-    /// Checks that the server still answers, and sent nothing before that.
+    /// Checks that the server still answers, and that it sent nothing before its answer.
     async fn is_alive(&mut self) -> Checked {
         self.ask(kind::PING, 4_000_000_000, b"").await?.is(kind::PONG, 4_000_000_000, b"")
     }

@@ -6,7 +6,8 @@ pub(super) async fn greets(addr: String) -> Checked {
     let welcome = Connection::open(&addr).await?.welcome;
     same("WELCOME: remembered", u16::from(welcome.remembered), 0)?;
     if welcome.max_payload < 300_000 || welcome.window == 0 || welcome.idle_timeout < 1000 {
-        let wanted = "WELCOME: room for 10,000 readings (300,000 bytes), replies kept, and at least a second";
+        let wanted = "WELCOME: a payload of 300,000 bytes (10,000 readings), some replies kept, an idle \
+                      timeout of 1 s or more";
         return wrong(wanted, format!("{welcome:?}"));
     }
     Ok(())
