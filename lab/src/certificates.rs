@@ -12,8 +12,9 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 use tcp_socket::base::limits::defaults;
-use tcp_socket::base::principals::{self, Token, is_name};
+use tcp_socket::base::principals::{self, is_name};
 use tcp_socket::base::tls::FOLDER;
+use tcp_socket::base::token::Token;
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;

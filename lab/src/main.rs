@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
 use lab::compare::idle::allowed;
-use lab::compare::plan::{IDLE, MESSAGES, Plan};
+use lab::compare::plan::{IDLE, MESSAGES, NEW_CONNECTIONS, Plan};
 use lab::protocols::{self, Protocol};
 use lab::report::predictions;
 use lab::report::results::{Answers, Results};
@@ -62,6 +62,9 @@ struct Args {
     /// Limit that network to this many Mbit/s in each direction
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     bandwidth: Option<u64>,
+    /// Also measure what TLS adds: to a new connection, and to requests
+    #[arg(long)]
+    tls: bool,
     /// Also send one reading to this many subscribers at once: a comma-separated list, for example
     /// 1,10,100,1000
     #[arg(long, value_name = "SUBSCRIBERS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -228,6 +231,9 @@ fn plan(args: &Args) -> Plan {
     }
     if args.idle {
         plan.idle = Some(IDLE);
+    }
+    if args.tls {
+        plan.new_connections = NEW_CONNECTIONS;
     }
     plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
     if plan.bandwidth.is_some() && plan.delays.is_empty() {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anyhow::ensure;
 use tcp_socket::base::tls::{ClientOptions, fault};
 use tokio_rustls::rustls::ClientConfig;
 use url::Url;
@@ -40,12 +41,20 @@ impl fmt::Display for BrokerUrl {
 impl BrokerUrl {
     /// Checks the files in `options` if a URL asks for TLS, such as `amqps://localhost`. They say
     /// which authority to trust and which certificate to show.
+    /// Its token is the password of a user without one, as in `redis://oslo-1@127.0.0.1`.
     ///
     /// # Errors
-    /// If a file is missing or unusable, or an option is given for URLs without TLS.
+    /// If a file is missing or unusable, or an option is given for URLs that don't need it.
     pub fn with_tls(urls: &str, options: &ClientOptions) -> anyhow::Result<Self> {
-        let encrypted = split(urls).iter().any(|url| asks_for_tls(url));
-        Ok(Self::new(urls, options.config(encrypted, None)?.as_ref()))
+        let mut urls = split(urls);
+        let encrypted = urls.iter().any(|url| asks_for_tls(url));
+        if let Some(token) = options.token()? {
+            let logins = urls.iter_mut().filter_map(|url| Some((with_password(url, token.secret())?, url)));
+            let count = logins.map(|(login, url)| *url = login).count();
+            let used = count > 0 || options.token_file.is_none();
+            ensure!(used, "--token-file needs a URL with a user, such as redis://oslo-1@127.0.0.1");
+        }
+        Ok(Self::new(&urls.join(","), options.config(encrypted, None)?.as_ref()))
     }
 
     fn new(urls: &str, tls: Option<&Arc<ClientConfig>>) -> Self {
@@ -85,6 +94,14 @@ fn split(list: &str) -> Vec<String> {
         }
     }
     urls
+}
+
+/// Returns the URL with this password if it has a user without one.
+fn with_password(url: &str, password: &str) -> Option<String> {
+    let mut url =
+        Url::parse(url).ok().filter(|url| !url.username().is_empty() && url.password().is_none())?;
+    url.set_password(Some(password)).ok()?;
+    Some(url.into())
 }
 
 fn asks_for_tls(url: &str) -> bool {

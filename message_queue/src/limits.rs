@@ -101,7 +101,7 @@ pub mod rabbitmq {
 
     /// Time until it connects once more, if the queue still refuses everything. It doubles each
     /// time.
-    pub const MIN_REOPEN: Duration = Duration::from_secs(2);
+    pub const MIN_REOPEN: Duration = Duration::from_secs(1);
 
     /// Maximum of that time. A queue that stays full for a minute causes ten connections.
     pub const MAX_REOPEN: Duration = Duration::from_secs(10);

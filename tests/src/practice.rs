@@ -22,6 +22,17 @@ pub fn python() -> Result<(), String> {
     }
 }
 
+/// Returns an error unless a chapter's Python environment is set up.
+///
+/// # Errors
+/// A sentence for the test's report.
+pub fn environment(chapter: &str) -> Result<(), String> {
+    if root().join(chapter).join("python/.venv/bin/python").exists() {
+        return Ok(());
+    }
+    Err(format!("there is no Python environment; create it with: {chapter}/python/setup"))
+}
+
 /// Compares the predictions in a file of `tests/exercises` with what happened, in the order of its
 /// questions. Panics with the questions whose answers are missing or wrong, but not with the answers.
 pub fn assert_predicted(file: &str, happened: &[String]) {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tcp_socket::base::principals::Token;
 use tcp_socket::base::tls::{self, H2, Socket};
+use tcp_socket::base::token::Token;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::rustls::Error::AlertReceived;

@@ -3,8 +3,8 @@
 use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::de::DeserializeOwned;
-use tcp_socket::base::principals::Token;
 use tcp_socket::base::tls::{self, HTTP_1_1, trust_nobody};
+use tcp_socket::base::token::Token;
 
 use super::error::Error;
 use super::retry::{Repeat, retry};

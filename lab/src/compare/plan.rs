@@ -38,7 +38,12 @@ pub struct Plan {
     pub messages: Option<u64>,
     /// Number of idle connections beside 16 that work. `None` skips the measurement.
     pub idle: Option<u64>,
-    /// Number of rounds over the network, of fan-out, and with idle connections.
+    /// Number of connections that a round opens without TLS, and in each way with TLS. 0 skips the
+    /// comparison of both.
+    pub new_connections: usize,
+    /// Duration of a measurement of requests in that comparison.
+    pub encrypted: Span,
+    /// Number of rounds at fixed rates, over the network, of fan-out, and with idle connections.
     pub extra_rounds: usize,
 }
 
@@ -47,6 +52,9 @@ pub const MESSAGES: u64 = 20_000;
 
 /// Number of idle connections, with `--idle`.
 pub const IDLE: u64 = 5_000;
+
+/// Number of connections that a round of the full plan opens without TLS, and in each way with it.
+pub const NEW_CONNECTIONS: usize = 50;
 
 fn span(warm_up: u64, measured: u64) -> Span {
     Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
@@ -60,6 +68,7 @@ impl Plan {
             latency: span(150, 500),
             throughput: span(150, 500),
             in_flight: vec![64],
+            encrypted: span(100, 300),
             extra_rounds: 3,
             ..Self::default()
         }
@@ -69,8 +78,8 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             rounds: 5,
-            latency: span(300, 2000),
-            throughput: span(300, 1000),
+            latency: span(300, 1000),
+            throughput: span(300, 700),
             in_flight: vec![1, 8, 64, 256],
             fixed_rate: span(200, 1000),
             rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
@@ -82,17 +91,19 @@ impl Plan {
             subscribers: vec![1, 10, 100, 1000],
             messages: Some(MESSAGES),
             idle: Some(IDLE),
+            new_connections: NEW_CONNECTIONS,
             ..Self::quick()
         }
     }
 
     /// Returns the length of the progress bar, in steps, for this many protocols.
     pub fn steps(&self, protocols: usize) -> u64 {
-        let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
+        let rounds = 1 + self.in_flight.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
-        let extra = self.delays.len() + usize::from(self.idle.is_some());
-        ((rounds * self.rounds + extra * self.extra_rounds + once) * protocols
+        let extra = self.rates.len() + self.delays.len() + usize::from(self.idle.is_some());
+        let encrypted = if self.new_connections > 0 { 4 * (self.rounds + 2) } else { 0 };
+        ((rounds * self.rounds + extra * self.extra_rounds + once + encrypted) * protocols
             + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()
             + usize::from(self.messages.is_some()) * self.rounds * STREAMS.len()) as u64
     }

@@ -7,7 +7,7 @@ use grpc::proto::{Metric, Reading};
 use grpc::{Client, Config, Options};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
+use super::protocol::{Address, Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 /// A call for each batch: one message with the whole batch, and one response.
 pub(super) const UNARY: Protocol = Protocol {
@@ -37,8 +37,9 @@ struct Grpc {
 }
 
 impl Grpc {
-    fn new(address: &str, readings: usize) -> anyhow::Result<Self> {
-        let client = Client::new(&format!("http://{address}"), &Options::default())?;
+    fn new(address: &Address, readings: usize) -> anyhow::Result<Self> {
+        let options = Options { tls: address.options(), ..Options::default() };
+        let client = Client::new(&address.url(["http", "https"]), &options)?;
         Ok(Self { client, batch: samples(readings).map(reading).collect() })
     }
 }

@@ -19,7 +19,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::new(&format!("http://{address}"))?;
+            let client = Client::with_tls(&address.url(["http", "https"]), &address.options())?;
             connected(Http { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

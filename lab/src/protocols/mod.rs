@@ -23,7 +23,7 @@ pub(crate) mod websocket;
 pub(crate) use batch::sample;
 pub use batch::{INFORMATION, STATION};
 pub use fan_out::{FAN_OUT, FanOut};
-pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
+pub use protocol::{Address, Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
 pub use streams::{STREAMS, Streamed};
 
 /// All protocols in the order of the tables: the baselines first.

@@ -100,7 +100,7 @@ impl Streamed {
         let client = ::grpc::Client::new(&format!("http://{address}"), &::grpc::Options::default())?;
         let batch: Vec<_> = samples(1).map(grpc::reading).collect();
         if let Way::Pipelined = self.way {
-            let recorder = (self.protocol.connect)(address.to_owned(), 1).await?;
+            let recorder = (self.protocol.connect)(address.to_owned().into(), 1).await?;
             recorder.record().await?;
             begin();
             return pipelined(&*recorder, messages).await;

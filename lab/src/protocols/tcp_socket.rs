@@ -19,7 +19,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::connect(&address).await?;
+            let url = address.url(["tcp", "tls"]);
+            let client = Client::connect_with_tls(&url, &address.options()).await?;
             connected(Tcp { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

@@ -2,6 +2,7 @@
 //! carries the ID of its request.
 
 use futures::future::{BoxFuture, FutureExt};
+use websocket::limits::Timeouts;
 use websocket::{Client, Limits, Metric, Reading};
 
 use super::batch::{STATION, Sample, samples, verify_count};
@@ -20,7 +21,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::new(&format!("http://{address}"));
+            let url = address.url(["http", "https"]);
+            let client = Client::with_tls(&url, Timeouts::default(), &address.options());
             connected(WebSocket { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

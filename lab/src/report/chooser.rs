@@ -43,18 +43,16 @@ const CHOICES: [(&str, &str, &str); 8] = [
 
 /// Returns the questions and the table.
 pub(super) fn chooser(results: &Results) -> Markup {
-    let columns =
-        ["because", "use", "measured as", "latency µs", "CPU µs", "requests/s", "bytes", "kB/connection"];
+    let columns = ["use", "latency µs", "CPU µs", "requests/s", "bytes", "kB/connection", "because"];
     let table = html! {
         table {
             thead { tr { @for column in columns { th { (column) } } } }
             tbody {
                 @for (conditions, choice, id) in CHOICES {
                     tr data-if=(conditions) {
-                        td.sentence { (because(conditions)) }
                         td { (choice) }
-                        td { (results.name(id)) }
                         @for cell in cells(results, id) { td { (cell) } }
+                        td.sentence { (because(conditions)) }
                     }
                 }
             }
@@ -70,8 +68,8 @@ pub(super) fn chooser(results: &Results) -> Markup {
                     }
                 }
             }
-            (figure("Which protocol?", &table, "The figures are those of one small request on this machine. If two \
-                candidates are left, choose the one you know best."))
+            (figure("Which protocol?", &table, "The figures are those of one small request on this machine; for the queue, of RabbitMQ publish. If \
+                two candidates are left, choose the one you know best."))
         }
     }
 }

@@ -7,6 +7,7 @@ mod claims;
 pub mod comparison;
 pub mod diff;
 pub mod docs;
+mod encryption;
 pub mod format;
 pub(crate) mod page;
 mod plot;

@@ -173,6 +173,11 @@ impl Cluster {
         Error::Cluster(format!("there is no node {name}; use one of {}", names.join(", ")))
     }
 
+    /// Returns whether there is a node with this name, and it runs.
+    pub fn is_running(&mut self, name: &str) -> bool {
+        self.nodes.get_mut(name).is_some_and(Broker::is_running)
+    }
+
     /// Kills a node like kill -9.
     ///
     /// # Errors

@@ -83,21 +83,21 @@ mod group {
     use std::process::Command;
 
     use nix::errno::Errno;
-    pub(in crate::brokers) use nix::sys::signal::Signal;
+    pub use nix::sys::signal::Signal;
     use nix::sys::signal::{kill, killpg};
     use nix::unistd::Pid;
 
-    pub(in crate::brokers) const TERMINATE: Signal = Signal::SIGTERM;
-    pub(in crate::brokers) const KILL: Signal = Signal::SIGKILL;
+    pub const TERMINATE: Signal = Signal::SIGTERM;
+    pub const KILL: Signal = Signal::SIGKILL;
 
-    pub(in crate::brokers) fn private_folder() -> DirBuilder {
+    pub fn private_folder() -> DirBuilder {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
     }
 
     /// Writes a file that only this user can read, and nobody can change.
-    pub(in crate::brokers) fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+    pub fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
         File::options().write(true).create_new(true).mode(0o400).open(path)?.write_all(secret.as_bytes())
     }
 
@@ -114,13 +114,13 @@ mod group {
     }
 
     /// Stops one process for a while (`true`), or lets it continue.
-    pub(in crate::brokers) fn signal_process(pid: u32, stopped: bool) {
+    pub fn signal_process(pid: u32, stopped: bool) {
         let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
         let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
     }
 }
 
-/// On other systems, [`Broker::start`](super::Broker::start) fails before it uses any of this.
+/// On other systems, the start of a broker fails before it uses any of this.
 #[cfg(not(unix))]
 mod group {
     use std::fs::DirBuilder;
@@ -128,15 +128,15 @@ mod group {
     use std::path::Path;
     use std::process::Command;
 
-    pub(in crate::brokers) type Signal = ();
-    pub(in crate::brokers) const TERMINATE: Signal = ();
-    pub(in crate::brokers) const KILL: Signal = ();
+    pub type Signal = ();
+    pub const TERMINATE: Signal = ();
+    pub const KILL: Signal = ();
 
-    pub(in crate::brokers) fn private_folder() -> DirBuilder {
+    pub fn private_folder() -> DirBuilder {
         DirBuilder::new()
     }
 
-    pub(in crate::brokers) fn write_secret(_path: &Path, _secret: &str) -> io::Result<()> {
+    pub fn write_secret(_path: &Path, _secret: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -148,5 +148,5 @@ mod group {
         false
     }
 
-    pub(in crate::brokers) fn signal_process(_pid: u32, _stopped: bool) {}
+    pub fn signal_process(_pid: u32, _stopped: bool) {}
 }

@@ -113,7 +113,7 @@ impl Publisher {
     pub async fn publish(&mut self, message: Message) -> Result<(), Error> {
         self.waiting.push_back(Arc::new(message));
         self.send_waiting().await?;
-        while self.unconfirmed.len() + self.refused.len() >= self.window {
+        while self.waiting.len() + self.unconfirmed.len() + self.refused.len() >= self.window {
             self.settle_one().await?;
         }
         Ok(())

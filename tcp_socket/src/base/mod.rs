@@ -14,6 +14,7 @@
 //! - [`text`]: printing text from outside safely, and checking names.
 //! - [`tls`]: encryption, for all servers and clients.
 //! - [`tour`]: the pauses of the clients' tours, and a simulated station.
+//! - [`token`]: tokens, and how a client reads its own.
 //! - [`write_timeout`]: writing to a peer that may have stopped reading.
 
 pub mod accept;
@@ -26,5 +27,6 @@ pub mod program;
 pub mod retry;
 pub mod text;
 pub mod tls;
+pub mod token;
 pub mod tour;
 pub mod write_timeout;

@@ -5,31 +5,25 @@
 //! of a token, so reading it doesn't help a thief. Each protocol has its own way to carry a token
 //! and to refuse a caller. What a role may do is the same everywhere: [`Operation::roles`].
 
-use std::fmt;
 use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
+use tokio_rustls::TlsStream;
 use tokio_util::either::Either;
 use toml::Spanned;
 use webpki::EndEntityCert;
 
-use super::tls::Socket;
+use super::token::{Hash, bearer};
 
-/// What every token made by [`Token::generate`] begins with. RabbitMQ takes these four bytes as
-/// the salt of a password's hash, so that it can check a token of which only the SHA-256 is known.
-pub const TOKEN_PREFIX: &str = "wst_";
-
-/// Environment variable with a client's token.
-const VARIABLE: &str = "TOKEN";
+/// The stream of a connection, which [`tls`](super::tls) calls a `Socket`.
+type MaybeTls<T> = Either<T, Box<TlsStream<T>>>;
 
 const MALFORMED: Denied = Denied::Unauthenticated("send one header of the form Authorization: Bearer TOKEN");
 
@@ -115,44 +109,6 @@ pub struct Principal {
     pub certificate: Option<String>,
 }
 
-/// A SHA-256. The file has it in hexadecimal.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Hash(pub [u8; SHA256_OUTPUT_LEN]);
-
-impl Hash {
-    fn of(token: &[u8]) -> Self {
-        let mut hash = [0; SHA256_OUTPUT_LEN];
-        hash.copy_from_slice(digest(&SHA256, token).as_ref());
-        Self(hash)
-    }
-}
-
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hash") // Debug output may get into a log.
-    }
-}
-
-impl TryFrom<String> for Hash {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        let mut hash = [0; SHA256_OUTPUT_LEN];
-        let digits = text.len() == 2 * hash.len() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        for (at, byte) in hash.iter_mut().enumerate().filter(|_| digits) {
-            *byte = u8::from_str_radix(&text[2 * at..][..2], 16).unwrap_or_default();
-        }
-        digits.then_some(Self(hash)).ok_or("a SHA-256 has 64 hexadecimal digits")
-    }
-}
-
 /// The callers that a server knows.
 #[derive(Debug)]
 pub struct Principals(Vec<Arc<Principal>>);
@@ -234,7 +190,7 @@ impl Principals {
         found
     }
 
-    fn by_certificate<T>(&self, stream: &Socket<T>) -> Option<&Arc<Principal>> {
+    fn by_certificate<T>(&self, stream: &MaybeTls<T>) -> Option<&Arc<Principal>> {
         let Either::Right(tls) = stream else { return None };
         // TLS has checked the certificate: the first is the client's own.
         let certificate = EndEntityCert::try_from(tls.get_ref().1.peer_certificates()?.first()?).ok()?;
@@ -271,7 +227,7 @@ struct Known {
 impl Caller {
     /// Returns the caller on a new connection. Without `principals`, it may do everything.
     /// Otherwise, it is the one whom the certificate names, or a stranger.
-    pub fn new<T>(principals: Option<&Arc<Principals>>, stream: &Socket<T>) -> Self {
+    pub fn new<T>(principals: Option<&Arc<Principals>>, stream: &MaybeTls<T>) -> Self {
         Self(principals.map(|principals| Known {
             principal: principals.by_certificate(stream).cloned(),
             principals: principals.clone(),
@@ -346,70 +302,6 @@ impl Caller {
         let mut stations = stations.into_iter();
         if stations.any(|station| Some(station) != name) { self.may(Operation::RecordOther) } else { Ok(()) }
     }
-}
-
-/// Returns the token in `Bearer TOKEN`. The case of the scheme does not matter, and one or more
-/// spaces follow it (RFC 9110, section 11.1 and 11.4).
-pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = authorization.split_at_checked("Bearer".len())?;
-    let token = rest.trim_ascii_start();
-    let spaces = &rest[..rest.len() - token.len()];
-    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer") && !spaces.is_empty();
-    (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
-}
-
-/// A token. Its `Debug` output does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Returns a token that nobody can guess: 256 random bits.
-    ///
-    /// # Errors
-    /// If the system cannot provide random bytes.
-    pub fn generate() -> io::Result<Self> {
-        let mut random = [0; SHA256_OUTPUT_LEN];
-        getrandom::fill(&mut random)?;
-        Ok(Self(format!("{TOKEN_PREFIX}{}", Hash(random))))
-    }
-
-    /// Returns its text, only to send it or to show it once.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns its SHA-256, for the file of principals.
-    pub fn sha256(&self) -> Hash {
-        Hash::of(self.0.as_bytes())
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
-
-/// Reads a client's token from a file or, without one, from the environment. It is never an
-/// argument, because every user of a machine can see the arguments of all programs.
-///
-/// # Errors
-/// If the file is unreadable, or there is no token in it.
-pub fn client_token(file: Option<&Path>) -> anyhow::Result<Option<Token>> {
-    let (text, from) = match file {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            (text, path.display().to_string())
-        }
-        None => match std::env::var(VARIABLE) {
-            Ok(text) => (text, format!("the environment variable {VARIABLE}")),
-            Err(_) => return Ok(None),
-        },
-    };
-    let token = text.trim();
-    let valid = (1..=255).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    ensure!(valid, "{from} holds no token: a token has 1 to 255 printable ASCII characters and no space");
-    Ok(Some(Token(token.to_owned())))
 }
 
 /// Who may call a server, as a command-line option.

@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
-use super::principals::{Principals, Token, client_token};
+use super::principals::Principals;
 use super::text::printable;
+use super::token::{Token, client_token};
 
 /// Folder with the certificates that the lab's command writes.
 pub const FOLDER: &str = "certificates";
@@ -110,6 +111,9 @@ pub struct ClientOptions {
     /// Say who you are with the token in this file [default: the environment variable TOKEN]
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
+    /// Used in place of the files. Clients with the same one share the sessions that it remembers.
+    #[arg(skip)]
+    pub prepared: Option<ClientConfig>,
 }
 
 impl ClientOptions {
@@ -133,11 +137,13 @@ impl ClientOptions {
             return Ok(None);
         }
         let default = Path::new(FOLDER).join("ca.pem");
-        let builder =
-            ClientConfig::builder().with_root_certificates(roots(self.ca.as_ref().unwrap_or(&default))?);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
+        let roots = || roots(self.ca.as_ref().unwrap_or(&default));
+        let builder = || anyhow::Ok(ClientConfig::builder().with_root_certificates(roots()?));
+        let mut config = match (&self.prepared, &self.identity) {
+            (Some(prepared), _) => prepared.clone(),
+            (None, None) => builder()?.with_no_client_auth(),
+            (None, Some(name)) => {
+                let builder = builder()?;
                 let (stem, create) = match name.strip_suffix(".pem") {
                     Some(stem) => (stem.to_owned(), CREATE.to_owned()),
                     None => (format!("{FOLDER}/client-{name}"), format!("{CREATE} --station {name}")),

@@ -11,9 +11,9 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_util::either::Either;
 use tracing::debug;
 
-use crate::base::principals::Token;
 use crate::base::retry::Pauses;
 use crate::base::tls::{self, Socket};
+use crate::base::token::Token;
 use crate::base::write_timeout::WriteTimeout;
 use crate::client::address::{TLS, server_addr};
 use crate::client::error::Error;

@@ -12,7 +12,7 @@ from weather.v1 import weather_pb2 as weather
 from weather.v1.weather_pb2_grpc import WeatherServiceServicer, add_WeatherServiceServicer_to_server
 
 
-class Service(WeatherServiceServicer):  # Here you add Watch, Upload, and Monitor.
+class Service(WeatherServiceServicer):  # Your part: Watch, Upload, and Monitor.
     def Record(self, request, context):
         return weather.RecordResponse(accepted=len(request.readings))
 

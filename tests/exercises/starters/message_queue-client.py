@@ -38,4 +38,4 @@ command(replies, "SUBSCRIBE", reply_to)
 reading = {"station": station, "metric": metric, "value": float(value), "recorded_at": int(time.time() * 1000)}
 request = {"id": 1, "reply_to": reply_to, "readings": [reading]}
 command(connect(url), "PUBLISH", f"{prefix}:record:v1", json.dumps(request))
-print(receive(replies))  # Here you look at the reply, and do not wait forever.
+print(receive(replies))  # Your part: look at the reply, and don't wait forever.

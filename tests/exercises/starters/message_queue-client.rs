@@ -24,6 +24,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _servers: u64 =
         client.get_connection()?.publish(format!("{prefix}:record:v1"), request.to_string())?;
     let reply: String = replies.get_message()?.get_payload()?;
-    println!("{reply}"); // Here you look at the reply. And what if none comes?
+    println!("{reply}"); // Your part: look at the reply, and don't wait forever.
     Ok(())
 }

@@ -50,4 +50,4 @@ redis.command("XGROUP", "CREATE", jobs, "workers", "0", "MKSTREAM")  # An error 
 while True:
     reply = redis.command("XREADGROUP", "GROUP", "workers", me, "BLOCK", 500, "STREAMS", jobs, ">")
     for entry, fields in reply[0][1] if reply else []:
-        do(json.loads(fields[1]), results)  # Here you acknowledge the job.
+        do(json.loads(fields[1]), results)  # Your part: acknowledge the job.

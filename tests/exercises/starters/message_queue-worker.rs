@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let reply: Option<StreamReadReply> = redis.xread_options(&[&jobs], &[">"], &options)?;
         for entry in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids) {
             let job: String = entry.get("job").unwrap_or_default();
-            do_job(&serde_json::from_str(&job)?, Path::new(&results))?; // Here you acknowledge the job.
+            do_job(&serde_json::from_str(&job)?, Path::new(&results))?; // Your part: acknowledge the job.
         }
     }
 }

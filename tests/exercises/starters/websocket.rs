@@ -1,4 +1,4 @@
-//! The beginning of a server for the WebSocket chapter: it shakes hands, and echoes messages.
+//! The beginning of a server for the WebSocket chapter: it does the handshake and echoes messages.
 //!
 //! cargo build --bin starter-websocket
 //! cargo run --bin check -- websocket --server 'target/debug/starter-websocket {addr}'
@@ -25,7 +25,7 @@ async fn serve(stream: TcpStream) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         let message = message?;
         if path == "/echo" && message.is_text() {
-            socket.send(message).await?; // Here you answer the requests at /live and /chat.
+            socket.send(message).await?; // Your part: answer the requests at /live and /chat.
         }
     }
     Ok(())

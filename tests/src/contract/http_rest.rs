@@ -75,7 +75,7 @@ async fn exchange(addr: &str, request: &[String]) -> Checked<(String, String)> {
     match timeout(SOON, exchange).await {
         Ok(Ok(response)) => match response.split_once("\r\n\r\n") {
             Some((head, body)) => Ok((head.to_owned(), body.to_owned())),
-            None => wrong("a response", "no whole header"),
+            None => wrong("a response", "no complete header"),
         },
         Ok(Err(error)) => wrong("a response", error),
         Err(_) => wrong("a response, then the end of the stream", format!("not both within {SOON:?}")),

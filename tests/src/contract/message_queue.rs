@@ -21,22 +21,15 @@ const SOON: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn workers() -> Contract {
-    contract(
-        "message_queue-worker",
-        scripted(include_str!("../../exercises/contracts/message_queue-worker.txt")),
-    )
+    let text = include_str!("../../exercises/contracts/message_queue-worker.txt");
+    let document = "message_queue/README.md and tests/exercises/contracts/message_queue-worker.txt";
+    Contract { name: "message_queue-worker", format: Format::Redis, document, stages: scripted(text) }
 }
 
 pub(super) fn clients() -> Contract {
-    contract(
-        "message_queue-client",
-        scripted(include_str!("../../exercises/contracts/message_queue-client.txt")),
-    )
-}
-
-fn contract(name: &'static str, stages: Vec<Stage>) -> Contract {
-    let document = "message_queue/README.md and the files of this name in tests/exercises/contracts/";
-    Contract { name, format: Format::Redis, document, stages }
+    let text = include_str!("../../exercises/contracts/message_queue-client.txt");
+    let document = "message_queue/README.md and tests/exercises/contracts/message_queue-client.txt";
+    Contract { name: "message_queue-client", format: Format::Redis, document, stages: scripted(text) }
 }
 
 fn scripted(text: &'static str) -> Vec<Stage> {
@@ -130,8 +123,7 @@ impl Run {
     /// Starts the program, with these arguments after its own.
     fn start(&mut self, args: &str) -> Checked {
         let Self { tested, names, folder, .. } = self;
-        let command = tested.command.replace("{url}", &format!("redis://{}", tested.addr));
-        let command = command.replace("{prefix}", &names.fill("{id}"));
+        let command = tested.command.replace("{prefix}", &names.fill("{id}"));
         let command = command.replace("{results}", &folder.0.to_string_lossy());
         let program =
             Program::start(&format!("{command} {args}")).or_else(|error| wrong("a program", error))?;

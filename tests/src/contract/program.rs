@@ -7,7 +7,7 @@ use tokio::process::Child;
 
 use crate::signal::{Pid, Signal, killpg, own_group};
 
-/// A running program. It ends with this value, together with all programs that it started.
+/// A running program. Dropping it kills the program and all programs that it started.
 pub struct Program(Child);
 
 impl Program {

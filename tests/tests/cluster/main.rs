@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod document;
 mod rabbitmq;
 mod redis;
 #[path = "../message_queue/support.rs"]

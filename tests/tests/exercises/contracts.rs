@@ -6,7 +6,7 @@ use lab::wire::decode::Format;
 use message_queue::brokers::{Broker, Kind, Options};
 use tests::contract::{Contract, Tested, all, failures};
 use tests::exercises::root;
-use tests::practice::python;
+use tests::practice::{environment, python};
 use tests::{Output, Pair, apply, run_program, test};
 
 pub const PAIRS: [Pair; 4] =
@@ -66,13 +66,6 @@ fn starters() -> String {
     root().join("tests/exercises/starters").to_str().unwrap().to_owned()
 }
 
-fn grpc_in_python() -> Result<(), String> {
-    if root().join("grpc/python/.venv/weather.proto").exists() {
-        return Ok(());
-    }
-    Err("the Python client is not set up: run `grpc/python/setup`".to_owned())
-}
-
 /// Returns what a starter has to know, as arguments.
 fn places(contract: &Contract) -> &'static str {
     match contract.name {
@@ -113,7 +106,7 @@ async fn the_python_starters_pass_the_first_stage() {
 }
 
 #[apply(test!)]
-#[needs(grpc_in_python())]
+#[needs(environment("grpc"))]
 async fn the_python_starter_of_the_grpc_chapter_passes_the_first_stage() {
     python_starter_passes(&all()[2]).await;
 }

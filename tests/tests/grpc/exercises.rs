@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::exercises::root;
-use tests::practice::{Dialog, assert_predicted};
+use tests::practice::{Dialog, assert_predicted, environment};
 use tests::recorder::Recorder;
 use tests::{apply, test};
 
@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::python::python_client;
 use crate::support::*;
 
 const LATEST: &str = "/weather.v1.WeatherService/Latest";
@@ -221,7 +220,7 @@ async fn exercise_a_watch_may_ask_for_some_metrics_only() {
 
 #[apply(test!)]
 #[exercise]
-#[needs(python_client())]
+#[needs(environment("grpc"))]
 async fn exercise_a_follower_goes_on_where_it_was() {
     let server = PAIR.serve().await;
     let values: Vec<_> = (1..=5).map(|value| measured(Metric::Wind, f64::from(value))).collect();

@@ -204,7 +204,7 @@ async fn certificates_name_the_caller_everywhere() {
         let server = chapter.start(Mode::Tls).await;
         let options = |name: &str| {
             let (ca, identity) = (Some(file("ca.pem").into()), Some(file(&format!("client-{name}.pem"))));
-            Some(ClientOptions { ca, identity, token_file: None })
+            Some(ClientOptions { ca, identity, ..ClientOptions::default() })
         };
         check(chapter, &server, options).await;
         server.stop().await;

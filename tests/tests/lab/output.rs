@@ -265,6 +265,41 @@ async fn the_diff_lists_what_changed_beyond_its_range() {
     assert!(diff::diff(&kept(), &changed).unwrap().1 < compared);
 }
 
+/// A run with layout 2 fills the document's later section, and its other one doesn't repeat it.
+#[apply(test!)]
+async fn a_full_run_fills_the_later_section_of_the_document() {
+    let of = |wanted| docs::DOCUMENTS.into_iter().filter(move |(_, topic, _)| *topic == wanted);
+    let sections: String = of("sections").map(|(.., render)| render(&sample())).collect();
+    let measured: String = of("measured").map(|(.., render)| render(&sample())).collect();
+    let titles = [
+        "Round trips",
+        "Over a network",
+        "One reading to many",
+        "Many messages over one",
+        "Idle connections",
+    ];
+    for title in titles {
+        assert!(sections.contains(&format!("### {title}")), "{title} is not in\n{sections}");
+        assert!(!measured.contains(&format!("### {title}")), "{title} is also in\n{measured}");
+    }
+}
+
+/// In the sample, a connection sends 100 bytes without TLS, and the server resumes a session.
+#[apply(test!)]
+async fn the_costs_of_tls_are_shown_beside_those_without() {
+    let tables = |results: &Results| {
+        let tls =
+            tables::tables(results).into_iter().filter(|table| table.title.starts_with("What TLS adds"));
+        tls.map(|table| table.rows[0].join(" ").trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let expected =
+        ["TCP 80.5 452 271 600 1 1,280 808 1,880 7.50", "TCP 8.46 +1.5 300 +41.0 1.1 +44"].map(str::to_owned);
+    assert_eq!(tables(&sample()), expected);
+    let mut not_resumed = sample();
+    not_resumed.encryption[2].set_up_bytes = 1370.0;
+    assert_eq!(tables(&not_resumed)[0], "TCP 80.5 452 600 1 1,280 1,880 7.50");
+}
+
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
 #[apply(test!)]
 async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
@@ -279,15 +314,13 @@ async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
 async fn documents_and_plots_agree_with_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = kept();
-    for (name, measured) in docs::DOCUMENTS {
+    for (name, topic, render) in docs::DOCUMENTS {
         let document = read(name);
-        let rendered = docs::replaced(&document, "measured", &measured(&results)).unwrap();
+        let rendered = docs::replaced(&document, topic, &render(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
         // Rendering again replaces everything between the markers.
-        let other = docs::replaced(&document, "measured", &measured(&sample())).unwrap();
-        assert!(
-            other != document && docs::replaced(&other, "measured", &measured(&results)).unwrap() == document
-        );
+        let other = docs::replaced(&document, topic, &render(&sample())).unwrap();
+        assert!(other != document && docs::replaced(&other, topic, &render(&results)).unwrap() == document);
     }
     for (name, svg) in docs::images(&results) {
         assert!(read(&name) == svg, "{name} differs; run: cargo run -- --write-docs");

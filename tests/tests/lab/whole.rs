@@ -16,6 +16,7 @@ use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
+use lab::run::encryption::Connection;
 use message_queue::brokers::Kind;
 use tests::{apply, test};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -40,6 +41,8 @@ fn brief() -> Plan {
         subscribers: vec![1, 3],
         messages: Some(101),
         idle: Some(20),
+        new_connections: 3,
+        encrypted: span,
         extra_rounds: 1,
     }
 }
@@ -103,6 +106,31 @@ async fn if_a_broker_is_missing_the_other_protocols_run() {
     assert!(runs.iter().any(|protocol| protocol.id == "redis"));
 }
 
+/// Checks that a TLS handshake adds a round trip and the bytes of certificates, and that a resumed
+/// one has no certificate. Our servers and Redis resume; RabbitMQ does not.
+fn check_encryption(results: &Results) {
+    let kinds = [Connection::Full, Connection::Resumed, Connection::Mutual];
+    let plain: Vec<_> = results.encryption.iter().filter(|row| row.connection == Connection::Plain).collect();
+    assert!(!plain.is_empty());
+    assert_eq!(results.encryption.len(), 4 * plain.len(), "{:?}", results.encryption);
+    for plain in plain {
+        let id = plain.protocol.as_str();
+        let rows = results.encryption.iter().filter(|row| row.protocol == id);
+        let rows: Vec<_> = rows.filter(|row| row.connection != Connection::Plain).collect();
+        assert_eq!(rows.iter().map(|row| row.connection).collect::<Vec<_>>(), kinds, "{id}");
+        let [full, resumed, mutual] = [0, 1, 2].map(|at| rows[at].set_up_bytes - plain.set_up_bytes);
+        assert!((900.0..3000.0).contains(&full), "{id}: {full} bytes");
+        assert!(mutual > full + 400.0, "{id}: {mutual} and {full} bytes");
+        assert_eq!(resumed + 300.0 < full, id != "rabbitmq", "{id}: {resumed} and {full} bytes");
+        // In a debug build, the cryptography takes so long that it may count as another round trip.
+        assert!(rows.iter().all(|row| row.round_trips > plain.round_trips), "{id}: {rows:?}, {plain:?}");
+        assert!(rows.iter().all(|row| row.request_bytes > plain.request_bytes), "{id}: {rows:?}");
+        let both = cfg!(target_os = "linux");
+        assert_eq!(rows[0].memory.is_some() && rows[0].many_cpu.is_some(), both, "{id}");
+        assert!(rows[1].memory.is_none() && rows[1].one_cpu.is_none(), "{id}");
+    }
+}
+
 /// Makes a brief run and checks that it has all rows, and that they can be saved and shown.
 fn check(protocols: Vec<&'static Protocol>) -> Results {
     let results = measured(brief(), protocols.clone(), false);
@@ -137,6 +165,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         });
         assert_eq!(trips.request, if through_broker { 2 } else { 1 }, "{trips:?}");
     }
+    check_encryption(&results);
     let offered: Vec<_> = results.fixed_rate.rows.iter().map(|row| row.protocol.as_str()).collect();
     assert_eq!(offered.iter().collect::<BTreeSet<_>>().len(), many);
     for row in &results.latency.rows {
@@ -174,7 +203,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 16 + usize::from(!results.streams.is_empty()));
+    assert_eq!(tables::tables(&again).len(), 18 + usize::from(!results.streams.is_empty()));
     results
 }
 

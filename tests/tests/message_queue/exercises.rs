@@ -7,12 +7,11 @@ use lab::wire::decode::Format;
 use message_queue::brokers::Kind;
 use message_queue::limits::MAX_STATIONS;
 use tests::exercises::root;
-use tests::practice::assert_predicted;
+use tests::practice::{assert_predicted, environment};
 use tests::recorder::Recorder;
 use tests::{apply, run_program};
 use tokio::time::timeout;
 
-use crate::python::virtual_environment;
 use crate::request_reply::{connect, readings, serve};
 use crate::support::{CONSUMER, Folder, LONG, PRODUCER, Program, broker_test, eventually, keys, prefix, url};
 use crate::work_queue::queue_length;
@@ -110,7 +109,7 @@ async fn exercise_redis_servers_share_the_requests() {
 
 #[apply(broker_test!)]
 #[exercise]
-#[needs(virtual_environment())]
+#[needs(environment("message_queue"))]
 async fn exercise_a_worker_that_dies_loses_no_job() {
     let (url, prefix, folder) = (url(Kind::Redis), prefix(), Folder::new());
     let recorder = Recorder::start(Format::Redis, url.rsplit('/').next().unwrap());

@@ -220,7 +220,7 @@ impl Local {
 }
 
 pub fn client_options() -> ClientOptions {
-    ClientOptions { ca: Some(file("ca.pem").into()), ..Default::default() }
+    ClientOptions { ca: Some(file("ca.pem").into()), ..ClientOptions::default() }
 }
 
 pub fn client_config(alpn: Option<&str>) -> Arc<ClientConfig> {

@@ -10,7 +10,7 @@ use lab::wire::decode::Format;
 use message_queue::brokers::{Broker, Kind, Options};
 use serde_json::{Value, json};
 use tests::exercises::root;
-use tests::practice::{Dialog, assert_predicted};
+use tests::practice::{Dialog, assert_predicted, environment};
 use tests::recorder::Recorder;
 use tests::{Server, apply, test};
 use tokio::time::timeout;
@@ -19,7 +19,6 @@ use websocket::{Metric, Reading};
 
 use crate::live::reading;
 use crate::local::{BINARY, CLOSE, Local, PING, Raw, TEXT, frame, limits};
-use crate::python::virtual_environment;
 
 type Shown = (String, String, f64, u64);
 
@@ -191,7 +190,7 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
 
 #[apply(test!)]
 #[exercise]
-#[needs(virtual_environment())]
+#[needs(environment("websocket"))]
 async fn exercise_each_line_gets_the_number_from_its_own_response() {
     let server = Local::start(limits()).await;
     let mut ana = Raw::open(server.addr, "/chat").await;

@@ -104,7 +104,7 @@ fn explain(contract: &Contract, failed: &[Failure]) {
 
 /// Starts a server, and waits until it accepts connections.
 async fn start(command: &str) -> anyhow::Result<(Program, String)> {
-    // The port is free until the server takes it, unless another program is faster.
+    // The port stays free until the server uses it, unless another program is faster.
     let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let addr = addr.context("no free port")?;
     let command = command.replace("{addr}", &addr.to_string()).replace("{port}", &addr.port().to_string());
@@ -119,7 +119,7 @@ async fn start(command: &str) -> anyhow::Result<(Program, String)> {
         Ok(())
     };
     timeout(START, connected).await.unwrap_or_else(|_| {
-        bail!("the server does not listen on {addr} within {START:?}: does its command use {{addr}}?")
+        bail!("the server did not listen on {addr} within {START:?}: does its command use {{addr}}?")
     })?;
     Ok((server, addr.to_string()))
 }
