@@ -7,7 +7,7 @@ use super::results::Results;
 use super::statistic::Spread;
 use super::table::Table;
 
-/// The fields that tell the rows of a protocol apart.
+/// The fields that distinguish the rows of a protocol.
 const LEVELS: [&str; 9] = [
     "in_flight",
     "offered",
