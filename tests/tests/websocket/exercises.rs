@@ -2,12 +2,14 @@
 //! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
 use lab::wire::decode::Format;
+use message_queue::brokers::{Broker, Kind, Options};
 use serde_json::{Value, json};
 use tests::recorder::Recorder;
-use tests::{apply, test};
+use tests::{Server, apply, run_program, test};
 use websocket::Client;
 use websocket::{Metric, Reading};
 
+use crate::PAIR;
 use crate::live::reading;
 use crate::local::{Local, Raw, limits};
 
@@ -177,4 +179,93 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
     );
     assert_eq!(ben.closed().await.0, 4001, "the old connection must be closed with 4001");
     server.stop().await;
+}
+
+fn redis_server() -> Result<(), String> {
+    let missing = || "no redis-server: install it with `apt-get install redis-server`".to_owned();
+    Kind::Redis.program().map(drop).ok_or_else(missing)
+}
+
+async fn open(server: &Server) -> Raw {
+    Raw::open(server.addr().parse().unwrap(), "/chat").await
+}
+
+/// Returns the next messages of the room until there are `count`: number and message ID.
+async fn messages(raw: &mut Raw, count: usize) -> Vec<(u64, String)> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        let event = raw.json().await;
+        assert_ne!(event["type"], "presence", "two servers can't number this: leave it out");
+        assert_ne!(event["type"], "error", "{event}");
+        if event["type"] == "message" {
+            let id = event["message_id"].as_str().unwrap().to_owned();
+            messages.push((event["sequence"].as_u64().unwrap(), id));
+        }
+    }
+    messages
+}
+
+/// Says 50 things without waiting, and returns the 100 messages of both members.
+async fn talk(raw: &mut Raw, name: &str) -> Vec<(u64, String)> {
+    for count in 0..50 {
+        let id = format!("{name}-{count}");
+        raw.send_json(json!({"type": "say", "id": 7, "room": "r", "message_id": id, "text": "x"})).await;
+    }
+    messages(raw, 100).await
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(redis_server())]
+async fn exercise_two_servers_show_the_same_messages_in_the_same_order() {
+    let help = run_program(PAIR.server, &["--help"]).await.stdout;
+    assert!(help.contains("--redis <URL>"), "add an option `--redis URL` to the server");
+    let redis = Broker::start(Kind::Redis, Options::default()).unwrap();
+    let url = redis.url();
+    let start = async || Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--redis", &url]).await;
+    let (a, b) = (start().await, start().await);
+    let (mut ana, mut ben) = (open(&a).await, open(&b).await);
+    let (joined, at_b) = (join(&mut ana, "ana").await, join(&mut ben, "ben").await);
+    assert_eq!(joined["boot_id"], at_b["boot_id"], "one log has one `boot_id`, whichever server you ask");
+    assert_eq!(at_b["present"], json!(["ben"]), "a server knows only its own members");
+
+    let (at_ana, at_ben) = tokio::join!(talk(&mut ana, "ana"), talk(&mut ben, "ben"));
+    let numbers: Vec<u64> = at_ana.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (1..=100).collect::<Vec<_>>(), "the room counts its messages from 1, without gaps");
+    assert_eq!(at_ana, at_ben, "both servers must show the same messages in the same order");
+
+    // Server a stops. Ana goes on at server b: she misses nothing, and repeats what she isn't sure of.
+    drop(ana);
+    a.stop().await;
+    assert_eq!(say(&mut ben, "meanwhile").await["sequence"], 101);
+    let mut ana = open(&b).await;
+    let (token, boot_id) = (&joined["token"], &joined["boot_id"]);
+    let back = json!({
+        "type": "join", "id": 1, "room": "r", "name": "ana", "token": token, "boot_id": boot_id, "after": 100
+    });
+    assert_eq!(ana.ask(back).await["resumed"], true, "the numbers mean the same on both servers");
+    assert_eq!(messages(&mut ana, 1).await, [(101, "meanwhile".to_owned())], "ana has missed this message");
+    let (number, id) = at_ana.iter().rfind(|(_, id)| id.starts_with("ana")).unwrap();
+    let again = say(&mut ana, id).await;
+    assert_eq!(
+        (&again["duplicate"], &again["sequence"]),
+        (&json!(true), &json!(number)),
+        "a message that was said on one server must not be stored again on the other"
+    );
+
+    // A server that starts later reads the room from Redis.
+    let c = start().await;
+    let mut carl = open(&c).await;
+    assert_eq!(join(&mut carl, "carl").await["sequence"], 101, "the room goes on where it was");
+    let history = messages(&mut carl, 100).await;
+    assert_eq!((history[0].0, history[99].0), (2, 101), "a new member gets the last 100 messages");
+    assert_eq!(say(&mut carl, "hello").await["sequence"], 102);
+    let mut newest = messages(&mut ben, 1).await;
+    if newest[0].0 == 101 {
+        newest = messages(&mut ben, 1).await; // His own message came after the response to it.
+    }
+    assert_eq!(newest, [(102, "hello".to_owned())]);
+    drop((ana, ben, carl));
+    b.stop().await;
+    c.stop().await;
 }
