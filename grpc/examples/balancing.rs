@@ -4,10 +4,12 @@
 //! cargo run -p grpc --example balancing
 //! ```
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use backon::{ExponentialBuilder, Retryable};
 use futures::future::join_all;
 use grpc::proto::weather_service_client::WeatherServiceClient;
 use grpc::proto::{Reading, RecordRequest};
@@ -80,42 +82,36 @@ fn readings() -> Vec<Reading> {
 /// Makes calls through `client`, and shows which server got how many.
 async fn spread(title: &str, client: &Client, servers: &[Server; 2]) -> anyhow::Result<()> {
     let [a, b] = servers;
-    let before = (a.recorded().await, b.recorded().await);
+    let (a_before, b_before) = (a.recorded().await, b.recorded().await);
     for _ in 0..CALLS {
         client.record(&readings()).await?;
     }
-    println!("{title}");
-    println!(
-        "   server a: {} calls, server b: {}",
-        a.recorded().await - before.0,
-        b.recorded().await - before.1
-    );
+    let (at_a, at_b) = (a.recorded().await - a_before, b.recorded().await - b_before);
+    println!("{title}\n   server a: {at_a} calls, server b: {at_b}");
     Ok(())
 }
 
 /// Calls for [`DURATION`], kills `victim` after a quarter of it, and shows how many calls failed.
 async fn survive(title: &str, victim: Server, call: impl AsyncFn() -> bool) {
     let end = Instant::now() + DURATION;
+    let (calls, failed, slowest) = (Cell::new(0), Cell::new(0), Cell::new(Duration::ZERO));
     let caller = async || {
-        let (mut calls, mut failed, mut slowest) = (0, 0, Duration::ZERO);
         while Instant::now() < end {
             let start = Instant::now();
-            failed += u32::from(!call().await);
-            calls += 1;
-            slowest = slowest.max(start.elapsed());
+            let succeeded = call().await;
+            calls.set(calls.get() + 1);
+            failed.set(failed.get() + u32::from(!succeeded));
+            slowest.set(slowest.get().max(start.elapsed()));
             sleep(Duration::from_millis(1)).await;
         }
-        (calls, failed, slowest)
     };
     let kill = async {
         sleep(DURATION / 4).await;
         victim.kill();
     };
-    let (results, ()) = tokio::join!(join_all((0..IN_FLIGHT).map(|_| caller())), kill);
-    let calls: u32 = results.iter().map(|result| result.0).sum();
-    let failed: u32 = results.iter().map(|result| result.1).sum();
-    let slowest = results.iter().map(|result| result.2).max().unwrap_or_default();
-    println!("   {title:<28} {calls:>5} calls, {failed:>4} failed, slowest {} ms", slowest.as_millis());
+    tokio::join!(join_all((0..IN_FLIGHT).map(|_| caller())), kill);
+    let (calls, failed, slowest) = (calls.get(), failed.get(), slowest.get().as_millis());
+    println!("   {title:<28} {calls:>5} calls, {failed:>4} failed, slowest {slowest} ms");
 }
 
 /// Calls without this chapter's client: tonic's own channel balances, and no more.
@@ -124,15 +120,10 @@ async fn bare(channel: &Channel) -> Result<(), Status> {
     WeatherServiceClient::new(channel.clone()).record(request).await.map(|_accepted| ())
 }
 
-/// The same, but tries again when no server has executed the call.
+/// The same, but with up to four retries if no server has executed the call.
 async fn retried(channel: &Channel) -> Result<(), Status> {
-    for pause in [50, 100, 200, 400] {
-        match bare(channel).await {
-            Err(status) if status.code() == Code::Unavailable => sleep(Duration::from_millis(pause)).await,
-            result => return result,
-        }
-    }
-    bare(channel).await
+    let pauses = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(4);
+    (|| bare(channel)).retry(pauses).when(|status| status.code() == Code::Unavailable).await
 }
 
 #[tokio::main]
@@ -140,25 +131,23 @@ async fn main() -> anyhow::Result<()> {
     let servers = [Server::start().await?, Server::start().await?];
     let forwarder = forwarder(servers.iter().map(|server| server.addr).collect()).await?;
     let through = Client::new(&format!("http://{forwarder}"), &Options::default())?;
-    spread("1. Through a layer-4 forwarder, which chooses a server for each connection:", &through, &servers)
-        .await?;
+    let per_connection = "1. Through a layer-4 forwarder, which chooses a server for each connection:";
+    spread(per_connection, &through, &servers).await?;
     let client = Client::balanced(&servers.each_ref().map(Server::url), &Options::default())?;
-    spread("2. The client knows both addresses, and chooses a server for each call:", &client, &servers)
-        .await?;
+    let per_call = "2. The client knows both addresses, and chooses a server for each call:";
+    spread(per_call, &client, &servers).await?;
     servers.into_iter().for_each(Server::kill);
 
     println!("3. Server b is killed while {IN_FLIGHT} callers make calls for {DURATION:?}:");
-    for (title, kind) in
-        [("no retry, no health check", 0), ("retry on UNAVAILABLE", 1), ("retry and health check", 2)]
-    {
+    for title in ["no retry, no health check", "retry on UNAVAILABLE", "retry and health check"] {
         let (a, b) = (Server::start().await?, Server::start().await?);
         let urls = [a.url(), b.url()];
         let endpoints: Result<Vec<_>, _> = urls.iter().cloned().map(Endpoint::from_shared).collect();
         let channel = Channel::balance_list(endpoints.context("an address")?.into_iter());
         let client = Client::balanced(&urls, &Options::default())?;
-        match kind {
-            0 => survive(title, b, async || bare(&channel).await.is_ok()).await,
-            1 => survive(title, b, async || retried(&channel).await.is_ok()).await,
+        match title {
+            "no retry, no health check" => survive(title, b, async || bare(&channel).await.is_ok()).await,
+            "retry on UNAVAILABLE" => survive(title, b, async || retried(&channel).await.is_ok()).await,
             _ => survive(title, b, async || client.record(&readings()).await.is_ok()).await,
         }
         a.kill();
