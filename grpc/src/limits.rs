@@ -150,6 +150,10 @@ pub(crate) const MAX_MESSAGE: usize = 400;
 /// Maximum number of bytes that an error quotes of an invalid ID.
 pub(crate) const MAX_QUOTED: usize = 40;
 
+/// Maximum number of calls on a connection that are refused because the server does not know the
+/// caller. After one more, it closes the connection.
+pub(crate) const MAX_UNKNOWN: usize = 100;
+
 /// Maximum number of characters of a request ID and of a method name in the log.
 pub(crate) const MAX_LOGGED: usize = 100;
 

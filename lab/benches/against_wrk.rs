@@ -48,7 +48,7 @@ fn compare() -> anyhow::Result<()> {
     ensure!(pin(1), "this comparison needs two cores");
     let http = by_id("http_rest").context("there is no protocol http_rest")?;
     let runtime = runtime()?;
-    let recorder = runtime.block_on((http.connect)(server.address().to_owned(), 1))?;
+    let recorder = runtime.block_on((http.connect)(server.address().into(), 1))?;
     let meter = Meter { server: Some(server.process()), broker: None };
     let span = Span { warm_up: Duration::from_millis(300), measured: Duration::from_secs(SECONDS_EACH) };
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

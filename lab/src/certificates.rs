@@ -11,7 +11,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use tcp_socket::base::limits::defaults;
+use tcp_socket::base::principals::{self, is_name};
 use tcp_socket::base::tls::FOLDER;
+use tcp_socket::base::token::Token;
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -43,12 +46,37 @@ pub struct Options {
     /// Names of the clients that get a certificate
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = name, default_values = ["oslo-1", "rome-7"])]
     pub station: Vec<String>,
+    /// Write no files, but make a token for this caller, and show it once
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = ["renew", "broken", "station"])]
+    pub token: Option<String>,
+    /// What the caller with the new token may do
+    #[arg(long, value_enum, default_value = "station", requires = "token")]
+    pub role: principals::Role,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        defaults()
+    }
 }
 
 fn name(text: &str) -> Result<String, &'static str> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let valid = (1..=32).contains(&text.len()) && text.bytes().all(allowed);
-    valid.then(|| text.to_owned()).ok_or("use 1 to 32 characters: a-z, 0-9, and -")
+    is_name(text).then(|| text.to_owned()).ok_or("use 1 to 32 characters: a-z, 0-9, and -")
+}
+
+/// Shows a new token, and what the servers have to know about it.
+fn show_token(name: &str, role: principals::Role, out: &mut impl Write) -> anyhow::Result<()> {
+    let token = Token::generate().context("the system provides no random bytes")?;
+    let role = format!("{role:?}").to_lowercase();
+    writeln!(
+        out,
+        "The token of {name}. It is not stored anywhere, so keep it in a file that only {name} can read:"
+    )?;
+    writeln!(out, "\n{}\n", token.secret())?;
+    writeln!(out, "Add this to the file that servers read with --principals, such as principals.toml:")?;
+    let hash = token.sha256();
+    writeln!(out, "\n[[principal]]\nname = \"{name}\"\nrole = \"{role}\"\ntoken_sha256 = \"{hash}\"")?;
+    Ok(())
 }
 
 /// Writes the files into [`FOLDER`], and lists them on `out`.
@@ -57,6 +85,9 @@ fn name(text: &str) -> Result<String, &'static str> {
 /// If a file cannot be written, or a certificate exists without its key, or a key without its
 /// certificate.
 pub fn run(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
+    if let Some(name) = &options.token {
+        return show_token(name, options.role, out);
+    }
     let folder = Path::new(FOLDER);
     let written = write(folder, options)?;
     let width = written.iter().map(|file| file.path.as_os_str().len()).max().unwrap_or_default();

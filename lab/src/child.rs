@@ -11,7 +11,7 @@ use crate::run::server::{Serve, serve};
 pub enum Child {
     /// Run a server for the lab itself
     #[command(hide = true)]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Run a worker, a server behind a broker, or a client of an experiment
     #[command(hide = true)]
     Program(Program),

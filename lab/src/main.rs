@@ -5,6 +5,7 @@
 //! cargo run --release                 # about a minute
 //! cargo run --release -- --full       # everything, up to 25 minutes
 //! cargo run -- predict                # what do you expect?
+//! cargo run -- diff OLD NEW           # what changed between two runs?
 //! cargo run --release -- faults       # break everything, and count
 //! cargo run -- wire                   # show what travels, byte by byte
 //! cargo run -- tap http_rest          # show what travels to a server that you run yourself
@@ -22,11 +23,12 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::compare::compare;
-use lab::compare::plan::Plan;
+use lab::compare::idle::allowed;
+use lab::compare::plan::{IDLE, MESSAGES, NEW_CONNECTIONS, Plan};
 use lab::protocols::{self, Protocol};
 use lab::report::predictions;
 use lab::report::results::{Answers, Results};
-use lab::report::{comparison, docs, tables};
+use lab::report::{comparison, diff, docs, tables};
 use lab::run::brokers;
 use lab::run::conditions::conditions;
 use lab::run::placement::Placement;
@@ -46,8 +48,8 @@ struct Args {
     /// default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also measure fixed rates, batches, set-up, memory, a network, and fan-out, with more rounds: up
-    /// to 25 minutes
+    /// Also measure fixed rates, batches, set-up, memory, a network, fan-out, streams, and idle
+    /// connections, with more rounds: up to 25 minutes
     #[arg(long)]
     full: bool,
     /// Measure only these protocols: a comma-separated list of IDs, as in results.json
@@ -60,10 +62,19 @@ struct Args {
     /// Limit that network to this many Mbit/s in each direction
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     bandwidth: Option<u64>,
+    /// Also measure what TLS adds: to a new connection, and to requests
+    #[arg(long)]
+    tls: bool,
     /// Also send one reading to this many subscribers at once: a comma-separated list, for example
     /// 1,10,100,1000
     #[arg(long, value_name = "SUBSCRIBERS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
     fan_out: Vec<u64>,
+    /// Also send 20,000 messages over one connection that stays open, with gRPC, WebSocket, and TCP
+    #[arg(long)]
+    streams: bool,
+    /// Also measure 16 connections that work beside 5,000 idle ones, and what those cost
+    #[arg(long)]
+    idle: bool,
     /// Where client and server run in all measurements [default: separate for throughput and fixed
     /// rates, same for everything else]
     #[arg(long)]
@@ -85,6 +96,14 @@ enum Mode {
     /// Ask whether you believe nine predictions. The next comparison then shows which of them hold
     Predict,
     Certificates(certificates::Options),
+    /// Show which figures changed between two runs by more than their ranges. The exit code is 0 if none
+    /// did, 1 if some did, and 2 if the runs can't be compared
+    Diff {
+        /// The results.json of the earlier run
+        old: PathBuf,
+        /// The results.json of the later run
+        new: PathBuf,
+    },
     #[command(flatten)]
     Child(Child),
 }
@@ -102,7 +121,14 @@ fn milliseconds(delay: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    if let Some(Mode::Diff { old, new }) = &args.command {
+        return diff(old, new).unwrap_or_else(|error| {
+            let _ = writeln!(stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        });
+    }
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(stderr(), "error: {error:#}");
@@ -121,7 +147,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Some(Mode::Tap(options)) => return tap::run(options),
         Some(Mode::Predict) => return predict(&args.out),
         Some(Mode::Certificates(options)) => return certificates::run(options, &mut stdout()),
-        None => {}
+        Some(Mode::Diff { .. }) | None => {}
     }
     if let Some(results) = &args.write_docs {
         return docs::write(results);
@@ -133,6 +159,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
     results.answers = answers(&args.out)?;
     print(&results)?;
     write_files(&results, &args.out)
+}
+
+fn diff(old: &Path, new: &Path) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Results::parse(&text).with_context(|| path.display().to_string())
+    };
+    let (table, compared) = diff::diff(&read(old)?, &read(new)?)?;
+    if !table.rows.is_empty() {
+        writeln!(stdout(), "{}", table.terminal())?;
+    }
+    writeln!(stdout(), "{} of {compared} figures changed", table.rows.len())?;
+    Ok(ExitCode::from(u8::from(!table.rows.is_empty())))
 }
 
 fn predict(folder: &Path) -> anyhow::Result<()> {
@@ -159,6 +198,13 @@ fn measure(args: &Args) -> anyhow::Result<Results> {
         writeln!(stderr(), "could not raise the limit on open files: {error}")?;
     }
     let plan = plan(args);
+    if let Some(wanted) = plan.idle.filter(|&wanted| allowed(wanted) < wanted) {
+        let fewer = allowed(wanted);
+        writeln!(
+            stderr(),
+            "the limit on open files allows only {fewer} of {wanted} idle connections; ulimit -n shows it"
+        )?;
+    }
     let protocols = if args.protocols.is_empty() { protocols::ALL.to_vec() } else { args.protocols.clone() };
     brokers::install_if_wanted(&protocols)?;
     for missing in brokers::runnable(&protocols, brokers::is_installed).1 {
@@ -179,6 +225,15 @@ fn plan(args: &Args) -> Plan {
     }
     if !args.fan_out.is_empty() {
         plan.subscribers.clone_from(&args.fan_out);
+    }
+    if args.streams {
+        plan.messages = Some(MESSAGES);
+    }
+    if args.idle {
+        plan.idle = Some(IDLE);
+    }
+    if args.tls {
+        plan.new_connections = NEW_CONNECTIONS;
     }
     plan.bandwidth = args.bandwidth.map(|megabits| megabits * 1_000_000);
     if plan.bandwidth.is_some() && plan.delays.is_empty() {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tcp_socket::base::program::{finish, start_logs};
 use tcp_socket::base::tls::ClientOptions;
 
-use crate::address::{BrokerUrl, without_password};
+use crate::address::BrokerUrl;
 use crate::brokers::{HOW_TO_START, Kind};
 use crate::error::{Error, SPEAKS_TLS};
 use crate::rabbitmq::topology::Topology;
@@ -19,9 +19,10 @@ pub struct BrokerArgs {
     #[arg(long, value_enum, default_value = "rabbitmq", global = true)]
     pub broker: Kind,
     /// Address of the broker; without it, RABBITMQ_URL or REDIS_URL, or else the
-    /// standard port on this machine
+    /// standard port on this machine. For a cluster, repeat it, or separate the addresses of
+    /// the nodes by commas
     #[arg(long, global = true)]
-    url: Option<String>,
+    url: Vec<String>,
     #[command(flatten)]
     tls: ClientOptions,
     /// Prefix for all queue and channel names
@@ -44,7 +45,7 @@ impl BrokerArgs {
     }
 
     fn url_text(&self) -> String {
-        self.url.clone().unwrap_or_else(|| self.broker.default_url())
+        if self.url.is_empty() { self.broker.default_url() } else { self.url.join(",") }
     }
 
     /// Returns the names on RabbitMQ.
@@ -66,7 +67,7 @@ impl BrokerArgs {
             }
             Some(Error::NoServer(_)) => {
                 let option = if self.broker == Kind::Redis { " -- --broker redis" } else { "" };
-                let url = without_password(&self.url_text());
+                let url = BrokerUrl::from(self.url_text());
                 anyhow::anyhow!(
                     "no server at {url}; start one with: cargo run -p message_queue --bin server{option}"
                 )

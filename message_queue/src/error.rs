@@ -213,6 +213,7 @@ fn redis_may_recover(error: &RedisError) -> bool {
             // Redis 6 wraps an error inside a script: ERR Error running script: … -OOM ….
             error.code() == *code || (error.code() == "ERR" && detail.contains(&format!(" -{code} ")))
         }) || detail.starts_with("max number of clients")
+            || detail.starts_with("WAIT cannot be used") // This Redis has become a replica.
     })
 }
 

@@ -94,6 +94,22 @@ pub mod rabbitmq {
     /// confirms come back while further messages are on their way.
     pub const WINDOW: usize = 1_000;
 
+    /// Time of refusals after which a publisher connects again. A channel on which it published
+    /// while the queue had no leader may refuse everything, even after the election, which takes
+    /// 0.15 to 0.3 s. (RabbitMQ 3.10 does that.)
+    pub const REOPEN_AFTER: Duration = Duration::from_millis(500);
+
+    /// Time until it connects once more, if the queue still refuses everything. It doubles each
+    /// time.
+    pub const MIN_REOPEN: Duration = Duration::from_secs(1);
+
+    /// Maximum of that time. A queue that stays full for a minute causes ten connections.
+    pub const MAX_REOPEN: Duration = Duration::from_secs(10);
+
+    /// Time without any confirm after which a publisher says so. It still waits: RabbitMQ confirms
+    /// nothing while most nodes of its cluster are down.
+    pub const SILENT_AFTER: Duration = Duration::from_secs(5);
+
     /// Maximum number of times in a row that a publisher declares everything again because
     /// messages came back.
     pub(crate) const MAX_DECLARATIONS: u32 = 10;
@@ -138,6 +154,12 @@ pub mod redis {
     /// Maximum time to wait for a connection, and for the response to a command.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
+    /// Name of the primary that Sentinels watch, unless the path of their URL names another one.
+    pub const PRIMARY: &str = "weather";
+
+    /// Sentinel's port, unless the URL names another one.
+    pub const SENTINEL_PORT: u16 = 26_379;
+
     /// Time between two PINGs on a subscriber's connection. TCP alone might not notice for
     /// hours that the other end is gone.
     pub const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -150,6 +172,9 @@ pub mod redis {
 
     /// Number of jobs or readings sent together.
     pub const PIPELINE: usize = 100;
+
+    /// Maximum time of one wait for replicas. It is shorter than [`TIMEOUT`].
+    pub(crate) const WAIT: Duration = Duration::from_secs(1);
 
     /// Maximum number of jobs that a worker takes at a time.
     pub const BATCH: usize = 16;

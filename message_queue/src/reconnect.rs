@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tcp_socket::base::retry::Pauses;
 use tokio::select;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -55,7 +55,12 @@ impl Retry {
 
     /// Pauses as after an error, for example while a queue on the broker is full.
     pub(crate) async fn pause(&mut self) {
-        sleep(self.pauses.next_pause()).await;
+        self.pause_until(Instant::now() + MAX_PAUSE).await;
+    }
+
+    /// Does the same, but not longer than until `end`.
+    pub(crate) async fn pause_until(&mut self, end: Instant) {
+        sleep_until(end.min(Instant::now() + self.pauses.next_pause())).await;
     }
 
     /// Logs an error and waits until it is time for the next attempt.

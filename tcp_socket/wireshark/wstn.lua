@@ -218,6 +218,7 @@ function wstn.dissector(tvb, pinfo, root)
 end
 
 DissectorTable.get("tcp.port"):add(7878, wstn)
+DissectorTable.get("tls.port"):add(7879, wstn) -- in the captures of wire --tls
 -- On any port: a connection that begins with the magic, in a segment that holds all of HELLO.
 wstn:register_heuristic("tcp", function(tvb, pinfo, root)
   if tvb:len() < HELLO or tvb(0, 4):uint() ~= MAGIC then return false end

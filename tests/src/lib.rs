@@ -30,6 +30,7 @@ use tokio::time::timeout;
 pub mod contract;
 pub mod exercises;
 mod first_hour;
+pub mod practice;
 mod process;
 mod readme;
 pub mod recorder;

@@ -99,6 +99,12 @@ impl Default for Timeouts {
 /// reads slowly, but fast enough.
 pub(crate) const TLS_BUFFER: usize = 16 * 1024;
 
+/// Time in which a ticket must be used: enough for a slow handshake.
+pub(crate) const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Maximum number of tickets that nobody has used yet.
+pub(crate) const MAX_TICKETS: usize = 1_000;
+
 /// Maximum length of the ID of a station or of a room, in bytes.
 pub(crate) const MAX_ID: usize = 32;
 

@@ -22,6 +22,7 @@ use grpc::proto::watch_request::Start;
 use grpc::proto::{Metric, Reading, RecordedReading, Threshold, UploadResponse};
 use grpc::{Client, Error, Options};
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tour::{StepByStep, simulate};
 use tcp_socket::base::{program, tls};
 use tokio::select;
 use tokio::sync::mpsc;
@@ -44,6 +45,9 @@ struct Args {
     gzip: bool,
     #[command(flatten)]
     tls: tls::ClientOptions,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -60,6 +64,12 @@ enum Command {
         /// Value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
+    },
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
     },
     /// Show a station's readings as they are recorded, until Ctrl-C
     Watch {
@@ -116,9 +126,9 @@ fn note(text: &str) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { url, token, gzip, tls, command } = args;
+    let Args { url, token, gzip, tls, step, command } = args;
     let client = Client::balanced(&url, &Options { token, gzip, tls, ..Options::default() })?;
-    let mut out = program::output();
+    let mut out = StepByStep::new(program::output(), step);
     match command {
         None => tour(&client, &mut out).await,
         Some(Command::Record { station, metric, value }) => {
@@ -129,6 +139,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 client.record(&[Reading { station, metric: metric.into(), value, recorded_at }]).await?;
             writeln!(out, "accepted {accepted}")?;
             Ok(())
+        }
+        Some(Command::Simulate { count }) => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature.into());
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(count, &mut out, record).await
         }
         Some(Command::Watch { station, newest, deadline }) => {
             let deadline = deadline.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
@@ -268,7 +285,10 @@ async fn tour(client: &Client, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "1. Record, unary: a batch of two")?;
     writeln!(out, "   OK: accepted {accepted}")?;
 
-    writeln!(out, "2. Watch, server streaming: the two newest readings, then new ones")?;
+    writeln!(
+        out,
+        "2. Watch, server streaming: the two newest readings, each after its number, then new ones"
+    )?;
     let mut watching = client.watch("oslo-1", Some(Start::Newest(2)), None).await?;
     client.record(&[reading(Metric::Temperature, -3.4, 2)]).await?;
     for _ in 0..3 {

@@ -14,8 +14,8 @@ use clap::Parser;
 use grpc::protocol::is_token;
 use grpc::{Config, Limits};
 use tcp_socket::base::journal::Journal;
-use tcp_socket::base::program;
 use tcp_socket::base::tls::{self, H2, Listener};
+use tcp_socket::base::{principals, program};
 
 /// Keeps the readings of weather stations and serves them over gRPC. On Ctrl-C, it ends
 /// open Watch and Monitor calls, lets other calls finish, and stops.
@@ -27,7 +27,7 @@ struct Args {
     addr: SocketAddr,
     /// Refuse calls to the weather service without the metadata "authorization: Bearer
     /// TOKEN"; other users of this machine can see TOKEN in the list of processes
-    #[arg(long, value_parser = token)]
+    #[arg(long, value_parser = token, conflicts_with = "principals")]
     token: Option<String>,
     /// Accept gzip from clients, and compress responses for clients that accept it
     #[arg(long)]
@@ -36,6 +36,8 @@ struct Args {
     limits: Limits,
     #[command(flatten)]
     tls: tls::ServerOptions,
+    #[command(flatten)]
+    principals: principals::Options,
     #[command(flatten)]
     journal: Journal,
 }
@@ -52,7 +54,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // Install the handlers first: a signal can arrive as soon as the line below is
     // printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = Listener { tcp: program::listen(args.addr, "grpc").await?, tls };
+    let principals = args.principals.read()?;
+    principals::warn_if_open(args.addr, tls.is_some(), principals.is_some() || args.token.is_some());
+    let listener = Listener { tcp: program::listen(args.addr, "grpc").await?, tls, principals };
     let scheme = if args.tls.tls { "https" } else { "http" };
     writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     let config = Config { limits: args.limits, token: args.token, gzip: args.gzip };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tcp_socket::base::tls::{self, H2, Socket};
+use tcp_socket::base::token::Token;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::rustls::Error::AlertReceived;
@@ -148,7 +149,9 @@ impl Channel {
         if options.token.as_ref().is_some_and(|token| !is_token(token)) {
             return Err(Error::Token);
         }
-        let token = options.token.as_ref().map(|token| format!("Bearer {token}").parse());
+        let from_file = options.tls.token().map_err(|error| Error::TokenFile(format!("{error:#}")))?;
+        let token = options.token.as_deref().or(from_file.as_ref().map(Token::secret));
+        let token = token.map(|token| format!("Bearer {token}").parse());
         let mut authorization: Option<MetadataValue<Ascii>> = token.transpose().map_err(|_| Error::Token)?;
         if let Some(secret) = &mut authorization {
             secret.set_sensitive(true); // This also keeps it out of HPACK's table (RFC 7541, section 7.1).

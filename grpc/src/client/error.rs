@@ -24,6 +24,9 @@ pub enum Error {
     /// The token cannot be sent as metadata.
     #[error("a token must be one or more visible ASCII characters, without spaces")]
     Token,
+    /// The client's token cannot be read. The text says why.
+    #[error("{0}")]
+    TokenFile(String),
     /// There was no connection, so the request was never sent.
     #[error("no server at {url}")]
     Unreachable {
@@ -72,9 +75,12 @@ impl Error {
     /// the readings that it received before.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Token | Self::Unreachable { .. } | Self::Tls(_) | Self::Ended => {
-                false
-            }
+            Self::Address { .. }
+            | Self::Token
+            | Self::TokenFile(_)
+            | Self::Unreachable { .. }
+            | Self::Tls(_)
+            | Self::Ended => false,
             Self::Broken(status) => is_unknown(status),
             Self::Status(failure) => failure.may_have_been_executed,
         }

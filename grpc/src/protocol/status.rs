@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use heck::ToShoutySnakeCase;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
+use tcp_socket::base::principals::Denied;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -67,6 +68,16 @@ pub(crate) fn fell_behind(oldest: u64) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// Returns the status of a call that the caller may not make.
+pub(crate) fn refused(denied: &Denied) -> Status {
+    match denied {
+        Denied::Unauthenticated(_) => Status::unauthenticated(
+            "send the metadata \"authorization: Bearer TOKEN\" exactly once, with the server's token",
+        ),
+        Denied::Forbidden(text) => Status::permission_denied(text),
+    }
+}
+
 pub(crate) fn store_full() -> Status {
     Status::resource_exhausted(format!("this server keeps at most {MAX_STATIONS} stations"))
 }
@@ -92,7 +103,7 @@ pub(crate) fn stopping() -> Status {
 }
 
 /// Returns the code as the specification writes it, such as `NOT_FOUND`.
-pub(crate) fn name(code: Code) -> String {
+pub fn name(code: Code) -> String {
     format!("{code:?}").to_shouty_snake_case()
 }
 

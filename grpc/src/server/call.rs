@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as _, Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use tcp_socket::base::principals::Caller;
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
@@ -28,7 +29,7 @@ use tonic::{Code, Status};
 use tracing::{Level, enabled, info};
 
 use super::service::Services;
-use crate::limits::{Limits, MAX_LOGGED};
+use crate::limits::{Limits, MAX_LOGGED, MAX_UNKNOWN};
 use crate::protocol::REQUEST_ID;
 use crate::protocol::proto::METHODS;
 use crate::protocol::status::{
@@ -56,6 +57,10 @@ pub(super) struct ConnectionState {
     pub(super) total: AtomicUsize,
     /// See [`Limits::max_abandoned`].
     pub(super) abandoned: AtomicIsize,
+    /// Who calls, unless the metadata of a call says otherwise.
+    pub(super) caller: Caller,
+    /// Calls refused because the server did not know the caller.
+    pub(super) unknown: AtomicUsize,
     /// Canceled when the connection must be closed at once.
     pub(super) close: CancellationToken,
 }
@@ -153,6 +158,11 @@ impl Call {
             };
             if let Some(code) = translate(response.headers_mut()) {
                 self.log(code);
+                if code == Code::Unauthenticated
+                    && self.connection.unknown.fetch_add(1, Relaxed) >= MAX_UNKNOWN
+                {
+                    self.connection.close.cancel(); // Guesses cost the client a new connection.
+                }
                 // A status alone counts as a response, unless the client left in the
                 // middle of its request or sent something invalid.
                 self.responded = !matches!(code, Code::Cancelled | Code::Internal);
@@ -182,7 +192,7 @@ impl Call {
             .into_http()
         } else if let Ok(permit) = server.permits.clone().try_acquire_owned() {
             self.permit = Some(permit);
-            return server.services.call(request.map(break_off_with_error));
+            return server.services.call(request.map(break_off_with_error), &self.connection.caller);
         } else {
             busy().into_http()
         };

@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tcp_socket::base::principals::{Caller, Principals};
 use tcp_socket::base::tls::{Acceptor, H2, Listener, Socket, agreed_on};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::select;
@@ -70,7 +71,8 @@ const NO_ALPN: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
 pub struct Config {
     /// Every limit.
     pub limits: Limits,
-    /// If set, calls of the weather service need `authorization: Bearer <token>`.
+    /// If set, calls of the weather service need `authorization: Bearer <token>`. Its callers may do
+    /// everything. It replaces the listener's principals.
     pub token: Option<String>,
     /// Accept gzip from clients, and compress responses for clients that accept it.
     pub gzip: bool,
@@ -88,12 +90,13 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, principals } = listener.into();
     listener.local_addr()?;
     let Config { limits, token, gzip } = config;
+    let principals = token.map(|token| Arc::new(Principals::operator(&token))).or(principals);
     let health = HealthReporter::new();
     health.set_service_status(service::NAME, Serving).await;
-    let services = Services::new(&limits, token, gzip, health.clone()).map_err(io::Error::other)?;
+    let services = Services::new(&limits, gzip, health.clone()).map_err(io::Error::other)?;
     let linger = limits.connections.linger();
     let tls = Acceptor::new(tls, limits.handshake_timeout, linger, NOT_TLS);
     let connections = Connections::new(&limits.connections);
@@ -105,12 +108,13 @@ pub async fn serve(
         drained: CancellationToken::new(),
     });
     let serve = |stream, _peer| {
-        let server = server.clone();
+        let (server, principals) = (server.clone(), principals.clone());
         tls.handshake_then(stream, identity, connections.stopping(), move |stream, _stopping| async move {
             if !agreed_on(&stream, H2) {
                 return refuse(stream, NO_ALPN, linger).await;
             }
-            connection(stream, server).await;
+            let caller = Caller::new(principals.as_ref(), &stream);
+            connection(stream, server, caller).await;
         })
     };
     let refuse = |stream| {
@@ -182,7 +186,7 @@ async fn first_bytes<S: AsyncRead + Unpin>(
 }
 
 /// Serves a connection. All its calls run at the same time.
-async fn connection<S>(mut stream: S, server: Arc<ServerState>)
+async fn connection<S>(mut stream: S, server: Arc<ServerState>, caller: Caller)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -196,7 +200,7 @@ where
     let socket = tokio::io::join(Cursor::new(first_bytes).chain(reader), writer);
     let socket = Lingering::new(socket, limits.connections.linger());
 
-    let state = Arc::new(ConnectionState::default());
+    let state = Arc::new(ConnectionState { caller, ..ConnectionState::default() });
     let service = service_fn({
         let state = state.clone();
         move |request: hyper::Request<Incoming>| {
@@ -232,7 +236,7 @@ where
                 return;
             }
             () = state.close.cancelled() => {
-                debug!("closing a connection: too many abandoned calls");
+                debug!("closing a connection: too many abandoned calls, or too many from an unknown caller");
                 return;
             }
             () = stopping.cancelled(), if !draining => {}

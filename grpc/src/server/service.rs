@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use hyper::body::Bytes;
+use tcp_socket::base::principals::{Caller, Denied, Operation};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::{BoxFuture, Service, http};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -28,6 +27,7 @@ use crate::protocol::proto::{
     MonitorRequest, MonitorResponse, RecordRequest, RecordResponse, UploadRequest, UploadResponse,
     WatchRequest, WatchResponse,
 };
+use crate::protocol::status::refused;
 
 /// Name of the weather service, as in the path of a call.
 pub(super) const NAME: &str = weather_service_server::SERVICE_NAME;
@@ -35,8 +35,6 @@ pub(super) const NAME: &str = weather_service_server::SERVICE_NAME;
 /// The services of a server.
 pub(super) struct Services {
     weather: WeatherServiceServer<Weather>,
-    /// The token that calls of the weather service need, if any.
-    token: Option<String>,
     health: HealthServer<HealthWithUnknown>,
     reflection: ServerReflectionServer<Reflection>,
 }
@@ -48,7 +46,6 @@ impl Services {
     /// If a descriptor is malformed.
     pub(super) fn new(
         limits: &Limits,
-        token: Option<String>,
         gzip: bool,
         health: HealthReporter,
     ) -> Result<Self, tonic_reflection::server::Error> {
@@ -59,7 +56,7 @@ impl Services {
         }
         let health = services::health(health, limits.max_message);
         let reflection = services::reflection(limits.max_message)?;
-        Ok(Self { weather, token, health, reflection })
+        Ok(Self { weather, health, reflection })
     }
 
     /// Passes a call on to the service that its path names, such as
@@ -67,21 +64,23 @@ impl Services {
     ///
     /// tonic's `Routes` does the same with a router for any kind of path. It would add 8%
     /// to the instructions that the server executes for a `Record`.
-    pub(super) fn call<B>(&self, mut request: http::Request<B>) -> BoxFuture<http::Response<Body>, Infallible>
+    pub(super) fn call<B>(
+        &self,
+        mut request: http::Request<B>,
+        caller: &Caller,
+    ) -> BoxFuture<http::Response<Body>, Infallible>
     where
         B: hyper::body::Body<Data = Bytes, Error = Status> + Send + 'static,
     {
         let path = request.uri().path();
         match path.split('/').nth(1).unwrap_or_default() {
-            NAME => match &self.token {
-                None => self.weather.clone().call(request),
-                // An interceptor runs before the handler. It sees the metadata, but not the
-                // message.
-                Some(token) => {
-                    let check = |request| check_token(request, token);
-                    let response = InterceptedService::new(self.weather.clone(), check).call(request);
-                    Box::pin(async { Ok(response.await?.map(Body::new)) })
+            NAME if !caller.is_checked() => self.weather.clone().call(request),
+            NAME => match check_caller(caller, &request) {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    self.weather.clone().call(request)
                 }
+                Err(denied) => Box::pin(ready(Ok(refused(&denied).into_http()))),
             },
             health_server::SERVICE_NAME => self.health.clone().call(request),
             reflection_v1::SERVICE_NAME => self.reflection.clone().call(request),
@@ -108,7 +107,7 @@ impl WeatherService for Weather {
     type MonitorStream = BoxStream<'static, Result<MonitorResponse, Status>>;
 
     async fn record(&self, request: Request<RecordRequest>) -> Result<Response<RecordResponse>, Status> {
-        record::record(&self.store, request.get_ref()).map(Response::new)
+        record::record(&self.store, &caller(&request), request.get_ref()).map(Response::new)
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -119,7 +118,9 @@ impl WeatherService for Weather {
         &self,
         mut request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
-        upload::upload(&self.store, request.get_mut(), self.upload_idle_timeout).await.map(Response::new)
+        let caller = caller(&request);
+        let upload = upload::upload(&self.store, &caller, request.get_mut(), self.upload_idle_timeout);
+        upload.await.map(Response::new)
     }
 
     async fn monitor(
@@ -130,27 +131,21 @@ impl WeatherService for Weather {
     }
 }
 
-fn check_token(request: Request<()>, expected: &str) -> Result<Request<()>, Status> {
-    let mut values = request.metadata().get_all("authorization").iter();
-    match (values.next().and_then(bearer_token), values.next()) {
-        (Some(given), None) if is_same(given, expected.as_bytes()) => Ok(request),
-        _ => Err(Status::unauthenticated(
-            "send the metadata \"authorization: Bearer TOKEN\" exactly once, with the server's token",
-        )),
-    }
+/// Checks that the caller may make this call, before its messages are read. Returns what it may
+/// record then.
+fn check_caller<B>(caller: &Caller, request: &http::Request<B>) -> Result<Caller, Denied> {
+    let tokens = request.headers().get_all(http::header::AUTHORIZATION).iter();
+    let caller = caller.with_authorization(tokens.map(http::HeaderValue::as_bytes))?;
+    let method = request.uri().path().rsplit('/').next();
+    caller.may(match method {
+        Some("Record" | "Upload") => Operation::RecordOwn, // Their handlers check whose readings they are.
+        Some("Watch" | "Monitor") => Operation::Subscribe,
+        _ => Operation::Manage, // A new method is not open to everybody by mistake.
+    })?;
+    Ok(caller)
 }
 
-/// Returns the token in `Bearer TOKEN`. The case of the scheme does not matter, and one
-/// or more spaces follow it (RFC 9110, section 11.4; RFC 6750, section 2.1).
-fn bearer_token(authorization: &MetadataValue<Ascii>) -> Option<&[u8]> {
-    let (scheme, rest) = authorization.as_encoded_bytes().split_at_checked("Bearer".len())?;
-    let token = rest.trim_ascii_start();
-    let spaces = &rest[..rest.len() - token.len()];
-    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer") && !spaces.is_empty();
-    (is_bearer && spaces.iter().all(|byte| *byte == b' ')).then_some(token)
-}
-
-/// Compares in a time that does not depend on how many bytes match.
-fn is_same(given: &[u8], expected: &[u8]) -> bool {
-    given.len() == expected.len() && given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+/// Returns the caller of a request, which [`Services::call`] has noted if callers are checked.
+fn caller<T>(request: &Request<T>) -> Caller {
+    request.extensions().get().cloned().unwrap_or_default()
 }

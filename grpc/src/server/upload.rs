@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tcp_socket::base::principals::Caller;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::debug;
@@ -16,16 +17,20 @@ use super::store::{Station, Store, write_journal};
 use crate::limits::{MAX_STATIONS, MAX_VIOLATIONS};
 use crate::protocol::model::check;
 use crate::protocol::proto::{Rejection, UploadRequest, UploadResponse};
-use crate::protocol::status::too_slow;
+use crate::protocol::status::{refused, too_slow};
 
-/// Records each valid reading as it arrives, and counts the others.
+/// Records each valid reading as it arrives, and counts the others. The first one that the caller
+/// may not record ends the call.
 pub(super) async fn upload(
     store: &Store,
+    caller: &Caller,
     requests: &mut Streaming<UploadRequest>,
     idle: Duration,
 ) -> Result<UploadResponse, Status> {
     let mut upload = Upload { store, station: None, index: 0, summary: UploadResponse::default() };
     while let Some(request) = timeout(idle, requests.message()).await.map_err(|_| too_slow())?? {
+        let station = request.reading.as_ref().map(|reading| &*reading.station);
+        caller.may_record(station).map_err(|denied| refused(&denied))?;
         upload.record(request);
     }
     Ok(std::mem::take(&mut upload.summary))

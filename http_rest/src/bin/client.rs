@@ -17,6 +17,7 @@ use http_rest::protocol::model::{Gap, StationPatch};
 use http_rest::{Client, Error, Metric, Reading, Station};
 use serde::Serialize;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tour::{StepByStep, simulate};
 use tcp_socket::base::{program, tls};
 
 /// Talks to the weather server over HTTP/1.1. Without a subcommand, it runs a short
@@ -29,6 +30,9 @@ struct Args {
     url: String,
     #[command(flatten)]
     tls: tls::ClientOptions,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -48,6 +52,12 @@ enum Command {
         /// Value in °C, percent, hPa, or m/s
         #[arg(allow_negative_numbers = true)]
         value: f64,
+    },
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
     },
     /// Show a station's readings, latest recorded first
     Readings {
@@ -142,7 +152,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::with_tls(&args.url, &args.tls)?;
-    let out = &mut program::output();
+    let out = &mut StepByStep::new(program::output(), args.step);
     match args.command {
         None => tour(&client, out).await,
         Some(Command::Stations(command)) => stations(&client, command, out).await,
@@ -152,6 +162,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let recorded_at = u64::try_from(recorded_at.as_millis())?;
             let accepted = client.record(&[Reading { station, metric, value, recorded_at }]).await?;
             Ok(writeln!(out, "accepted {accepted}")?)
+        }
+        Some(Command::Simulate { count }) => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature);
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(count, out, record).await
         }
         Some(Command::Readings { station, metric, from, to, limit }) => {
             let limit_of_page = Some(limit.clamp(1, MAX_LIMIT));

@@ -13,8 +13,8 @@ use anyhow::Context;
 use clap::Parser;
 use http_rest::Limits;
 use tcp_socket::base::journal::Journal;
-use tcp_socket::base::program;
 use tcp_socket::base::tls::{self, HTTP_1_1, Listener};
+use tcp_socket::base::{principals, program};
 
 /// Keeps the readings of weather stations and serves them over HTTP/1.1.
 /// After Ctrl-C, it finishes the requests in flight and exits; a second Ctrl-C stops it at once.
@@ -28,6 +28,8 @@ struct Args {
     limits: Limits,
     #[command(flatten)]
     tls: tls::ServerOptions,
+    #[command(flatten)]
+    principals: principals::Options,
     #[command(flatten)]
     journal: Journal,
 }
@@ -43,7 +45,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let tls = args.tls.config(Some(HTTP_1_1))?;
     // Signal handlers first: a signal may come as soon as `listening on` is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = Listener { tcp: program::listen(args.addr, "http_rest").await?, tls };
+    let principals = args.principals.read()?;
+    principals::warn_if_open(args.addr, tls.is_some(), principals.is_some());
+    let listener = Listener { tcp: program::listen(args.addr, "http_rest").await?, tls, principals };
     let scheme = if args.tls.tls { "https" } else { "http" };
     writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     http_rest::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")

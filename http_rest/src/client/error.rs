@@ -29,6 +29,9 @@ pub enum Error {
     /// Another attempt would fail in the same way.
     #[error("{0}")]
     Tls(String),
+    /// The client's token cannot be read. The text says why.
+    #[error("{0}")]
+    Token(String),
     /// The server responded with an error.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -73,7 +76,11 @@ impl Error {
     /// it again. If so, check first, unless a second execution does no harm.
     pub fn may_have_been_executed(&self) -> bool {
         match self {
-            Self::Address { .. } | Self::Setup(_) | Self::Unreachable { .. } | Self::Tls(_) => false,
+            Self::Address { .. }
+            | Self::Setup(_)
+            | Self::Unreachable { .. }
+            | Self::Tls(_)
+            | Self::Token(_) => false,
             Self::Broken(_) | Self::TimedOut | Self::EarlierAttempt { .. } => true,
             // A 303 says where to find the result of the executed request.
             Self::Redirect { status, .. } => *status == 303,

@@ -66,6 +66,7 @@ pub(super) fn may_pass(error: &Error, repeat: Repeat) -> bool {
         | Error::Address { .. }
         | Error::Setup(_)
         | Error::Tls(_)
+        | Error::Token(_)
         | Error::Redirect { .. }
         | Error::EarlierAttempt { .. } => false,
     }

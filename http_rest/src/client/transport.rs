@@ -4,6 +4,7 @@ use reqwest::header::{ETAG, HeaderMap, LINK, LOCATION};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 use tcp_socket::base::tls::{self, HTTP_1_1, trust_nobody};
+use tcp_socket::base::token::Token;
 
 use super::error::Error;
 use super::retry::{Repeat, retry};
@@ -16,6 +17,7 @@ use crate::protocol::problem::{Problem, retry_after};
 pub(super) struct Transport {
     http: reqwest::Client,
     url: String,
+    token: Option<Token>,
 }
 
 impl Transport {
@@ -24,6 +26,7 @@ impl Transport {
         let Some(parsed) = parsed.filter(reqwest::Url::has_host) else {
             return Err(Error::Address { url: url.to_owned() });
         };
+        let token = tls.token().map_err(|error| Error::Token(format!("{error:#}")))?;
         let tls = tls.config(parsed.scheme() == "https", Some(HTTP_1_1));
         let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")))?;
         let http = reqwest::Client::builder()
@@ -35,11 +38,15 @@ impl Transport {
             .tls_backend_preconfigured(tls.map_or_else(trust_nobody, |tls| (*tls).clone()))
             .build()
             .map_err(Error::Setup)?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
     }
 
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url))
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            None => request,
+            Some(token) => request.bearer_auth(token.secret()),
+        }
     }
 
     /// Makes a call, in as many attempts as [`retry`] allows.

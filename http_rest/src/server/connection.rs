@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tcp_socket::base::linger::{LingerLimits, Lingering, linger};
+use tcp_socket::base::principals::Caller;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio_io_timeout::TimeoutWriter;
@@ -22,6 +23,7 @@ pub(crate) async fn run(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     requests: Arc<Requests>,
+    caller: Caller,
     stopping: CancellationToken,
 ) {
     let limits = &requests.limits;
@@ -37,7 +39,7 @@ pub(crate) async fn run(
         .half_close(true)
         .serve_connection(
             TokioIo::new(stream),
-            service_fn(|request| requests.respond(router.clone(), request)),
+            service_fn(|request| requests.respond(router.clone(), request, &caller)),
         );
     let mut connection = pin!(connection);
     // Cancel safe: polling only borrows the connection, which keeps its state.

@@ -17,6 +17,8 @@ use axum::http::{self, HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use tcp_socket::base::principals::Caller;
+
 use super::conditional::Conditions;
 use super::request_layer::{NoQuery, read_body, require_type};
 use crate::limits::{Limits, MAX_KEY};
@@ -40,7 +42,8 @@ struct Inner {
     finished: VecDeque<(Instant, Scope)>,
 }
 
-/// Path and key: the same key on another path is another key.
+/// Path and key: the same key on another path is another key. If the server knows the caller, its
+/// name precedes the path, so nobody gets the response to somebody else.
 type Scope = (String, String);
 
 /// An executed request. Only successful ones are kept: after an error, nothing has changed,
@@ -145,7 +148,10 @@ pub(crate) async fn once(
     require_type(&parts.headers, JSON)?;
     Conditions::of(&parts.headers)?.check(None)?; // A collection has no ETag.
     let claim = match key(&parts.headers)? {
-        Some(key) => Some(store.claim((parts.uri.path().to_owned(), key))?),
+        Some(key) => {
+            let caller = parts.extensions.get().and_then(Caller::name).unwrap_or_default();
+            Some(store.claim((format!("{caller}{}", parts.uri.path()), key))?)
+        }
         None => None,
     };
     let body = read_body(body, limits.max_body).await?;

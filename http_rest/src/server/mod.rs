@@ -23,6 +23,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tcp_socket::base::accept::Connections;
+use tcp_socket::base::principals::Caller;
 use tcp_socket::base::tls::{Acceptor, Listener};
 use tracing::info;
 use utoipa_axum::router::OpenApiRouter;
@@ -37,13 +38,13 @@ use crate::protocol::problem::Problem;
 
 /// The routes. `routes!` reads path and method from the handler's own description, which
 /// also becomes part of `/openapi.json`, so the two cannot differ.
-fn router(state: AppState, url: &str) -> Router {
+fn router(state: AppState, url: &str, checks_callers: bool) -> Router {
     let posts = OpenApiRouter::new()
         .routes(routes!(stations::create))
         .routes(routes!(readings::record))
         .route_layer(from_fn_with_state(state.clone(), idempotency::once))
         .route_layer(DefaultBodyLimit::disable()); // `Limits::max_body` applies instead.
-    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble(url))
+    let (router, description) = OpenApiRouter::with_openapi(openapi::preamble(url, checks_callers))
         .routes(routes!(stations::list))
         .routes(routes!(stations::read, stations::replace, stations::patch, stations::delete))
         .routes(routes!(readings::list))
@@ -76,7 +77,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, principals } = listener.into();
     let scheme = if tls.is_some() { "https" } else { "http" };
     let addr = listener.local_addr()?;
     // 0.0.0.0 is not the address of a server, so the description then refers to its own.
@@ -91,12 +92,13 @@ pub async fn serve(
         limits: limits.clone(),
         stopping: connections.stopping(),
     }));
-    let router = router(state, &url);
+    let router = router(state, &url, principals.is_some());
     let requests = Arc::new(Requests::new(limits.clone()));
     let serve = |stream, _peer| {
-        let (router, requests) = (router.clone(), requests.clone());
-        tls.handshake_then(stream, identity, connections.stopping(), |stream, stopping| {
-            connection::run(stream, router, requests, stopping)
+        let (router, requests, principals) = (router.clone(), requests.clone(), principals.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), move |stream, stopping| {
+            let caller = Caller::new(principals.as_ref(), &stream);
+            connection::run(stream, router, requests, caller, stopping)
         })
     };
     let refuse = |stream| {

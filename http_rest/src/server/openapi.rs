@@ -5,7 +5,10 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
 use utoipa::openapi::path::{Operation, Parameter, PathItem};
-use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Schema, Server};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, Content, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response, Schema, Server,
+};
 use utoipa::{Number, PartialSchema, ToSchema};
 
 use crate::limits::{
@@ -16,11 +19,13 @@ use crate::protocol::model::Gap;
 use crate::protocol::problem::Problem;
 
 /// The errors that any request may get.
-const COMMON: [(StatusCode, &str); 4] = [
+const COMMON: [(StatusCode, &str); 6] = [
     (
         StatusCode::BAD_REQUEST,
         "A malformed, missing, or repeated header, a malformed body, or an unknown parameter",
     ),
+    (StatusCode::UNAUTHORIZED, "The server must know who is calling: send a valid token"),
+    (StatusCode::FORBIDDEN, "The caller's role does not allow this"),
     (StatusCode::PRECONDITION_FAILED, "If-Match or, for a change, If-None-Match is false"),
     (StatusCode::REQUEST_TIMEOUT, "The request took too long to arrive or to be executed"),
     (StatusCode::SERVICE_UNAVAILABLE, "Too many requests in flight; try again after Retry-After"),
@@ -33,13 +38,28 @@ const OF_BODIES: [(StatusCode, &str); 3] = [
     (StatusCode::UNPROCESSABLE_ENTITY, "Invalid fields"),
 ];
 
-/// Returns the start of the description, before the handlers add theirs.
-pub(crate) fn preamble(url: &str) -> OpenApi {
+/// Returns the start of the description, before the handlers add theirs. Unless the server checks
+/// its callers, they may also say nothing about who they are.
+pub(crate) fn preamble(url: &str, checks_callers: bool) -> OpenApi {
     let info =
         InfoBuilder::new().title("Weather stations").version(env!("CARGO_PKG_VERSION")).description(Some(
             "Manages stations, and records their readings in batches. Errors are problem details (RFC 9457).",
         ));
-    OpenApiBuilder::new().info(info).servers(Some([Server::new(url)])).build()
+    let anybody = (!checks_callers).then(SecurityRequirement::default);
+    let security = ["token", "certificate"].map(|name| SecurityRequirement::new(name, [""; 0]));
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let certificate = SecurityScheme::MutualTls { description: None, deprecated: None, extensions: None };
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([Server::new(url)]))
+        .components(Some(
+            ComponentsBuilder::new()
+                .security_scheme("token", token)
+                .security_scheme("certificate", certificate)
+                .build(),
+        ))
+        .security(Some(anybody.into_iter().chain(security)))
+        .build()
 }
 
 /// Returns the route to the finished description.

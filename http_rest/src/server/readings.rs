@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+
+use tcp_socket::base::principals::Caller;
 
 use super::conditional::Conditions;
 use super::pagination;
@@ -31,9 +33,16 @@ use crate::protocol::validation::{UncheckedBatch, parse};
         (status = 409, description = "The first request with this key is still running"),
         (status = 422, description = "Invalid readings, or the key was used with another body"),
         (status = 507, description = "No room for another station")))]
-pub(crate) async fn record(State(store): State<Arc<Store>>, body: Bytes) -> Result<Json<Recorded>, Problem> {
+pub(crate) async fn record(
+    State(store): State<Arc<Store>>,
+    caller: Option<Extension<Caller>>,
+    body: Bytes,
+) -> Result<Json<Recorded>, Problem> {
     let batch: UncheckedBatch = parse(&body)?;
     let readings = batch.check()?;
+    if let Some(Extension(caller)) = caller {
+        caller.may_record(readings.iter().map(|reading| &*reading.station))?;
+    }
     let accepted = store.record(readings)?;
     Ok(Json(Recorded { accepted }))
 }

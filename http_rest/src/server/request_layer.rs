@@ -15,10 +15,11 @@ use axum::extract::FromRequestParts;
 use axum::extract::rejection::QueryRejection;
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
+use tcp_socket::base::principals::{Caller, Operation};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tower::Service;
@@ -50,14 +51,18 @@ impl Requests {
         &self,
         router: Router,
         request: Request<Incoming>,
+        caller: &Caller,
     ) -> Result<Response, Infallible> {
         let started = Instant::now();
         let id = self.id(request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let mut response = self.handle(router, request).await.unwrap_or_else(IntoResponse::into_response);
+        let mut response =
+            self.handle(router, request, caller).await.unwrap_or_else(IntoResponse::into_response);
         let status = response.status();
-        if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-            // The rest of the body is still to come, so this connection can't be reused.
+        let ends = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNAUTHORIZED];
+        if ends.contains(&status) {
+            // The rest of the body may still be to come, so this connection can't be reused. And
+            // after 401, each guess costs a client a new connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         info!(
@@ -70,9 +75,22 @@ impl Requests {
         Ok(response)
     }
 
-    async fn handle(&self, mut router: Router, request: Request<Incoming>) -> Result<Response, Problem> {
+    async fn handle(
+        &self,
+        mut router: Router,
+        mut request: Request<Incoming>,
+        caller: &Caller,
+    ) -> Result<Response, Problem> {
         check_single(request.headers())?;
         check_host(&request)?;
+        if caller.is_checked() {
+            let tokens = request.headers().get_all(header::AUTHORIZATION).iter();
+            let caller = caller.with_authorization(tokens.map(HeaderValue::as_bytes))?;
+            if let Some(operation) = operation(request.method(), request.uri().path()) {
+                caller.may(operation)?;
+            }
+            request.extensions_mut().insert(caller);
+        }
         let _permit = self.permits.try_acquire().map_err(|_none_left| Problem {
             retry_after: Some(Duration::from_secs(1)),
             ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight")
@@ -96,6 +114,19 @@ impl Requests {
             Some(id) => id.clone(),
             None => HeaderValue::from(self.numbered.fetch_add(1, Ordering::Relaxed) + 1),
         }
+    }
+}
+
+/// Returns the operation that the caller needs permission for. `Manage` is the default, so that a
+/// new route is not open to everybody by mistake.
+fn operation(method: &Method, path: &str) -> Option<Operation> {
+    match (method.as_str(), path) {
+        ("GET" | "HEAD", "/healthz" | "/openapi.json") => None,
+        ("GET" | "HEAD", "/readings/live") => Some(Operation::Subscribe),
+        ("GET" | "HEAD", _) => Some(Operation::Read),
+        // The handler checks whose readings they are.
+        ("POST", "/readings") => Some(Operation::RecordOwn),
+        _ => Some(Operation::Manage),
     }
 }
 

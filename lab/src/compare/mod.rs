@@ -4,12 +4,16 @@
 //! loops that measure every protocol.
 
 pub mod bytes;
+mod encryption;
 mod fan_out;
+pub mod idle;
 pub mod measure;
 mod network;
 pub mod plan;
 mod rounds;
+mod streams;
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -39,7 +43,7 @@ const KEPT_UP: f64 = 0.95;
 /// Pins the calling thread to a core. `placement` replaces the default in all measurements.
 ///
 /// # Errors
-/// If the runtime that all measurements need cannot start. A measurement that fails for one
+/// If the runtime or the certificates that measurements need cannot be created. A measurement that fails for one
 /// protocol is not an error: the results list it in [`Results::failures`].
 pub fn compare(
     plan: &Plan,
@@ -65,6 +69,7 @@ pub fn compare(
         progress,
         stop,
         brokers: Brokers::default(),
+        encryption: None,
         failures: Vec::new(),
     };
     // Brokers restart when the placement changes, so measurements with the same placement come
@@ -75,10 +80,15 @@ pub fn compare(
     let set_up = comparison.set_up(same);
     let bytes = comparison.bytes(same);
     let round_trips = comparison.round_trips(same);
+    let folder = std::env::temp_dir().join(format!("lab-tls-{}", std::process::id()));
+    let encryption = comparison.encryption(same, &folder);
+    let _ = fs::remove_dir_all(&folder);
     let throughput = comparison.throughput(separate);
     let fixed_rate = comparison.fixed_rate(separate);
     let network = comparison.network(separate);
     let fan_out = comparison.fan_out(separate);
+    let streams = comparison.streams(separate);
+    let idle = comparison.idle(separate);
     progress.finish_and_clear();
     let named = |protocol: &&Protocol| Named {
         id: protocol.id.into(),
@@ -103,8 +113,11 @@ pub fn compare(
         set_up,
         memory,
         round_trips,
+        encryption: encryption?,
         network,
         fan_out,
+        streams,
+        idle,
         answers: Vec::new(),
     })
 }
@@ -173,7 +186,7 @@ impl Comparison<'_> {
 
     fn fixed_rate(&mut self, placement: Placement) -> Measured<FixedRate> {
         let span = self.plan.fixed_rate;
-        let levels = (self.plan.rounds, self.plan.rates.as_slice());
+        let levels = (self.plan.extra_rounds, self.plan.rates.as_slice());
         let lowest = self.plan.rates.first().copied();
         // Protocols that could not keep up with a lower rate in this round.
         let mut saturated: Vec<&str> = Vec::new();

@@ -30,7 +30,7 @@ const BATCH: u64 = 100;
 const IN_FLIGHT: u64 = 64;
 
 /// Number of requests in a round. Their median is its figure.
-const REQUESTS: usize = 10;
+const REQUESTS: usize = 5;
 
 /// Number of new connections in a round. Their median is its figure.
 const CONNECTIONS: usize = 3;
@@ -42,20 +42,9 @@ type Crossing = ([f64; 3], Option<f64>);
 impl Comparison<'_> {
     /// Counts the round trips of each protocol: time divided by delay, rounded.
     pub(super) fn round_trips(&mut self, placement: Placement) -> Vec<RoundTrips> {
-        let rows = self.rounds(ROUND_TRIPS, placement, (1, &[1]), async |target, _| {
-            network(target)?.set(ROUND_TRIP, None);
-            let (mut first, mut request) = (f64::INFINITY, f64::INFINITY);
-            for _ in 0..TRIES {
-                let (recorder, time) = connect(target).await?;
-                first = first.min(time);
-                for _ in 0..TRIES {
-                    request = request.min(time_of(&*recorder).await?);
-                }
-            }
-            let trips = |time: f64| (time / ROUND_TRIP.as_nanos() as f64).round() as u64;
-            Ok(Some((trips(first).saturating_sub(trips(request)), trips(request))))
-        });
-        let trips = |(protocol, (set_up, request))| RoundTrips { protocol, set_up, request };
+        let rows = self
+            .rounds(ROUND_TRIPS, placement, (1, &[1]), async |target, _| count_trips(target).await.map(Some));
+        let trips = |(protocol, Trips { set_up, request })| RoundTrips { protocol, set_up, request };
         rows.into_iter().filter_map(Row::single).map(trips).collect()
     }
 
@@ -79,6 +68,26 @@ impl Comparison<'_> {
         };
         rows.into_iter().map(delayed).collect()
     }
+}
+
+/// How often a connection, and a request on it, crosses the network and back.
+pub(super) struct Trips {
+    pub set_up: u64,
+    pub request: u64,
+}
+
+pub(super) async fn count_trips(target: &RunningProtocol) -> anyhow::Result<Trips> {
+    network(target)?.set(ROUND_TRIP, None);
+    let (mut first, mut request) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..TRIES {
+        let (recorder, time) = connect(target).await?;
+        first = first.min(time);
+        for _ in 0..TRIES {
+            request = request.min(time_of(&*recorder).await?);
+        }
+    }
+    let trips = |time: f64| (time / ROUND_TRIP.as_nanos() as f64).round() as u64;
+    Ok(Trips { set_up: trips(first).saturating_sub(trips(request)), request: trips(request) })
 }
 
 async fn cross(target: &RunningProtocol, delay: Duration) -> anyhow::Result<Crossing> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::measure::Span;
-use crate::protocols::FAN_OUT;
+use crate::protocols::{FAN_OUT, STREAMS};
 
 /// The measurements of a run, and how long each takes.
 #[derive(Debug, Clone, Default)]
@@ -34,9 +34,27 @@ pub struct Plan {
     pub bandwidth: Option<u64>,
     /// Numbers of subscribers for fan-out. An empty list skips the measurement.
     pub subscribers: Vec<u64>,
-    /// Number of rounds over the network and of fan-out.
+    /// Number of messages over a stream that stays open. `None` skips the measurement.
+    pub messages: Option<u64>,
+    /// Number of idle connections beside 16 that work. `None` skips the measurement.
+    pub idle: Option<u64>,
+    /// Number of connections that a round opens without TLS, and in each way with TLS. 0 skips the
+    /// comparison of both.
+    pub new_connections: usize,
+    /// Duration of a measurement of requests in that comparison.
+    pub encrypted: Span,
+    /// Number of rounds at fixed rates, over the network, of fan-out, and with idle connections.
     pub extra_rounds: usize,
 }
+
+/// Number of messages over a stream, with `--streams`.
+pub const MESSAGES: u64 = 20_000;
+
+/// Number of idle connections, with `--idle`.
+pub const IDLE: u64 = 5_000;
+
+/// Number of connections that a round of the full plan opens without TLS, and in each way with it.
+pub const NEW_CONNECTIONS: usize = 50;
 
 fn span(warm_up: u64, measured: u64) -> Span {
     Span { warm_up: Duration::from_millis(warm_up), measured: Duration::from_millis(measured) }
@@ -50,6 +68,7 @@ impl Plan {
             latency: span(150, 500),
             throughput: span(150, 500),
             in_flight: vec![64],
+            encrypted: span(100, 300),
             extra_rounds: 3,
             ..Self::default()
         }
@@ -59,8 +78,8 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             rounds: 5,
-            latency: span(300, 2000),
-            throughput: span(300, 1000),
+            latency: span(300, 1000),
+            throughput: span(300, 700),
             in_flight: vec![1, 8, 64, 256],
             fixed_rate: span(200, 1000),
             rates: vec![1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000],
@@ -70,16 +89,22 @@ impl Plan {
             idle_connections: 100,
             delays: vec![1, 20, 100],
             subscribers: vec![1, 10, 100, 1000],
+            messages: Some(MESSAGES),
+            idle: Some(IDLE),
+            new_connections: NEW_CONNECTIONS,
             ..Self::quick()
         }
     }
 
     /// Returns the length of the progress bar, in steps, for this many protocols.
     pub fn steps(&self, protocols: usize) -> u64 {
-        let rounds = 1 + self.in_flight.len() + self.rates.len() + self.readings.len();
+        let rounds = 1 + self.in_flight.len() + self.readings.len();
         let rounds = rounds + usize::from(self.set_ups > 0);
         let once = 1 + self.readings.len().max(1) + usize::from(self.idle_connections > 0);
-        ((rounds * self.rounds + self.delays.len() * self.extra_rounds + once) * protocols
-            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()) as u64
+        let extra = self.rates.len() + self.delays.len() + usize::from(self.idle.is_some());
+        let encrypted = if self.new_connections > 0 { 4 * (self.rounds + 2) } else { 0 };
+        ((rounds * self.rounds + extra * self.extra_rounds + once + encrypted) * protocols
+            + self.subscribers.len() * self.extra_rounds * FAN_OUT.len()
+            + usize::from(self.messages.is_some()) * self.rounds * STREAMS.len()) as u64
     }
 }

@@ -13,6 +13,7 @@ use crate::protocols::Protocol;
 use crate::report::results::Failure;
 use crate::report::statistic::Spread;
 use crate::run::brokers::Brokers;
+use crate::run::encryption::Encryption;
 use crate::run::placement::Placement;
 use crate::run::running_protocol::{RunningProtocol, Through};
 
@@ -37,6 +38,8 @@ pub(super) struct Comparison<'a> {
     pub progress: &'a ProgressBar,
     pub stop: &'a AtomicBool,
     pub brokers: Brokers,
+    /// Whether the next measurement speaks TLS, and how.
+    pub encryption: Option<Encryption>,
     pub failures: Vec<Failure>,
 }
 
@@ -92,6 +95,7 @@ impl Comparison<'_> {
         if levels.is_empty() {
             return Vec::new();
         }
+        let started = Instant::now();
         let mut running = self.start_all(protocols, name, placement);
         let row =
             |protocol: &Protocol, level| Row { protocol: protocol.id.into(), level, rounds: Vec::new() };
@@ -120,6 +124,7 @@ impl Comparison<'_> {
                 }
             }
         }
+        self.progress.println(format!("{name}: {:.0} s", started.elapsed().as_secs_f64()));
         rows.retain(|row| !row.rounds.is_empty());
         rows
     }
@@ -138,7 +143,13 @@ impl Comparison<'_> {
         };
         let mut running = Vec::new();
         for &protocol in protocols {
-            let started = RunningProtocol::start(protocol, placement, &mut self.brokers, through);
+            let started = RunningProtocol::start(
+                protocol,
+                placement,
+                &mut self.brokers,
+                through,
+                self.encryption.as_ref(),
+            );
             let started = started.and_then(|target| {
                 self.runtime.block_on(ready(&target))?;
                 Ok(target)
@@ -151,7 +162,7 @@ impl Comparison<'_> {
     fn failed(&mut self, protocol: &Protocol, measurement: &str, error: &anyhow::Error) {
         self.failures.push(Failure {
             name: protocol.name.into(),
-            measurement: measurement.into(),
+            measurement: measurement.to_owned() + if self.encryption.is_some() { " with TLS" } else { "" },
             error: format!("{error:#}"),
         });
     }

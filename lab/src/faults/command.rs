@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use super::breakage::{self, Breakage};
 use super::experiment::{Plan, run};
 use super::row::Row;
 use super::rows;
-use super::{documents, page, tables};
+use super::{cluster, documents, page, tables};
 use crate::run::brokers::{INSTALL, is_installed};
 use crate::run::conditions::conditions;
 
@@ -41,6 +41,13 @@ pub struct Options {
     /// Number of calls in flight
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     in_flight: u64,
+    /// Break nodes of a RabbitMQ cluster and of a Redis with Sentinels instead, and
+    /// write scaling.json: five minutes for each run
+    #[arg(long, conflicts_with_all = ["full", "protocols", "faults", "in_flight"])]
+    cluster: bool,
+    /// How often to repeat the faults of a cluster
+    #[arg(long, default_value_t = 1, requires = "cluster", value_parser = clap::value_parser!(u64).range(1..=20))]
+    runs: u64,
     /// Folder for faults.html and faults.json
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
@@ -94,11 +101,19 @@ impl Options {
 /// # Errors
 /// If an experiment fails, or a file can't be written.
 pub fn command(options: &Options, progress: &ProgressBar, stop: &AtomicBool) -> anyhow::Result<()> {
-    if let Some(results) = &options.write_docs {
-        return documents::write(results);
+    match &options.write_docs {
+        Some(kept) if options.cluster && kept == Path::new(documents::KEPT) => {
+            return cluster::report::write(Path::new(cluster::report::KEPT));
+        }
+        Some(results) if options.cluster => return cluster::report::write(results),
+        Some(results) => return documents::write(results),
+        None => {}
     }
     if message_queue::brokers::install_is_wanted() {
         message_queue::brokers::install()?;
+    }
+    if options.cluster {
+        return cluster::command(options.runs as usize, &options.out, progress, stop);
     }
     let results = run(&options.plan()?, conditions(0), progress, stop)?;
     let mut out = stdout().lock();

@@ -7,11 +7,14 @@
 //! 3. `stage.rs` and `experiment.rs`: one client, one fault.
 //! 4. [`count`] and [`results`]: what the client said, compared with what was executed.
 //!
+//! [`cluster`] breaks nodes of clusters instead.
+//!
 //! The server records what it executes in its [`journal`](tcp_socket::base::journal), so the counts do
 //! not depend on what the client says.
 
 pub mod breakage;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod count;
 pub mod documents;

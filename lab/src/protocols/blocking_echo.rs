@@ -18,7 +18,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Baseline,
     one_at_a_time: true,
     served: Served::Directly(|listener, shutdown| {
-        accept_each(listener, shutdown, |stream| {
+        accept_each(listener.tcp, shutdown, |stream| {
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
             thread::spawn(move || echo(stream));
@@ -28,7 +28,7 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     }),
     connect: |address, readings| {
         async move {
-            let stream = TcpStream::connect(address)?;
+            let stream = TcpStream::connect(address.place)?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
             let message = information(readings);

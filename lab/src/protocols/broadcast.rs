@@ -26,14 +26,14 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     one_at_a_time: true,
     served: Served::Directly(|listener, shutdown| {
         let subscribers = Arc::default();
-        accept_each(listener, shutdown, move |stream| {
+        accept_each(listener.tcp, shutdown, move |stream| {
             tokio::spawn(serve(stream, Arc::clone(&subscribers)));
             Ok(())
         })
         .boxed()
     }),
     connect: |address, _| {
-        async move { connected(Publisher(Mutex::new(connect(&address, 0).await?.0))) }.boxed()
+        async move { connected(Publisher(Mutex::new(connect(&address.place, 0).await?.0))) }.boxed()
     },
 };
 

@@ -78,7 +78,7 @@ impl FanOut {
                 let publisher = producer::Publisher::connect(&url, Topology::default(), 1).await?;
                 Publisher::RabbitMq(Box::new(Mutex::new(publisher)))
             }
-            _ => return (self.protocol.connect)(address, 1).await,
+            _ => return (self.protocol.connect)(address.into(), 1).await,
         })
     }
 

@@ -7,7 +7,7 @@ use grpc::proto::{Metric, Reading};
 use grpc::{Client, Config, Options};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Address, Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 /// A call for each batch: one message with the whole batch, and one response.
 pub(super) const UNARY: Protocol = Protocol {
@@ -16,7 +16,9 @@ pub(super) const UNARY: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
-        async { Ok(grpc::serve(listener, Config::default(), shutdown.cancelled_owned()).await?) }.boxed()
+        let mut config = Config::default();
+        config.limits.connections.max_connections = MAX_CONNECTIONS;
+        async { Ok(grpc::serve(listener, config, shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| async move { connected(Unary(Grpc::new(&address, readings)?)) }.boxed(),
 };
@@ -35,8 +37,9 @@ struct Grpc {
 }
 
 impl Grpc {
-    fn new(address: &str, readings: usize) -> anyhow::Result<Self> {
-        let client = Client::new(&format!("http://{address}"), &Options::default())?;
+    fn new(address: &Address, readings: usize) -> anyhow::Result<Self> {
+        let options = Options { tls: address.options(), ..Options::default() };
+        let client = Client::new(&address.url(["http", "https"]), &options)?;
         Ok(Self { client, batch: samples(readings).map(reading).collect() })
     }
 }

@@ -5,7 +5,7 @@ use futures::future::{BoxFuture, FutureExt};
 use http_rest::{Client, Limits, Metric, Reading};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "http_rest",
@@ -13,11 +13,13 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
-        async { Ok(http_rest::serve(listener, Limits::default(), shutdown.cancelled_owned()).await?) }.boxed()
+        let mut limits = Limits::default();
+        limits.connections.max_connections = MAX_CONNECTIONS;
+        async { Ok(http_rest::serve(listener, limits, shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::new(&format!("http://{address}"))?;
+            let client = Client::with_tls(&address.url(["http", "https"]), &address.options())?;
             connected(Http { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

@@ -15,6 +15,7 @@ pub(crate) mod message_queue;
 mod protocol;
 mod rabbitmq;
 mod redis;
+mod streams;
 pub(crate) mod tcp_socket;
 mod tokio_echo;
 pub(crate) mod websocket;
@@ -22,7 +23,8 @@ pub(crate) mod websocket;
 pub(crate) use batch::sample;
 pub use batch::{INFORMATION, STATION};
 pub use fan_out::{FAN_OUT, FanOut};
-pub use protocol::{Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
+pub use protocol::{Address, Connected, Kind, Listening, Protocol, Recorder, Served, Subscription};
+pub use streams::{STREAMS, Streamed};
 
 /// All protocols in the order of the tables: the baselines first.
 pub const ALL: [&Protocol; 11] = [
@@ -44,8 +46,13 @@ pub fn by_id(id: &str) -> Option<&'static Protocol> {
     ALL.into_iter().find(|protocol| protocol.id == id)
 }
 
-/// Returns what the server with this ID serves, which may also be a fan-out's.
+/// Returns what the server with this ID serves, which may also be a fan-out's or a stream's.
 pub(crate) fn served_by(id: &str) -> Option<&'static Served> {
     let fan_out = FAN_OUT.iter().map(|way| &way.protocol);
-    ALL.into_iter().chain(fan_out).find(|protocol| protocol.id == id).map(|protocol| &protocol.served)
+    let streams = STREAMS.iter().map(|stream| &stream.protocol);
+    ALL.into_iter()
+        .chain(fan_out)
+        .chain(streams)
+        .find(|protocol| protocol.id == id)
+        .map(|protocol| &protocol.served)
 }

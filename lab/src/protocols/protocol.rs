@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use ::message_queue::address::BrokerUrl;
 use ::message_queue::brokers;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tcp_socket::base::tls::{ClientOptions, Listener};
 use tokio_util::sync::CancellationToken;
 
 /// A client with a batch of readings that it can record again and again.
@@ -16,6 +17,9 @@ pub trait Recorder: Send + Sync {
     /// [`Protocol::one_at_a_time`] is set.
     fn record(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
+
+/// Maximum number of connections of a server: more than any measurement opens.
+pub(super) const MAX_CONNECTIONS: usize = 20_000;
 
 /// The outcome of connecting: a client that all callers share.
 pub type Connected = anyhow::Result<Arc<dyn Recorder>>;
@@ -37,21 +41,57 @@ pub struct Protocol {
     pub one_at_a_time: bool,
     /// The program that receives the requests.
     pub served: Served,
-    /// Connects to the server, or to the broker, at this `host:port`, and prepares a batch of this
-    /// many readings. Some clients do not connect until their first call.
-    pub connect: fn(address: String, readings: usize) -> BoxFuture<'static, Connected>,
+    /// Connects to the server, or to the broker, and prepares a batch of this many readings. Some
+    /// clients do not connect until their first call.
+    pub connect: fn(address: Address, readings: usize) -> BoxFuture<'static, Connected>,
+}
+
+/// Where a client connects to.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// `host:port`.
+    pub place: String,
+    /// How a client encrypts the connection, or `None` if it doesn't.
+    pub tls: Option<ClientOptions>,
+}
+
+impl<T: Into<String>> From<T> for Address {
+    fn from(place: T) -> Self {
+        Self { place: place.into(), tls: None }
+    }
+}
+
+impl Address {
+    /// Returns the URL with the first scheme, or with the second one if the connection is encrypted.
+    pub(crate) fn url(&self, [plain, encrypted]: [&str; 2]) -> String {
+        format!("{}://{}", if self.tls.is_some() { encrypted } else { plain }, self.place)
+    }
+
+    /// Returns the same as the URL of a broker.
+    pub(crate) fn broker(&self, schemes: [&str; 2]) -> anyhow::Result<BrokerUrl> {
+        BrokerUrl::with_tls(&self.url(schemes), &self.options())
+    }
+
+    /// Returns what a client needs beside the URL.
+    pub(crate) fn options(&self) -> ClientOptions {
+        self.tls.clone().unwrap_or_default()
+    }
 }
 
 /// The program that receives a protocol's requests. A server runs in its own process, until the
 /// token is cancelled.
 pub enum Served {
     /// A server that listens on this socket.
-    Directly(fn(TcpListener, CancellationToken) -> BoxFuture<'static, anyhow::Result<()>>),
-    /// A server that receives requests from the broker at this `host:port` and replies through
-    /// the broker. It calls `listening` when it is ready.
+    Directly(fn(Listener, CancellationToken) -> BoxFuture<'static, anyhow::Result<()>>),
+    /// A server that receives requests from the broker at this address and replies through the
+    /// broker. It calls `listening` when it is ready.
     ThroughBroker(
         brokers::Kind,
-        fn(broker: String, CancellationToken, listening: Listening) -> BoxFuture<'static, anyhow::Result<()>>,
+        fn(
+            broker: Address,
+            CancellationToken,
+            listening: Listening,
+        ) -> BoxFuture<'static, anyhow::Result<()>>,
     ),
     /// The broker itself, without a server.
     ByBroker(brokers::Kind),

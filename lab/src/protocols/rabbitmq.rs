@@ -25,13 +25,13 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     served: Served::ThroughBroker(brokers::Kind::RabbitMq, |address, shutdown, listening| {
         async move {
             let topology = Topology::default();
-            Ok(server::serve(&url(&address), &topology, &shutdown, listening).await?)
+            Ok(server::serve(address.broker(SCHEMES)?, &topology, &shutdown, listening).await?)
         }
         .boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::connect(&url(&address), Topology::default()).await?;
+            let client = Client::connect(address.broker(SCHEMES)?, Topology::default()).await?;
             let batch = samples(readings).map(reading).collect();
             connected(RequestReply { client, batch })
         }
@@ -47,9 +47,12 @@ pub(super) const PUBLISH: Protocol = Protocol {
     one_at_a_time: false,
     served: Served::ByBroker(brokers::Kind::RabbitMq),
     connect: |address, readings| {
-        async move { connected(Publish::connect(&address, readings).await?) }.boxed()
+        async move { connected(Publish::connect(&address.place, readings).await?) }.boxed()
     },
 };
+
+/// The schemes of a URL without TLS, and with it.
+const SCHEMES: [&str; 2] = ["amqp", "amqps"];
 
 pub(super) fn url(address: &str) -> String {
     format!("amqp://{address}")

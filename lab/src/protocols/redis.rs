@@ -7,7 +7,9 @@ use message_queue::client::Client;
 use message_queue::model::Reading;
 use message_queue::redis::names::KeyNames;
 use message_queue::redis::server;
+use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 
 use super::batch::{samples, verify_count};
 use super::message_queue::reading;
@@ -21,12 +23,14 @@ pub(super) const REQUEST_REPLY: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::ThroughBroker(brokers::Kind::Redis, |address, shutdown, listening| {
-        async move { Ok(server::serve(&url(&address), &KeyNames::default(), &shutdown, listening).await?) }
-            .boxed()
+        async move {
+            Ok(server::serve(address.broker(SCHEMES)?, &KeyNames::default(), &shutdown, listening).await?)
+        }
+        .boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::connect(&url(&address), KeyNames::default()).await?;
+            let client = Client::connect(address.broker(SCHEMES)?, KeyNames::default()).await?;
             let batch = samples(readings).map(reading).collect();
             connected(RequestReply { client, batch })
         }
@@ -43,7 +47,11 @@ pub(super) const APPEND: Protocol = Protocol {
     served: Served::ByBroker(brokers::Kind::Redis),
     connect: |address, readings| {
         async move {
-            let client = redis::Client::open(url(&address))?;
+            // The redis crate leaves Nagle's algorithm on. Then the last segment of a batch waits until the
+            // broker has acknowledged the others.
+            let tcp = TcpSettings::default().set_nodelay(true);
+            let client =
+                redis::Client::open(url(&address.place).into_connection_info()?.set_tcp_settings(tcp))?;
             let connection = client.get_multiplexed_async_connection().await?;
             let batch = samples(readings).map(reading).collect();
             connected(Append { connection, batch })
@@ -51,6 +59,9 @@ pub(super) const APPEND: Protocol = Protocol {
         .boxed()
     },
 };
+
+/// The schemes of a URL without TLS, and with it.
+const SCHEMES: [&str; 2] = ["redis", "rediss"];
 
 pub(super) fn url(address: &str) -> String {
     format!("redis://{address}")

@@ -5,7 +5,7 @@ use futures::future::{BoxFuture, FutureExt};
 use tcp_socket::{Client, Limits, Metric, Reading};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "tcp_socket",
@@ -13,12 +13,14 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
-        async { Ok(tcp_socket::serve(listener, Limits::default(), shutdown.cancelled_owned()).await?) }
-            .boxed()
+        let mut limits = Limits::default();
+        limits.connections.max_connections = MAX_CONNECTIONS;
+        async { Ok(tcp_socket::serve(listener, limits, shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::connect(&address).await?;
+            let url = address.url(["tcp", "tls"]);
+            let client = Client::connect_with_tls(&url, &address.options()).await?;
             connected(Tcp { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

@@ -2,10 +2,11 @@
 //! carries the ID of its request.
 
 use futures::future::{BoxFuture, FutureExt};
+use websocket::limits::Timeouts;
 use websocket::{Client, Limits, Metric, Reading};
 
 use super::batch::{STATION, Sample, samples, verify_count};
-use super::protocol::{Kind, Protocol, Recorder, Served, connected};
+use super::protocol::{Kind, MAX_CONNECTIONS, Protocol, Recorder, Served, connected};
 
 pub(super) const PROTOCOL: Protocol = Protocol {
     id: "websocket",
@@ -13,15 +14,15 @@ pub(super) const PROTOCOL: Protocol = Protocol {
     kind: Kind::Recorded,
     one_at_a_time: false,
     served: Served::Directly(|listener, shutdown| {
+        let mut limits = Limits::default();
+        limits.connections.max_connections = MAX_CONNECTIONS;
         let origins = Vec::new();
-        async {
-            Ok(websocket::serve(listener, Limits::default(), origins, shutdown.cancelled_owned()).await?)
-        }
-        .boxed()
+        async { Ok(websocket::serve(listener, limits, origins, shutdown.cancelled_owned()).await?) }.boxed()
     }),
     connect: |address, readings| {
         async move {
-            let client = Client::new(&format!("http://{address}"));
+            let url = address.url(["http", "https"]);
+            let client = Client::with_tls(&url, Timeouts::default(), &address.options());
             connected(WebSocket { client, batch: samples(readings).map(reading).collect() })
         }
         .boxed()

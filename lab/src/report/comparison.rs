@@ -2,6 +2,7 @@
 
 use maud::html;
 
+use super::chooser::{self, chooser};
 use super::page::{figure, page};
 use super::plots::plots;
 use super::results::Results;
@@ -20,10 +21,12 @@ pub fn html(results: &Results) -> String {
         table.conditions {
             @for (name, value) in conditions(&results.conditions) { tr { th { (name) } td { (value) } } }
         }
+        h2 { "Which one should I use?" }
+        (chooser(results))
         h2 { "Plots" }
         @for plot in plots(results) { (figure(&plot.title, &plot.inline(), plot.note)) }
         h2 { "Figures" }
         @for table in tables(results) { (Table::html(&table)) }
     };
-    page("Protocols side by side", "", "", &content)
+    page("Protocols side by side", "", chooser::SCRIPT, &content)
 }

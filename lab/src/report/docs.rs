@@ -1,25 +1,30 @@
 //! Renders the stored results into the documents that show them, so that documents and data always
 //! agree.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 
+use super::encryption::{encrypted_requests, new_connections};
 use super::plots::plots;
 use super::results::Results;
+use super::table::Table;
 use super::tables;
 
-/// A document's path from the root of the repository, and the function that renders the results
-/// for it.
-type Document = (&'static str, fn(&Results) -> String);
+/// A document's path from the root of the repository, the topic between whose markers the results
+/// go, and the function that renders them.
+type Document = (&'static str, &'static str, fn(&Results) -> String);
 
 /// The documents that show the stored results.
-pub const DOCUMENTS: [Document; 4] = [
-    ("README.md", summary),
-    ("README.id.md", summary_in_indonesian),
-    ("docs/performance_comparison.md", comparison),
-    ("docs/use_cases.md", costs),
+pub const DOCUMENTS: [Document; 6] = [
+    ("README.md", "measured", summary),
+    ("README.id.md", "measured", summary_in_indonesian),
+    ("docs/performance_comparison.md", "measured", comparison),
+    ("docs/performance_comparison.md", "sections", sections),
+    ("docs/use_cases.md", "measured", costs),
+    ("docs/security.md", "measured", encryption),
 ];
 
 /// Path of the stored results, from the root of the repository.
@@ -36,12 +41,16 @@ const PLOTS: &str = "docs/performance_comparison";
 pub fn write(results: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(results).with_context(|| format!("cannot read {}", results.display()))?;
     let parsed = Results::parse(&text)?;
-    let mut rendered = Vec::new();
-    for (path, measured) in DOCUMENTS {
-        let document = fs::read_to_string(path)
-            .with_context(|| format!("cannot read {path}; run this in the root folder of the repository"))?;
-        let text = replaced(&document, "measured", &measured(&parsed)).with_context(|| path.to_owned())?;
-        rendered.push((path.to_owned(), text));
+    let mut rendered: BTreeMap<String, String> = BTreeMap::new();
+    for (path, topic, render) in DOCUMENTS {
+        let document = match rendered.get(path) {
+            Some(document) => document.clone(),
+            None => fs::read_to_string(path).with_context(|| {
+                format!("cannot read {path}; run this in the root folder of the repository")
+            })?,
+        };
+        let text = replaced(&document, topic, &render(&parsed)).with_context(|| path.to_owned())?;
+        rendered.insert(path.to_owned(), text);
     }
     if results != Path::new(KEPT) {
         fs::write(KEPT, text)?;
@@ -80,7 +89,9 @@ fn comparison(results: &Results) -> String {
         text += &format!("| {name} | {value} |\n");
     }
     let rows = results.protocols.len() + results.missing.len();
+    let later: Vec<_> = tables::sections(results).into_iter().map(|table| table.title).collect();
     let short = tables::tables(results).into_iter().filter(|table| table.rows.len() <= rows);
+    let short = short.filter(|table| !later.contains(&table.title));
     for table in short {
         text += &format!("\n### {}\n\n{}", table.title, table.markdown());
     }
@@ -91,6 +102,28 @@ fn comparison(results: &Results) -> String {
         }
     }
     text
+}
+
+/// Renders the tables about networks, subscribers, streams, and idle connections.
+fn sections(results: &Results) -> String {
+    let tables = tables::sections(results);
+    if tables.is_empty() {
+        return "The kept run is older than these measurements, so it has no such figures.\n".into();
+    }
+    let tables = tables.iter().map(|table| format!("### {}\n\n{}", table.title, table.markdown()));
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+/// Renders what TLS adds.
+fn encryption(results: &Results) -> String {
+    let tables = [new_connections(results), encrypted_requests(results)].into_iter();
+    let tables = tables.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns);
+    let text: Vec<_> =
+        tables.map(|table| format!("### {}\n\n{}", table.title, table.markdown().trim_end())).collect();
+    if text.is_empty() {
+        return "The kept run has no figures for TLS yet.\n".to_owned();
+    }
+    text.join("\n\n") + "\n"
 }
 
 /// Renders the table of costs.

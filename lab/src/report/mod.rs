@@ -2,9 +2,12 @@
 //! documents.
 
 mod cells;
+mod chooser;
 mod claims;
 pub mod comparison;
+pub mod diff;
 pub mod docs;
+mod encryption;
 pub mod format;
 pub(crate) mod page;
 mod plot;

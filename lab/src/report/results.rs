@@ -4,7 +4,7 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::sections::{Delayed, Delivered, RoundTrips};
+use super::sections::{Delayed, Delivered, Encrypted, Idle, RoundTrips, Stream};
 use super::statistic::Spread;
 use crate::protocols::Kind;
 use crate::run::brokers::Missing;
@@ -47,12 +47,21 @@ pub struct Results {
     /// How often a request has to cross the network.
     #[serde(default)]
     pub round_trips: Vec<RoundTrips>,
+    /// What TLS adds (`--tls` or `--full`), placed as `set_up` is.
+    #[serde(default)]
+    pub encryption: Vec<Encrypted>,
     /// Times over a network (`--delay`, `--bandwidth`, or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub network: Vec<Delayed>,
     /// One reading to many subscribers (`--fan-out` or `--full`), placed as `throughput` is.
     #[serde(default)]
     pub fan_out: Vec<Delivered>,
+    /// Many messages over one connection (`--streams` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub streams: Vec<Stream>,
+    /// What idle connections cost (`--idle` or `--full`), placed as `throughput` is.
+    #[serde(default)]
+    pub idle: Vec<Idle>,
     /// What the reader predicted before the run.
     #[serde(default)]
     pub answers: Answers,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cells::{more, remark};
+use super::cells::{maybe, more, range, remark};
 use super::format::{NONE, digits, grouped, micros, short};
 use super::results::{Named, Results};
 use super::sections::{Delayed, Delivered};
@@ -108,6 +108,57 @@ pub(super) fn fan_out(results: &Results) -> Table {
                 NONE.into()
             },
             remark(row.cpu, 0),
+        ]);
+    }
+    table
+}
+
+pub(super) fn streams(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!(
+            "Many messages over one connection, times in µs per message; {}",
+            results.throughput.placement
+        ),
+        "messages/s: until all are acknowledged. until acknowledged: median from sending a message to its \
+         acknowledgement. Where each message has one, at most 64 wait for theirs.",
+        &["protocol", "messages/s", "range", "until acknowledged", "client CPU", "server CPU", ""],
+    );
+    for row in &results.streams {
+        table.note += &format!(" {}: {}", row.name, row.acknowledged);
+        table.rows.push(vec![
+            row.name.clone(),
+            short(row.per_second.median),
+            range(Some(row.per_second), short),
+            micros(row.p50.median),
+            maybe(row.client_cpu),
+            maybe(row.server_cpu),
+            remark(Some(row.per_second), 0),
+        ]);
+    }
+    table
+}
+
+pub(super) fn idle(results: &Results) -> Table {
+    let mut table = Table::new(
+        format!("Idle connections beside 16 that work; {}", results.throughput.placement),
+        "without, with: requests per second of the 16, without and with the idle connections, measured right after each \
+         other. kB: memory of the server or broker for each idle connection, without the kernel's buffers. CPU: of the \
+         server or broker per request without the idle ones, in µs. added: how much more it is with them, with its range.",
+        &["protocol", "idle", "kB", "without", "with", "CPU", "added", "range", ""],
+    );
+    let signed = |nanoseconds: f64| format!("{:+.2}", nanoseconds / 1000.0);
+    for row in &results.idle {
+        table.rows.push(vec![
+            results.name(&row.protocol).into(),
+            grouped(row.connections as f64),
+            digits(row.memory / 1000.0),
+            short(row.without.median),
+            short(row.with.median),
+            maybe(row.cpu),
+            row.added_cpu.map_or(NONE.into(), |added| signed(added.median)),
+            row.added_cpu
+                .map_or(NONE.into(), |added| format!("{} to {}", signed(added.low), signed(added.high))),
+            remark([row.without, row.with].into_iter().find(Spread::is_noisy), 0),
         ]);
     }
     table

@@ -1,9 +1,10 @@
 //! Shows the results as tables.
 
 use super::cells::{added, maybe, range, remark};
+use super::encryption::{encrypted_requests, new_connections};
 use super::format::{NONE, digits, grouped, micros, short, utc};
 use super::results::{BASELINE, Memory, Named, Results, Throughput};
-use super::section_tables::{fan_out, network, order, round_trips};
+use super::section_tables::{fan_out, idle, network, order, round_trips, streams};
 use super::statistic::{NOISY, Spread};
 use super::table::Table;
 use super::{claims, predictions};
@@ -13,12 +14,30 @@ use crate::run::conditions::Conditions;
 /// Returns all tables for which the results have rows. [`costs`] and [`summary`] only
 /// appear in the documents.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let figures =
-        [latency, cpu, round_trips, throughput, fixed_rate, batch, order, bytes, set_up, memory, network];
+    let figures = [
+        latency,
+        cpu,
+        throughput,
+        fixed_rate,
+        batch,
+        order,
+        bytes,
+        set_up,
+        memory,
+        new_connections,
+        encrypted_requests,
+    ];
     let figures = figures.into_iter().map(|table| with_marks(table(results), results));
-    let others = [fan_out, claims::table, claims::published, predictions::table, not_measured]
-        .map(|table| table(results));
-    let all = figures.chain(others);
+    let others = [claims::table, claims::published, predictions::table, not_measured];
+    let all = figures.chain(sections(results)).chain(others.map(|table| table(results)));
+    all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
+}
+
+/// Returns the tables about more than one request between two processes, if they have rows.
+pub fn sections(results: &Results) -> Vec<Table> {
+    let of_each = [round_trips, network].map(|table| with_marks(table(results), results));
+    let others = [fan_out, streams, idle].map(|table| table(results));
+    let all = of_each.into_iter().chain(others);
     all.filter(|table| !table.rows.is_empty()).map(Table::without_empty_columns).collect()
 }
 

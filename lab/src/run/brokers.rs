@@ -5,6 +5,7 @@ use std::thread;
 use anyhow::{Context, anyhow};
 use message_queue::brokers::{self, Broker, Kind, Options};
 use serde::{Deserialize, Serialize};
+use tcp_socket::base::tls::ServerOptions;
 
 use super::placement::{Placement, pin};
 use crate::protocols::Protocol;
@@ -66,6 +67,8 @@ pub fn install_if_wanted(protocols: &[&'static Protocol]) -> anyhow::Result<()> 
 pub struct Brokers {
     core: Option<usize>,
     running: Vec<(Kind, Broker)>,
+    /// How brokers that start from now on encrypt connections.
+    pub(crate) tls: ServerOptions,
 }
 
 impl Brokers {
@@ -85,10 +88,11 @@ impl Brokers {
     pub(crate) fn get(&mut self, kind: Kind) -> anyhow::Result<(String, Option<u32>)> {
         if !self.running.iter().any(|(running, _)| *running == kind) {
             let core = self.core;
+            let options = Options { tls: self.tls.clone(), ..Options::default() };
             let start = move || {
                 // A child inherits the cores of the thread that starts it.
                 core.map(pin);
-                Broker::start(kind, Options::default())
+                Broker::start(kind, options)
             };
             let broker =
                 thread::spawn(start).join().map_err(|_| anyhow!("the starting thread panicked"))??;

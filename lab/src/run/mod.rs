@@ -2,6 +2,7 @@
 
 pub mod brokers;
 pub mod conditions;
+pub mod encryption;
 pub mod meter;
 pub mod network;
 pub mod placement;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::brokers::Brokers;
+use super::encryption::Encryption;
 use super::meter::Meter;
 use super::network::Network;
 use super::placement::Placement;
 use super::server::Server;
-use crate::protocols::{Protocol, Recorder, Served};
+use crate::protocols::{Address, Protocol, Recorder, Served};
 use crate::wire::proxy::Proxy;
 
 /// What all bytes pass on their way to the server or, if there is a broker, to the broker. Then
@@ -33,13 +34,13 @@ pub struct RunningProtocol {
     pub proxy: Option<Proxy>,
     /// Delays the bytes, if this measurement needs it.
     pub network: Option<Network>,
-    address: String,
+    address: Address,
     _server: Option<Server>,
 }
 
 impl RunningProtocol {
     /// Starts whatever the protocol needs, on the server's core, and what all bytes pass, on
-    /// the client's.
+    /// the client's. With `encryption`, the server and its clients speak TLS.
     ///
     /// # Errors
     /// If the server, its broker, or what is between does not start.
@@ -48,6 +49,7 @@ impl RunningProtocol {
         placement: Placement,
         brokers: &mut Brokers,
         through: Through,
+        encryption: Option<&Encryption>,
     ) -> anyhow::Result<Self> {
         let core = placement.server_core();
         brokers.place(placement);
@@ -61,25 +63,28 @@ impl RunningProtocol {
                 Through::Network => network.insert(Network::start(address)?).address(),
             })
         };
-        let (address, server) = match (&protocol.served, broker) {
+        let options = encryption.map(Encryption::arguments).unwrap_or_default();
+        let arguments = |role| [&["serve", role][..], &options].concat();
+        let (place, server) = match (&protocol.served, broker) {
             (Served::ThroughBroker(..), Some((broker, _))) => {
                 let broker = between(broker)?;
-                let server = Server::start(&format!("{}@{broker}", protocol.id), core)?;
+                let server = Server::run(&arguments(&format!("{}@{broker}", protocol.id)), core)?;
                 (broker, Some(server))
             }
             (_, Some((broker, _))) => (between(broker)?, None),
             (_, None) => {
-                let server = Server::start(protocol.id, core)?;
+                let server = Server::run(&arguments(protocol.id), core)?;
                 (between(server.address().to_owned())?, Some(server))
             }
         };
         let meter = Meter { server: server.as_ref().map(Server::process), broker: broker_process };
+        let address = Address { place, tls: encryption.map(|encryption| encryption.client.clone()) };
         Ok(Self { protocol, meter, proxy, network, address, _server: server })
     }
 
     /// Returns the `host:port` to connect to.
     pub fn address(&self) -> String {
-        self.address.clone()
+        self.address.place.clone()
     }
 
     /// Connects a client that has prepared a batch of this many readings.

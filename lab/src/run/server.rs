@@ -3,17 +3,19 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use tcp_socket::base::journal::Journal;
+use tcp_socket::base::tls::{ClientOptions, HTTP_1_1, Listener, ServerOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::meter::cpu_time;
 use super::placement::pin;
-use crate::protocols::{Served, served_by};
+use crate::protocols::{Address, Served, served_by};
 
 /// A second process of the same program, which runs as a server.
 ///
@@ -129,6 +131,10 @@ pub struct Serve {
     listen: SocketAddr,
     #[command(flatten)]
     journal: Journal,
+    #[command(flatten)]
+    tls: ServerOptions,
+    #[command(flatten)]
+    broker_tls: ClientOptions,
 }
 
 /// Runs a protocol's server in the process that [`Server::start`] started. A server behind a broker
@@ -147,11 +153,17 @@ pub async fn serve(options: &Serve) -> anyhow::Result<()> {
         (Served::Directly(serve), None) => {
             let listener = TcpListener::bind(options.listen).await?;
             println!("listening on {}", listener.local_addr()?);
-            serve(listener, shutdown).await
+            let mut tls = options.tls.config(Some(HTTP_1_1))?;
+            if let Some(tls) = &mut tls {
+                // Whichever protocol this serves, its client offers only the name of its own.
+                Arc::make_mut(tls).alpn_protocols.push(b"h2".to_vec());
+            }
+            serve(Listener { tcp: listener, tls, principals: None }, shutdown).await
         }
         (Served::ThroughBroker(_, serve), Some(broker)) => {
-            let address = broker.clone();
-            serve(broker, shutdown, Box::new(move || println!("listening on {address}"))).await
+            let tls = options.broker_tls.ca.is_some().then(|| options.broker_tls.clone());
+            let address = Address { place: broker.clone(), tls };
+            serve(address, shutdown, Box::new(move || println!("listening on {broker}"))).await
         }
         _ => bail!("{role:?} does not name a server"),
     }

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::documents::{self, capture};
+use super::documents::{self, capture, capture_encrypted};
 use super::view::{diagram, exchange, html};
-use super::{ALL, Subject, record};
+use super::{ALL, Encrypted, Subject, record, record_encrypted};
 use crate::run::brokers::{Brokers, INSTALL, is_installed};
+use crate::run::encryption::{Connection, Encryption};
 use crate::wire::decode::Format;
 
 /// Width of the output, in characters.
@@ -26,6 +27,10 @@ pub struct Options {
     /// Play only the scenes of these protocols [default: all]
     #[arg(value_name = "PROTOCOL")]
     protocols: Vec<Format>,
+    /// Play the scenes over TLS, with a proxy that ends it on both sides: show what travels, and the
+    /// same decrypted. The captures contain the secrets of their connections, so Wireshark decrypts them
+    #[arg(long, conflicts_with = "write_docs")]
+    tls: bool,
     /// Folder for wire.html and the captures
     #[arg(long, default_value = "lab-results")]
     out: PathBuf,
@@ -55,14 +60,24 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             writeln!(out, "{}: {kind} is not installed; to add it, run {INSTALL}\n", subject.name)?;
             continue;
         }
-        let scene = record(subject, &mut brokers)?;
-        writeln!(out, "{}\n\n{}", subject.name, diagram::diagram(&scene, WIDTH))?;
+        let suffix = if options.tls { "-tls" } else { "" };
+        let path = options.out.join(format!("{}{suffix}.pcapng", subject.format.name()));
+        let scene = if options.tls {
+            let scene = with_tls(subject, &mut brokers)?;
+            writeln!(out, "{}\n\n{}", scene.wire.title, diagram::diagram(&scene.wire, WIDTH))?;
+            capture_encrypted(&path, subject.format, &scene)?;
+            scenes.push(scene.wire);
+            scene.decrypted
+        } else {
+            let scene = record(subject, &mut brokers)?;
+            capture(&path, subject.format, &scene)?;
+            scene
+        };
+        writeln!(out, "{}\n\n{}", scene.title, diagram::diagram(&scene, WIDTH))?;
         if let Some(exchange) = exchange::find(&scene, |message| message.summary.contains(subject.record)) {
             writeln!(out, "{}, one request byte by byte\n\n{}", subject.name, exchange.text(WIDTH))?;
             exchanges.push((subject.name.to_owned(), exchange.purposes()));
         }
-        let path = options.out.join(format!("{}.pcapng", subject.format.name()));
-        capture(&path, subject.format, &scene)?;
         written.push(path);
         scenes.push(scene);
     }
@@ -74,4 +89,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         writeln!(out, "written: {}", path.display())?;
     }
     Ok(())
+}
+
+/// Plays a scene over TLS with certificates of an authority that exists only for it.
+fn with_tls(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Encrypted> {
+    let folder = std::env::temp_dir().join(format!("lab-wire-tls-{}", std::process::id()));
+    let mut play = || {
+        let encryption = Encryption::new(Connection::Full, &folder)?.context("the scene has no TLS")?;
+        brokers.tls = encryption.server.clone();
+        record_encrypted(subject, brokers, &encryption)
+    };
+    let played = play();
+    let _ = fs::remove_dir_all(&folder);
+    played
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::view::{Scene, diagram};
-use super::{ALL, Subject, record};
+use super::{ALL, Encrypted, Subject, record};
 use crate::report::docs::replaced;
 use crate::run::brokers::Brokers;
 use crate::wire::decode::Format;
@@ -98,15 +98,28 @@ pub fn write() -> anyhow::Result<()> {
 /// # Errors
 /// If the file cannot be written.
 pub fn capture(path: &Path, format: Format, scene: &Scene) -> anyhow::Result<()> {
+    write_capture(path, format.standard_port(), scene, "")
+}
+
+/// Writes what travelled in an encrypted scene as a capture, with its secrets. Wireshark opens it
+/// decrypted.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn capture_encrypted(path: &Path, format: Format, scene: &Encrypted) -> anyhow::Result<()> {
+    write_capture(path, format.tls_port(), &scene.wire, &scene.secrets)
+}
+
+fn write_capture(path: &Path, port: u16, scene: &Scene, secrets: &str) -> anyhow::Result<()> {
     let recordings = scene.conversations.iter().map(|conversation| Recording {
         trace: &conversation.trace,
         client: scene.lanes[conversation.client],
         server: scene.lanes[conversation.server],
-        port: format.standard_port(),
+        port,
     });
     let write = || {
         let mut file = BufWriter::new(File::create(path)?);
-        pcap::write(&mut file, &recordings.collect::<Vec<_>>())?;
+        pcap::write_with_secrets(&mut file, &recordings.collect::<Vec<_>>(), secrets)?;
         anyhow::Ok(file.flush()?)
     };
     write().with_context(|| format!("cannot write {}", path.display()))

@@ -7,7 +7,8 @@ use grpc::{Client, Options};
 use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
-    let client = Client::new(&format!("http://{}", stage.client), &Options::default())?;
+    let options = Options { tls: stage.client.options(), ..Options::default() };
+    let client = Client::new(&stage.client.url(["http", "https"]), &options)?;
     stage.say("The client records a reading, and then an impossible one.");
     client.record(&[reading(TEMPERATURE)]).await?;
     expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;

@@ -7,7 +7,7 @@ use http_rest::{Client, Metric, Reading, Station};
 use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
-    let client = Client::new(&format!("http://{}", stage.client))?;
+    let client = Client::with_tls(&stage.client.url(["http", "https"]), &stage.client.options())?;
     let (latitude, longitude) = (Some(59.91), Some(10.75));
     let station = Station { id: STATION.into(), name: "Oslo".into(), latitude, longitude };
     stage.say("The client creates a station.");

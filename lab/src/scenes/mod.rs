@@ -19,9 +19,12 @@ use futures::future::{FutureExt, LocalBoxFuture};
 use message_queue::brokers::Kind;
 use tokio::time::timeout;
 
+use crate::protocols::Address;
 use crate::run::brokers::Brokers;
+use crate::run::encryption::Encryption;
 use crate::run::server::Server;
-use crate::wire::decode::Format;
+use crate::wire::both_ends::{Secrets, decrypt, encrypt};
+use crate::wire::decode::{Format, NewDecoder, tls};
 use crate::wire::message::Side;
 use crate::wire::proxy::Proxy;
 use crate::wire::tape::Tape;
@@ -117,34 +120,115 @@ pub fn record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Scene>
     // One thread, so that a scene plays in the same way each time. With several, reqwest may not yet
     // have noticed that a connection is free, and opens another one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(play_and_record(subject, brokers))
+    Ok(runtime.block_on(play_and_record(subject, brokers, None))?.0)
 }
 
-async fn play_and_record(subject: &Subject, brokers: &mut Brokers) -> anyhow::Result<Scene> {
+/// A scene that was recorded twice.
+pub struct Encrypted {
+    /// What travelled.
+    pub wire: Scene,
+    /// The same after decryption.
+    pub decrypted: Scene,
+    /// What Wireshark needs to decrypt it, too.
+    pub secrets: String,
+}
+
+/// Plays a scene over TLS. Client and server trust the authority of these certificates, so the proxy
+/// can end TLS on both sides. `brokers` has to start brokers with the same certificates.
+///
+/// # Errors
+/// The same as for [`record`].
+pub fn record_encrypted(
+    subject: &Subject,
+    brokers: &mut Brokers,
+    encryption: &Encryption,
+) -> anyhow::Result<Encrypted> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let secrets = Arc::new(Secrets::default());
+    let ends = Ends { encryption, secrets: secrets.clone() };
+    let (mut decrypted, wire) = runtime.block_on(play_and_record(subject, brokers, Some(&ends)))?;
+    let mut wire = wire.context("nothing was recorded")?;
+    wire.title += " over TLS, as it travels";
+    decrypted.title += " over TLS, decrypted";
+    Ok(Encrypted { wire, decrypted, secrets: secrets.text() })
+}
+
+/// What ends TLS on both sides.
+struct Ends<'a> {
+    encryption: &'a Encryption,
+    secrets: Arc<Secrets>,
+}
+
+impl Ends<'_> {
+    /// Ends TLS before and after a proxy that records on `tape`, and records on `wire` what travels.
+    /// Returns both proxies. Clients connect to the second one.
+    fn around(
+        &self,
+        format: Format,
+        target: String,
+        tape: &Arc<Tape>,
+        wire: &Arc<Tape>,
+    ) -> anyhow::Result<[Proxy; 2]> {
+        let Encryption { server, client } = self.encryption;
+        let client = client.config(true, format.alpn())?.context("the client has no TLS")?;
+        let mut server = server.config(format.alpn())?.context("the server has no TLS")?;
+        Arc::make_mut(&mut server).key_log = self.secrets.clone();
+        let inner = Proxy::start(encrypt(client, target)?.to_string(), Some(tape.clone()))?;
+        let outer = Proxy::start(decrypt(server, inner.address())?.to_string(), Some(wire.clone()))?;
+        Ok([inner, outer])
+    }
+}
+
+/// Returns the scene and, if TLS was ended on both sides, also what travelled.
+async fn play_and_record(
+    subject: &Subject,
+    brokers: &mut Brokers,
+    ends: Option<&Ends<'_>>,
+) -> anyhow::Result<(Scene, Option<Scene>)> {
     let mut server = None;
+    let options = ends.map(|ends| ends.encryption.arguments()).unwrap_or_default();
     let target = match subject.needs {
-        Needs::Server(role) => server.insert(Server::start(role, None)?).address().to_owned(),
+        Needs::Server(role) => {
+            let arguments = [&["serve", role][..], &options].concat();
+            server.insert(Server::run(&arguments, None)?).address().to_owned()
+        }
         Needs::Broker(kind) => brokers.get(kind)?.0,
     };
-    let tapes = [Arc::new(Tape::default()), Arc::new(Tape::default())];
-    let start = |tape: &Arc<Tape>| Proxy::start(target.clone(), Some(tape.clone()));
-    let [client, other] = [start(&tapes[0])?, start(&tapes[1])?];
-    let stage = Stage { client: client.address(), other: other.address(), tape: tapes[0].clone() };
+    let [tapes, wires]: [[Arc<Tape>; 2]; 2] = Default::default();
+    let start = |at: usize| -> anyhow::Result<Vec<Proxy>> {
+        let (target, tape) = (target.clone(), &tapes[at]);
+        Ok(match ends {
+            None => vec![Proxy::start(target, Some(tape.clone()))?],
+            Some(ends) => ends.around(subject.format, target, tape, &wires[at])?.into(),
+        })
+    };
+    let [client, other] = [start(0)?, start(1)?];
+    let address = |proxies: &[Proxy]| Address {
+        place: proxies.last().map_or_else(String::new, Proxy::address),
+        tls: ends.map(|ends| ends.encryption.client.clone()),
+    };
+    let stage = Stage { client: address(&client), other: address(&other), tape: tapes[0].clone() };
     let played = (subject.play)(&stage).await;
     // All clients close their connections before the server stops.
     let goodbyes =
         async { tokio::join!(tapes[0].all_closed(Side::Client), tapes[1].all_closed(Side::Client)) };
     let _ = timeout(GOODBYE_WITHIN, goodbyes).await;
     drop(server);
-    client.finish().await;
-    other.finish().await;
+    for proxy in client.into_iter().chain(other) {
+        proxy.finish().await;
+    }
     played.with_context(|| format!("the scene over {} failed", subject.name))?;
-    let trace = |tape: &Tape| Trace::new(tape.events().0, subject.format.decoder());
+    let decrypted = scene(subject, &tapes, subject.format.decoder());
+    Ok((decrypted, ends.map(|_| scene(subject, &wires, tls::decoder))))
+}
+
+fn scene(subject: &Subject, tapes: &[Arc<Tape>; 2], decoder: NewDecoder) -> Scene {
+    let trace = |tape: &Tape| Trace::new(tape.events().0, decoder);
     let mut lanes = vec!["client", subject.format.server()];
     let mut conversations = vec![Conversation { trace: trace(&tapes[0]), client: 0, server: 1 }];
     if subject.broker().is_some() {
         lanes.push("worker");
         conversations.push(Conversation { trace: trace(&tapes[1]), client: 2, server: 1 });
     }
-    Ok(Scene { title: subject.name.into(), lanes, conversations })
+    Scene { title: subject.name.into(), lanes, conversations }
 }

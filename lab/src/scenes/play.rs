@@ -10,6 +10,7 @@ use message_queue::worker::{Queue, Worker};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::protocols::Address;
 use crate::wire::message::Side;
 use crate::wire::tape::{Tape, What};
 
@@ -27,11 +28,11 @@ pub(super) const RECORDED_AT: u64 = 1_767_225_600_000;
 
 /// What the programs of a scene connect to: proxies that record everything.
 pub(super) struct Stage {
-    /// The `host:port` to which the client connects: a proxy in front of the server or broker.
-    pub client: String,
-    /// The `host:port` to which the server, worker, or subscriber behind a broker connects. It is
+    /// Where the client connects to: a proxy in front of the server or broker.
+    pub client: Address,
+    /// Where the server, worker, or subscriber behind a broker connects to. It is
     /// another proxy in front of the same broker.
-    pub other: String,
+    pub other: Address,
     /// Records the client's connections.
     pub tape: Arc<Tape>,
 }

@@ -1,6 +1,7 @@
 //! Redis: a request and its reply, a job with its acknowledgement, and a reading for a subscriber.
 
 use futures::StreamExt;
+use message_queue::address::BrokerUrl;
 use message_queue::client::Client;
 use message_queue::job::Job;
 use message_queue::limits::redis::{CLAIM_AFTER, MAX_LENGTH, REMOVE_IDLE_AFTER};
@@ -11,32 +12,35 @@ use message_queue::redis::{publish_subscribe, server};
 
 use super::play::{IMPOSSIBLE, Stage, TEMPERATURE, beside, beside_a_worker, expect_refusal, queue_reading};
 
+/// The schemes of a URL without TLS, and with it.
+const SCHEMES: [&str; 2] = ["redis", "rediss"];
+
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
-    let (client, other) = (format!("redis://{}", stage.client), format!("redis://{}", stage.other));
+    let (client, other) = (stage.client.broker(SCHEMES)?, stage.other.broker(SCHEMES)?);
     request_and_reply(stage, &client, &other).await?;
     job(stage, &client, &other).await?;
     publish_and_subscribe(stage, &client, &other).await
 }
 
-async fn request_and_reply(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
+async fn request_and_reply(stage: &Stage, client: &BrokerUrl, other: &BrokerUrl) -> anyhow::Result<()> {
     stage.say("The server subscribes to requests.");
     let server = async |shutdown, ready| {
-        server::serve(other, &KeyNames::default(), &shutdown, ready).await?;
+        server::serve(other.clone(), &KeyNames::default(), &shutdown, ready).await?;
         Ok(())
     };
     let requests = async || {
         stage.say("The client asks to record a reading, and then an impossible one.");
-        let client = Client::connect(client, KeyNames::default()).await?;
+        let client = Client::connect(client.clone(), KeyNames::default()).await?;
         client.record(&[queue_reading(TEMPERATURE)]).await?;
         expect_refusal(&client.record(&[queue_reading(IMPOSSIBLE)]).await)
     };
     beside(server, requests).await
 }
 
-async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
+async fn job(stage: &Stage, client: &BrokerUrl, other: &BrokerUrl) -> anyhow::Result<()> {
     stage.say("A worker waits for jobs.");
     let queue = WorkQueue {
-        url: other.into(),
+        url: other.clone(),
         keys: KeyNames::default(),
         name: "worker-1".into(),
         claim_after: CLAIM_AFTER,
@@ -44,7 +48,7 @@ async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
     };
     let producing = async || {
         stage.say("A producer adds a job to the stream, and the worker acknowledges it.");
-        let mut producer = Producer::connect(client, KeyNames::default(), MAX_LENGTH).await?;
+        let mut producer = Producer::connect(client.clone(), KeyNames::default(), MAX_LENGTH).await?;
         producer.publish(&Job::example("job-1".into(), 1)).await?;
         producer.flush().await?;
         Ok(())
@@ -52,12 +56,12 @@ async fn job(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
     beside_a_worker(queue, producing).await
 }
 
-async fn publish_and_subscribe(stage: &Stage, client: &str, other: &str) -> anyhow::Result<()> {
+async fn publish_and_subscribe(stage: &Stage, client: &BrokerUrl, other: &BrokerUrl) -> anyhow::Result<()> {
     stage.say("A subscriber asks for all readings.");
     let patterns = ["*".to_owned()];
-    let mut events = publish_subscribe::subscribe(other, &KeyNames::default(), &patterns).await?;
+    let mut events = publish_subscribe::subscribe(other.clone(), &KeyNames::default(), &patterns).await?;
     stage.say("A publisher sends a reading.");
-    let mut publisher = publish_subscribe::Publisher::connect(client, KeyNames::default()).await?;
+    let mut publisher = publish_subscribe::Publisher::connect(client.clone(), KeyNames::default()).await?;
     publisher.publish(&[queue_reading(TEMPERATURE)]).await?;
     events.next().await.transpose()?;
     Ok(())

@@ -7,7 +7,7 @@ use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_r
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
     stage.say("The client connects. Both sides agree on a version.");
-    let client = Client::connect(&stage.client).await?;
+    let client = Client::connect_with_tls(&stage.client.url(["tcp", "tls"]), &stage.client.options()).await?;
     stage.say("It records a reading, and then an impossible one.");
     client.record(&[reading(TEMPERATURE)]).await?;
     expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;

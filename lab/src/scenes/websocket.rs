@@ -1,12 +1,14 @@
 //! WebSocket: readings over one connection, and a chat room over another.
 
 use futures::StreamExt;
+use websocket::limits::Timeouts;
 use websocket::{Client, Metric, Reading};
 
 use super::play::{IMPOSSIBLE, RECORDED_AT, STATION, Stage, TEMPERATURE, expect_refusal};
 
 pub(super) async fn play(stage: &Stage) -> anyhow::Result<()> {
-    let client = Client::new(&format!("http://{}", stage.client));
+    let url = stage.client.url(["http", "https"]);
+    let client = Client::with_tls(&url, Timeouts::default(), &stage.client.options());
     stage.say("The client records a reading, and then an impossible one.");
     client.record(&[reading(TEMPERATURE)]).await?;
     expect_refusal(&client.record(&[reading(IMPOSSIBLE)]).await)?;

@@ -1,5 +1,6 @@
 //! `cargo run -- tap <chapter>`: a proxy in front of a server or broker that you run yourself. It
-//! shows each message in the terminal as it passes, and can write what passed for Wireshark.
+//! shows each message in the terminal as it passes, and can write what passed for Wireshark. It does
+//! not end TLS, so it never has or stores the secrets of others.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write, stdout};

@@ -6,9 +6,11 @@
 //! - [`message`]: what a decoder makes of bytes.
 //! - [`units`] splits a stream into the units of its protocol; [`cursor`] names the bytes of one unit.
 //! - [`decode`]: a decoder for each protocol.
+//! - [`both_ends`] ends TLS on both sides of a recording.
 //! - [`trace`]: a recording with its messages, for everything that shows or writes it.
 //! - [`pcap`] writes it as a capture for Wireshark.
 
+pub mod both_ends;
 pub mod cursor;
 pub mod decode;
 pub mod fault;

@@ -14,6 +14,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 use pcap_file::pcapng::blocks::name_resolution::{Ipv4Record, NameResolutionBlock, Record};
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::pcapng::blocks::unknown::UnknownBlock;
 use pcap_file::{DataLink, Endianness, PcapResult};
 use tcp_socket::base::text::printable;
 
@@ -39,6 +40,10 @@ const MAX_COMMENT: usize = 500;
 /// Names of the programs. Their addresses are 127.0.0.1, 127.0.0.2, and so on.
 const PROGRAMS: [&str; 4] = ["client", "server", "broker", "worker"];
 
+/// Type of a Decryption Secrets Block, and of a key log of TLS in it.
+const SECRETS: u32 = 10;
+const KEY_LOG: u32 = 0x544c_534b;
+
 /// What the capture says about itself.
 const MADE_UP: &str = "A proxy recorded the bytes that the programs sent, and when. It saw no packets, so \
     the headers of IP and TCP are made up: the addresses, the server's port, the handshakes, the sequence \
@@ -61,6 +66,18 @@ pub struct Recording<'a> {
 /// # Errors
 /// If writing to `out` fails.
 pub fn write(out: impl Write, recordings: &[Recording<'_>]) -> anyhow::Result<()> {
+    write_with_secrets(out, recordings, "")
+}
+
+/// Writes a capture with the secrets of its TLS connections, so that Wireshark shows them decrypted.
+///
+/// # Errors
+/// If writing to `out` fails.
+pub fn write_with_secrets(
+    out: impl Write,
+    recordings: &[Recording<'_>],
+    secrets: &str,
+) -> anyhow::Result<()> {
     let (mut steps, mut connections) = (Vec::new(), BTreeMap::new());
     for (index, recording) in recordings.iter().enumerate() {
         for step in &recording.trace.steps {
@@ -74,6 +91,9 @@ pub fn write(out: impl Write, recordings: &[Recording<'_>]) -> anyhow::Result<()
     steps.sort_by_key(|(_, step)| step.event.at);
     let (now, clock) = (Instant::now(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
     let mut out = start(out)?;
+    if !secrets.is_empty() {
+        out.write_pcapng_block(UnknownBlock::new(SECRETS, 0, &secrets_block(secrets)))?;
+    }
     for (key, step) in steps {
         let Some(connection) = connections.get_mut(&key) else { continue };
         connection.at = clock.saturating_sub(now - step.event.at);
@@ -83,6 +103,16 @@ pub fn write(out: impl Write, recordings: &[Recording<'_>]) -> anyhow::Result<()
         }
     }
     Ok(())
+}
+
+/// Returns the body of a Decryption Secrets Block: the kind of secrets, their length, and a key log
+/// that is padded to a multiple of four bytes.
+fn secrets_block(secrets: &str) -> Vec<u8> {
+    let mut body = KEY_LOG.to_ne_bytes().to_vec(); // As the section's header says.
+    body.extend((secrets.len() as u32).to_ne_bytes());
+    body.extend(secrets.as_bytes());
+    body.resize(body.len().next_multiple_of(4), 0);
+    body
 }
 
 /// Writes what comes before the packets.

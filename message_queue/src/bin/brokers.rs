@@ -5,20 +5,34 @@
 //! cargo run -p message_queue --bin producer     # terminal 2
 //! cargo run -p message_queue --bin consumer     # terminal 3
 //! ```
+//!
+//! With `--cluster`, each broker is a cluster, whose nodes you can kill from another terminal:
+//!
+//! ```sh
+//! cargo run -p message_queue --bin brokers -- --cluster       # terminal 1
+//! cargo run -p message_queue --bin brokers -- --kill n2       # terminal 2
+//! ```
 
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{ExitCode, exit};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Parser;
-use message_queue::brokers::{Broker, Kind, Options, install, install_is_wanted};
+use message_queue::brokers::control::{self, MAX_FREEZE, Order};
+use message_queue::brokers::{Broker, Cluster, ClusterOptions, Kind, Options, install, install_is_wanted};
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tcp_socket::base::tls::ServerOptions;
 
 /// RabbitMQ's usual port for TLS.
 const AMQPS_PORT: u16 = 5671;
+
+/// Distance between the port of RabbitMQ's first node and the one on which a cluster takes orders.
+const CONTROL_OFFSET: u16 = 10;
 
 /// Starts the RabbitMQ and the Redis that are installed on this machine. Ctrl-C stops
 /// both and deletes their data, unless --data names a folder for it.
@@ -40,8 +54,45 @@ struct Args {
     /// Install missing brokers first, as BROKERS=install does (Debian, Ubuntu)
     #[arg(long)]
     install: bool,
+    /// Start clusters: RabbitMQ nodes n1, n2, and n3 on three ports from --rabbitmq-port on, Redis
+    /// servers r1, r2, and r3 on three ports from --redis-port on, and Sentinels s1, s2, and s3, whose
+    /// ports are larger by 20000
+    #[arg(long, conflicts_with_all = ["data", "tls"])]
+    cluster: bool,
+    /// Kill this node of the cluster that runs in another terminal, like kill -9
+    #[arg(long, value_name = "NODE", group = "order", conflicts_with = "cluster")]
+    kill: Option<String>,
+    /// Freeze this node, like kill -STOP
+    #[arg(long, value_name = "NODE", group = "order", conflicts_with = "cluster", requires = "for_time")]
+    freeze: Option<String>,
+    /// How long to freeze it, such as 20s; at most 40s
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds, requires = "freeze")]
+    for_time: Option<Duration>,
+    /// Start this node again
+    #[arg(long, value_name = "NODE", group = "order", conflicts_with = "cluster")]
+    start: Option<String>,
     #[command(flatten)]
     tls: ServerOptions,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse().map(Duration::from_secs);
+    number.ok().filter(|time| *time <= MAX_FREEZE).ok_or(format!("use up to {MAX_FREEZE:?}, for example 20s"))
+}
+
+impl Args {
+    /// Returns the port of RabbitMQ, or of its first node.
+    fn rabbitmq_port(&self) -> u16 {
+        let usual = if self.tls.tls { AMQPS_PORT } else { Kind::RabbitMq.standard_port() };
+        self.rabbitmq_port.unwrap_or(usual)
+    }
+
+    /// Returns the order for a cluster in another terminal.
+    fn order(&self) -> Option<Order> {
+        let kill = self.kill.clone().map(Order::Kill);
+        let freeze = self.freeze.clone().zip(self.for_time).map(|(name, time)| Order::Freeze(name, time));
+        kill.or(freeze).or(self.start.clone().map(Order::Start))
+    }
 }
 
 #[tokio::main]
@@ -50,6 +101,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(order) = args.order() {
+        let done = order.send(args.rabbitmq_port() + CONTROL_OFFSET)?;
+        return Ok(writeln!(output(), "{}", printable(&done))?);
+    }
+    if args.cluster {
+        return run_cluster(&args).await;
+    }
     let shutdown = shutdown_signal()?;
     let starting = tokio::task::spawn_blocking(move || start(&args));
     // Ctrl-C during the start: when this process ends, the brokers end too.
@@ -74,6 +132,43 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn run_cluster(args: &Args) -> anyhow::Result<()> {
+    let (shutdown, started) = (shutdown_signal()?, Instant::now());
+    let (rabbitmq_port, redis_port) = (args.rabbitmq_port(), args.redis_port);
+    let options =
+        ClusterOptions { only: args.only, rabbitmq_port: Some(rabbitmq_port), redis_port: Some(redis_port) };
+    let (only, wants_install) = (args.only, args.install);
+    let starting = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        if wants_install || install_is_wanted() {
+            install()?;
+        }
+        // First the port for orders: if it is taken, another cluster is running.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, rabbitmq_port + CONTROL_OFFSET));
+        Ok((
+            listener.context("cannot listen for orders; is another cluster running?")?,
+            Cluster::start(options)?,
+        ))
+    });
+    // Ctrl-C during the start: when this process ends, the nodes end too.
+    let (listener, cluster) = tokio::select! {
+        started = starting => started??,
+        () = shutdown.cancelled() => exit(0),
+    };
+    for (kind, variable) in [(Kind::RabbitMq, "RABBITMQ_URL"), (Kind::Redis, "REDIS_URL")] {
+        if only.is_none_or(|only| only == kind) {
+            writeln!(output(), "{kind}: for the other programs: export {variable}={}", cluster.url(kind))?;
+        }
+    }
+    let cluster = Arc::new(Mutex::new(cluster));
+    control::serve(listener, cluster.clone(), |done| _ = writeln!(output(), "{}", printable(done)));
+    writeln!(output(), "ready after {:.1} s; Ctrl-C stops all nodes", started.elapsed().as_secs_f64())?;
+    shutdown.cancelled().await;
+    writeln!(output(), "stopping")?;
+    // If a node is starting at this moment, it ends with this process.
+    tokio::task::spawn_blocking(move || _ = cluster.try_lock().map(|mut cluster| cluster.stop())).await?;
+    Ok(())
+}
+
 fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
     if args.install || install_is_wanted() {
         install()?;
@@ -81,9 +176,7 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
     let mut brokers = Vec::new();
     // Redis first: it is ready at once, and if its port is taken, the error does not have to wait
     // for RabbitMQ.
-    let rabbitmq_port = if args.tls.tls { AMQPS_PORT } else { Kind::RabbitMq.standard_port() };
-    let rabbitmq_port = args.rabbitmq_port.unwrap_or(rabbitmq_port);
-    for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, rabbitmq_port)] {
+    for (kind, port) in [(Kind::Redis, args.redis_port), (Kind::RabbitMq, args.rabbitmq_port())] {
         if args.only.is_some_and(|only| only != kind) {
             continue;
         }

@@ -17,6 +17,7 @@ use message_queue::error::Error;
 use message_queue::model::{Metric, Reading};
 use tcp_socket::base::program::output;
 use tcp_socket::base::text::printable;
+use tcp_socket::base::tour::{StepByStep, simulate};
 
 /// Sends requests to the weather server through a broker, and waits for the replies.
 /// Without a subcommand, it runs a short guided tour and exits.
@@ -25,12 +26,21 @@ use tcp_socket::base::text::printable;
 struct Args {
     #[command(flatten)]
     broker: BrokerArgs,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Record a reading of the station "simulated" every second, until Ctrl-C
+    Simulate {
+        /// Stop after this many readings
+        #[arg(long)]
+        count: Option<u64>,
+    },
     /// Record one reading, with the current time
     Record {
         /// The station's ID (1 to 32 characters: a-z, 0-9, and -)
@@ -68,9 +78,16 @@ async fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<()> {
     logs()?;
     let client = connect(&args.broker, "").await?;
-    let out = &mut output();
+    let out = &mut StepByStep::new(output(), args.step);
     match &args.command {
         None => tour(&args.broker, &client, out).await,
+        Some(Command::Simulate { count }) => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature);
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(*count, out, record).await
+        }
         Some(Command::Record { station, metric, value }) => {
             let recorded_at = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
             let recorded_at = u64::try_from(recorded_at.as_millis())?;

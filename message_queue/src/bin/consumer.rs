@@ -115,7 +115,11 @@ async fn work(args: &Args, shutdown: &CancellationToken) -> anyhow::Result<()> {
     topology.max_length = args.max_length.unwrap_or(topology.max_length);
     // If stdout can't be written to, the report of the first job ends the worker.
     let ready = |queue: &str| {
-        _ = writeln!(output(), "jobs come from {queue}, results go to {}", args.results.display());
+        _ = writeln!(
+            output(),
+            "jobs come from {queue}, results go to {}; day 0 is 1970-01-01",
+            args.results.display()
+        );
     };
     match args.broker.broker {
         Kind::RabbitMq => {

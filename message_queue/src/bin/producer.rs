@@ -36,6 +36,9 @@ struct Args {
     /// Maximum number of jobs in the queue; RabbitMQ fixes it when the queue is created
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     max_length: Option<u32>,
+    /// Redis: confirm a job only when this many replicas have it, too
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    wait_replicas: u32,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -115,7 +118,7 @@ async fn jobs(args: &Args) -> anyhow::Result<()> {
         Kind::Redis => {
             let max = args.max_length.map_or(message_queue::limits::redis::MAX_LENGTH, |max| max as usize);
             let producer = redis::producer::Producer::connect(url, keys.clone(), max).await?;
-            (Producer::Redis(Box::new(producer)), keys.jobs())
+            (Producer::Redis(Box::new(producer.with_replicas(args.wait_replicas))), keys.jobs())
         }
     };
     let batch = args.batch.clone().unwrap_or_else(|| format!("b{:07x}", fastrand::u32(..1 << 28)));

@@ -108,6 +108,9 @@ pub enum Error {
         /// The end of its output.
         output: String,
     },
+    /// A cluster can't do what it should.
+    #[error("{0}")]
+    Cluster(String),
     /// A file for TLS is missing or unusable.
     #[error("{0}")]
     Tls(String),

@@ -5,11 +5,15 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
+mod cluster;
+pub mod control;
 mod kind;
 mod ports;
 mod process;
+mod supervised;
 mod tls;
 
+pub use cluster::{Cluster, ClusterOptions};
 pub(crate) use kind::HOW_TO_START;
 use kind::how_to_install;
 pub use kind::{Error, Kind};

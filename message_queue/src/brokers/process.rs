@@ -1,15 +1,10 @@
-//! A private broker as a child process, which never outlives this process.
-//!
-//! The child is a shell that runs the broker. Its stdin is a pipe from this process, and when
-//! the pipe closes, the shell kills its whole process group. On every Unix, the kernel closes
-//! the pipe however this process ends, even after kill -9. (`PR_SET_PDEATHSIG` exists only on
-//! Linux, needs `unsafe`, and depends on the thread that started the broker.)
+//! A private broker as a child process.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,6 +13,7 @@ use tcp_socket::base::tls::ServerOptions;
 
 use super::kind::{Error, Kind};
 use super::ports::{free_port, is_free};
+use super::supervised::{KILL, Signal, Supervised, TERMINATE, private_folder, signal_process};
 use super::tls::Files;
 
 /// Text that RabbitMQ logs at the end of its start.
@@ -26,28 +22,12 @@ const RABBITMQ_STARTED: &str = "Server startup complete";
 /// The same for Redis.
 const REDIS_STARTED: &str = "Ready to accept connections";
 
+/// Command of the shell that starts `epmd`, where Erlang's nodes look up each other's ports.
+const EPMD: &str = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 &";
+
 /// Time after which a broker that is not ready has failed. RabbitMQ needs 4 to 12 s, and more on
 /// a busy machine.
 const START: Duration = Duration::from_secs(120);
-
-/// Time after which a broker that was asked to stop is killed. RabbitMQ needs 2 to 3 s.
-const STOP: Duration = Duration::from_secs(15);
-
-/// Script of the shell that runs the broker. `$1` is a folder to delete if this process ends
-/// suddenly, or empty. File descriptor 3 is the pipe, which the broker must not hold. SIGTERM goes
-/// to the whole group; the shell ignores it and waits for the broker. When the broker has ended,
-/// for whatever reason, the shell kills the rest of the group.
-const SUPERVISOR: &str = r#"
-    exec 3<&0 </dev/null
-    folder=$1; shift
-    trap : TERM
-    "$@" 3<&- &
-    broker=$!
-    (trap '' TERM; cat <&3 >/dev/null; [ -z "$folder" ] || rm -rf "$folder"; kill -KILL 0) &
-    exec 3<&-
-    while kill -0 $broker 2>/dev/null; do wait $broker; done
-    kill -KILL 0
-"#;
 
 /// How to start a broker.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +42,24 @@ pub struct Options {
     pub tls: ServerOptions,
 }
 
+/// The part that a process plays.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// A broker on its own.
+    Alone,
+    /// A node of a RabbitMQ cluster.
+    Node {
+        /// Its name, such as n1.
+        name: String,
+        /// The folder with the cookie, the password that the nodes share.
+        home: PathBuf,
+        /// The port of the cluster's `epmd`.
+        epmd: u16,
+    },
+    /// A Sentinel. Its option `settings` holds its whole configuration.
+    Sentinel,
+}
+
 /// A broker that runs until this value is dropped or this process ends.
 #[derive(Debug)]
 pub struct Broker {
@@ -74,7 +72,8 @@ pub struct Broker {
     keep_folder: bool,
     settings: Vec<String>,
     tls: Option<Files>,
-    process: Option<Child>,
+    role: Role,
+    process: Option<Supervised>,
 }
 
 impl Broker {
@@ -84,6 +83,10 @@ impl Broker {
     /// If it is not installed, if the port is taken, or if it does not start. The last error holds
     /// the end of its output.
     pub fn start(kind: Kind, options: Options) -> Result<Self, Error> {
+        Self::start_as(Role::Alone, kind, options)
+    }
+
+    pub(super) fn start_as(role: Role, kind: Kind, options: Options) -> Result<Self, Error> {
         if !cfg!(unix) {
             return Err(Error::NotOnThisSystem { kind });
         }
@@ -99,7 +102,7 @@ impl Broker {
             Some(folder) => folder,
             None => temporary_folder(kind),
         };
-        group::private_folder().create(&folder)?;
+        private_folder().create(&folder)?;
         let mut broker = Self {
             kind,
             port,
@@ -108,6 +111,7 @@ impl Broker {
             keep_folder,
             settings: options.settings,
             tls,
+            role,
             process: None,
         };
         let result = broker.run();
@@ -128,6 +132,15 @@ impl Broker {
         if self.tls.is_some() { url.replacen(':', "s:", 1) } else { url }
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sets the settings for the next start.
+    pub(super) fn set_settings(&mut self, settings: Vec<String>) {
+        self.settings = settings;
+    }
+
     /// Returns the end of its output so far.
     pub fn output(&self) -> String {
         let mut text = Vec::new();
@@ -145,17 +158,32 @@ impl Broker {
 
     /// Returns whether its process is still running.
     pub fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+        self.process.as_mut().is_some_and(Supervised::is_running)
     }
 
     /// Kills it like kill -9. Its data stays for [`Broker::restart`].
     pub fn kill(&mut self) {
-        self.end(group::KILL);
+        self.end(KILL);
+    }
+
+    /// Stops it like kill -STOP: it keeps its connections, but does nothing until
+    /// [`Broker::wake`].
+    pub fn freeze(&self) {
+        if let Some(pid) = self.pid() {
+            signal_process(pid, true);
+        }
+    }
+
+    /// Lets a frozen broker continue.
+    pub fn wake(&self) {
+        if let Some(pid) = self.pid() {
+            signal_process(pid, false);
+        }
     }
 
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) {
-        self.end(group::TERMINATE);
+        self.end(TERMINATE);
     }
 
     /// Starts it again with the same port and data, and waits until it is ready.
@@ -186,19 +214,18 @@ impl Broker {
     fn run(&mut self) -> Result<(), Error> {
         let output = File::create(self.folder.join("output.log"))?;
         let folder = if self.keep_folder { Path::new("") } else { &self.folder };
-        let mut command = Command::new("sh");
-        command.args(["-c", SUPERVISOR, "supervisor"]).arg(folder);
-        match self.kind {
-            Kind::RabbitMq => {
-                self.node_ports = (free_port()?, free_port()?);
-                self.rabbitmq(&mut command)?;
+        let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
+        let mut command = match (self.kind, &self.role) {
+            (Kind::RabbitMq, role) => {
+                let epmd = if let Role::Node { epmd, .. } = role { *epmd } else { free_port()? };
+                self.node_ports = (free_port()?, epmd);
+                self.rabbitmq(folder, &program)?
             }
-            Kind::Redis => self.redis(&mut command)?,
-        }
-        command.current_dir(&self.folder).stdin(Stdio::piped());
-        command.stdout(output.try_clone()?).stderr(output);
-        group::set_own(&mut command); // So that Ctrl-C does not reach the broker.
-        self.process = Some(command.spawn()?);
+            (Kind::Redis, Role::Sentinel) => self.sentinel(folder, &program)?,
+            (Kind::Redis, _) => self.redis(folder, &program),
+        };
+        command.current_dir(&self.folder).stdout(output.try_clone()?).stderr(output);
+        self.process = Some(Supervised::spawn(&mut command)?);
         let deadline = Instant::now() + START;
         while !self.is_ready() {
             if !self.is_running() || Instant::now() > deadline {
@@ -211,33 +238,48 @@ impl Broker {
         Ok(())
     }
 
-    fn redis(&self, command: &mut Command) -> Result<(), Error> {
-        let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
-        command.arg(program).args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    fn redis(&self, folder: &Path, program: &Path) -> Command {
+        let mut command = Supervised::command(folder, program);
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(&self.folder).arg("--pidfile").arg(self.folder.join("pid"));
         command.args(self.tls.iter().flat_map(|tls| tls.redis(self.port))).args(&self.settings);
-        Ok(())
+        command
     }
 
-    fn rabbitmq(&self, command: &mut Command) -> Result<(), Error> {
-        let program = self.kind.program().ok_or(Error::Missing { kind: self.kind })?;
+    /// A Sentinel writes what it learns into its configuration.
+    fn sentinel(&self, folder: &Path, program: &Path) -> io::Result<Command> {
+        let conf = self.folder.join("sentinel.conf");
+        if !conf.exists() {
+            let (port, data) = (self.port, self.folder.display());
+            let head = format!("port {port}\nbind 127.0.0.1\ndir {data}\npidfile {data}/pid\n");
+            fs::write(&conf, head + &self.settings.join("\n") + "\n")?;
+        }
+        let mut command = Supervised::command(folder, program);
+        command.arg(conf).arg("--sentinel");
+        Ok(command)
+    }
+
+    fn rabbitmq(&self, folder: &Path, program: &Path) -> io::Result<Command> {
         fs::write(self.folder.join("enabled_plugins"), "[].\n")?;
         let tls = self.tls.as_ref().map(|tls| tls.rabbitmq(self.port, &self.folder)).transpose()?;
         let conf = tls.unwrap_or_default() + &self.settings.join("\n") + "\n";
         fs::write(self.folder.join("rabbitmq.conf"), conf)?;
-        // Start `epmd` in this group: the one that Erlang would start outlives the broker.
-        let both = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 & exec \"$0\" -noinput";
-        command.args(["sh", "-c", both]).arg(program);
-        self.set_environment(command);
-        Ok(())
+        let mut command = Supervised::command(folder, "sh");
+        // Start `epmd` in this group: the one that Erlang would start outlives the broker. The nodes of
+        // a cluster share one, which outlives each of them.
+        let epmd = if let Role::Alone = self.role { EPMD } else { "" };
+        command.args(["-c", &format!("{epmd} exec \"$0\" -noinput")]).arg(program);
+        self.set_environment(&mut command);
+        Ok(command)
     }
 
     /// Keeps the node away from everything that the system's own RabbitMQ uses.
     fn set_environment(&self, command: &mut Command) {
         let folder = |name: &str| self.folder.join(name);
         let (node_port, epmd_port) = self.node_ports;
+        let home = if let Role::Node { home, .. } = &self.role { home } else { &self.folder };
         command
-            .env("HOME", &self.folder)
+            .env("HOME", home)
             .env("ERL_EPMD_PORT", epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             // Otherwise `rabbitmqctl` starts an `epmd` of its own when the node is down.
@@ -265,6 +307,9 @@ impl Broker {
     }
 
     fn node_name(&self) -> String {
+        if let Role::Node { name, .. } = &self.role {
+            return format!("{name}@localhost");
+        }
         // The data belongs to a node's name, so a kept folder needs the same name each time.
         if self.keep_folder { "brokers@localhost".into() } else { format!("private-{}@localhost", self.port) }
     }
@@ -297,26 +342,16 @@ impl Broker {
         respond().is_ok_and(|first| first == expected)
     }
 
-    fn end(&mut self, signal: group::Signal) {
-        let Some(mut process) = self.process.take() else { return };
-        let group = process.id();
-        group::send(group, signal);
-        let deadline = Instant::now() + STOP;
-        while Instant::now() < deadline && matches!(process.try_wait(), Ok(None)) {
-            sleep(Duration::from_millis(10));
-        }
-        group::send(group, group::KILL);
-        let _ = process.wait();
-        // The shell is gone, but other processes of its group may still be ending and hold the port.
-        while Instant::now() < deadline && group::is_alive(group) {
-            sleep(Duration::from_millis(5));
+    fn end(&mut self, signal: Signal) {
+        if let Some(process) = self.process.take() {
+            process.end(signal);
         }
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.end(if self.keep_folder { group::TERMINATE } else { group::KILL });
+        self.end(if self.keep_folder { TERMINATE } else { KILL });
         if !self.keep_folder {
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -331,67 +366,9 @@ fn taken(kind: Kind, port: u16) -> Error {
     Error::PortTaken { kind, port, option }
 }
 
-fn temporary_folder(kind: Kind) -> PathBuf {
+pub(super) fn temporary_folder(kind: Kind) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{kind}-{}-{count}-{:08x}", std::process::id(), fastrand::u32(..)).to_lowercase();
     std::env::temp_dir().join(name)
-}
-
-/// A process group for each broker, so that one signal reaches all of its processes.
-#[cfg(unix)]
-mod group {
-    use std::fs::DirBuilder;
-    use std::os::unix::fs::DirBuilderExt;
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
-
-    use nix::errno::Errno;
-    pub(super) use nix::sys::signal::Signal;
-    use nix::sys::signal::killpg;
-    use nix::unistd::Pid;
-
-    pub(super) const TERMINATE: Signal = Signal::SIGTERM;
-    pub(super) const KILL: Signal = Signal::SIGKILL;
-
-    pub(super) fn private_folder() -> DirBuilder {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder
-    }
-
-    pub(super) fn set_own(command: &mut Command) {
-        command.process_group(0);
-    }
-
-    pub(super) fn send(group: u32, signal: Signal) {
-        let _ = killpg(Pid::from_raw(group.cast_signed()), signal);
-    }
-
-    pub(super) fn is_alive(group: u32) -> bool {
-        killpg(Pid::from_raw(group.cast_signed()), None) != Err(Errno::ESRCH)
-    }
-}
-
-/// On other systems, [`Broker::start`] fails before it uses any of this.
-#[cfg(not(unix))]
-mod group {
-    use std::fs::DirBuilder;
-    use std::process::Command;
-
-    pub(super) type Signal = ();
-    pub(super) const TERMINATE: Signal = ();
-    pub(super) const KILL: Signal = ();
-
-    pub(super) fn private_folder() -> DirBuilder {
-        DirBuilder::new()
-    }
-
-    pub(super) fn set_own(_command: &mut Command) {}
-
-    pub(super) fn send(_group: u32, _signal: Signal) {}
-
-    pub(super) fn is_alive(_group: u32) -> bool {
-        false
-    }
 }

@@ -20,7 +20,7 @@ use tracing::warn;
 use url::Host;
 
 use super::over_tls::OverTls;
-use crate::address::BrokerUrl;
+use crate::address::{Address, BrokerUrl};
 use crate::error::Error;
 use crate::limits::rabbitmq::{CONNECT_TIMEOUT, HEARTBEAT};
 
@@ -33,6 +33,10 @@ pub(crate) struct Session {
 
 /// Connects once.
 pub(crate) async fn connect(url: &BrokerUrl) -> Result<Session, Error> {
+    url.open(connect_to).await
+}
+
+async fn connect_to(url: &Address) -> Result<Session, Error> {
     let uri = uri(url)?;
     let connection = match timeout(CONNECT_TIMEOUT, open(url, uri.clone())).await {
         Ok(Ok(connection)) => connection,
@@ -57,7 +61,7 @@ pub(crate) async fn connect(url: &BrokerUrl) -> Result<Session, Error> {
     Ok(Session { channel, connection, _events: AbortOnDropHandle::new(events) })
 }
 
-async fn open(url: &BrokerUrl, mut uri: AMQPUri) -> lapin::Result<Connection> {
+async fn open(url: &Address, mut uri: AMQPUri) -> lapin::Result<Connection> {
     let properties = ConnectionProperties::default();
     let Some(tls) = &url.tls else { return Connection::connect_uri(uri, properties).await };
     // lapin itself is built without TLS: given amqps, it would send the password in plaintext.
@@ -66,7 +70,7 @@ async fn open(url: &BrokerUrl, mut uri: AMQPUri) -> lapin::Result<Connection> {
     Connection::connect_uri_with_runtime(uri, properties, runtime).await
 }
 
-fn uri(url: &BrokerUrl) -> Result<AMQPUri, Error> {
+fn uri(url: &Address) -> Result<AMQPUri, Error> {
     let parsed = url.parse(&["amqp", "amqps"])?;
     let mut uri: AMQPUri = url.text.parse().map_err(|error: String| url.refuse(error))?;
     if uri.vhost.is_empty() {
@@ -83,7 +87,7 @@ fn uri(url: &BrokerUrl) -> Result<AMQPUri, Error> {
 }
 
 /// Returns an error that says why RabbitMQ refused a connection.
-fn explain(url: &BrokerUrl, uri: &AMQPUri, error: lapin::Error) -> Error {
+fn explain(url: &Address, uri: &AMQPUri, error: lapin::Error) -> Error {
     let (user, vhost) = (&uri.authority.userinfo.username, &uri.vhost);
     let reason = match error.kind() {
         ErrorKind::ProtocolError(reason) => reason,

@@ -3,19 +3,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, ready};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::connection::{Session, connect};
 use super::topology::Topology;
 use crate::address::BrokerUrl;
 use crate::error::Error;
-use crate::limits::rabbitmq::MAX_DECLARATIONS;
+use crate::limits::rabbitmq::{MAX_DECLARATIONS, MAX_REOPEN, MIN_REOPEN, REOPEN_AFTER, SILENT_AFTER};
 use crate::reconnect::Retry;
 
 /// A message and where it goes.
@@ -50,13 +52,23 @@ pub struct Publisher {
     /// Messages that the broker has refused or returned. They are published again after a pause,
     /// once no message is unconfirmed.
     refused: VecDeque<Arc<Message>>,
-    /// Whether the log has already said that the queue is full.
-    told_full: bool,
+    /// Set while the broker refuses everything.
+    refusals: Option<Refusals>,
+    /// Whether the log has already said that no confirm comes.
+    told_silent: bool,
     retry: Retry,
     /// Whether the broker has returned messages. Then the queue must be declared again first.
     returned: bool,
     declarations: u32,
     confirmed: u64,
+}
+
+/// When to connect again because the broker refuses everything. The queue may be full, which a new
+/// connection can't change. Or it was without a leader: then only a new connection helps.
+struct Refusals {
+    reopen_at: Instant,
+    /// Time until the next attempt after that.
+    interval: Duration,
 }
 
 impl Publisher {
@@ -79,7 +91,8 @@ impl Publisher {
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             refused: VecDeque::new(),
-            told_full: false,
+            refusals: None,
+            told_silent: false,
             retry,
             returned: false,
             declarations: 0,
@@ -100,7 +113,7 @@ impl Publisher {
     pub async fn publish(&mut self, message: Message) -> Result<(), Error> {
         self.waiting.push_back(Arc::new(message));
         self.send_waiting().await?;
-        while self.unconfirmed.len() + self.refused.len() >= self.window {
+        while self.waiting.len() + self.unconfirmed.len() + self.refused.len() >= self.window {
             self.settle_one().await?;
         }
         Ok(())
@@ -143,21 +156,35 @@ impl Publisher {
         let Some((_, confirm)) = self.unconfirmed.front_mut() else {
             return self.prepare_refused().await;
         };
-        let confirmation = match confirm.await {
-            Ok(confirmation) => confirmation,
-            Err(error) => return self.on_disconnect(error.into()).await,
+        let confirmation = match timeout(SILENT_AFTER, confirm).await {
+            Ok(Ok(confirmation)) => confirmation,
+            Ok(Err(error)) => return self.on_disconnect(error.into()).await,
+            Err(_silent) => {
+                if !std::mem::replace(&mut self.told_silent, true) {
+                    warn!(
+                        "RabbitMQ has confirmed nothing for {SILENT_AFTER:?}: it is blocked or out of reach, or most \
+                         nodes of its cluster are down; waiting"
+                    );
+                }
+                return Ok(()); // The caller tries again.
+            }
         };
         let Some((message, _)) = self.unconfirmed.pop_front() else { return Ok(()) };
         match confirmation {
             Confirmation::Ack(None) | Confirmation::NotRequested => {
                 self.confirmed += 1;
                 self.retry.progress();
-                self.told_full = false;
+                self.refusals = None;
+                self.told_silent = false;
                 self.declarations = 0;
             }
             Confirmation::Nack(returned) => {
-                if self.refused.is_empty() && !std::mem::replace(&mut self.told_full, true) {
-                    warn!("{} is full: waiting for consumers", message.routing_key);
+                if self.refusals.is_none() {
+                    if self.refused.is_empty() {
+                        warn!("{} is full, or without a leader: trying again", message.routing_key);
+                    }
+                    let reopen_at = Instant::now() + REOPEN_AFTER;
+                    self.refusals = Some(Refusals { reopen_at, interval: MIN_REOPEN });
                 }
                 self.refused.push_back(message);
                 self.on_return(returned);
@@ -192,7 +219,18 @@ impl Publisher {
             }
             self.returned = false;
         }
-        self.retry.pause().await;
+        match &mut self.refusals {
+            None => self.retry.pause().await,
+            Some(refusals) => {
+                self.retry.pause_until(refusals.reopen_at).await;
+                if refusals.reopen_at <= Instant::now() {
+                    refusals.reopen_at =
+                        Instant::now() + refusals.interval.mul_f64(0.8 + 0.2 * fastrand::f64());
+                    refusals.interval = MAX_REOPEN.min(refusals.interval * 2);
+                    self.session = None; // Nothing on it is unconfirmed.
+                }
+            }
+        }
         self.waiting.append(&mut self.refused);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
     ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value, cmd,
@@ -19,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::names::KeyNames;
-use crate::address::BrokerUrl;
+use crate::address::{Address, BrokerUrl};
 use crate::error::{Error, redis_text};
-use crate::limits::redis::{HEARTBEAT, MIN_VERSION, TIMEOUT};
+use crate::limits::redis::{HEARTBEAT, MIN_VERSION, PRIMARY, SENTINEL_PORT, TIMEOUT};
 
 /// The consumer group of all workers.
 pub(super) const GROUP: &str = "workers";
@@ -29,22 +30,67 @@ pub(super) const GROUP: &str = "workers";
 /// Name of the user if the login has only a password.
 const DEFAULT_USER: &str = "default";
 
-fn info(url: &BrokerUrl) -> Result<ConnectionInfo, Error> {
-    let schemes = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"];
+/// The scheme of a Sentinel's URL.
+const SENTINEL: &str = "redis+sentinel";
+
+/// Returns what the redis crate needs to know and, for a Sentinel's URL, the name of the primary to
+/// ask for. User and password are for Redis itself, not for the Sentinel.
+fn info(url: &Address) -> Result<(ConnectionInfo, Option<String>), Error> {
+    let schemes = ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix", SENTINEL];
     let mut parsed = url.parse(&schemes)?;
-    if url.tls.is_some() {
+    let mut primary = None;
+    if parsed.scheme() == SENTINEL {
+        let name = parsed.path().trim_matches('/');
+        primary = Some(if name.is_empty() { PRIMARY } else { name }.to_owned());
+        parsed.set_path("");
+        if parsed.port().is_none() {
+            let _ = parsed.set_port(Some(SENTINEL_PORT));
+        }
+    }
+    if url.tls.is_some() || primary.is_some() {
         let _ = parsed.set_scheme("redis"); // TLS is not the redis crate's part: see `open_stream`.
     }
-    parsed.into_connection_info().map_err(|error| url.refuse(redis_text(&error)))
+    let info = parsed.into_connection_info().map_err(|error| url.refuse(redis_text(&error)))?;
+    Ok((info, primary))
+}
+
+/// Asks a Sentinel where the primary is.
+async fn ask_sentinel(url: &Address, info: &ConnectionInfo, name: &str) -> Result<ConnectionAddr, Error> {
+    let login = RedisConnectionInfo::default();
+    let explain = |error| explain(url, &login, error);
+    let client = Client::open(info.clone().set_redis_settings(login.clone()))?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT));
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    let mut sentinel = connecting.await.map_err(explain)?;
+    let mut ask = cmd("SENTINEL");
+    ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+    let answer: Option<(String, u16)> = ask.query_async(&mut sentinel).await.map_err(explain)?;
+    let (host, port) = answer.ok_or_else(|| url.refuse(format!("it watches no primary named {name}")))?;
+    Ok(ConnectionAddr::Tcp(host, port))
+}
+
+/// Makes one attempt at a connection.
+async fn open(
+    url: &BrokerUrl,
+    protocol: ProtocolVersion,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, Error> {
+    url.open(|url| open_one(url, protocol, config.clone())).await
 }
 
 /// Connects, logs in, and checks that Redis is not too old, if it sends its version.
-async fn open(
-    url: &BrokerUrl,
-    info: &ConnectionInfo,
+async fn open_one(
+    url: &Address,
     protocol: ProtocolVersion,
     config: AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, Error> {
+    let (mut info, primary) = info(url)?;
+    if let Some(name) = &primary {
+        let addr = ask_sentinel(url, &info, name).await?;
+        info = info.set_addr(addr);
+    }
     let config = config.set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
     // If Redis refuses a login, the redis crate drops the reason, so the login happens here. With
     // RESP3, it is part of the crate's own first command, HELLO.
@@ -65,7 +111,9 @@ async fn open(
         let late = |_elapsed| url.no_broker(format!("no response within {TIMEOUT:?}"), true);
         timeout(TIMEOUT, connecting).await.map_err(late)??
     } else {
-        let client = Client::open(info.clone().set_redis_settings(settings))?;
+        // Otherwise, the last segment of a long command waits until the broker has acknowledged the others.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let client = Client::open(info.clone().set_redis_settings(settings).set_tcp_settings(tcp))?;
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(explain)?
     };
     if protocol == ProtocolVersion::RESP2
@@ -84,13 +132,20 @@ async fn open(
     if login.db() != 0 {
         cmd("SELECT").arg(login.db()).exec_async(&mut connection).await.map_err(explain)?;
     }
+    if primary.is_some() {
+        // A Sentinel may not know yet that another Redis has become the primary.
+        let role: Vec<Value> = cmd("ROLE").query_async(&mut connection).await.map_err(explain)?;
+        if role.first() != Some(&Value::BulkString(b"master".to_vec())) {
+            return Err(url.no_broker("the Redis that it names is not the primary".to_owned(), true));
+        }
+    }
     Ok(connection)
 }
 
 /// Opens a stream with TLS. The redis crate's own TLS would read all authorities that the system
 /// trusts, for each connection, and then ignore them.
 async fn open_stream(
-    url: &BrokerUrl,
+    url: &Address,
     addr: &ConnectionAddr,
     tls: Arc<ClientConfig>,
 ) -> Result<tls::Socket, Error> {
@@ -119,7 +174,7 @@ fn check_version(hello: &BTreeMap<String, Value>) -> Result<(), Error> {
 }
 
 /// Returns an error that says why Redis refused a connection.
-fn explain(url: &BrokerUrl, login: &RedisConnectionInfo, error: RedisError) -> Error {
+fn explain(url: &Address, login: &RedisConnectionInfo, error: RedisError) -> Error {
     if let Some(text) = tls::fault(&error, true) {
         return Error::Unusable(text);
     }
@@ -150,7 +205,7 @@ fn explain(url: &BrokerUrl, login: &RedisConnectionInfo, error: RedisError) -> E
 /// Opens a connection for commands. It does not reconnect on its own, since after a reconnect the
 /// caller has to do more than repeat a command.
 pub(crate) async fn connect(url: &BrokerUrl) -> Result<MultiplexedConnection, Error> {
-    open(url, &info(url)?, ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
+    open(url, ProtocolVersion::RESP2, &AsyncConnectionConfig::new()).await
 }
 
 /// Connects, and creates the group if necessary.
@@ -181,14 +236,13 @@ impl Subscriber {
     /// Redis disconnects subscribers that stop reading.)
     pub(crate) async fn connect(url: &BrokerUrl, capacity: usize) -> Result<Self, Error> {
         // RESP3 allows commands and messages on one connection.
-        let info = info(url)?;
         let (sender, pushes) = mpsc::channel(capacity);
         let missed = Arc::new(AtomicU64::new(0));
         let count = missed.clone();
         let config = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
             sender.try_send(push).inspect_err(|_| _ = count.fetch_add(1, Ordering::Relaxed))
         });
-        let connection = open(url, &info, ProtocolVersion::RESP3, config).await?;
+        let connection = open(url, ProtocolVersion::RESP3, &config).await?;
         let (mut probe, silent) = (connection.clone(), CancellationToken::new());
         let noticed = silent.clone().drop_guard();
         let heartbeat = tokio::spawn(async move {

@@ -19,9 +19,11 @@ impl KeyNames {
         format!("{}:jobs:v1", self.prefix)
     }
 
-    /// Name of the stream of jobs that failed for good.
+    /// Name of the stream of jobs that failed for good. A script moves a job from one stream to the
+    /// other, so Redis Cluster must keep both on one server. It chooses the server by the part of a
+    /// name in braces, or else by the whole name.
     pub fn dead_letters(&self) -> String {
-        format!("{}:dead", self.jobs())
+        format!("{{{}}}:dead", self.jobs())
     }
 
     /// Name of the channel for readings; `what` is `<station>:<metric>` or a pattern.

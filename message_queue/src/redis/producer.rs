@@ -1,7 +1,7 @@
 //! Puts jobs into a stream.
 
 use redis::aio::MultiplexedConnection;
-use redis::cmd;
+use redis::{RedisError, cmd};
 use tracing::{info, warn};
 
 use super::connection::open_group;
@@ -9,7 +9,7 @@ use super::names::KeyNames;
 use crate::address::BrokerUrl;
 use crate::error::Error;
 use crate::job::Job;
-use crate::limits::redis::PIPELINE;
+use crate::limits::redis::{PIPELINE, WAIT};
 use crate::reconnect::Retry;
 
 /// Adds jobs as long as there is room, and returns how many it added. A script runs as one step,
@@ -29,6 +29,7 @@ pub struct Producer {
     url: BrokerUrl,
     keys: KeyNames,
     max_length: usize,
+    replicas: u32,
     connection: Option<MultiplexedConnection>,
     retry: Retry,
     unconfirmed: Vec<Vec<u8>>,
@@ -47,7 +48,14 @@ impl Producer {
     ) -> Result<Self, Error> {
         let (url, mut retry, unconfirmed) = (url.into(), Retry::new(), Vec::new());
         let connection = Some(retry.first(|| open_group(&url, &keys)).await?);
-        Ok(Self { url, keys, max_length, connection, retry, unconfirmed, confirmed: 0 })
+        Ok(Self { url, keys, max_length, replicas: 0, connection, retry, unconfirmed, confirmed: 0 })
+    }
+
+    /// Confirms a job only when this many replicas have it, too. If the primary then fails, the
+    /// replica that takes its place has the job.
+    pub fn with_replicas(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
+        self
     }
 
     /// Returns how many jobs Redis has accepted.
@@ -83,7 +91,11 @@ impl Producer {
             };
             let mut add = cmd("EVAL");
             add.arg(ADD).arg(1).arg(self.keys.jobs()).arg(self.max_length).arg(&self.unconfirmed);
-            match add.query_async::<usize>(connection).await {
+            let added = match add.query_async::<usize>(connection).await {
+                Ok(added) if added > 0 => replicated(connection, self.replicas).await.map(|()| added),
+                added => added,
+            };
+            match added {
                 Ok(added) => {
                     self.confirmed += added as u64;
                     self.unconfirmed.drain(..added.min(self.unconfirmed.len()));
@@ -105,4 +117,19 @@ impl Producer {
         }
         Ok(())
     }
+}
+
+/// Waits until this many replicas have everything that was sent on the connection. If the primary is
+/// replaced meanwhile, the connection breaks.
+async fn replicated(connection: &mut MultiplexedConnection, wanted: u32) -> Result<(), RedisError> {
+    let (mut reached, mut warned) = (0, false);
+    while reached < wanted {
+        let mut wait = cmd("WAIT");
+        wait.arg(wanted).arg(WAIT.as_millis() as u64);
+        reached = wait.query_async::<u32>(connection).await?;
+        if reached < wanted && !std::mem::replace(&mut warned, true) {
+            warn!("{reached} of {wanted} replicas have the jobs: waiting for the others");
+        }
+    }
+    Ok(())
 }

@@ -32,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::linger::{LingerLimits, linger};
+use super::principals::Principals;
 use super::text::printable;
+use super::token::{Token, client_token};
 
 /// Folder with the certificates that the lab's command writes.
 pub const FOLDER: &str = "certificates";
@@ -95,7 +97,7 @@ impl ServerOptions {
     }
 }
 
-/// TLS as command-line options of a client.
+/// TLS as command-line options of a client, and who it is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClientOptions {
     /// Trust servers with a certificate from this authority, a PEM file [default:
@@ -106,9 +108,23 @@ pub struct ClientOptions {
     /// certificates/client-oslo-1.pem, or the path of a PEM file; its key is in …-key.pem
     #[arg(long, value_name = "NAME", global = true)]
     pub identity: Option<String>,
+    /// Say who you are with the token in this file [default: the environment variable TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub token_file: Option<PathBuf>,
+    /// Used in place of the files. Clients with the same one share the sessions that it remembers.
+    #[arg(skip)]
+    pub prepared: Option<ClientConfig>,
 }
 
 impl ClientOptions {
+    /// Returns the token to send, if any.
+    ///
+    /// # Errors
+    /// If the file or the environment variable holds no token.
+    pub fn token(&self) -> anyhow::Result<Option<Token>> {
+        client_token(self.token_file.as_deref())
+    }
+
     /// Reads the files. `encrypted` says whether the server's address asks for TLS. If it does not,
     /// returns `None`. `alpn` names the protocol inside TLS, as for a server.
     ///
@@ -121,11 +137,13 @@ impl ClientOptions {
             return Ok(None);
         }
         let default = Path::new(FOLDER).join("ca.pem");
-        let builder =
-            ClientConfig::builder().with_root_certificates(roots(self.ca.as_ref().unwrap_or(&default))?);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
+        let roots = || roots(self.ca.as_ref().unwrap_or(&default));
+        let builder = || anyhow::Ok(ClientConfig::builder().with_root_certificates(roots()?));
+        let mut config = match (&self.prepared, &self.identity) {
+            (Some(prepared), _) => prepared.clone(),
+            (None, None) => builder()?.with_no_client_auth(),
+            (None, Some(name)) => {
+                let builder = builder()?;
                 let (stem, create) = match name.strip_suffix(".pem") {
                     Some(stem) => (stem.to_owned(), CREATE.to_owned()),
                     None => (format!("{FOLDER}/client-{name}"), format!("{CREATE} --station {name}")),
@@ -181,18 +199,20 @@ fn unreadable(path: &Path, error: pem::Error, create: &str) -> anyhow::Error {
     }
 }
 
-/// A listener and whether its connections speak TLS.
+/// A listener, whether its connections speak TLS, and who may call.
 #[derive(Debug)]
 pub struct Listener {
     /// Where connections arrive.
     pub tcp: TcpListener,
     /// The server's side of TLS, unless connections are plain.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Those who may call, unless everybody may.
+    pub principals: Option<Arc<Principals>>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, tls: None }
+        Self { tcp, tls: None, principals: None }
     }
 }
 

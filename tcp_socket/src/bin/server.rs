@@ -13,8 +13,8 @@ use anyhow::Context;
 use clap::Parser;
 use tcp_socket::Limits;
 use tcp_socket::base::journal::Journal;
-use tcp_socket::base::program;
 use tcp_socket::base::tls::{self, Listener};
+use tcp_socket::base::{principals, program};
 
 /// Keeps the readings of weather stations and serves them over a protocol of our own.
 /// Ctrl-C stops it once all received requests are answered; a second Ctrl-C stops it at once.
@@ -28,6 +28,8 @@ struct Args {
     limits: Limits,
     #[command(flatten)]
     tls: tls::ServerOptions,
+    #[command(flatten)]
+    principals: principals::Options,
     #[command(flatten)]
     journal: Journal,
 }
@@ -43,7 +45,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let tls = args.tls.config(None)?;
     // The signal handlers come first: a signal may arrive as soon as the line below is printed.
     let shutdown = program::shutdown_signal()?;
-    let listener = Listener { tcp: program::listen(args.addr, "tcp_socket").await?, tls };
+    let principals = args.principals.read()?;
+    principals::warn_if_open(args.addr, tls.is_some(), principals.is_some());
+    let listener = Listener { tcp: program::listen(args.addr, "tcp_socket").await?, tls, principals };
     let scheme = if args.tls.tls { "tls" } else { "tcp" };
     writeln!(program::output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     tcp_socket::serve(listener, args.limits, shutdown.cancelled_owned()).await.context("cannot serve")

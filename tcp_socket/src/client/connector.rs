@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -12,12 +13,13 @@ use tracing::debug;
 
 use crate::base::retry::Pauses;
 use crate::base::tls::{self, Socket};
+use crate::base::token::Token;
 use crate::base::write_timeout::WriteTimeout;
 use crate::client::address::{TLS, server_addr};
 use crate::client::error::Error;
 use crate::limits::{CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_SERVER_PAYLOAD, WRITE_TIMEOUT};
-use crate::protocol::frame::FrameBuffer;
-use crate::protocol::handshake::{Hello, Id, VERSION, WELCOME, Welcome, random_id};
+use crate::protocol::frame::{FrameBuffer, kind, put_frame};
+use crate::protocol::handshake::{Hello, Id, VERSION, VERSION_WITH_TOKEN, WELCOME, Welcome, random_id};
 use crate::protocol::message::Refusal;
 
 /// The stream of a connection. The client needs nothing of it but reading and writing.
@@ -38,15 +40,19 @@ pub(crate) struct Connector {
     addr: String,
     tls: Option<Arc<ClientConfig>>,
     hello: Hello,
+    token: Option<Token>,
 }
 
 impl Connector {
     pub(crate) fn new(url: &str, tls: &tls::ClientOptions) -> Result<Self, Error> {
         let addr = server_addr(url)?;
+        let token = tls.token().map_err(|error| Error::Token(format!("{error:#}")))?;
         let tls = tls.config(url.starts_with(TLS), None);
         let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")))?;
-        let hello = Hello { lowest: VERSION, highest: VERSION, client_id: Id::default() };
-        let connector = Self { addr, tls, hello };
+        // Version 2 has nothing but the token that version 1 lacks.
+        let highest = if token.is_some() { VERSION_WITH_TOKEN } else { VERSION };
+        let hello = Hello { lowest: VERSION, highest, client_id: Id::default() };
+        let connector = Self { addr, tls, hello, token };
         let client_id = random_id().map_err(|source| connector.unreachable(source))?;
         Ok(Self { hello: Hello { client_id, ..hello }, ..connector })
     }
@@ -55,7 +61,12 @@ impl Connector {
     pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let connect = async {
             let stream = self.open().await?;
-            handshake(stream, &self.hello, |source| self.failed(source, true)).await
+            let failed = |source| self.failed(source, true);
+            let mut connection = handshake(stream, &self.hello, failed).await?;
+            if let (Some(token), VERSION_WITH_TOKEN) = (&self.token, connection.welcome.version) {
+                connection.send(token, failed).await?;
+            }
+            Ok(connection)
         };
         timeout(CONNECT_TIMEOUT, connect)
             .await
@@ -119,12 +130,7 @@ async fn handshake(
         Welcome::decode(&bytes).ok_or_else(|| Error::Protocol("it did not send a WELCOME".into()))?;
     let mut input = FrameBuffer::new(MAX_SERVER_PAYLOAD);
     match welcome.version {
-        // With fewer replies, the server could have forgotten a batch by the time it is resent.
-        VERSION if (welcome.window as usize) < MAX_IN_FLIGHT => {
-            let text = format!("it keeps {} replies, but this client needs {MAX_IN_FLIGHT}", welcome.window);
-            Err(Error::Protocol(text))
-        }
-        VERSION => Ok(Connection { stream, input, welcome, useful: false }),
+        version if version > hello.highest => Err(Error::Protocol(format!("it chose version {version}"))),
         0 => loop {
             let frame = input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;
             if let Some(refusal) = frame.and_then(|frame| Refusal::parse(frame.payload)) {
@@ -134,6 +140,32 @@ async fn handshake(
                 return Err(Error::Protocol("it refused the connection without a reason".into()));
             }
         },
-        other => Err(Error::Protocol(format!("it chose version {other}"))),
+        // With fewer replies, the server could have forgotten a batch by the time it is resent.
+        _ if (welcome.window as usize) < MAX_IN_FLIGHT => {
+            let text = format!("it keeps {} replies, but this client needs {MAX_IN_FLIGHT}", welcome.window);
+            Err(Error::Protocol(text))
+        }
+        _ => Ok(Connection { stream, input, welcome, useful: false }),
+    }
+}
+
+impl Connection {
+    /// Sends the token, and waits until the server has accepted it. No call has sent anything yet,
+    /// so any request ID is free.
+    async fn send(&mut self, token: &Token, failed: impl Fn(io::Error) -> Error) -> Result<(), Error> {
+        let mut frame = BytesMut::new();
+        put_frame(&mut frame, kind::TOKEN, 0, 1, |payload| payload.put_slice(token.secret().as_bytes()));
+        self.stream.write_all(&frame).await.map_err(&failed)?;
+        self.stream.flush().await.map_err(&failed)?;
+        loop {
+            let answer = self.input.next_frame().map_err(|bad| Error::Protocol(bad.to_string()))?;
+            match answer.map(|frame| (frame.kind, Refusal::parse(frame.payload))) {
+                Some((kind::CALLER, _)) => return Ok(()),
+                Some((kind::ERROR, Some(refusal))) => return Err(Error::Refused(refusal)),
+                Some(_) => {} // Nothing that a client has to know.
+                None if self.input.read_from(&mut self.stream).await.map_err(&failed)? > 0 => {}
+                None => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
     }
 }

@@ -29,6 +29,9 @@ pub enum Error {
     /// Another attempt would fail in the same way.
     #[error("{0}")]
     Tls(String),
+    /// The client's token cannot be read. The text says why.
+    #[error("{0}")]
+    Token(String),
     /// The server responded with an error.
     #[error("{0}")]
     Refused(Refusal),
@@ -59,6 +62,7 @@ impl Error {
             Self::Address { .. }
             | Self::Unreachable { .. }
             | Self::Tls(_)
+            | Self::Token(_)
             | Self::Protocol(_)
             | Self::Invalid(_)
             | Self::NotExecuted(_)
@@ -69,10 +73,12 @@ impl Error {
     /// Returns whether another connection would give the same error.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
-            Self::Protocol(_) | Self::Tls(_) => true,
-            Self::Refused(refusal) => [ErrorCode::BadMagic, ErrorCode::UnsupportedVersion]
-                .map(|code| code as u16)
-                .contains(&refusal.code),
+            Self::Protocol(_) | Self::Tls(_) | Self::Token(_) => true,
+            Self::Refused(refusal) => {
+                [ErrorCode::BadMagic, ErrorCode::UnsupportedVersion, ErrorCode::BadToken]
+                    .map(|code| code as u16)
+                    .contains(&refusal.code)
+            }
             _ => false,
         }
     }

@@ -125,6 +125,9 @@ pub fn frame(bytes: &[u8]) -> Vec<Field<'_>> {
             fields.take_number(8, "skipped");
             fields.take_measurements(fields.rest.len() / MEASUREMENT);
         }
+        // Whoever reads a recording could use the token.
+        kind::TOKEN => fields.take(fields.rest.len(), "token", "(hidden)"),
+        kind::CALLER => fields.take_text(fields.rest.len(), "name"),
         kind::ERROR => {
             let code = ErrorCode::from_number(fields.number(2) as u16);
             fields.take(2, "code", code.map_or("unknown".into(), |code| format!("{code:?}")));
@@ -146,9 +149,11 @@ pub fn kind_name(number: u16) -> &'static str {
         kind::CANCEL => "CANCEL",
         kind::PING => "PING",
         kind::GOODBYE => "GOODBYE",
+        kind::TOKEN => "TOKEN",
         kind::RECORDED => "RECORDED",
         kind::READING => "READING",
         kind::PONG => "PONG",
+        kind::CALLER => "CALLER",
         kind::ERROR => "ERROR",
         _ => "unknown",
     }

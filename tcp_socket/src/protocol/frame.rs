@@ -42,12 +42,16 @@ pub mod kind {
     pub const PING: u16 = 0x0004;
     /// Either side: nothing follows.
     pub const GOODBYE: u16 = 0x0005;
+    /// Client, since version 2: the token that says who it is.
+    pub const TOKEN: u16 = 0x0010;
     /// Server: the batch is recorded.
     pub const RECORDED: u16 = 0x0101;
     /// Server: some readings of a watched station.
     pub const READING: u16 = 0x0102;
     /// Server: the response to a `PING`.
     pub const PONG: u16 = 0x0104;
+    /// Server, since version 2: the name of the principal with the token.
+    pub const CALLER: u16 = 0x0110;
     /// Server: the request failed or, with request ID 0, the connection.
     pub const ERROR: u16 = 0x01ff;
 }

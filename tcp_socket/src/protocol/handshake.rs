@@ -7,8 +7,12 @@ use bytes::{Buf, BufMut};
 /// The first four bytes in both directions: "WSTN" in ASCII.
 const MAGIC: [u8; 4] = *b"WSTN";
 
-/// The version that this crate speaks: the only one so far.
+/// The first version. All clients and servers speak it.
 pub const VERSION: u16 = 1;
+
+/// The version with `TOKEN`, by which a client says who it is: `PROTOCOL.md`, section 6.10. A
+/// server speaks it if it checks its callers, and a client if it has a token.
+pub const VERSION_WITH_TOKEN: u16 = 2;
 
 /// Bytes in a `HELLO`.
 pub const HELLO: usize = 24;
@@ -68,9 +72,11 @@ impl Hello {
         bytes[..seen] == MAGIC[..seen]
     }
 
-    /// Returns the version to speak, or 0 if there is no common one.
-    pub(crate) fn choose(&self) -> u16 {
-        if (self.lowest..=self.highest).contains(&VERSION) { VERSION } else { 0 }
+    /// Returns the version to speak, for a server that speaks all from 1 to `highest`, or 0 if
+    /// there is no common one.
+    pub(crate) fn choose(&self, highest: u16) -> u16 {
+        let common = self.highest.min(highest);
+        if common >= self.lowest.max(VERSION) { common } else { 0 }
     }
 
     /// Returns its bytes on the wire.

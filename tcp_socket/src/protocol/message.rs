@@ -1,10 +1,12 @@
 //! The payload of each kind of frame. `PING`, `PONG`, `CANCEL`, and `GOODBYE` have none.
+//! That of `TOKEN` is the token, and that of `CALLER` a name.
 
 use std::fmt;
 
 use bytes::{Buf, BufMut, BytesMut};
 use thiserror::Error;
 
+use crate::base::principals::Denied;
 use crate::base::text::printable;
 use crate::limits::{MAX_BATCH, MAX_ERROR_TEXT, MAX_RECORDED_AT, MAX_STATION_ID};
 use crate::protocol::frame::{kind, put_frame};
@@ -39,6 +41,8 @@ pub enum ErrorCode {
     BadGoodbye = 10,
     /// A frame has begun and arrives too slowly.
     FrameTooSlow = 11,
+    /// The server does not know the token.
+    BadToken = 12,
     /// A kind that the server does not know, or that only a server sends.
     UnknownKind = 16,
     /// A critical flag that the server does not know.
@@ -57,10 +61,23 @@ pub enum ErrorCode {
     TooManyWatches = 23,
     /// The batch ID is 0 or too far ahead.
     BadBatchId = 24,
+    /// The server must know who is calling, and does not.
+    Unauthenticated = 25,
+    /// The caller's role does not allow this request.
+    Forbidden = 26,
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthenticated(text) => Self::new(ErrorCode::Unauthenticated, text),
+            Denied::Forbidden(text) => Self::new(ErrorCode::Forbidden, text),
+        }
+    }
 }
 
 impl ErrorCode {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 23] = [
         Self::BadMagic,
         Self::UnsupportedVersion,
         Self::TooManyConnections,
@@ -72,6 +89,7 @@ impl ErrorCode {
         Self::ShuttingDown,
         Self::BadGoodbye,
         Self::FrameTooSlow,
+        Self::BadToken,
         Self::UnknownKind,
         Self::UnknownFlag,
         Self::BadPayload,
@@ -81,6 +99,8 @@ impl ErrorCode {
         Self::UnknownOutcome,
         Self::TooManyWatches,
         Self::BadBatchId,
+        Self::Unauthenticated,
+        Self::Forbidden,
     ];
 
     /// Returns the code with this number, if there is one.

@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::base::linger::linger;
+use crate::base::principals::Caller;
 use crate::limits::{Limits, OUTPUT};
 use crate::protocol::frame::{FrameBuffer, kind, put_frame, write_out};
-use crate::protocol::handshake::{HELLO, Hello, VERSION};
+use crate::protocol::handshake::{HELLO, Hello, VERSION, VERSION_WITH_TOKEN};
 use crate::protocol::message::{ErrorCode, Refusal};
 use crate::protocol::pace::Pace;
 use crate::server::close_reason::CloseReason;
@@ -43,9 +44,9 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(stream: S, peer: SocketAddr, state: Arc<State>) -> Self {
+    pub(crate) fn new(stream: S, peer: SocketAddr, state: Arc<State>, caller: Caller) -> Self {
         let input = FrameBuffer::new(state.limits.max_payload);
-        let requests = Requests::new(state.store.clone(), state.limits.max_watches);
+        let requests = Requests::new(state.store.clone(), state.limits.max_watches, caller);
         Self { stream, peer, state, input, output: BytesMut::new(), requests }
     }
 
@@ -86,13 +87,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(Refusal::new(ErrorCode::ShuttingDown, "the server is stopping").into());
             }
         };
-        let version = hello.choose();
+        let highest = if self.requests.caller.is_checked() { VERSION_WITH_TOKEN } else { VERSION };
+        let version = hello.choose(highest);
         if version == 0 {
-            let text = format!("this server speaks version 1, not {} to {}", hello.lowest, hello.highest);
+            let to =
+                if highest > VERSION { format!("s {VERSION} to {highest}") } else { format!(" {VERSION}") };
+            let text = format!("this server speaks version{to}, not {} to {}", hello.lowest, hello.highest);
             return Err(Refusal::new(ErrorCode::UnsupportedVersion, text).into());
         }
         let (window, remembered) = self.state.replies.of(hello.client_id);
         self.requests.window = window;
+        self.requests.version = version;
         self.output.put_slice(&self.state.welcome(version, remembered).encode());
         info!("{} connected, version {version}", self.peer);
         Ok(())

@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::base::accept::Connections;
 use crate::base::linger::linger;
+use crate::base::principals::Caller;
 use crate::base::tls::{Acceptor, Listener};
 use crate::base::write_timeout::WriteTimeout;
 use crate::limits::Limits;
@@ -41,7 +42,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, principals } = listener.into();
     listener.local_addr()?;
     let connections = Connections::new(&limits.connections);
     let state = Arc::new(State::new(limits)?);
@@ -55,9 +56,11 @@ pub async fn serve(
 
     let serve = |stream, peer| {
         let (state, write_timeout) = (state.clone(), state.limits.write_timeout);
+        let principals = principals.clone();
         let wrap = move |stream| WriteTimeout::new(stream, write_timeout);
         tls.handshake_then(stream, wrap, connections.stopping(), move |stream, stopping| {
-            Connection::new(stream, peer, state).run(stopping)
+            let caller = Caller::new(principals.as_ref(), &stream);
+            Connection::new(stream, peer, state, caller).run(stopping)
         })
     };
     let refuse = |stream| {

@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, BytesMut};
 
+use crate::base::principals::{Caller, Operation};
 use crate::limits::MAX_STATIONS;
 use crate::protocol::frame::{CRITICAL_FLAGS, Frame, kind, put_frame};
+use crate::protocol::handshake::{VERSION, VERSION_WITH_TOKEN};
 use crate::protocol::message::{Batch, ErrorCode, Refusal, parse_station};
 use crate::server::close_reason::CloseReason;
 use crate::server::dedup::{DedupWindow, Lookup, SharedWindow};
@@ -19,11 +21,14 @@ pub(crate) struct Requests {
     store: Arc<Store>,
     pub(crate) window: SharedWindow,
     pub(crate) watches: Watches,
+    pub(crate) caller: Caller,
+    pub(crate) version: u16,
 }
 
 impl Requests {
-    pub(crate) fn new(store: Arc<Store>, max_watches: usize) -> Self {
-        Self { store, window: SharedWindow::default(), watches: Watches::new(max_watches) }
+    pub(crate) fn new(store: Arc<Store>, max_watches: usize, caller: Caller) -> Self {
+        let watches = Watches::new(max_watches);
+        Self { store, window: SharedWindow::default(), watches, caller, version: VERSION }
     }
 
     /// Does what one frame asks for, and appends the response. An error ends the connection.
@@ -57,12 +62,25 @@ impl Requests {
                 let text = format!("unknown critical flag in {:04x} of kind {:04x}", frame.flags, frame.kind);
                 Err(Refusal::new(ErrorCode::UnknownFlag, text))
             }
-            kind::RECORD => record(frame.payload, &self.window, &self.store).map(|accepted| {
+            // A wrong token ends the connection, so that guesses cost the client time.
+            kind::TOKEN if self.version >= VERSION_WITH_TOKEN => {
+                self.caller = self
+                    .caller
+                    .with_token(frame.payload)
+                    .map_err(|denied| Refusal::new(ErrorCode::BadToken, denied.to_string()))?;
+                let name = self.caller.name().unwrap_or_default();
+                put_frame(output, kind::CALLER, 0, id, |payload| payload.put_slice(name.as_bytes()));
+                Ok(())
+            }
+            kind::RECORD => self.record(frame.payload).map(|accepted| {
                 put_frame(output, kind::RECORDED, 0, id, |payload| payload.put_u32(accepted));
             }),
             kind::PING => empty(frame.payload).map(|()| put_frame(output, kind::PONG, 0, id, |_payload| {})),
             kind::WATCH => parse_station(frame.payload)
-                .and_then(|station| self.watches.add(&self.store, id, station))
+                .and_then(|station| {
+                    self.caller.may(Operation::Subscribe)?;
+                    self.watches.add(&self.store, id, station)
+                })
                 .map(|()| {
                     put_frame(output, kind::READING, 0, id, |payload| payload.put_u64(0));
                 }),
@@ -76,11 +94,16 @@ impl Requests {
         }
         Ok(())
     }
+
+    fn record(&self, payload: &[u8]) -> Result<u32, Refusal> {
+        let batch = Batch::parse(payload)?;
+        self.caller.may_record(batch.runs().map(|run| run.station))?;
+        record(&batch, &self.window, &self.store)
+    }
 }
 
 /// Records a batch, unless the client's window already has a reply to it.
-fn record(payload: &[u8], window: &Mutex<DedupWindow>, store: &Store) -> Result<u32, Refusal> {
-    let batch = Batch::parse(payload)?;
+fn record(batch: &Batch<'_>, window: &Mutex<DedupWindow>, store: &Store) -> Result<u32, Refusal> {
     let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
     match window.look_up(batch.id()) {
         Lookup::Recorded(accepted) => return Ok(accepted),
@@ -97,7 +120,7 @@ fn record(payload: &[u8], window: &Mutex<DedupWindow>, store: &Store) -> Result<
             return Err(Refusal::new(ErrorCode::UnknownOutcome, text));
         }
     }
-    let accepted = store.record(&batch).map_err(|Full| {
+    let accepted = store.record(batch).map_err(|Full| {
         Refusal::new(ErrorCode::StoreFull, format!("this server keeps at most {MAX_STATIONS} stations"))
     })?;
     window.remember(batch.id(), accepted);

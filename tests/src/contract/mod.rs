@@ -1,17 +1,25 @@
-//! The contracts of the chapters, as checks that a server in any language must pass. The chapters' own
-//! servers pass them in `cargo test`; `cargo run --bin check` checks yours.
+//! The contracts of the chapters, as checks that a program in any language must pass. The chapters' own
+//! programs pass them in `cargo test`; `cargo run --bin check` checks yours.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{FutureExt, LocalBoxFuture};
 use lab::wire::decode::Format;
 use tokio::time::timeout;
 
 use crate::recorder::Recorder;
 
+mod grpc;
+mod http_rest;
+mod message_queue;
+mod messages;
+mod program;
 mod script;
 mod tcp_socket;
+mod websocket;
+
+pub use program::Program;
 
 /// Time after which a case counts as failed. No case needs half of that, even on a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -21,30 +29,47 @@ const BOUND: Duration = Duration::from_secs(60);
 pub struct Wrong {
     /// What the contract says.
     pub wanted: String,
-    /// What the server did.
+    /// What the program did.
     pub got: String,
 }
 
 /// The outcome of a case, or of a step of one.
 pub type Checked<T = ()> = Result<T, Wrong>;
 
-/// One thing that a server must do.
+/// The program that a case checks.
+#[derive(Debug, Clone)]
+pub struct Tested {
+    /// The `host:port` of the server. In the contracts of the queues, it is that of Redis.
+    pub addr: String,
+    /// In the contracts of the queues, the command that starts the program.
+    pub command: String,
+}
+
+/// One thing that a program must do.
 pub struct Case {
-    /// A sentence about the server, with the section that says so.
+    /// A sentence about the program, with the section that says so.
     pub name: &'static str,
-    run: Box<dyn Fn(String) -> BoxFuture<'static, Checked> + Send + Sync>,
+    run: Box<dyn Fn(Tested) -> LocalBoxFuture<'static, Checked> + Send + Sync>,
 }
 
 impl Case {
-    fn new<F: Future<Output = Checked> + Send + 'static>(
+    /// Returns a case about the server at an address.
+    fn new<F: Future<Output = Checked> + 'static>(
         name: &'static str,
         run: impl Fn(String) -> F + Send + Sync + 'static,
     ) -> Self {
-        Self { name, run: Box::new(move |addr| run(addr).boxed()) }
+        Self::of(name, move |tested| run(tested.addr).boxed_local())
+    }
+
+    fn of(
+        name: &'static str,
+        run: impl Fn(Tested) -> LocalBoxFuture<'static, Checked> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, run: Box::new(run) }
     }
 }
 
-/// Cases that belong together. A new server passes them stage by stage.
+/// Cases that belong together. A new program passes them stage by stage.
 pub struct Stage {
     /// One or two words.
     pub name: &'static str,
@@ -52,10 +77,10 @@ pub struct Stage {
     pub cases: Vec<Case>,
 }
 
-/// A chapter's contract.
+/// The contract of a kind of program.
 pub struct Contract {
-    /// The chapter's crate.
-    pub chapter: &'static str,
+    /// The chapter's crate; in the chapter about queues, followed by what the program does.
+    pub name: &'static str,
     /// What travels.
     pub format: Format,
     /// The document with the sections that the cases name.
@@ -66,7 +91,14 @@ pub struct Contract {
 
 /// Returns the contracts of all chapters that have one here.
 pub fn all() -> Vec<Contract> {
-    vec![tcp_socket::contract(), script::http_rest(), script::websocket()]
+    vec![
+        tcp_socket::contract(),
+        http_rest::contract(),
+        grpc::contract(),
+        websocket::contract(),
+        message_queue::workers(),
+        message_queue::clients(),
+    ]
 }
 
 /// A case that failed.
@@ -80,12 +112,20 @@ pub struct Failure {
     pub traveled: String,
 }
 
-/// Runs the cases of a stage, one after another, against the server at this `host:port`.
-pub async fn failures(format: Format, stage: &Stage, server: &str) -> Vec<Failure> {
+/// Runs the cases of a stage, one after another.
+pub async fn failures(format: Format, stage: &Stage, tested: &Tested) -> Vec<Failure> {
     let mut failures = Vec::new();
     for case in &stage.cases {
-        let recorder = Recorder::start(format, server);
-        let checked = timeout(BOUND, (case.run)(recorder.addr())).await;
+        let recorder = Recorder::start(format, &tested.addr);
+        let recorded = match format {
+            // The program's messages pass the recorder, but not the case's own.
+            Format::Redis => {
+                let command = tested.command.replace("{url}", &format!("redis://{}", recorder.addr()));
+                Tested { command, ..tested.clone() }
+            }
+            _ => Tested { addr: recorder.addr(), ..tested.clone() },
+        };
+        let checked = timeout(BOUND, (case.run)(recorded)).await;
         if let Err(wrong) =
             checked.unwrap_or_else(|_| wrong("the end of this case", format!("none within {BOUND:?}")))
         {

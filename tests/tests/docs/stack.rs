@@ -25,10 +25,14 @@ async fn the_base_uses_nothing_else_from_its_crate() {
     let mut violations = Vec::new();
     let mut lines = 0;
     for (file, text) in sources("tcp_socket/src/base") {
-        // The journal, a tool for experiments, and TLS have limits of their own.
+        // The journal, a tool for experiments, the clients' tour, TLS, and identity have limits of their own.
         let count = read(file).lines().count();
         if file.ends_with("/journal.rs") {
             assert!(count <= 60, "the journal has {count} lines");
+        } else if file.ends_with("/tour.rs") {
+            assert!(count <= 70, "the tour has {count} lines");
+        } else if file.ends_with("/principals.rs") || file.ends_with("/token.rs") {
+            assert!(count <= 340, "{file} has {count} lines");
         } else if file.ends_with("/tls.rs") {
             assert!(count <= 430, "TLS has {count} lines");
         } else {

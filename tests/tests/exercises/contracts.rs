@@ -1,29 +1,63 @@
 //! The contracts, checked against the chapters' own servers and against the starters.
 
 use std::path::Path;
-use std::process::Command;
 
-use tests::contract::{Contract, all, failures};
+use lab::wire::decode::Format;
+use message_queue::brokers::{Broker, Kind, Options};
+use tests::contract::{Contract, Tested, all, failures};
 use tests::exercises::root;
+use tests::practice::{environment, python};
 use tests::{Output, Pair, apply, run_program, test};
 
-const PAIRS: [Pair; 3] = [tests::pair!("tcp_socket"), tests::pair!("http_rest"), tests::pair!("websocket")];
+pub const PAIRS: [Pair; 4] =
+    [tests::pair!("tcp_socket"), tests::pair!("http_rest"), tests::pair!("grpc"), tests::pair!("websocket")];
+
+/// The programs of the queue chapter, and the names of their contracts.
+const PROGRAMS: [(&str, &str); 2] = [
+    (
+        "message_queue-worker",
+        concat!(
+            env!("CARGO_BIN_EXE_message_queue-consumer"),
+            " --broker redis --url {url} --prefix {prefix} --results {results}"
+        ),
+    ),
+    (
+        "message_queue-client",
+        concat!(env!("CARGO_BIN_EXE_message_queue-client"), " --broker redis --url {url} --prefix {prefix}"),
+    ),
+];
+
+async fn assert_passes(contract: &Contract, tested: &Tested) {
+    for stage in &contract.stages {
+        let failed = failures(contract.format, stage, tested).await;
+        assert!(failed.is_empty(), "{}, {}: {failed:#?}", contract.name, stage.name);
+    }
+}
 
 #[apply(test!)]
 async fn the_chapters_servers_pass_every_stage_of_their_contracts() {
     for contract in all() {
-        let pair = PAIRS.iter().find(|pair| pair.chapter == contract.chapter).unwrap();
+        let Some(pair) = PAIRS.iter().find(|pair| pair.chapter == contract.name) else { continue };
         let server = pair.serve().await;
-        for stage in &contract.stages {
-            let failed = failures(contract.format, stage, server.addr()).await;
-            assert!(failed.is_empty(), "{}, {}: {failed:#?}", contract.chapter, stage.name);
-        }
+        let tested = Tested { addr: server.addr().to_owned(), command: String::new() };
+        assert_passes(&contract, &tested).await;
         server.stop().await;
     }
 }
 
-async fn check(chapter: &str, command: &str, more: &[&str]) -> Output {
-    let args = [&[chapter, "--server", command], more].concat();
+#[apply(test!)]
+#[needs(message_queue::brokers::available())]
+async fn the_programs_of_the_queue_chapter_pass_every_stage_of_their_contracts() {
+    let redis = Broker::start(Kind::Redis, Options::default()).unwrap();
+    for (name, command) in PROGRAMS {
+        let contract = all().into_iter().find(|contract| contract.name == name).unwrap();
+        let tested = Tested { addr: redis.url().replace("redis://", ""), command: command.to_owned() };
+        assert_passes(&contract, &tested).await;
+    }
+}
+
+async fn check(contract: &str, command: &str, more: &[&str]) -> Output {
+    let args = [&[contract, "--server", command], more].concat();
     run_program(env!("CARGO_BIN_EXE_check"), &args).await
 }
 
@@ -32,39 +66,79 @@ fn starters() -> String {
     root().join("tests/exercises/starters").to_str().unwrap().to_owned()
 }
 
-pub fn python() -> Result<(), String> {
-    match Command::new("python3").arg("--version").output() {
-        Ok(output) if output.status.success() => Ok(()),
-        _ => Err("no python3: install it with `apt-get install python3`".to_owned()),
+/// Returns what a starter has to know, as arguments.
+fn places(contract: &Contract) -> &'static str {
+    match contract.name {
+        "message_queue-worker" => "{url} {prefix} {results}",
+        "message_queue-client" => "{url} {prefix}",
+        _ => "{addr}",
     }
 }
 
 /// Checks that a starter is short and passes the first stage.
 async fn passes_the_first_stage(contract: &Contract, source: &str, command: &str) {
     assert!(std::fs::read_to_string(source).unwrap().lines().count() <= 60, "{source}");
-    let output = check(contract.chapter, command, &["--stage", "1"]).await;
+    let output = check(contract.name, command, &["--stage", "1"]).await;
     let (name, count) = (contract.stages[0].name, contract.stages[0].cases.len());
     let passed = format!("stage 1, {name}: {count} of {count}\n");
     assert_eq!((output.code, output.stdout.as_str()), (Some(0), passed.as_str()), "{}", output.stderr);
 }
 
+/// Checks the starter in Python. That of the gRPC chapter uses the environment of its client.
+async fn python_starter_passes(contract: &Contract) {
+    // Python would take a `grpc.py` for the package.
+    let (python, file) = match contract.name {
+        "grpc" => (root().join("grpc/python/.venv/bin/python"), "grpc-server"),
+        name => ("python3".into(), name),
+    };
+    let (python, script) = (python.display(), format!("{}/{file}.py", starters()));
+    let command = format!("{python} -B {script} {}", places(contract));
+    passes_the_first_stage(contract, &script, &command).await;
+}
+
 #[apply(test!)]
 #[needs(python())]
 async fn the_python_starters_pass_the_first_stage() {
-    for contract in all() {
-        let script = format!("{}/{}.py", starters(), contract.chapter);
-        passes_the_first_stage(&contract, &script, &format!("python3 {script} {{addr}}")).await;
+    let others = |contract: &Contract| contract.name != "grpc" && contract.format != Format::Redis;
+    for contract in all().into_iter().filter(others) {
+        python_starter_passes(&contract).await;
     }
 }
 
 #[apply(test!)]
-async fn the_rust_starter_passes_the_first_stage() {
+#[needs(environment("grpc"))]
+async fn the_python_starter_of_the_grpc_chapter_passes_the_first_stage() {
+    python_starter_passes(&all()[2]).await;
+}
+
+#[apply(test!)]
+#[needs(python())]
+#[needs(message_queue::brokers::available())]
+async fn the_python_starters_of_the_queue_chapter_pass_the_first_stage() {
+    for contract in all().into_iter().filter(|contract| contract.format == Format::Redis) {
+        python_starter_passes(&contract).await;
+    }
+}
+
+#[apply(test!)]
+#[needs(message_queue::brokers::available())]
+async fn the_rust_starters_pass_the_first_stage() {
+    let tcp_socket = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tcp_socket-starter");
     let source = format!("{}/tcp_socket.rs", starters());
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tcp_socket-starter");
-    let program = program.to_str().unwrap();
-    let output = run_program("rustc", &["--edition", "2024", "-o", program, &source]).await;
+    let args = ["--edition", "2024", "-o", tcp_socket.to_str().unwrap(), &source];
+    let output = run_program("rustc", &args).await;
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
-    passes_the_first_stage(&all()[0], &source, &format!("{program} {{addr}}")).await;
+    for (contract, program) in all().iter().zip([
+        tcp_socket.to_str().unwrap(),
+        env!("CARGO_BIN_EXE_starter-http_rest"),
+        env!("CARGO_BIN_EXE_starter-grpc"),
+        env!("CARGO_BIN_EXE_starter-websocket"),
+        env!("CARGO_BIN_EXE_starter-message_queue-worker"),
+        env!("CARGO_BIN_EXE_starter-message_queue-client"),
+    ]) {
+        let source = format!("{}/{}.rs", starters(), contract.name);
+        passes_the_first_stage(contract, &source, &format!("{program} {}", places(contract))).await;
+    }
 }
 
 #[apply(test!)]
@@ -90,7 +164,7 @@ async fn mistakes_in_the_command_get_a_message_that_helps() {
     for (command, expected) in [
         ("no-such-program {addr}", "cannot start \"no-such-program\""),
         ("false {addr}", "before it listened on 127.0.0.1:"),
-        ("", "--server is empty"),
+        ("", "the command is empty"),
         ("'", "a quote is not closed"),
     ] {
         let output = check("tcp_socket", command, &[]).await;

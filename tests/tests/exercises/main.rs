@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+mod clients;
 mod contracts;
 mod runner;
 mod solutions;

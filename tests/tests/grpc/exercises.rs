@@ -1,7 +1,11 @@
 //! The README's tested exercises. Each test fails until its exercise is solved. It sends
 //! raw bytes, since the proto does not have the new call or field yet.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tests::exercises::root;
+use tests::practice::{Dialog, assert_predicted, environment};
 use tests::recorder::Recorder;
 use tests::{apply, test};
 
@@ -11,6 +15,8 @@ use grpc::proto::watch_response::Event;
 use grpc::proto::{Metric, Reading, RecordedReading, WatchResponse};
 use h2::RecvStream;
 use lab::wire::decode::Format;
+use lab::wire::gate::Faults;
+use lab::wire::proxy::Proxy;
 use prost::Message;
 use tokio::time::timeout;
 use tonic::Status;
@@ -209,5 +215,64 @@ async fn exercise_a_watch_may_ask_for_some_metrics_only() {
         Some("metrics[1]"),
         "the BadRequest should name the field"
     );
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(environment("grpc"))]
+async fn exercise_a_follower_goes_on_where_it_was() {
+    let server = PAIR.serve().await;
+    let values: Vec<_> = (1..=5).map(|value| measured(Metric::Wind, f64::from(value))).collect();
+    client(server.url()).record(&values).await.unwrap();
+    let faults = Arc::new(Faults::new(Format::Grpc.decoder()));
+    let network = Proxy::listen("127.0.0.1:0", server.addr().to_owned(), None, Some(faults.clone())).unwrap();
+    let recorder = Recorder::start(Format::Grpc, &network.address());
+    let script = root().join("tests/exercises/grpc/follow.py");
+    let python = root().join("grpc/python/.venv/bin/python");
+    let mut program = Dialog::start(&python, &["-B", script.to_str().unwrap(), &recorder.addr(), "oslo-1"]);
+    assert_eq!([program.line().await, program.line().await], ["4 4.0", "5 5.0"]);
+    faults.cut();
+    client(server.url()).record(&[measured(Metric::Wind, 6.0)]).await.unwrap();
+    assert_eq!(program.line().await, "6 6.0", "the line after the connection broke");
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+async fn exercise_the_responses_to_another_contract_are_predicted() {
+    let server = PAIR.serve().await;
+    let connection = connect(server.addr()).await;
+    // A reading of oslo-1. The value's key is field 3 or 6, each with wire type 1: eight bytes.
+    let record = async |metric: u8, value_key: u8| {
+        let mut reading = b"\x0a\x06oslo-1".to_vec();
+        reading.extend([0x10, metric, value_key]);
+        reading.extend(1000_f64.to_le_bytes());
+        let message = [&[0x0a, reading.len() as u8], &reading[..]].concat();
+        grpc::protocol::status::name(
+            unary(&connection, RECORD, &[], framed(false, &message))
+                .await
+                .code()
+                .parse::<i32>()
+                .unwrap()
+                .into(),
+        )
+    };
+    let (key_3, key_6) = (3 << 3 | 1, 6 << 3 | 1);
+    let happened = [
+        record(Metric::Pressure as u8, key_3).await,
+        record(Metric::Pressure as u8, key_6).await,
+        record(Metric::Temperature as u8, key_6).await,
+        record(5, key_3).await,
+    ];
+    let (response, mut send) = open(&connection, WATCH, &[]).await;
+    send.send_data(watch_request(1), true).unwrap();
+    let body = within(response).await.unwrap().into_body();
+    let mut responses = Responses { body, read: BytesMut::new() };
+    responses.next().await;
+    let (_, metric, value) = responses.recorded().await;
+    assert_eq!(metric, Metric::Temperature as i32);
+    let happened = [&happened[..], &[value.to_string()]].concat();
+    assert_predicted("grpc/other_contract.txt", &happened);
     server.stop().await;
 }

@@ -12,6 +12,7 @@ mod exercises;
 mod faults;
 mod hostile;
 mod limits;
+mod node;
 mod options;
 mod pair;
 mod printable;

@@ -51,7 +51,11 @@ async fn the_python_client_makes_all_kinds_of_call() {
 #[needs(python_client())]
 async fn the_python_client_works_over_tls() {
     let certificates = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grpc-python");
-    write(&certificates, &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()] }).unwrap();
+    write(
+        &certificates,
+        &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()], ..Options::default() },
+    )
+    .unwrap();
     let file = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
     let (ca, identity, key) = (file("ca.pem"), file("client-oslo-1.pem"), file("server-key.pem"));
     let certificate = file("server.pem");

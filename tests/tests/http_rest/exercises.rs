@@ -1,6 +1,10 @@
 //! The README's tested exercises: each test passes once the reader has solved its exercise.
 
 use std::collections::HashSet;
+use std::path::Path;
+
+use tests::exercises::root;
+use tests::practice::{Dialog, assert_predicted, python};
 use tests::recorder::Recorder;
 use tests::{apply, test};
 
@@ -160,5 +164,55 @@ async fn exercise_a_put_creates_a_station_that_does_not_exist() {
     assert!(put["responses"]["201"].is_object(), "still missing in /openapi.json: 201 of PUT");
     let required = put["parameters"].as_array().unwrap().iter().find(|p| p["name"] == "If-Match").unwrap();
     assert_ne!(required["required"], true, "in /openapi.json, PUT no longer requires If-Match");
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(python())]
+async fn exercise_a_new_name_does_not_undo_the_change_of_somebody_else() {
+    let server = Local::start(Limits::default()).await;
+    let station = r#"{"id":"oslo-1","name":"?","latitude":null,"longitude":null}"#;
+    let created = request(server.addr, "POST", "/stations", &[JSON], station).await;
+    let etag = created.header("etag").unwrap().to_owned();
+    let recorder = Recorder::start(Format::HttpRest, &server.addr.to_string());
+    let script = root().join("tests/exercises/http_rest/rename.py");
+    let args = [script.to_str().unwrap(), &recorder.addr(), "oslo-1", "Oslo"];
+    let mut program = Dialog::start(Path::new("python3"), &args);
+    assert_eq!(program.line().await, "? becomes Oslo. Press Enter to save it.");
+    // Somebody else is faster.
+    let merge = ("content-type", "application/merge-patch+json");
+    let headers = [merge, ("if-match", etag.as_str())];
+    let change = r#"{"latitude":59.9}"#;
+    assert_eq!(request(server.addr, "PATCH", "/stations/oslo-1", &headers, change).await.status, 200);
+    program.send("").await;
+    program.line().await;
+    let station = request(server.addr, "GET", "/stations/oslo-1", &[], "").await.json();
+    let expected = serde_json::json!(
+        { "id": "oslo-1", "name": "Oslo", "latitude": 59.9, "longitude": null }
+    );
+    let wanted = "the station after both changes";
+    assert!(station == expected, "{wanted}\n  got:    {station}\n  wanted: {expected}");
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+async fn exercise_the_responses_to_repeated_requests_are_predicted() {
+    let server = Local::start(Limits::default()).await;
+    let [one, two] = [1, 2].map(|value| {
+        format!(r#"{{"readings":[{{"station":"rim","metric":"wind","value":{value},"recorded_at":0}}]}}"#)
+    });
+    let mut happened = Vec::new();
+    let spaced = format!(" {one}");
+    for (key, body) in
+        [(None, &one), (Some("k1"), &one), (Some("k1"), &one), (Some("k1"), &two), (Some("k1"), &spaced)]
+    {
+        let headers: Vec<_> = [JSON].into_iter().chain(key.map(|key| ("idempotency-key", key))).collect();
+        happened.push(request(server.addr, "POST", "/readings", &headers, body).await.status.to_string());
+    }
+    let page = request(server.addr, "GET", "/readings?station=rim", &[], "").await.json();
+    happened.push(page["readings"].as_array().unwrap().len().to_string());
+    assert_predicted("http_rest/repeated_requests.txt", &happened);
     server.stop().await;
 }

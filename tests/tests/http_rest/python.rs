@@ -1,19 +1,11 @@
 //! The client in Python.
 
-use std::process::Command;
-
+use tests::practice::python;
 use tests::{apply, run_program, test};
 
 use crate::PAIR;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../http_rest/python/client.py");
-
-fn python() -> Result<(), String> {
-    match Command::new("python3").arg("--version").output() {
-        Ok(output) if output.status.success() => Ok(()),
-        _ => Err("no python3: install it with `apt-get install python3`".to_owned()),
-    }
-}
 
 #[apply(test!)]
 #[needs(python())]

@@ -34,7 +34,8 @@ async fn the_proxy_counts_what_it_forwards() {
 async fn wire(id: &str, readings: u64) -> Wire {
     let protocol = protocols::by_id(id).unwrap();
     let target =
-        RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), Through::Proxy).unwrap();
+        RunningProtocol::start(protocol, Placement::Free, &mut Brokers::default(), Through::Proxy, None)
+            .unwrap();
     count_bytes(&target, target.proxy.as_ref().unwrap(), readings).await.unwrap()
 }
 

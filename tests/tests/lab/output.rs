@@ -1,13 +1,13 @@
 //! Checks how results are shown: as tables, in documents, and as a page.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lab::report::format::utc;
 use lab::report::predictions::{self, PREDICTIONS};
 use lab::report::results::Results;
-use lab::report::{comparison, docs, table, tables};
+use lab::report::{comparison, diff, docs, table, tables};
 use lab::run::placement::Placement;
 use regex::Regex;
 use serde_json::Value;
@@ -33,7 +33,7 @@ async fn tables_fit_the_terminal() {
     noisy.throughput.placement = Placement::Same;
     noisy.throughput.rows.iter_mut().for_each(|row| row.per_second.high *= 1.3);
     noisy.latency.rows.iter_mut().filter_map(|row| row.p50.as_mut()).for_each(|p50| p50.high *= 1.3);
-    assert_eq!(tables::tables(&sample()).len(), 16);
+    assert_eq!(tables::tables(&sample()).len(), 20);
     for table in tables::tables(&sample()).into_iter().chain(tables::tables(&noisy)) {
         let shown = table.terminal();
         // The narrowest column has words, not a letter in each line.
@@ -203,6 +203,103 @@ async fn times_over_a_network_are_compared_at_the_same_delay() {
     assert_eq!(row[1..9], ["20.0", "60.3", "+20.1", "20.1", "+0.0", "20.6", "+0.1", "3,183"]);
 }
 
+#[apply(test!)]
+async fn the_table_of_streams_says_what_is_acknowledged_when() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Many messages")).unwrap();
+    let expected = ["gRPC Upload", "400k", "392k–412k", "25,000", "2.00", "–"];
+    assert_eq!(table.rows[1][..6], expected);
+    assert!(table.note.ends_with("gRPC Upload: The server answers once, after the last message."));
+}
+
+#[apply(test!)]
+async fn the_cost_of_idle_connections_has_its_range() {
+    let tables = tables::tables(&sample());
+    let table = tables.iter().find(|table| table.title.starts_with("Idle connections")).unwrap();
+    let expected = ["TCP", "5,000", "9.40", "120k", "118k", "6.00", "+0.05", "-0.10 to +0.20"];
+    assert_eq!(table.rows[0][..8], expected);
+}
+
+/// Each answer to the chooser's questions leads to a single protocol.
+#[apply(test!)]
+async fn the_chooser_ends_with_one_protocol() {
+    let page = comparison::html(&sample());
+    let rows = Regex::new(r#"data-if="([^"]+)""#).unwrap();
+    let rows: Vec<BTreeSet<_>> =
+        rows.captures_iter(&page).map(|row| row.extract::<1>().1[0].split(' ').collect()).collect();
+    assert_eq!(rows.len(), 8);
+    let questions = Regex::new(r#"<input type="radio" name="(\w+)" value="(\w+)">"#).unwrap();
+    let mut answers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for found in questions.captures_iter(&page) {
+        answers.entry(found[1].to_owned()).or_default().push(format!("{}={}", &found[1], &found[2]));
+    }
+    assert_eq!(answers.len(), 6);
+    let mut all = vec![BTreeSet::new()];
+    for choices in answers.values() {
+        let with =
+            |given: BTreeSet<String>| choices.iter().map(move |answer| &given | &[answer.clone()].into());
+        all = all.into_iter().flat_map(with).collect();
+    }
+    for given in all {
+        let given: BTreeSet<_> = given.iter().map(String::as_str).collect();
+        assert_eq!(rows.iter().filter(|row| row.is_subset(&given)).count(), 1, "{given:?}");
+    }
+}
+
+#[apply(test!)]
+async fn the_diff_lists_what_changed_beyond_its_range() {
+    let mut changed = sample();
+    let (same, compared) = diff::diff(&sample(), &changed).unwrap();
+    assert!(same.rows.is_empty() && compared > 50, "{compared}");
+    let tcp = changed.latency.rows.iter_mut().find(|row| row.protocol == "tcp_socket").unwrap();
+    tcp.p50 = tcp.p50.map(|p50| p50.scaled(2.0));
+    changed.round_trips[0].request += 1;
+    let (table, all) = diff::diff(&sample(), &changed).unwrap();
+    let rows: Vec<_> =
+        table.rows.iter().map(|row| [&row[0], &row[1], &row[2], &row[7]].map(|cell| &cell[..])).collect();
+    let expected =
+        [["latency", "tcp socket", "p50, µs", "2.00"], ["round trips", "tokio echo", "request", "2.00"]];
+    assert_eq!(rows, expected);
+    assert_eq!(all, compared);
+    // Layout 1, without the later sections.
+    assert!(diff::diff(&kept(), &changed).unwrap().1 < compared);
+}
+
+/// A run with layout 2 fills the document's later section, and its other one doesn't repeat it.
+#[apply(test!)]
+async fn a_full_run_fills_the_later_section_of_the_document() {
+    let of = |wanted| docs::DOCUMENTS.into_iter().filter(move |(_, topic, _)| *topic == wanted);
+    let sections: String = of("sections").map(|(.., render)| render(&sample())).collect();
+    let measured: String = of("measured").map(|(.., render)| render(&sample())).collect();
+    let titles = [
+        "Round trips",
+        "Over a network",
+        "One reading to many",
+        "Many messages over one",
+        "Idle connections",
+    ];
+    for title in titles {
+        assert!(sections.contains(&format!("### {title}")), "{title} is not in\n{sections}");
+        assert!(!measured.contains(&format!("### {title}")), "{title} is also in\n{measured}");
+    }
+}
+
+/// In the sample, a connection sends 100 bytes without TLS, and the server resumes a session.
+#[apply(test!)]
+async fn the_costs_of_tls_are_shown_beside_those_without() {
+    let tables = |results: &Results| {
+        let tls =
+            tables::tables(results).into_iter().filter(|table| table.title.starts_with("What TLS adds"));
+        tls.map(|table| table.rows[0].join(" ").trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let expected =
+        ["TCP 80.5 452 271 600 1 1,280 808 1,880 7.50", "TCP 8.46 +1.5 300 +41.0 1.1 +44"].map(str::to_owned);
+    assert_eq!(tables(&sample()), expected);
+    let mut not_resumed = sample();
+    not_resumed.encryption[2].set_up_bytes = 1370.0;
+    assert_eq!(tables(&not_resumed)[0], "TCP 80.5 452 600 1 1,280 1,880 7.50");
+}
+
 /// In the sample, TCP adds 1.4 µs of latency and 1.26 µs of CPU time to the echo.
 #[apply(test!)]
 async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
@@ -217,15 +314,13 @@ async fn the_summary_shows_what_a_protocol_adds_to_the_echo() {
 async fn documents_and_plots_agree_with_the_kept_results() {
     let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
     let results = kept();
-    for (name, measured) in docs::DOCUMENTS {
+    for (name, topic, render) in docs::DOCUMENTS {
         let document = read(name);
-        let rendered = docs::replaced(&document, "measured", &measured(&results)).unwrap();
+        let rendered = docs::replaced(&document, topic, &render(&results)).unwrap();
         assert!(rendered == document, "{name} differs; run: cargo run -- --write-docs");
         // Rendering again replaces everything between the markers.
-        let other = docs::replaced(&document, "measured", &measured(&sample())).unwrap();
-        assert!(
-            other != document && docs::replaced(&other, "measured", &measured(&results)).unwrap() == document
-        );
+        let other = docs::replaced(&document, topic, &render(&sample())).unwrap();
+        assert!(other != document && docs::replaced(&other, topic, &render(&results)).unwrap() == document);
     }
     for (name, svg) in docs::images(&results) {
         assert!(read(&name) == svg, "{name} differs; run: cargo run -- --write-docs");

@@ -8,6 +8,15 @@ use tests::{apply, run_program, test};
 const LAB: &str = env!("CARGO_BIN_EXE_lab-under-test");
 
 #[apply(test!)]
+async fn the_exit_code_says_whether_two_runs_differ() {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance_comparison.json");
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/sample.json");
+    for (old, new, code) in [(kept, kept, 0), (kept, sample, 1), (kept, "no-such-file", 2)] {
+        assert_eq!(run_program(LAB, &["diff", old, new]).await.code, Some(code), "{old} and {new}");
+    }
+}
+
+#[apply(test!)]
 async fn a_debug_build_refuses_to_measure_and_names_the_right_command() {
     if !cfg!(debug_assertions) {
         return; // A release build would start measuring.
@@ -25,7 +34,10 @@ async fn predictions_are_asked_one_by_one_and_kept() {
     let answers = predictions::ask(&b"y\nperhaps\nno\n\n"[..], &mut asked).unwrap();
     assert_eq!(answers, [Some(true), Some(false), None]);
     let asked = String::from_utf8(asked).unwrap();
-    assert!(asked.contains("\"perhaps\" is neither") && asked.contains("4. HTTP/REST sends"), "{asked}");
+    assert!(
+        asked.contains("Answer y or n, not \"perhaps\"") && asked.contains("4. HTTP/REST sends"),
+        "{asked}"
+    );
 
     let folder = std::env::temp_dir().join(format!("lab-predictions-{}", std::process::id()));
     let out = folder.to_str().unwrap();

@@ -10,12 +10,13 @@ use indicatif::ProgressBar;
 use lab::compare::compare;
 use lab::compare::measure::Span;
 use lab::compare::plan::Plan;
-use lab::protocols::{self, FAN_OUT, Protocol, Served};
+use lab::protocols::{self, FAN_OUT, Protocol, STREAMS, Served};
 use lab::report::results::Results;
 use lab::report::sections::{Delayed, Delivered};
 use lab::report::{comparison, tables};
 use lab::run::brokers::runnable;
 use lab::run::conditions::conditions;
+use lab::run::encryption::Connection;
 use message_queue::brokers::Kind;
 use tests::{apply, test};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -38,6 +39,10 @@ fn brief() -> Plan {
         delays: vec![2],
         bandwidth: Some(100_000_000),
         subscribers: vec![1, 3],
+        messages: Some(101),
+        idle: Some(20),
+        new_connections: 3,
+        encrypted: span,
         extra_rounds: 1,
     }
 }
@@ -101,6 +106,31 @@ async fn if_a_broker_is_missing_the_other_protocols_run() {
     assert!(runs.iter().any(|protocol| protocol.id == "redis"));
 }
 
+/// Checks that a TLS handshake adds a round trip and the bytes of certificates, and that a resumed
+/// one has no certificate. Our servers and Redis resume; RabbitMQ does not.
+fn check_encryption(results: &Results) {
+    let kinds = [Connection::Full, Connection::Resumed, Connection::Mutual];
+    let plain: Vec<_> = results.encryption.iter().filter(|row| row.connection == Connection::Plain).collect();
+    assert!(!plain.is_empty());
+    assert_eq!(results.encryption.len(), 4 * plain.len(), "{:?}", results.encryption);
+    for plain in plain {
+        let id = plain.protocol.as_str();
+        let rows = results.encryption.iter().filter(|row| row.protocol == id);
+        let rows: Vec<_> = rows.filter(|row| row.connection != Connection::Plain).collect();
+        assert_eq!(rows.iter().map(|row| row.connection).collect::<Vec<_>>(), kinds, "{id}");
+        let [full, resumed, mutual] = [0, 1, 2].map(|at| rows[at].set_up_bytes - plain.set_up_bytes);
+        assert!((900.0..3000.0).contains(&full), "{id}: {full} bytes");
+        assert!(mutual > full + 400.0, "{id}: {mutual} and {full} bytes");
+        assert_eq!(resumed + 300.0 < full, id != "rabbitmq", "{id}: {resumed} and {full} bytes");
+        // In a debug build, the cryptography takes so long that it may count as another round trip.
+        assert!(rows.iter().all(|row| row.round_trips > plain.round_trips), "{id}: {rows:?}, {plain:?}");
+        assert!(rows.iter().all(|row| row.request_bytes > plain.request_bytes), "{id}: {rows:?}");
+        let both = cfg!(target_os = "linux");
+        assert_eq!(rows[0].memory.is_some() && rows[0].many_cpu.is_some(), both, "{id}");
+        assert!(rows[1].memory.is_none() && rows[1].one_cpu.is_none(), "{id}");
+    }
+}
+
 /// Makes a brief run and checks that it has all rows, and that they can be saved and shown.
 fn check(protocols: Vec<&'static Protocol>) -> Results {
     let results = measured(brief(), protocols.clone(), false);
@@ -119,6 +149,14 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
     assert_eq!(results.fan_out.len(), 2 * (1 + ways.count()), "two levels, also of the baseline");
     let ordered = |row: &Delivered| row.first.median <= row.last.median && row.cpu.is_some();
     assert!(results.fan_out.iter().all(ordered), "{:?}", results.fan_out);
+    let streams = STREAMS.iter().filter(|way| protocols.iter().any(|one| one.id == way.selected_by));
+    assert_eq!(results.streams.len(), streams.count());
+    assert!(results.streams.iter().all(|row| row.per_second.low > 0.0 && row.p50.low > 0.0));
+    let idle: Vec<_> = results.idle.iter().map(|row| (row.protocol.as_str(), row.connections)).collect();
+    let servers = ["tokio_echo", "tcp_socket", "websocket", "grpc_unary", "http_rest"].as_slice();
+    let brokers = ["redis_append", "rabbitmq_publish"].as_slice();
+    let expected = if protocols[0].served.broker().is_some() { brokers } else { servers };
+    assert_eq!(idle, expected.iter().map(|&id| (id, 20)).collect::<Vec<_>>());
     let round_trip = |row: &Delayed| row.one.low > 2e6 && row.set_up.low > 4e6;
     assert!(results.network.iter().all(round_trip), "shorter than the delay: {:?}", results.network);
     for trips in &results.round_trips {
@@ -127,6 +165,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         });
         assert_eq!(trips.request, if through_broker { 2 } else { 1 }, "{trips:?}");
     }
+    check_encryption(&results);
     let offered: Vec<_> = results.fixed_rate.rows.iter().map(|row| row.protocol.as_str()).collect();
     assert_eq!(offered.iter().collect::<BTreeSet<_>>().len(), many);
     for row in &results.latency.rows {
@@ -164,7 +203,7 @@ fn check(protocols: Vec<&'static Protocol>) -> Results {
         !outside.contains("src=") && !outside.contains("href=") && !outside.contains("url("),
         "the page should open offline"
     );
-    assert_eq!(tables::tables(&again).len(), 15);
+    assert_eq!(tables::tables(&again).len(), 18 + usize::from(!results.streams.is_empty()));
     results
 }
 

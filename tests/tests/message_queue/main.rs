@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::{Pair, run};
 
+mod addresses;
 mod bad_jobs;
 mod brokers;
 mod ends;
@@ -19,6 +20,7 @@ mod permissions;
 mod publish_subscribe;
 mod python;
 mod reconnect;
+mod refusals;
 mod request_reply;
 mod results;
 mod slow_work;

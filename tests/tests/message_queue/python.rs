@@ -1,9 +1,9 @@
 //! Programs in another language that use the same queues.
 
 use std::fs;
-use std::path::Path;
 
 use message_queue::job::{Job, Summary};
+use tests::practice::environment;
 use tests::{apply, run_program};
 
 use crate::support::{BOTH, Folder, Program, broker_test, eventually, name, prefix, url};
@@ -11,17 +11,8 @@ use crate::work_queue::queue_length;
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../message_queue/python/run");
 
-/// Checks that these tests have what they need besides the brokers.
-pub fn virtual_environment() -> Result<(), String> {
-    let python = Path::new(RUN).with_file_name(".venv/bin/python");
-    if python.exists() {
-        return Ok(());
-    }
-    Err("there is no Python environment; create it with: message_queue/python/setup".into())
-}
-
 #[apply(broker_test!)]
-#[needs(virtual_environment())]
+#[needs(environment("message_queue"))]
 async fn a_python_producer_feeds_a_rust_consumer() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());
@@ -38,7 +29,7 @@ async fn a_python_producer_feeds_a_rust_consumer() {
 }
 
 #[apply(broker_test!)]
-#[needs(virtual_environment())]
+#[needs(environment("message_queue"))]
 async fn a_rust_producer_feeds_a_python_consumer() {
     for kind in BOTH {
         let (url, prefix, folder) = (url(kind), prefix(), Folder::new());

@@ -208,7 +208,7 @@ async fn a_full_queue_makes_the_producer_wait_and_memory_stays_bounded() {
         let broker = shared(kind).lock().unwrap().pid().unwrap();
         let before = peak_memory(broker);
         let mut producer = Program::producer(kind, &url, &prefix, &[&jobs[..], &max].concat());
-        producer.shows("is full: waiting for consumers", 1).await;
+        producer.shows("is full", 1).await;
         let mut worker = Program::worker(kind, &url, &prefix, &folder, &max);
         let mut longest = 0;
         // The other jobs don't fit into the queue, so the producer is still running.

@@ -80,6 +80,8 @@ async fn the_examples_in_the_document_match_the_code() {
             "PING" => (kind::PING, 5),
             "PONG" => (kind::PONG, 5),
             "GOODBYE" => (kind::GOODBYE, 0),
+            "TOKEN" => (kind::TOKEN, 1),
+            "CALLER" => (kind::CALLER, 1),
             "ERROR" => {
                 let text = "reading 0: humidity 130 is outside 0 to 100";
                 assert_eq!(Refusal::parse(payload), Some(Refusal::new(ErrorCode::InvalidReading, text)));
@@ -92,7 +94,7 @@ async fn the_examples_in_the_document_match_the_code() {
             assert_eq!(frame(kind, id, payload), bytes, "{name}");
         }
     }
-    let all = "HELLO WELCOME RECORD RECORDED WATCH READING CANCEL END PING PONG ERROR GOODBYE";
+    let all = "HELLO WELCOME RECORD RECORDED WATCH READING CANCEL END PING PONG TOKEN CALLER ERROR GOODBYE";
     assert_eq!(seen.join(" "), all);
 }
 

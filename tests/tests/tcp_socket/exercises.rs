@@ -1,12 +1,18 @@
 //! The exercises in the README. Each test passes once you have solved its exercise.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use lab::wire::decode::Format;
+use lab::wire::gate::Faults;
+use lab::wire::proxy::Proxy;
 use tcp_socket::protocol::frame::{FLAG_END, kind, put_frame};
 use tcp_socket::protocol::message::ErrorCode;
 use tcp_socket::{Limits, Reading};
+use tests::exercises::root;
+use tests::practice::{assert_predicted, python};
 use tests::recorder::Recorder;
-use tests::{apply, test};
+use tests::{apply, run_program, test};
 
 use crate::support::{Raw, Received, batch_of, frame, reading, start};
 
@@ -122,5 +128,60 @@ async fn exercise_a_history_of_any_length_arrives_in_frames_of_limited_size() {
     // A watch on the same connection still begins now, not in the past.
     assert!(raw.ask(kind::WATCH, 6, b"oslo-1").await.update().readings.is_empty());
     raw.assert_alive().await;
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(python())]
+async fn exercise_a_station_records_each_reading_once_although_a_response_is_lost() {
+    let server = start(Limits::default()).await;
+    let mut watch = Raw::open(&server.addr).await;
+    watch.ask(kind::RECORD, 1, &batch_of(1, &[reading("oslo-1", 0.0)])).await;
+    watch.ask(kind::WATCH, 2, b"oslo-1").await;
+    // The handshake is the first request, so this loses the response to the second batch.
+    let faults = Arc::new(Faults::new(Format::TcpSocket.decoder()));
+    faults.arm("cut after request 3".parse().unwrap());
+    let network = Proxy::listen("127.0.0.1:0", server.addr.clone(), None, Some(faults)).unwrap();
+    let recorder = Recorder::start(Format::TcpSocket, &network.address());
+    let script = root().join("tests/exercises/tcp_socket/station.py");
+    let output = run_program("python3", &[script.to_str().unwrap(), &recorder.addr()]).await;
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", output.stdout);
+    assert!(output.stdout.contains("sending batch 2 again"), "it should meet a broken connection");
+
+    let mut last = Raw::open(&server.addr).await;
+    last.ask(kind::RECORD, 1, &batch_of(1, &[reading("oslo-1", 1.0)])).await;
+    let mut values = Vec::new();
+    while values.last() != Some(&1.0) {
+        values.extend(watch.receive().await.update().readings.iter().map(|reading| reading.value));
+    }
+    assert_eq!(values, [-3.5, -3.0, -2.5, 1.0], "what the server recorded, and then a last reading");
+    server.stop().await;
+}
+
+#[apply(test!)]
+#[exercise]
+async fn exercise_batches_under_one_id_are_predicted() {
+    let server = start(Limits::default()).await;
+    let (mut raw, mut other) = (Raw::open(&server.addr).await, Raw::open(&server.addr).await);
+    let (one, two) = (reading("oslo-1", 1.0), reading("oslo-1", 2.0));
+    assert_eq!(raw.ask(kind::RECORD, 1, &batch_of(1, &[one.clone(), two.clone()])).await.accepted(), 2);
+    raw.ask(kind::WATCH, 9, b"oslo-1").await;
+    let again = raw.ask(kind::RECORD, 2, &batch_of(1, std::slice::from_ref(&one))).await.accepted();
+    let elsewhere = other.ask(kind::RECORD, 1, &batch_of(1, &[one.clone(), two])).await.accepted();
+    let watched = raw.receive().await.update().readings.len();
+    let error = raw.ask(kind::RECORD, 3, &batch_of(2, &[reading("oslo-1", 99.0)])).await.error();
+    let corrected = raw.ask(kind::RECORD, 4, &batch_of(2, &[one])).await;
+    let corrected = if corrected.kind == kind::RECORDED { corrected } else { raw.receive().await };
+    assert_predicted(
+        "tcp_socket/same_batch.txt",
+        &[
+            again.to_string(),
+            elsewhere.to_string(),
+            watched.to_string(),
+            (error as u16).to_string(),
+            corrected.accepted().to_string(),
+        ],
+    );
     server.stop().await;
 }

@@ -290,13 +290,3 @@ async fn the_tour_waits_for_enter_before_each_step() {
     assert_eq!(within(client.wait()).await.unwrap().code(), Some(0));
     server.stop().await;
 }
-
-#[apply(test!)]
-async fn a_simulated_station_records_every_second() {
-    let server = PAIR.serve().await;
-    let output = PAIR.client(&server, &["simulate", "--count", "2"]).await;
-    let expected = "simulated temperature 10.0\nsimulated temperature 10.5\n";
-    assert_eq!((output.code, output.stdout.as_str()), (Some(0), expected), "{}", output.stderr);
-    Raw::open(server.addr()).await.ask(kind::WATCH, 1, b"simulated").await.update();
-    server.stop().await;
-}

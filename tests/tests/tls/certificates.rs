@@ -34,7 +34,7 @@ impl Drop for Folder {
 }
 
 fn options(renew: bool, station: &str) -> Options {
-    Options { renew, broken: false, station: vec![station.to_owned()] }
+    Options { renew, broken: false, station: vec![station.to_owned()], ..Options::default() }
 }
 
 #[apply(test!)]
@@ -75,7 +75,11 @@ async fn only_the_owner_may_read_a_key() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = Folder::new("modes");
-    write(&folder.0, &Options { renew: false, broken: true, station: vec!["oslo-1".to_owned()] }).unwrap();
+    write(
+        &folder.0,
+        &Options { renew: false, broken: true, station: vec!["oslo-1".to_owned()], ..Options::default() },
+    )
+    .unwrap();
     let mut keys = 0;
     for name in folder.contents().into_keys() {
         let mode = fs::metadata(folder.0.join(&name)).unwrap().permissions().mode() & 0o777;

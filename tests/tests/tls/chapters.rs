@@ -149,7 +149,11 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 pub fn file(name: &str) -> String {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tls");
-        write(&folder, &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()] }).unwrap();
+        write(
+            &folder,
+            &Options { renew: true, broken: true, station: vec!["oslo-1".to_owned()], ..Default::default() },
+        )
+        .unwrap();
         folder
     });
     FOLDER.join(name).to_str().unwrap().to_owned()
@@ -175,7 +179,7 @@ impl Chapter {
         let addr = tcp.local_addr().unwrap();
         let stop = CancellationToken::new();
         let tls = Some(server_config(self.alpn));
-        let serve = (self.serve)(Listener { tcp, tls }, bounds, stop.clone());
+        let serve = (self.serve)(Listener { tcp, tls, principals: None }, bounds, stop.clone());
         Local { addr, alpn: self.alpn, stop, ended: tokio::spawn(serve) }
     }
 }
@@ -216,7 +220,7 @@ impl Local {
 }
 
 pub fn client_options() -> ClientOptions {
-    ClientOptions { ca: Some(file("ca.pem").into()), identity: None }
+    ClientOptions { ca: Some(file("ca.pem").into()), ..ClientOptions::default() }
 }
 
 pub fn client_config(alpn: Option<&str>) -> Arc<ClientConfig> {

@@ -1,17 +1,24 @@
 //! The tests of the README's tested exercises. Each one fails until the exercise is solved. They
 //! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::join_all;
 use lab::wire::decode::Format;
 use message_queue::brokers::{Broker, Kind, Options};
 use serde_json::{Value, json};
+use tests::exercises::root;
+use tests::practice::{Dialog, assert_predicted, environment};
 use tests::recorder::Recorder;
-use tests::{Server, apply, run_program, test};
+use tests::{Server, apply, test};
+use tokio::time::timeout;
 use websocket::Client;
 use websocket::{Metric, Reading};
 
-use crate::PAIR;
 use crate::live::reading;
-use crate::local::{Local, Raw, limits};
+use crate::local::{BINARY, CLOSE, Local, PING, Raw, TEXT, frame, limits};
 
 type Shown = (String, String, f64, u64);
 
@@ -181,91 +188,138 @@ async fn exercise_a_new_name_is_announced_in_order_and_keeps_the_seat() {
     server.stop().await;
 }
 
-fn redis_server() -> Result<(), String> {
-    let missing = || "no redis-server: install it with `apt-get install redis-server`".to_owned();
-    Kind::Redis.program().map(drop).ok_or_else(missing)
-}
-
-async fn open(server: &Server) -> Raw {
-    Raw::open(server.addr().parse().unwrap(), "/chat").await
-}
-
-/// Returns the next messages of the room until there are `count`: number and message ID.
-async fn messages(raw: &mut Raw, count: usize) -> Vec<(u64, String)> {
-    let mut messages = Vec::new();
-    while messages.len() < count {
-        let event = raw.json().await;
-        assert_ne!(event["type"], "presence", "two servers can't number this: leave it out");
-        assert_ne!(event["type"], "error", "{event}");
-        if event["type"] == "message" {
-            let id = event["message_id"].as_str().unwrap().to_owned();
-            messages.push((event["sequence"].as_u64().unwrap(), id));
-        }
+#[apply(test!)]
+#[exercise]
+#[needs(environment("websocket"))]
+async fn exercise_each_line_gets_the_number_from_its_own_response() {
+    let server = Local::start(limits()).await;
+    let mut ana = Raw::open(server.addr, "/chat").await;
+    ana.ask(json!({"type": "join", "id": 1, "room": "lobby", "name": "ana"})).await;
+    let recorder = Recorder::start(Format::WebSocket, &server.addr.to_string());
+    let script = root().join("tests/exercises/websocket/say.py");
+    let python = root().join("websocket/python/.venv/bin/python");
+    let args = ["-B", script.to_str().unwrap(), &recorder.addr(), "lobby", "eva"];
+    let mut eva = Dialog::start(&python, &args);
+    assert_eq!(eva.line().await, "in the room: ana eva");
+    for id in 2..5 {
+        let text = format!("hello {id}");
+        ana.ask(json!({"type": "say", "id": id, "room": "lobby", "message_id": text, "text": text})).await;
     }
-    messages
-}
-
-/// Says 50 things without waiting, and returns the 100 messages of both members.
-async fn talk(raw: &mut Raw, name: &str) -> Vec<(u64, String)> {
-    for count in 0..50 {
-        let id = format!("{name}-{count}");
-        raw.send_json(json!({"type": "say", "id": 7, "room": "r", "message_id": id, "text": "x"})).await;
+    for (line, number) in [("hi ana", 6), ("how are you?", 7)] {
+        eva.send(line).await;
+        assert_eq!(eva.line().await, format!("'{line}' has the number {number}"));
     }
-    messages(raw, 100).await
+    server.stop().await;
 }
 
 #[apply(test!)]
 #[exercise]
-#[needs(redis_server())]
-async fn exercise_two_servers_show_the_same_messages_in_the_same_order() {
-    let help = run_program(PAIR.server, &["--help"]).await.stdout;
-    assert!(help.contains("--redis <URL>"), "add an option `--redis URL` to the server");
+async fn exercise_the_ends_of_connections_are_predicted() {
+    let server = Local::start(limits()).await;
+    let mut happened = Vec::new();
+    let ping = frame(PING, &[0; 126]);
+    for bytes in
+        [b"\x81\x05Hello".to_vec(), frame(BINARY, b"{}"), frame(TEXT, b"\xff"), ping, frame(CLOSE, b"")]
+    {
+        let mut raw = Raw::open(server.addr, "/live").await;
+        raw.send(bytes).await;
+        happened.push(raw.closed().await.0.to_string());
+    }
+    let mut raw = Raw::open(server.addr, "/live").await;
+    raw.send(frame(TEXT, b"Hello")).await;
+    happened.push(raw.json().await["type"].as_str().unwrap().to_owned());
+    assert_predicted("websocket/how_it_ends.txt", &happened);
+    server.stop().await;
+}
+
+/// Says something on a new connection. Returns its number, and whether it had been stored before.
+async fn say_in_the_room(addr: SocketAddr, name: &str, message_id: &str) -> (u64, bool) {
+    let mut raw = Raw::open(addr, "/").await;
+    let say = json!({"type": "say", "id": 7, "name": name, "message_id": message_id, "text": "x"});
+    let said = raw.ask(say).await;
+    (said["sequence"].as_u64().unwrap(), said["duplicate"].as_bool().unwrap())
+}
+
+/// Returns the next messages on a connection: number, name, and message ID.
+async fn heard(raw: &mut Raw, count: usize) -> Vec<(u64, String, String)> {
+    let mut messages = Vec::new();
+    for _ in 0..count {
+        let message = raw.json().await;
+        let text = |field: &str| message[field].as_str().unwrap().to_owned();
+        messages.push((message["sequence"].as_u64().unwrap(), text("name"), text("message_id")));
+    }
+    messages
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(message_queue::brokers::available())]
+async fn exercise_two_servers_share_one_room() {
+    const EACH: usize = 30;
     let redis = Broker::start(Kind::Redis, Options::default()).unwrap();
-    let url = redis.url();
-    let start = async || Server::start(PAIR.server, &["--addr", "127.0.0.1:0", "--redis", &url]).await;
+    let start =
+        async || Server::start(env!("CARGO_BIN_EXE_one_room"), &["127.0.0.1:0", redis.url().as_str()]).await;
     let (a, b) = (start().await, start().await);
-    let (mut ana, mut ben) = (open(&a).await, open(&b).await);
-    let (joined, at_b) = (join(&mut ana, "ana").await, join(&mut ben, "ben").await);
-    assert_eq!(joined["boot_id"], at_b["boot_id"], "one log has one `boot_id`, whichever server you ask");
-    assert_eq!(at_b["present"], json!(["ben"]), "a server knows only its own members");
+    let recorder = Recorder::start(Format::WebSocket, b.addr());
+    let addrs: [SocketAddr; 2] = [a.addr().parse().unwrap(), recorder.addr().parse().unwrap()];
+    let mut at_a = Raw::open(addrs[0], "/").await;
+    let mut at_b = Raw::open(addrs[1], "/").await;
 
-    let (at_ana, at_ben) = tokio::join!(talk(&mut ana, "ana"), talk(&mut ben, "ben"));
-    let numbers: Vec<u64> = at_ana.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (1..=100).collect::<Vec<_>>(), "the room counts its messages from 1, without gaps");
-    assert_eq!(at_ana, at_ben, "both servers must show the same messages in the same order");
-
-    // Server a stops. Ana goes on at server b: she misses nothing, and repeats what she isn't sure of.
-    drop(ana);
-    a.stop().await;
-    assert_eq!(say(&mut ben, "meanwhile").await["sequence"], 101);
-    let mut ana = open(&b).await;
-    let (token, boot_id) = (&joined["token"], &joined["boot_id"]);
-    let back = json!({
-        "type": "join", "id": 1, "room": "r", "name": "ana", "token": token, "boot_id": boot_id, "after": 100
-    });
-    assert_eq!(ana.ask(back).await["resumed"], true, "the numbers mean the same on both servers");
-    assert_eq!(messages(&mut ana, 1).await, [(101, "meanwhile".to_owned())], "ana has missed this message");
-    let (number, id) = at_ana.iter().rfind(|(_, id)| id.starts_with("ana")).unwrap();
-    let again = say(&mut ana, id).await;
+    let first = say_in_the_room(addrs[0], "ana", "m1").await;
+    let second = say_in_the_room(addrs[1], "ben", "m1").await;
     assert_eq!(
-        (&again["duplicate"], &again["sequence"]),
-        (&json!(true), &json!(number)),
-        "a message that was said on one server must not be stored again on the other"
+        (first, second),
+        ((1, false), (2, false)),
+        "the servers must count together: the first message was said on one, and the second on the other"
     );
 
-    // A server that starts later reads the room from Redis.
-    let c = start().await;
-    let mut carl = open(&c).await;
-    assert_eq!(join(&mut carl, "carl").await["sequence"], 101, "the room goes on where it was");
-    let history = messages(&mut carl, 100).await;
-    assert_eq!((history[0].0, history[99].0), (2, 101), "a new member gets the last 100 messages");
-    assert_eq!(say(&mut carl, "hello").await["sequence"], 102);
-    let mut newest = messages(&mut ben, 1).await;
-    if newest[0].0 == 101 {
-        newest = messages(&mut ben, 1).await; // His own message came after the response to it.
+    // Many speak at once, half of them on each server.
+    let speakers = (0..8).map(async |speaker| {
+        let name = format!("s{speaker}");
+        let mut said = Vec::new();
+        for message in 0..EACH {
+            let message_id = message.to_string();
+            let (number, _) = say_in_the_room(addrs[speaker % 2], &name, &message_id).await;
+            said.push((number, name.clone(), message_id));
+        }
+        said
+    });
+    let mut said = join_all(speakers).await.concat();
+    said.sort();
+    let count = 2 + said.len();
+    let order = heard(&mut at_a, count).await;
+    let numbers: Vec<_> = order.iter().map(|(number, ..)| *number).collect();
+    let expected: Vec<_> = (1..=count as u64).collect();
+    assert_eq!(numbers, expected, "the numbers must have no gap, and come in order");
+    assert!(order == heard(&mut at_b, count).await, "both servers must send the same messages in one order");
+    assert!(order[2..] == said, "the number in `said` must be that of the message");
+
+    // Its server dies before the response, so a client resends a message to the other one.
+    assert_eq!(say_in_the_room(addrs[1], "ana", "m1").await, (1, true), "a resent message was stored twice");
+    let twice = join_all(addrs.map(|addr| say_in_the_room(addr, "ana", "m2"))).await;
+    let new: HashSet<_> = twice.iter().map(|(_, duplicate)| *duplicate).collect();
+    assert!(twice[0].0 == twice[1].0 && new.len() == 2, "resent to the other server at once: {twice:?}");
+    for (name, message_id) in [("a:b", "c"), ("a", "b:c"), ("a b", "c"), ("a", "b c")] {
+        let (_, duplicate) = say_in_the_room(addrs[0], name, message_id).await;
+        assert!(!duplicate, "{name:?} has not said anything under {message_id:?} before");
     }
-    assert_eq!(newest, [(102, "hello".to_owned())]);
-    drop((ana, ben, carl));
-    b.stop().await;
-    c.stop().await;
+    assert_eq!(heard(&mut at_a, 5).await, heard(&mut at_b, 5).await);
+
+    // Redis keeps nothing for a subscriber that has lost its connection.
+    let client = ::redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).exec_async(&mut connection).await.unwrap();
+    let (number, _) = say_in_the_room(addrs[0], "ana", "m3").await;
+    let last = [(number, "ana".to_owned(), "m3".to_owned())];
+    for raw in [&mut at_a, &mut at_b] {
+        let arrived = timeout(Duration::from_secs(20), heard(raw, 1)).await;
+        assert_eq!(arrived.as_deref().ok(), Some(&last[..]), "said after a lost subscription to Redis");
+    }
+
+    // The room outlives its servers.
+    drop((a, b));
+    let c = start().await;
+    let mut at_c = Raw::open(c.addr().parse().unwrap(), "/").await;
+    let all = heard(&mut at_c, number as usize).await;
+    assert!(all[..count] == order && all.last() == last.last(), "a new server must send the whole room");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod browser;
+mod browser_client;
 mod chat;
 mod client;
 mod exercises;
@@ -105,17 +106,6 @@ async fn the_tour_can_run_twice() {
         let client = PAIR.client(&server, &[]).await;
         assert_eq!(client.code, Some(0), "{}{}", client.stdout, client.stderr);
     }
-    server.stop().await;
-}
-
-#[apply(test!)]
-async fn a_simulated_station_records_every_second() {
-    let server = PAIR.serve().await;
-    let output = PAIR.client(&server, &["simulate", "--count", "2"]).await;
-    let expected = "simulated temperature 10.0\nsimulated temperature 10.5\n";
-    assert_eq!((output.code, output.stdout.as_str()), (Some(0), expected), "{}", output.stderr);
-    let readings = PAIR.client(&server, &["readings", "simulated"]).await;
-    assert_eq!(readings.stdout.lines().count(), 2, "{}", readings.stderr);
     server.stop().await;
 }
 

@@ -1,22 +1,14 @@
 //! The client in Python.
 
-use std::path::Path;
-
+use tests::practice::environment;
 use tests::{apply, assert_same, expected_output, run_program, test};
 
 use crate::PAIR;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../websocket/python");
 
-fn virtual_environment() -> Result<(), String> {
-    if Path::new(FOLDER).join(".venv/bin/python").exists() {
-        return Ok(());
-    }
-    Err("there is no Python environment; create it with: websocket/python/setup".to_owned())
-}
-
 #[apply(test!)]
-#[needs(virtual_environment())]
+#[needs(environment("websocket"))]
 async fn the_python_client_prints_what_the_readme_shows() {
     let server = PAIR.serve().await;
     let (python, script) = (format!("{FOLDER}/.venv/bin/python"), format!("{FOLDER}/client.py"));

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lab::scenes::documents::{capture, capture_path};
+use lab::run::brokers::Brokers;
+use lab::run::encryption::{Connection, Encryption};
+use lab::scenes::documents::{capture, capture_encrypted, capture_path};
+use lab::scenes::view::Scene;
 use lab::scenes::{self, Subject};
 use lab::wire::decode::Format;
 use lab::wire::tape::What;
@@ -221,4 +224,45 @@ async fn tshark_names_every_message_of_a_new_capture_and_finds_nothing_wrong() {
 #[needs(available())]
 async fn tshark_names_every_message_of_a_new_capture_of_each_broker() {
     check_new(scenes::ALL.into_iter().filter(|subject| subject.broker().is_some())).await;
+}
+
+/// Plays a scene over TLS. The capture contains its secrets, so tshark shows the requests. Without
+/// the secrets, it shows none of them.
+#[apply(test!)]
+#[needs(tshark())]
+async fn captures_over_tls_open_decrypted() {
+    for (format, shown) in
+        [(Format::HttpRest, "POST /readings"), (Format::Grpc, "HEADERS"), (Format::TcpSocket, "RECORD #1")]
+    {
+        let play = move || {
+            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("wire-tls-{}", format.name()));
+            let encryption = Encryption::new(Connection::Full, &folder).unwrap().unwrap();
+            let subject = scenes::ALL.into_iter().find(|subject| subject.format == format).unwrap();
+            scenes::record_encrypted(subject, &mut Brokers::default(), &encryption).unwrap()
+        };
+        // The scene needs a runtime of its own, and so a thread.
+        let mut scene = std::thread::spawn(play).join().unwrap();
+        let sent = |scene: &Scene| {
+            let steps = scene.conversations.iter().flat_map(|one| &one.trace.steps);
+            steps.flat_map(|step| &step.messages).map(|one| one.message.summary.clone()).collect::<Vec<_>>()
+        };
+        let wire = sent(&scene.wire);
+        assert!(wire[0].starts_with("ClientHello, ") && wire[1].starts_with("ServerHello, "), "{wire:?}");
+        let readable = |summary: &&String| !summary.starts_with("encrypted, ") && !summary.contains("Hello");
+        let readable: Vec<_> = wire.iter().filter(readable).collect();
+        assert!(readable.iter().all(|summary| summary.starts_with("change_cipher_spec")), "{readable:?}");
+        assert!(!scene.wire.conversations.iter().any(|one| format!("{one:?}").contains("oslo-1")));
+        let subject = scenes::ALL.into_iter().find(|subject| subject.format == format).unwrap();
+        assert!(sent(&scene.decrypted).iter().any(|summary| summary.contains(subject.record)));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-tls.pcapng", format.name()));
+        capture_encrypted(&path, format, &scene).unwrap();
+        let all = packets(&path).await;
+        assert!(all.iter().any(|packet| packet.info.contains(shown)), "{format:?}: {all:?}");
+        let warnings = all.iter().flat_map(|packet| &packet.warnings);
+        let unexpected: Vec<_> = warnings.filter(|text| !text.starts_with("Refused: ")).collect();
+        assert!(unexpected.is_empty(), "{format:?}: {unexpected:?}");
+        scene.secrets.clear();
+        capture_encrypted(&path, format, &scene).unwrap();
+        assert!(packets(&path).await.iter().all(|packet| !packet.info.contains(shown)), "{format:?}");
+    }
 }

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tcp_socket::base::tls;
+use tcp_socket::base::tour::{StepByStep, simulate};
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,6 +34,9 @@ struct Args {
     url: String,
     #[command(flatten)]
     tls: tls::ClientOptions,
+    /// In the tour, wait for Enter before each step
+    #[arg(long)]
+    step: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -101,7 +105,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let client = Client::with_tls(&args.url, Timeouts::default(), &args.tls);
-    let mut out = output();
+    let mut out = StepByStep::new(output(), args.step);
     match args.command {
         None => tour(&client, &mut out).await?,
         Some(Command::Chat { room, name }) => chat(&client, &room, &name, &mut out).await?,
@@ -111,7 +115,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let accepted = client.record(&[reading]).await?;
             writeln!(out, "accepted {accepted}")?;
         }
-        Some(Command::Simulate { count }) => simulate(&client, count, &mut out).await?,
+        Some(Command::Simulate { count }) => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature);
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(count, &mut out, record).await?;
+        }
         Some(Command::Readings { station, limit }) => {
             for reading in client.readings(&station, limit).await? {
                 write_reading(&mut out, "", &reading)?;
@@ -125,19 +135,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
 fn now() -> anyhow::Result<u64> {
     let since = std::time::UNIX_EPOCH.elapsed().context("the clock is before 1970")?;
     Ok(u64::try_from(since.as_millis())?)
-}
-
-/// Records a temperature every second, which rises and falls within about a minute.
-async fn simulate(client: &Client, count: Option<u64>, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
-    for second in 0..count.unwrap_or(u64::MAX) {
-        every.tick().await;
-        let value = 10.0 + 5.0 * (second as f64 / 10.0).sin();
-        let (station, recorded_at) = ("simulated".to_owned(), now()?);
-        client.record(&[Reading { station, metric: Metric::Temperature, value, recorded_at }]).await?;
-        writeln!(out, "simulated temperature {value:.1}")?;
-    }
-    Ok(())
 }
 
 /// Runs the tour. The README shows its output, and a test compares the two.

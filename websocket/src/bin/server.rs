@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tcp_socket::base::journal::Journal;
+use tcp_socket::base::principals;
 use tcp_socket::base::program::{finish, listen, output, shutdown_signal, start_logs};
 use tcp_socket::base::tls::{self, HTTP_1_1, Listener};
 use websocket::Limits;
@@ -32,6 +33,8 @@ struct Args {
     #[command(flatten)]
     tls: tls::ServerOptions,
     #[command(flatten)]
+    principals: principals::Options,
+    #[command(flatten)]
     journal: Journal,
     #[command(flatten, next_help_heading = "Limits")]
     limits: Limits,
@@ -42,14 +45,16 @@ async fn main() -> ExitCode {
     finish(run(Args::parse()).await)
 }
 
-async fn run(Args { addr, allow_origin, tls, journal, limits }: Args) -> anyhow::Result<()> {
+async fn run(Args { addr, allow_origin, tls, principals, journal, limits }: Args) -> anyhow::Result<()> {
     start_logs("info")?;
     journal.open()?;
     let scheme = if tls.tls { "https" } else { "http" };
     let tls = tls.config(Some(HTTP_1_1))?;
     // Handle signals before printing `listening on`: one may follow as soon as somebody reads it.
     let shutdown = shutdown_signal()?;
-    let listener = Listener { tcp: listen(addr, "websocket").await?, tls };
+    let principals = principals.read()?;
+    principals::warn_if_open(addr, tls.is_some(), principals.is_some());
+    let listener = Listener { tcp: listen(addr, "websocket").await?, tls, principals };
     writeln!(output(), "listening on {scheme}://{}", listener.tcp.local_addr()?)?;
     websocket::serve(listener, limits, allow_origin, shutdown.cancelled_owned()).await.context("serve")
 }

@@ -10,6 +10,7 @@ use futures::{SinkExt, StreamExt};
 use serde::Serialize;
 use tcp_socket::base::json::Object;
 use tcp_socket::base::tls::{self, Socket};
+use tcp_socket::base::token::Token;
 use tokio::net::TcpStream;
 use tokio::select;
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::{
-    HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    AUTHORIZATION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
 };
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -40,6 +41,8 @@ pub(super) struct Target {
     pub(super) timeouts: Timeouts,
     /// TLS, if the URL asks for it.
     pub(super) tls: Result<Option<Arc<ClientConfig>>, Error>,
+    /// Says who the client is. A program can set headers, so it needs no ticket.
+    pub(super) token: Result<Option<Token>, Error>,
 }
 
 /// The stream below the WebSocket, which [`connect`] makes. The meter counts decrypted bytes.
@@ -58,7 +61,7 @@ impl Connection {
     /// Connects to an endpoint of the server. Its URL must begin with `ws://` or `http://`, or for
     /// TLS with `wss://` or `https://`.
     pub(super) async fn connect(target: &Target, path: &str) -> Result<Self, Error> {
-        let Target { url, timeouts, tls } = target;
+        let Target { url, timeouts, tls, token } = target;
         let url = url.trim_end_matches('/');
         let unreachable = |why| Error::Unreachable { url: url.to_owned(), source: Arc::new(why) };
         let address = || Error::Address { url: url.to_owned() };
@@ -68,6 +71,10 @@ impl Connection {
         let mut request =
             format!("{}{host}{path}", schemes[1]).into_client_request().map_err(|_not_a_url| address())?;
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        if let Some(token) = token.clone()? {
+            let value = HeaderValue::try_from(format!("Bearer {}", token.secret()));
+            request.headers_mut().insert(AUTHORIZATION, value.map_err(|_invalid| address())?);
+        }
         let config = WebSocketConfig::default()
             .read_buffer_size(16 * 1024)
             .max_message_size(Some(MAX_SERVER_MESSAGE))

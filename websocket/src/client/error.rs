@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
 
 use crate::protocol::message::{ErrorCode, ServerMessage};
+use crate::protocol::{FORBIDDEN, UNAUTHENTICATED};
 
 /// Why a call failed.
 #[derive(Debug, Clone, Error)]
@@ -31,6 +32,9 @@ pub enum Error {
     /// Another attempt would fail in the same way.
     #[error("{0}")]
     Tls(String),
+    /// The client's token cannot be read. The text says why.
+    #[error("{0}")]
+    Token(String),
     /// A server responded, but the handshake failed.
     #[error("the handshake failed{}", explanation(.0))]
     Handshake(#[source] Arc<WebSocketError>),
@@ -85,6 +89,8 @@ impl Error {
             Self::Address { .. }
             | Self::Unreachable { .. }
             | Self::Tls(_)
+            | Self::Token(_)
+            | Self::Closed { code: UNAUTHENTICATED | FORBIDDEN, .. }
             | Self::Handshake(_)
             | Self::Refused { .. } => false,
             Self::Broken(_)

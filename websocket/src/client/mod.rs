@@ -65,7 +65,8 @@ impl Client {
         let encrypted = url.starts_with("https://") || url.starts_with("wss://");
         let tls = options.config(encrypted, Some(HTTP_1_1));
         let tls = tls.map_err(|error| Error::Tls(format!("{error:#}")));
-        let target = Target { url: url.into(), timeouts, tls };
+        let token = options.token().map_err(|error| Error::Token(format!("{error:#}")));
+        let target = Target { url: url.into(), timeouts, tls, token };
         let (commands, receiver) = mpsc::channel(MAX_IN_FLIGHT);
         tokio::spawn(calls(target.clone(), receiver));
         Self { target, ids: Arc::default(), commands }

@@ -8,6 +8,7 @@ use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use super::error::Error;
 use crate::limits::{MAX_PAUSE, MIN_PAUSE};
+use crate::protocol::{FORBIDDEN, UNAUTHENTICATED};
 
 /// The pauses between attempts to reconnect.
 pub(super) struct Reconnect {
@@ -37,7 +38,9 @@ impl Reconnect {
 /// Returns whether another attempt would only fail with the same error.
 pub(super) fn is_permanent(error: &Error) -> bool {
     match error {
-        Error::Address { .. } | Error::Tls(_) | Error::Refused { .. } | Error::Unexpected(_) => true,
+        Error::Address { .. } | Error::Tls(_) | Error::Token(_) => true,
+        Error::Refused { .. } | Error::Unexpected(_) => true,
+        Error::Closed { code, .. } => [UNAUTHENTICATED, FORBIDDEN].contains(code),
         Error::Handshake(error) => match &**error {
             WebSocketError::Http(response) => {
                 let status = response.status();

@@ -14,6 +14,12 @@ pub(crate) const SUBPROTOCOL: &str = "weather.v1.json";
 /// Our own close code: another connection took over the member's name.
 pub(crate) const TAKEN_OVER: u16 = 4001;
 
+/// Our own close code: the server must know who is calling, and does not. HTTP has 401 for it.
+pub(crate) const UNAUTHENTICATED: u16 = 4401;
+
+/// Our own close code: the caller may not do what it asked for. HTTP has 403 for it.
+pub(crate) const FORBIDDEN: u16 = 4403;
+
 /// Returns 128 random bits in hexadecimal.
 ///
 /// # Errors

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use tcp_socket::base::principals::Denied;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
+
+use crate::protocol::{FORBIDDEN, UNAUTHENTICATED};
 
 /// Why a connection ends.
 pub(crate) enum CloseReason {
@@ -22,6 +25,16 @@ pub(crate) enum CloseReason {
 /// Returns the [`CloseReason`] for a connection that the server itself closes.
 pub(crate) fn close(code: CloseCode, reason: impl Into<Utf8Bytes>) -> CloseReason {
     CloseReason::ByUs(CloseFrame { code, reason: reason.into() })
+}
+
+impl From<Denied> for CloseReason {
+    fn from(denied: Denied) -> Self {
+        let code = match denied {
+            Denied::Unauthenticated(_) => UNAUTHENTICATED,
+            Denied::Forbidden(_) => FORBIDDEN,
+        };
+        close(CloseCode::from(code), denied.to_string())
+    }
 }
 
 impl From<Error> for CloseReason {

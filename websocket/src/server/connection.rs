@@ -14,6 +14,7 @@ use std::task::Poll;
 
 use futures::{FutureExt, SinkExt, StreamExt, poll};
 use tcp_socket::base::linger::linger;
+use tcp_socket::base::principals::Denied;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::select;
@@ -42,6 +43,8 @@ pub(crate) enum Session {
     Chat(ChatSession),
     /// `/live`: readings.
     Live(LiveSession),
+    /// The caller is refused: it gets nothing but a close frame.
+    Denied(Denied),
 }
 
 /// A connection after its handshake.
@@ -75,7 +78,13 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let stream = meter.attach(stream);
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     let mut connection = Connection { socket, session, heartbeat, invalid: 0, limits };
-    let Err(reason) = connection.exchange(stopping).await;
+    let reason = match &connection.session {
+        Session::Denied(denied) => denied.clone().into(),
+        _ => {
+            let Err(reason) = connection.exchange(stopping).await;
+            reason
+        }
+    };
     let Connection { mut socket, mut session, .. } = connection;
     if let Session::Chat(chat) = &mut session {
         chat.ended(matches!(reason, CloseReason::ByPeer(_)));
@@ -214,8 +223,8 @@ impl Session {
         };
         let response = match self {
             Self::Chat(chat) => chat.respond(&request),
-            Self::Live(live) => live.respond(&request),
-            Self::Echo => return Ok(Message::Text(request)),
+            Self::Live(live) => live.respond(&request)?,
+            Self::Echo | Self::Denied(_) => return Ok(Message::Text(request)),
         };
         *invalid = match &response {
             Err(Refusal { code: ErrorCode::Invalid, .. }) => *invalid + 1,
@@ -231,7 +240,7 @@ impl Session {
     /// Completes when there may be events to send. Cancel safe.
     async fn wait_for_events(&mut self) {
         match self {
-            Self::Echo => pending().await,
+            Self::Echo | Self::Denied(_) => pending().await,
             Self::Chat(chat) => chat.wait_for_events().await,
             Self::Live(live) => live.wait_for_events().await,
         }
@@ -239,7 +248,7 @@ impl Session {
 
     fn events(&mut self, into: &mut Vec<Utf8Bytes>) -> Result<(), CloseReason> {
         match self {
-            Self::Echo => Ok(()),
+            Self::Echo | Self::Denied(_) => Ok(()),
             Self::Chat(chat) => {
                 let by = "another connection took over this name";
                 chat.events(into).map_err(|_taken_over| close(CloseCode::from(TAKEN_OVER), by))

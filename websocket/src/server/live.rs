@@ -14,6 +14,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tcp_socket::base::journal;
+use tcp_socket::base::principals::{Caller, Denied, Operation};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -108,6 +109,7 @@ type Metrics = u8;
 /// One connection to `/live`.
 pub(crate) struct LiveSession {
     live: Arc<Live>,
+    caller: Caller,
     /// Metrics subscribed to at every station.
     everywhere: Metrics,
     /// Metrics subscribed to at single stations.
@@ -121,12 +123,36 @@ pub(crate) struct LiveSession {
 }
 
 impl LiveSession {
-    pub(crate) fn new(live: Arc<Live>) -> Self {
-        Self { live, everywhere: 0, stations: HashMap::new(), ring: None, woken: None, done: Vec::new() }
+    pub(crate) fn new(live: Arc<Live>, caller: Caller) -> Self {
+        Self {
+            live,
+            caller,
+            everywhere: 0,
+            stations: HashMap::new(),
+            ring: None,
+            woken: None,
+            done: Vec::new(),
+        }
     }
 
-    pub(crate) fn respond(&mut self, text: &str) -> Result<ServerMessage, Refusal> {
-        match LiveRequest::parse(text)? {
+    /// Handles a request, unless the caller may not make it.
+    pub(crate) fn respond(&mut self, text: &str) -> Result<Result<ServerMessage, Refusal>, Denied> {
+        let request = match LiveRequest::parse(text) {
+            Ok(request) => request,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        match &request {
+            LiveRequest::Record(record) => {
+                self.caller.may_record(record.readings.iter().map(|reading| &*reading.station))
+            }
+            LiveRequest::Readings(_) => self.caller.may(Operation::Read),
+            LiveRequest::Subscribe(_) | LiveRequest::Unsubscribe(_) => self.caller.may(Operation::Subscribe),
+        }?;
+        Ok(self.handle(request))
+    }
+
+    fn handle(&mut self, request: LiveRequest<'_>) -> Result<ServerMessage, Refusal> {
+        match request {
             LiveRequest::Record(record) => self.live.record(record.id, record.readings.into_owned()),
             LiveRequest::Readings(ReadBack { id, station, limit }) => {
                 if !(1..=MAX_READ_BACK).contains(&limit) {

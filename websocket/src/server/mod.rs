@@ -12,6 +12,7 @@ pub mod origin;
 mod room;
 mod state;
 mod store;
+mod tickets;
 
 use std::convert::{Infallible, identity};
 use std::future::{Future, poll_fn};
@@ -21,9 +22,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use axum::{Extension, middleware};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -31,6 +32,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tcp_socket::base::accept::Connections;
 use tcp_socket::base::linger::linger;
+use tcp_socket::base::principals::{Caller, Denied, Operation};
 use tcp_socket::base::tls::{Acceptor, Listener, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -57,16 +59,18 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
     this port speaks TLS: use https:// or wss://\n";
 
-/// The endpoint that a connection was upgraded to. It is empty until the handshake succeeds.
-type Upgraded = Arc<OnceLock<&'static str>>;
+/// The endpoint that a connection was upgraded to, and who calls. It is empty until the handshake
+/// succeeds.
+type Upgraded = Arc<OnceLock<(&'static str, Result<Caller, Denied>)>>;
 
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(async || "ok\n"))
-        .route("/chat", any(async |state, upgraded, request| upgrade("/chat", state, upgraded, &request)))
-        .route("/live", any(async |state, upgraded, request| upgrade("/live", state, upgraded, &request)))
-        .route("/echo", any(async |state, upgraded, request| upgrade("/echo", state, upgraded, &request)))
+        .route("/ticket", post(ticket))
+        .route("/chat", any(async |state, context, request| upgrade("/chat", state, context, &request)))
+        .route("/live", any(async |state, context, request| upgrade("/live", state, context, &request)))
+        .route("/echo", any(async |state, context, request| upgrade("/echo", state, context, &request)))
         .layer(middleware::from_fn(check_host))
         .layer(middleware::from_fn(log))
         .with_state(shared)
@@ -85,18 +89,40 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
     (headers, Html(PAGE.replace("NONCE", nonce))).into_response()
 }
 
+/// What a request has to know about its connection.
+#[derive(Clone)]
+struct Context {
+    upgraded: Upgraded,
+    caller: Caller,
+}
+
+/// Exchanges a token for a ticket: see [`tickets`].
+async fn ticket(
+    State(shared): State<Arc<Shared>>,
+    Extension(context): Extension<Context>,
+    headers: HeaderMap,
+) -> Response {
+    match origin::check_origin(&headers, &shared.allowed_origins) {
+        Ok(()) => shared.tickets.issue(&context.caller, &headers),
+        Err(response) => *response,
+    }
+}
+
 /// Responds to the handshake: see [`handshake`]. If it succeeds, no more HTTP follows on the
 /// connection.
 fn upgrade(
     path: &'static str,
     State(shared): State<Arc<Shared>>,
-    Extension(upgraded): Extension<Upgraded>,
+    Extension(context): Extension<Context>,
     request: &Request,
 ) -> Response {
     let (method, version, headers) = (request.method(), request.version(), request.headers());
     match handshake::accept(method, version, headers, &shared.allowed_origins) {
         Ok(response) => {
-            let _ = upgraded.set(path); // Never set before: no request follows an upgrade.
+            // A browser tells a script the code of a close frame, but nothing about a failed handshake.
+            // So a caller without permission is refused after the upgrade.
+            let caller = shared.tickets.caller(&context.caller, request.uri().query(), headers);
+            let _ = context.upgraded.set((path, caller)); // Never set before: no request follows an upgrade.
             response
         }
         Err(response) => *response,
@@ -112,9 +138,10 @@ async fn check_host(request: Request, next: middleware::Next) -> Response {
 
 async fn log(request: Request, next: middleware::Next) -> Response {
     let started = Instant::now();
-    let (method, uri) = (request.method().clone(), request.uri().clone());
+    // Without the query, which may hold a ticket.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
-    info!("{method} {uri} {} in {:.1?}", response.status().as_u16(), started.elapsed());
+    info!("{method} {path} {} in {:.1?}", response.status().as_u16(), started.elapsed());
     response
 }
 
@@ -134,7 +161,7 @@ pub async fn serve(
     allowed_origins: Vec<Origin>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, principals } = listener.into();
     let own = own_origins(listener.local_addr()?, tls.is_some());
     let shared = Arc::new(Shared::new(limits, [own, allowed_origins].concat())?);
     let limits = &shared.limits;
@@ -142,14 +169,15 @@ pub async fn serve(
     let connections = Connections::new(&limits.connections);
     let tls = Acceptor::new(tls, limits.handshake_timeout, limits.connections.linger(), NOT_TLS);
     let serve = |stream, _peer| {
-        let (router, shared) = (router.clone(), shared.clone());
-        tls.handshake_then(stream, identity, connections.stopping(), |mut stream, stopping| {
+        let (router, shared, principals) = (router.clone(), shared.clone(), principals.clone());
+        tls.handshake_then(stream, identity, connections.stopping(), move |mut stream, stopping| {
+            let caller = Caller::new(principals.as_ref(), &stream);
             if let Either::Right(tls) = &mut stream
                 && let TlsStream::Server(tls) = &mut **tls
             {
                 tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
             }
-            connection(stream, tcp, router, shared, stopping)
+            connection(stream, tcp, router, shared, caller, stopping)
         })
     };
     let refuse = |stream| {
@@ -193,25 +221,34 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     tcp: fn(&S) -> &TcpStream,
     router: Router,
     shared: Arc<Shared>,
+    caller: Caller,
     stopping: CancellationToken,
 ) {
-    let upgraded = Upgraded::default();
+    let context = Context { upgraded: Upgraded::default(), caller };
     // Boxed, so that these kilobytes are freed once the WebSocket begins.
-    let http = Box::pin(http(stream, router, &upgraded, &stopping));
+    let http = Box::pin(http(stream, router, &context, &stopping));
     let Ok(Some((stream, early))) = timeout(shared.limits.handshake_timeout, http).await else {
         return;
     };
-    match upgraded.get() {
-        Some(path) => {
-            let session = match *path {
-                "/chat" => Session::Chat(ChatSession::new(shared.rooms.clone())),
-                "/live" => Session::Live(LiveSession::new(shared.live.clone())),
-                _ => Session::Echo,
-            };
+    match context.upgraded.get() {
+        Some((path, caller)) => {
+            let session = session(path, caller, &shared).unwrap_or_else(Session::Denied);
             connection::run(path, stream, tcp, early, session, &shared.limits, &stopping).await;
         }
         None => linger(stream, shared.limits.connections.linger()).await,
     }
+}
+
+fn session(path: &str, caller: &Result<Caller, Denied>, shared: &Shared) -> Result<Session, Denied> {
+    let caller = caller.clone()?;
+    Ok(match path {
+        "/chat" => {
+            caller.may(Operation::Chat)?;
+            Session::Chat(ChatSession::new(shared.rooms.clone()))
+        }
+        "/live" => Session::Live(LiveSession::new(shared.live.clone(), caller)),
+        _ => Session::Echo,
+    })
 }
 
 /// Serves the HTTP on a connection. Returns the stream, and the bytes that were already read
@@ -219,11 +256,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     router: Router,
-    upgraded: &Upgraded,
+    context: &Context,
     stopping: &CancellationToken,
 ) -> Option<(S, Vec<u8>)> {
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(upgraded.clone());
+        request.extensions_mut().insert(context.clone());
         let router = router.clone();
         Box::pin(async move { Ok::<_, Infallible>(router.oneshot(request).await.into_response()) })
     });
@@ -237,7 +274,7 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                 if let Err(error) = ended {
                     debug!("connection ended: {error}");
-                    if upgraded.get().is_some() {
+                    if context.upgraded.get().is_some() {
                         return None; // The 101 was not delivered.
                     }
                 }

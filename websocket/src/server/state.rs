@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::live::Live;
 use super::origin::Origin;
 use super::room::Rooms;
+use super::tickets::Tickets;
 use crate::limits::Limits;
 use crate::protocol::random_id;
 
@@ -14,6 +15,7 @@ pub(super) struct Shared {
     pub(super) rooms: Arc<Rooms>,
     pub(super) live: Arc<Live>,
     pub(super) limits: Limits,
+    pub(super) tickets: Tickets,
     /// Marks the page's own script and style: see [`page`](super::page).
     pub(super) nonce: String,
     /// The origins whose pages may connect, including the server's own.
@@ -27,6 +29,6 @@ impl Shared {
         let nonce = random_id().map_err(io::Error::other)?;
         let rooms = Arc::new(Rooms::new(instance_id.clone()));
         let live = Arc::new(Live::new(instance_id));
-        Ok(Self { rooms, live, limits, nonce, allowed_origins })
+        Ok(Self { rooms, live, limits, tickets: Tickets::default(), nonce, allowed_origins })
     }
 }

@@ -1,5 +1,6 @@
 //! A decoder for each protocol.
 
+use ::tcp_socket::base::tls::HTTP_1_1;
 use clap::ValueEnum;
 
 use super::message::Decoder;
@@ -16,6 +17,7 @@ pub mod protobuf;
 pub mod resp;
 mod sse;
 pub mod tcp_socket;
+pub mod tls;
 pub mod websocket;
 
 /// A function that returns a decoder for a new connection.
@@ -70,6 +72,26 @@ impl Format {
             Self::TcpSocket => 7878,
             Self::RabbitMq => 5672,
             Self::Redis => 6379,
+        }
+    }
+
+    /// Returns the port on which Wireshark expects the protocol over TLS, or a port on which it expects
+    /// no other protocol.
+    pub fn tls_port(self) -> u16 {
+        match self {
+            Self::HttpRest | Self::WebSocket | Self::Grpc => 443,
+            Self::RabbitMq => 5671,
+            Self::TcpSocket => 7879,
+            Self::Redis => 6380,
+        }
+    }
+
+    /// Returns the ALPN name of the protocol inside TLS, if it has one.
+    pub(crate) fn alpn(self) -> Option<&'static str> {
+        match self {
+            Self::HttpRest | Self::WebSocket => Some(HTTP_1_1),
+            Self::Grpc => Some("h2"),
+            Self::TcpSocket | Self::RabbitMq | Self::Redis => None,
         }
     }
 

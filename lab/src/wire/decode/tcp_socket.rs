@@ -79,8 +79,10 @@ impl TcpSocket {
         let [kind, flags] = [0, 2].map(|at| number(&bytes[at..at + 2]) as u16);
         let id = number(&bytes[4..8]);
         let role = match (from, kind) {
-            (Side::Client, kind::RECORD | kind::WATCH | kind::PING | kind::GOODBYE) => Role::Request,
-            (Side::Server, kind::RECORDED | kind::PONG) => Role::Response,
+            (Side::Client, kind::RECORD | kind::WATCH | kind::PING | kind::GOODBYE | kind::TOKEN) => {
+                Role::Request
+            }
+            (Side::Server, kind::RECORDED | kind::PONG | kind::CALLER) => Role::Response,
             (Side::Server, kind::READING) if flags & FLAG_END != 0 => Role::Response,
             (Side::Server, kind::ERROR) if id != 0 => Role::Response, // 0: the whole connection.
             (Side::Server, kind::GOODBYE) if self.client_said_goodbye => Role::Response,
@@ -96,9 +98,13 @@ impl TcpSocket {
 /// Names the bytes of all fields.
 fn name(unit: &mut Cursor<'_>, fields: &[Field<'_>]) {
     for field in fields {
+        if field.name == "token" {
+            unit.secret(field.bytes.len(), field.name, b'*'); // The checksum is then that of the token.
+            continue;
+        }
         let purpose = match field.name {
             "station ID" | "metric" | "value" | "recorded at" => Purpose::Information,
-            "accepted" | "skipped" | "code" | "text" => Purpose::Information,
+            "accepted" | "skipped" | "code" | "text" | "name" => Purpose::Information,
             _ => Purpose::Framing,
         };
         let value = |bytes: &[u8]| if field.value.is_empty() { hex(bytes) } else { field.value.clone() };

@@ -7,15 +7,15 @@
 
 use std::io::{ErrorKind, Write, stderr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow, ensure};
 use clap::{Parser, Subcommand};
+use tcp_socket::base::tour::{StepByStep, simulate};
 use tcp_socket::base::{program, tls};
 use tcp_socket::{Client, Error, Metric, Reading};
 use tokio::task::JoinSet;
 
-mod step;
 mod tour;
 mod watch;
 
@@ -100,13 +100,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     program::start_logs("info")?;
-    let mut out = program::output();
-    let Some(command) = args.command else {
-        return match args.step {
-            true => tour::tour(&args.url, &args.tls, &mut step::StepByStep::new(out)).await,
-            false => tour::tour(&args.url, &args.tls, &mut out).await,
-        };
-    };
+    let mut out = StepByStep::new(program::output(), args.step);
+    let Some(command) = args.command else { return tour::tour(&args.url, &args.tls, &mut out).await };
     let client = Client::connect_with_tls(&args.url, &args.tls).await?;
     match command {
         Command::Record { station, metric, value } => {
@@ -116,7 +111,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Watch { station, count } => {
             watch::watch(&client, &station, count, &mut out, &mut stderr()).await?;
         }
-        Command::Simulate { count } => simulate(&client, count, &mut out).await?,
+        Command::Simulate { count } => {
+            let record = async |value, recorded_at| {
+                let (station, metric) = ("simulated".to_owned(), Metric::Temperature);
+                client.record(&[Reading { station, metric, value, recorded_at }]).await
+            };
+            simulate(count, &mut out, record).await?;
+        }
         Command::Ping { count } => {
             for _ in 0..count {
                 writeln!(out, "answered in {:.1?}", client.ping().await?)?;
@@ -127,19 +128,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     client.close().await;
-    Ok(())
-}
-
-/// Records a temperature every second, which rises and falls within about a minute.
-async fn simulate(client: &Client, count: Option<u64>, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    for second in 0..count.unwrap_or(u64::MAX) {
-        every.tick().await;
-        let value = 10.0 + 5.0 * (second as f64 / 10.0).sin();
-        let (station, recorded_at) = ("simulated".to_owned(), now()?);
-        client.record(&[Reading { station, metric: Metric::Temperature, value, recorded_at }]).await?;
-        writeln!(out, "simulated temperature {value:.1}")?;
-    }
     Ok(())
 }
 

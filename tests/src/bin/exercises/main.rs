@@ -216,7 +216,8 @@ fn watch(exercise: &Exercise, progress: &mut Progress) -> anyhow::Result<()> {
             return Ok(());
         }
         println!("Waiting for a change in {}/ … (Ctrl-C ends this)", exercise.chapter);
-        while newest(&root().join(&exercise.chapter))? < begun {
+        let folders = [exercise.solution.with_file_name(""), root().join(&exercise.chapter)];
+        while newest(&folders[0])?.max(newest(&folders[1])?) < begun {
             thread::sleep(PAUSE);
         }
     }

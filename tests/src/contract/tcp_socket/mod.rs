@@ -130,7 +130,7 @@ pub(super) fn contract() -> Contract {
             ],
         },
     ];
-    Contract { chapter: "tcp_socket", format: Format::TcpSocket, document: "tcp_socket/PROTOCOL.md", stages }
+    Contract { name: "tcp_socket", format: Format::TcpSocket, document: "tcp_socket/PROTOCOL.md", stages }
 }
 
 /// A frame from the server.
