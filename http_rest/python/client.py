@@ -25,6 +25,9 @@ def main():
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         text = response.read().decode()
+        # The server may close a connection between two requests, as it does after it has refused a
+        # request without reading its body. So each request gets a connection of its own.
+        connection.close()
         print(method, path, response.status, text)
         return response.headers["etag"], json.loads(text or "null")
 
