@@ -122,8 +122,8 @@ pub struct File {
 pub fn write(folder: &Path, options: &Options) -> anyhow::Result<Vec<File>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let now = OffsetDateTime::now_utc();
-    let valid = (now - Duration::DAY, DAYS);
-    let expired = (now - Duration::days(30), 20);
+    let valid = (now - Duration::DAY, Duration::days(DAYS));
+    let expired = (now - Duration::days(30), Duration::days(20));
     let store = Store { folder, renew: options.renew };
 
     let (authority, file) = store.authority(now)?;
@@ -160,6 +160,20 @@ pub fn write(folder: &Path, options: &Options) -> anyhow::Result<Vec<File>> {
     Ok(files)
 }
 
+/// Writes a certificate for a server into a folder that [`write()`] has filled. It is valid for this
+/// number of seconds from now.
+///
+/// # Errors
+/// The same as for [`run`].
+pub fn write_brief(folder: &Path, stem: &str, seconds: i64) -> anyhow::Result<()> {
+    let now = OffsetDateTime::now_utc();
+    let valid = (now, Duration::seconds(seconds));
+    let store = Store { folder, renew: false };
+    let (authority, _file) = store.authority(now)?;
+    store.put(stem, "servers show it for a short time", || leaf(&authority, &LOCAL, Role::Server, valid))?;
+    Ok(())
+}
+
 /// Who shows a certificate.
 #[derive(Debug, Clone, Copy)]
 enum Role {
@@ -170,11 +184,11 @@ enum Role {
 /// A certificate and its private key.
 type Pems = (String, String);
 
-fn params(name: &str, (from, days): (OffsetDateTime, i64)) -> CertificateParams {
+fn params(name: &str, (from, time): (OffsetDateTime, Duration)) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    (params.not_before, params.not_after) = (from, from + Duration::days(days));
+    (params.not_before, params.not_after) = (from, from + time);
     params
 }
 
@@ -182,7 +196,8 @@ fn authority_params(key: &KeyPair, now: OffsetDateTime) -> CertificateParams {
     // Each authority has a name of its own. If two had the same name, programs would report a wrong
     // signature instead of an unknown authority.
     let end: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
-    let mut params = params(&format!("{AUTHORITY} {end}"), (now - Duration::DAY, AUTHORITY_DAYS));
+    let mut params =
+        params(&format!("{AUTHORITY} {end}"), (now - Duration::DAY, Duration::days(AUTHORITY_DAYS)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // It signs no other authorities.
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -192,7 +207,7 @@ fn leaf(
     issuer: &Issuer<'_, KeyPair>,
     names: &[&str],
     role: Role,
-    time: (OffsetDateTime, i64),
+    time: (OffsetDateTime, Duration),
 ) -> anyhow::Result<Pems> {
     let key = KeyPair::generate()?;
     let mut params = params(names[0], time);

@@ -14,6 +14,18 @@ pub(super) const FROZEN: Duration = Duration::from_secs(5);
 /// How long a program stays away after it was killed or stopped.
 pub(super) const AWAY: Duration = Duration::from_millis(500);
 
+/// How long a server's certificate is valid that expires during the experiment.
+pub(super) const VALID: Duration = Duration::from_secs(4);
+
+/// How long clients go on with open connections after that.
+pub(super) const EXPIRED: Duration = Duration::from_secs(1);
+
+/// How long a server shows a certificate that clients refuse.
+pub(super) const REFUSED: Duration = Duration::from_secs(2);
+
+/// IDs of the rows that are tried over TLS: one for each protocol whose server is ours.
+const TLS_ROWS: [&str; 4] = ["http_rest", "grpc_unary", "websocket", "tcp_socket"];
+
 /// How long the broker's alarm lasts.
 pub(super) const ALARM: Duration = Duration::from_secs(2);
 
@@ -36,6 +48,11 @@ pub enum What {
     BrokerAlarm,
     /// The client is killed, and a new one takes its place.
     ClientKilled,
+    /// The server's certificate expires while clients are connected. Later, the server starts again, first
+    /// with the same certificate.
+    CertificateExpires,
+    /// The server starts again with a certificate of an authority that the client does not trust.
+    CertificateReplaced,
 }
 
 /// A fault of the experiment.
@@ -60,7 +77,7 @@ const fn program(id: &'static str, name: &'static str, what: What, by_default: b
 }
 
 /// All faults, in the order of the tables.
-pub static ALL: [Breakage; 17] = [
+pub static ALL: [Breakage; 20] = [
     connection("cut_in_request", "cut in the request", Kind::CutInRequest, true),
     connection("cut_after_request", "cut before the response", Kind::CutAfterRequest, true),
     connection("cut_in_response", "cut in the response", Kind::CutInResponse, false),
@@ -78,6 +95,9 @@ pub static ALL: [Breakage; 17] = [
     program("broker_killed", "broker killed", What::BrokerKilled, true),
     program("broker_alarm", "broker out of memory for 2 s", What::BrokerAlarm, false),
     program("client_killed", "client killed", What::ClientKilled, false),
+    connection("tls_truncated", "end in a TLS response", Kind::EndInResponse, false),
+    program("certificate_expires", "certificate expires", What::CertificateExpires, false),
+    program("certificate_replaced", "another certificate", What::CertificateReplaced, false),
 ];
 
 /// Returns the fault with this ID.
@@ -89,13 +109,23 @@ impl Breakage {
     /// Returns whether the row has the part that breaks.
     pub fn concerns(&self, row: &Row) -> bool {
         match self.what {
+            _ if self.over_tls() => TLS_ROWS.contains(&row.id),
             What::Connection(_) | What::ClientKilled => true,
             What::ServerKilled | What::ServerFrozen | What::ServerStopped => {
                 matches!(row.runs, Runs::Server(_) | Runs::Broker(_, Behind::Server(_)))
             }
             What::WorkerKilled => matches!(row.behind(), Some(Behind::Worker(_))),
             What::BrokerKilled | What::BrokerAlarm => row.broker().is_some(),
+            What::CertificateExpires | What::CertificateReplaced => false,
         }
+    }
+
+    /// Returns whether client and server use TLS.
+    pub(super) fn over_tls(&self) -> bool {
+        matches!(
+            self.what,
+            What::Connection(Kind::EndInResponse) | What::CertificateExpires | What::CertificateReplaced
+        )
     }
 
     /// Returns whether the broker must not be shared with other experiments.

@@ -1,6 +1,8 @@
 //! A client of an experiment, and its calls.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
@@ -8,6 +10,7 @@ use message_queue::job::Job;
 use message_queue::rabbitmq::topology::Topology;
 use message_queue::redis::names::KeyNames;
 use serde::{Deserialize, Serialize};
+use tcp_socket::base::tls::ClientOptions;
 use tokio::time::sleep;
 
 /// Time between the starts of two calls of the same task.
@@ -64,11 +67,33 @@ pub(super) struct Place {
     pub address: String,
     /// Prefix of all names on a broker.
     pub prefix: String,
+    /// How the client encrypts the connection, or `None` if it doesn't.
+    pub tls: Option<ClientOptions>,
+    /// What the errors of the client said, each text once.
+    pub errors: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Place {
+    /// Returns a place without TLS.
+    pub(super) fn new(address: String, prefix: String) -> Self {
+        Self { address, prefix, tls: None, errors: Arc::default() }
+    }
+
     pub(super) fn http(&self) -> String {
-        format!("http://{}", self.address)
+        self.url(["http", "https"])
+    }
+
+    /// Returns the URL with the first scheme, or with the second one if the connection is encrypted.
+    pub(super) fn url(&self, [plain, encrypted]: [&str; 2]) -> String {
+        format!("{}://{}", if self.tls.is_some() { encrypted } else { plain }, self.address)
+    }
+
+    pub(super) fn options(&self) -> ClientOptions {
+        self.tls.clone().unwrap_or_default()
+    }
+
+    pub(super) fn note(&self, error: &impl Display) {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).insert(error.to_string());
     }
 
     pub(super) fn amqp(&self) -> String {

@@ -90,6 +90,7 @@ pub fn count(
         noticed_ms: None,
         mended_ms: mended.map(|mended| milliseconds(mended, struck)),
         dots,
+        errors: Vec::new(),
         exchange: String::new(),
     }
 }

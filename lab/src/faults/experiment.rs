@@ -21,6 +21,7 @@ use super::row::{Behind, Row};
 use super::stage::{Held, Stage};
 use crate::run::conditions::Conditions;
 use crate::scenes::view::{Conversation, Scene, diagram};
+use crate::wire::decode::{NewDecoder, tls};
 use crate::wire::fault::Kind as WireFault;
 use crate::wire::message::Side;
 use crate::wire::tape::{Event, What as Happened};
@@ -34,6 +35,9 @@ const AFTERWARD: Duration = Duration::from_secs(2);
 
 /// Maximum time for a client to work again after everything is mended.
 const RECOVER_WITHIN: Duration = Duration::from_secs(75);
+
+/// The same after a fault over TLS. A client that has given up will not work again.
+const RECOVER_OVER_TLS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Maximum time for workers and subscribers to catch up.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
@@ -130,6 +134,8 @@ struct Load {
     strike: u64,
     /// Number of requests that should follow the fault.
     more: u64,
+    /// Maximum time for the client to work again after everything is mended.
+    recover_within: Duration,
     /// Called right before the request at which the fault strikes.
     arm: Box<dyn Fn() + Send + Sync>,
     armed: Notify,
@@ -164,7 +170,7 @@ impl Load {
         let enough = number > self.strike + self.more || since > AFTERWARD;
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let works = log.last().is_some_and(|last| last.told == Told::Done && last.started > *mended);
-        (enough && works) || since > RECOVER_WITHIN
+        (enough && works) || since > self.recover_within
     }
 }
 
@@ -196,6 +202,7 @@ async fn experiment(
         next: AtomicU64::new(first),
         strike: first + if killed.is_some() { 1 } else { requests },
         more: requests,
+        recover_within: if breakage.over_tls() { RECOVER_OVER_TLS_WITHIN } else { RECOVER_WITHIN },
         arm: Box::new(move || match breakage.what {
             What::Connection(kind) if !is_of_the_subscriber(kind, row) => faults.arm_next(kind),
             _ => {}
@@ -235,7 +242,9 @@ async fn experiment(
     if matches!(breakage.what, What::Connection(_) | What::ClientKilled) {
         experiment.noticed_ms = noticed(&events, window.0, offset);
     }
-    experiment.exchange = exchange(row, events, window.0, offset);
+    experiment.errors = stage.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+    let decoder = if breakage.over_tls() { tls::decoder } else { row.format.decoder() };
+    experiment.exchange = exchange(row, decoder, events, window.0, offset);
     block_in_place(|| drop(stage)); // This waits until all processes have ended.
     Ok(experiment)
 }
@@ -283,9 +292,15 @@ fn micros_of(event: &Event, (now, micros): (Instant, u64)) -> u64 {
 }
 
 /// Returns a diagram of what passed around the fault.
-fn exchange(row: &Row, events: Vec<Event>, struck: u64, offset: (Instant, u64)) -> String {
+fn exchange(
+    row: &Row,
+    decoder: NewDecoder,
+    events: Vec<Event>,
+    struck: u64,
+    offset: (Instant, u64),
+) -> String {
     let (width, before, after) = EXCHANGE;
-    let mut trace = Trace::new(events, row.format.decoder());
+    let mut trace = Trace::new(events, decoder);
     let split = trace.steps.partition_point(|step| micros_of(&step.event, offset) + 1_000 < struck);
     trace.steps.truncate(split + after);
     trace.steps.drain(..split.saturating_sub(before));

@@ -19,6 +19,7 @@ pub mod command;
 pub mod count;
 pub mod documents;
 mod experiment;
+mod over_tls;
 mod page;
 pub mod predictions;
 pub mod programs;

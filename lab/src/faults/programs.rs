@@ -50,7 +50,7 @@ pub struct Program {
 /// If it can't connect or open its journal, or if there is no such program.
 pub async fn run(options: &Program) -> anyhow::Result<()> {
     options.journal.open()?;
-    let place = Place { address: options.address.clone(), prefix: options.prefix.clone() };
+    let place = Place::new(options.address.clone(), options.prefix.clone());
     let ready = || println!("listening on {}", options.address);
     let shutdown = until_owner_is_gone();
     match options.name.split_once(':').map_or((&options.name[..], ""), |parts| parts) {

@@ -50,6 +50,9 @@ pub struct Experiment {
     /// The requests, in the order of their numbers. If there are many, some are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dots: Vec<Dot>,
+    /// What the errors of the client said, each text once. Only clients of our own servers report them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
     /// A diagram of the messages around the fault.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub exchange: String,
@@ -119,6 +122,7 @@ impl Results {
     pub fn without_details(mut self) -> Self {
         for experiment in &mut self.experiments {
             experiment.dots = Vec::new();
+            experiment.errors = Vec::new();
             experiment.exchange = String::new();
         }
         self

@@ -10,6 +10,7 @@ use message_queue::client::Client as QueueClient;
 use message_queue::rabbitmq::producer::{Message, Publisher};
 use message_queue::{rabbitmq, redis};
 use tokio::sync::Mutex;
+use websocket::limits::Timeouts;
 
 use super::client::{Connected, Place, Told, calls, job, told};
 use super::row::{Behind, Keeps, Row, Runs};
@@ -19,11 +20,17 @@ use crate::wire::decode::Format;
 
 /// Turns a chapter's client into one of an experiment: each call records one reading.
 macro_rules! records {
-    ($client:expr, $chapter:ident) => {{
-        let client = $client;
+    ($client:expr, $place:expr, $chapter:ident) => {{
+        let (client, place) = ($client, $place);
         calls(move |number| {
-            let (client, reading) = (client.clone(), protocols::$chapter::reading(sample(number)));
-            async move { told!(client.record(&[reading]).await) }.boxed()
+            let (client, place) = (client.clone(), place.clone());
+            let reading = protocols::$chapter::reading(sample(number));
+            async move {
+                let result = client.record(&[reading]).await;
+                let _ = result.as_ref().inspect_err(|error| place.note(error));
+                told!(result)
+            }
+            .boxed()
         })
     }};
 }
@@ -52,7 +59,13 @@ const HTTP: Row = Row {
     repeats: true,
     checks: false,
     by_default: true,
-    connect: |place| async move { records!(http_rest::Client::new(&place.http())?, http_rest) }.boxed(),
+    connect: |place| {
+        async move {
+            let client = http_rest::Client::with_tls(&place.http(), &place.options())?;
+            records!(client, place, http_rest)
+        }
+        .boxed()
+    },
     line: reading,
 };
 
@@ -66,7 +79,11 @@ const GRPC: Row = Row {
     recognizes: false,
     repeats: false,
     connect: |place| {
-        async move { records!(grpc::Client::new(&place.http(), &grpc::Options::default())?, grpc) }.boxed()
+        async move {
+            let options = grpc::Options { tls: place.options(), ..grpc::Options::default() };
+            records!(grpc::Client::new(&place.http(), &options)?, place, grpc)
+        }
+        .boxed()
     },
     ..HTTP
 };
@@ -81,7 +98,13 @@ const WEBSOCKET: Row = Row {
     ),
     format: Format::WebSocket,
     runs: Runs::Server("websocket"),
-    connect: |place| async move { records!(websocket::Client::new(&place.http()), websocket) }.boxed(),
+    connect: |place| {
+        async move {
+            let client = websocket::Client::with_tls(&place.http(), Timeouts::default(), &place.options());
+            records!(client, place, websocket)
+        }
+        .boxed()
+    },
     ..GRPC
 };
 
@@ -252,7 +275,10 @@ pub const ALL: [Row; 16] = [
         repeats: false,
         by_default: false,
         connect: |place| {
-            async move { records!(QueueClient::connect(&place.amqp(), place.topology()).await?, message_queue) }.boxed()
+            async move {
+                records!(QueueClient::connect(&place.amqp(), place.topology()).await?, place, message_queue)
+            }
+            .boxed()
         },
         ..HTTP
     },
@@ -308,8 +334,10 @@ pub const ALL: [Row; 16] = [
         repeats: false,
         by_default: false,
         connect: |place| {
-            async move { records!(QueueClient::connect(&place.redis(), place.keys()).await?, message_queue) }
-                .boxed()
+            async move {
+                records!(QueueClient::connect(&place.redis(), place.keys()).await?, place, message_queue)
+            }
+            .boxed()
         },
         ..HTTP
     },
@@ -325,7 +353,12 @@ pub const ALL: [Row; 16] = [
         runs: Runs::Server("tcp_socket"),
         checks: true,
         connect: |place| {
-            async move { records!(tcp_socket::Client::connect(&place.address).await?, tcp_socket) }.boxed()
+            async move {
+                let url = place.url(["tcp", "tls"]);
+                let client = tcp_socket::Client::connect_with_tls(&url, &place.options()).await?;
+                records!(client, place, tcp_socket)
+            }
+            .boxed()
         },
         ..HTTP
     },

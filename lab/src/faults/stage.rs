@@ -1,6 +1,6 @@
 //! Everything that has to run for one experiment. It can break, and be mended.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +13,16 @@ use message_queue::brokers::{Broker, Kind, Options};
 use message_queue::error::Error;
 use message_queue::publish_subscribe::Event;
 use message_queue::{rabbitmq, redis};
+use tcp_socket::base::tls::ClientOptions;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::{AbortHandle, block_in_place};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::breakage::{ALARM, AWAY, Breakage, FROZEN, What};
+use super::breakage::{ALARM, AWAY, Breakage, EXPIRED, FROZEN, VALID, What};
 use super::client::{Place, Request, Told, micros};
 use super::row::{Behind, Row, Runs};
 use crate::run::server::Server;
+use crate::wire::decode::tls;
 use crate::wire::fault::Kind as WireFault;
 use crate::wire::gate::{Faults, Network};
 use crate::wire::proxy::Proxy;
@@ -77,13 +79,19 @@ pub(super) struct Stage<'a> {
     /// The proxy that the programs behind a broker connect to.
     far: Option<(Proxy, Arc<Faults>)>,
     /// The server, or the program behind the broker.
-    program: Option<Server>,
+    pub(super) program: Option<Server>,
     arguments: Vec<String>,
     /// The readings that a subscriber has received.
     heard: Arc<Mutex<Vec<String>>>,
     subscriber: Option<AbortHandle>,
     prefix: String,
-    folder: Folder,
+    pub(super) folder: Folder,
+    /// When the server's first certificate expires, if that is the fault.
+    pub(super) expires: Instant,
+    /// What the errors of the client said.
+    pub errors: Arc<Mutex<BTreeSet<String>>>,
+    /// How the client encrypts its connections, if it does.
+    pub(super) tls: Option<ClientOptions>,
     /// How many lines [`Self::truth`] had each time the server lost its memory.
     pub lives: Vec<usize>,
     broker: Held<'a>,
@@ -104,10 +112,11 @@ impl<'a> Stage<'a> {
                 block_in_place(|| Broker::start(Kind::Redis, Options { settings, ..Default::default() }))?;
             broker = Held::Own(Box::new(started));
         }
+        let decoder = if breakage.over_tls() { tls::decoder } else { row.format.decoder() };
         let mut stage = Self {
             row,
             near: Proxy::start("127.0.0.1:0".into(), None)?,
-            near_faults: Arc::new(Faults::new(row.format.decoder())),
+            near_faults: Arc::new(Faults::new(decoder)),
             tape: Arc::default(),
             far: None,
             program: None,
@@ -116,6 +125,9 @@ impl<'a> Stage<'a> {
             subscriber: None,
             prefix: name,
             folder,
+            expires: Instant::now() + VALID,
+            errors: Arc::default(),
+            tls: None,
             lives: Vec::new(),
             broker,
         };
@@ -128,6 +140,9 @@ impl<'a> Stage<'a> {
                 address
             }
         };
+        if breakage.over_tls() {
+            stage.write_certificates(breakage)?;
+        }
         stage.arguments = stage.arguments(breakage);
         let target = stage.start_program(target)?;
         if stage.row.behind() == Some(Behind::Subscriber) {
@@ -140,10 +155,11 @@ impl<'a> Stage<'a> {
 
     /// Returns where the client connects.
     pub(super) fn place(&self) -> Place {
-        Place { address: self.near.address(), prefix: self.prefix.clone() }
+        let (tls, errors) = (self.tls.clone(), self.errors.clone());
+        Place { tls, errors, ..Place::new(self.near.address(), self.prefix.clone()) }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.folder.0.join(name).display().to_string()
     }
 
@@ -152,7 +168,12 @@ impl<'a> Stage<'a> {
         let journal = ["--journal".to_owned(), self.path("journal")];
         let work_time = if breakage.what == What::WorkerKilled { WORK_TIME } else { 0 };
         match self.row.runs {
-            Runs::Server(role) => ["serve".into(), role.into()].into_iter().chain(journal).collect(),
+            Runs::Server(role) => {
+                let (certificate, key) = (self.path("shown.pem"), self.path("shown-key.pem"));
+                let tls = ["--tls".into(), "--certificate".into(), certificate, "--key".into(), key];
+                let tls = tls.into_iter().filter(|_| breakage.over_tls());
+                ["serve".into(), role.into()].into_iter().chain(journal).chain(tls).collect()
+            }
             Runs::Broker(_, Behind::Server(name) | Behind::Worker(name)) => {
                 let address = self.far.as_ref().map_or_else(String::new, |(proxy, _)| proxy.address());
                 let mut arguments = self.program_arguments(name, &address, "journal");
@@ -185,7 +206,7 @@ impl<'a> Stage<'a> {
     /// Subscribes to all readings, and notes what arrives.
     async fn subscribe(&mut self) -> anyhow::Result<()> {
         let address = self.far.as_ref().map_or_else(String::new, |(proxy, _)| proxy.address());
-        let place = Place { address, prefix: self.prefix.clone() };
+        let place = Place::new(address, self.prefix.clone());
         let mut events: BoxStream<'static, Result<Event, Error>> = match self.row.broker() {
             Some(Kind::RabbitMq) => {
                 let patterns = ["readings.#".to_owned()];
@@ -226,7 +247,7 @@ impl<'a> Stage<'a> {
     /// for it. Returns when the fault struck and, if it lasted for some time, when it was mended, in
     /// microseconds since 1970.
     pub(super) async fn break_and_mend(&mut self, breakage: &Breakage) -> anyhow::Result<(u64, Option<u64>)> {
-        let began = micros();
+        let mut began = micros();
         match breakage.what {
             What::Connection(WireFault::StopReading(time))
                 if self.row.behind() == Some(Behind::Subscriber) =>
@@ -282,13 +303,19 @@ impl<'a> Stage<'a> {
                 sleep(ALARM).await;
                 self.set_alarm(false).await?;
             }
+            What::CertificateExpires => {
+                sleep_until(self.expires + EXPIRED).await;
+                began = micros();
+                self.be_refused("server-brief").await?;
+            }
+            What::CertificateReplaced => self.be_refused("server-other-ca").await?,
             What::ClientKilled => {} // The experiment does it.
         }
         Ok((began, Some(micros())))
     }
 
     /// Starts the server or worker again after a while.
-    async fn stay_away(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn stay_away(&mut self) -> anyhow::Result<()> {
         if self.row.broker().is_none() {
             self.near.point_at(None);
         }
@@ -392,7 +419,7 @@ fn signal(process: u32, name: &str) -> anyhow::Result<()> {
 }
 
 /// A folder that is removed at the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
     fn create(path: PathBuf) -> anyhow::Result<Self> {

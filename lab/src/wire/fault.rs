@@ -27,6 +27,9 @@ pub enum Kind {
     StopReading(Duration),
     /// All bytes after the request arrive later, in both directions.
     Delay(Duration),
+    /// The connection to the client ends in good order in the middle of the next bytes from the server.
+    /// The proxy does not have to understand them, so they may be encrypted.
+    EndInResponse,
 }
 
 impl fmt::Display for Kind {
@@ -43,6 +46,9 @@ impl fmt::Display for Kind {
             Self::Silence(None) => f.write_str("nothing passes after this request"),
             Self::Silence(Some(time)) => write!(f, "nothing passes for {time:?} after this request"),
             Self::StopReading(time) => write!(f, "the client reads nothing for {time:?} after this request"),
+            Self::EndInResponse => {
+                f.write_str("the connection ends in the middle of the server's next bytes")
+            }
             Self::Delay(time) => write!(f, "everything after this request arrives {time:?} later"),
         }
     }

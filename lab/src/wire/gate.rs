@@ -104,9 +104,18 @@ impl Faults {
         let mut state = self.state();
         state.requests += 1;
         let requests = state.requests;
-        let fault = state.armed.take_if(|fault| fault.request == requests)?;
+        let is_next = |fault: &mut Fault| fault.request == requests && fault.kind != Kind::EndInResponse;
+        let fault = state.armed.take_if(is_next)?;
         state.struck = Some(Instant::now());
         Some(fault)
+    }
+
+    /// Returns whether a connection ends in the middle of these bytes from its server.
+    fn ends(&self) -> bool {
+        let mut state = self.state();
+        let ends = state.armed.take_if(|fault| fault.kind == Kind::EndInResponse).is_some();
+        state.struck = if ends { Some(Instant::now()) } else { state.struck };
+        ends
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,6 +134,8 @@ pub(super) enum Act {
     WaitForever,
     /// Break the connection.
     Cut,
+    /// End this direction in good order.
+    End,
     /// Record a note of what happened.
     Say(String),
 }
@@ -168,6 +179,10 @@ impl Gate {
         match self.struck {
             Some((kind, call)) => self.after(kind, call, from, bytes, &messages),
             None if from == Side::Client => self.requests(bytes, start, &messages),
+            None if self.faults.ends() => {
+                let half = bytes[..bytes.len() / 2].to_vec();
+                vec![Act::Say(Kind::EndInResponse.to_string()), Act::Forward(half), Act::End]
+            }
             None => vec![Act::Forward(bytes.to_vec())],
         }
     }
@@ -253,6 +268,7 @@ impl Gate {
             Kind::CutAfterRequest
             | Kind::CutInResponse
             | Kind::LoseResponse
+            | Kind::EndInResponse
             | Kind::StopReading(_)
             | Kind::Delay(_) => {
                 self.struck = struck;

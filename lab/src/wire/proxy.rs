@@ -2,6 +2,7 @@
 //! what passes. TCP payload is what programs write and read: the headers of Ethernet, IP, and TCP
 //! are not included. They usually add 66 bytes per segment.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -276,6 +277,10 @@ async fn act(
             Act::Cut => {
                 observer.cut.cancel();
                 std::future::pending::<()>().await; // Nothing after the cut passes.
+            }
+            Act::End => {
+                to.shutdown().await?;
+                return Err(ErrorKind::BrokenPipe.into()); // Nothing more passes.
             }
             Act::Say(text) => observer.note(side, What::Note(text)),
         }

@@ -33,7 +33,7 @@ const UNNOTICED: [&str; 2] = ["response_lost", "silence_for_good"];
 const ATTENTIVE: [&str; 6] =
     ["http_rest", "rabbitmq_jobs", "rabbitmq_requests", "redis_streams", "redis_publish", "redis_requests"];
 
-fn row(id: &str) -> &'static Row {
+pub fn row(id: &str) -> &'static Row {
     rows::by_id(id).unwrap()
 }
 
@@ -52,7 +52,7 @@ fn all_rows() -> Vec<&'static Row> {
 }
 
 /// Runs the parts at the same time. Returns the experiments of all of them.
-fn together(parts: Vec<(Vec<&'static Row>, &[&str])>, in_flight: u64) -> Vec<Experiment> {
+pub fn together(parts: Vec<(Vec<&'static Row>, &[&str])>, in_flight: u64) -> Vec<Experiment> {
     let parts: Vec<_> = thread::scope(|scope| {
         let start = |(rows, faults)| scope.spawn(move || experiments(rows, faults, vec![in_flight], 20));
         let running: Vec<_> = parts.into_iter().map(start).collect();
@@ -76,10 +76,12 @@ async fn quick() -> &'static [Experiment] {
 }
 
 /// Checks that the clients kept their promises.
-fn assert_promises_kept(experiments: &[Experiment]) {
+pub fn assert_promises_kept(experiments: &[Experiment]) {
     for experiment in experiments {
         assert_eq!(experiment.counts.lies, 0, "{experiment}: {:#?}", experiment.counts);
-        assert!(experiment.recovered, "{experiment}: the client does not work again");
+        // The client for TCP gives up once a certificate was refused.
+        let gives_up = experiment.row == "tcp_socket" && experiment.fault.starts_with("certificate");
+        assert_eq!(experiment.recovered, !gives_up, "{experiment}: whether the client works again");
         let row = row(&experiment.row);
         if row.recognizes {
             assert_eq!(experiment.counts.doubled, 0, "{experiment}");

@@ -10,6 +10,7 @@ mod delivery;
 mod gate;
 mod journal;
 mod keys;
+mod over_tls;
 
 fn main() -> ExitCode {
     // The lab runs its own program again for each server, and here that is this test program.
