@@ -175,6 +175,11 @@ async fn mistakes_in_the_command_get_a_message_that_helps() {
             output.stderr
         );
     }
+    let nobody = run_program(env!("CARGO_BIN_EXE_check"), &["tcp_socket", "--addr", "127.0.0.1:1"]).await;
+    assert!(
+        nobody.stderr.starts_with("error: no server listens on 127.0.0.1:1: start it first"),
+        "{nobody:?}"
+    );
     let output = check("tcp_socket", "false", &["--stage", "99"]).await;
     assert_eq!(output.stderr, "error: there are 8 stages, counted from 1\n");
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod clients;
 mod contracts;
+mod planted;
 mod runner;
 mod solutions;
 mod texts;

@@ -47,6 +47,19 @@ async fn the_list_has_every_exercise_with_its_state() {
 }
 
 #[apply(test!)]
+async fn without_arguments_it_lists_the_exercises_and_names_the_next_one() {
+    let runner = Runner::new("no-arguments");
+    let output = runner.run(&[]).await;
+    let next = "\n\nShow the next one: cargo run --bin exercises -- show same_batch\n";
+    assert!(output.stdout.ends_with(next), "{}{}", output.stdout, output.stderr);
+    // The reader finds each file from the root folder.
+    let shown = runner.run(&["show", "same_batch"]).await.stdout;
+    for path in ["(tests/exercises/tcp_socket/same_batch.txt)", "(tcp_socket/PROTOCOL.md)"] {
+        assert!(shown.contains(path), "{path} is not in {shown}");
+    }
+}
+
+#[apply(test!)]
 async fn hints_are_shown_one_at_a_time_and_remembered() {
     let runner = Runner::new("hints");
     assert_eq!(runner.state("count").await["state"], "new");

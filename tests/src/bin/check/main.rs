@@ -15,13 +15,16 @@ use tokio::time::{sleep, timeout};
 /// Time within which the server has to accept a connection.
 const START: Duration = Duration::from_secs(20);
 
+const EXAMPLE: &str = "Example, with a server that passes the first stage:
+  cargo run --bin check -- tcp_socket --server 'python3 tests/exercises/starters/tcp_socket.py {addr}'";
+
 /// Pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Checks a program that you wrote against a chapter's contract, stage by stage, and stops after the
 /// first stage that it does not pass.
 #[derive(Debug, Parser)]
-#[command(name = "check")]
+#[command(name = "check", after_help = EXAMPLE)]
 struct Args {
     /// Chapter whose protocol the program speaks
     #[arg(value_parser = all().iter().map(|contract| contract.name).collect::<Vec<_>>())]
@@ -61,6 +64,10 @@ async fn run(args: Args) -> anyhow::Result<bool> {
     if args.stage.is_some_and(|stage| stage == 0 || stage > contract.stages.len()) {
         bail!("there are {} stages, counted from 1", contract.stages.len());
     }
+    if let Some(addr) = &args.addr {
+        let connected = TcpStream::connect(addr).await;
+        connected.with_context(|| format!("no server listens on {addr}: start it first"))?;
+    }
     // The programs of the queue chapter are not servers, and each case starts them anew.
     let needs_broker = contract.format == Format::Redis && args.addr.is_none();
     let broker = needs_broker.then(|| Broker::start(Kind::Redis, Options::default())).transpose()?;
@@ -86,6 +93,9 @@ async fn run(args: Args) -> anyhow::Result<bool> {
                 break;
             }
         }
+    }
+    if passed && args.stage.is_none() {
+        println!("\nThe program passes all {} stages.", contract.stages.len());
     }
     Ok(passed)
 }

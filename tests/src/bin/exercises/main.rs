@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Parser)]
 #[command(name = "exercises")]
 struct Args {
+    #[arg(default_value = "list")]
     action: Action,
     /// Number or name of an exercise
     exercise: Option<String>,
@@ -146,6 +147,9 @@ fn list(exercises: &[Exercise], progress: &Progress) {
         let state = progress.of(name).state();
         println!("  {number:>2}  {name:<20} {level:<6} {minutes:>4} min  {state:<8}  {title}");
     }
+    if let Ok(next) = find(exercises, progress, None) {
+        println!("\nShow the next one: cargo run --bin exercises -- show {}", next.name);
+    }
 }
 
 fn report(exercises: &[Exercise], progress: &Progress) -> String {
@@ -164,22 +168,33 @@ fn report(exercises: &[Exercise], progress: &Progress) -> String {
 fn show(exercise: &Exercise) {
     let Exercise { chapter, name, title, level, minutes, text, hints, .. } = exercise;
     println!("{title}\n{}\n", "=".repeat(title.chars().count()));
-    println!("{chapter}, {}, about {minutes} minutes\n\n{}\n", level.to_lowercase(), plain(text));
+    println!("{chapter}, {}, about {minutes} minutes\n\n{}\n", level.to_lowercase(), plain(text, chapter));
     println!("Check your solution:  cargo run --bin exercises -- check {name}");
     println!("Get a hint ({} in all): cargo run --bin exercises -- hint {name}", hints.len());
 }
 
 /// Returns Markdown with the path of each link after its text, since a terminal can't follow links.
-fn plain(markdown: &str) -> String {
+/// Links are relative to the folder of the chapter's exercises, and paths to the root folder.
+fn plain(markdown: &str, chapter: &str) -> String {
     static LINK: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[([^\]]+)\]\(([^)]+)\)").expect("valid"));
-    let link = |link: &Captures<'_>| format!("{} ({})", &link[1], link[2].replace("../", ""));
+    let link = |link: &Captures<'_>| {
+        let mut path = vec!["tests", "exercises", chapter];
+        for part in link[2].split('/') {
+            if part == ".." {
+                path.pop();
+            } else {
+                path.push(part);
+            }
+        }
+        format!("{} ({})", &link[1], path.join("/"))
+    };
     LINK.replace_all(markdown, link).into_owned()
 }
 
 fn hint(exercise: &Exercise, progress: &mut Progress) -> anyhow::Result<()> {
     let shown = (progress.of(&exercise.name).hints + 1).min(exercise.hints.len());
     for (number, hint) in (1..).zip(&exercise.hints[..shown]) {
-        println!("Hint {number} of {}: {}\n", exercise.hints.len(), plain(hint));
+        println!("Hint {number} of {}: {}\n", exercise.hints.len(), plain(hint, &exercise.chapter));
     }
     progress.change(&exercise.name, |attempt| attempt.hints = shown)
 }
