@@ -9,6 +9,7 @@ mod chapters;
 mod compatibility;
 mod http;
 mod principals;
+mod queues;
 mod websocket;
 
 fn main() -> ExitCode {
