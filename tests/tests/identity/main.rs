@@ -10,6 +10,7 @@ mod compatibility;
 mod http;
 mod principals;
 mod queues;
+mod tools;
 mod websocket;
 
 fn main() -> ExitCode {
