@@ -24,7 +24,7 @@ console.log(`Record: accepted ${accepted}`);
 
 const seen = [];
 const watch = client.Watch({ station: "node-1", newest: 2 }, deadline());
-watch.on("error", () => {}); // The cancellation below.
+watch.on("error", () => {}); // The cancellation below is reported as an error.
 for await (const { recorded } of watch) {
     if (recorded) {
         const metric = recorded.reading.metric.replace("METRIC_", "").toLowerCase();

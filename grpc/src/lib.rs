@@ -21,8 +21,9 @@
 //!   call. `call` surrounds every call (deadlines, cancellation, shutdown), and `store`
 //!   keeps the readings.
 //! - [`client`]: the other side. `channel` holds what all calls share, `error` says
-//!   whether a call may have been executed, `retry` decides when to retry, and `watch`
-//!   and `monitor` show how a stream outlives its connection.
+//!   whether a call may have been executed, `retry` decides when to retry, `balance`
+//!   spreads calls over several servers, and `watch` and `monitor` show how a stream outlives
+//!   its connection.
 //! - [`limits`]: every limit in one place.
 //!
 //! [`status`]: protocol::status

@@ -176,6 +176,15 @@ pub const MAX_RETRIES: usize = 4;
 /// once.
 pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time between two health checks of a server that is one of several.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Maximum time for a health check. Then the server counts as not serving.
+pub const CHECK_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Maximum number of calls that wait until the client has chosen a server for them.
+pub(crate) const CALLS_AHEAD: usize = 1024;
+
 /// Maximum pause of the client between two attempts to reopen a stream.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(5);
 

@@ -46,7 +46,7 @@ pub struct Options {
     /// Names of the clients that get a certificate
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = name, default_values = ["oslo-1", "rome-7"])]
     pub station: Vec<String>,
-    /// Write no files, but make a token for this caller, and show it once
+    /// Instead of writing files, create a token for this caller, and show it once
     #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = ["renew", "broken", "station"])]
     pub token: Option<String>,
     /// What the caller with the new token may do

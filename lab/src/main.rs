@@ -72,7 +72,7 @@ struct Args {
     /// Also send 20,000 messages over one connection that stays open, with gRPC, WebSocket, and TCP
     #[arg(long)]
     streams: bool,
-    /// Also measure 16 connections that work beside 5,000 idle ones, and what those cost
+    /// Also measure what 5,000 idle connections cost, and how they affect 16 that work
     #[arg(long)]
     idle: bool,
     /// Where client and server run in all measurements [default: separate for throughput and fixed

@@ -94,9 +94,9 @@ pub mod rabbitmq {
     /// confirms come back while further messages are on their way.
     pub const WINDOW: usize = 1_000;
 
-    /// Time of refusals after which a publisher connects again. A channel on which it published
-    /// while the queue had no leader may refuse everything, even after the election, which takes
-    /// 0.15 to 0.3 s. (RabbitMQ 3.10 does that.)
+    /// Time after which a publisher connects again if all its messages are refused. A channel on
+    /// which it published while the queue had no leader may refuse everything, even after the
+    /// election, which takes 0.15 to 0.3 s. (RabbitMQ 3.10 does that.)
     pub const REOPEN_AFTER: Duration = Duration::from_millis(500);
 
     /// Time until it connects once more, if the queue still refuses everything. It doubles each

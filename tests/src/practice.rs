@@ -49,7 +49,12 @@ pub fn assert_predicted(file: &str, happened: &[String]) {
             wrong => format!("  {question}: not {wrong}\n"),
         })
         .collect();
-    assert!(open.is_empty(), "in {}, these do not say what happens:\n{}", path.display(), open.concat());
+    assert!(
+        open.is_empty(),
+        "in {}, these predictions are missing or wrong:\n{}",
+        path.display(),
+        open.concat()
+    );
 }
 
 /// A program of an exercise that waits for input while it runs. It ends with this value.

@@ -33,9 +33,10 @@ use tokio::time::Instant;
 #[derive(Parser)]
 #[command(name = "client")]
 struct Args {
-    /// Address of the server
-    #[arg(long, default_value = "http://127.0.0.1:50051", global = true)]
-    url: String,
+    /// Address of the server; repeat it, or separate addresses by commas, to spread the calls over
+    /// several servers
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_delimiter = ',', global = true)]
+    url: Vec<String>,
     /// Token to send as the metadata "authorization: Bearer TOKEN"
     #[arg(long, global = true)]
     token: Option<String>,
@@ -126,7 +127,7 @@ fn note(text: &str) {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let Args { url, token, gzip, tls, step, command } = args;
-    let client = Client::new(&url, &Options { token, gzip, tls, ..Options::default() })?;
+    let client = Client::balanced(&url, &Options { token, gzip, tls, ..Options::default() })?;
     let mut out = StepByStep::new(program::output(), step);
     match command {
         None => tour(&client, &mut out).await,

@@ -19,9 +19,10 @@ use tonic::codegen::http;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{self, Endpoint};
 use tonic::{Request, Status};
-use tower::service_fn;
-use tower::util::MapResponse;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceExt, service_fn};
 
+use super::balance::{Transport, balanced};
 use super::error::Error;
 use crate::protocol::proto::weather_service_client::WeatherServiceClient;
 use crate::protocol::{REQUEST_ID, is_token};
@@ -63,9 +64,6 @@ impl Default for Options {
     }
 }
 
-/// The connection. It passes each response through [`explain_431`].
-type Transport = MapResponse<transport::Channel, fn(http::Response<Body>) -> http::Response<Body>>;
-
 /// Adds a gRPC status to a response with HTTP status 431. HTTP/2 libraries send such a
 /// response on their own when the metadata is too large, and tonic would turn it into
 /// UNKNOWN.
@@ -89,7 +87,28 @@ async fn open(uri: http::Uri, tls: Arc<ClientConfig>) -> io::Result<Socket> {
     Ok(stream)
 }
 
-/// One connection to a server, and the metadata of its calls. Clones share both.
+/// Returns a connection to the server at `url`. It opens when a call needs it.
+fn connection(url: &str, options: &Options) -> Result<transport::Channel, Error> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .ok()
+        .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
+        .ok_or_else(|| Error::Address { url: url.to_owned() })?
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .keep_alive_while_idle(true);
+    let tls = options.tls.config(endpoint.uri().scheme_str() == Some("https"), Some(H2));
+    Ok(match tls.map_err(|error| Error::Tls(format!("{error:#}")))? {
+        None => endpoint.connect_lazy(),
+        Some(tls) => endpoint.connect_with_connector_lazy(service_fn(move |uri| {
+            let tls = tls.clone();
+            async move { open(uri, tls).await.map(TokioIo::new) }
+        })),
+    })
+}
+
+/// The connections, one per server, and the metadata of the calls. Clones share both.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     pub(super) stub: WeatherServiceClient<Transport>,
@@ -99,6 +118,7 @@ pub(super) struct Channel {
 
 #[derive(Debug)]
 struct Shared {
+    /// The addresses, for errors.
     url: String,
     authorization: Option<MetadataValue<Ascii>>,
     /// The first part of every request ID. The second is the call's number, from `calls`.
@@ -107,26 +127,21 @@ struct Shared {
 }
 
 impl Channel {
-    /// See [`Client::new`](super::Client::new).
-    pub(super) fn new(url: &str, options: &Options) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .ok()
-            .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
-            .ok_or_else(|| Error::Address { url: url.to_owned() })?
-            .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(options.keepalive_interval)
-            .keep_alive_timeout(options.keepalive_timeout)
-            .keep_alive_while_idle(true);
-        let tls = options.tls.config(endpoint.uri().scheme_str() == Some("https"), Some(H2));
-        let channel = match tls.map_err(|error| Error::Tls(format!("{error:#}")))? {
-            None => endpoint.connect_lazy(),
-            Some(tls) => endpoint.connect_with_connector_lazy(service_fn(move |uri| {
-                let tls = tls.clone();
-                async move { open(uri, tls).await.map(TokioIo::new) }
-            })),
+    /// See [`Client::balanced`](super::Client::balanced).
+    pub(super) fn new(urls: &[impl AsRef<str>], options: &Options) -> Result<Self, Error> {
+        let servers: Result<Vec<_>, _> = urls.iter().map(|url| connection(url.as_ref(), options)).collect();
+        let mut servers = servers?;
+        let url = urls.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" or ");
+        let transport: Transport = match servers.len() {
+            0 => return Err(Error::Address { url }),
+            1 => BoxCloneSyncService::new(
+                servers
+                    .remove(0)
+                    .map_err(|error: transport::Error| Status::from_error(error.into()))
+                    .map_response(explain_431),
+            ),
+            _ => BoxCloneSyncService::new(balanced(servers).map_response(explain_431)),
         };
-        let transport: Transport = MapResponse::new(channel, explain_431);
         let mut stub = WeatherServiceClient::new(transport);
         if options.gzip {
             stub = stub.send_compressed(Gzip).accept_compressed(Gzip);
@@ -141,8 +156,7 @@ impl Channel {
         if let Some(secret) = &mut authorization {
             secret.set_sensitive(true); // This also keeps it out of HPACK's table (RFC 7541, section 7.1).
         }
-        let shared =
-            Shared { url: url.to_owned(), authorization, id: fastrand::u32(..), calls: AtomicU64::new(0) };
+        let shared = Shared { url, authorization, id: fastrand::u32(..), calls: AtomicU64::new(0) };
         Ok(Self { stub, deadline: options.deadline, shared: Arc::new(shared) })
     }
 

@@ -8,6 +8,7 @@ use crate::protocol::proto::{Reading, RecordRequest, UploadRequest, UploadRespon
 use channel::Channel;
 use retry::retry;
 
+mod balance;
 mod channel;
 mod error;
 mod monitor;
@@ -19,8 +20,8 @@ pub use error::{Error, Failure};
 pub use monitor::Monitoring;
 pub use watch::{Event, Missed, Watching};
 
-/// A client of one server. Clones share its connection. Calls can run at the same time,
-/// each on its own HTTP/2 stream.
+/// A client of one server, or of several. Clones share its connections. Calls can run at the
+/// same time, each on its own HTTP/2 stream.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
@@ -35,7 +36,18 @@ impl Client {
     /// [`Error::Address`] if `url` is not of that form, [`Error::Tls`] if the files for TLS
     /// are not usable, [`Error::Token`] if the token is not valid: see [`is_token`](crate::protocol::is_token).
     pub fn new(url: &str, options: &Options) -> Result<Self, Error> {
-        Ok(Self { channel: Channel::new(url, options)? })
+        Self::balanced(&[url], options)
+    }
+
+    /// Returns a client of several servers. Each call goes to one of them. A server that fails
+    /// its health check gets no calls until it passes again. A retry may go to another server.
+    ///
+    /// The checks end when the last clone of the client is dropped.
+    ///
+    /// # Errors
+    /// See [`Client::new`]. [`Error::Address`] also if there is no URL.
+    pub fn balanced(urls: &[impl AsRef<str>], options: &Options) -> Result<Self, Error> {
+        Ok(Self { channel: Channel::new(urls, options)? })
     }
 
     /// Records a batch, all of it or nothing, and returns how many readings were accepted.

@@ -35,7 +35,7 @@ struct Round {
     memory: Option<f64>,
 }
 
-/// What was measured with connections that begin in one way.
+/// The measurements of connections that begin in one way.
 struct Measured {
     connection: Connection,
     encryption: Option<Encryption>,
@@ -62,7 +62,7 @@ impl Comparison<'_> {
             Ok(Measured { connection, encryption, rounds: Vec::new(), wire: Vec::new(), trips: Vec::new() })
         };
         let mut all = CONNECTIONS.into_iter().map(begin).collect::<anyhow::Result<Vec<_>>>()?;
-        // Those of the other measurements would only take memory and time.
+        // The brokers of the other measurements would only take memory and time.
         self.brokers = Brokers::default();
         let mut brokers: [Brokers; 3] = Default::default();
         for round in 0..self.plan.rounds {
@@ -86,7 +86,7 @@ impl Comparison<'_> {
     fn encrypted_round(&mut self, placement: Placement, first: bool, measured: &mut Measured) {
         let (plan, connection) = (self.plan, measured.connection);
         let runs = self.protocols.iter().copied();
-        // A blocking echo has no TLS. What a broker alone does is part of its requests and replies.
+        // The blocking echo has no TLS. Requests and replies already include the broker's own work.
         let runs: Vec<_> =
             runs.filter(|one| !one.one_at_a_time && !matches!(one.served, Served::ByBroker(_))).collect();
         let once = (1, &[1][..]);

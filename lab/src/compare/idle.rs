@@ -16,8 +16,8 @@ use crate::run::running_protocol::RunningProtocol;
 /// Number of connections that work, each with one request in flight.
 const WORKING: u64 = 16;
 
-/// Maximum number of idle connections of RabbitMQ. Each takes it several processes of Erlang and
-/// about ten times as long to open as the others'.
+/// Maximum number of idle connections of RabbitMQ. Each of them needs several Erlang processes, and
+/// takes about ten times as long to open as those of the other protocols.
 const RABBITMQ: u64 = 500;
 
 /// Number of connections that are opened at the same time.
@@ -38,7 +38,7 @@ pub fn allowed(connections: u64) -> u64 {
 impl Comparison<'_> {
     /// Lets 16 connections work, first alone and then beside the plan's number of idle ones.
     pub(super) fn idle(&mut self, placement: Placement) -> Vec<Idle> {
-        // Each server once: gRPC's other row has the same, and so have the brokers' request and reply.
+        // Each server only once: both gRPC rows have the same one, and so do the rows of a broker.
         let once = |protocol: &&&Protocol| {
             !protocol.one_at_a_time
                 && protocol.id != "grpc_stream"
@@ -103,7 +103,7 @@ async fn connect(target: &RunningProtocol, idle: u64) -> anyhow::Result<Vec<Arc<
     connections.buffer_unordered(AT_ONCE).try_collect().await.context("cannot open the idle connections")
 }
 
-/// Clients with a connection each, of which a call takes one that is free.
+/// Clients with a connection each. A call uses one that is free.
 #[derive(Default)]
 struct Working(Mutex<Vec<Arc<dyn Recorder>>>);
 

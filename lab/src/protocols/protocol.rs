@@ -72,7 +72,7 @@ impl Address {
         BrokerUrl::with_tls(&self.url(schemes), &self.options())
     }
 
-    /// Returns what a client needs beside the URL.
+    /// Returns what a client needs besides the URL.
     pub(crate) fn options(&self) -> ClientOptions {
         self.tls.clone().unwrap_or_default()
     }

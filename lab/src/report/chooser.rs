@@ -68,7 +68,7 @@ pub(super) fn chooser(results: &Results) -> Markup {
                     }
                 }
             }
-            (figure("Which protocol?", &table, "The figures are those of one small request on this machine; for the queue, of RabbitMQ publish. If \
+            (figure("Which protocol?", &table, "The figures are for one small request on this machine (for the queue, RabbitMQ publish). If \
                 two candidates are left, choose the one you know best."))
         }
     }
@@ -89,8 +89,8 @@ fn cells(results: &Results, id: &str) -> [String; 5] {
     ]
 }
 
-/// Returns the questions and answers that lead to a choice. All that go past the first two
-/// questions share the answers to them.
+/// Returns the questions and answers that lead to a choice. The answers to the first two
+/// questions are left out where more follow, since all those choices share them.
 fn because(conditions: &str) -> String {
     let conditions = conditions.replace("away=no ", "").replace("waits=yes ", "");
     let answered = conditions.split(' ').filter_map(|condition| {

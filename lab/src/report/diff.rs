@@ -7,12 +7,22 @@ use super::results::Results;
 use super::statistic::Spread;
 use super::table::Table;
 
-/// The fields that tell the rows of a protocol apart.
-const LEVELS: [&str; 8] =
-    ["in_flight", "offered", "readings", "delay", "bandwidth", "subscribers", "messages", "connections"];
+/// The fields that distinguish the rows of a protocol.
+const LEVELS: [&str; 9] = [
+    "in_flight",
+    "offered",
+    "readings",
+    "delay",
+    "bandwidth",
+    "subscribers",
+    "messages",
+    "connections",
+    "connection",
+];
 
 /// The figures that are measured once, so they have no range.
-const ONCE: [&str; 6] = ["request", "response", "set_up", "at_rest", "per_connection", "memory"];
+const ONCE: [&str; 8] =
+    ["request", "response", "set_up", "set_up_bytes", "request_bytes", "at_rest", "per_connection", "memory"];
 
 /// The range that such a figure gets, as a share of it in each direction.
 const ASSUMED: f64 = 0.05;
@@ -58,7 +68,9 @@ pub fn diff(old: &Results, new: &Results) -> anyhow::Result<(Table, usize)> {
 fn unit([measurement, _, field]: &[String; 3]) -> (f64, &'static str) {
     match (measurement.as_str(), field.as_str()) {
         ("round_trips", _) => (1.0, ""),
-        ("bytes", _) | (_, "memory" | "at_rest" | "per_connection") => (1.0, ", bytes"),
+        ("bytes", _) | (_, "memory" | "at_rest" | "per_connection" | "set_up_bytes" | "request_bytes") => {
+            (1.0, ", bytes")
+        }
         (_, "per_second" | "achieved" | "without" | "with") => (1.0, ", per second"),
         (_, field) if field.ends_with("busy") => (100.0, ", %"),
         _ => (1e-3, ", µs"),
@@ -73,8 +85,11 @@ fn figures(results: &Results) -> anyhow::Result<Vec<Figure>> {
         let rows = section.get("rows").unwrap_or(&section).as_array().cloned().unwrap_or_default();
         for row in rows.iter().filter_map(Value::as_object) {
             let Some(protocol) = row.get("protocol").and_then(Value::as_str) else { continue };
-            let levels =
-                LEVELS.iter().filter_map(|level| Some(format!(", {level} {}", row.get(*level)?.as_u64()?)));
+            let levels = LEVELS.iter().filter_map(|level| match row.get(*level)? {
+                Value::Number(value) => Some(format!(", {level} {value}")),
+                Value::String(value) => Some(format!(", {value} {level}")),
+                _ => None,
+            });
             let named = protocol.to_owned() + &levels.collect::<String>();
             let named = |field: &str| [measurement.clone(), named.clone(), field.to_owned()];
             all.extend(row.iter().filter_map(|(field, _)| Some((named(field), figure(row, field)?))));

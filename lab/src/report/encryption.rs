@@ -8,8 +8,8 @@ use super::statistic::Spread;
 use super::table::Table;
 use crate::run::encryption::Connection;
 
-/// Bytes by which a resumed handshake is smaller, because the server shows no certificate. With
-/// less, the server has not resumed the session.
+/// Minimum number of bytes that a resumed handshake saves, because the server shows no certificate.
+/// If it saves fewer, the server has not resumed the session.
 const CERTIFICATE: f64 = 100.0;
 
 /// Returns the protocols with figures without TLS and after a full handshake.
@@ -29,9 +29,9 @@ pub(super) fn new_connections(results: &Results) -> Table {
     let mut table = Table::new(
         format!("What TLS adds to a new connection; {}", results.set_up.placement),
         "Time in µs until the first reply: without TLS, with a full TLS handshake, resumed with the keys of an earlier \
-         connection, and mutual, in which both sides show a certificate. trips: round trips that TLS adds, and bytes: \
-         bytes that it adds, both to a full handshake; the next columns are the bytes of the other two. –: the server \
-         does not resume. kB: memory that TLS adds for each idle connection.",
+         connection, and mutual, in which both sides show a certificate. trips: round trips that \
+         a full handshake adds. bytes: what a full, a resumed, and a mutual handshake add. –: the server does not \
+         resume. kB: memory that TLS adds for each idle connection.",
         &["protocol", "plain", "full", "resumed", "mutual", "trips", "bytes", "resumed", "mutual", "kB", ""],
     );
     for (plain, full) in pairs(results) {

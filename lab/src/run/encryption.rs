@@ -31,12 +31,13 @@ pub enum Connection {
 pub struct Encryption {
     /// The server's, which are also the broker's.
     pub server: ServerOptions,
-    /// The client's. All clients share one configuration, so none spends time on files.
+    /// The client's. All clients share one configuration, so no client has to read files.
     pub client: ClientOptions,
 }
 
 impl Encryption {
-    /// Returns `None` for a connection without TLS. `folder` has the certificates, or gets them.
+    /// Returns the options, or `None` for a connection without TLS. Certificates that are missing in
+    /// `folder` are created.
     ///
     /// # Errors
     /// If the certificates cannot be written or used.

@@ -27,8 +27,8 @@ pub struct Options {
     /// Play only the scenes of these protocols [default: all]
     #[arg(value_name = "PROTOCOL")]
     protocols: Vec<Format>,
-    /// Play the scenes over TLS, with a proxy that ends it on both sides: show what travels, and the
-    /// same decrypted. The captures contain the secrets of their connections, so Wireshark decrypts them
+    /// Play the scenes over TLS, through a proxy that decrypts and encrypts again: show what travels,
+    /// and the same decrypted. The captures contain the secrets that Wireshark needs to decrypt them
     #[arg(long, conflicts_with = "write_docs")]
     tls: bool,
     /// Folder for wire.html and the captures

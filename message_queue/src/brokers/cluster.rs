@@ -100,7 +100,7 @@ impl Cluster {
     fn start_rabbitmq(&mut self, first: Option<u16>) -> Result<(), Error> {
         let home = temporary_folder(Kind::RabbitMq);
         private_folder().create(&home)?;
-        // The nodes would all create it, and each would read another's half.
+        // Otherwise, all nodes would create it at once, and one could read what another has half written.
         write_secret(
             &home.join(".erlang.cookie"),
             &format!("{:016x}", getrandom::u64().map_err(io::Error::from)?),
@@ -220,7 +220,7 @@ impl Cluster {
         ["s1", "s2", "s3"].into_iter().find_map(ask).map(|(_host, port)| port)
     }
 
-    /// Returns the name of the Redis that the Sentinels take for the primary.
+    /// Returns the name of the Redis that is the primary, according to the Sentinels.
     ///
     /// # Errors
     /// If no Sentinel answers.

@@ -24,7 +24,7 @@ const RABBITMQ_STARTED: &str = "Server startup complete";
 /// The same for Redis.
 const REDIS_STARTED: &str = "Ready to accept connections";
 
-/// Command of the shell that starts `epmd`, where Erlang's nodes look up each other's ports.
+/// Shell command that starts `epmd`, where Erlang's nodes look up each other's ports.
 const EPMD: &str = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 &";
 
 /// File with RabbitMQ's users and queues.

@@ -54,7 +54,7 @@ pub struct Publisher {
     refused: VecDeque<Arc<Message>>,
     /// Set while the broker refuses everything.
     refusals: Option<Refusals>,
-    /// Whether the log has already said that no confirm comes.
+    /// Whether the log already says that no confirms arrive.
     told_silent: bool,
     retry: Retry,
     /// Whether the broker has returned messages. Then the queue must be declared again first.
@@ -64,7 +64,7 @@ pub struct Publisher {
 }
 
 /// When to connect again because the broker refuses everything. The queue may be full, which a new
-/// connection can't change. Or it was without a leader: then only a new connection helps.
+/// connection can't change. Or the queue was without a leader: then only a new connection helps.
 struct Refusals {
     reopen_at: Instant,
     /// Time until the next attempt after that.

@@ -160,7 +160,7 @@ impl Principals {
         Ok(Self(principals))
     }
 
-    /// Returns a single operator, whose token this is.
+    /// Returns the principals of a server that knows only one operator, who has this token.
     pub fn operator(token: &str) -> Self {
         let token_sha256 = Some(Hash::of(token.as_bytes()));
         let (name, role) = ("operator".to_owned(), Role::Operator);
@@ -207,7 +207,7 @@ impl Principal {
     }
 }
 
-/// Returns whether a principal can have this name. They are the IDs that a station can have.
+/// Returns whether a principal can have this name. The same names are valid as station IDs.
 pub fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=32).contains(&name.len()) && name.bytes().all(allowed)
@@ -226,7 +226,7 @@ struct Known {
 
 impl Caller {
     /// Returns the caller on a new connection. Without `principals`, it may do everything.
-    /// Otherwise, it is the one whom the certificate names, or a stranger.
+    /// Otherwise, it is the principal that the certificate names, or a stranger.
     pub fn new<T>(principals: Option<&Arc<Principals>>, stream: &MaybeTls<T>) -> Self {
         Self(principals.map(|principals| Known {
             principal: principals.by_certificate(stream).cloned(),
@@ -244,7 +244,7 @@ impl Caller {
         Some(&self.0.as_ref()?.principal.as_ref()?.name)
     }
 
-    /// Returns the caller that has this token. A server without principals looks at no token.
+    /// Returns the caller that has this token. A server without principals ignores it.
     ///
     /// # Errors
     /// If no principal has this token.
@@ -260,7 +260,7 @@ impl Caller {
     /// 2.1). Without any, it is the caller of the connection.
     ///
     /// # Errors
-    /// If there are several, one has another form than `Bearer TOKEN`, or the token is unknown.
+    /// If there are several, if one does not have the form `Bearer TOKEN`, or if the token is unknown.
     pub fn with_authorization<'a>(
         &self,
         mut headers: impl Iterator<Item = &'a [u8]>,
@@ -307,7 +307,7 @@ impl Caller {
 /// Who may call a server, as a command-line option.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
-    /// Serve only the callers in this file, each as its role allows, such as principals.toml
+    /// Serve only the callers in this file, such as principals.toml, each as its role allows
     #[arg(long, value_name = "FILE")]
     pub principals: Option<PathBuf>,
 }
@@ -332,5 +332,5 @@ pub fn warn_if_open(addr: SocketAddr, tls: bool, principals: bool) {
         (false, true) => "--tls",
         (false, false) => "--tls and --principals",
     };
-    tracing::warn!("other machines can reach {addr}, and anyone on the way may interfere; add {missing}");
+    tracing::warn!("other machines can reach {addr}, which is not fully protected; add {missing}");
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 
-/// What every token made by [`Token::generate`] begins with, so that people and scanners recognize
+/// Beginning of every token that [`Token::generate`] makes, so that people and scanners recognize
 /// one that was committed to a repository by mistake.
 pub const TOKEN_PREFIX: &str = "wst_";
 
@@ -68,7 +68,7 @@ pub fn client_token(file: Option<&Path>) -> anyhow::Result<Option<Token>> {
     Ok(Some(Token(token.to_owned())))
 }
 
-/// A SHA-256. The file has it in hexadecimal.
+/// A SHA-256. The file of principals has it in hexadecimal.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Hash(pub [u8; SHA256_OUTPUT_LEN]);
@@ -107,7 +107,7 @@ impl TryFrom<String> for Hash {
 }
 
 /// Returns the token in `Bearer TOKEN`. The case of the scheme does not matter, and one or more
-/// spaces follow it (RFC 9110, section 11.1 and 11.4).
+/// spaces follow it (RFC 9110, sections 11.1 and 11.4).
 pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = authorization.split_at_checked("Bearer".len())?;
     let token = rest.trim_ascii_start();

@@ -46,11 +46,11 @@ impl<W: Write> Write for StepByStep<W> {
     }
 }
 
-/// Records a temperature every second, which rises and falls within about a minute. `record` gets the
+/// Records a temperature every second. It rises and falls within about a minute. `record` gets the
 /// value and the time, in milliseconds since the Unix epoch.
 ///
 /// # Errors
-/// If the clock shows a time before 1970, and those of `record` and of the output.
+/// If the clock shows a time before 1970, or if `record` or the output fails.
 pub async fn simulate<T, E: Into<anyhow::Error>>(
     count: Option<u64>,
     out: &mut impl Write,

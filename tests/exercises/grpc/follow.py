@@ -1,4 +1,4 @@
-"""Follows a station, and goes on where it was after the connection broke.
+"""Follows a station. If the connection breaks, it continues where it was.
 
     grpc/python/.venv/bin/python tests/exercises/grpc/follow.py 127.0.0.1:50051 oslo-1
 """

@@ -54,7 +54,7 @@ async fn soon(mut look: impl AsyncFnMut() -> Checked) -> Checked {
     }
 }
 
-/// A folder for results, which is deleted in the end.
+/// A folder for results, which is deleted at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -131,7 +131,7 @@ impl Run {
         Ok(())
     }
 
-    /// Sends a command to Redis. No word of it may hold a space.
+    /// Sends a command to Redis. None of its words may contain a space.
     async fn redis(&mut self, command: &str) -> Checked<Value> {
         let mut words = command.split(' ');
         let mut sent = redis::cmd(words.next().unwrap_or_default());
@@ -170,7 +170,7 @@ impl Run {
             Ok(Ok(status)) if status.success() == (wanted == "exit code 0") => Ok(()),
             Ok(Ok(status)) => wrong(wanted, status),
             Ok(Err(error)) => wrong(wanted, error),
-            Err(_) => wrong(wanted, format!("it still runs after {SOON:?}")),
+            Err(_) => wrong(wanted, format!("it is still running after {SOON:?}")),
         }
     }
 

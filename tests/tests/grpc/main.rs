@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::run;
 
+mod balancing;
 mod calls;
 mod exercises;
 mod faults;

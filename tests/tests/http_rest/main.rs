@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use tests::{Pair, run};
 
+mod balancing;
 mod errors;
 mod exercises;
 mod headers;

@@ -34,7 +34,10 @@ async fn predictions_are_asked_one_by_one_and_kept() {
     let answers = predictions::ask(&b"y\nperhaps\nno\n\n"[..], &mut asked).unwrap();
     assert_eq!(answers, [Some(true), Some(false), None]);
     let asked = String::from_utf8(asked).unwrap();
-    assert!(asked.contains("\"perhaps\" is neither") && asked.contains("4. HTTP/REST sends"), "{asked}");
+    assert!(
+        asked.contains("Answer y or n, not \"perhaps\"") && asked.contains("4. HTTP/REST sends"),
+        "{asked}"
+    );
 
     let folder = std::env::temp_dir().join(format!("lab-predictions-{}", std::process::id()));
     let out = folder.to_str().unwrap();

@@ -1,12 +1,19 @@
 //! The tests of the README's tested exercises. Each one fails until the exercise is solved. They
 //! send raw JSON, because `message.rs` doesn't have the new messages yet.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::join_all;
 use lab::wire::decode::Format;
+use message_queue::brokers::{Broker, Kind, Options};
 use serde_json::{Value, json};
 use tests::exercises::root;
 use tests::practice::{Dialog, assert_predicted, environment};
 use tests::recorder::Recorder;
-use tests::{apply, test};
+use tests::{Server, apply, test};
+use tokio::time::timeout;
 use websocket::Client;
 use websocket::{Metric, Reading};
 
@@ -223,4 +230,96 @@ async fn exercise_the_ends_of_connections_are_predicted() {
     happened.push(raw.json().await["type"].as_str().unwrap().to_owned());
     assert_predicted("websocket/how_it_ends.txt", &happened);
     server.stop().await;
+}
+
+/// Says something on a new connection. Returns its number, and whether it had been stored before.
+async fn say_in_the_room(addr: SocketAddr, name: &str, message_id: &str) -> (u64, bool) {
+    let mut raw = Raw::open(addr, "/").await;
+    let say = json!({"type": "say", "id": 7, "name": name, "message_id": message_id, "text": "x"});
+    let said = raw.ask(say).await;
+    (said["sequence"].as_u64().unwrap(), said["duplicate"].as_bool().unwrap())
+}
+
+/// Returns the next messages on a connection: number, name, and message ID.
+async fn heard(raw: &mut Raw, count: usize) -> Vec<(u64, String, String)> {
+    let mut messages = Vec::new();
+    for _ in 0..count {
+        let message = raw.json().await;
+        let text = |field: &str| message[field].as_str().unwrap().to_owned();
+        messages.push((message["sequence"].as_u64().unwrap(), text("name"), text("message_id")));
+    }
+    messages
+}
+
+#[apply(test!)]
+#[exercise]
+#[needs(message_queue::brokers::available())]
+async fn exercise_two_servers_share_one_room() {
+    const EACH: usize = 30;
+    let redis = Broker::start(Kind::Redis, Options::default()).unwrap();
+    let start =
+        async || Server::start(env!("CARGO_BIN_EXE_one_room"), &["127.0.0.1:0", redis.url().as_str()]).await;
+    let (a, b) = (start().await, start().await);
+    let recorder = Recorder::start(Format::WebSocket, b.addr());
+    let addrs: [SocketAddr; 2] = [a.addr().parse().unwrap(), recorder.addr().parse().unwrap()];
+    let mut at_a = Raw::open(addrs[0], "/").await;
+    let mut at_b = Raw::open(addrs[1], "/").await;
+
+    let first = say_in_the_room(addrs[0], "ana", "m1").await;
+    let second = say_in_the_room(addrs[1], "ben", "m1").await;
+    assert_eq!(
+        (first, second),
+        ((1, false), (2, false)),
+        "the servers must count together: the first message was said on one, and the second on the other"
+    );
+
+    // Many speak at once, half of them on each server.
+    let speakers = (0..8).map(async |speaker| {
+        let name = format!("s{speaker}");
+        let mut said = Vec::new();
+        for message in 0..EACH {
+            let message_id = message.to_string();
+            let (number, _) = say_in_the_room(addrs[speaker % 2], &name, &message_id).await;
+            said.push((number, name.clone(), message_id));
+        }
+        said
+    });
+    let mut said = join_all(speakers).await.concat();
+    said.sort();
+    let count = 2 + said.len();
+    let order = heard(&mut at_a, count).await;
+    let numbers: Vec<_> = order.iter().map(|(number, ..)| *number).collect();
+    let expected: Vec<_> = (1..=count as u64).collect();
+    assert_eq!(numbers, expected, "the numbers must have no gap, and come in order");
+    assert!(order == heard(&mut at_b, count).await, "both servers must send the same messages in one order");
+    assert!(order[2..] == said, "the number in `said` must be that of the message");
+
+    // Its server dies before the response, so a client resends a message to the other one.
+    assert_eq!(say_in_the_room(addrs[1], "ana", "m1").await, (1, true), "a resent message was stored twice");
+    let twice = join_all(addrs.map(|addr| say_in_the_room(addr, "ana", "m2"))).await;
+    let new: HashSet<_> = twice.iter().map(|(_, duplicate)| *duplicate).collect();
+    assert!(twice[0].0 == twice[1].0 && new.len() == 2, "resent to the other server at once: {twice:?}");
+    for (name, message_id) in [("a:b", "c"), ("a", "b:c"), ("a b", "c"), ("a", "b c")] {
+        let (_, duplicate) = say_in_the_room(addrs[0], name, message_id).await;
+        assert!(!duplicate, "{name:?} has not said anything under {message_id:?} before");
+    }
+    assert_eq!(heard(&mut at_a, 5).await, heard(&mut at_b, 5).await);
+
+    // Redis keeps nothing for a subscriber that has lost its connection.
+    let client = ::redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).exec_async(&mut connection).await.unwrap();
+    let (number, _) = say_in_the_room(addrs[0], "ana", "m3").await;
+    let last = [(number, "ana".to_owned(), "m3".to_owned())];
+    for raw in [&mut at_a, &mut at_b] {
+        let arrived = timeout(Duration::from_secs(20), heard(raw, 1)).await;
+        assert_eq!(arrived.as_deref().ok(), Some(&last[..]), "said after a lost subscription to Redis");
+    }
+
+    // The room outlives its servers.
+    drop((a, b));
+    let c = start().await;
+    let mut at_c = Raw::open(c.addr().parse().unwrap(), "/").await;
+    let all = heard(&mut at_c, number as usize).await;
+    assert!(all[..count] == order && all.last() == last.last(), "a new server must send the whole room");
 }

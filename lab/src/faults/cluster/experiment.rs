@@ -27,17 +27,17 @@ const BEFORE: Duration = Duration::from_secs(2);
 /// Maximum number of unconfirmed jobs on RabbitMQ.
 const WINDOW: usize = 100;
 
-/// Time between two steps of the producer. In each, it publishes one job on RabbitMQ, or
+/// Time between two steps of the producer. In each step, it publishes one job on RabbitMQ, or
 /// [`PER_STEP`] on Redis.
 const STEP: Duration = Duration::from_millis(1);
 
-/// On Redis, the producer sends 100 jobs together.
+/// Number of jobs that a step publishes on Redis, where the producer sends 100 jobs together.
 const PER_STEP: u64 = 4;
 
-/// A queue that delivers nothing for so long is empty.
+/// Time without a delivery after which a queue counts as empty.
 const EMPTY_AFTER: Duration = Duration::from_secs(3);
 
-/// What came of one experiment.
+/// The outcome of one experiment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
     /// The ID of the fault.

@@ -29,7 +29,7 @@ pub struct Results {
     pub start_seconds: f64,
     /// The memory of each node after the start, in bytes.
     pub memory: Vec<(String, u64)>,
-    /// What came of each experiment.
+    /// The outcome of each experiment.
     pub outcomes: Vec<Outcome>,
 }
 

@@ -61,7 +61,7 @@ async fn run(args: Args) -> anyhow::Result<bool> {
     if args.stage.is_some_and(|stage| stage == 0 || stage > contract.stages.len()) {
         bail!("there are {} stages, counted from 1", contract.stages.len());
     }
-    // The programs of the queue chapter are no servers, and each case starts them anew.
+    // The programs of the queue chapter are not servers, and each case starts them anew.
     let needs_broker = contract.format == Format::Redis && args.addr.is_none();
     let broker = needs_broker.then(|| Broker::start(Kind::Redis, Options::default())).transpose()?;
     let mut passed = true;
