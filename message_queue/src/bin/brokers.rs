@@ -24,6 +24,7 @@ use anyhow::Context;
 use clap::Parser;
 use message_queue::brokers::control::{self, MAX_FREEZE, Order};
 use message_queue::brokers::{Broker, Cluster, ClusterOptions, Kind, Options, install, install_is_wanted};
+use tcp_socket::base::principals;
 use tcp_socket::base::program::{finish, output, shutdown_signal};
 use tcp_socket::base::text::printable;
 use tcp_socket::base::tls::ServerOptions;
@@ -49,7 +50,7 @@ struct Args {
     #[arg(long, default_value_t = Kind::Redis.standard_port())]
     redis_port: u16,
     /// Folder for data that outlives this program
-    #[arg(long)]
+    #[arg(long, conflicts_with = "principals")]
     data: Option<PathBuf>,
     /// Install missing brokers first, as BROKERS=install does (Debian, Ubuntu)
     #[arg(long)]
@@ -57,7 +58,7 @@ struct Args {
     /// Start clusters: RabbitMQ nodes n1, n2, and n3 on three ports from --rabbitmq-port on, Redis
     /// servers r1, r2, and r3 on three ports from --redis-port on, and Sentinels s1, s2, and s3, whose
     /// ports are larger by 20000
-    #[arg(long, conflicts_with_all = ["data", "tls"])]
+    #[arg(long, conflicts_with_all = ["data", "tls", "principals"])]
     cluster: bool,
     /// Kill this node of the cluster that runs in another terminal, like kill -9
     #[arg(long, value_name = "NODE", group = "order", conflicts_with = "cluster")]
@@ -73,6 +74,8 @@ struct Args {
     start: Option<String>,
     #[command(flatten)]
     tls: ServerOptions,
+    #[command(flatten)]
+    principals: principals::Options,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -186,10 +189,19 @@ fn start(args: &Args) -> anyhow::Result<Vec<Broker>> {
         let data = args.data.as_ref().map(|folder| folder.join(kind.to_string().to_lowercase()));
         let broker = Broker::start(
             kind,
-            Options { port: Some(port), data, settings: durable, tls: args.tls.clone() },
+            Options {
+                port: Some(port),
+                data,
+                settings: durable,
+                tls: args.tls.clone(),
+                principals: args.principals.clone(),
+            },
         )?;
         writeln!(output(), "{kind} at {}", broker.url())?;
-        if args.tls.tls || port != kind.standard_port() {
+        if args.principals.principals.is_some() {
+            let login = broker.url().replacen("://", "://NAME@", 1);
+            writeln!(output(), "  for the other programs: --url {login} --token-file NAME.token")?;
+        } else if args.tls.tls || port != kind.standard_port() {
             let variable = if kind == Kind::Redis { "REDIS_URL" } else { "RABBITMQ_URL" };
             writeln!(output(), "  for the other programs: export {variable}={}", broker.url())?;
         }

@@ -114,6 +114,9 @@ pub enum Error {
     /// A file for TLS is missing or unusable.
     #[error("{0}")]
     Tls(String),
+    /// The file of principals or a token is missing or unusable.
+    #[error("{0}")]
+    Principals(String),
     /// A system call failed.
     #[error("cannot start a broker")]
     Io(#[from] io::Error),

@@ -12,6 +12,7 @@ mod ports;
 mod process;
 mod supervised;
 mod tls;
+mod users;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub(crate) use kind::HOW_TO_START;

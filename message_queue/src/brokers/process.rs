@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use tcp_socket::base::principals;
 use tcp_socket::base::tls::ServerOptions;
 
 use super::kind::{Error, Kind};
 use super::ports::{free_port, is_free};
 use super::supervised::{KILL, Signal, Supervised, TERMINATE, private_folder, signal_process};
 use super::tls::Files;
+use super::users::Users;
 
 /// Text that RabbitMQ logs at the end of its start.
 const RABBITMQ_STARTED: &str = "Server startup complete";
@@ -24,6 +26,9 @@ const REDIS_STARTED: &str = "Ready to accept connections";
 
 /// Shell command that starts `epmd`, where Erlang's nodes look up each other's ports.
 const EPMD: &str = "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 &";
+
+/// File with RabbitMQ's users and queues.
+const DEFINITIONS: &str = "definitions.json";
 
 /// Time after which a broker that is not ready has failed. RabbitMQ needs 4 to 12 s, and more on
 /// a busy machine.
@@ -40,6 +45,8 @@ pub struct Options {
     pub settings: Vec<String>,
     /// Whether it speaks TLS, and only that.
     pub tls: ServerOptions,
+    /// Who may use it, and what for.
+    pub principals: principals::Options,
 }
 
 /// The part that a process plays.
@@ -72,6 +79,7 @@ pub struct Broker {
     keep_folder: bool,
     settings: Vec<String>,
     tls: Option<Files>,
+    users: Option<Users>,
     role: Role,
     process: Option<Supervised>,
 }
@@ -96,7 +104,7 @@ impl Broker {
             Some(port) => return Err(taken(kind, port)),
             None => free_port()?,
         };
-        let tls = Files::find(&options.tls)?;
+        let (tls, users) = (Files::find(&options.tls)?, Users::find(&options.principals)?);
         let keep_folder = options.data.is_some();
         let folder = match options.data {
             Some(folder) => folder,
@@ -111,6 +119,7 @@ impl Broker {
             keep_folder,
             settings: options.settings,
             tls,
+            users,
             role,
             process: None,
         };
@@ -222,7 +231,7 @@ impl Broker {
                 self.rabbitmq(folder, &program)?
             }
             (Kind::Redis, Role::Sentinel) => self.sentinel(folder, &program)?,
-            (Kind::Redis, _) => self.redis(folder, &program),
+            (Kind::Redis, _) => self.redis(folder, &program)?,
         };
         command.current_dir(&self.folder).stdout(output.try_clone()?).stderr(output);
         self.process = Some(Supervised::spawn(&mut command)?);
@@ -235,15 +244,21 @@ impl Broker {
             }
             sleep(Duration::from_millis(20));
         }
+        let _ = fs::remove_file(self.folder.join(DEFINITIONS)); // RabbitMQ has only hashes of the tokens in it.
         Ok(())
     }
 
-    fn redis(&self, folder: &Path, program: &Path) -> Command {
+    fn redis(&self, folder: &Path, program: &Path) -> io::Result<Command> {
         let mut command = Supervised::command(folder, program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(&self.folder).arg("--pidfile").arg(self.folder.join("pid"));
         command.args(self.tls.iter().flat_map(|tls| tls.redis(self.port))).args(&self.settings);
-        command
+        if let Some(users) = &self.users {
+            let file = self.folder.join("users.acl");
+            fs::write(&file, users.redis())?;
+            command.arg("--aclfile").arg(file);
+        }
+        Ok(command)
     }
 
     /// A Sentinel writes what it learns into its configuration.
@@ -259,10 +274,21 @@ impl Broker {
         Ok(command)
     }
 
-    fn rabbitmq(&self, folder: &Path, program: &Path) -> io::Result<Command> {
+    fn rabbitmq(&self, folder: &Path, program: &Path) -> Result<Command, Error> {
         fs::write(self.folder.join("enabled_plugins"), "[].\n")?;
         let tls = self.tls.as_ref().map(|tls| tls.rabbitmq(self.port, &self.folder)).transpose()?;
-        let conf = tls.unwrap_or_default() + &self.settings.join("\n") + "\n";
+        let mut conf = tls.unwrap_or_default() + &self.settings.join("\n") + "\n";
+        let definitions = match (&self.users, &self.tls) {
+            (Some(users), _) => Some(users.rabbitmq()?),
+            (None, Some(tls)) => tls.users()?,
+            (None, None) => None,
+        };
+        // With definitions, RabbitMQ makes no user guest of its own.
+        if let Some(definitions) = definitions {
+            let file = self.folder.join(DEFINITIONS);
+            fs::write(&file, definitions)?;
+            conf += &format!("load_definitions = {}\n", file.display());
+        }
         fs::write(self.folder.join("rabbitmq.conf"), conf)?;
         let mut command = Supervised::command(folder, "sh");
         // Start `epmd` in this group: the one that Erlang would start outlives the broker. The nodes of
@@ -317,14 +343,14 @@ impl Broker {
     /// Returns whether the broker is ready. An open port is not enough, since RabbitMQ listens
     /// before it responds, so this tries a handshake. RabbitMQ must also have logged the end of its
     /// start: version 4 responds earlier, but then loses replies to `amq.rabbitmq.reply-to`. With
-    /// TLS, only the log counts.
+    /// TLS, or if Redis wants a login, only the log counts.
     fn is_ready(&self) -> bool {
-        let (kind, tls) = (self.kind, self.tls.is_some());
+        let (kind, only_log) = (self.kind, self.tls.is_some() || self.users.is_some());
         let started = if kind == Kind::RabbitMq { RABBITMQ_STARTED } else { REDIS_STARTED };
-        if (tls || kind == Kind::RabbitMq) && !self.output().contains(started) {
+        if (only_log || kind == Kind::RabbitMq) && !self.output().contains(started) {
             return false;
         }
-        if tls {
+        if only_log {
             return true;
         }
         let (request, expected): (&[u8], u8) = match self.kind {

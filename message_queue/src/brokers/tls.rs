@@ -42,8 +42,8 @@ impl Files {
         args
     }
 
-    /// Returns lines of `rabbitmq.conf`. If clients need certificates, writes RabbitMQ's users into
-    /// the folder and enables the plugin for their login: mechanism EXTERNAL, without a password.
+    /// Returns lines of `rabbitmq.conf`. If clients need certificates, enables the plugin for their
+    /// login: mechanism EXTERNAL, without a password.
     pub(super) fn rabbitmq(&self, port: u16, folder: &Path) -> io::Result<String> {
         let mut lines = format!(
             "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{port}\n\
@@ -52,18 +52,20 @@ impl Files {
             self.key.display()
         );
         if let Some(ca) = &self.client_ca {
-            let definitions = folder.join("definitions.json");
-            fs::write(&definitions, users(ca)?)?;
             fs::write(folder.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl].\n")?;
             lines += &format!(
                 "ssl_options.cacertfile = {}\nssl_options.verify = verify_peer\n\
                  ssl_options.fail_if_no_peer_cert = true\nauth_mechanisms.1 = PLAIN\n\
-                 auth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\nload_definitions = {}\n",
+                 auth_mechanisms.2 = EXTERNAL\nssl_cert_login_from = common_name\n",
                 ca.display(),
-                definitions.display()
             );
         }
         Ok(lines)
+    }
+
+    /// Returns RabbitMQ's users if clients need certificates.
+    pub(super) fn users(&self) -> io::Result<Option<String>> {
+        self.client_ca.as_deref().map(users).transpose()
     }
 }
 

@@ -13,7 +13,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Consumer};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Session, connect};
+use super::connection::{Session, connect, is_refusal};
 use super::topology::{REPLY_TO, Topology};
 use crate::address::BrokerUrl;
 use crate::client::{Broker, Calls, Connection};
@@ -61,7 +61,9 @@ impl Connection for Requests {
         let published = self.session.channel.basic_publish("".into(), queue, options, &request, properties);
         // The confirm may bring back an unroutable request, of this call or of another one. That
         // call then ends.
-        let confirmation = published.await?.await.map_err(|_| Error::OutcomeUnknown)?;
+        let unconfirmed =
+            |error| if is_refusal(&error) { Error::RabbitMq(error) } else { Error::OutcomeUnknown };
+        let confirmation = published.await?.await.map_err(unconfirmed)?;
         if let Some(returned) = confirmation.take_message()
             && let Some(id) = correlation_id(&returned.properties)
         {

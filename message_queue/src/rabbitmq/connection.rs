@@ -20,6 +20,7 @@ use tracing::warn;
 use url::Host;
 
 use super::over_tls::OverTls;
+use super::topology::Topology;
 use crate::address::{Address, BrokerUrl};
 use crate::error::Error;
 use crate::limits::rabbitmq::{CONNECT_TIMEOUT, HEARTBEAT};
@@ -29,6 +30,26 @@ pub(crate) struct Session {
     pub(crate) channel: Channel,
     pub(crate) connection: Connection,
     _events: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    /// Declares everything. A user who may not declare uses the queues that exist: RabbitMQ wants the
+    /// permission `configure` even for a declaration that changes nothing.
+    pub(crate) async fn declare(&mut self, topology: &Topology) -> Result<(), Error> {
+        match topology.declare(&self.channel).await {
+            Err(Error::RabbitMq(error)) if is_refusal(&error) => {
+                self.channel = self.connection.create_channel().await?; // The refusal closed the other.
+                Ok(())
+            }
+            declared => declared,
+        }
+    }
+}
+
+/// Returns whether a permission is missing.
+pub(super) fn is_refusal(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(reason) = error.kind() else { return false };
+    matches!(reason.kind(), AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
 }
 
 /// Connects once.

@@ -283,8 +283,8 @@ fn from_return(returned: BasicReturnMessage) -> Message {
 }
 
 async fn open(url: &BrokerUrl, topology: &Topology) -> Result<Session, Error> {
-    let session = connect(url).await?;
-    topology.declare(&session.channel).await?;
+    let mut session = connect(url).await?;
+    session.declare(topology).await?;
     session.channel.confirm_select(ConfirmSelectOptions::default()).await?;
     Ok(session)
 }

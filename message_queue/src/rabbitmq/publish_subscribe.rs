@@ -58,9 +58,9 @@ impl Source for Patterns {
     type Connection = Deliveries;
 
     async fn connect(&self) -> Result<Deliveries, Error> {
-        let session = connect(&self.url).await?;
+        let mut session = connect(&self.url).await?;
+        session.declare(&self.topology).await?;
         let channel = &session.channel;
-        self.topology.declare(channel).await?;
         let queue = own_queue(channel, MAX_BACKLOG).await?;
         for pattern in &self.patterns {
             let (exchange, options) = (self.topology.readings().into(), QueueBindOptions::default());

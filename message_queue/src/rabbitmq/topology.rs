@@ -75,8 +75,8 @@ impl Topology {
         format!("{}.record.v1", self.prefix)
     }
 
-    /// Declares everything except the queue of requests; see [`Topology::declare_requests`].
-    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), Error> {
+    /// Returns the names and properties of all durable queues.
+    pub(crate) fn queues(&self) -> Vec<(String, FieldTable)> {
         // Quorum queues are durable and replicated, and count deliveries.
         let quorum = |limit: u32, max_length: u32, target: Option<&str>| {
             let mut table = FieldTable::default();
@@ -96,14 +96,24 @@ impl Topology {
         };
         let (jobs, dead) = (self.jobs(), self.dead_letters());
         // Each listing of the dead letters counts as a delivery, so their limit must be large.
-        queue(channel, &dead, durable(), quorum(1_000_000, MAX_DEAD_LETTERS, None)).await?;
-        queue(channel, &jobs, durable(), quorum(DELIVERY_LIMIT, self.max_length, Some(&dead))).await?;
+        let mut queues = vec![
+            (dead.clone(), quorum(1_000_000, MAX_DEAD_LETTERS, None)),
+            (jobs.clone(), quorum(DELIVERY_LIMIT, self.max_length, Some(&dead))),
+        ];
         for delay in &self.delays {
             let mut table = quorum(DELIVERY_LIMIT, self.max_length, Some(&jobs));
             // One queue for each delay. In a single queue with a time per message, only the head
             // expires, so a long delay there would block the short ones behind it.
             table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.as_millis() as i64));
-            queue(channel, &self.retry(*delay), durable(), table).await?;
+            queues.push((self.retry(*delay), table));
+        }
+        queues
+    }
+
+    /// Declares everything except the queue of requests; see [`Topology::declare_requests`].
+    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), Error> {
+        for (name, table) in self.queues() {
+            queue(channel, &name, durable(), table).await?;
         }
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let name = self.readings();

@@ -157,15 +157,16 @@ impl Jobs for Claiming {
             if let Some(entry) = self.waiting.pop_front() {
                 return Ok(Some(entry));
             }
-            if self.last_removal.is_none_or(|last| last.elapsed() >= REMOVE_EVERY) {
-                self.remove_idle().await?;
-                self.last_removal = Some(Instant::now());
-            }
             if self.last_claim.is_none_or(|last| last.elapsed() >= CLAIM_EVERY) {
                 self.claim().await?;
                 if self.cursor == "0-0" {
                     self.last_claim = Some(Instant::now());
                 }
+            }
+            // After the claim: if Redis refuses a command inside a script, it doesn't say which one.
+            if self.last_removal.is_none_or(|last| last.elapsed() >= REMOVE_EVERY) {
+                self.remove_idle().await?;
+                self.last_removal = Some(Instant::now());
             }
             if self.waiting.is_empty() {
                 // A shutdown does not interrupt this: Redis may be handing out jobs at that moment.

@@ -17,7 +17,7 @@ pub enum Outcome {
 use Outcome::{Allowed, Forbidden, Unauthenticated};
 
 /// Returns what the table says.
-fn expected(operation: Operation, role: Option<Role>) -> Outcome {
+pub fn expected(operation: Operation, role: Option<Role>) -> Outcome {
     match role {
         None => Unauthenticated,
         Some(role) if operation.roles().contains(&role) => Allowed,

@@ -9,6 +9,8 @@ mod chapters;
 mod compatibility;
 mod http;
 mod principals;
+mod queues;
+mod tools;
 mod websocket;
 
 fn main() -> ExitCode {

@@ -49,9 +49,9 @@ async fn a_missing_permission_ends_every_program() {
 
     // RabbitMQ has three permissions: configure, write, and read.
     let cases: [(&str, &str, [&str; 3], &[&str]); 6] = [
-        (PRODUCER, "configure", ["nothing", ".*", ".*"], &["--count", "1"]),
         (PRODUCER, "write", [".*", "nothing", ".*"], &["--count", "1"]),
         (PRODUCER, "write", [".*", "nothing", ".*"], &reading),
+        (PAIR.client, "write", [".*", "nothing", ".*"], &["record", "oslo-1", "wind", "7"]),
         (CONSUMER, "read", [".*", ".*", "nothing"], &[]),
         (CONSUMER, "read", [".*", ".*", "nothing"], &["dead-letters"]),
         (PAIR.server, "read", [".*", ".*", "nothing"], &[]),
@@ -78,6 +78,16 @@ async fn a_missing_permission_ends_every_program() {
             "without {missing}: {output:?}"
         );
     }
+
+    // A user who may not declare queues uses those that exist.
+    let prefix = prefix();
+    let all = ["--url", &broker(Kind::RabbitMq), "--prefix", &prefix, "--count", "0"];
+    assert_eq!(run_program(PRODUCER, &all).await.code, Some(0));
+    rabbitmqctl(&["set_permissions", &user, "nothing", ".*", ".*"]);
+    let ours = ["--url", &url, "--prefix", &prefix, "--count", "1"];
+    assert_eq!(run_program(PRODUCER, &ours).await.code, Some(0));
+    let output = run_program(PRODUCER, &["--url", &url, "--prefix", "none", "--count", "1"]).await;
+    assert!(output.stderr.ends_with(&format!("refused for user '{user}'\n")), "{output:?}");
 }
 
 /// The permission is revoked while the programs run.

@@ -1,6 +1,7 @@
 //! The page in a real browser: how it shows readings, names, and reasons for errors.
 
 use serde_json::json;
+use tcp_socket::base::token::Token;
 use tests::signal::{Pid, Signal, kill};
 use tests::{Server, apply, test};
 use websocket::Client;
@@ -181,4 +182,32 @@ async fn a_page_whose_origin_is_refused_says_why_and_stops_trying() {
     assert_eq!(browser.evaluate(&page, "$('refused').hidden").await, true);
     drop(browser);
     server.stop().await;
+}
+
+#[apply(test!)]
+#[needs(chromium())]
+#[alone]
+async fn the_page_asks_for_a_token_and_never_shows_it() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-principals.toml");
+    let token = Token::generate().unwrap();
+    let entry = format!("name = \"ada\"\nrole = \"operator\"\ntoken_sha256 = \"{}\"\n", token.sha256());
+    std::fs::write(&file, format!("[[principal]]\n{entry}")).unwrap();
+    let args = ["--addr", "127.0.0.1:0", "--principals", file.to_str().unwrap()];
+    let server = Server::start(PAIR.server, &args).await;
+    let mut browser = Browser::start().await;
+    let page = browser.open(server.url(), 1280, 800).await;
+    for text in ["wst_wrong", token.secret()] {
+        browser
+            .until(&page, "!$('identify').hidden && $('token-problem').textContent.includes('token')")
+            .await;
+        browser.evaluate(&page, "$('token').focus()").await;
+        browser.type_line(&page, text).await;
+    }
+    browser.until(&page, "$('identify').hidden && $('live-state').textContent === 'readings: live'").await;
+    let shown = "document.documentElement.outerHTML + location.href + $('token').value";
+    let shown = browser.evaluate(&page, shown).await.as_str().unwrap().to_owned();
+    assert!(!shown.contains(token.secret()), "{shown}");
+    drop(browser);
+    let printed = server.stop().await;
+    assert!(!printed.contains(token.secret()), "{printed}");
 }
