@@ -236,6 +236,7 @@ async fn pika_and_redis_py_are_refused_what_their_user_may_not_do() {
 #[needs(available())]
 async fn brokers_do_not_start_with_unusable_principals() {
     let folder = Path::new(&file("tokens")).to_owned();
+    let _ = fs::remove_dir_all(&folder); // A failed run may have left it.
     fs::create_dir_all(&folder).unwrap();
     let principals = folder.join("principals.toml");
     let entry = |role: &str| {
