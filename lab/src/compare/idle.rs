@@ -31,7 +31,7 @@ type Pair = (f64, Throughput, Throughput);
 
 /// Returns how many of these idle connections the limit on open files allows.
 pub fn allowed(connections: u64) -> u64 {
-    let limit = rlimit::Resource::NOFILE.get().map_or(u64::MAX, |(soft, _hard)| soft);
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
     connections.min(limit.saturating_sub(OTHER_FILES))
 }
 
