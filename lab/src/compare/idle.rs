@@ -97,7 +97,7 @@ fn most(protocol: &Protocol, idle: u64) -> u64 {
     if protocol.id == "rabbitmq_publish" { idle.min(RABBITMQ) } else { idle }
 }
 
-/// Opens idle connections, each of which has made one request.
+/// Opens connections, makes one request on each, and leaves them idle.
 async fn connect(target: &RunningProtocol, idle: u64) -> anyhow::Result<Vec<Arc<dyn Recorder>>> {
     let connections = stream::iter(0..idle).map(async |_| target.connect_and_record().await);
     connections.buffer_unordered(AT_ONCE).try_collect().await.context("cannot open the idle connections")

@@ -86,7 +86,7 @@ async fn connect(target: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Accepts connections, each of which `each` forwards until it ends.
+/// Accepts connections. `each` forwards one until it ends.
 fn forward<F>(each: impl Fn(TcpStream) -> F + Send + 'static) -> io::Result<SocketAddr>
 where
     F: Future<Output = io::Result<(u64, u64)>> + Send + 'static,

@@ -18,7 +18,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Checks and finds the files. Without TLS, there are none.
+    /// Finds the files and checks them. Returns none without TLS.
     pub(super) fn find(options: &ServerOptions) -> Result<Option<Self>, Error> {
         // The errors of the chapters' servers are clearer than those of brokers.
         let usable = options.config(None).map_err(|error| Error::Tls(format!("{error:#}")))?;

@@ -50,7 +50,7 @@ impl fmt::Debug for Token {
 /// argument, because every user of a machine can see the arguments of all programs.
 ///
 /// # Errors
-/// If the file is unreadable, or there is no token in it.
+/// If the file is unreadable or holds no token.
 pub fn client_token(file: Option<&Path>) -> anyhow::Result<Option<Token>> {
     let (text, from) = match file {
         Some(path) => {

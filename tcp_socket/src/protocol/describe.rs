@@ -125,7 +125,7 @@ pub fn frame(bytes: &[u8]) -> Vec<Field<'_>> {
             fields.take_number(8, "skipped");
             fields.take_measurements(fields.rest.len() / MEASUREMENT);
         }
-        // Whoever reads a recording could use the token.
+        // Anyone who reads a recording could use the token.
         kind::TOKEN => fields.take(fields.rest.len(), "token", "(hidden)"),
         kind::CALLER => fields.take_text(fields.rest.len(), "name"),
         kind::ERROR => {
